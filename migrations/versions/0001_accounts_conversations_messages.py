@@ -1,0 +1,76 @@
+"""Accounts, conversations and messages."""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.execute(
+        """
+        CREATE TABLE users (
+            id uuid PRIMARY KEY,
+            username text NOT NULL,
+            -- NFKC and case-folded: what makes a name unique. Byte order, so that a prefix finds it.
+            username_key text COLLATE "C" NOT NULL UNIQUE,
+            password_hash text,
+            -- what an identity provider calls this user (`sub`)
+            subject text UNIQUE,
+            created_at timestamptz NOT NULL,
+            updated_at timestamptz NOT NULL,
+            CHECK (char_length(username) BETWEEN 1 AND 32)
+        );
+
+        CREATE TABLE conversations (
+            id uuid PRIMARY KEY,
+            name text,
+            description text,
+            is_group boolean NOT NULL,
+            -- the two members of a one-to-one, in order: they have only one
+            direct_key text COLLATE "C" UNIQUE,
+            owner_id uuid NOT NULL REFERENCES users (id),
+            created_at timestamptz NOT NULL,
+            updated_at timestamptz NOT NULL,
+            last_seq bigint NOT NULL DEFAULT 0,
+            last_rev bigint NOT NULL DEFAULT 0,
+            CHECK (is_group = (direct_key IS NULL)),
+            CHECK (last_seq >= 0),
+            CHECK (last_rev >= last_seq)
+        );
+
+        CREATE TABLE conversation_users (
+            conversation_id uuid NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            user_id uuid NOT NULL REFERENCES users (id),
+            joined_at timestamptz NOT NULL,
+            -- the order in which members came, also among those added at the same moment
+            position bigint GENERATED ALWAYS AS IDENTITY,
+            PRIMARY KEY (conversation_id, user_id)
+        );
+        CREATE INDEX conversation_users_user_id ON conversation_users (user_id);
+
+        CREATE TABLE messages (
+            id uuid PRIMARY KEY,
+            conversation_id uuid NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            sender_id uuid NOT NULL REFERENCES users (id),
+            content text NOT NULL,
+            is_edited boolean NOT NULL DEFAULT false,
+            created_at timestamptz NOT NULL,
+            updated_at timestamptz NOT NULL,
+            seq bigint NOT NULL,
+            rev bigint NOT NULL,
+            client_id text,
+            UNIQUE (conversation_id, seq),
+            UNIQUE (conversation_id, rev),
+            CHECK (seq >= 1),
+            CHECK (rev >= seq),
+            CHECK (char_length(client_id) BETWEEN 1 AND 64)
+        );
+        CREATE UNIQUE INDEX messages_client_id ON messages (conversation_id, sender_id, client_id)
+            WHERE client_id IS NOT NULL;
+        """
+    )
+
+
+def downgrade() -> None:
+    op.execute("DROP TABLE messages, conversation_users, conversations, users")

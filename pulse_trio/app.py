@@ -1,0 +1,157 @@
+"""The composition root: settings → store → hub → routes, opened and closed in that order.
+
+Nurseries nest store ⊃ hub, outermost first, so that they end inside out; none of them is Quart's
+`app.nursery`, where one crash cancels all and the server goes on without them.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import structlog
+import trio
+from quart_trio import QuartTrio
+
+from pulse_trio.clock import Clock, utc_now
+from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
+from pulse_trio.edge.origins import Origins
+from pulse_trio.edge.rest import api
+from pulse_trio.edge.services import Services, set_services
+from pulse_trio.edge.socket import sockets
+from pulse_trio.errors import LaunchError
+from pulse_trio.ids import IdSource
+from pulse_trio.protocol import FrameReader
+from pulse_trio.rooms.hub import Hub
+from pulse_trio.settings import Settings
+from pulse_trio.store.base import Store
+from pulse_trio.store.lock import ServiceLock
+from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.trio_psycopg import Pool
+
+EXIT_FAILED: Final = 1
+
+log = structlog.get_logger(__name__)
+
+StoreFactory = Callable[[], Any]
+"""Gives an async context manager of a `Store`."""
+
+
+class PulseApp(QuartTrio):
+    """The Quart-Trio app. Its lifespan opens the service before the first request and closes it after the last."""
+
+    def __init__(self, settings: Settings, open_store: StoreFactory, clock: Clock, ids: IdSource) -> None:
+        super().__init__("pulse_trio", static_folder=None)
+        self.settings = settings
+        self.open_store = open_store
+        self.clock = clock
+        self.ids = ids
+        self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
+
+
+def create_app(
+    settings: Settings, open_store: StoreFactory, *, clock: Clock = utc_now, ids: IdSource | None = None
+) -> PulseApp:
+    """The app, not open yet.
+
+    Args:
+        settings: all settings; with a key for tokens in them.
+        open_store: opens the store when the app starts, and closes it when it stops.
+        clock: where timestamps come from.
+        ids: where ids come from.
+    """
+    app = PulseApp(settings, open_store, clock, IdSource(clock) if ids is None else ids)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["BODY_TIMEOUT"] = settings.body_timeout
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
+    app.url_map.strict_slashes = False
+    api.install(app)
+    app.register_blueprint(sockets)
+    return app
+
+
+def postgres_store(settings: Settings, conninfo: str, lock: ServiceLock) -> StoreFactory:
+    """A store in PostgreSQL, on a pool of connections; it fails when this process loses the database's lock."""
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[Store]:
+        pool = Pool(
+            conninfo,
+            min_size=settings.pool_min,
+            max_size=settings.pool_max,
+            acquire_timeout=settings.statement_timeout,
+            statement_timeout=settings.statement_timeout,
+            autocommit=True,
+        )
+        async with trio.open_nursery() as nursery, pool:
+            nursery.start_soon(lock.watch, name="service lock")
+            yield PostgresStore(pool)
+            nursery.cancel_scope.cancel()
+
+    return open_store
+
+
+@asynccontextmanager
+async def open_service(app: PulseApp) -> AsyncIterator[Services]:
+    """Everything the routes work with, while the caller's block runs.
+
+    A failure of any part cancels the block and comes out of it in a group.
+    """
+    settings = app.settings
+    tokens = Tokens(settings, app.clock)
+    passwords = Passwords(settings.password_hash_parallel)
+    async with app.open_store() as store, trio.open_nursery() as nursery:
+        hub = Hub(store, settings, clock=app.clock, ids=app.ids)
+        await nursery.start(hub.run, name="hub")
+        authenticator = Authenticator(
+            tokens, store, provision_users=settings.provision_users, clock=app.clock, ids=app.ids
+        )
+        parts = Services(
+            settings=settings,
+            clock=app.clock,
+            ids=app.ids,
+            store=store,
+            hub=hub,
+            tokens=tokens,
+            passwords=passwords,
+            authenticator=authenticator,
+            origins=Origins(settings.allowed_origins),
+            frames=FrameReader(settings.max_content_chars),
+        )
+        set_services(app.extensions, parts)
+        try:
+            yield parts
+        finally:
+            set_services(app.extensions, None)
+            nursery.cancel_scope.cancel()
+
+
+class _Lifespan:
+    """ASGI's lifespan protocol: the service lives in the task that the server gives for it."""
+
+    def __init__(self, app: PulseApp, scope: object) -> None:
+        self._app = app
+
+    async def __call__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+        await receive()  # lifespan.startup
+        try:
+            async with open_service(self._app) as parts:
+                await self._app.startup()
+                await send({"type": "lifespan.startup.complete"})
+                await receive()  # lifespan.shutdown
+                await parts.hub.drain()
+        except* LaunchError as group:
+            for error in _leaves(group):
+                log.critical("the service stops", reason=str(error))
+            # Hypercorn would note an Exception and go on serving without the service (its lifespan is optional).
+            raise SystemExit(EXIT_FAILED) from None
+        except* Exception as group:
+            log.critical("the service failed", exc_info=group)
+            raise SystemExit(EXIT_FAILED) from None
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found

@@ -1,0 +1,190 @@
+"""pulse-trio serve | migrate | user add | token"""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import psycopg
+import trio
+from hypercorn.config import Config
+
+from pulse_trio import __version__, logs
+from pulse_trio.clock import utc_now
+from pulse_trio.edge import hypercorn
+from pulse_trio.edge.auth import Passwords, Tokens
+from pulse_trio.edge.rest.accounts import PASSWORD_MAX_CHARS
+from pulse_trio.errors import LaunchError, PulseError
+from pulse_trio.ids import IdSource
+from pulse_trio.launch import Database, exit_with, migrate_database, open_app, open_database
+from pulse_trio.settings import Settings
+from pulse_trio.store.base import StoreError, User, UsernameTaken
+from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.texts import text_problem, username_problem
+from pulse_trio.trio_psycopg import Pool
+
+_data_dir = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the embedded PostgreSQL (PULSE_DATA_DIR).",
+)
+
+
+@click.group()
+@click.version_option(__version__, package_name="pulse-trio")
+def main() -> None:
+    """Pulse on Trio: a real-time chat backend. Settings come from the environment; docs/operations.md lists them."""
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 picks a free one.")
+@_data_dir
+def serve(host: str, port: int, data_dir: Path | None) -> None:
+    """Run the service until Ctrl-C."""
+    with _one_line():
+        settings = Settings.load(data_dir=data_dir)
+        logs.configure(settings)
+        hypercorn.install(settings)
+        config = Config.from_toml(_hypercorn_toml())
+        config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+        config.loglevel = "WARNING"  # the lines below say more
+        sockets = hypercorn.bind(config)
+        bound = sockets.insecure_sockets[0].getsockname()[1]
+        # From here on a signal asks to stop; before the loop runs it stops the start.
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            with open_app(settings) as (app, database):
+                _greet(host, bound, database)
+                trio.run(_serve, app, config, sockets)
+        except KeyboardInterrupt:
+            click.echo("Stopped before it was ready.", err=True)
+        except BaseExceptionGroup as group:
+            exits, others = group.split(SystemExit)
+            if others is not None:
+                raise
+            assert exits is not None
+            sys.exit(1)  # the reason is in the log
+        click.echo("Stopped.")
+
+
+@main.command()
+@_data_dir
+def migrate(data_dir: Path | None) -> None:
+    """Bring the database's schema up to date."""
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+        before, after = migrate_database(database)
+        click.echo(f"Schema {after}." if before == after else f"Schema {before or 'none'} → {after}.")
+
+
+@main.group()
+def user() -> None:
+    """Accounts."""
+
+
+@user.command("add")
+@click.argument("username")
+@click.option("--password", help="Asked for when it is not given; '-' reads it from standard input.")
+@_data_dir
+def add_user(username: str, password: str | None, data_dir: Path | None) -> None:
+    """Create an account, also while the service runs."""
+    with _one_line():
+        settings = Settings.load(data_dir=data_dir)
+        problem = username_problem(username)
+        if problem is not None:
+            raise LaunchError(f"the username {problem}")
+        if password == "-":  # noqa: S105  # means standard input
+            password = sys.stdin.readline().rstrip("\r\n")
+        elif password is None:
+            password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+        if not settings.password_min_chars <= len(password) <= PASSWORD_MAX_CHARS or text_problem(password):
+            raise LaunchError(
+                f"the password must have {settings.password_min_chars} to {PASSWORD_MAX_CHARS} characters"
+            )
+        with open_database(settings, attach=True) as database:
+            migrate_database(database)
+            click.echo(trio.run(_add_user, database, username, password))
+
+
+@main.command()
+@click.argument("username")
+@_data_dir
+def token(username: str, data_dir: Path | None) -> None:
+    """Print a token for a user, also while the service runs."""
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+        migrate_database(database)
+        click.echo(trio.run(_token, database, username))
+
+
+async def _serve(app: Any, config: Config, sockets: Any) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+
+        async def stop() -> None:
+            async for _ in signals:
+                return
+
+        await hypercorn.serve(hypercorn.wrap(app), config, sockets, stop)
+
+
+async def _add_user(database: Database, username: str, password: str) -> str:
+    new = User(IdSource()(), username)
+    password_hash = await Passwords(1).hash(password)
+    async with Pool(database.conninfo, min_size=0, max_size=1, autocommit=True) as pool:
+        try:
+            await PostgresStore(pool).create_user(new, password_hash=password_hash, subject=None, created_at=utc_now())
+        except UsernameTaken:
+            raise LaunchError(f"the username {username} is taken") from None
+    return str(new.id)
+
+
+async def _token(database: Database, username: str) -> str:
+    tokens = Tokens(database.settings, utc_now)
+    async with Pool(database.conninfo, min_size=0, max_size=1, autocommit=True) as pool:
+        account = await PostgresStore(pool).find_account(username)
+    if account is None:
+        raise LaunchError(f"there is no user {username}")
+    return tokens.issue(account.user)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Ends the program with one line, not a traceback, for what a person can mend."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        known, others = group.split((LaunchError, PulseError, StoreError, psycopg.Error))
+        if others is not None or known is None:
+            raise
+        error: BaseException = known
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise exit_with(LaunchError(str(error))) from None
+    except (LaunchError, PulseError, StoreError, psycopg.Error) as error:
+        raise exit_with(LaunchError(str(error))) from None
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _hypercorn_toml() -> Path:
+    package = Path(__file__).resolve().parent
+    paths = (package.parent / "hypercorn.toml", package / "_hypercorn.toml")  # a checkout, an installed wheel
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise LaunchError("hypercorn.toml is missing from this installation; install pulse-trio again")
+    return found
+
+
+def _greet(host: str, port: int, database: Database) -> None:
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104
+    base = f"http://{shown}:{port}"
+    click.echo(
+        f"Pulse on Trio {__version__} on {base}, with {database.description}.\n"
+        f"  API to browse and try:  {base}/docs\n"
+        f"  A first chat:           README.md, 'A first chat in two minutes'\n"
+        f"  Ctrl-C stops it."
+    )

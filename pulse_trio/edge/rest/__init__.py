@@ -1,0 +1,1 @@
+"""The REST API: a blueprint for each resource, one shape for every error, OpenAPI from the code."""

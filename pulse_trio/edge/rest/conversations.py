@@ -1,0 +1,335 @@
+"""Conversations: create, list, look at, and what a group needs to live."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+import trio
+from msgspec import UNSET, Meta, UnsetType
+from quart import Blueprint, Response
+
+from pulse_trio.edge.rest.accounts import UserBody, user_body
+from pulse_trio.edge.rest.messages import MessageBody, message_body
+from pulse_trio.edge.rest.operation import PageQuery, answer, current_user, empty, operation
+from pulse_trio.edge.services import services
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.ids import parse_uuid
+from pulse_trio.protocol import timestamp
+from pulse_trio.store.base import (
+    Conversation,
+    NewConversation,
+    NotAGroup,
+    NotAMember,
+    OwnerOnly,
+    TooManyMembers,
+    UnknownUsers,
+)
+
+NAME_MAX_CHARS: Final = 100
+DESCRIPTION_MAX_CHARS: Final = 1_000
+IDS_SHOWN: Final = 10  # in an error about several ids
+
+conversations = Blueprint("conversations", __name__, url_prefix="/api/chat/conversations")
+
+Name = Annotated[str, Meta(max_length=NAME_MAX_CHARS, examples=["Team Discussion"])]
+Description = Annotated[str, Meta(max_length=DESCRIPTION_MAX_CHARS, examples=["Discuss project plans"])]
+UserIds = Annotated[
+    list[str],
+    Meta(
+        description="Ids of users, each once.",
+        examples=[["0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e8f"]],
+        max_length=5_000,
+    ),
+]
+
+
+class ConversationRequest(msgspec.Struct):
+    """A conversation to create. The caller is always a member."""
+
+    name: Name | None = None
+    description: Description | None = None
+    is_group: bool = False
+    participant_ids: UserIds = []
+
+
+class ConversationChanges(msgspec.Struct):
+    """What to change of a group; what is left out stays."""
+
+    name: Name | UnsetType | None = UNSET
+    description: Description | UnsetType | None = UNSET
+
+
+class NewMembers(msgspec.Struct):
+    """Users to add to a group."""
+
+    user_ids: UserIds
+
+
+class ConversationBody(msgspec.Struct):
+    """A conversation with its members and its newest message."""
+
+    id: UUID
+    name: str | None
+    description: str | None
+    is_group: bool
+    owner_id: Annotated[UUID, Meta(description="Its creator; after they left, its longest-standing member.")]
+    created_at: str
+    updated_at: Annotated[str, Meta(description="Its latest activity.")]
+    users: list[UserBody]
+    last_message: MessageBody | None
+    total_messages: int
+    last_seq: int
+    last_rev: int
+
+
+class ConversationList(msgspec.Struct):
+    """A page of conversations, the one with the most recent activity first."""
+
+    conversations: list[ConversationBody]
+    total: int
+    limit: int
+    offset: int
+
+
+@conversations.post("")
+@operation(
+    name="createConversation",
+    tags=("conversations",),
+    body=ConversationRequest,
+    responses={201: ConversationBody, 200: ConversationBody},
+    errors=(ErrorCode.UNKNOWN_USER, ErrorCode.TOO_MANY_MEMBERS),
+)
+async def create_conversation(body: ConversationRequest) -> Response:
+    """Create a conversation.
+
+    201 for a new one. 200 for a one-to-one that these two users have already: they have only one.
+    """
+    parts = services()
+    user = current_user()
+    others = [user_id for user_id in _user_ids(body.participant_ids, "participant_ids") if user_id != user.id]
+    if not body.is_group and len(others) != 1:
+        raise PulseError(
+            ErrorCode.INVALID_FIELD,
+            "`participant_ids` of a one-to-one conversation must name exactly one other user",
+            field="participant_ids",
+        )
+    if len(others) + 1 > parts.settings.max_group_members:
+        raise _too_many_members("participant_ids")
+    new = NewConversation(
+        id=parts.ids(),
+        name=body.name,
+        description=body.description,
+        is_group=body.is_group,
+        owner_id=user.id,
+        member_ids=(user.id, *others),
+        created_at=parts.clock(),
+    )
+    try:
+        conversation, created = await parts.store.create_conversation(new)
+    except UnknownUsers as error:
+        raise _unknown_users([str(user_id) for user_id in error.ids], "participant_ids") from None
+    return answer(conversation_body(conversation), 201 if created else 200)
+
+
+@conversations.get("")
+@operation(name="listConversations", tags=("conversations",), query=PageQuery, responses={200: ConversationList})
+async def list_conversations(query: PageQuery) -> Response:
+    """List the caller's conversations, the one with the most recent activity first."""
+    found, total = await services().store.list_conversations(current_user().id, limit=query.limit, offset=query.offset)
+    bodies = [conversation_body(conversation) for conversation in found]
+    return answer(ConversationList(bodies, total, query.limit, query.offset))
+
+
+@conversations.get("/<conversation_id>")
+@operation(
+    name="getConversation",
+    tags=("conversations",),
+    responses={200: ConversationBody},
+    errors=(ErrorCode.NOT_FOUND,),
+)
+async def get_conversation(conversation_id: str) -> Response:
+    """Show a conversation."""
+    found = await services().store.get_conversation(conversation_key(conversation_id), current_user().id)
+    if found is None:
+        raise no_conversation()
+    return answer(conversation_body(found))
+
+
+@conversations.patch("/<conversation_id>")
+@operation(
+    name="changeConversation",
+    tags=("conversations",),
+    body=ConversationChanges,
+    responses={200: ConversationBody},
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP),
+)
+async def change_conversation(conversation_id: str, body: ConversationChanges) -> Response:
+    """Rename a group, or describe it anew; any member may."""
+    parts = services()
+    user = current_user()
+    key = conversation_key(conversation_id)
+    changes = {
+        name: value
+        for name, value in (("name", body.name), ("description", body.description))
+        if not isinstance(value, UnsetType)
+    }
+    with _told_once_done(parts.settings.store_timeout):
+        try:
+            changed = await parts.store.rename(key, user.id, changes, now=parts.clock())
+        except NotAMember:
+            raise no_conversation() from None
+        except NotAGroup:
+            raise _not_a_group() from None
+        if changes:
+            parts.hub.announce(key, "renamed", f"User {user.username} renamed the conversation", user.id)
+    return answer(conversation_body(changed))
+
+
+@conversations.post("/<conversation_id>/members")
+@operation(
+    name="addMembers",
+    tags=("conversations",),
+    body=NewMembers,
+    responses={200: ConversationBody},
+    errors=(
+        ErrorCode.NOT_FOUND,
+        ErrorCode.NOT_A_GROUP,
+        ErrorCode.UNKNOWN_USER,
+        ErrorCode.TOO_MANY_MEMBERS,
+    ),
+)
+async def add_members(conversation_id: str, body: NewMembers) -> Response:
+    """Add users to a group; any member may. Who is in it already stays."""
+    parts = services()
+    user = current_user()
+    key = conversation_key(conversation_id)
+    user_ids = _user_ids(body.user_ids, "user_ids")
+    if not user_ids:
+        raise PulseError(ErrorCode.INVALID_FIELD, "`user_ids` must name at least one user", field="user_ids")
+    with _told_once_done(parts.settings.store_timeout):
+        try:
+            added = await parts.store.add_members(
+                key, user.id, user_ids, limit=parts.settings.max_group_members, now=parts.clock()
+            )
+        except NotAMember:
+            raise no_conversation() from None
+        except NotAGroup:
+            raise _not_a_group() from None
+        except UnknownUsers as error:
+            raise _unknown_users([str(user_id) for user_id in error.ids], "user_ids") from None
+        except TooManyMembers:
+            raise _too_many_members("user_ids") from None
+        for newcomer in added:
+            parts.hub.announce(key, "added", f"User {newcomer.username} was added by {user.username}", newcomer.id)
+    found = await parts.store.get_conversation(key, user.id)
+    if found is None:
+        raise no_conversation()
+    return answer(conversation_body(found))
+
+
+@conversations.delete("/<conversation_id>/members/<user_id>")
+@operation(
+    name="removeMember",
+    tags=("conversations",),
+    responses={204: None},
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP, ErrorCode.OWNER_ONLY),
+)
+async def remove_member(conversation_id: str, user_id: str) -> Response:
+    """Leave a group (`me`, or the caller's id), or, as its owner, remove a member.
+
+    The connections that the user has to the conversation are closed before this is answered.
+    """
+    parts = services()
+    user = current_user()
+    key = conversation_key(conversation_id)
+    leaver_id = user.id if user_id == "me" else parse_uuid(user_id)
+    if leaver_id is None:
+        raise PulseError(ErrorCode.NOT_FOUND, "There is no such member")
+    with _told_once_done(parts.settings.store_timeout):
+        try:
+            removed = await parts.store.remove_member(key, user.id, leaver_id, now=parts.clock())
+        except NotAMember:
+            raise no_conversation() from None
+        except NotAGroup:
+            raise _not_a_group() from None
+        except OwnerOnly:
+            raise PulseError(ErrorCode.OWNER_ONLY, "Only the owner of the group may remove others") from None
+        if removed is None:
+            raise PulseError(ErrorCode.NOT_FOUND, "There is no such member")
+        parts.hub.remove_user(key, removed.id, "removed from the conversation")
+        how = "left the group" if removed.id == user.id else f"was removed by {user.username}"
+        parts.hub.announce(key, "removed", f"User {removed.username} {how}", removed.id)
+    return empty()
+
+
+def conversation_body(conversation: Conversation) -> ConversationBody:
+    """A conversation as REST shows it."""
+    last = conversation.last_message
+    return ConversationBody(
+        id=conversation.id,
+        name=conversation.name,
+        description=conversation.description,
+        is_group=conversation.is_group,
+        owner_id=conversation.owner_id,
+        created_at=timestamp(conversation.created_at),
+        updated_at=timestamp(conversation.updated_at),
+        users=[user_body(user) for user in conversation.members],
+        last_message=None if last is None else message_body(last),
+        total_messages=conversation.head.last_seq,
+        last_seq=conversation.head.last_seq,
+        last_rev=conversation.head.last_rev,
+    )
+
+
+def conversation_key(text: str) -> UUID:
+    """The id of a conversation in a path.
+
+    Raises:
+        PulseError: it is not an id; the same answer as for one that does not exist.
+    """
+    key = parse_uuid(text)
+    if key is None:
+        raise no_conversation()
+    return key
+
+
+def no_conversation() -> PulseError:
+    """What everybody is told who is not in a conversation, whether it exists or not."""
+    return PulseError(ErrorCode.NOT_FOUND, "There is no such conversation")
+
+
+def _told_once_done(seconds: float) -> trio.CancelScope:
+    """Around a change and what must follow it: a caller who hangs up in between does not stop the second."""
+    return trio.move_on_after(seconds, shield=True)
+
+
+def _user_ids(texts: Sequence[str], field: str) -> list[UUID]:
+    keys = [parse_uuid(text) for text in texts]
+    unknown = [text for text, key in zip(texts, keys, strict=True) if key is None]
+    if unknown:
+        raise _unknown_users(unknown, field)
+    counts = Counter(keys)
+    repeated = [str(key) for key, count in counts.items() if count > 1]
+    if repeated:
+        raise PulseError(ErrorCode.INVALID_FIELD, f"`{field}` repeats {_listed(repeated)}", field=field)
+    return [key for key in keys if key is not None]
+
+
+def _unknown_users(ids: Sequence[str], field: str) -> PulseError:
+    return PulseError(ErrorCode.UNKNOWN_USER, f"`{field}` has unknown users: {_listed(ids)}", field=field)
+
+
+def _listed(ids: Sequence[str]) -> str:
+    shown = ", ".join(text[:64] for text in ids[:IDS_SHOWN])
+    return shown if len(ids) <= IDS_SHOWN else f"{shown} and {len(ids) - IDS_SHOWN} more"
+
+
+def _not_a_group() -> PulseError:
+    return PulseError(ErrorCode.NOT_A_GROUP, "A one-to-one conversation keeps its members and its name")
+
+
+def _too_many_members(field: str) -> PulseError:
+    most = services().settings.max_group_members
+    return PulseError(ErrorCode.TOO_MANY_MEMBERS, f"A group has at most {most} members", field=field)

@@ -1,0 +1,108 @@
+"""Messages: the history of a conversation."""
+
+from typing import Annotated, Final
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+from quart import Blueprint, Response
+
+from pulse_trio.edge.rest.operation import PageQuery, answer, current_user, operation
+from pulse_trio.edge.services import services
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.ids import parse_uuid
+from pulse_trio.protocol import timestamp
+from pulse_trio.store.base import Message, NotAMember
+
+SEQ_MOST: Final = 2**53 - 1  # the largest whole number that every JSON reader keeps exact (RFC 8259, section 6)
+
+messages = Blueprint("messages", __name__, url_prefix="/api/chat/conversations/<conversation_id>/messages")
+
+
+class MessageQuery(PageQuery):
+    """Which part of the history to return."""
+
+    before_seq: (
+        Annotated[int, Meta(ge=1, le=SEQ_MOST, description="Only messages before this one: the newest of them.")] | None
+    ) = None
+    after_seq: (
+        Annotated[int, Meta(ge=0, le=SEQ_MOST, description="Only messages after this one: the oldest of them.")] | None
+    ) = None
+
+
+class MessageBody(msgspec.Struct):
+    """A message."""
+
+    id: UUID
+    conversation_id: UUID
+    sender_id: UUID
+    sender_username: str
+    content: str
+    is_edited: bool
+    created_at: str
+    updated_at: str
+    seq: Annotated[int, Meta(description="Where it stands in its conversation: 1, 2, 3 …")]
+    rev: Annotated[int, Meta(description="Its latest change, numbered within its conversation.")]
+
+
+class MessageList(msgspec.Struct):
+    """A page of messages, newest first. `total` counts all messages of the conversation."""
+
+    messages: list[MessageBody]
+    total: int
+    limit: int
+    offset: int
+
+
+@messages.get("")
+@operation(
+    name="listMessages",
+    tags=("messages",),
+    query=MessageQuery,
+    responses={200: MessageList},
+    errors=(ErrorCode.NOT_FOUND,),
+)
+async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
+    """Read the history, newest first.
+
+    A page costs the same at every depth. `offset` counts from the newest message; `before_seq` and
+    `after_seq` stay exact while new messages come, and do not go together with `offset`.
+    """
+    if query.offset and (query.before_seq is not None or query.after_seq is not None):
+        raise PulseError(
+            ErrorCode.INVALID_FIELD,
+            "`offset` does not go together with `before_seq` or `after_seq`",
+            field="offset",
+        )
+    key = parse_uuid(conversation_id)
+    try:
+        if key is None:
+            raise NotAMember
+        page = await services().store.page_messages(
+            key,
+            current_user().id,
+            limit=query.limit,
+            offset=query.offset,
+            before_seq=query.before_seq,
+            after_seq=query.after_seq,
+        )
+    except NotAMember:
+        raise PulseError(ErrorCode.NOT_FOUND, "There is no such conversation") from None
+    bodies = [message_body(message) for message in page.messages]
+    return answer(MessageList(bodies, page.total, query.limit, query.offset))
+
+
+def message_body(message: Message) -> MessageBody:
+    """A message as REST shows it."""
+    return MessageBody(
+        id=message.id,
+        conversation_id=message.conversation_id,
+        sender_id=message.sender_id,
+        sender_username=message.sender_username,
+        content=message.content,
+        is_edited=message.is_edited,
+        created_at=timestamp(message.created_at),
+        updated_at=timestamp(message.updated_at),
+        seq=message.seq,
+        rev=message.rev,
+    )

@@ -1,0 +1,197 @@
+"""How a REST operation is declared: what it takes and answers, read and documented from one place."""
+
+import re
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+from quart import Response, g, request
+from quart_schema import (
+    document_querystring,
+    document_request,
+    document_response,
+    operation_id,
+    security_scheme,
+    tag,
+)
+from werkzeug.datastructures import MultiDict
+
+from pulse_trio import strict_json
+from pulse_trio.edge.auth import bearer_token
+from pulse_trio.edge.services import services
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.store.base import User
+from pulse_trio.texts import text_problem
+
+PAGE_LIMIT: Final = 200  # rows a page; what a client can show, and a response of a bounded size
+OFFSET_LIMIT: Final = 2**31 - 1
+
+Limit = Annotated[int, Meta(ge=1, le=PAGE_LIMIT, description="Most entries of this page.")]
+Offset = Annotated[int, Meta(ge=0, le=OFFSET_LIMIT, description="Entries to skip.")]
+
+Model = TypeVar("Model", bound=msgspec.Struct)
+Handler = Callable[..., Awaitable[Any]]
+
+_PATH: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
+_MISSING: Final = re.compile(r"^Object missing required field `([^`]+)`")
+
+
+class ErrorBody(msgspec.Struct, omit_defaults=True):
+    """What went wrong: a stable code, a sentence for a person, and the field it is about if there is one."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class PageQuery(msgspec.Struct):
+    """Which part of a list to return."""
+
+    limit: Limit = 50
+    offset: Offset = 0
+
+
+def operation(
+    *,
+    name: str,
+    tags: tuple[str, ...],
+    responses: dict[int, type[msgspec.Struct] | None],
+    body: type[msgspec.Struct] | None = None,
+    query: type[msgspec.Struct] | None = None,
+    errors: tuple[ErrorCode, ...] = (),
+    public: bool = False,
+) -> Callable[[Handler], Handler]:
+    """Declares a REST operation.
+
+    Before the handler runs the caller is known (`g.user`, unless `public`), and the body and the query are
+    read and checked; they reach it as the arguments `body` and `query`.
+
+    Args:
+        name: the operation's id in OpenAPI.
+        tags: the groups it is listed under.
+        responses: the model of each good answer; None is an answer without a body.
+        body: the model of the JSON body.
+        query: the model of the query string.
+        errors: what it may refuse, beside what follows from the other arguments.
+        public: whether anybody may call it.
+    """
+
+    def declare(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def wrapper(**arguments: Any) -> Any:
+            if not public:
+                token = bearer_token(request.headers.get("Authorization"))
+                g.user = await services().authenticator.authenticate(token)
+            if query is not None:
+                arguments["query"] = read_query(request.args, query)
+            if body is not None:
+                arguments["body"] = await read_body(body)
+            return await handler(**arguments)
+
+        codes = {*errors, ErrorCode.UNAVAILABLE}
+        if not public:
+            codes |= {ErrorCode.NOT_AUTHENTICATED, ErrorCode.INVALID_TOKEN}
+            wrapper = security_scheme([{"bearer": []}])(wrapper)
+        if query is not None:
+            codes.add(ErrorCode.INVALID_FIELD)
+            wrapper = document_querystring(query)(wrapper)
+        if body is not None:
+            codes |= {
+                ErrorCode.INVALID_JSON,
+                ErrorCode.INVALID_FIELD,
+                ErrorCode.TOO_LARGE,
+                ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+                ErrorCode.REQUEST_TIMEOUT,
+            }
+            wrapper = document_request(body)(wrapper)
+        for status in sorted({code.status for code in codes}):
+            wrapper = document_response(ErrorBody, status)(wrapper)
+        for status, model in responses.items():
+            if model is not None:
+                wrapper = document_response(model, status)(wrapper)
+        wrapper.pulse_codes = codes  # type: ignore[attr-defined]  # read by the OpenAPI provider
+        wrapper.pulse_empty = [status for status, model in responses.items() if model is None]  # type: ignore[attr-defined]
+        return operation_id(name)(tag(tags)(wrapper))
+
+    return declare
+
+
+def current_user() -> User:
+    """Who called the operation."""
+    user = g.user
+    assert isinstance(user, User)
+    return user
+
+
+def answer(value: msgspec.Struct, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(msgspec.json.encode(value), status, content_type="application/json")
+
+
+def empty() -> Response:
+    """204, nothing to say."""
+    response = Response(b"", 204)
+    response.headers.pop("Content-Type", None)
+    return response
+
+
+def error_answer(error: PulseError) -> Response:
+    """The JSON answer for an error."""
+    response = answer(ErrorBody(error.code.code, error.message, error.field), error.code.status)
+    if error.code.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
+    if error.code is ErrorCode.UNAVAILABLE:
+        response.headers["Retry-After"] = "1"
+    return response
+
+
+async def read_body(model: type[Model]) -> Model:
+    """The JSON body of the request.
+
+    Raises:
+        PulseError: it is not JSON, or not what `model` says; names the field.
+    """
+    mimetype = request.mimetype
+    if mimetype != "application/json":
+        raise PulseError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The body must be JSON: Content-Type: application/json")
+    data = await request.get_data(as_text=False)
+    assert isinstance(data, bytes)
+    try:
+        value = strict_json.loads(data)
+    except strict_json.InvalidJSON as error:
+        raise PulseError(ErrorCode.INVALID_JSON, f"The body is not valid JSON: {error}") from None
+    return _convert(value, model, strict=True)
+
+
+def read_query(arguments: MultiDict[str, str], model: type[Model]) -> Model:
+    """The query string of the request.
+
+    Raises:
+        PulseError: it is not what `model` says; names the field.
+    """
+    for name in model.__struct_fields__:
+        if len(arguments.getlist(name)) > 1:
+            raise PulseError(ErrorCode.INVALID_FIELD, f"`{name}` must be given once", field=name)
+    return _convert(arguments.to_dict(), model, strict=False)
+
+
+def _convert(value: Any, model: type[Model], *, strict: bool) -> Model:
+    try:
+        converted = msgspec.convert(value, model, strict=strict)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        missing = _MISSING.match(text)
+        path = _PATH.search(text)
+        field = missing[1] if missing is not None else path[1] if path is not None else None
+        message = text if path is None else text[: path.start()]
+        prefix = f"`{field}`: " if field else ""
+        raise PulseError(ErrorCode.INVALID_FIELD, prefix + message, field=field or None) from None
+    for name in model.__struct_fields__:
+        item = getattr(converted, name)
+        for text in item if isinstance(item, list | tuple) else (item,):
+            problem = text_problem(text) if isinstance(text, str) else None
+            if problem is not None:
+                raise PulseError(ErrorCode.INVALID_FIELD, f"`{name}` {problem}", field=name)
+    return converted

@@ -1,0 +1,242 @@
+"""The WebSocket protocol: every frame, every close code, how they are read and written.
+
+No I/O here. `docs/protocol.md` tells the same to people; a test holds it to this module. Frames are
+JSON objects in text messages; the field `type` says which. Fields of a client's frame that are not
+listed here are ignored, so that clients may be newer than the server.
+"""
+
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from pulse_trio import strict_json
+from pulse_trio.clock import rfc3339
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.texts import text_problem
+
+SUBPROTOCOL: Final = "pulse.v1"
+"""The one subprotocol that a handshake may choose."""
+
+BEARER_PREFIX: Final = "bearer."
+"""A `Sec-WebSocket-Protocol` entry with this before it carries the token; it is never chosen."""
+
+CLIENT_ID_MAX_CHARS: Final = 64
+
+
+class CloseCode(IntEnum):
+    """Why the server closes a connection (RFC 6455, section 7.4; 4000 and above are this service's)."""
+
+    NORMAL = 1000
+    PROTOCOL_ERROR = 1002
+    INVALID_TEXT = 1007
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    RESTART = 1012
+    REMOVED = 4403
+    TOO_SLOW = 4408
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """A frame of either direction."""
+
+
+# --- client → server ---------------------------------------------------------------------------
+
+
+class SendMessage(Frame, frozen=True, tag="message"):
+    """Store this and deliver it to every member of the conversation."""
+
+    content: str
+    client_id: str | None = None
+
+
+class SendTyping(Frame, frozen=True, tag="typing"):
+    """Tell the others that this user is typing."""
+
+
+class SendPing(Frame, frozen=True, tag="ping"):
+    """Answer with a `pong` (browsers cannot send WebSocket pings)."""
+
+
+ClientFrame: TypeAlias = SendMessage | SendTyping | SendPing
+
+# --- server → client ---------------------------------------------------------------------------
+
+
+class MessageFrame(Frame, frozen=True, tag="message"):
+    """A stored message."""
+
+    content: str
+    sender_id: UUID
+    sender_username: str
+    message_id: UUID
+    timestamp: str
+    is_edited: bool
+    conversation_id: UUID
+    seq: int
+    rev: int
+    client_id: str | UnsetType = UNSET
+
+
+class TypingFrame(Frame, frozen=True, tag="typing"):
+    """Somebody else is typing."""
+
+    sender_id: UUID
+    sender_username: str
+    conversation_id: UUID
+
+
+class SystemFrame(Frame, frozen=True, tag="system"):
+    """Something happened to the conversation; `event` says what, `content` says it to a person."""
+
+    content: str
+    sender_id: UUID
+    active_users: list[UUID]
+    event: str
+    conversation_id: UUID
+    last_seq: int
+    last_rev: int
+
+
+class ErrorFrame(Frame, frozen=True, tag="error"):
+    """A frame of this client was refused, or its message could not be stored."""
+
+    content: str
+    code: str
+    field: str | UnsetType = UNSET
+    client_id: str | UnsetType = UNSET
+
+
+class PongFrame(Frame, frozen=True, tag="pong"):
+    """The answer to `ping`."""
+
+
+ServerFrame: TypeAlias = MessageFrame | TypingFrame | SystemFrame | ErrorFrame | PongFrame
+
+_encoder = msgspec.json.Encoder()
+
+
+class Encoded(NamedTuple):
+    """A frame ready for the wire: encoded once, sent to every member."""
+
+    text: str
+    size: int
+    """Bytes on the wire, without the WebSocket header."""
+
+
+def encode(frame: ServerFrame) -> Encoded:
+    """The frame as the text of a WebSocket message."""
+    data = _encoder.encode(frame)
+    return Encoded(data.decode(), len(data))
+
+
+def timestamp(moment: datetime) -> str:
+    """How a moment is written in frames and in REST: RFC 3339, UTC, microseconds, `Z`."""
+    return rfc3339(moment)
+
+
+class FrameReader:
+    """Reads what clients send.
+
+    Args:
+        max_content_chars: longest content of a message, in Unicode code points.
+    """
+
+    __slots__ = ("_max_content_chars",)
+
+    _TYPES: ClassVar[dict[str, type[Frame]]] = {
+        "message": SendMessage,
+        "typing": SendTyping,
+        "ping": SendPing,
+    }
+
+    def __init__(self, max_content_chars: int) -> None:
+        self._max_content_chars = max_content_chars
+
+    def read(self, data: str | bytes | None) -> ClientFrame:
+        """The frame in one WebSocket message; bytes and None stand for a binary message.
+
+        Raises:
+            FrameError: it is not a frame that a client may send; the connection may go on.
+        """
+        if not isinstance(data, str):
+            raise FrameError(ErrorCode.BINARY_FRAME, "Frames are JSON in text messages, not binary ones")
+        try:
+            value = strict_json.loads(data)
+        except strict_json.InvalidJSON as error:
+            raise FrameError(ErrorCode.INVALID_JSON, f"Invalid JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise FrameError(ErrorCode.INVALID_FRAME, "A frame must be a JSON object")
+        client_id = _readable_client_id(value)
+        try:
+            return self._read_object(value)
+        except FrameError as error:
+            error.client_id = client_id
+            raise
+
+    def _read_object(self, value: dict[str, Any]) -> ClientFrame:
+        kind = value.get("type")
+        if not isinstance(kind, str):
+            raise FrameError(ErrorCode.INVALID_FRAME, "`type` must be a string", field="type")
+        frame_type = self._TYPES.get(kind)
+        if frame_type is None:
+            known = ", ".join(self._TYPES)
+            raise FrameError(ErrorCode.UNKNOWN_TYPE, f"Unknown `type`; known are: {known}", field="type")
+        if frame_type is SendMessage:
+            return self._read_message(value)
+        return msgspec.convert(value, frame_type)  # type: ignore[return-value]
+
+    def _read_message(self, value: dict[str, Any]) -> SendMessage:
+        client_id = value.get("client_id")
+        if client_id is not None:
+            if not isinstance(client_id, str) or not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS:
+                raise FrameError(
+                    ErrorCode.INVALID_FRAME,
+                    f"`client_id` must be a string of 1 to {CLIENT_ID_MAX_CHARS} characters",
+                    field="client_id",
+                )
+            problem = text_problem(client_id)
+            if problem is not None:
+                raise FrameError(ErrorCode.INVALID_TEXT, f"`client_id` {problem}", field="client_id")
+        content = value.get("content", "")
+        if not isinstance(content, str):
+            raise FrameError(ErrorCode.INVALID_FRAME, "`content` must be a string", field="content")
+        if not content or content.isspace():
+            raise FrameError(ErrorCode.EMPTY_CONTENT, "Message content cannot be empty", field="content")
+        if len(content) > self._max_content_chars:
+            raise FrameError(
+                ErrorCode.CONTENT_TOO_LONG,
+                f"Message content cannot be longer than {self._max_content_chars} characters",
+                field="content",
+            )
+        problem = text_problem(content)
+        if problem is not None:
+            raise FrameError(ErrorCode.INVALID_TEXT, f"Message content {problem}", field="content")
+        return SendMessage(content=content, client_id=client_id)
+
+
+class FrameError(PulseError):
+    """A client's frame was refused; `client_id` is the one the frame carried, when it can be told back."""
+
+    client_id: str | None = None
+
+
+def error_frame(error: PulseError, client_id: str | None = None) -> ErrorFrame:
+    """How an error is told over WebSocket."""
+    return ErrorFrame(
+        content=error.message,
+        code=error.code.code,
+        field=UNSET if error.field is None else error.field,
+        client_id=UNSET if client_id is None else client_id,
+    )
+
+
+def _readable_client_id(value: dict[str, Any]) -> str | None:
+    client_id = value.get("client_id")
+    if isinstance(client_id, str) and len(client_id) <= CLIENT_ID_MAX_CHARS and text_problem(client_id) is None:
+        return client_id
+    return None

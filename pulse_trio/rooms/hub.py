@@ -1,0 +1,254 @@
+"""The hub: conversation id → room. Opens a room on the first join, forgets it when it is vacant.
+
+It has the connection manager's operations of the specification under their names.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+from uuid import UUID
+
+import structlog
+import trio
+
+from pulse_trio.clock import Clock
+from pulse_trio.ids import IdSource
+from pulse_trio.protocol import CloseCode, SendMessage, ServerFrame, encode
+from pulse_trio.rooms.member import Member, Transport
+from pulse_trio.rooms.room import Room
+from pulse_trio.settings import Settings
+from pulse_trio.store.base import NewMessage, NotAMember, Store, StoreUnavailable, User
+
+DRAIN_TIMEOUT: Final = 2.5  # seconds, below Hypercorn's graceful_timeout: what the writers hold is stored in it
+
+log = structlog.get_logger(__name__)
+
+
+class JoinTicket:
+    """A join under way: revoked when the user is removed between the membership check and the join."""
+
+    __slots__ = ("revoked",)
+
+    def __init__(self) -> None:
+        self.revoked = False
+
+
+class Hub:
+    """All rooms of this process.
+
+    Args:
+        store: where messages are.
+        settings: the bounds of rooms and members.
+        clock: gives messages their timestamp.
+        ids: gives messages their id.
+        rand: where the jitter of retries comes from.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        clock: Clock,
+        ids: IdSource,
+        rand: random.Random | None = None,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._ids = ids
+        self._random = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
+        self._rooms: dict[UUID, Room] = {}
+        self._joining: dict[tuple[UUID, UUID], list[JoinTicket]] = {}
+        self._nursery: trio.Nursery | None = None
+        self.draining = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The nursery in which rooms live, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def drain(self) -> None:
+        """Takes nobody in any more, closes every connection with 1012 and lets the writers finish.
+
+        Returns after `DRAIN_TIMEOUT` seconds at the latest.
+        """
+        self.draining = True
+        for room in list(self._rooms.values()):
+            room.close_all(CloseCode.RESTART, "the server restarts; reconnect in a moment")
+        with trio.move_on_after(DRAIN_TIMEOUT):
+            while self._rooms:
+                await next(iter(self._rooms.values())).ended.wait()
+
+    # --- the connection manager of the specification ---
+
+    async def connect(
+        self,
+        conversation_id: UUID,
+        user: User,
+        websocket: Transport,
+        *,
+        ticket: JoinTicket | None = None,
+        on_ended: Callable[[], object] = lambda: None,
+    ) -> Member:
+        """Registers a connection of a user of the conversation; opens its room if need be.
+
+        Args:
+            conversation_id: where to join; the caller has checked that the user is in it.
+            user: who connects.
+            websocket: the connection; `disconnect` must follow, whatever happens to it.
+            ticket: from `joining`, taken before that check.
+            on_ended: called once when nothing more will be sent on the connection.
+
+        Raises:
+            NotAMember: the user has been removed since the check, or the conversation is gone.
+            StoreUnavailable: the room could not be opened.
+        Cancelled: the connection is not registered.
+        """
+        room = await self._hold_open(conversation_id)
+        try:
+            if ticket is not None and ticket.revoked:
+                raise NotAMember
+            member = Member(
+                user,
+                websocket,
+                outbox_bytes=self._settings.outbox_bytes,
+                pending_messages=self._settings.pending_messages,
+                on_ended=on_ended,
+            )
+            room.join(member)
+        finally:
+            room.unhold()
+        return member
+
+    def disconnect(self, conversation_id: UUID, user_id: UUID, websocket: Transport) -> None:
+        """Takes a connection out of its room; one that is not in it is no error."""
+        room = self._rooms.get(conversation_id)
+        member = None if room is None else room.member_of(websocket)
+        if room is not None and member is not None and member.user.id == user_id:
+            room.leave(member)
+
+    async def broadcast(self, conversation_id: UUID, message: ServerFrame, exclude_user_id: UUID | None = None) -> None:
+        """Sends a frame to all connections of a conversation, but for those of one user."""
+        await trio.lowlevel.checkpoint()
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.broadcast(encode(message), exclude_user_id=exclude_user_id)
+
+    def get_active_users(self, conversation_id: UUID) -> set[str]:
+        """The ids of the users that are connected to a conversation."""
+        room = self._rooms.get(conversation_id)
+        return set() if room is None else {str(user_id) for user_id in room.active_users}
+
+    def get_connection_count(self, conversation_id: UUID) -> int:
+        """How many connections a conversation has."""
+        room = self._rooms.get(conversation_id)
+        return 0 if room is None else room.connection_count
+
+    # --- what clients and REST ask for ---
+
+    @contextmanager
+    def joining(self, conversation_id: UUID, user_id: UUID) -> Iterator[JoinTicket]:
+        """Watches for the removal of a user while a connection of theirs is being set up."""
+        ticket = JoinTicket()
+        tickets = self._joining.setdefault((conversation_id, user_id), [])
+        tickets.append(ticket)
+        try:
+            yield ticket
+        finally:
+            tickets.remove(ticket)
+            if not tickets:
+                del self._joining[(conversation_id, user_id)]
+
+    async def send_message(self, conversation_id: UUID, member: Member, frame: SendMessage) -> None:
+        """Takes a message; its answer comes to the member as a frame. Waits while too many are unstored.
+
+        Cancelled: the message was not taken.
+        """
+        room = self._rooms.get(conversation_id)
+        if room is None or member.close_code is not None:
+            await trio.lowlevel.checkpoint()
+            return  # the connection is being closed: what it still sends is not answered
+        message = NewMessage(
+            id=self._ids(),
+            conversation_id=conversation_id,
+            sender_id=member.user.id,
+            content=frame.content,
+            client_id=frame.client_id,
+            created_at=self._clock(),
+        )
+        await room.submit(member, message)
+
+    def send_typing(self, conversation_id: UUID, member: Member) -> None:
+        """Tells the other users of the conversation that this one is typing."""
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.typing(member)
+
+    def remove_user(self, conversation_id: UUID, user_id: UUID, reason: str) -> None:
+        """Closes a removed user's connections and stops those that are being set up.
+
+        When this returns nothing of the conversation is delivered to the user any more.
+        """
+        for ticket in self._joining.get((conversation_id, user_id), ()):
+            ticket.revoked = True
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.close_user(user_id, CloseCode.REMOVED, reason)
+
+    def announce(self, conversation_id: UUID, event: str, content: str, actor_id: UUID) -> None:
+        """Tells everybody connected of something that happened to the conversation."""
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.announce(event, content, actor_id)
+
+    # --- rooms ---
+
+    @property
+    def room_count(self) -> int:
+        """How many rooms are in memory."""
+        return len(self._rooms)
+
+    async def _hold_open(self, conversation_id: UUID) -> Room:
+        assert self._nursery is not None, "the hub is not running"
+        room = self._rooms.get(conversation_id)
+        if room is None:
+            room = Room(
+                conversation_id,
+                store=self._store,
+                settings=self._settings,
+                rand=self._random,
+                on_vacant=self._forget,
+            )
+            self._rooms[conversation_id] = room
+            self._nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
+        room.hold()
+        try:
+            await room.opened.wait()
+            if room.failure is not None:
+                raise room.failure
+        except BaseException:
+            room.unhold()
+            raise
+        return room
+
+    async def _run_room(self, room: Room) -> None:
+        """Runs a room; its failure ends that room, not the others."""
+        try:
+            await room.run()
+        except (StoreUnavailable, NotAMember) as error:
+            room.failure = error
+        except Exception:
+            room.failure = StoreUnavailable("the room failed")
+            log.exception("a room failed", conversation_id=str(room.conversation_id))
+        finally:
+            self._forget(room)
+            room.opened.set()
+            room.ended.set()
+
+    def _forget(self, room: Room) -> None:
+        if self._rooms.get(room.conversation_id) is room:
+            del self._rooms[room.conversation_id]

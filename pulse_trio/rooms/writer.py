@@ -1,0 +1,213 @@
+"""The writer: the one task of a room that stores messages.
+
+It takes one message, then whatever else has gathered, and appends all of it in one transaction; while
+that commits, the next batch gathers. Nothing reaches a member before it is committed. The writer lives in
+the room's nursery, not in a connection's: a message that was taken is stored although its sender has gone.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.store.base import Message, NewMessage, Store, StoreRefused, StoreUnavailable
+
+RETRY_FIRST: Final = 0.05  # seconds: a connection that broke is replaced within this
+RETRY_MOST: Final = 1.0  # seconds: a database that comes back is noticed within this
+ATTEMPT_LEAST: Final = 1.0  # seconds that an attempt gets however late it is: else none could ever succeed
+
+log = structlog.get_logger(__name__)
+
+
+class Sender(Protocol):
+    """Who sent a message, as far as the writer needs to know."""
+
+    def settled(self) -> None:
+        """One of this sender's messages has been answered, one way or the other."""
+
+    def refuse(self, error: PulseError, client_id: str | None) -> None:
+        """Tells the sender that a message was not stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A message on its way to the store.
+
+    `deadline`: the time on Trio's clock when its sender is told that it could not be stored.
+    """
+
+    message: NewMessage
+    sender: Sender
+    deadline: float
+
+
+Stored = tuple[Submission, Message]
+
+
+class Writer:
+    """Batches, commits and hands over what is committed.
+
+    Args:
+        store: where messages go.
+        release: called with the committed messages of each batch, in order; the next batch waits for it.
+        inbox_messages: how many may wait; then `submit` waits, which slows the senders.
+        batch_messages: most messages of one transaction.
+        store_timeout: seconds after which a message that cannot be stored is refused.
+        rand: where the jitter of retries comes from.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        release: Callable[[Sequence[Stored]], Awaitable[None]],
+        *,
+        inbox_messages: int,
+        batch_messages: int,
+        store_timeout: float,
+        rand: random.Random,
+    ) -> None:
+        self._store = store
+        self._release = release
+        self._batch_messages = batch_messages
+        self._store_timeout = store_timeout
+        self._random = rand
+        # Bounded by PULSE_INBOX_MESSAGES: the most that a conversation may hold in memory unstored.
+        self._inbox, self._source = trio.open_memory_channel[Submission](inbox_messages)
+        self._unsettled = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    @property
+    def unsettled(self) -> int:
+        """Messages that were submitted and neither stored nor refused yet."""
+        return self._unsettled
+
+    async def wait_idle(self) -> None:
+        """Returns when every message submitted has been stored or refused."""
+        while self._unsettled:
+            await self._idle.wait()
+
+    async def submit(self, message: NewMessage, sender: Sender) -> None:
+        """Hands a message to the writer; waits while the inbox is full.
+
+        Cancelled: the message was not taken, and will not be stored.
+        """
+        submission = Submission(message, sender, trio.current_time() + self._store_timeout)
+        self._unsettled += 1
+        if self._idle.is_set():
+            self._idle = trio.Event()
+        try:
+            await self._inbox.send(submission)
+        except BaseException:
+            self._settle(1)
+            raise
+
+    def close(self) -> None:
+        """No more messages come: `run` stores what it has and returns."""
+        self._inbox.close()
+
+    async def run(self) -> None:
+        """Stores messages until `close`, and what was submitted before it."""
+        carry: Submission | None = None
+        while True:
+            if carry is None:
+                try:
+                    carry = await self._source.receive()
+                except trio.EndOfChannel:
+                    return
+            batch, carry = self._gather(carry)
+            try:
+                await self._store_batch(batch)
+            finally:
+                for submission in batch:
+                    submission.sender.settled()
+                self._settle(len(batch))
+
+    def _gather(self, first: Submission) -> tuple[list[Submission], Submission | None]:
+        """A batch that begins with `first`, and the message that must wait for the next one.
+
+        That is one with the client_id of another in the batch: it is a resend, and must find that one stored.
+        """
+        batch = [first]
+        seen = {_resend_key(first)}
+        while len(batch) < self._batch_messages:
+            try:
+                submission = self._source.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+            key = _resend_key(submission)
+            if submission.message.client_id is not None and key in seen:
+                return batch, submission
+            seen.add(key)
+            batch.append(submission)
+        return batch, None
+
+    async def _store_batch(self, batch: list[Submission]) -> None:
+        delay = RETRY_FIRST
+        while batch:
+            now = trio.current_time()
+            try:
+                with trio.fail_at(max(batch[0].deadline, now + ATTEMPT_LEAST)):
+                    rows = await self._store.append([submission.message for submission in batch])
+            except (StoreUnavailable, trio.TooSlowError) as error:
+                # Whether it was committed is not known: the same ids are sent again, and come back as the
+                # rows that exist if it was.
+                log.warning("messages not stored yet", count=len(batch), reason=type(error).__name__)
+            except StoreRefused as error:
+                log.error("the store refused a batch", count=len(batch), reason=str(error))
+                await self._store_singly(batch)
+                return
+            else:
+                await self._hand_over(batch, rows)
+                return
+            batch = self._refuse_expired(batch)
+            if batch:
+                await trio.sleep(delay * self._random.uniform(0.5, 1.0))
+                delay = min(delay * 2, RETRY_MOST)
+
+    async def _store_singly(self, batch: list[Submission]) -> None:
+        """One message that can never be stored must not take the others with it."""
+        if len(batch) == 1:
+            error = PulseError(ErrorCode.NOT_STORED, "The message cannot be stored")
+            batch[0].sender.refuse(error, batch[0].message.client_id)
+            return
+        for submission in batch:
+            await self._store_batch([submission])
+
+    async def _hand_over(self, batch: list[Submission], rows: Sequence[Message | None]) -> None:
+        stored: list[Stored] = []
+        for submission, row in zip(batch, rows, strict=True):
+            if row is None:
+                error = PulseError(ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation")
+                submission.sender.refuse(error, submission.message.client_id)
+            else:
+                stored.append((submission, row))
+        if stored:
+            await self._release(stored)
+
+    def _refuse_expired(self, batch: list[Submission]) -> list[Submission]:
+        now = trio.current_time()
+        waiting = []
+        for submission in batch:
+            if submission.deadline <= now:
+                error = PulseError(
+                    ErrorCode.NOT_STORED,
+                    "The message could not be stored in time; send it again with the same client_id",
+                )
+                submission.sender.refuse(error, submission.message.client_id)
+            else:
+                waiting.append(submission)
+        return waiting
+
+    def _settle(self, count: int) -> None:
+        self._unsettled -= count
+        if self._unsettled == 0:
+            self._idle.set()
+
+
+def _resend_key(submission: Submission) -> tuple[object, object]:
+    return (submission.message.sender_id, submission.message.client_id)

@@ -1,0 +1,312 @@
+"""Every setting: its environment variable, default, bounds and unit.
+
+The variables of the specification have their own names (`DATABASE_URL`, `SECRET_KEY`, `ALGORITHM`,
+`ACCESS_TOKEN_EXPIRE_MINUTES`); all others begin with `PULSE_`. `docs/operations.md` lists them, and a
+test holds that list to this module.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from pulse_trio.errors import LaunchError
+
+MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: a key for HS256 has at least the size of its hash
+
+_WEAK_SECRETS = {
+    "secret",
+    "secretkey",
+    "changeme",
+    "password",
+    "yoursecretkey",
+    "default",
+    "test",
+    "insecure",
+}
+
+
+class Settings(BaseSettings):
+    """All settings, read from the environment once, at start."""
+
+    model_config = SettingsConfigDict(
+        extra="ignore", populate_by_name=True, frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    # --- the specification's own ---
+    database_url: SecretStr | None = Field(
+        None,
+        validation_alias="DATABASE_URL",
+        description="A PostgreSQL (14 or newer) of your own, as a URL or a libpq connection string; "
+        "without it an embedded one runs in the data folder.",
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        validation_alias="SECRET_KEY",
+        description="Signs and checks tokens (HS256/384/512), at least 32 bytes. Required with "
+        "`DATABASE_URL`; with the embedded PostgreSQL one is made and kept in the data folder.",
+    )
+    algorithm: Literal["HS256", "HS384", "HS512", "RS256", "EdDSA"] = Field(
+        "HS256",
+        validation_alias="ALGORITHM",
+        description="The only algorithm a token may have.",
+    )
+    access_token_expire_minutes: int = Field(
+        60,
+        ge=1,
+        le=525_600,
+        validation_alias="ACCESS_TOKEN_EXPIRE_MINUTES",
+        description="Lifetime of the tokens that login gives out, in minutes.",
+    )
+
+    # --- tokens of an identity provider ---
+    public_key: str | None = Field(
+        None,
+        validation_alias="PULSE_PUBLIC_KEY",
+        description="The public key for RS256 and EdDSA: PEM text, or the path of a PEM file.",
+    )
+    private_key: SecretStr | None = Field(
+        None,
+        validation_alias="PULSE_PRIVATE_KEY",
+        description="The private key for RS256 and EdDSA (PEM text or path), if this service is to give "
+        "out tokens itself; without it register and login are off.",
+    )
+    token_issuer: str | None = Field(
+        None, validation_alias="PULSE_TOKEN_ISSUER", description="If set, a token's `iss` must be this."
+    )
+    token_audience: str | None = Field(
+        None, validation_alias="PULSE_TOKEN_AUDIENCE", description="If set, a token's `aud` must name this."
+    )
+    token_leeway: int = Field(
+        5,
+        ge=0,
+        le=30,
+        validation_alias="PULSE_TOKEN_LEEWAY",
+        description="How far the clock of a token's issuer may be ahead (`iat`, `nbf`), in seconds.",
+    )
+    provision_users: bool = Field(
+        False,
+        validation_alias="PULSE_PROVISION_USERS",
+        description="Make a user from the first valid token of an unknown `sub`.",
+    )
+
+    # --- where things are ---
+    data_dir: Path | None = Field(
+        None,
+        validation_alias="PULSE_DATA_DIR",
+        description="Folder of the embedded PostgreSQL and the signing key. Default: `pulse-trio` in the "
+        "user's data folder, `/var/lib/pulse-trio` for root.",
+    )
+    postgres_bin: Path | None = Field(
+        None,
+        validation_alias="PULSE_POSTGRES_BIN",
+        description="Folder of PostgreSQL's programs for the embedded server, instead of the packaged ones.",
+    )
+
+    # --- who may connect ---
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        validation_alias="PULSE_ALLOWED_ORIGINS",
+        description="Further origins whose pages may use the service (REST by CORS, and WebSocket), "
+        "separated by commas, such as `https://app.example`. The page's own origin is always allowed.",
+    )
+    max_content_chars: int = Field(
+        4_000,
+        ge=1,
+        le=100_000,
+        validation_alias="PULSE_MAX_CONTENT_CHARS",
+        description="Longest message, in characters (Unicode code points).",
+    )
+    max_frame_bytes: int = Field(
+        65_536,
+        ge=1_024,
+        le=16_777_216,
+        validation_alias="PULSE_MAX_FRAME_BYTES",
+        description="Largest WebSocket message a client may send, in bytes; a larger one closes with 1009.",
+    )
+    max_body_bytes: int = Field(
+        65_536,
+        ge=1_024,
+        le=16_777_216,
+        validation_alias="PULSE_MAX_BODY_BYTES",
+        description="Largest REST request body, in bytes.",
+    )
+    body_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        validation_alias="PULSE_BODY_TIMEOUT",
+        description="How long a client may take to send a request body, in seconds.",
+    )
+    max_group_members: int = Field(
+        5_000,
+        ge=2,
+        le=100_000,
+        validation_alias="PULSE_MAX_GROUP_MEMBERS",
+        description="Most members of a group.",
+    )
+
+    # --- passwords ---
+    password_min_chars: int = Field(
+        8,
+        ge=1,
+        le=128,
+        validation_alias="PULSE_PASSWORD_MIN_CHARS",
+        description="Shortest password, in characters.",
+    )
+    password_hash_parallel: int = Field(
+        2,
+        ge=1,
+        le=64,
+        validation_alias="PULSE_PASSWORD_HASH_PARALLEL",
+        description="Password hashes computed at a time, each in a thread with 19 MiB.",
+    )
+
+    # --- rooms ---
+    inbox_messages: int = Field(
+        1_024,
+        ge=1,
+        le=1_000_000,
+        validation_alias="PULSE_INBOX_MESSAGES",
+        description="Messages of one conversation that may wait for the database; then senders wait.",
+    )
+    batch_messages: int = Field(
+        256,
+        ge=1,
+        le=10_000,
+        validation_alias="PULSE_BATCH_MESSAGES",
+        description="Most messages stored in one transaction.",
+    )
+    pending_messages: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        validation_alias="PULSE_PENDING_MESSAGES",
+        description="Messages of one connection that may wait for the database; then it is not read.",
+    )
+    outbox_bytes: int = Field(
+        1_048_576,
+        ge=65_536,
+        le=1_073_741_824,
+        validation_alias="PULSE_OUTBOX_BYTES",
+        description="Bytes that may wait for one connection that reads slowly; from half of it on typing "
+        "and presence frames are dropped, beyond it the connection is closed with 4408.",
+    )
+    write_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        validation_alias="PULSE_WRITE_TIMEOUT",
+        description="How long one write to a client may take before its connection is cut, in seconds.",
+    )
+    store_timeout: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        validation_alias="PULSE_STORE_TIMEOUT",
+        description="How long a message may wait to be stored before its sender is told that it was not, in seconds.",
+    )
+
+    # --- database ---
+    pool_min: int = Field(
+        2,
+        ge=0,
+        le=1_000,
+        validation_alias="PULSE_POOL_MIN",
+        description="Database connections kept open.",
+    )
+    pool_max: int = Field(
+        10,
+        ge=1,
+        le=1_000,
+        validation_alias="PULSE_POOL_MAX",
+        description="Most database connections.",
+    )
+    statement_timeout: float = Field(
+        5.0,
+        gt=0,
+        le=300,
+        validation_alias="PULSE_STATEMENT_TIMEOUT",
+        description="How long one SQL statement may take, in seconds.",
+    )
+
+    # --- operation ---
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto",
+        validation_alias="PULSE_LOG_FORMAT",
+        description="`console` for people, `json` for machines; `auto` is console on a terminal.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias="PULSE_LOG_LEVEL", description="Least severe log line that is written."
+    )
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            scheme, separator, rest = origin.partition("://")
+            if scheme not in {"http", "https"} or not separator or not rest or "/" in rest or "*" in rest:
+                raise ValueError("each must be like https://app.example, with no path and no *")
+        return tuple(origin.lower() for origin in origins)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "Settings":
+        if self.pool_min > self.pool_max:
+            raise ValueError("PULSE_POOL_MIN is above PULSE_POOL_MAX")
+        if self.algorithm.startswith("HS"):
+            if self.secret_key is not None:
+                check_secret(self.secret_key.get_secret_value())
+            elif self.database_url is not None:
+                raise ValueError(
+                    "SECRET_KEY is missing: with DATABASE_URL set, give one of at least 32 random bytes, "
+                    "for instance from: openssl rand -base64 48"
+                )
+        elif self.public_key is None:
+            raise ValueError(f"ALGORITHM={self.algorithm} needs PULSE_PUBLIC_KEY")
+        return self
+
+    @classmethod
+    def load(cls, **overrides: object) -> "Settings":
+        """Reads the environment; `overrides` (by field name, None ignored) go before it.
+
+        Raises:
+            LaunchError: a setting is missing or wrong; names the variable, never shows a value.
+        """
+        try:
+            return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            problems = "; ".join(_describe(item) for item in error.errors(include_input=False))
+            raise LaunchError(problems) from None
+
+
+def check_secret(secret: str) -> None:
+    """Refuses a key that can be guessed.
+
+    Raises:
+        ValueError: it is shorter than 32 bytes, or a well-known placeholder; does not show it.
+    """
+    letters = "".join(character for character in secret.lower() if character.isalnum())
+    if len(secret.encode("utf-8", "surrogatepass")) < MIN_SECRET_BYTES:
+        raise ValueError(
+            "SECRET_KEY is too short: it needs at least 32 random bytes, for instance from: openssl rand -base64 48"
+        )
+    if len(set(secret)) < 8 or any(letters.replace(word, "") == "" for word in _WEAK_SECRETS):
+        raise ValueError(
+            "SECRET_KEY is a placeholder or repeats itself: give random bytes, for instance from: "
+            "openssl rand -base64 48"
+        )
+
+
+def _describe(item: object) -> str:
+    assert isinstance(item, dict)
+    location = ".".join(str(part) for part in item["loc"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{location}: {message}" if location and not message.startswith(location) else message

@@ -1,0 +1,244 @@
+"""The contract of a store: its records, its errors, its operations and what is atomic.
+
+Every operation is atomic: it happens whole or not at all. Every operation may raise
+`StoreUnavailable`; then a write may or may not have happened, which is why `append` may be repeated
+with the same ids. Cancelled: as with `StoreUnavailable`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+
+class StoreError(Exception):
+    """The store could not do what it was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or does not answer; the same call may succeed later."""
+
+
+class StoreRefused(StoreError):
+    """The store will never take this; trying again is of no use."""
+
+
+class UsernameTaken(StoreError):
+    """Another user has this name, or one that differs only in case or form."""
+
+
+class UnknownUsers(StoreError):
+    """Some of the users named do not exist.
+
+    Args:
+        ids: those that do not, in the order given.
+    """
+
+    def __init__(self, ids: Sequence[UUID]) -> None:
+        super().__init__(f"{len(ids)} unknown users")
+        self.ids = ids
+
+
+class TooManyMembers(StoreError):
+    """The group would have more members than the limit given."""
+
+
+class NotAMember(StoreError):
+    """The conversation does not exist, or this user is not in it; the store does not say which."""
+
+
+class NotAGroup(StoreError):
+    """A one-to-one conversation keeps its two members and its name."""
+
+
+class OwnerOnly(StoreError):
+    """Only the owner of the group may do this."""
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person. `username` is as they wrote it."""
+
+    id: UUID
+    username: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user with what is needed to let them in. Users of an identity provider have no password."""
+
+    user: User
+    password_hash: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A message to be stored. The id is made before the insert, which makes a retry harmless."""
+
+    id: UUID
+    conversation_id: UUID
+    sender_id: UUID
+    content: str
+    client_id: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A stored message. `seq`: where it stands, 1, 2, 3 … ; `rev`: its latest change."""
+
+    id: UUID
+    conversation_id: UUID
+    sender_id: UUID
+    sender_username: str
+    content: str
+    is_edited: bool
+    created_at: datetime
+    updated_at: datetime
+    seq: int
+    rev: int
+    client_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a conversation stands: the highest seq and rev given out."""
+
+    last_seq: int
+    last_rev: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation with its members in the order they came, and its newest message."""
+
+    id: UUID
+    name: str | None
+    description: str | None
+    is_group: bool
+    owner_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    head: Head
+    members: tuple[User, ...]
+    last_message: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewConversation:
+    """A conversation to be created; `member_ids` holds the owner first and nobody twice."""
+
+    id: UUID
+    name: str | None
+    description: str | None
+    is_group: bool
+    owner_id: UUID
+    member_ids: tuple[UUID, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Messages of a conversation, newest first, and how many it has in all."""
+
+    messages: tuple[Message, ...]
+    total: int
+
+
+class Store(Protocol):
+    """What the service asks of a store. Lists come with the total that there is without limit."""
+
+    # --- accounts ---
+
+    async def create_user(
+        self, user: User, *, password_hash: str | None, subject: str | None, created_at: datetime
+    ) -> None:
+        """Raises UsernameTaken, also when another user has this `subject`."""
+
+    async def find_account(self, username: str) -> Account | None:
+        """The user of this name, without regard to case."""
+
+    async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
+        """The user whose identity provider calls them `subject`, or else the one with this id."""
+
+    async def set_password_hash(self, user_id: UUID, password_hash: str, *, old_hash: str) -> None:
+        """Replaces the hash if it is still `old_hash`."""
+
+    async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
+        """Users whose name begins with `prefix`, without regard to case, in the order of their names."""
+
+    # --- conversations ---
+
+    async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
+        """Creates it; a one-to-one that these two already have is returned instead, with False.
+
+        Raises UnknownUsers.
+        """
+
+    async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
+        """The conversation, if this user is in it."""
+
+    async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
+        """The user's conversations, the one with the most recent activity first."""
+
+    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
+        """Whether this user is in this conversation."""
+
+    async def add_members(
+        self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
+    ) -> list[User]:
+        """Adds users to a group, by any of its members; returns those that were not in it before.
+
+        Raises NotAMember (of the actor), NotAGroup, UnknownUsers, TooManyMembers.
+        """
+
+    async def remove_member(
+        self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime
+    ) -> User | None:
+        """Takes a user out of a group: themselves, or by its owner; None if they were not in it.
+
+        When the owner leaves, the member who has been in it longest becomes the owner.
+        Raises NotAMember (of the actor), NotAGroup, OwnerOnly.
+        """
+
+    async def rename(
+        self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
+    ) -> Conversation:
+        """Sets `name` and `description`, those of them that are in `changes`. Raises NotAMember, NotAGroup."""
+
+    # --- messages ---
+
+    async def head(self, conversation_id: UUID) -> Head:
+        """Where the conversation stands. Raises NotAMember when it does not exist."""
+
+    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+        """Stores messages, all of them in one transaction, in this order within a conversation.
+
+        Each new one takes the next seq and rev of its conversation. One whose id is stored already, or
+        whose sender has used its client_id in this conversation before, is not stored again: its place in
+        the result has the message that exists. A place is None when the sender is not in the conversation.
+        No two messages of a batch have the same sender, conversation and client_id.
+
+        Raises StoreRefused when one of them can never be stored.
+        """
+
+    async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+        """The messages changed after `after_rev`, in rev order, each as it now is."""
+
+    async def page_messages(
+        self,
+        conversation_id: UUID,
+        user_id: UUID,
+        *,
+        limit: int,
+        offset: int = 0,
+        before_seq: int | None = None,
+        after_seq: int | None = None,
+    ) -> Page:
+        """A page of history, newest first.
+
+        Without bounds it skips the `offset` newest; `before_seq`: the newest below it; `after_seq`: the
+        oldest above it; both: the newest between them. Costs the same at every depth.
+        Raises NotAMember.
+        """

@@ -1,0 +1,264 @@
+"""The store in memory: the same contract as PostgreSQL's, for tests; nothing survives the process."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from uuid import UUID
+
+import trio
+
+from pulse_trio.store.base import (
+    Account,
+    Conversation,
+    Head,
+    Message,
+    NewConversation,
+    NewMessage,
+    NotAGroup,
+    NotAMember,
+    OwnerOnly,
+    Page,
+    TooManyMembers,
+    UnknownUsers,
+    User,
+    UsernameTaken,
+)
+from pulse_trio.texts import username_key
+
+
+@dataclass(slots=True)
+class _Account:
+    user: User
+    password_hash: str | None
+    subject: str | None
+
+
+@dataclass(slots=True)
+class _Conversation:
+    new: NewConversation
+    name: str | None
+    description: str | None
+    owner_id: UUID
+    updated_at: datetime
+    members: list[UUID]
+    messages: list[Message] = field(default_factory=list)  # messages[n] has seq n + 1
+    last_rev: int = 0
+
+
+class MemoryStore:
+    """A `Store`. Each operation is one step with a checkpoint before it, so it is atomic."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[UUID, _Account] = {}
+        self._conversations: dict[UUID, _Conversation] = {}
+
+    # --- accounts ---
+
+    async def create_user(
+        self, user: User, *, password_hash: str | None, subject: str | None, created_at: datetime
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        for other in self._accounts.values():
+            if username_key(other.user.username) == username_key(user.username):
+                raise UsernameTaken
+            if subject is not None and other.subject == subject:
+                raise UsernameTaken
+        self._accounts[user.id] = _Account(user, password_hash, subject)
+
+    async def find_account(self, username: str) -> Account | None:
+        await trio.lowlevel.checkpoint()
+        key = username_key(username)
+        for account in self._accounts.values():
+            if username_key(account.user.username) == key:
+                return Account(account.user, account.password_hash)
+        return None
+
+    async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
+        await trio.lowlevel.checkpoint()
+        for account in self._accounts.values():
+            if account.subject == subject:
+                return account.user
+        account_by_id = None if user_id is None else self._accounts.get(user_id)
+        return None if account_by_id is None else account_by_id.user
+
+    async def set_password_hash(self, user_id: UUID, password_hash: str, *, old_hash: str) -> None:
+        await trio.lowlevel.checkpoint()
+        account = self._accounts.get(user_id)
+        if account is not None and account.password_hash == old_hash:
+            account.password_hash = password_hash
+
+    async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
+        await trio.lowlevel.checkpoint()
+        key = username_key(prefix)
+        found = [account.user for account in self._accounts.values()]
+        found = [user for user in found if username_key(user.username).startswith(key)]
+        found.sort(key=lambda user: username_key(user.username))
+        return found[offset : offset + limit], len(found)
+
+    # --- conversations ---
+
+    async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
+        await trio.lowlevel.checkpoint()
+        self._check_users(new.member_ids)
+        if not new.is_group:
+            for other in self._conversations.values():
+                if not other.new.is_group and set(other.members) == set(new.member_ids):
+                    return self._view(other), False
+        conversation = _Conversation(new, new.name, new.description, new.owner_id, new.created_at, list(new.member_ids))
+        self._conversations[new.id] = conversation
+        return self._view(conversation), True
+
+    async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
+        await trio.lowlevel.checkpoint()
+        conversation = self._conversations.get(conversation_id)
+        if conversation is None or user_id not in conversation.members:
+            return None
+        return self._view(conversation)
+
+    async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
+        await trio.lowlevel.checkpoint()
+        mine = [c for c in self._conversations.values() if user_id in c.members]
+        mine.sort(key=lambda c: (c.updated_at, c.new.id), reverse=True)
+        return [self._view(c) for c in mine[offset : offset + limit]], len(mine)
+
+    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
+        await trio.lowlevel.checkpoint()
+        conversation = self._conversations.get(conversation_id)
+        return conversation is not None and user_id in conversation.members
+
+    async def add_members(
+        self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
+    ) -> list[User]:
+        await trio.lowlevel.checkpoint()
+        group = self._group(conversation_id, actor_id)
+        self._check_users(user_ids)
+        added = [user_id for user_id in user_ids if user_id not in group.members]
+        if len(group.members) + len(added) > limit:
+            raise TooManyMembers
+        group.members += added
+        if added:
+            group.updated_at = max(group.updated_at, now)
+        return [self._accounts[user_id].user for user_id in added]
+
+    async def remove_member(
+        self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime
+    ) -> User | None:
+        await trio.lowlevel.checkpoint()
+        group = self._group(conversation_id, actor_id)
+        if user_id != actor_id and group.owner_id != actor_id:
+            raise OwnerOnly
+        if user_id not in group.members:
+            return None
+        group.members.remove(user_id)
+        if group.owner_id == user_id and group.members:
+            group.owner_id = group.members[0]
+        group.updated_at = max(group.updated_at, now)
+        return self._accounts[user_id].user
+
+    async def rename(
+        self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
+    ) -> Conversation:
+        await trio.lowlevel.checkpoint()
+        group = self._group(conversation_id, actor_id)
+        group.name = changes.get("name", group.name)
+        group.description = changes.get("description", group.description)
+        group.updated_at = max(group.updated_at, now)
+        return self._view(group)
+
+    # --- messages ---
+
+    async def head(self, conversation_id: UUID) -> Head:
+        await trio.lowlevel.checkpoint()
+        if conversation_id not in self._conversations:
+            raise NotAMember
+        return self._head(self._conversations[conversation_id])
+
+    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+        await trio.lowlevel.checkpoint()
+        return [self._append(new) for new in batch]
+
+    async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+        await trio.lowlevel.checkpoint()
+        changed = [m for m in self._conversations[conversation_id].messages if m.rev > after_rev]
+        return sorted(changed, key=lambda message: message.rev)[:limit]
+
+    async def page_messages(
+        self,
+        conversation_id: UUID,
+        user_id: UUID,
+        *,
+        limit: int,
+        offset: int = 0,
+        before_seq: int | None = None,
+        after_seq: int | None = None,
+    ) -> Page:
+        await trio.lowlevel.checkpoint()
+        conversation = self._conversations.get(conversation_id)
+        if conversation is None or user_id not in conversation.members:
+            raise NotAMember
+        total = len(conversation.messages)
+        first = 1 if after_seq is None else after_seq + 1
+        last = total - offset if before_seq is None else before_seq - 1
+        if after_seq is not None and before_seq is None:
+            last = after_seq + limit
+        first = max(first, 1, last - limit + 1)
+        messages = conversation.messages[first - 1 : max(last, 0)]
+        return Page(tuple(reversed(messages)), total)
+
+    # --- inside ---
+
+    def _append(self, new: NewMessage) -> Message | None:
+        conversation = self._conversations.get(new.conversation_id)
+        if conversation is None or new.sender_id not in conversation.members:
+            return None
+        for message in conversation.messages:
+            resent = new.client_id is not None and message.client_id == new.client_id
+            if message.id == new.id or (resent and message.sender_id == new.sender_id):
+                return message
+        conversation.last_rev += 1
+        message = Message(
+            id=new.id,
+            conversation_id=new.conversation_id,
+            sender_id=new.sender_id,
+            sender_username=self._accounts[new.sender_id].user.username,
+            content=new.content,
+            is_edited=False,
+            created_at=new.created_at,
+            updated_at=new.created_at,
+            seq=len(conversation.messages) + 1,
+            rev=conversation.last_rev,
+            client_id=new.client_id,
+        )
+        conversation.messages.append(message)
+        conversation.updated_at = max(conversation.updated_at, new.created_at)
+        return replace(message)
+
+    def _check_users(self, user_ids: Iterable[UUID]) -> None:
+        unknown = [user_id for user_id in user_ids if user_id not in self._accounts]
+        if unknown:
+            raise UnknownUsers(unknown)
+
+    def _group(self, conversation_id: UUID, actor_id: UUID) -> _Conversation:
+        conversation = self._conversations.get(conversation_id)
+        if conversation is None or actor_id not in conversation.members:
+            raise NotAMember
+        if not conversation.new.is_group:
+            raise NotAGroup
+        return conversation
+
+    def _head(self, conversation: _Conversation) -> Head:
+        return Head(len(conversation.messages), conversation.last_rev)
+
+    def _view(self, conversation: _Conversation) -> Conversation:
+        return Conversation(
+            id=conversation.new.id,
+            name=conversation.name,
+            description=conversation.description,
+            is_group=conversation.new.is_group,
+            owner_id=conversation.owner_id,
+            created_at=conversation.new.created_at,
+            updated_at=conversation.updated_at,
+            head=self._head(conversation),
+            members=tuple(self._accounts[user_id].user for user_id in conversation.members),
+            last_message=conversation.messages[-1] if conversation.messages else None,
+        )

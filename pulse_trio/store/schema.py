@@ -1,0 +1,70 @@
+"""The schema of the database: brings it up to date, or says why it cannot. Runs before the event loop."""
+
+from pathlib import Path
+from typing import Final
+
+import psycopg
+from alembic.command import upgrade
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from pulse_trio.errors import LaunchError
+
+# Keys of PostgreSQL's advisory locks, which are one number space a database: "pulse" and what for.
+MIGRATION_LOCK: Final = 0x70756C7365_01
+SERVICE_LOCK: Final = 0x70756C7365_02
+
+
+def _scripts() -> Config:
+    package = Path(__file__).resolve().parent.parent
+    folders = (package.parent / "migrations", package / "_migrations")  # a checkout, an installed wheel
+    folder = next((folder for folder in folders if (folder / "env.py").is_file()), None)
+    if folder is None:
+        raise LaunchError("the folder 'migrations' is missing from this installation; install pulse-trio again")
+    config = Config()
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    return config
+
+
+def migrate(conninfo: str) -> tuple[str | None, str]:
+    """Brings the database up to this version's schema, one process at a time.
+
+    Returns the revision before and after.
+
+    Raises:
+        LaunchError: the database has a newer schema, or a migration failed; nothing was changed by it.
+        psycopg.Error: it cannot be reached.
+    """
+    config = _scripts()
+    scripts = ScriptDirectory.from_config(config)
+    head = scripts.get_current_head()
+    assert head is not None
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool)
+    with psycopg.connect(conninfo, autocommit=True) as guard:
+        # Held by a session of its own, and given up with it, also when this process dies.
+        guard.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        with engine.connect() as connection:
+            before = MigrationContext.configure(connection).get_current_revision()
+            connection.rollback()
+            try:
+                known = before is None or scripts.get_revision(before) is not None
+            except CommandError:
+                known = False
+            if not known:
+                raise LaunchError(
+                    f"the database has schema {before}, newer than this version's {head}: "
+                    "run the version of pulse-trio that made it, or a later one"
+                )
+            if before != head:
+                config.attributes["connection"] = connection
+                try:
+                    upgrade(config, "head")
+                    connection.commit()
+                except psycopg.Error as error:
+                    raise LaunchError(f"a migration failed: {str(error).splitlines()[0]}") from error
+    engine.dispose()
+    return before, head

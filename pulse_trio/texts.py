@@ -1,0 +1,74 @@
+"""What text a client may give us: what PostgreSQL can store and every client can read back."""
+
+import unicodedata
+from typing import Final
+
+USERNAME_MAX_CHARS: Final = 32
+
+# Letters of one of these groups may stand together in a username (the idea of "highly restrictive" in
+# Unicode TS 39, section 5.2): so "аdmin" with a Cyrillic а is refused, and Japanese names are not.
+_MIXABLE_SCRIPTS: Final = ({"HIRAGANA", "KATAKANA", "CJK"}, {"HANGUL", "CJK"}, {"BOPOMOFO", "CJK"})
+_PUNCTUATION: Final = frozenset("._-")
+
+
+def text_problem(text: str) -> str | None:
+    """Why `text` cannot be stored and read back byte for byte, or None when it can."""
+    if "\x00" in text:
+        return "must not contain the NUL character"
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError:
+            return "must not contain a lone surrogate"
+    return None
+
+
+def username_key(username: str) -> str:
+    """What makes a username unique: two that differ only in case or in form are one."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())
+
+
+def username_problem(username: str) -> str | None:
+    """Why `username` is refused, or None when it is a good one.
+
+    A username has 1 to 32 letters and digits of one script, with `.`, `_` and `-` between them, in the
+    form NFKC (Unicode TR 15): no two usernames look alike by tricks of encoding.
+    """
+    problem = text_problem(username)
+    if problem is not None:
+        return problem
+    if not 1 <= len(username) <= USERNAME_MAX_CHARS:
+        return f"must have 1 to {USERNAME_MAX_CHARS} characters"
+    if unicodedata.normalize("NFKC", username) != username:
+        return "must be in Unicode's normal form NFKC"
+    if username[0] in _PUNCTUATION or username[-1] in _PUNCTUATION:
+        return "must begin and end with a letter or a digit"
+    scripts: set[str] = set()
+    for character in username:
+        category = unicodedata.category(character)
+        if character in _PUNCTUATION:
+            continue
+        if category[0] not in {"L", "M"} and category != "Nd":
+            return "may hold letters, digits, '.', '_' and '-' only"
+        if category[0] == "L":
+            scripts.add(_script(character))
+        elif category == "Nd" and not character.isascii():
+            return "may hold the digits 0 to 9 only"
+    if unicodedata.category(username[0])[0] == "M":
+        return "must begin and end with a letter or a digit"
+    if len(scripts) > 1 and not any(scripts <= together for together in _MIXABLE_SCRIPTS):
+        return "must not mix letters of different scripts"
+    return None
+
+
+def _script(letter: str) -> str:
+    """The script of a letter, as far as its Unicode name begins with it."""
+    return unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0]
+
+
+def username_from(claim: str) -> str:
+    """The nearest good username to a name from elsewhere; empty when nothing of it can stay."""
+    name = unicodedata.normalize("NFKC", claim)
+    kept = (c if unicodedata.category(c)[0] in {"L", "M"} or c in "0123456789._-" else "_" for c in name)
+    name = unicodedata.normalize("NFKC", "".join(kept).strip("._-")[:USERNAME_MAX_CHARS].rstrip("._-"))
+    return name if username_problem(name) is None else ""

@@ -1,0 +1,102 @@
+"""Drive psycopg's sans-I/O generators with Trio's readiness functions (the twin of psycopg/waiting.py)."""
+
+from __future__ import annotations
+
+import select
+from typing import Final, TypeVar
+
+import psycopg
+import trio
+from psycopg.abc import PQGen, PQGenConn
+from psycopg.waiting import Ready, Wait
+
+T = TypeVar("T")
+
+_POLL: Final = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
+
+
+def poll_now(fd: int, want: Wait) -> Ready:
+    """Say what `fd` is ready for, without waiting. Errors and hang-ups count as ready for all of `want`."""
+    poller = select.poll()
+    poller.register(fd, _POLL[want])
+    ready = 0
+    for _, event in poller.poll(0):
+        if event & ~(select.POLLIN | select.POLLOUT):
+            return Ready(int(want))
+        if event & select.POLLIN:
+            ready |= Ready.R
+        if event & select.POLLOUT:
+            ready |= Ready.W
+    return Ready(ready)
+
+
+async def _wait_either(fd: int) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def one(readable: bool) -> None:
+            if readable:
+                await trio.lowlevel.wait_readable(fd)
+            else:
+                await trio.lowlevel.wait_writable(fd)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(one, True)
+        nursery.start_soon(one, False)
+
+
+async def _ready(fd: int, want: Wait) -> Ready:
+    try:
+        if want == Wait.R:
+            await trio.lowlevel.wait_readable(fd)
+            return Ready.R
+        # In pipeline mode libpq asks for RW all the time, and the socket is nearly always writable: a poll
+        # of no duration spares the two tasks. The checkpoint keeps a long executemany from starving others.
+        if ready := poll_now(fd, want):
+            await trio.lowlevel.checkpoint()
+            return ready
+        if want == Wait.W:
+            await trio.lowlevel.wait_writable(fd)
+            return Ready.W
+        try:
+            await _wait_either(fd)
+        except BaseExceptionGroup as group:
+            # Only closing can fail here; a plain Cancelled is not wrapped into what we hand on.
+            if group.split((trio.ClosedResourceError, OSError))[0] is not None:
+                raise psycopg.OperationalError("connection socket closed") from group
+            raise
+        return poll_now(fd, want)
+    except (OSError, trio.ClosedResourceError) as error:
+        raise psycopg.OperationalError("connection socket closed") from error
+
+
+async def drive(gen: PQGen[T], fd: int) -> T:
+    """Run a generator of an established connection to its end.
+
+    Cancelled: the generator stays suspended, and may be driven on by another call.
+
+    Raises:
+        psycopg.Error: whatever the generator raises, or OperationalError when the socket was closed.
+    """
+    try:
+        want = next(gen)
+        while True:
+            want = gen.send(await _ready(fd, want))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
+async def drive_connecting(gen: PQGenConn[T]) -> T:
+    """Run a generator that names its descriptor at each step (connecting, cancelling).
+
+    Cancelled: the generator is closed, and with it what it was making.
+    """
+    try:
+        fd, want = next(gen)
+        while True:
+            fd, want = gen.send(await _ready(fd, want))
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    finally:
+        gen.close()

@@ -1,0 +1,351 @@
+"""A bounded pool of `TrioConnection`s: first come, first served; refilled in the background."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import psycopg
+import trio
+from psycopg._conninfo_utils import get_param  # private: reads PGOPTIONS as libpq would
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.rows import AsyncRowFactory
+from psycopg.waiting import Wait
+
+from ._waiting import poll_now
+from .connection import EXIT_SECONDS, TrioConnection
+
+BACKOFF_FIRST_SECONDS: Final = 0.1
+BACKOFF_MAX_SECONDS: Final = 10.0  # a restarted server is found within this, and not stormed meanwhile
+
+Connection = TrioConnection[Any]
+
+
+class PoolTimeout(psycopg.OperationalError):  # named like psycopg_pool's
+    """No connection within `acquire_timeout`."""
+
+
+class PoolClosed(psycopg.OperationalError):
+    """The pool is closed, or was while we waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """Figures of one moment; the last three count from the pool's opening."""
+
+    size: int  # connections idle or lent
+    idle: int
+    waiting: int  # tasks waiting for a connection, or for it to be made
+    opened: int
+    discarded: int
+    connect_errors: int
+
+
+@dataclass(slots=True)
+class _Idle:
+    connection: Connection
+    since: float
+
+
+class Pool:
+    """A pool of connections, open inside `async with`.
+
+    Its refill task lives in a nursery that this `async with` holds; so, as with any nursery, an exception of
+    the body comes out in an ExceptionGroup.
+
+    Args:
+        conninfo: As of libpq.
+        min_size: Connections kept ready.
+        max_size: Connections at most.
+        max_idle: Seconds after which an unused connection is closed.
+        max_lifetime: Seconds after which a connection is not lent again.
+        connect_timeout: Seconds for each attempt to connect; libpq's rule: whole, at least 2.
+        acquire_timeout: Seconds to wait for a connection, connecting included.
+        statement_timeout: Seconds, enforced by the server; None: no limit. Travels in `options`.
+        configure: Called with each new connection; must leave it IDLE.
+        autocommit: Of each connection.
+        row_factory: Of each connection.
+        on_event: Called with "opened", "discarded" or "connect_error" and a reason; must not raise.
+        random_source: In [0, 1): the jitter of the back-off.
+    """
+
+    def __init__(
+        self,
+        conninfo: str = "",
+        *,
+        min_size: int = 1,
+        max_size: int = 8,
+        max_idle: float = 600.0,
+        max_lifetime: float = 3600.0,
+        connect_timeout: int = 5,
+        acquire_timeout: float = 10.0,
+        statement_timeout: float | None = None,
+        configure: Callable[[Connection], Awaitable[None]] | None = None,
+        autocommit: bool = False,
+        row_factory: AsyncRowFactory[Any] | None = None,
+        on_event: Callable[[str, str], None] | None = None,
+        random_source: Callable[[], float] = random.random,
+    ) -> None:
+        if not 0 <= min_size <= max_size or max_size < 1:
+            raise ValueError("0 <= min_size <= max_size, and max_size >= 1")
+        params = conninfo_to_dict(conninfo)
+        params["connect_timeout"] = connect_timeout
+        if statement_timeout is not None:
+            # Merged: what the conninfo or PGOPTIONS sets stays; ours comes last and wins.
+            own = f"-c statement_timeout={round(statement_timeout * 1000)}"
+            params["options"] = f"{get_param(params, 'options') or ''} {own}".strip()
+        self._conninfo = make_conninfo("", **params)
+        self._min_size = min_size
+        self._max_size = max_size
+        self._max_idle = max_idle
+        self._max_lifetime = max_lifetime
+        self._acquire_timeout = acquire_timeout
+        self._configure = configure
+        self._autocommit = autocommit
+        self._row_factory = row_factory
+        self._on_event = on_event
+        self._random = random_source
+        # Trio's Semaphore hands a slot straight to the longest waiter, so nobody overtakes. A connection is
+        # only ever made by who holds a slot while none is idle: so there are never more than max_size.
+        self._slots = trio.Semaphore(max_size, max_value=max_size)
+        self._idle: deque[_Idle] = deque()  # last in, first out: the rest may grow old and be closed
+        self._lent: set[Connection] = set()
+        self._born: dict[Connection, float] = {}
+        self._scopes: set[trio.CancelScope] = set()  # of waiting tasks, for close()
+        self._need_refill = trio.Event()
+        self._closed = True
+        self._opened = self._discarded = self._connect_errors = 0
+        self._running: AbstractAsyncContextManager[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._running is not None:
+            raise RuntimeError("a Pool can be opened once")
+        self._running = self._run()
+        await self._running.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        assert self._running is not None
+        return await self._running.__aexit__(exc_type, exc_val, exc_tb)
+
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            self._closed = False
+            nursery.start_soon(self._keep_filled, name="pool refill")
+            try:
+                yield
+            finally:
+                self.close()
+                nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Close every connection, lent ones too; waiting tasks get PoolClosed. Does not block."""
+        self._closed = True
+        for scope in self._scopes:
+            scope.cancel()
+        for idle in self._idle:
+            idle.connection.abort()
+        self._idle.clear()
+        for connection in self._lent:
+            connection.abort()
+        self._need_refill.set()
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def statistics(self) -> PoolStatistics:
+        """Return the figures of this moment."""
+        return PoolStatistics(
+            size=len(self._idle) + len(self._lent),
+            idle=len(self._idle),
+            waiting=len(self._scopes),
+            opened=self._opened,
+            discarded=self._discarded,
+            connect_errors=self._connect_errors,
+        )
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Lend a connection for a block; what the block left uncommitted is rolled back at its end.
+
+        Raises:
+            PoolTimeout: none came free, or could be made, within `acquire_timeout`.
+            PoolClosed: the pool is or was closed.
+            psycopg.OperationalError: a new connection was refused; the pool does not wait for the server.
+
+        Cancelled while waiting: the place in the queue is given up, nothing leaks.
+        """
+        connection = await self._acquire()
+        try:
+            yield connection
+        finally:
+            try:
+                await self._give_back(connection)
+            finally:
+                self._slots.release()
+
+    async def _acquire(self) -> Connection:
+        if self._closed:
+            raise PoolClosed("the pool is closed")
+        connection: Connection | None = None
+        with trio.move_on_after(self._acquire_timeout) as scope:
+            self._scopes.add(scope)
+            try:
+                await self._slots.acquire()
+                try:
+                    connection = self._take_idle() or await self._connect()
+                    self._lent.add(connection)
+                except BaseException:
+                    self._slots.release()
+                    self._need_refill.set()
+                    raise
+            finally:
+                self._scopes.discard(scope)
+        if self._is_closed():  # a method, since mypy thinks that it cannot have changed
+            if connection is not None:
+                self._lent.discard(connection)
+                self._discard(connection, "pool closed")
+                self._slots.release()
+            raise PoolClosed("the pool was closed")
+        if connection is None:
+            raise PoolTimeout(f"no connection within {self._acquire_timeout} s")
+        return connection
+
+    def _take_idle(self) -> Connection | None:
+        while self._idle:
+            idle = self._idle.pop()
+            if (why := self._unfit(idle)) is None:
+                return idle.connection
+            self._discard(idle.connection, why)
+        return None
+
+    def _unfit(self, idle: _Idle) -> str | None:
+        now = trio.current_time()
+        if idle.connection.closed:
+            return "closed"
+        if now - self._born[idle.connection] > self._max_lifetime:
+            return "max_lifetime"
+        if now - idle.since > self._max_idle:
+            return "max_idle"
+        # An idle connection has nothing to say, unless the server has closed it. No round trip needed.
+        if poll_now(idle.connection.pgconn.socket, Wait.R):
+            return "readable while idle"
+        return None
+
+    async def _connect(self) -> Connection:
+        try:
+            connection: Connection = await TrioConnection.connect(
+                self._conninfo, autocommit=self._autocommit, row_factory=self._row_factory
+            )
+            try:
+                if self._configure is not None:
+                    await self._configure(connection)
+                    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+                        raise psycopg.ProgrammingError("configure left the connection in a transaction")
+            except BaseException:
+                connection.abort()
+                raise
+        except Exception as error:
+            self._connect_errors += 1
+            self._tell("connect_error", str(error))
+            raise
+        self._opened += 1
+        self._born[connection] = trio.current_time()
+        self._tell("opened", "")
+        return connection
+
+    async def _give_back(self, connection: Connection) -> None:
+        try:
+            if not connection.closed and not connection.lock.locked():
+                with trio.move_on_after(EXIT_SECONDS, shield=True):
+                    if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+                        await connection.rollback()
+        except psycopg.Error:
+            pass  # the check below sees what is left of it
+        finally:
+            self._lent.discard(connection)
+            if (why := self._unclean(connection)) is None:
+                self._idle.append(_Idle(connection, trio.current_time()))
+            else:
+                self._discard(connection, why)
+
+    def _unclean(self, connection: Connection) -> str | None:
+        if self._closed or connection.closed:
+            return "closed"
+        if connection.lock.locked():
+            return "locked: an unclosed notifies() or stream()"
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            return "not idle"
+        if connection.pgconn.pipeline_status != PipelineStatus.OFF:
+            return "in a pipeline"
+        if connection._num_transactions:  # private: blocks begun and not left
+            return "transaction blocks left open"
+        return None
+
+    def _discard(self, connection: Connection, why: str) -> None:
+        connection.abort()
+        self._born.pop(connection, None)
+        self._discarded += 1
+        self._tell("discarded", why)
+        self._need_refill.set()
+
+    def _tell(self, event: str, reason: str) -> None:
+        if self._on_event is not None:
+            self._on_event(event, reason)
+
+    async def _keep_filled(self) -> None:
+        failures = 0
+        while not self._closed:
+            self._need_refill = trio.Event()
+            self._reap()
+            try:
+                filled = await self._refill_one()
+                failures = 0
+            except Exception:  # counted and told in _connect; whatever it is, the next try may succeed
+                ceiling = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures, 16))
+                failures += 1
+                await trio.sleep(ceiling * (0.5 + self._random() / 2))
+                continue
+            if not filled:
+                with trio.move_on_after(max(0.05, min(self._max_idle, self._max_lifetime, 60.0) / 4)):
+                    await self._need_refill.wait()
+
+    def _reap(self) -> None:
+        for idle in list(self._idle):
+            if (why := self._unfit(idle)) is not None:
+                self._idle.remove(idle)
+                self._discard(idle.connection, why)
+
+    async def _refill_one(self) -> bool:
+        """Make one connection if there are too few; False if there is nothing to do."""
+        if len(self._idle) + len(self._lent) >= self._min_size:
+            return False
+        try:
+            self._slots.acquire_nowait()  # so that max_size holds while we connect
+        except trio.WouldBlock:
+            return False  # all slots are with tasks, which make their own
+        try:
+            connection = await self._connect()
+            self._idle.appendleft(_Idle(connection, trio.current_time()))
+        finally:
+            self._slots.release()
+        return True
+
+
+@asynccontextmanager
+async def open_pool(conninfo: str = "", **settings: Any) -> AsyncIterator[Pool]:
+    """Open a `Pool` (see there for the settings) for the length of a block."""
+    async with Pool(conninfo, **settings) as pool:
+        yield pool

@@ -1,0 +1,124 @@
+"""The pool: bounds, order, time limits, dirty and dead connections, outage."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+import trio
+import trio.testing
+
+from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout, open_pool
+
+from .conftest import Cluster
+
+
+async def pid(pool: Pool) -> int:
+    async with pool.connection() as conn:
+        return conn.info.backend_pid
+
+
+async def test_fifo_and_bounded(conninfo: str) -> None:
+    order: list[int] = []
+    with trio.fail_after(30):
+        async with open_pool(conninfo, max_size=1) as pool, trio.open_nursery() as nursery:
+
+            async def one(n: int) -> None:
+                async with pool.connection() as conn:
+                    await conn.execute("select 1")
+                    assert pool.statistics().size == 1
+                    order.append(n)
+
+            async with pool.connection():
+                for n in range(10):
+                    nursery.start_soon(one, n)
+                    await trio.testing.wait_all_tasks_blocked()
+                assert pool.statistics().waiting == 10
+    assert order == list(range(10))
+
+
+async def test_acquire_timeout_and_close_wakes(conninfo: str) -> None:
+    with trio.fail_after(30):
+        async with open_pool(conninfo, max_size=1, acquire_timeout=0.05) as pool, pool.connection():
+            with pytest.raises(PoolTimeout):
+                await pid(pool)
+        async with open_pool(conninfo, max_size=1) as pool, pool.connection(), trio.open_nursery() as nursery:
+
+            async def waiter() -> None:
+                with pytest.raises(PoolClosed):
+                    await pid(pool)
+
+            nursery.start_soon(waiter)
+            await trio.testing.wait_all_tasks_blocked()
+            pool.close()
+        with pytest.raises(PoolClosed):
+            await pid(pool)
+
+
+@pytest.mark.parametrize("setting", ["max_idle", "max_lifetime"])
+async def test_age(conninfo: str, setting: str) -> None:
+    with trio.fail_after(30):
+        async with open_pool(conninfo, min_size=0, **{setting: 0.0}) as pool:
+            assert await pid(pool) != await pid(pool)
+
+
+async def test_dirty_and_failed_are_rolled_back(conninfo: str) -> None:
+    with trio.fail_after(30):
+        async with open_pool(conninfo, max_size=1) as pool:
+            async with pool.connection() as conn:
+                await conn.execute("create table dirty (n int)")
+                first = conn.info.backend_pid
+            async with pool.connection() as conn:
+                with pytest.raises(psycopg.errors.UndefinedTable):
+                    await conn.execute("select * from dirty")
+            assert await pid(pool) == first
+
+
+async def test_killed_backend_is_replaced(conninfo: str) -> None:
+    with trio.fail_after(30):
+        async with open_pool(conninfo) as pool, open_pool(conninfo) as killer:
+            first = await pid(pool)
+            async with killer.connection() as conn:
+                await conn.execute("select pg_terminate_backend(%s, 5000)", [first])
+            assert await pid(pool) != first
+
+
+async def test_recovers_from_sigkill(own_cluster: Cluster) -> None:
+    with trio.fail_after(30):
+        async with open_pool(own_cluster.conninfo, min_size=2) as pool:
+            await pid(pool)
+            own_cluster.kill()
+            with pytest.raises(psycopg.OperationalError):  # noqa: PT012
+                while True:
+                    async with pool.connection() as conn:
+                        await conn.execute("select 1")
+            await trio.to_thread.run_sync(own_cluster.start)
+            while pool.statistics().idle < 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await pid(pool)
+
+
+async def test_stress_with_cancellations(conninfo: str) -> None:
+    with trio.fail_after(30):
+        async with open_pool(conninfo, max_size=4) as pool:
+
+            async def job(n: int) -> None:
+                with trio.move_on_after((n % 50) * 0.001):
+                    async with pool.connection() as conn, conn.transaction():
+                        await conn.execute("select pg_sleep(0.002)")
+
+            async with trio.open_nursery() as nursery:
+                for n in range(300):
+                    nursery.start_soon(job, n)
+            assert pool._slots.value == 4
+            assert pool.statistics().waiting == 0
+            assert pool.statistics().size <= 4
+            assert not pool._lent
+
+
+async def test_statement_timeout_merges_options(conninfo: str) -> None:
+    with trio.fail_after(30):
+        settings = f"{conninfo} options='-c application_name=me'"
+        async with open_pool(settings, statement_timeout=0.05) as pool, pool.connection() as conn:
+            assert await (await conn.execute("show application_name")).fetchone() == ("me",)
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                await conn.execute("select pg_sleep(20)")
