@@ -1,0 +1,55 @@
+"""Fixtures for all tests; tests/README.md has the rules."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.cluster import Cluster
+from tests.support.server import Server
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One PostgreSQL for all tests that do not break it."""
+    shared = Cluster()
+    shared.start()
+    yield shared
+    shared.remove()
+
+
+@pytest.fixture
+def own_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL that the test may kill."""
+    own = Cluster()
+    own.start()
+    yield own
+    own.remove()
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> str:
+    """A database of the test's own, with today's schema; its connection string."""
+    return cluster.new_database()
+
+
+@pytest.fixture
+def start_server(database: str) -> Iterator[Callable[..., Server]]:
+    """Starts servers on the test's database (or what the settings say), and ends them after the test."""
+    servers: list[Server] = []
+
+    def start(*arguments: str, **settings: str) -> Server:
+        if not {"DATABASE_URL", "PULSE_DATA_DIR"} & set(settings):
+            settings = {"DATABASE_URL": database, **settings}
+        server = Server(settings, *arguments)
+        servers.append(server)
+        return server.wait_ready()
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def server(start_server: Callable[..., Server]) -> Server:
+    """A server with default settings."""
+    return start_server()

@@ -1,0 +1,1 @@
+"""What tests share: clusters, server processes, clients. Nothing here is a test."""
