@@ -1,12 +1,12 @@
 """psycopg 3 on Trio, with no thread in the query path; imports nothing of pulse_trio.
 
 `connection`: `TrioConnection`, psycopg's AsyncConnection with every wait on Trio.
-`pool`: `Pool` and `open_pool`, a bounded FIFO pool that refills itself.
+`pool`: `Pool`, a bounded FIFO pool that refills itself.
 `_waiting`: drives psycopg's generators. `_resolve`: host names. `_version_guard`: private names checked.
 """
 
 from .connection import EXIT_SECONDS, TrioConnection, TrioCursor, TrioTransaction
-from .pool import Pool, PoolClosed, PoolStatistics, PoolTimeout, open_pool
+from .pool import Pool, PoolClosed, PoolStatistics, PoolTimeout
 
 __all__ = [
     "EXIT_SECONDS",
@@ -17,5 +17,4 @@ __all__ = [
     "TrioConnection",
     "TrioCursor",
     "TrioTransaction",
-    "open_pool",
 ]

@@ -59,7 +59,7 @@ class TrioTransaction(AsyncTransaction):
                 # ACTIVE = _enter_gen has started, so that there is a nesting level to take back.
                 if self.status == self.Status.ACTIVE and self.pgconn.status == ConnStatus.OK:
                     undo = self._exit_gen(type(error), error, None)
-                    await self._conn._finish(lambda: self._conn.wait(undo), quiet=True)
+                    await self._conn._finish(lambda: self._conn.wait(undo), quiet=True)  # noqa: ASYNC102  # shields
                 raise
         return self
 
@@ -75,7 +75,7 @@ class TrioTransaction(AsyncTransaction):
             psycopg.OperationalError: cancelled, and the server did not answer: the outcome is unknown.
         """
         leave = super().__aexit__
-        done = await self._conn._finish(lambda: leave(exc_type, exc_val, exc_tb), quiet=exc_val is not None)
+        done = await self._conn._finish(lambda: leave(exc_type, exc_val, exc_tb), quiet=exc_val is not None)  # noqa: ASYNC102  # shields
         return bool(done)
 
 
@@ -96,7 +96,7 @@ class _ShieldedExit(AbstractAsyncContextManager[C, bool | None]):
         exc_tb: TracebackType | None,
     ) -> bool | None:
         leave = self._inner.__aexit__
-        return await self._connection._finish(lambda: leave(exc_type, exc_val, exc_tb), quiet=exc_val is not None)
+        return await self._connection._finish(lambda: leave(exc_type, exc_val, exc_tb), quiet=exc_val is not None)  # noqa: ASYNC102  # shields
 
 
 class TrioConnection(AsyncConnection[Row]):
@@ -246,7 +246,7 @@ class TrioConnection(AsyncConnection[Row]):
             raise errors._WaitTimeout("wait timeout expired")  # private: notifies() catches it
         except trio.Cancelled:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                await self._cancel_and_drain(gen)
+                await self._cancel_and_drain(gen)  # noqa: ASYNC102  # shields itself, with a deadline
             raise
 
     async def _cancel_and_drain(self, gen: PQGen[Any]) -> None:
@@ -294,7 +294,7 @@ class TrioConnection(AsyncConnection[Row]):
             async def watch() -> None:
                 try:
                     await trio.sleep_forever()
-                except trio.Cancelled:
+                except trio.Cancelled:  # noqa: ASYNC103  # watch(): see its comment
                     if scope.deadline == float("inf"):
                         scope.deadline = trio.current_time() + EXIT_SECONDS
                     # Swallowed: the work is done, and the next checkpoint raises it again.

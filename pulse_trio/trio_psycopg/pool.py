@@ -137,7 +137,7 @@ class Pool:
         exc_tb: TracebackType | None,
     ) -> bool | None:
         assert self._running is not None
-        return await self._running.__aexit__(exc_type, exc_val, exc_tb)
+        return await self._running.__aexit__(exc_type, exc_val, exc_tb)  # noqa: ASYNC102  # leaves a nursery
 
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
@@ -192,7 +192,7 @@ class Pool:
             yield connection
         finally:
             try:
-                await self._give_back(connection)
+                await self._give_back(connection)  # noqa: ASYNC102  # shields itself, with a deadline
             finally:
                 self._slots.release()
 
@@ -342,10 +342,3 @@ class Pool:
         finally:
             self._slots.release()
         return True
-
-
-@asynccontextmanager
-async def open_pool(conninfo: str = "", **settings: Any) -> AsyncIterator[Pool]:
-    """Open a `Pool` (see there for the settings) for the length of a block."""
-    async with Pool(conninfo, **settings) as pool:
-        yield pool

@@ -1,11 +1,11 @@
-"""A person at the API: REST with httpx, WebSocket with trio-websocket."""
+"""A person at the API: REST with httpx2, WebSocket with trio-websocket."""
 
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
 
-import httpx
+import httpx2
 import trio
 import trio_websocket
 from trio_websocket import WebSocketConnection
@@ -20,21 +20,21 @@ class Api:
         self.base_url = base_url
         self.headers = headers or {}
 
-    async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    async def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
         options["headers"] = {**self.headers, **options.get("headers", {})}
-        async with httpx.AsyncClient(base_url=self.base_url, timeout=30, verify=False) as client:
+        async with httpx2.AsyncClient(base_url=self.base_url, timeout=30, verify=False) as client:
             return await client.request(method, path, **options)
 
-    async def get(self, path: str, **options: Any) -> httpx.Response:
+    async def get(self, path: str, **options: Any) -> httpx2.Response:
         return await self.request("GET", path, **options)
 
-    async def post(self, path: str, **options: Any) -> httpx.Response:
+    async def post(self, path: str, **options: Any) -> httpx2.Response:
         return await self.request("POST", path, **options)
 
-    async def patch(self, path: str, **options: Any) -> httpx.Response:
+    async def patch(self, path: str, **options: Any) -> httpx2.Response:
         return await self.request("PATCH", path, **options)
 
-    async def delete(self, path: str, **options: Any) -> httpx.Response:
+    async def delete(self, path: str, **options: Any) -> httpx2.Response:
         return await self.request("DELETE", path, **options)
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio.store.embedded import EmbeddedPostgres
 from pulse_trio.store.schema import migrate
@@ -36,6 +36,11 @@ class Cluster:
     def conninfo(self) -> str:
         """Its empty database `pulse`."""
         return self.server.conninfo
+
+    @property
+    def socket_folder(self) -> str:
+        """Where its socket is."""
+        return str(conninfo_to_dict(self.conninfo)["host"])
 
     def start(self) -> None:
         self.server.start()

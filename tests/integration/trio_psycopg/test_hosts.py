@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pulse_trio.trio_psycopg import TrioConnection
-
-from .conftest import Cluster
+from tests.support.cluster import Cluster
 
 
 async def pump(source: Any, target: Any, done: trio.CancelScope) -> None:
@@ -42,7 +41,7 @@ async def proxy(cluster: Cluster, tls: ssl.SSLContext | None, client: trio.Socke
             await stream.do_handshake()
         except trio.BrokenResourceError:
             return
-    upstream = await trio.open_unix_socket(f"{cluster.folder}/.s.PGSQL.5432")
+    upstream = await trio.open_unix_socket(f"{cluster.socket_folder}/.s.PGSQL.5432")
     async with upstream, trio.open_nursery() as nursery:
         nursery.start_soon(pump, stream, upstream, nursery.cancel_scope)
         nursery.start_soon(pump, upstream, stream, nursery.cancel_scope)
@@ -127,6 +126,6 @@ async def test_tls_verify_full(cluster: Cluster, slow_names: None, tmp_path: Pat
 async def test_second_host_when_first_is_dead(cluster: Cluster) -> None:
     with trio.fail_after(30):
         async with await TrioConnection.connect(
-            f"host=/nonexistent,{cluster.folder} user=pulse dbname=postgres"
+            f"host=/nonexistent,{cluster.socket_folder} user=pulse dbname=postgres"
         ) as conn:
             assert await (await conn.execute("select 1")).fetchone() == (1,)

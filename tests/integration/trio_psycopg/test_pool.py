@@ -7,9 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout, open_pool
-
-from .conftest import Cluster
+from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout
+from tests.support.cluster import Cluster
 
 
 async def pid(pool: Pool) -> int:
@@ -20,7 +19,7 @@ async def pid(pool: Pool) -> int:
 async def test_fifo_and_bounded(conninfo: str) -> None:
     order: list[int] = []
     with trio.fail_after(30):
-        async with open_pool(conninfo, max_size=1) as pool, trio.open_nursery() as nursery:
+        async with Pool(conninfo, max_size=1) as pool, trio.open_nursery() as nursery:
 
             async def one(n: int) -> None:
                 async with pool.connection() as conn:
@@ -38,10 +37,10 @@ async def test_fifo_and_bounded(conninfo: str) -> None:
 
 async def test_acquire_timeout_and_close_wakes(conninfo: str) -> None:
     with trio.fail_after(30):
-        async with open_pool(conninfo, max_size=1, acquire_timeout=0.05) as pool, pool.connection():
+        async with Pool(conninfo, max_size=1, acquire_timeout=0.05) as pool, pool.connection():
             with pytest.raises(PoolTimeout):
                 await pid(pool)
-        async with open_pool(conninfo, max_size=1) as pool, pool.connection(), trio.open_nursery() as nursery:
+        async with Pool(conninfo, max_size=1) as pool, pool.connection(), trio.open_nursery() as nursery:
 
             async def waiter() -> None:
                 with pytest.raises(PoolClosed):
@@ -57,13 +56,13 @@ async def test_acquire_timeout_and_close_wakes(conninfo: str) -> None:
 @pytest.mark.parametrize("setting", ["max_idle", "max_lifetime"])
 async def test_age(conninfo: str, setting: str) -> None:
     with trio.fail_after(30):
-        async with open_pool(conninfo, min_size=0, **{setting: 0.0}) as pool:
+        async with Pool(conninfo, min_size=0, **{setting: 0.0}) as pool:
             assert await pid(pool) != await pid(pool)
 
 
 async def test_dirty_and_failed_are_rolled_back(conninfo: str) -> None:
     with trio.fail_after(30):
-        async with open_pool(conninfo, max_size=1) as pool:
+        async with Pool(conninfo, max_size=1) as pool:
             async with pool.connection() as conn:
                 await conn.execute("create table dirty (n int)")
                 first = conn.info.backend_pid
@@ -75,7 +74,7 @@ async def test_dirty_and_failed_are_rolled_back(conninfo: str) -> None:
 
 async def test_killed_backend_is_replaced(conninfo: str) -> None:
     with trio.fail_after(30):
-        async with open_pool(conninfo) as pool, open_pool(conninfo) as killer:
+        async with Pool(conninfo) as pool, Pool(conninfo) as killer:
             first = await pid(pool)
             async with killer.connection() as conn:
                 await conn.execute("select pg_terminate_backend(%s, 5000)", [first])
@@ -84,14 +83,14 @@ async def test_killed_backend_is_replaced(conninfo: str) -> None:
 
 async def test_recovers_from_sigkill(own_cluster: Cluster) -> None:
     with trio.fail_after(30):
-        async with open_pool(own_cluster.conninfo, min_size=2) as pool:
+        async with Pool(own_cluster.conninfo, min_size=2) as pool:
             await pid(pool)
             own_cluster.kill()
             with pytest.raises(psycopg.OperationalError):  # noqa: PT012
                 while True:
                     async with pool.connection() as conn:
                         await conn.execute("select 1")
-            await trio.to_thread.run_sync(own_cluster.start)
+            own_cluster.start()  # on this thread, whose end would end the server
             while pool.statistics().idle < 2:  # noqa: ASYNC110
                 await trio.sleep(0.01)
             await pid(pool)
@@ -99,7 +98,7 @@ async def test_recovers_from_sigkill(own_cluster: Cluster) -> None:
 
 async def test_stress_with_cancellations(conninfo: str) -> None:
     with trio.fail_after(30):
-        async with open_pool(conninfo, max_size=4) as pool:
+        async with Pool(conninfo, max_size=4) as pool:
 
             async def job(n: int) -> None:
                 with trio.move_on_after((n % 50) * 0.001):
@@ -118,7 +117,7 @@ async def test_stress_with_cancellations(conninfo: str) -> None:
 async def test_statement_timeout_merges_options(conninfo: str) -> None:
     with trio.fail_after(30):
         settings = f"{conninfo} options='-c application_name=me'"
-        async with open_pool(settings, statement_timeout=0.05) as pool, pool.connection() as conn:
+        async with Pool(settings, statement_timeout=0.05) as pool, pool.connection() as conn:
             assert await (await conn.execute("show application_name")).fetchone() == ("me",)
             with pytest.raises(psycopg.errors.QueryCanceled):
                 await conn.execute("select pg_sleep(20)")

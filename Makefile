@@ -1,0 +1,51 @@
+# make serve   runs the service on http://127.0.0.1:8000     make test    runs all tests
+# make lint    lint, types, import rules                     make lock    writes the lock files anew
+# Only Python 3.11 or newer, make and the package registry are assumed.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
+
+.PHONY: serve test lint lock clean
+
+serve: $(VENV)/serve.stamp
+	@exec $(BIN)/pulse-trio serve
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# Off: ASYNC122 is about Trio before 0.27, 124 about views, 9xx want a checkpoint in every function.
+	$(BIN)/flake8-async --disable ASYNC122,ASYNC124,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913 --startable-in-context-manager run $$(find pulse_trio tests -name "*.py")
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# The lock files name no registry: pip uses the one that the machine is set up for. Needs uv.
+lock:
+	$(LOCK) --group build pyproject.toml -o requirements.lock
+	$(LOCK) --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on the PATH." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "Python's venv is needed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/serve.stamp: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing what the service needs (once) ..."
+	@$(INSTALL) -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/test.stamp: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing what the service and its tests need (once) ..."
+	@$(INSTALL) -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/serve.stamp

@@ -1,0 +1,93 @@
+"""The documents say what the code does: settings, error codes, frames and close codes."""
+
+import json
+import re
+import typing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pulse_trio import protocol
+from pulse_trio.errors import ErrorCode
+from pulse_trio.protocol import CloseCode, FrameReader
+from pulse_trio.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+REST = (ROOT / "docs" / "rest.md").read_text()
+
+
+def shown(value: object) -> str:
+    """How the table of settings writes a value."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return f"{value:,}" if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def bounds(field: typing.Any) -> str:
+    """How the table of settings writes what a value may be."""
+    limits = {
+        name: limit
+        for part in field.metadata
+        for name in ("ge", "gt", "le")
+        if (limit := getattr(part, name, None)) is not None
+    }
+    if limits:
+        least = shown(limits["ge"]) if "ge" in limits else f"> {shown(limits['gt'])}"
+        return f"{least} – {shown(limits['le'])}"
+    is_choice = typing.get_origin(field.annotation) is typing.Literal
+    return ", ".join(typing.get_args(field.annotation)) if is_choice else ""
+
+
+def settings_table() -> str:
+    """The table of settings as it should stand in docs/operations.md."""
+    rows = ["| variable | default | bounds | what it does |", "|---|---|---|---|"]
+    rows += [
+        f"| `{field.validation_alias}` | {shown(field.default)} | {bounds(field)} | {field.description} |"
+        for field in Settings.model_fields.values()
+    ]
+    return "\n".join(rows)
+
+
+def test_operations_lists_every_setting() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    listed = re.search(r"<!-- settings: .*? -->\n(.*)\n<!-- /settings -->", text, re.DOTALL)
+    assert listed is not None
+    assert listed[1] == settings_table()
+
+
+@pytest.mark.parametrize("code", ErrorCode, ids=lambda code: code.code)
+def test_every_error_code_is_documented(code: ErrorCode) -> None:
+    assert f"`{code.code}`" in PROTOCOL + REST
+
+
+@pytest.mark.parametrize("code", CloseCode, ids=lambda code: str(int(code)))
+def test_every_close_code_is_documented(code: CloseCode) -> None:
+    assert f"\n| {int(code)} |" in PROTOCOL
+
+
+def examples(section: str) -> list[dict[str, object]]:
+    """The frames shown in a section of the protocol document."""
+    start = PROTOCOL.index(f"## {section}")
+    end = PROTOCOL.index("\n## ", start + 1)
+    return [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PROTOCOL[start:end], re.DOTALL)]
+
+
+def test_the_clients_frames_of_the_document_are_those_of_the_code() -> None:
+    reader = FrameReader(4_000)
+    shown_types = {type(reader.read(json.dumps(example))) for example in examples("From the client")}
+    assert shown_types == set(typing.get_args(protocol.ClientFrame))
+
+
+def test_the_servers_frames_of_the_document_are_those_of_the_code() -> None:
+    frames = typing.get_args(protocol.ServerFrame)
+    found = examples("From the server")
+    for example in found:
+        frame = msgspec.convert(example, typing.Union[frames], strict=True)  # noqa: UP007  # made from a tuple
+        assert json.loads(protocol.encode(frame).text) == example
+    assert {example["type"] for example in found} == {frame.__struct_config__.tag for frame in frames}
