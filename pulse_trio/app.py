@@ -24,11 +24,13 @@ from pulse_trio.protocol import FrameReader
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
+from pulse_trio.store.embedded import EmbeddedPostgres
 from pulse_trio.store.lock import ServiceLock
 from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.trio_psycopg import Pool
 
 EXIT_FAILED: Final = 1
+EMBEDDED_POLL: Final = 0.5  # seconds between looks at the embedded PostgreSQL
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +41,12 @@ StoreFactory = Callable[[], Any]
 class PulseApp(QuartTrio):
     """The Quart-Trio app. Its lifespan opens the service before the first request and closes it after the last."""
 
-    def __init__(self, settings: Settings, open_store: StoreFactory, clock: Clock, ids: IdSource) -> None:
+    def __init__(
+        self, settings: Settings, open_store: StoreFactory, tokens: Tokens, clock: Clock, ids: IdSource
+    ) -> None:
         super().__init__("pulse_trio", static_folder=None)
         self.settings = settings
+        self.tokens = tokens
         self.open_store = open_store
         self.clock = clock
         self.ids = ids
@@ -58,8 +63,12 @@ def create_app(
         open_store: opens the store when the app starts, and closes it when it stops.
         clock: where timestamps come from.
         ids: where ids come from.
+
+    Raises:
+        LaunchError: a key for tokens cannot be used.
     """
-    app = PulseApp(settings, open_store, clock, IdSource(clock) if ids is None else ids)
+    tokens = Tokens(settings, clock)  # here, so that a wrong key is told before anything is served
+    app = PulseApp(settings, open_store, tokens, clock, IdSource(clock) if ids is None else ids)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
@@ -69,8 +78,14 @@ def create_app(
     return app
 
 
-def postgres_store(settings: Settings, conninfo: str, lock: ServiceLock) -> StoreFactory:
-    """A store in PostgreSQL, on a pool of connections; it fails when this process loses the database's lock."""
+def postgres_store(
+    settings: Settings, conninfo: str, lock: ServiceLock, epoch: str, embedded: EmbeddedPostgres | None = None
+) -> StoreFactory:
+    """A store in PostgreSQL, on a pool of connections.
+
+    It fails when another process takes the database's lock, or when `embedded`, the server that this process
+    started, ends.
+    """
 
     @asynccontextmanager
     async def open_store() -> AsyncIterator[Store]:
@@ -84,7 +99,9 @@ def postgres_store(settings: Settings, conninfo: str, lock: ServiceLock) -> Stor
         )
         async with trio.open_nursery() as nursery, pool:
             nursery.start_soon(lock.watch, name="service lock")
-            yield PostgresStore(pool)
+            if embedded is not None:
+                nursery.start_soon(_watch, embedded, name="embedded PostgreSQL")
+            yield PostgresStore(pool, epoch)
             nursery.cancel_scope.cancel()
 
     return open_store
@@ -97,13 +114,12 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
     A failure of any part cancels the block and comes out of it in a group.
     """
     settings = app.settings
-    tokens = Tokens(settings, app.clock)
     passwords = Passwords(settings.password_hash_parallel)
     async with app.open_store() as store, trio.open_nursery() as nursery:
         hub = Hub(store, settings, clock=app.clock, ids=app.ids)
         await nursery.start(hub.run, name="hub")
         authenticator = Authenticator(
-            tokens, store, provision_users=settings.provision_users, clock=app.clock, ids=app.ids
+            app.tokens, store, provision_users=settings.provision_users, clock=app.clock, ids=app.ids
         )
         parts = Services(
             settings=settings,
@@ -111,7 +127,7 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
             ids=app.ids,
             store=store,
             hub=hub,
-            tokens=tokens,
+            tokens=app.tokens,
             passwords=passwords,
             authenticator=authenticator,
             origins=Origins(settings.allowed_origins),
@@ -123,6 +139,23 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
         finally:
             set_services(app.extensions, None)
             nursery.cancel_scope.cancel()
+
+
+async def _watch(server: EmbeddedPostgres) -> None:
+    """Runs until cancelled.
+
+    It is not started again here: that takes seconds in which the loop would stand still, while whatever runs
+    the service starts it again anyhow, and clients connect again.
+
+    Raises:
+        LaunchError: the server ended.
+    """
+    while (status := server.poll()) is None:  # noqa: ASYNC110  # works on every system, unlike waiting for a child
+        await trio.sleep(EMBEDDED_POLL)
+    how = f"by signal {-status}" if status < 0 else f"with exit code {status}"
+    raise LaunchError(
+        f"the embedded PostgreSQL ended {how}: postgres.log in the data folder may say why; start pulse-trio again"
+    )
 
 
 class _Lifespan:

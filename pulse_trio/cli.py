@@ -1,6 +1,5 @@
-"""pulse-trio serve | migrate | user add | token"""
+"""pulse-trio serve | migrate | restored | user add | token"""
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,19 @@ from pulse_trio.edge.auth import Passwords, Tokens
 from pulse_trio.edge.rest.accounts import PASSWORD_MAX_CHARS
 from pulse_trio.errors import LaunchError, PulseError
 from pulse_trio.ids import IdSource
-from pulse_trio.launch import Database, exit_with, migrate_database, open_app, open_database
+from pulse_trio.launch import (
+    Database,
+    StopSignals,
+    exit_with,
+    migrate_database,
+    open_app,
+    open_database,
+    plain_exit,
+)
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import StoreError, User, UsernameTaken
 from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.store.schema import establish_epoch, renew_epoch
 from pulse_trio.texts import text_problem, username_problem
 from pulse_trio.trio_psycopg import Pool
 
@@ -46,29 +54,23 @@ def main() -> None:
 def serve(host: str, port: int, data_dir: Path | None) -> None:
     """Run the service until Ctrl-C."""
     with _one_line():
-        settings = Settings.load(data_dir=data_dir)
-        logs.configure(settings)
-        hypercorn.install(settings)
-        config = Config.from_toml(_hypercorn_toml())
-        config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
-        config.loglevel = "WARNING"  # the lines below say more
-        sockets = hypercorn.bind(config)
-        bound = sockets.insecure_sockets[0].getsockname()[1]
-        # From here on a signal asks to stop; before the loop runs it stops the start.
-        signal.signal(signal.SIGTERM, _interrupt)
         try:
+            signals = StopSignals()
+            settings = Settings.load(data_dir=data_dir)
+            logs.configure(settings)
+            hypercorn.install(settings)
+            config = Config.from_toml(_hypercorn_toml())
+            config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+            config.loglevel = "WARNING"  # the lines below say more
+            sockets = hypercorn.bind(config)
             with open_app(settings) as (app, database):
-                _greet(host, bound, database)
-                trio.run(_serve, app, config, sockets)
+                signals.keep()
+                _greet(host, sockets.insecure_sockets[0].getsockname()[1], database)
+                trio.run(_serve, app, config, sockets, signals)
         except KeyboardInterrupt:
             click.echo("Stopped before it was ready.", err=True)
-        except BaseExceptionGroup as group:
-            exits, others = group.split(SystemExit)
-            if others is not None:
-                raise
-            assert exits is not None
-            sys.exit(1)  # the reason is in the log
-        click.echo("Stopped.")
+        else:
+            click.echo("Stopped.")
 
 
 @main.command()
@@ -78,6 +80,21 @@ def migrate(data_dir: Path | None) -> None:
     with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
         before, after = migrate_database(database)
         click.echo(f"Schema {after}." if before == after else f"Schema {before or 'none'} → {after}.")
+
+
+@main.command()
+@_data_dir
+def restored(data_dir: Path | None) -> None:
+    """Say that the database's files were put back from a backup: clients load their histories afresh.
+
+    Not needed after restoring a dump, promoting a standby or recovering to an earlier time: those are noticed.
+    A service that runs takes it in when it starts again.
+    """
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+        migrate_database(database)
+        establish_epoch(database.conninfo)
+        renew_epoch(database.conninfo)
+        click.echo("The history has a new epoch.")
 
 
 @main.group()
@@ -119,14 +136,9 @@ def token(username: str, data_dir: Path | None) -> None:
         click.echo(trio.run(_token, database, username))
 
 
-async def _serve(app: Any, config: Config, sockets: Any) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-
-        async def stop() -> None:
-            async for _ in signals:
-                return
-
-        await hypercorn.serve(hypercorn.wrap(app), config, sockets, stop)
+async def _serve(app: Any, config: Config, sockets: Any, signals: StopSignals) -> None:
+    with plain_exit():
+        await hypercorn.serve(hypercorn.wrap(app), config, sockets, signals.wait)
 
 
 async def _add_user(database: Database, username: str, password: str) -> str:
@@ -164,10 +176,6 @@ def _one_line() -> Iterator[None]:
         raise exit_with(LaunchError(str(error))) from None
     except (LaunchError, PulseError, StoreError, psycopg.Error) as error:
         raise exit_with(LaunchError(str(error))) from None
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _hypercorn_toml() -> Path:

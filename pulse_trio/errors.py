@@ -44,6 +44,9 @@ class ErrorCode(Enum):
     INVALID_TEXT = ("invalid_text", 422)
     CLIENT_ID_REUSED = ("client_id_reused", 409)
     NOT_STORED = ("not_stored", 503)
+    NO_SUCH_MESSAGE = ("no_such_message", 404)
+    NOT_YOUR_MESSAGE = ("not_your_message", 403)
+    CANNOT_RESUME = ("cannot_resume", 409)
 
     def __init__(self, code: str, status: int) -> None:
         self.code = code

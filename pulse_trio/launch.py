@@ -4,21 +4,25 @@ PostgreSQL is started here, on the main thread, because it is told to stop when 
 it ends (`store/embedded.py`).
 """
 
+import atexit
 import os
 import secrets
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
+import trio
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from pulse_trio.app import PulseApp, create_app, postgres_store
 from pulse_trio.errors import LaunchError
-from pulse_trio.settings import Settings
+from pulse_trio.settings import Settings, check_secret
 from pulse_trio.store.embedded import (
     EmbeddedError,
     EmbeddedPostgres,
@@ -27,19 +31,24 @@ from pulse_trio.store.embedded import (
     running_conninfo,
 )
 from pulse_trio.store.lock import ServiceLock
-from pulse_trio.store.schema import migrate
+from pulse_trio.store.schema import establish_epoch, migrate
 
 OLDEST_POSTGRES: Final = 140_000  # server_version_num
 KEY_FILE: Final = "secret_key"
+INTERRUPT_AGAIN: Final = 0.02  # seconds
 
 
 @dataclass(frozen=True)
 class Database:
-    """A database that can be reached, and the settings with the key that belongs to it."""
+    """A database that can be reached, and the settings with the key that belongs to it.
+
+    `embedded` is the server, if this process started it.
+    """
 
     settings: Settings
     conninfo: str
     description: str
+    embedded: EmbeddedPostgres | None = None
 
 
 @contextmanager
@@ -65,13 +74,16 @@ def open_database(settings: Settings, *, attach: bool = False) -> Iterator[Datab
         return
     try:
         server = EmbeddedPostgres(data_dir, binaries=find_binaries(settings.postgres_bin))
-        conninfo = server.start()
     except EmbeddedError as error:
         raise LaunchError(str(error)) from None
     try:
-        yield Database(_with_key(settings, data_dir), conninfo, f"the data folder {data_dir}")
+        try:
+            conninfo = server.start()
+        except EmbeddedError as error:
+            raise LaunchError(str(error)) from None
+        yield Database(_with_key(settings, data_dir), conninfo, f"the data folder {data_dir}", server)
     finally:
-        server.stop()
+        server.stop()  # also when a signal came between the start and the next line
 
 
 @contextmanager
@@ -85,10 +97,11 @@ def open_app(settings: Settings) -> Iterator[tuple[PulseApp, Database]]:
         migrate_database(database)
         try:
             lock = ServiceLock(database.conninfo)
+            epoch = establish_epoch(database.conninfo)
         except psycopg.Error as error:
             raise LaunchError(_cannot_reach(error)) from None
         try:
-            store = postgres_store(database.settings, database.conninfo, lock)
+            store = postgres_store(database.settings, database.conninfo, lock, epoch, database.embedded)
             yield create_app(database.settings, store), database
         finally:
             lock.close()
@@ -107,6 +120,11 @@ def migrate_database(database: Database) -> tuple[str | None, str]:
 
 
 def _check_reachable(conninfo: str) -> None:
+    if not _is_well_formed(conninfo):
+        raise LaunchError(
+            "DATABASE_URL is not well-formed: give a URL like postgresql://user:password@host:5432/database, with "
+            "every special character of the password percent-encoded, or a libpq connection string"
+        )
     try:
         with psycopg.connect(conninfo) as connection:
             version = connection.info.server_version
@@ -114,6 +132,21 @@ def _check_reachable(conninfo: str) -> None:
         raise LaunchError(_cannot_reach(error)) from None
     if version < OLDEST_POSTGRES:
         raise LaunchError(f"the database is PostgreSQL {version // 10_000}; 14 or newer is needed")
+
+
+def _is_well_formed(conninfo: str) -> bool:
+    """Whether libpq reads it, and finds no piece of a password where a host, a port or a database belongs.
+
+    What libpq says of one that is not may show the password: '@', '/', '?' or a blank in it ends it early.
+    """
+    try:
+        parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
+    except psycopg.Error:
+        return False
+    ports = parts.get("port", "").replace(",", "")
+    return not (
+        (ports and not ports.isdecimal()) or any("@" in parts.get(name, "") for name in ("host", "hostaddr", "dbname"))
+    )
 
 
 def _cannot_reach(error: psycopg.Error) -> str:
@@ -139,7 +172,15 @@ def _with_key(settings: Settings, data_dir: Path) -> Settings:
             os.fsync(file.fileno())
         draft.rename(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise LaunchError(f"the signing key in {path} cannot be read: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise LaunchError(f"the signing key in {path} cannot be read: {reason}; restore that file") from None
+    try:
+        check_secret(key)
+    except ValueError:
+        raise LaunchError(
+            f"the signing key in {path} is damaged: restore that file, or remove it to get a new key "
+            "(everybody logs in again then)"
+        ) from None
     return settings.model_copy(update={"secret_key": SecretStr(key)})
 
 
@@ -147,3 +188,73 @@ def exit_with(error: LaunchError) -> SystemExit:
     """How a program ends that cannot start: one line, and an exit code that is not 0."""
     print(f"pulse-trio: {error}", file=sys.stderr)  # noqa: T201  # for the person at the terminal
     return SystemExit(1)
+
+
+@contextmanager
+def plain_exit() -> Iterator[None]:
+    """Unpacks a SystemExit that comes out of nurseries, so that the program ends by it: its reason is in the log."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        exits, others = group.split(SystemExit)
+        if exits is None or others is not None:
+            raise
+        raise SystemExit(1) from None
+
+
+class StopSignals:
+    """SIGINT and SIGTERM, from here to the end of the program.
+
+    The first one ends the start by a KeyboardInterrupt, or asks the service to stop. More of them change
+    nothing, so that PostgreSQL is stopped in peace. (Trio's own receiver would pass a second one on to Python,
+    in the middle of that.)
+    """
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        self._is_kept = False
+        self._wake: Callable[[], None] | None = None
+        self._unraisable = sys.unraisablehook
+        sys.unraisablehook = self._not_raised
+        signal.signal(signal.SIGALRM, self._interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+        atexit.register(_ignore_signals)
+
+    def keep(self) -> None:
+        """From now on `wait` tells of a signal, and none interrupts any more."""
+        self._is_kept = True
+
+    async def wait(self) -> None:
+        """Returns when the first signal has come."""
+        event, token = trio.Event(), trio.lowlevel.current_trio_token()
+        self._wake = lambda: token.run_sync_soon(event.set, idempotent=True)
+        try:
+            if not self._is_asked:
+                await event.wait()
+        finally:
+            self._wake = None
+
+    def _handle(self, number: int, frame: object) -> None:
+        is_first, self._is_asked = not self._is_asked, True
+        if self._wake is not None:
+            self._wake()
+        elif is_first:
+            self._interrupt(number, frame)
+
+    def _interrupt(self, _number: int, _frame: object) -> None:
+        if not self._is_kept:
+            raise KeyboardInterrupt
+
+    def _not_raised(self, problem: Any) -> None:
+        """An interrupt in a place that lets nothing through (a hook at a fork, a finalizer) comes again."""
+        if isinstance(problem.exc_value, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, INTERRUPT_AGAIN)
+        else:
+            self._unraisable(problem)
+
+
+def _ignore_signals() -> None:
+    # Python's last act gives them their deadly default back, but not to those that are ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -7,7 +7,7 @@ listed here are ignored, so that clients may be newer than the server.
 
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from pulse_trio import strict_json
 from pulse_trio.clock import rfc3339
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.ids import parse_uuid
 from pulse_trio.texts import text_problem
 
 SUBPROTOCOL: Final = "pulse.v1"
@@ -36,8 +37,10 @@ class CloseCode(IntEnum):
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011
     RESTART = 1012
+    TOKEN_EXPIRED = 4401
     REMOVED = 4403
     TOO_SLOW = 4408
+    CANNOT_RESUME = 4409
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -54,6 +57,21 @@ class SendMessage(Frame, frozen=True, tag="message"):
     client_id: str | None = None
 
 
+class EditMessage(Frame, frozen=True, tag="edit"):
+    """Give a message of one's own new content. `client_id` is only told back in an error."""
+
+    message_id: UUID
+    content: str
+    client_id: str | None = None
+
+
+class DeleteMessage(Frame, frozen=True, tag="delete"):
+    """Delete a message of one's own, or any as the conversation's owner."""
+
+    message_id: UUID
+    client_id: str | None = None
+
+
 class SendTyping(Frame, frozen=True, tag="typing"):
     """Tell the others that this user is typing."""
 
@@ -62,7 +80,15 @@ class SendPing(Frame, frozen=True, tag="ping"):
     """Answer with a `pong` (browsers cannot send WebSocket pings)."""
 
 
-ClientFrame: TypeAlias = SendMessage | SendTyping | SendPing
+class SendAuth(Frame, frozen=True, tag="auth"):
+    """Go on with this token; the old one is about to expire."""
+
+    token: str
+
+
+ClientFrame: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping | SendPing | SendAuth
+
+_CLIENT_TYPES: Final = "message, edit, delete, typing, ping, auth"
 
 # --- server → client ---------------------------------------------------------------------------
 
@@ -80,6 +106,25 @@ class MessageFrame(Frame, frozen=True, tag="message"):
     seq: int
     rev: int
     client_id: str | UnsetType = UNSET
+
+
+class MessageUpdatedFrame(MessageFrame, frozen=True, kw_only=True, tag="message_updated"):
+    """A message that was edited, as it now is, with its new `rev`."""
+
+    updated_at: str
+
+
+class MessageDeletedFrame(Frame, frozen=True, tag="message_deleted"):
+    """A message that was deleted: its place, with its new `rev`, and no content."""
+
+    sender_id: UUID
+    sender_username: str
+    message_id: UUID
+    timestamp: str
+    updated_at: str
+    conversation_id: UUID
+    seq: int
+    rev: int
 
 
 class TypingFrame(Frame, frozen=True, tag="typing"):
@@ -100,6 +145,7 @@ class SystemFrame(Frame, frozen=True, tag="system"):
     conversation_id: UUID
     last_seq: int
     last_rev: int
+    epoch: str
 
 
 class ErrorFrame(Frame, frozen=True, tag="error"):
@@ -111,11 +157,26 @@ class ErrorFrame(Frame, frozen=True, tag="error"):
     client_id: str | UnsetType = UNSET
 
 
+class AuthFrame(Frame, frozen=True, tag="auth"):
+    """The answer to `auth`: the connection may go on for so many seconds."""
+
+    expires_in: int
+
+
 class PongFrame(Frame, frozen=True, tag="pong"):
     """The answer to `ping`."""
 
 
-ServerFrame: TypeAlias = MessageFrame | TypingFrame | SystemFrame | ErrorFrame | PongFrame
+ServerFrame: TypeAlias = (
+    MessageFrame
+    | MessageUpdatedFrame
+    | MessageDeletedFrame
+    | TypingFrame
+    | SystemFrame
+    | ErrorFrame
+    | AuthFrame
+    | PongFrame
+)
 
 _encoder = msgspec.json.Encoder()
 
@@ -148,12 +209,6 @@ class FrameReader:
 
     __slots__ = ("_max_content_chars",)
 
-    _TYPES: ClassVar[dict[str, type[Frame]]] = {
-        "message": SendMessage,
-        "typing": SendTyping,
-        "ping": SendPing,
-    }
-
     def __init__(self, max_content_chars: int) -> None:
         self._max_content_chars = max_content_chars
 
@@ -182,41 +237,39 @@ class FrameReader:
         kind = value.get("type")
         if not isinstance(kind, str):
             raise FrameError(ErrorCode.INVALID_FRAME, "`type` must be a string", field="type")
-        frame_type = self._TYPES.get(kind)
-        if frame_type is None:
-            known = ", ".join(self._TYPES)
-            raise FrameError(ErrorCode.UNKNOWN_TYPE, f"Unknown `type`; known are: {known}", field="type")
-        if frame_type is SendMessage:
-            return self._read_message(value)
-        return msgspec.convert(value, frame_type)  # type: ignore[return-value]
-
-    def _read_message(self, value: dict[str, Any]) -> SendMessage:
-        client_id = value.get("client_id")
-        if client_id is not None:
-            if not isinstance(client_id, str) or not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS:
-                raise FrameError(
-                    ErrorCode.INVALID_FRAME,
-                    f"`client_id` must be a string of 1 to {CLIENT_ID_MAX_CHARS} characters",
-                    field="client_id",
+        match kind:
+            case "message":
+                return SendMessage(content=self._content(value), client_id=_client_id(value))
+            case "edit":
+                return EditMessage(
+                    message_id=_message_id(value), content=self._content(value), client_id=_client_id(value)
                 )
-            problem = text_problem(client_id)
-            if problem is not None:
-                raise FrameError(ErrorCode.INVALID_TEXT, f"`client_id` {problem}", field="client_id")
-        content = value.get("content", "")
-        if not isinstance(content, str):
-            raise FrameError(ErrorCode.INVALID_FRAME, "`content` must be a string", field="content")
-        if not content or content.isspace():
-            raise FrameError(ErrorCode.EMPTY_CONTENT, "Message content cannot be empty", field="content")
-        if len(content) > self._max_content_chars:
-            raise FrameError(
-                ErrorCode.CONTENT_TOO_LONG,
-                f"Message content cannot be longer than {self._max_content_chars} characters",
-                field="content",
-            )
-        problem = text_problem(content)
+            case "delete":
+                return DeleteMessage(message_id=_message_id(value), client_id=_client_id(value))
+            case "typing":
+                return SendTyping()
+            case "ping":
+                return SendPing()
+            case "auth":
+                return SendAuth(token=_string(value, "token"))
+        raise FrameError(ErrorCode.UNKNOWN_TYPE, f"Unknown `type`; known are: {_CLIENT_TYPES}", field="type")
+
+    def _content(self, value: dict[str, Any]) -> str:
+        content = _string(value, "content", default="")
+        problem = content_problem(content, self._max_content_chars)
         if problem is not None:
-            raise FrameError(ErrorCode.INVALID_TEXT, f"Message content {problem}", field="content")
-        return SendMessage(content=content, client_id=client_id)
+            raise FrameError(*problem, field="content")
+        return content
+
+
+def content_problem(content: str, max_chars: int) -> tuple[ErrorCode, str] | None:
+    """Why a message cannot have this content, or None; the same over WebSocket and REST."""
+    if not content or content.isspace():
+        return ErrorCode.EMPTY_CONTENT, "Message content cannot be empty"
+    if len(content) > max_chars:
+        return ErrorCode.CONTENT_TOO_LONG, f"Message content cannot be longer than {max_chars} characters"
+    problem = text_problem(content)
+    return None if problem is None else (ErrorCode.INVALID_TEXT, f"Message content {problem}")
 
 
 class FrameError(PulseError):
@@ -240,3 +293,33 @@ def _readable_client_id(value: dict[str, Any]) -> str | None:
     if isinstance(client_id, str) and len(client_id) <= CLIENT_ID_MAX_CHARS and text_problem(client_id) is None:
         return client_id
     return None
+
+
+def _string(value: dict[str, Any], field: str, default: str | None = None) -> str:
+    text = value.get(field, default)
+    if not isinstance(text, str):
+        raise FrameError(ErrorCode.INVALID_FRAME, f"`{field}` must be a string", field=field)
+    return text
+
+
+def _message_id(value: dict[str, Any]) -> UUID:
+    key = parse_uuid(_string(value, "message_id"))
+    if key is None:
+        raise FrameError(ErrorCode.INVALID_FRAME, "`message_id` must be the id of a message", field="message_id")
+    return key
+
+
+def _client_id(value: dict[str, Any]) -> str | None:
+    client_id = value.get("client_id")
+    if client_id is None:
+        return None
+    if not isinstance(client_id, str) or not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS:
+        raise FrameError(
+            ErrorCode.INVALID_FRAME,
+            f"`client_id` must be a string of 1 to {CLIENT_ID_MAX_CHARS} characters",
+            field="client_id",
+        )
+    problem = text_problem(client_id)
+    if problem is not None:
+        raise FrameError(ErrorCode.INVALID_TEXT, f"`client_id` {problem}", field="client_id")
+    return client_id

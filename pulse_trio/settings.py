@@ -13,7 +13,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pulse_trio.errors import LaunchError
 
-MIN_SECRET_BYTES = 32  # RFC 7518, section 3.2: a key for HS256 has at least the size of its hash
+# RFC 7518, section 3.2: a key has at least the size of its algorithm's hash.
+MIN_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 
 _WEAK_SECRETS = {
     "secret",
@@ -253,7 +254,8 @@ class Settings(BaseSettings):
     def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             scheme, separator, rest = origin.partition("://")
-            if scheme not in {"http", "https"} or not separator or not rest or "/" in rest or "*" in rest:
+            is_host = rest != "" and not any(c in "/*?#@\\" or c.isspace() for c in rest)
+            if scheme.lower() not in {"http", "https"} or not separator or not is_host:
                 raise ValueError("each must be like https://app.example, with no path and no *")
         return tuple(origin.lower() for origin in origins)
 
@@ -263,7 +265,7 @@ class Settings(BaseSettings):
             raise ValueError("PULSE_POOL_MIN is above PULSE_POOL_MAX")
         if self.algorithm.startswith("HS"):
             if self.secret_key is not None:
-                check_secret(self.secret_key.get_secret_value())
+                check_secret(self.secret_key.get_secret_value(), self.algorithm)
             elif self.database_url is not None:
                 raise ValueError(
                     "SECRET_KEY is missing: with DATABASE_URL set, give one of at least 32 random bytes, "
@@ -287,18 +289,25 @@ class Settings(BaseSettings):
             raise LaunchError(problems) from None
 
 
-def check_secret(secret: str) -> None:
+def check_secret(secret: str, algorithm: str = "HS256") -> None:
     """Refuses a key that can be guessed.
 
     Raises:
-        ValueError: it is shorter than 32 bytes, or a well-known placeholder; does not show it.
+        ValueError: it is shorter than the algorithm's hash, or a well-known placeholder; does not show it.
     """
+    least = MIN_SECRET_BYTES[algorithm]
+    try:
+        size = len(secret.encode())
+    except UnicodeEncodeError:  # its text would quote the key
+        raise ValueError("SECRET_KEY must be text in UTF-8") from None
     letters = "".join(character for character in secret.lower() if character.isalnum())
-    if len(secret.encode("utf-8", "surrogatepass")) < MIN_SECRET_BYTES:
+    if size < least:
         raise ValueError(
-            "SECRET_KEY is too short: it needs at least 32 random bytes, for instance from: openssl rand -base64 48"
+            f"SECRET_KEY is too short: {algorithm} needs at least {least} random bytes, "
+            "for instance from: openssl rand -base64 48"
         )
-    if len(set(secret)) < 8 or any(letters.replace(word, "") == "" for word in _WEAK_SECRETS):
+    is_placeholder = letters != "" and any(letters.replace(word, "") == "" for word in _WEAK_SECRETS)
+    if len(set(secret)) < 8 or is_placeholder:
         raise ValueError(
             "SECRET_KEY is a placeholder or repeats itself: give random bytes, for instance from: "
             "openssl rand -base64 48"

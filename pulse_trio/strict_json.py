@@ -5,6 +5,7 @@ an object, NaN and Infinity, a byte order mark, numbers of thousands of digits, 
 """
 
 import json
+import math
 from typing import Any
 
 _MAX_NUMBER_CHARS = 32  # no field of ours has more digits; a number of 4,300 is slow to convert
@@ -30,7 +31,10 @@ def _integer(text: str) -> int:
 def _float(text: str) -> float:
     if len(text) > _MAX_NUMBER_CHARS:
         raise InvalidJSON("a number has too many digits")
-    return float(text)
+    value = float(text)
+    if math.isinf(value):
+        raise InvalidJSON("a number is too large")
+    return value
 
 
 def _constant(text: str) -> float:

@@ -10,6 +10,21 @@ USERNAME_MAX_CHARS: Final = 32
 _MIXABLE_SCRIPTS: Final = ({"HIRAGANA", "KATAKANA", "CJK"}, {"HANGUL", "CJK"}, {"BOPOMOFO", "CJK"})
 _PUNCTUATION: Final = frozenset("._-")
 
+# Letters and marks that leave no trace on a screen (Unicode's Default_Ignorable_Code_Point, as far as they are
+# not of a category that is refused anyway): with them two usernames would look the same.
+_INVISIBLE: Final = frozenset(
+    map(
+        chr,
+        (
+            *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0),
+            *range(0x180B, 0x1810),
+            *range(0xFE00, 0xFE10),
+            *range(0xE0100, 0xE01F0),
+        ),
+    )
+)
+_DOTTED: Final = ("i\N{COMBINING DOT ABOVE}", "j\N{COMBINING DOT ABOVE}")  # the second dot covers the first
+
 
 def text_problem(text: str) -> str | None:
     """Why `text` cannot be stored and read back byte for byte, or None when it can."""
@@ -43,6 +58,8 @@ def username_problem(username: str) -> str | None:
         return "must be in Unicode's normal form NFKC"
     if username[0] in _PUNCTUATION or username[-1] in _PUNCTUATION:
         return "must begin and end with a letter or a digit"
+    if not _INVISIBLE.isdisjoint(username) or any(pair in username for pair in _DOTTED):
+        return "must not hold characters that cannot be seen"
     scripts: set[str] = set()
     for character in username:
         category = unicodedata.category(character)
@@ -63,12 +80,13 @@ def username_problem(username: str) -> str | None:
 
 def _script(letter: str) -> str:
     """The script of a letter, as far as its Unicode name begins with it."""
-    return unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0]
+    script = unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0]
+    return "CJK" if script == "IDEOGRAPHIC" else script  # the repetition mark in 佐々木
 
 
 def username_from(claim: str) -> str:
     """The nearest good username to a name from elsewhere; empty when nothing of it can stay."""
-    name = unicodedata.normalize("NFKC", claim)
+    name = "".join(c for c in unicodedata.normalize("NFKC", claim) if c not in _INVISIBLE)
     kept = (c if unicodedata.category(c)[0] in {"L", "M"} or c in "0123456789._-" else "_" for c in name)
     name = unicodedata.normalize("NFKC", "".join(kept).strip("._-")[:USERNAME_MAX_CHARS].rstrip("._-"))
     return name if username_problem(name) is None else ""

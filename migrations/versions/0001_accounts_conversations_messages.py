@@ -55,22 +55,34 @@ def upgrade() -> None:
             sender_id uuid NOT NULL REFERENCES users (id),
             content text NOT NULL,
             is_edited boolean NOT NULL DEFAULT false,
+            -- a deleted message stays as a tombstone: its seq is never given out again
+            is_deleted boolean NOT NULL DEFAULT false,
             created_at timestamptz NOT NULL,
             updated_at timestamptz NOT NULL,
             seq bigint NOT NULL,
             rev bigint NOT NULL,
             client_id text,
+            -- the last edit or deletion: makes repeating it harmless when its answer was lost
+            revision_id uuid,
             UNIQUE (conversation_id, seq),
             UNIQUE (conversation_id, rev),
             CHECK (seq >= 1),
             CHECK (rev >= seq),
-            CHECK (char_length(client_id) BETWEEN 1 AND 64)
+            CHECK (char_length(client_id) BETWEEN 1 AND 64),
+            CHECK (content = '' OR NOT is_deleted)
         );
         CREATE UNIQUE INDEX messages_client_id ON messages (conversation_id, sender_id, client_id)
             WHERE client_id IS NOT NULL;
+
+        -- One row: which history this is, and the server that it was last seen on.
+        CREATE TABLE history (
+            only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+            epoch text NOT NULL,
+            server text NOT NULL
+        );
         """
     )
 
 
 def downgrade() -> None:
-    op.execute("DROP TABLE messages, conversation_users, conversations, users")
+    op.execute("DROP TABLE history, messages, conversation_users, conversations, users")

@@ -38,6 +38,14 @@ class Claims:
     name: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose token it is, and until when: seconds since the epoch."""
+
+    user: User
+    expires: float
+
+
 class Tokens:
     """Makes and checks tokens, with the one algorithm of the settings.
 
@@ -61,6 +69,8 @@ class Tokens:
         else:
             self._verify_key = _public_key(settings)
             self._sign_key = _private_key(settings)
+            if self._sign_key is not None and self._sign_key.public_key() != self._verify_key:
+                raise LaunchError("PULSE_PRIVATE_KEY does not belong to PULSE_PUBLIC_KEY")
         self._jwt = jwt.PyJWT()
 
     @property
@@ -139,7 +149,7 @@ class Authenticator:
         self._clock = clock
         self._ids = ids
 
-    async def authenticate(self, token: str | None) -> User:
+    async def authenticate(self, token: str | None) -> Identity:
         """The user whose token this is.
 
         Raises:
@@ -154,7 +164,7 @@ class Authenticator:
             user = await self._provision(claims)
         if user is None:
             raise _invalid("its user does not exist")
-        return user
+        return Identity(user, claims.expires)
 
     async def _provision(self, claims: Claims) -> User | None:
         """Makes the user of an identity provider's token; a name that is taken gets a number behind it."""
@@ -241,11 +251,11 @@ def _reason(error: jwt.PyJWTError) -> str:
 def _time_claim(payload: dict[str, Any], claim: str) -> float:
     """A NumericDate of RFC 7519, section 2."""
     value = payload[claim]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _invalid(f"`{claim}` is not a time")
     try:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError
         return datetime.fromtimestamp(value, UTC).timestamp()
-    except (OverflowError, ValueError, OSError):
+    except (OverflowError, ValueError, OSError):  # isfinite overflows, too, with hundreds of digits
         raise _invalid(f"`{claim}` is not a time") from None
 
 

@@ -7,12 +7,18 @@ is not known here nothing is installed, and a warning says so.
 
 import base64
 import binascii
+import signal
+import time
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, ClassVar, Final
 
+import h11
+import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import hypercorn.trio.run
+import msgspec
 import structlog
 import trio
 from hypercorn.config import Config, Sockets
@@ -20,19 +26,34 @@ from hypercorn.events import Closed as ConnectionClosed
 from hypercorn.events import Event as ConnectionEvent
 from hypercorn.events import RawData
 from hypercorn.protocol import ws_stream
-from hypercorn.protocol.events import Body, Data, Event, StreamClosed
-from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.ws_stream import ASGIWebsocketState
+from hypercorn.trio.run import worker_serve
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.typing import AppWrapper
 from hypercorn.utils import wrap_app
+from quart import Quart
 from wsproto.connection import ConnectionState
 from wsproto.events import CloseConnection, Message, Ping, TextMessage
+from wsproto.frame_protocol import CloseReason
+from wsproto.handshake import WEBSOCKET_VERSION
 
-from pulse_trio.errors import LaunchError
+from pulse_trio.edge.rest.operation import ErrorBody
+from pulse_trio.edge.services import services
+from pulse_trio.errors import ErrorCode, LaunchError, PulseError
 from pulse_trio.protocol import CloseCode
 from pulse_trio.settings import Settings
 
 KNOWN_VERSIONS: Final = ("0.18.0",)
 KEY_BYTES: Final = 16  # RFC 6455, section 4.1, item 7
+LINGER: Final = 1.0  # seconds that a client has to read why its connection ends
+LAST_WRITE: Final = 1.0  # seconds that a write may still take when the server ends
+
+_REFUSALS: Final = {
+    ErrorCode.BAD_REQUEST: "This is not a handshake of WebSocket version 13",
+    ErrorCode.NOT_FOUND: "There is no such thing here",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +66,8 @@ def install(settings: Settings) -> None:
         return
     GuardedServer.write_timeout = settings.write_timeout
     GuardedStream.max_message_bytes = settings.max_frame_bytes
+    hypercorn.trio.run.worker_serve = draining_worker
+    hypercorn.protocol.H11Protocol = GuardedProtocol  # type: ignore[attr-defined]
     hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[attr-defined]
     hypercorn.protocol.h11.WSStream = GuardedStream  # type: ignore[attr-defined]
     hypercorn.protocol.h2.WSStream = GuardedStream  # type: ignore[attr-defined]
@@ -75,6 +98,44 @@ def wrap(app: object) -> AppWrapper:
     return wrap_app(app, 0, "asgi")  # type: ignore[arg-type]
 
 
+async def draining_worker(
+    app: AppWrapper, config: Config, *, shutdown_trigger: Callable[[], Awaitable[None]] | None = None, **options: Any
+) -> None:
+    """Hypercorn's Trio worker, but WebSockets are closed in order before their connections are dropped.
+
+    The original tells the application of the end only when `graceful_timeout` is over and all
+    connections are gone: clients see 1006, five seconds late.
+    """
+
+    async def drained() -> None:
+        await (_signalled if shutdown_trigger is None else shutdown_trigger)()
+        await _drain(app)
+        GuardedServer.hurry()
+
+    GuardedServer.hurried = False
+    await worker_serve(app, config, shutdown_trigger=drained, **options)
+
+
+async def _signalled() -> None:
+    """Returns when this process is asked to end; Hypercorn does not look itself with `workers = 0`."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            return
+
+
+async def _drain(app: AppWrapper) -> None:
+    """Closes the WebSockets of our app with 1012, and stores what was taken from them."""
+    inner = getattr(app, "app", None)
+    if not isinstance(inner, Quart):
+        return
+    async with inner.app_context():
+        try:
+            hub = services().hub
+        except PulseError:
+            return  # it has not started, or has failed
+        await hub.drain()
+
+
 async def serve(app: AppWrapper, config: Config, sockets: Sockets, shutdown_trigger: object) -> None:
     """Runs Hypercorn's Trio worker in this task, until `shutdown_trigger` returns.
 
@@ -92,6 +153,17 @@ class GuardedServer(TCPServer):
     """A connection whose failure is its own, and whose peer cannot hold it for ever."""
 
     write_timeout: ClassVar[float] = 10.0
+    hurried: ClassVar[bool] = False
+    _writes: ClassVar[set[trio.CancelScope]] = set()  # those under way, of all connections
+
+    _reader: trio.lowlevel.Task | None = None
+
+    @classmethod
+    def hurry(cls) -> None:
+        """The server ends: who does not read is not waited for any longer than `LAST_WRITE`."""
+        cls.hurried = True
+        for scope in cls._writes:
+            scope.deadline = min(scope.deadline, trio.current_time() + LAST_WRITE)
 
     async def run(self) -> None:
         """Serves the connection.
@@ -99,6 +171,7 @@ class GuardedServer(TCPServer):
         What it raises would end the whole process: one byte behind an upgrade request did (Hypercorn
         issue 225).
         """
+        self._reader = trio.lowlevel.current_task()
         try:
             await super().run()
         except* Exception as group:
@@ -114,18 +187,58 @@ class GuardedServer(TCPServer):
             return
         is_gone = False
         async with self.send_lock:
-            scope = trio.move_on_after(self.write_timeout, shield=True)
+            scope = trio.move_on_after(LAST_WRITE if self.hurried else self.write_timeout, shield=True)
+            self._writes.add(scope)
             try:
                 with scope:
                     await self.stream.send_all(event.data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 is_gone = True
+            finally:
+                self._writes.discard(scope)
             if scope.cancelled_caught:
                 is_gone = True
                 log.info("a client that does not read was cut off")
                 await trio.aclose_forcefully(self.stream)
         if is_gone:
             await self.protocol.handle(ConnectionClosed())
+
+    async def _close(self) -> None:
+        """As the original, but what the client still sends is read and thrown away for a moment.
+
+        Closed with bytes unread, a socket sends RST, and the client may lose the answer or the close frame
+        that is on its way to it. Only the task that reads can do this; for another it has read already.
+        """
+        if trio.lowlevel.current_task() is self._reader:
+            with trio.move_on_after(LINGER):
+                try:
+                    await self.stream.send_eof()
+                    while await self.stream.receive_some(MAX_RECV):
+                        pass
+                except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, AttributeError):
+                    pass  # it has gone, or is a TLS stream, which has no end but the last
+        await super()._close()
+
+
+class GuardedProtocol(H11Protocol):
+    """HTTP/1.1 and nothing else, with headers of a bounded size."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """The original changes to HTTP/2 over clear text when a client asks for it."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """As the original, but it applies the limit to headers that come in one piece, too."""
+        size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+        if request.http_version not in {b"1.0", b"1.1"}:
+            await self._refuse(505)
+        elif size > self.config.h11_max_incomplete_size:
+            await self._refuse(431)
+        else:
+            await super()._create_stream(request)
+
+    async def _refuse(self, status: int) -> None:
+        await self._send_error_response(status)
+        await self.send(ConnectionClosed())
 
 
 class PlainHandshake(ws_stream.Handshake):
@@ -156,7 +269,7 @@ class ByteBuffer(ws_stream.WebsocketBuffer):
         self.length += size
         if self.length > self.max_length:
             raise ws_stream.FrameTooLargeError
-        length = self.length
+        length, self.length = self.length, 0  # the original adds characters to it, and checks that
         super().extend(event)
         self.length = length
 
@@ -167,21 +280,122 @@ class GuardedStream(ws_stream.WSStream):
     max_message_bytes: ClassVar[int] = 65_536
 
     def __init__(self, *args: object, **kwargs: object) -> None:
+        self._gone = trio.Event()
+        self._answering = False
+        self._app_ended = False
+        self._puts: set[trio.CancelScope] = set()
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.buffer = ByteBuffer(self.max_message_bytes)
 
-    async def handle(self, event: Event) -> None:
-        """As the original, but for data before the handshake is answered.
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is sent, nor taken."""
+        return self._gone.is_set()
 
-        It is refused once and the application told, instead of answering a second time when it has.
+    @closed.setter
+    def closed(self, value: bool) -> None:
+        if value:
+            self._gone.set()
+
+    async def handle(self, event: Event) -> None:
+        """As the original, but with a clear end.
+
+        Data before the handshake is answered is refused once (the original answers a second time when it
+        has answered, which is an error). A connection that is refused is closed. And who notices that the
+        connection has ended does not wait for the application to hear of it.
         """
-        if isinstance(event, Body | Data) and not self.closed and not self.handshake.accepted:
-            self.closed = True
-            await self._send_error_response(400)
-            if self.app_put is not None:
-                await self.app_put({"type": "websocket.disconnect", "code": CloseCode.PROTOCOL_ERROR})
+        if self.closed:
             return
-        await super().handle(event)
+        if isinstance(event, Body | Data) and not self.handshake.accepted:
+            if self._answering:
+                return  # a refusal is on its way
+            self._end(CloseCode.PROTOCOL_ERROR)  # first: from here on the application cannot answer, too
+            await self._send_error_response(400)
+            await self.send(StreamClosed(stream_id=self.stream_id))
+        elif isinstance(event, StreamClosed):
+            is_closed = self.state in {ASGIWebsocketState.HTTPCLOSED, ASGIWebsocketState.CLOSED}
+            self._end(CloseReason.NORMAL_CLOSURE if is_closed else CloseReason.ABNORMAL_CLOSURE)
+        else:
+            await super().handle(event)
+            if isinstance(event, Request):
+                if self.app_put is None:  # refused: nobody else will close this
+                    await self.send(StreamClosed(stream_id=self.stream_id))
+                else:
+                    self.app_put = self._releasing(self.app_put)
+
+    def _end(self, code: int) -> None:
+        self.closed = True
+        if self.app_put is not None:
+            # In a task of its own: its queue may be full, and whoever calls this may be cancelled.
+            self.task_group.spawn(self.app_put, {"type": "websocket.disconnect", "code": int(code)})
+
+    def _releasing(self, put: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+        """`put`, but nobody waits for an application that has ended.
+
+        The original does, for ever, when its queue is full, and the connection with all its tasks stays.
+        """
+
+        async def put_or_drop(message: Any) -> None:
+            if self._app_ended:
+                await trio.lowlevel.checkpoint()
+                return
+            scope = trio.CancelScope()
+            self._puts.add(scope)
+            try:
+                with scope:
+                    await put(message)
+            finally:
+                self._puts.discard(scope)
+
+        return put_or_drop
+
+    async def app_send(self, message: Any) -> None:
+        """As the original, but a loop that goes on sending to a closed connection lets others run."""
+        if message is None:
+            self._app_ended = True
+            for scope in self._puts:
+                scope.cancel()
+        if self.closed:
+            await trio.lowlevel.checkpoint()
+            return
+        await super().app_send(message)
+
+    async def _accept(self, message: Any) -> None:
+        self._answering = True
+        await super()._accept(message)
+
+    async def _send_rejection(self, message: Any) -> None:
+        self._answering = True
+        await super()._send_rejection(message)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """As the original, but at most once, with words, and the version that RFC 6455, section 4.4 asks for."""
+        if self._answering:
+            return
+        self._answering = True
+        code = {400: ErrorCode.BAD_REQUEST, 404: ErrorCode.NOT_FOUND}.get(status_code, ErrorCode.INTERNAL)
+        body = msgspec.json.encode(ErrorBody(code.code, _REFUSALS.get(code, "Something went wrong here")))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        if status_code == 400:
+            headers.append((b"sec-websocket-version", WEBSOCKET_VERSION))
+        await self.send(Response(stream_id=self.stream_id, status_code=status_code, headers=headers))
+        await self.send(Body(stream_id=self.stream_id, data=body))
+        await self.send(EndBody(stream_id=self.stream_id))
+        answer: Any = {"status": status_code, "headers": []}
+        await self.config.log.access(self.scope, answer, time.time() - self.start_time)
+
+    async def _send_pings(self) -> None:
+        """As the original, but it ends with the connection, which would otherwise stay until the next ping."""
+        interval = self.config.websocket_ping_interval
+        assert interval is not None
+        while not self.closed:
+            await self._send_wsproto_event(Ping())
+            with trio.move_on_after(interval):
+                await self._gone.wait()
 
     async def _handle_events(self) -> None:
         """As the original, but a connection that broke the rules is told how and then closed.

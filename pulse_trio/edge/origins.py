@@ -27,4 +27,4 @@ class Origins:
         except ValueError:
             return False
         is_plain = parts.scheme in {"http", "https"} and origin.lower() == f"{parts.scheme}://{parts.netloc.lower()}"
-        return is_plain and host is not None and parts.netloc.lower() == host.lower()
+        return is_plain and host is not None and host != "" and parts.netloc.lower() == host.lower()

@@ -8,7 +8,7 @@ import trio
 from quart import Blueprint, Response, websocket
 from quart.wrappers import Websocket
 
-from pulse_trio.edge.auth import bearer_token
+from pulse_trio.edge.auth import Identity, bearer_token
 from pulse_trio.edge.rest.operation import error_answer
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -16,10 +16,16 @@ from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
     BEARER_PREFIX,
     SUBPROTOCOL,
+    AuthFrame,
+    ClientFrame,
     CloseCode,
+    DeleteMessage,
+    EditMessage,
     FrameError,
     PongFrame,
+    SendAuth,
     SendMessage,
+    SendPing,
     SendTyping,
     encode,
     error_frame,
@@ -28,6 +34,8 @@ from pulse_trio.rooms.member import CLOSE_TIMEOUT, Member
 from pulse_trio.store.base import NotAMember, StoreError
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
+
+REV_MOST_DIGITS: Final = 18  # below 2**63, what the database counts to
 
 _PONG: Final = encode(PongFrame())
 
@@ -43,9 +51,11 @@ async def conversation_socket(conversation_id: str) -> Response | None:
         if parts.hub.draining:
             raise PulseError(ErrorCode.UNAVAILABLE, "The server is restarting; reconnect in a moment")
         _check_origin(parts)
-        user = await parts.authenticator.authenticate(_token())
+        identity = await parts.authenticator.authenticate(_token())
+        after_rev = _after()
     except (PulseError, StoreError) as error:
         return _refusal(error)
+    user = identity.user
     key = parse_uuid(conversation_id)
     if key is None:
         return _refusal(_not_a_member())
@@ -60,16 +70,31 @@ async def conversation_socket(conversation_id: str) -> Response | None:
         scope = trio.CancelScope()
         transport = _Transport(socket)
         try:
-            member = await parts.hub.connect(key, user, transport, ticket=ticket, on_ended=scope.cancel)
+            member = await parts.hub.connect(
+                key,
+                user,
+                transport,
+                ticket=ticket,
+                on_ended=scope.cancel,
+                after_rev=after_rev,
+                epoch=socket.args.get("epoch"),
+            )
         except NotAMember:
             await transport.close(CloseCode.REMOVED, "removed from the conversation")
+            return None
+        except PulseError as error:
+            await transport.send(encode(error_frame(error)).text)
+            await transport.close(CloseCode.CANNOT_RESUME, error.message)
             return None
         except StoreError:
             await transport.close(CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
             return None
+    connection = _Connection(parts, key, member, scope, identity)
     try:
         with scope:
-            await _receive(parts, key, member)
+            await connection.receive()
+        if connection.is_expired():
+            member.close(CloseCode.TOKEN_EXPIRED, "the token has expired; reconnect with a new one")
     except Exception:
         # Left to Quart this would close with 1000, and disappear if the client leaves meanwhile.
         log.exception("a connection failed", conversation_id=str(key), user_id=str(user.id))
@@ -80,24 +105,73 @@ async def conversation_socket(conversation_id: str) -> Response | None:
     return None
 
 
-async def _receive(parts: Services, conversation_id: UUID, member: Member) -> None:
-    """Takes what the client sends, one frame after the other, until the connection ends.
+class _Connection:
+    """What comes in on a connection to one conversation, for as long as its token is good.
 
-    Cancelled: when the client has gone, or the member's task has ended.
+    `scope` is the one that `receive` runs in: its deadline is the end of the token.
     """
-    while True:
-        data = await websocket.receive()
+
+    __slots__ = ("_conversation_id", "_expires", "_member", "_parts", "_scope")
+
+    def __init__(
+        self, parts: Services, conversation_id: UUID, member: Member, scope: trio.CancelScope, identity: Identity
+    ) -> None:
+        self._parts = parts
+        self._conversation_id = conversation_id
+        self._member = member
+        self._scope = scope
+        self._expires = 0.0
+        self._lease(identity)
+
+    def _lease(self, identity: Identity) -> int:
+        self._expires = identity.expires
+        remaining = identity.expires - self._parts.clock().timestamp()
+        self._scope.deadline = trio.current_time() + remaining
+        return int(remaining)
+
+    def is_expired(self) -> bool:
+        """Whether the token is no longer good: by the wall clock, or by the time that it was good for."""
+        is_over = trio.current_time() >= self._scope.deadline
+        return is_over or self._parts.clock().timestamp() >= self._expires
+
+    async def receive(self) -> None:
+        """Takes what the client sends, one frame after the other, until the connection or the token ends.
+
+        Cancelled: when the client has gone, the member's task has ended, or the token has expired.
+        """
+        while not self.is_expired():
+            data = await websocket.receive()
+            try:
+                await self._handle(self._parts.frames.read(data))
+            except FrameError as error:
+                self._member.deliver(encode(error_frame(error, error.client_id)))
+
+    async def _handle(self, frame: ClientFrame) -> None:
+        hub, member = self._parts.hub, self._member
+        match frame:
+            case SendMessage():
+                await hub.send_message(self._conversation_id, member, frame)
+            case EditMessage() | DeleteMessage():
+                await hub.send_revision(self._conversation_id, member, frame)
+            case SendTyping():
+                hub.send_typing(self._conversation_id, member)
+            case SendPing():
+                member.deliver(_PONG, ephemeral=True)
+            case SendAuth():
+                await self._renew(frame.token)
+
+    async def _renew(self, token: str) -> None:
         try:
-            frame = parts.frames.read(data)
-        except FrameError as error:
-            member.deliver(encode(error_frame(error, error.client_id)))
-            continue
-        if isinstance(frame, SendMessage):
-            await parts.hub.send_message(conversation_id, member, frame)
-        elif isinstance(frame, SendTyping):
-            parts.hub.send_typing(conversation_id, member)
+            identity = await self._parts.authenticator.authenticate(token)
+            if identity.user.id != self._member.user.id:
+                raise PulseError(ErrorCode.INVALID_TOKEN, "The token is another user's")
+        except PulseError as error:
+            self._member.deliver(encode(error_frame(error)))
+        except StoreError:
+            away = PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; send the token again in a moment")
+            self._member.deliver(encode(error_frame(away)))
         else:
-            member.deliver(_PONG, ephemeral=True)
+            self._member.deliver(encode(AuthFrame(expires_in=self._lease(identity))))
 
 
 async def _wait_for_close(socket: Websocket) -> None:
@@ -131,9 +205,24 @@ def _token() -> str | None:
     return websocket.args.get("token") if token is None else token
 
 
+def _after() -> int | None:
+    """Where the client wants to resume: the last rev that it has seen.
+
+    Raises:
+        PulseError: it is not a number.
+    """
+    text = websocket.args.get("after")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= REV_MOST_DIGITS):
+        raise PulseError(ErrorCode.INVALID_FIELD, "`after` must be a rev: a whole number, 0 or more", field="after")
+    return int(text)
+
+
 def _check_origin(parts: Services) -> None:
     headers = websocket.headers
-    if not parts.origins.allows(headers.get("Origin"), headers.get("Host")):
+    # A browser sends one. Of several each must be allowed: whoever comes first must not speak for the others.
+    if not all(parts.origins.allows(origin, headers.get("Host")) for origin in headers.getlist("Origin")):
         raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED, "Pages of this origin may not connect")
 
 

@@ -13,14 +13,16 @@ import structlog
 import trio
 
 from pulse_trio.clock import Clock
+from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
-from pulse_trio.protocol import CloseCode, SendMessage, ServerFrame, encode
+from pulse_trio.protocol import CloseCode, DeleteMessage, EditMessage, SendMessage, ServerFrame, encode
 from pulse_trio.rooms.member import Member, Transport
 from pulse_trio.rooms.room import Room
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import NewMessage, NotAMember, Store, StoreUnavailable, User
+from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds, below Hypercorn's graceful_timeout: what the writers hold is stored in it
+RESTARTING: Final = "the server restarts; reconnect in a moment"
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +62,7 @@ class Hub:
         self._ids = ids
         self._random = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
         self._rooms: dict[UUID, Room] = {}
+        self._ending: dict[Room, None] = {}  # nobody joins them any more, but their tasks have not ended
         self._joining: dict[tuple[UUID, UUID], list[JoinTicket]] = {}
         self._nursery: trio.Nursery | None = None
         self.draining = False
@@ -78,10 +81,10 @@ class Hub:
         """
         self.draining = True
         for room in list(self._rooms.values()):
-            room.close_all(CloseCode.RESTART, "the server restarts; reconnect in a moment")
+            room.close_all(CloseCode.RESTART, RESTARTING)
         with trio.move_on_after(DRAIN_TIMEOUT):
-            while self._rooms:
-                await next(iter(self._rooms.values())).ended.wait()
+            while rooms := [*self._rooms.values(), *self._ending]:
+                await rooms[0].ended.wait()
 
     # --- the connection manager of the specification ---
 
@@ -93,6 +96,8 @@ class Hub:
         *,
         ticket: JoinTicket | None = None,
         on_ended: Callable[[], object] = lambda: None,
+        after_rev: int | None = None,
+        epoch: str | None = None,
     ) -> Member:
         """Registers a connection of a user of the conversation; opens its room if need be.
 
@@ -102,8 +107,11 @@ class Hub:
             websocket: the connection; `disconnect` must follow, whatever happens to it.
             ticket: from `joining`, taken before that check.
             on_ended: called once when nothing more will be sent on the connection.
+            after_rev: resume: what changed after it is sent before anything live.
+            epoch: the epoch of the history that `after_rev` belongs to, if the client knows it.
 
         Raises:
+            PulseError: it cannot resume there; the client must load the history afresh.
             NotAMember: the user has been removed since the check, or the conversation is gone.
             StoreUnavailable: the room could not be opened.
         Cancelled: the connection is not registered.
@@ -112,14 +120,22 @@ class Hub:
         try:
             if ticket is not None and ticket.revoked:
                 raise NotAMember
+            is_other_history = epoch is not None and epoch != self._store.epoch
+            if after_rev is not None and (after_rev > room.last_rev or is_other_history):
+                raise PulseError(
+                    ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh"
+                )
             member = Member(
                 user,
                 websocket,
                 outbox_bytes=self._settings.outbox_bytes,
                 pending_messages=self._settings.pending_messages,
                 on_ended=on_ended,
+                after_rev=after_rev,
             )
             room.join(member)
+            if self.draining:  # it came in after `drain` had closed the others
+                room.close_all(CloseCode.RESTART, RESTARTING)
         finally:
             room.unhold()
         return member
@@ -180,7 +196,45 @@ class Hub:
             client_id=frame.client_id,
             created_at=self._clock(),
         )
-        await room.submit(member, message)
+        await room.submit(member, message, frame.client_id)
+
+    async def send_revision(self, conversation_id: UUID, member: Member, frame: EditMessage | DeleteMessage) -> None:
+        """Takes an edit or a deletion; its answer comes to the member as a frame.
+
+        Cancelled: it was not taken.
+        """
+        room = self._rooms.get(conversation_id)
+        if room is None or member.close_code is not None:
+            await trio.lowlevel.checkpoint()
+            return
+        content = frame.content if isinstance(frame, EditMessage) else None
+        revision = self._revision(conversation_id, frame.message_id, member.user, content)
+        await room.submit(member, revision, frame.client_id)
+
+    async def revise(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Message:
+        """Edits a message, or deletes it with None, through its room; returns it as it then is.
+
+        Raises:
+            PulseError: it was refused, or could not be stored in time.
+            NotAMember: the conversation does not exist.
+            StoreUnavailable: the room could not be opened.
+        Cancelled: the change may be made or not.
+        """
+        room = await self._hold_open(conversation_id)
+        try:
+            return await room.revise(self._revision(conversation_id, message_id, actor, content))
+        finally:
+            room.unhold()
+
+    def _revision(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
+        return Revision(
+            id=self._ids(),
+            conversation_id=conversation_id,
+            message_id=message_id,
+            actor_id=actor.id,
+            content=content,
+            made_at=self._clock(),
+        )
 
     def send_typing(self, conversation_id: UUID, member: Member) -> None:
         """Tells the other users of the conversation that this one is typing."""
@@ -245,10 +299,14 @@ class Hub:
             room.failure = StoreUnavailable("the room failed")
             log.exception("a room failed", conversation_id=str(room.conversation_id))
         finally:
+            if room.failure is None:
+                room.failure = StoreUnavailable("the room has ended")  # for who still waits for it to open
             self._forget(room)
+            self._ending.pop(room, None)
             room.opened.set()
             room.ended.set()
 
     def _forget(self, room: Room) -> None:
         if self._rooms.get(room.conversation_id) is room:
             del self._rooms[room.conversation_id]
+            self._ending[room] = None

@@ -1,8 +1,9 @@
 """A member: one connection's place in a room, with its bounded outbox."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+import structlog
 import trio
 
 from pulse_trio.protocol import CloseCode, Encoded
@@ -12,6 +13,9 @@ from pulse_trio.store.base import User
 # smallest, has about 150 bytes, so the default of 1 MiB is reached first.
 OUTBOX_FRAMES: Final = 8_192
 CLOSE_TIMEOUT: Final = 2.0  # seconds for a close frame to leave; whoever does not read it is cut off
+
+
+log = structlog.get_logger(__name__)
 
 
 class Transport(Protocol):
@@ -33,6 +37,7 @@ class Member:
         outbox_bytes: how much may wait for it; from half of it on frames that may be missed are dropped,
             beyond it the connection is closed with `CloseCode.TOO_SLOW`.
         pending_messages: how many messages it may have waiting for the store.
+        after_rev: the last change that the client has seen, if it resumes; None for a fresh start.
         on_ended: called once when the member's task has ended, so that the connection's own task can go.
     """
 
@@ -45,7 +50,9 @@ class Member:
         "_scope",
         "_source",
         "capacity",
+        "cursor",
         "dropped_frames",
+        "is_live",
         "transport",
         "user",
     )
@@ -58,11 +65,14 @@ class Member:
         outbox_bytes: int,
         pending_messages: int,
         on_ended: Callable[[], object],
+        after_rev: int | None = None,
     ) -> None:
         self.user = user
         self.transport = transport
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
         self.dropped_frames = 0
+        self.is_live = after_rev is None
+        self.cursor = 0 if after_rev is None else after_rev  # the last change put out to the client
         self._outbox, self._source = trio.open_memory_channel[Encoded](OUTBOX_FRAMES)
         self._outbox_bytes = outbox_bytes
         self._queued_bytes = 0
@@ -87,13 +97,14 @@ class Member:
             frame: what to send.
             ephemeral: it may be missed (typing, presence): dropped when the connection lags.
         """
-        if self._close is not None:
+        if self._close is not None or self._scope.cancel_called:
             return
         if ephemeral and self._queued_bytes > self._outbox_bytes // 2:
             self.dropped_frames += 1
             return
         try:
-            if self._queued_bytes + frame.size > self._outbox_bytes:
+            # One frame may be larger than the outbox, or a long list of users would close everybody.
+            if self._queued_bytes and self._queued_bytes + frame.size > self._outbox_bytes:
                 raise trio.WouldBlock
             self._outbox.send_nowait(frame)
         except trio.WouldBlock:
@@ -102,6 +113,19 @@ class Member:
             return  # the member's task has ended: its connection is gone
         else:
             self._queued_bytes += frame.size
+
+    def deliver_change(self, rev: int, frame: Encoded) -> None:
+        """Puts a change of the conversation into the outbox, if the client is due for it.
+
+        One that still catches up gets it from the store, and one that has caught up may have got it there.
+        """
+        if self.is_live and rev > self.cursor:
+            self.cursor = rev
+            self.deliver(frame)
+
+    async def send(self, frame: Encoded) -> None:
+        """Sends a frame past the outbox: for the member's own task, while it catches up."""
+        await self.transport.send(frame.text)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Closes the connection: nothing that still waits is sent, only the close frame."""
@@ -115,22 +139,40 @@ class Member:
             self._outbox.close()
             self._scope.cancel()
 
-    async def run(self) -> None:
+    async def run(self, catch_up: Callable[["Member"], Awaitable[None]]) -> None:
         """Sends what comes into the outbox until the member leaves or is closed.
 
+        Args:
+            catch_up: sends the changes that the client missed, and makes the member live.
+
         Cancelled: closes the connection with `CloseCode.INTERNAL_ERROR`, within `CLOSE_TIMEOUT` seconds:
-        who stops in order closes the members first.
+        who stops in order closes the members first. A fault of the connection ends this member only.
         """
         try:
             with self._scope, self._source:
                 async for frame in self._source:
+                    if self._scope.cancel_called:
+                        break  # the frame was handed over just before `close` or `leave`
                     self._queued_bytes -= frame.size
                     await self.transport.send(frame.text)
+                    if not self.is_live:  # after the first frame, which says where the conversation stands
+                        await catch_up(self)
         except trio.Cancelled:
             self.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
             raise
+        except Exception:
+            log.exception("a connection failed", user_id=str(self.user.id))
+            self.close(CloseCode.INTERNAL_ERROR, "the connection failed; reconnect")
         finally:
-            if self._close is not None:
-                with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                    await self.transport.close(*self._close)
-            self._on_ended()
+            try:
+                if self._close is not None:
+                    await self._send_close(*self._close)
+            finally:
+                self._on_ended()
+
+    async def _send_close(self, code: CloseCode, reason: str) -> None:
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self.transport.close(code, reason)
+        except Exception:
+            log.exception("a connection could not be closed in order", user_id=str(self.user.id))

@@ -6,7 +6,7 @@ is connected: when the last member has left and the writer has stored what it he
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -17,7 +17,9 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import (
     CloseCode,
     Encoded,
+    MessageDeletedFrame,
     MessageFrame,
+    MessageUpdatedFrame,
     SystemFrame,
     TypingFrame,
     encode,
@@ -27,7 +29,7 @@ from pulse_trio.protocol import (
 from pulse_trio.rooms.member import Member, Transport
 from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST, Stored, Writer
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Message, NewMessage, Store, StoreUnavailable
+from pulse_trio.store.base import Message, NewMessage, Revision, Store, StoreUnavailable
 
 GAP_PAGE: Final = 256  # changes read at a time when the room missed some
 
@@ -44,7 +46,7 @@ class Room:
         store: where its messages are.
         settings: the bounds.
         rand: where the jitter of retries comes from.
-        on_vacant: called, with no await before or after, when the room has ended by itself.
+        on_vacant: called, with no await before or after, when nobody may join this room any more.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Room:
         self.last_seq = 0
         self.last_rev = 0
         self._store = store
+        self._store_timeout = settings.store_timeout
         self._random = rand
         self._on_vacant = on_vacant
         self._nursery: trio.Nursery | None = None
@@ -106,7 +109,10 @@ class Room:
         try:
             await self._writer.run()
         except Exception:
-            # A fault of ours. The room ends with it: its members reconnect, and find a new one.
+            # A fault of ours. The room ends with it: its members reconnect, and find a new one at once,
+            # also while this one still waits for a close frame to leave.
+            self.failure = StoreUnavailable("the room failed")
+            self._on_vacant(self)
             self.close_all(CloseCode.INTERNAL_ERROR, "the conversation failed; reconnect")
             raise
 
@@ -131,7 +137,9 @@ class Room:
         first = user_id not in self._connections
         self._members[member.transport] = member
         self._connections[user_id] = self._connections.get(user_id, 0) + 1
-        self._nursery.start_soon(member.run, name=f"member {user_id}")
+        if member.is_live:
+            member.cursor = self.last_rev
+        self._nursery.start_soon(member.run, self._catch_up, name=f"member {user_id}")
         joined = encode(self._system("joined", f"User {member.user.username} joined the conversation", user_id))
         member.deliver(joined)
         if first:
@@ -158,10 +166,13 @@ class Room:
             self.leave(member)
 
     def close_all(self, code: CloseCode, reason: str) -> None:
-        """Closes all connections."""
-        for member in list(self._members.values()):
+        """Closes all connections. Nobody is told who left: nobody is left to be told."""
+        members = list(self._members.values())
+        self._members.clear()
+        self._connections.clear()
+        for member in members:
             member.close(code, reason)
-            self.leave(member)
+        self._changed.set()
 
     def member_of(self, transport: Transport) -> Member | None:
         """The member that has this connection."""
@@ -197,22 +208,43 @@ class Room:
         self.broadcast(encode(self._system(event, content, actor_id)))
 
     def typing(self, member: Member) -> None:
-        """Tells the other users that this one is typing."""
+        """Tells the other users that this one is typing, unless it is being closed."""
+        if self._members.get(member.transport) is not member:
+            return
         user = member.user
         frame = TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=self.conversation_id)
         self.broadcast(encode(frame), exclude_user_id=user.id, ephemeral=True)
 
-    async def submit(self, member: Member, message: NewMessage) -> None:
-        """Hands a message to the writer; waits while the room, or this member, has too many unstored.
+    async def submit(self, member: Member, message: NewMessage | Revision, client_id: str | None) -> None:
+        """Hands a message, or a change of one, to the writer; its answer comes to the member as a frame.
 
-        Cancelled: the message was not taken.
+        Waits while the room, or this member, has too many unstored.
+        Cancelled: it was not taken.
         """
         await member.capacity.acquire()
         try:
-            await self._writer.submit(message, _MemberSender(member))
+            if self._members.get(member.transport) is not member:
+                raise trio.BrokenResourceError  # closed meanwhile: what it still sends is not taken
+            await self._writer.submit(message, _MemberSender(member), client_id)
+        except trio.BrokenResourceError:
+            member.capacity.release()  # also when the room has failed: then all its members are closed
         except BaseException:
             member.capacity.release()
             raise
+
+    async def revise(self, revision: Revision) -> Message:
+        """Changes a message for somebody who need not be connected; returns it as it then is.
+
+        Raises:
+            PulseError: it was refused, or could not be stored in time.
+        Cancelled: the change may be made or not.
+        """
+        sender = _WaitingSender()
+        try:
+            await self._writer.submit(revision, sender)
+        except trio.BrokenResourceError:
+            raise PulseError(ErrorCode.NOT_STORED, "The change could not be stored") from None
+        return await sender.wait()
 
     def _system(self, event: str, content: str, user_id: UUID) -> SystemFrame:
         return SystemFrame(
@@ -223,28 +255,26 @@ class Room:
             conversation_id=self.conversation_id,
             last_seq=self.last_seq,
             last_rev=self.last_rev,
+            epoch=self._store.epoch,
         )
 
     # --- what the writer has committed ---
 
     async def _release(self, stored: Sequence[Stored]) -> None:
         for submission, message in sorted(stored, key=lambda item: item[1].rev):
-            sender = submission.sender
-            assert isinstance(sender, _MemberSender)
-            if message.id != submission.message.id and not _is_same(message, submission.message):
+            asked = submission.message
+            if isinstance(asked, NewMessage) and message.id != asked.id and not _is_same(message, asked):
                 error = PulseError(
-                    ErrorCode.CLIENT_ID_REUSED,
-                    "This client_id was used for another message",
-                    field="client_id",
+                    ErrorCode.CLIENT_ID_REUSED, "This client_id was used for another message", field="client_id"
                 )
-                sender.refuse(error, message.client_id)
-            elif message.rev <= self.last_rev:
-                sender.member.deliver(encode(message_frame(message)))  # a resend: everybody else has it
-            else:
-                if message.rev > self.last_rev + 1:
-                    await self._fill_gap(message.rev - 1)
-                if message.rev == self.last_rev + 1:
-                    self._deliver(message)
+                submission.sender.refuse(error, submission.client_id)
+                continue
+            is_news = message.rev > self.last_rev
+            if message.rev > self.last_rev + 1:
+                await self._fill_gap(message.rev - 1)
+            if is_news:
+                self._deliver(message)
+            submission.sender.stored(message, is_news=is_news)
 
     async def _fill_gap(self, up_to_rev: int) -> None:
         """Delivers what was committed without this room's knowing.
@@ -254,11 +284,14 @@ class Room:
         delay = RETRY_FIRST
         while self.last_rev < up_to_rev:
             try:
-                missed = await self._store.changes(self.conversation_id, after_rev=self.last_rev, limit=GAP_PAGE)
-            except StoreUnavailable:
+                with trio.fail_after(self._store_timeout):
+                    missed = await self._store.changes(self.conversation_id, after_rev=self.last_rev, limit=GAP_PAGE)
+            except (StoreUnavailable, trio.TooSlowError):
                 await trio.sleep(delay * self._random.uniform(0.5, 1.0))
                 delay = min(delay * 2, RETRY_MOST)
                 continue
+            # What is committed behind the gap is delivered by whoever submitted it.
+            missed = [message for message in missed if message.rev <= up_to_rev]
             log.info("a gap was filled", conversation_id=str(self.conversation_id), count=len(missed))
             for message in missed:
                 self._deliver(message)
@@ -268,7 +301,30 @@ class Room:
     def _deliver(self, message: Message) -> None:
         self.last_rev = message.rev
         self.last_seq = max(self.last_seq, message.seq)
-        self.broadcast(encode(message_frame(message)))
+        frame = encode(change_frame(message))
+        for member in list(self._members.values()):
+            member.deliver_change(message.rev, frame)
+
+    async def _catch_up(self, member: Member) -> None:
+        """Sends a member what changed after its cursor, page by page, until it has seen all that the room has.
+
+        What is released meanwhile it reads from the store, too: nothing is held in memory for it, and between
+        the last page and its going live there is no await, so that it misses nothing and gets nothing twice.
+        """
+        delay = RETRY_FIRST
+        while member.cursor < self.last_rev:
+            try:
+                page = await self._store.changes(self.conversation_id, after_rev=member.cursor, limit=GAP_PAGE)
+            except StoreUnavailable:
+                await trio.sleep(delay * self._random.uniform(0.5, 1.0))
+                delay = min(delay * 2, RETRY_MOST)
+                continue
+            if not page:
+                break
+            for message in page:
+                await member.send(encode(change_frame(message)))
+                member.cursor = message.rev
+        member.is_live = True
 
 
 class _MemberSender:
@@ -279,6 +335,10 @@ class _MemberSender:
     def __init__(self, member: Member) -> None:
         self.member = member
 
+    def stored(self, message: Message, *, is_news: bool) -> None:
+        if not is_news:
+            self.member.deliver(encode(change_frame(message)))  # a resend, answered to who resent it
+
     def settled(self) -> None:
         self.member.capacity.release()
 
@@ -286,21 +346,58 @@ class _MemberSender:
         self.member.deliver(encode(error_frame(error, client_id)))
 
 
-def message_frame(message: Message) -> MessageFrame:
-    """A stored message as everybody sees it."""
-    return MessageFrame(
-        content=message.content,
-        sender_id=message.sender_id,
-        sender_username=message.sender_username,
-        message_id=message.id,
-        timestamp=timestamp(message.created_at),
-        is_edited=message.is_edited,
-        conversation_id=message.conversation_id,
-        seq=message.seq,
-        rev=message.rev,
-        client_id=UNSET if message.client_id is None else message.client_id,
-    )
+class _WaitingSender:
+    """Somebody who waits for the outcome."""
+
+    def __init__(self) -> None:
+        self._settled = trio.Event()
+        self._outcome: Message | PulseError | None = None
+
+    def stored(self, message: Message, *, is_news: bool) -> None:
+        self._outcome = message
+
+    def settled(self) -> None:
+        self._settled.set()
+
+    def refuse(self, error: PulseError, client_id: str | None) -> None:
+        self._outcome = error
+
+    async def wait(self) -> Message:
+        await self._settled.wait()
+        if isinstance(self._outcome, Message):
+            return self._outcome
+        raise self._outcome or PulseError(ErrorCode.NOT_STORED, "The change could not be stored")
+
+
+def change_frame(message: Message) -> MessageFrame | MessageUpdatedFrame | MessageDeletedFrame:
+    """What tells a client of a message's latest change."""
+    if message.is_deleted:
+        return MessageDeletedFrame(
+            sender_id=message.sender_id,
+            sender_username=message.sender_username,
+            message_id=message.id,
+            timestamp=timestamp(message.created_at),
+            updated_at=timestamp(message.updated_at),
+            conversation_id=message.conversation_id,
+            seq=message.seq,
+            rev=message.rev,
+        )
+    fields: dict[str, Any] = {
+        "content": message.content,
+        "sender_id": message.sender_id,
+        "sender_username": message.sender_username,
+        "message_id": message.id,
+        "timestamp": timestamp(message.created_at),
+        "is_edited": message.is_edited,
+        "conversation_id": message.conversation_id,
+        "seq": message.seq,
+        "rev": message.rev,
+        "client_id": UNSET if message.client_id is None else message.client_id,
+    }
+    if message.is_edited:
+        return MessageUpdatedFrame(**fields, updated_at=timestamp(message.updated_at))
+    return MessageFrame(**fields)
 
 
 def _is_same(message: Message, resent: NewMessage) -> bool:
-    return message.is_edited or message.content == resent.content
+    return message.is_edited or message.is_deleted or message.content == resent.content

@@ -14,17 +14,40 @@ import structlog
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.store.base import Message, NewMessage, Store, StoreRefused, StoreUnavailable
+from pulse_trio.store.base import (
+    Message,
+    NewMessage,
+    NoSuchMessage,
+    NotAMember,
+    NotYourMessage,
+    Revision,
+    Store,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 RETRY_FIRST: Final = 0.05  # seconds: a connection that broke is replaced within this
 RETRY_MOST: Final = 1.0  # seconds: a database that comes back is noticed within this
 ATTEMPT_LEAST: Final = 1.0  # seconds that an attempt gets however late it is: else none could ever succeed
 
+_REFUSAL_ANSWERS: Final = {
+    NotAMember: (ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation"),
+    NoSuchMessage: (ErrorCode.NO_SUCH_MESSAGE, "There is no such message in this conversation"),
+    NotYourMessage: (
+        ErrorCode.NOT_YOUR_MESSAGE,
+        "Only its sender may edit a message; the owner, too, may delete it",
+    ),
+}
+_REFUSALS: Final = (NotAMember, NoSuchMessage, NotYourMessage)
+
 log = structlog.get_logger(__name__)
 
 
 class Sender(Protocol):
-    """Who sent a message, as far as the writer needs to know."""
+    """Who sent a message, or a change of one, as far as the room needs to know."""
+
+    def stored(self, message: Message, *, is_news: bool) -> None:
+        """It is committed; unless it `is_news`, everybody else has it already."""
 
     def settled(self) -> None:
         """One of this sender's messages has been answered, one way or the other."""
@@ -35,12 +58,13 @@ class Sender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A message on its way to the store.
+    """A message, or a change of one, on its way to the store.
 
     `deadline`: the time on Trio's clock when its sender is told that it could not be stored.
     """
 
-    message: NewMessage
+    message: NewMessage | Revision
+    client_id: str | None
     sender: Sender
     deadline: float
 
@@ -91,12 +115,15 @@ class Writer:
         while self._unsettled:
             await self._idle.wait()
 
-    async def submit(self, message: NewMessage, sender: Sender) -> None:
-        """Hands a message to the writer; waits while the inbox is full.
+    async def submit(self, message: NewMessage | Revision, sender: Sender, client_id: str | None = None) -> None:
+        """Hands a message, or a change of one, to the writer; waits while the inbox is full.
 
+        `client_id` is told back if it is refused.
+
+        Raises trio.BrokenResourceError or trio.ClosedResourceError when `run` has ended or `close` was called.
         Cancelled: the message was not taken, and will not be stored.
         """
-        submission = Submission(message, sender, trio.current_time() + self._store_timeout)
+        submission = Submission(message, client_id, sender, trio.current_time() + self._store_timeout)
         self._unsettled += 1
         if self._idle.is_set():
             self._idle = trio.Event()
@@ -113,26 +140,46 @@ class Writer:
     async def run(self) -> None:
         """Stores messages until `close`, and what was submitted before it."""
         carry: Submission | None = None
-        while True:
-            if carry is None:
+        try:
+            while True:
+                if carry is None:
+                    try:
+                        carry = await self._source.receive()
+                    except trio.EndOfChannel:
+                        return
+                batch, carry = self._gather(carry)
                 try:
-                    carry = await self._source.receive()
-                except trio.EndOfChannel:
+                    await self._store_batch(batch)
+                finally:
+                    self._answered(batch)
+        finally:
+            self._abandon(carry)
+
+    def _abandon(self, carry: Submission | None) -> None:
+        """When `run` fails: whoever waits for an answer, or for room in the inbox, waits no longer."""
+        if carry is not None:
+            self._answered([carry])
+        with self._source:
+            while True:
+                try:
+                    self._answered([self._source.receive_nowait()])
+                except (trio.WouldBlock, trio.EndOfChannel):
                     return
-            batch, carry = self._gather(carry)
-            try:
-                await self._store_batch(batch)
-            finally:
-                for submission in batch:
-                    submission.sender.settled()
-                self._settle(len(batch))
+
+    def _answered(self, batch: list[Submission]) -> None:
+        for submission in batch:
+            submission.sender.settled()
+        self._settle(len(batch))
 
     def _gather(self, first: Submission) -> tuple[list[Submission], Submission | None]:
         """A batch that begins with `first`, and the message that must wait for the next one.
 
-        That is one with the client_id of another in the batch: it is a resend, and must find that one stored.
+        That is one with the client_id of another in the batch: it is a resend, and must find that one stored. A
+        change of a message is a batch of its own.
         """
         batch = [first]
+        if isinstance(first.message, Revision):
+            return batch, None
         seen = {_resend_key(first)}
         while len(batch) < self._batch_messages:
             try:
@@ -140,7 +187,7 @@ class Writer:
             except (trio.WouldBlock, trio.EndOfChannel):
                 break
             key = _resend_key(submission)
-            if submission.message.client_id is not None and key in seen:
+            if isinstance(submission.message, Revision) or (submission.message.client_id is not None and key in seen):
                 return batch, submission
             seen.add(key)
             batch.append(submission)
@@ -152,11 +199,14 @@ class Writer:
             now = trio.current_time()
             try:
                 with trio.fail_at(max(batch[0].deadline, now + ATTEMPT_LEAST)):
-                    rows = await self._store.append([submission.message for submission in batch])
+                    rows = await self._write(batch)
             except (StoreUnavailable, trio.TooSlowError) as error:
                 # Whether it was committed is not known: the same ids are sent again, and come back as the
                 # rows that exist if it was.
                 log.warning("messages not stored yet", count=len(batch), reason=type(error).__name__)
+            except _REFUSALS as error:
+                batch[0].sender.refuse(PulseError(*_REFUSAL_ANSWERS[type(error)]), batch[0].client_id)
+                return
             except StoreRefused as error:
                 log.error("the store refused a batch", count=len(batch), reason=str(error))
                 await self._store_singly(batch)
@@ -169,11 +219,17 @@ class Writer:
                 await trio.sleep(delay * self._random.uniform(0.5, 1.0))
                 delay = min(delay * 2, RETRY_MOST)
 
+    async def _write(self, batch: list[Submission]) -> Sequence[Message | None]:
+        first = batch[0].message
+        if isinstance(first, Revision):
+            return [await self._store.revise(first)]
+        return await self._store.append([s.message for s in batch if isinstance(s.message, NewMessage)])
+
     async def _store_singly(self, batch: list[Submission]) -> None:
         """One message that can never be stored must not take the others with it."""
         if len(batch) == 1:
             error = PulseError(ErrorCode.NOT_STORED, "The message cannot be stored")
-            batch[0].sender.refuse(error, batch[0].message.client_id)
+            batch[0].sender.refuse(error, batch[0].client_id)
             return
         for submission in batch:
             await self._store_batch([submission])
@@ -183,7 +239,7 @@ class Writer:
         for submission, row in zip(batch, rows, strict=True):
             if row is None:
                 error = PulseError(ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation")
-                submission.sender.refuse(error, submission.message.client_id)
+                submission.sender.refuse(error, submission.client_id)
             else:
                 stored.append((submission, row))
         if stored:
@@ -198,7 +254,7 @@ class Writer:
                     ErrorCode.NOT_STORED,
                     "The message could not be stored in time; send it again with the same client_id",
                 )
-                submission.sender.refuse(error, submission.message.client_id)
+                submission.sender.refuse(error, submission.client_id)
             else:
                 waiting.append(submission)
         return waiting
@@ -210,4 +266,5 @@ class Writer:
 
 
 def _resend_key(submission: Submission) -> tuple[object, object]:
-    return (submission.message.sender_id, submission.message.client_id)
+    message = submission.message
+    return (None, None) if isinstance(message, Revision) else (message.sender_id, message.client_id)

@@ -56,6 +56,14 @@ class OwnerOnly(StoreError):
     """Only the owner of the group may do this."""
 
 
+class NoSuchMessage(StoreError):
+    """The message does not exist in this conversation, or has been deleted."""
+
+
+class NotYourMessage(StoreError):
+    """Only its sender may edit a message; only its sender and the conversation's owner may delete it."""
+
+
 @dataclass(frozen=True, slots=True)
 class User:
     """A person. `username` is as they wrote it."""
@@ -85,8 +93,23 @@ class NewMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class Revision:
+    """A change of a message: new content, or None for its deletion. The id makes a retry harmless."""
+
+    id: UUID
+    conversation_id: UUID
+    message_id: UUID
+    actor_id: UUID
+    content: str | None
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message. `seq`: where it stands, 1, 2, 3 … ; `rev`: its latest change."""
+    """A stored message. `seq`: where it stands, 1, 2, 3 … ; `rev`: its latest change.
+
+    A deleted one is a tombstone: its content is empty.
+    """
 
     id: UUID
     conversation_id: UUID
@@ -94,6 +117,7 @@ class Message:
     sender_username: str
     content: str
     is_edited: bool
+    is_deleted: bool
     created_at: datetime
     updated_at: datetime
     seq: int
@@ -146,8 +170,27 @@ class Page:
     total: int
 
 
+def page_range(total: int, limit: int, offset: int, before_seq: int | None, after_seq: int | None) -> tuple[int, int]:
+    """The first and the last seq of a page of `Store.page_messages`; the last is lower when the page is empty.
+
+    Since seqs have no gaps, skipping `offset` messages is a subtraction, and a page of `limit` messages is a
+    range of so many seqs: whatever reads it touches no other message.
+    """
+    lowest = max(after_seq or 0, 0) + 1
+    if before_seq is not None:
+        last = min(before_seq - 1, total)
+    elif after_seq is not None:
+        last = min(lowest + limit - 1, total)
+    else:
+        last = total - offset
+    return max(lowest, last - limit + 1), last
+
+
 class Store(Protocol):
     """What the service asks of a store. Lists come with the total that there is without limit."""
+
+    epoch: str
+    """Which history this is: another one when it may have been rolled back, as by a restored backup."""
 
     # --- accounts ---
 
@@ -218,9 +261,16 @@ class Store(Protocol):
         Each new one takes the next seq and rev of its conversation. One whose id is stored already, or
         whose sender has used its client_id in this conversation before, is not stored again: its place in
         the result has the message that exists. A place is None when the sender is not in the conversation.
-        No two messages of a batch have the same sender, conversation and client_id.
+        It stays so when the sender has left since. No two messages of a batch have the same id, or the same
+        sender, conversation and client_id.
 
         Raises StoreRefused when one of them can never be stored.
+        """
+
+    async def revise(self, revision: Revision) -> Message:
+        """Edits or deletes a message, which takes the next rev; repeated with the same id, it changes nothing more.
+
+        Raises NotAMember (of the actor), NoSuchMessage, NotYourMessage.
         """
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:

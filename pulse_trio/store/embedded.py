@@ -24,6 +24,7 @@ from psycopg.conninfo import make_conninfo
 
 from pulse_trio.store.embedded_cluster import (
     EmbeddedError,
+    OsAccount,
     check_reachable,
     clear_stale,
     default_data_dir,
@@ -49,6 +50,7 @@ __all__ = [
 LOCK_WAIT: Final = 30.0  # seconds for a server whose owner was killed to shut down
 ORPHAN_PATIENCE: Final = 3.0  # seconds before such a server is told to (where no death signal does)
 POLL: Final = 0.02  # seconds
+PORT: Final = "5432"  # only a part of the socket's name
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -115,13 +117,13 @@ class EmbeddedPostgres:
 
     def _start(self, timeout: float) -> str:
         account = postgres_account()
-        make_base(self._base, account)
         check_reachable(self._base, account)
+        make_base(self._base, account)
         self._owner_lock = _lock_owner(self._base)
-        cluster_lock = _lock_cluster(self._base)
+        cluster_lock = _lock_cluster(self._base, account)
         try:
             binaries = reachable_binaries(self._binaries, self._base, account)
-            data = make_cluster(self._base, binaries, account)
+            data = make_cluster(self._base, binaries, account, cluster_lock)
             self._socket_folder = socket_folder(self._base, account)
             clear_stale(data, self._socket_folder)
             log = open_log(self._base)
@@ -153,7 +155,7 @@ class EmbeddedPostgres:
 
     def _wait_ready(self, timeout: float, log_start: int) -> None:
         assert self._process is not None
-        host = {"host": str(self._socket_folder), "user": "pulse"}
+        host = {"host": str(self._socket_folder), "port": PORT, "user": "pulse"}  # PGPORT is for other servers
         deadline = time.monotonic() + timeout
         while True:
             if self._process.poll() is not None:
@@ -190,7 +192,8 @@ class EmbeddedPostgres:
                 except subprocess.TimeoutExpired:
                     timeout = 2.0
         if self._owner_lock is not None:
-            (self._base / "conninfo").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self._base / "conninfo").unlink()
             if self._socket_folder is not None and self._socket_folder.parent != self._base:
                 shutil.rmtree(self._socket_folder, ignore_errors=True)
             os.close(self._owner_lock)
@@ -234,17 +237,17 @@ def _lock_owner(base: Path) -> int:
         os.close(descriptor)
         raise EmbeddedError(
             f"the data folder {base} is in use by another pulse-trio process (pid {holder or 'unknown'}): "
-            "rooms live in one process, so stop that one first (and keep workers = 1)"
+            "rooms live in one process, so stop that one first (and keep workers = 0)"
         ) from None
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor
 
 
-def _lock_cluster(base: Path) -> int:
+def _lock_cluster(base: Path, account: OsAccount) -> int:
     """Waits until no process of the cluster lives: the server of a service that was killed stops by itself.
 
-    Where it does not (no death signal on this system) it is told to. Its pid is good while it holds the lock.
+    Where it does not (no death signal on this system) it is told to.
     """
     descriptor = os.open(base / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     began = time.monotonic()
@@ -261,12 +264,25 @@ def _lock_cluster(base: Path) -> int:
                 ) from None
             if waited > ORPHAN_PATIENCE and not told:
                 told = True
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    pid = int((base / "data" / "postmaster.pid").read_text().splitlines()[0])
-                    os.kill(pid, signal.SIGINT)
+                _tell_to_stop(base / "data", account)
             time.sleep(POLL)
         else:
             return descriptor
+
+
+def _tell_to_stop(data: Path, account: OsAccount) -> None:
+    """Sends the signal as PostgreSQL's account: its file names the process, and root must not be led by it."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
+        if pid > 1:  # others mean groups of processes, or all
+            subprocess.run(  # noqa: S603  # our own program, and a number
+                ["/bin/sh", "-c", 'kill -INT "$1"', "sh", str(pid)],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                **account.popen_options(),  # type: ignore[call-overload]
+            )
 
 
 def _quoted(folder: Path) -> str:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pulse_trio.errors import LaunchError
+
 MAJOR: Final = 18
 LOWERED_ACCOUNT: Final = "nobody"  # exists on every system; PostgreSQL refuses to run as root
 SOCKET_PATH_BYTES: Final = 103  # sockaddr_un takes 107 and more on Linux, 103 on macOS
@@ -28,7 +30,7 @@ PROGRAMS: Final = ("postgres", "initdb")
 LOG_KEPT_BYTES: Final = 10_000_000  # a longer log is begun anew at the next start
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(LaunchError):
     """The embedded PostgreSQL cannot run: one line for a person, with what to do."""
 
 
@@ -69,13 +71,25 @@ def postgres_account() -> OsAccount:
 
 
 def default_data_dir() -> Path:
-    """Where data lives if nobody says: the user's data folder; for root one that other accounts can reach into."""
+    """Where data lives if nobody says: the user's data folder; for root one that other accounts can reach into.
+
+    Raises:
+        EmbeddedError: the user has no home.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/pulse-trio")
     configured = os.environ.get("XDG_DATA_HOME", "")
     if configured.startswith("/"):  # XDG Base Directory Specification: relative ones are ignored
         return Path(configured) / "pulse-trio"
-    home = os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+    home = os.environ.get("HOME", "")
+    if not home.startswith("/"):  # a relative one would put the data wherever we were started
+        try:
+            home = pwd.getpwuid(os.geteuid()).pw_dir
+        except KeyError:
+            raise EmbeddedError(
+                f"user id {os.geteuid()} has no account name and no HOME, so there is no place for data: "
+                "choose one with --data-dir or PULSE_DATA_DIR, or set DATABASE_URL to a server of your own"
+            ) from None
     return Path(home) / ".local" / "share" / "pulse-trio"
 
 
@@ -110,9 +124,10 @@ def make_base(base: Path, account: OsAccount) -> None:
     """
     mode = 0o711 if account.lowered else 0o700  # root's: PostgreSQL's account must pass through
     try:
-        if not base.exists():
-            base.mkdir(mode=mode, parents=True)
-            base.chmod(mode)  # whatever the umask
+        missing = [folder for folder in (*reversed(base.parents), base) if not folder.exists()]
+        for folder in missing:
+            folder.mkdir(mode=mode)
+            folder.chmod(mode)  # whatever the umask
         owner = base.stat().st_uid
         if owner != os.geteuid():
             raise EmbeddedError(
@@ -129,15 +144,18 @@ def make_base(base: Path, account: OsAccount) -> None:
 
 
 def check_reachable(base: Path, account: OsAccount) -> None:
-    """Refuses a data folder that root's PostgreSQL account cannot enter; changes no permission on the way to it.
+    """Refuses a data folder that root's PostgreSQL account could not enter; changes nothing on the way to it.
+
+    Folders that are not there yet are no hindrance: `make_base` makes them so that it can.
 
     Raises:
         EmbeddedError: names the folder in the way.
     """
     if not account.lowered:
         return
-    for folder in (*reversed(base.parents), base):
-        if not _may_enter(folder, account):
+    real = base.resolve()  # a link may lead below a closed folder
+    for folder in dict.fromkeys((*reversed(real.parents), real, *reversed(base.parents), base)):
+        if folder.is_dir() and not _may_enter(folder, account):
             raise EmbeddedError(
                 f"the data folder {base} cannot be reached by the account {account.name}, which runs PostgreSQL "
                 f"when you are root: {folder} is closed to it; choose another with --data-dir or PULSE_DATA_DIR"
@@ -161,22 +179,27 @@ def reachable_binaries(binaries: Path, base: Path, account: OsAccount) -> Path:
     installed = resolved.parent
     stamp = (resolved / "postgres").stat()
     target = base / "runtime" / f"{stamp.st_size}-{int(stamp.st_mtime)}"
-    if not target.exists():
+    package = installed.parent
+    programs = target / package.name / installed.name / resolved.name
+    if not programs.exists():
         for stale in base.glob("runtime*"):
             shutil.rmtree(stale)
         target.parent.mkdir(mode=0o755)
         target.parent.chmod(0o755)
         draft = target.with_suffix(".new")
-        shutil.copytree(installed, draft, symlinks=True)
+        shutil.copytree(installed, draft / package.name / installed.name, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")  # a wheel's programs look for them beside the package
+        if libraries.is_dir():
+            shutil.copytree(libraries, draft / libraries.name, symlinks=True)
         for path in (draft, *draft.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         draft.rename(target)
-    return target / resolved.name
+    return programs
 
 
-def make_cluster(base: Path, binaries: Path, account: OsAccount) -> Path:
-    """The cluster's folder, made if there is none. The caller holds the cluster's lock.
+def make_cluster(base: Path, binaries: Path, account: OsAccount, lock: int) -> Path:
+    """The cluster's folder, made if there is none. The caller holds the cluster's lock, by the descriptor `lock`.
 
     Raises:
         EmbeddedError: it cannot be made, is of another version or belongs to another account.
@@ -189,7 +212,7 @@ def make_cluster(base: Path, binaries: Path, account: OsAccount) -> Path:
         try:
             if account.lowered:
                 os.chown(draft, account.uid, account.gid)
-            _initdb(draft, binaries, account)
+            _initdb(draft, binaries, account, lock)
             draft.rename(data)  # whole or not at all
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -200,7 +223,7 @@ def make_cluster(base: Path, binaries: Path, account: OsAccount) -> Path:
             f"{data} belongs to user id {status.st_uid}, but PostgreSQL would run as {account.name}: "
             "run as whoever made it, or choose another data folder"
         )
-    version = (data / "PG_VERSION").read_text("ascii").strip() if (data / "PG_VERSION").exists() else "?"
+    version = _version(data / "PG_VERSION")
     if version != str(MAJOR):
         raise EmbeddedError(
             f"{data} was made by PostgreSQL {version}, this is {MAJOR}: dump it with the old version's pg_dumpall, "
@@ -212,7 +235,16 @@ def make_cluster(base: Path, binaries: Path, account: OsAccount) -> Path:
     return data
 
 
-def _initdb(folder: Path, binaries: Path, account: OsAccount) -> None:
+def _version(path: Path) -> str:
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            version = file.read(16).decode("ascii", "replace").strip()
+    except OSError:
+        return "?"
+    return version if version.isprintable() and version else "?"
+
+
+def _initdb(folder: Path, binaries: Path, account: OsAccount, lock: int) -> None:
     # The builtin locale sorts alike on every machine; only the local account may connect.
     command = [
         str(binaries / "initdb"), "-D", str(folder), "-U", "pulse", "-E", "UTF8", "--locale=C",
@@ -228,6 +260,7 @@ def _initdb(folder: Path, binaries: Path, account: OsAccount) -> None:
         text=True,
         errors="replace",
         check=False,
+        pass_fds=(lock,),  # if we are killed, the next start waits until it has ended and then removes its folder
         **account.popen_options(),  # type: ignore[call-overload]
     )
     if done.returncode != 0:
@@ -236,18 +269,21 @@ def _initdb(folder: Path, binaries: Path, account: OsAccount) -> None:
 
 
 def _write(path: Path, text: str, account: OsAccount) -> None:
+    # We may be root, in a folder of PostgreSQL's account: a link that it planted must not lead us elsewhere.
     draft = path.with_suffix(".new")
-    draft.write_text(text)
-    draft.chmod(0o600)
-    if account.lowered:
-        os.chown(draft, account.uid, account.gid)
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o600)
+        if account.lowered:
+            os.fchown(file.fileno(), account.uid, account.gid)
     draft.rename(path)
 
 
 def socket_folder(base: Path, account: OsAccount) -> Path:
     """A folder for the socket that only the account can enter, with a path short enough for a socket."""
     folder = base / "s"
-    if len(os.fsencode(folder / SOCKET_NAME)) > SOCKET_PATH_BYTES:
+    if len(os.fsencode(folder / SOCKET_NAME)) > SOCKET_PATH_BYTES or "," in str(folder):  # libpq: a list of hosts
         folder = Path(tempfile.mkdtemp(prefix="pulse-trio-"))
     else:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -14,7 +14,7 @@ RETRY: Final = 0.5  # seconds between attempts to get the lock back from a datab
 
 _TAKEN: Final = (
     "another pulse-trio process is using this database: rooms live in one process, so stop that one first "
-    "(and keep workers = 1)"
+    "(and keep workers = 0)"
 )
 
 log = structlog.get_logger(__name__)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 import trio
@@ -14,16 +15,23 @@ from pulse_trio.store.base import (
     Message,
     NewConversation,
     NewMessage,
+    NoSuchMessage,
     NotAGroup,
     NotAMember,
+    NotYourMessage,
     OwnerOnly,
     Page,
+    Revision,
+    StoreRefused,
     TooManyMembers,
     UnknownUsers,
     User,
     UsernameTaken,
+    page_range,
 )
-from pulse_trio.texts import username_key
+from pulse_trio.texts import text_problem, username_key
+
+CLIENT_ID_MAX_CHARS: Final = 64  # as the database has it
 
 
 @dataclass(slots=True)
@@ -48,9 +56,13 @@ class _Conversation:
 class MemoryStore:
     """A `Store`. Each operation is one step with a checkpoint before it, so it is atomic."""
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: str = "memory") -> None:
+        self.epoch = epoch
         self._accounts: dict[UUID, _Account] = {}
         self._conversations: dict[UUID, _Conversation] = {}
+        self._places: dict[UUID, tuple[_Conversation, int]] = {}  # of each message, where it is
+        self._resendable: dict[tuple[UUID, UUID, str], UUID] = {}  # conversation, sender, client_id → message
+        self._revisions: dict[UUID, UUID] = {}  # of each revised message, the last
 
     # --- accounts ---
 
@@ -132,7 +144,7 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         group = self._group(conversation_id, actor_id)
         self._check_users(user_ids)
-        added = [user_id for user_id in user_ids if user_id not in group.members]
+        added = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in group.members]
         if len(group.members) + len(added) > limit:
             raise TooManyMembers
         group.members += added
@@ -175,11 +187,23 @@ class MemoryStore:
 
     async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
         await trio.lowlevel.checkpoint()
+        for new in batch:
+            _check_text(new.content)
+            if new.client_id is not None:
+                _check_text(new.client_id)
+                if not 1 <= len(new.client_id) <= CLIENT_ID_MAX_CHARS:
+                    raise StoreRefused("client_id")
         return [self._append(new) for new in batch]
+
+    async def revise(self, revision: Revision) -> Message:
+        await trio.lowlevel.checkpoint()
+        _check_text(revision.content or "")
+        return self._revise(revision)
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
         await trio.lowlevel.checkpoint()
-        changed = [m for m in self._conversations[conversation_id].messages if m.rev > after_rev]
+        conversation = self._conversations.get(conversation_id)
+        changed = [] if conversation is None else [m for m in conversation.messages if m.rev > after_rev]
         return sorted(changed, key=lambda message: message.rev)[:limit]
 
     async def page_messages(
@@ -197,24 +221,20 @@ class MemoryStore:
         if conversation is None or user_id not in conversation.members:
             raise NotAMember
         total = len(conversation.messages)
-        first = 1 if after_seq is None else after_seq + 1
-        last = total - offset if before_seq is None else before_seq - 1
-        if after_seq is not None and before_seq is None:
-            last = after_seq + limit
-        first = max(first, 1, last - limit + 1)
+        first, last = page_range(total, limit, offset, before_seq, after_seq)
         messages = conversation.messages[first - 1 : max(last, 0)]
         return Page(tuple(reversed(messages)), total)
 
     # --- inside ---
 
     def _append(self, new: NewMessage) -> Message | None:
+        resent_id = self._resendable.get((new.conversation_id, new.sender_id, new.client_id or ""))
+        place = self._places.get(new.id) or (resent_id and self._places[resent_id])
+        if place:
+            return place[0].messages[place[1]]
         conversation = self._conversations.get(new.conversation_id)
         if conversation is None or new.sender_id not in conversation.members:
             return None
-        for message in conversation.messages:
-            resent = new.client_id is not None and message.client_id == new.client_id
-            if message.id == new.id or (resent and message.sender_id == new.sender_id):
-                return message
         conversation.last_rev += 1
         message = Message(
             id=new.id,
@@ -223,15 +243,46 @@ class MemoryStore:
             sender_username=self._accounts[new.sender_id].user.username,
             content=new.content,
             is_edited=False,
+            is_deleted=False,
             created_at=new.created_at,
             updated_at=new.created_at,
             seq=len(conversation.messages) + 1,
             rev=conversation.last_rev,
             client_id=new.client_id,
         )
+        self._places[message.id] = conversation, len(conversation.messages)
+        if new.client_id is not None:
+            self._resendable[new.conversation_id, new.sender_id, new.client_id] = message.id
         conversation.messages.append(message)
         conversation.updated_at = max(conversation.updated_at, new.created_at)
-        return replace(message)
+        return message
+
+    def _revise(self, revision: Revision) -> Message:
+        conversation = self._conversations.get(revision.conversation_id)
+        if conversation is None or revision.actor_id not in conversation.members:
+            raise NotAMember
+        home, place = self._places.get(revision.message_id, (None, 0))
+        if home is not conversation:
+            raise NoSuchMessage
+        old = conversation.messages[place]
+        if self._revisions.get(old.id) == revision.id:
+            return old
+        if old.is_deleted:
+            raise NoSuchMessage
+        is_deletion = revision.content is None
+        if old.sender_id != revision.actor_id and not (is_deletion and conversation.owner_id == revision.actor_id):
+            raise NotYourMessage
+        conversation.last_rev += 1
+        conversation.messages[place] = replace(
+            old,
+            content=revision.content or "",
+            is_edited=old.is_edited or not is_deletion,
+            is_deleted=is_deletion,
+            updated_at=max(old.updated_at, revision.made_at),
+            rev=conversation.last_rev,
+        )
+        self._revisions[old.id] = revision.id
+        return conversation.messages[place]
 
     def _check_users(self, user_ids: Iterable[UUID]) -> None:
         unknown = [user_id for user_id in user_ids if user_id not in self._accounts]
@@ -262,3 +313,9 @@ class MemoryStore:
             members=tuple(self._accounts[user_id].user for user_id in conversation.members),
             last_message=conversation.messages[-1] if conversation.messages else None,
         )
+
+
+def _check_text(text: str) -> None:
+    problem = text_problem(text)
+    if problem is not None:
+        raise StoreRefused(problem)

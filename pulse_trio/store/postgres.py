@@ -21,22 +21,26 @@ from pulse_trio.store.base import (
     Message,
     NewConversation,
     NewMessage,
+    NoSuchMessage,
     NotAGroup,
     NotAMember,
+    NotYourMessage,
     OwnerOnly,
     Page,
+    Revision,
     StoreRefused,
     StoreUnavailable,
     TooManyMembers,
     UnknownUsers,
     User,
     UsernameTaken,
+    page_range,
 )
 from pulse_trio.texts import username_key
 from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout, TrioConnection
 
 _MESSAGE: Final = """
-    m.id, m.conversation_id, m.sender_id, u.username, m.content, m.is_edited,
+    m.id, m.conversation_id, m.sender_id, u.username, m.content, m.is_edited, m.is_deleted,
     m.created_at, m.updated_at, m.seq, m.rev, m.client_id
 """
 
@@ -99,10 +103,29 @@ _CONVERSATION: Final = f"""
     LEFT JOIN users u ON u.id = m.sender_id
 """
 
-# By seq, through the index on (conversation_id, seq): the depth of a page costs nothing.
+_REVISE: Final = """
+    WITH bumped AS (
+        UPDATE conversations SET last_rev = last_rev + 1 WHERE id = %s RETURNING last_rev
+    )
+    UPDATE messages m SET
+        content = coalesce(%s, ''),
+        is_edited = m.is_edited OR NOT %s,
+        is_deleted = %s,
+        updated_at = greatest(m.updated_at, %s),
+        rev = bumped.last_rev,
+        revision_id = %s
+    FROM bumped WHERE m.id = %s
+"""
+
+# By seq, through the index on (conversation_id, seq), a range no longer than the page: its depth costs nothing.
 _PAGE: Final = f"""
     SELECT {_MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id
-    WHERE m.conversation_id = %s AND m.seq BETWEEN %s AND %s ORDER BY m.seq DESC LIMIT %s
+    WHERE m.conversation_id = %s AND m.seq BETWEEN %s AND %s ORDER BY m.seq DESC
+"""
+
+_CHANGES: Final = f"""
+    SELECT {_MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id
+    WHERE m.conversation_id = %s AND m.rev > %s ORDER BY m.rev LIMIT %s
 """
 
 _APPEND_ATTEMPTS: Final = 3  # a client_id committed by somebody else in between: seen by the second
@@ -111,8 +134,9 @@ _APPEND_ATTEMPTS: Final = 3  # a client_id committed by somebody else in between
 class PostgresStore:
     """A `Store` on a pool of connections, each in autocommit."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, epoch: str = "") -> None:
         self._pool = pool
+        self.epoch = epoch
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[TrioConnection[Any]]:
@@ -120,7 +144,7 @@ class PostgresStore:
         try:
             async with self._pool.connection() as connection:
                 yield connection
-        except (pg.DataError, pg.IntegrityError, pg.ProgramLimitExceeded) as error:
+        except (pg.DataError, pg.IntegrityError, pg.ProgramLimitExceeded, UnicodeEncodeError) as error:
             raise StoreRefused(type(error).__name__) from error
         except (psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:
             raise StoreUnavailable(type(error).__name__) from error
@@ -361,15 +385,46 @@ class PostgresStore:
         found = {row[0]: _message(row[1:]) for row in rows}
         return [found.get(place) for place in range(1, len(batch) + 1)]
 
+    async def revise(self, revision: Revision) -> Message:
+        async with self._connection() as connection, connection.transaction():
+            cursor = await connection.execute(
+                "SELECT owner_id FROM conversations WHERE id = %s FOR NO KEY UPDATE", (revision.conversation_id,)
+            )
+            owner = await cursor.fetchone()
+            # Under the lock, which orders it with every other change of the conversation.
+            members = await _count(
+                connection,
+                "SELECT count(*) FROM conversation_users WHERE conversation_id = %s AND user_id = %s",
+                (revision.conversation_id, revision.actor_id),
+            )
+            if owner is None or not members:
+                raise NotAMember
+            cursor = await connection.execute(
+                "SELECT sender_id, is_deleted, revision_id FROM messages WHERE id = %s AND conversation_id = %s",
+                (revision.message_id, revision.conversation_id),
+            )
+            old = await cursor.fetchone()
+            if old is None:
+                raise NoSuchMessage
+            sender_id, is_deleted, last_revision = old
+            if last_revision != revision.id:
+                if is_deleted:
+                    raise NoSuchMessage
+                may_delete = revision.content is None and owner[0] == revision.actor_id
+                if sender_id != revision.actor_id and not may_delete:
+                    raise NotYourMessage
+                await connection.execute(_REVISE, _revise_values(revision))
+            cursor = await connection.execute(
+                f"SELECT {_MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id WHERE m.id = %s",
+                (revision.message_id,),
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            return _message(row)
+
     async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
         async with self._connection() as connection:
-            cursor = await connection.execute(
-                f"""
-                SELECT {_MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id
-                WHERE m.conversation_id = %s AND m.rev > %s ORDER BY m.rev LIMIT %s
-                """,
-                (conversation_id, after_rev, limit),
-            )
+            cursor = await connection.execute(_CHANGES, (conversation_id, after_rev, limit))
             return [_message(row) for row in await cursor.fetchall()]
 
     async def page_messages(
@@ -394,14 +449,10 @@ class PostgresStore:
             if row is None:
                 raise NotAMember
             total: int = row[0]
-            first = 1 if after_seq is None else after_seq + 1
-            # seqs have no gaps, so skipping `offset` messages is a subtraction
-            last = total - offset if before_seq is None else min(before_seq - 1, total)
-            if after_seq is not None and before_seq is None:
-                last = min(after_seq + limit, total)
+            first, last = page_range(total, limit, offset, before_seq, after_seq)
             if last < first:
                 return Page((), total)
-            cursor = await connection.execute(_PAGE, (conversation_id, first, last, limit))
+            cursor = await connection.execute(_PAGE, (conversation_id, first, last))
             return Page(tuple(_message(row) for row in await cursor.fetchall()), total)
 
     # --- inside ---
@@ -465,6 +516,19 @@ async def _lock_group(connection: TrioConnection[Any], conversation_id: UUID, ac
 async def _touch(connection: TrioConnection[Any], conversation_id: UUID, now: datetime) -> None:
     await connection.execute(
         "UPDATE conversations SET updated_at = greatest(updated_at, %s) WHERE id = %s", (now, conversation_id)
+    )
+
+
+def _revise_values(revision: Revision) -> tuple[object, ...]:
+    is_deletion = revision.content is None
+    return (
+        revision.conversation_id,
+        revision.content,
+        is_deletion,
+        is_deletion,
+        revision.made_at,
+        revision.id,
+        revision.message_id,
     )
 
 

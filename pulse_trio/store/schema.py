@@ -1,5 +1,6 @@
 """The schema of the database: brings it up to date, or says why it cannot. Runs before the event loop."""
 
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -68,3 +69,44 @@ def migrate(conninfo: str) -> tuple[str | None, str]:
                     raise LaunchError(f"a migration failed: {str(error).splitlines()[0]}") from error
     engine.dispose()
     return before, head
+
+
+def establish_epoch(conninfo: str) -> str:
+    """The epoch of the history in this database; a new one if the database is not where it was before.
+
+    A dump restored elsewhere, a cluster recovered to an earlier time and a standby that was promoted have another
+    system identifier, timeline or database: clients that knew more than they do must load afresh.
+
+    Raises:
+        psycopg.Error: the database cannot be reached.
+    """
+    with psycopg.connect(conninfo) as connection:
+        server = connection.execute(
+            """
+            SELECT concat_ws('/', system_identifier, timeline_id, oid)
+            FROM pg_control_system(), pg_control_checkpoint(), pg_database WHERE datname = current_database()
+            """
+        ).fetchone()
+        assert server is not None
+        row = connection.execute(
+            """
+            INSERT INTO history (epoch, server) VALUES (%(epoch)s, %(server)s)
+            ON CONFLICT (only_row) DO UPDATE SET
+                epoch = CASE WHEN history.server = %(server)s THEN history.epoch ELSE %(epoch)s END,
+                server = %(server)s
+            RETURNING epoch
+            """,
+            {"epoch": secrets.token_hex(8), "server": server[0]},
+        ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def renew_epoch(conninfo: str) -> None:
+    """Says that the history may have been rolled back in a way that the database cannot tell: files put back.
+
+    Raises:
+        psycopg.Error: the database cannot be reached.
+    """
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("UPDATE history SET epoch = %s", (secrets.token_hex(8),))

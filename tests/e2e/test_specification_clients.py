@@ -80,9 +80,10 @@ async def test_python_program_as_it_stands(server: Server) -> None:
     alice = await Person.register(server.base_url, "alice")
     bob = await Person.register(server.base_url, "bob")
     conversation = await alice.create_group(bob)
-    async with alice.connect(conversation) as chat, running(
-        sys.executable, "-u", "-c", program("client.py.txt", server, conversation, bob.token)
-    ) as bobs:
+    async with (
+        alice.connect(conversation) as chat,
+        running(sys.executable, "-u", "-c", program("client.py.txt", server, conversation, bob.token)) as bobs,
+    ):
         await bobs.wait_line("Connected to conversation")
         await bobs.wait_line("[System] User bob joined the conversation")
         await chat.send({"type": "message", "content": "Hello, everyone!"})

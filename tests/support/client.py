@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import httpx2
 import trio
@@ -70,11 +71,17 @@ class Person:
         return found
 
     @asynccontextmanager
-    async def connect(self, conversation_id: str, **options: Any) -> AsyncIterator["Chat"]:
+    async def connect(self, conversation_id: str, **query: object) -> AsyncIterator["Chat"]:
         """A live connection to a conversation."""
-        url = f"{self.base_url.replace('http', 'ws', 1)}/api/chat/ws/{conversation_id}?token={self.token}"
-        async with trio_websocket.open_websocket_url(url, **options) as connection:
-            yield Chat(connection)
+        parameters = urlencode({"token": self.token, **query})
+        url = f"{self.base_url.replace('http', 'ws', 1)}/api/chat/ws/{conversation_id}?{parameters}"
+        async with trio_websocket.open_websocket_url(url) as connection:
+            try:
+                yield Chat(connection)
+            finally:
+                if connection.closed is not None:
+                    # When the server closes first, trio-websocket leaves its own socket open.
+                    await trio.aclose_forcefully(connection._stream)
 
 
 class Chat:

@@ -82,6 +82,7 @@ class ConversationBody(msgspec.Struct):
     total_messages: int
     last_seq: int
     last_rev: int
+    epoch: Annotated[str, Meta(description="Changes when the history may have been rolled back: load it afresh.")]
 
 
 class ConversationList(msgspec.Struct):
@@ -280,6 +281,7 @@ def conversation_body(conversation: Conversation) -> ConversationBody:
         total_messages=conversation.head.last_seq,
         last_seq=conversation.head.last_seq,
         last_rev=conversation.head.last_rev,
+        epoch=services().store.epoch,
     )
 
 

@@ -7,14 +7,23 @@ import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response
 
-from pulse_trio.edge.rest.operation import PageQuery, answer, current_user, operation
+from pulse_trio.edge.rest.operation import PageQuery, answer, current_user, empty, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
-from pulse_trio.protocol import timestamp
+from pulse_trio.protocol import content_problem, timestamp
 from pulse_trio.store.base import Message, NotAMember
 
 SEQ_MOST: Final = 2**53 - 1  # the largest whole number that every JSON reader keeps exact (RFC 8259, section 6)
+
+Content = Annotated[str, Meta(description="At most `PULSE_MAX_CONTENT_CHARS` characters.", examples=["Hello!"])]
+
+_REVISION_ERRORS: Final = (
+    ErrorCode.NOT_FOUND,
+    ErrorCode.NO_SUCH_MESSAGE,
+    ErrorCode.NOT_YOUR_MESSAGE,
+    ErrorCode.NOT_STORED,
+)
 
 messages = Blueprint("messages", __name__, url_prefix="/api/chat/conversations/<conversation_id>/messages")
 
@@ -30,8 +39,14 @@ class MessageQuery(PageQuery):
     ) = None
 
 
+class MessageChange(msgspec.Struct):
+    """The new content of a message."""
+
+    content: Content
+
+
 class MessageBody(msgspec.Struct):
-    """A message."""
+    """A message. A deleted one is a tombstone: its content is empty."""
 
     id: UUID
     conversation_id: UUID
@@ -39,6 +54,7 @@ class MessageBody(msgspec.Struct):
     sender_username: str
     content: str
     is_edited: bool
+    is_deleted: bool
     created_at: str
     updated_at: str
     seq: Annotated[int, Meta(description="Where it stands in its conversation: 1, 2, 3 …")]
@@ -92,6 +108,52 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
     return answer(MessageList(bodies, page.total, query.limit, query.offset))
 
 
+@messages.patch("/<message_id>")
+@operation(
+    name="editMessage",
+    tags=("messages",),
+    body=MessageChange,
+    responses={200: MessageBody},
+    errors=(*_REVISION_ERRORS, ErrorCode.EMPTY_CONTENT, ErrorCode.CONTENT_TOO_LONG, ErrorCode.INVALID_TEXT),
+)
+async def edit_message(conversation_id: str, message_id: str, body: MessageChange) -> Response:
+    """Give a message new content; its sender may.
+
+    It keeps its `seq` and takes the next `rev`. Everybody connected gets `message_updated`.
+    """
+    problem = content_problem(body.content, services().settings.max_content_chars)
+    if problem is not None:
+        raise PulseError(*problem, field="content")
+    return answer(message_body(await _revise(conversation_id, message_id, body.content)))
+
+
+@messages.delete("/<message_id>")
+@operation(name="deleteMessage", tags=("messages",), responses={204: None}, errors=_REVISION_ERRORS)
+async def delete_message(conversation_id: str, message_id: str) -> Response:
+    """Delete a message; its sender and the owner of the conversation may.
+
+    A tombstone stays in its place, without content, with the next `rev`. Everybody connected gets
+    `message_deleted`.
+    """
+    await _revise(conversation_id, message_id, None)
+    return empty()
+
+
+async def _revise(conversation_id: str, message_id: str, content: str | None) -> Message:
+    """Changes a message through its conversation's room, so that all see it in the same order."""
+    conversation_key, message_key = parse_uuid(conversation_id), parse_uuid(message_id)
+    parts, user = services(), current_user()
+    try:
+        # Before the room is opened: nobody opens a conversation that is not theirs.
+        if conversation_key is None or not await parts.store.is_member(conversation_key, user.id):
+            raise NotAMember
+        if message_key is None:
+            raise PulseError(ErrorCode.NO_SUCH_MESSAGE, "There is no such message in this conversation")
+        return await parts.hub.revise(conversation_key, message_key, user, content)
+    except NotAMember:
+        raise PulseError(ErrorCode.NOT_FOUND, "There is no such conversation") from None
+
+
 def message_body(message: Message) -> MessageBody:
     """A message as REST shows it."""
     return MessageBody(
@@ -101,6 +163,7 @@ def message_body(message: Message) -> MessageBody:
         sender_username=message.sender_username,
         content=message.content,
         is_edited=message.is_edited,
+        is_deleted=message.is_deleted,
         created_at=timestamp(message.created_at),
         updated_at=timestamp(message.updated_at),
         seq=message.seq,

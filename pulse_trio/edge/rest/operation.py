@@ -83,7 +83,7 @@ def operation(
         async def wrapper(**arguments: Any) -> Any:
             if not public:
                 token = bearer_token(request.headers.get("Authorization"))
-                g.user = await services().authenticator.authenticate(token)
+                g.user = (await services().authenticator.authenticate(token)).user
             if query is not None:
                 arguments["query"] = read_query(request.args, query)
             if body is not None:

@@ -1,0 +1,69 @@
+"""The stores under contract: every test that takes `store` runs on each of them."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import psycopg
+import pytest
+import trio
+
+from pulse_trio.store.base import Store
+from pulse_trio.store.memory import MemoryStore
+from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.trio_psycopg import Pool
+from tests.contract.people import People
+
+LIMIT = 60  # seconds for a test
+
+
+@asynccontextmanager
+async def _memory() -> AsyncIterator[Store]:
+    yield MemoryStore()
+
+
+@asynccontextmanager
+async def _postgres(conninfo: str) -> AsyncIterator[Store]:
+    async with Pool(conninfo, autocommit=True) as pool:
+        yield PostgresStore(pool)
+
+
+class StoreKind:
+    """One of the stores that there are; `open` gives an empty one."""
+
+    def __init__(self, conninfo: str | None) -> None:
+        self._conninfo = conninfo
+
+    def open(self) -> AbstractAsyncContextManager[Store]:
+        if self._conninfo is None:
+            return _memory()
+        with psycopg.connect(self._conninfo) as connection:
+            connection.execute("TRUNCATE users CASCADE")
+        return _postgres(self._conninfo)
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def store_kind(request: pytest.FixtureRequest) -> StoreKind:
+    return StoreKind(request.getfixturevalue("database") if request.param == "postgres" else None)
+
+
+@pytest.fixture
+def postgres_kind(database: str) -> StoreKind:
+    return StoreKind(database)
+
+
+@pytest.fixture
+async def store(store_kind: StoreKind, nursery: trio.Nursery) -> AsyncIterator[Store]:
+    """An empty store, for a test that must end within LIMIT."""
+
+    async def limit() -> None:
+        with trio.fail_after(LIMIT):
+            await trio.sleep_forever()
+
+    nursery.start_soon(limit)
+    async with store_kind.open() as opened:
+        yield opened
+
+
+@pytest.fixture
+def people(store: Store) -> People:
+    return People(store)

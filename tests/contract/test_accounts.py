@@ -1,0 +1,131 @@
+"""Accounts, on every store."""
+
+import pytest
+
+from pulse_trio.store.base import Account, Store, User, UsernameTaken
+from tests.contract.people import START, People
+
+
+async def test_user_is_found_by_name_without_regard_to_case_or_form(store: Store, people: People) -> None:
+    user = await people.user("Ana.Straße", password_hash="secret hash")
+    for spelling in ("Ana.Straße", "ANA.STRASSE", "ana.strasse", "\uff21na.Straße"):
+        assert await store.find_account(spelling) == Account(user, "secret hash")
+    assert await store.find_account("ana") is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("alice", "alice"),
+        ("alice", "ALICE"),
+        ("straße", "STRASSE"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("alice", "\uff41\uff4c\uff49\uff43\uff45"),
+        ("\u03c3\u03bf\u03c6\u03cc\u03c2", "\u03a3\u039f\u03a6\u038c\u03a3"),
+    ],
+)
+async def test_name_that_differs_in_case_or_form_only_is_taken(
+    store: Store, people: People, first: str, second: str
+) -> None:
+    user = await people.user(first)
+    with pytest.raises(UsernameTaken):
+        await people.user(second)
+    found = await store.find_account(second)
+    assert found is not None
+    assert found.user == user
+    assert (await store.search_users("", limit=9, offset=0))[1] == 1
+
+
+async def test_users_without_password_and_subject(store: Store, people: People) -> None:
+    first = await people.user("first", password_hash=None)
+    second = await people.user("second", password_hash=None)
+    assert await store.find_account("first") == Account(first, None)
+    assert await store.find_account("second") == Account(second, None)
+
+
+async def test_subject_of_two_users_is_refused(store: Store, people: People) -> None:
+    user = await people.user("first", subject="issuer|1")
+    with pytest.raises(UsernameTaken):
+        await people.user("second", subject="issuer|1")
+    assert await store.find_account("second") is None
+    assert await store.find_subject("issuer|1", None) == user
+
+
+async def test_subject_goes_before_id(store: Store, people: People) -> None:
+    by_subject = await people.user("first", subject="sub")
+    by_id = await people.user("second")
+    assert await store.find_subject("sub", by_id.id) == by_subject
+    assert await store.find_subject("other", by_id.id) == by_id
+    assert await store.find_subject(str(by_id.id), by_id.id) == by_id
+    assert await store.find_subject("other", people.new_id()) is None
+    assert await store.find_subject("other", None) is None
+    assert await store.find_subject("Sub", None) is None
+
+
+async def test_hash_is_replaced_only_if_the_old_one_matches(store: Store, people: People) -> None:
+    user = await people.user("alice", password_hash="old")
+    other = await people.user("bob", password_hash="old")
+    await store.set_password_hash(user.id, "new", old_hash="stale")
+    assert await store.find_account("alice") == Account(user, "old")
+    await store.set_password_hash(user.id, "new", old_hash="old")
+    assert await store.find_account("alice") == Account(user, "new")
+    await store.set_password_hash(user.id, "newer", old_hash="old")
+    assert await store.find_account("alice") == Account(user, "new")
+    await store.set_password_hash(people.new_id(), "new", old_hash="old")
+    assert await store.find_account("bob") == Account(other, "old")
+
+
+async def test_user_without_password_gets_none(store: Store, people: People) -> None:
+    user = await people.user("alice", password_hash=None)
+    await store.set_password_hash(user.id, "new", old_hash="")
+    assert await store.find_account("alice") == Account(user, None)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("", ["a%b", "a\\b", "a_b", "aab", "Abel", "b%", "zoë", "Éva"]),
+        ("a", ["a%b", "a\\b", "a_b", "aab", "Abel"]),
+        ("AB", ["Abel"]),
+        ("a%", ["a%b"]),
+        ("a_", ["a_b"]),
+        ("a\\", ["a\\b"]),
+        ("%", []),
+        ("_", []),
+        ("\\", []),
+        ("b%", ["b%"]),
+        ("b%%", []),
+        ("zoe\u0308", ["zoë"]),
+        ("é", ["Éva"]),
+        ("e", []),
+        ("abelx", []),
+    ],
+)
+async def test_search_takes_every_character_as_itself(
+    store: Store, people: People, prefix: str, expected: list[str]
+) -> None:
+    for username in ("zoë", "Abel", "a_b", "b%", "aab", "a%b", "Éva", "a\\b"):
+        await people.user(username)
+    users, total = await store.search_users(prefix, limit=50, offset=0)
+    assert [user.username for user in users] == expected
+    assert total == len(expected)
+
+
+async def test_search_pages_in_the_order_of_names(store: Store, people: People) -> None:
+    made = {user.username: user for user in await people.users("u3", "U1", "u5", "other", "u2", "U4")}
+    pages: list[User] = []
+    for offset in (0, 2, 4):
+        users, total = await store.search_users("u", limit=2, offset=offset)
+        assert total == 5
+        pages += users
+    assert pages == [made[name] for name in ("U1", "u2", "u3", "U4", "u5")]
+    assert await store.search_users("u", limit=2, offset=5) == ([], 5)
+
+
+async def test_failed_user_leaves_nothing(store: Store, people: People) -> None:
+    await people.user("alice", subject="sub")
+    stranger = User(people.new_id(), "bob")
+    with pytest.raises(UsernameTaken):
+        await store.create_user(stranger, password_hash=None, subject="sub", created_at=START)
+    await store.create_user(stranger, password_hash="x", subject="sub 2", created_at=START)
+    assert await store.find_subject("sub 2", None) == stranger

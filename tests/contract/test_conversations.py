@@ -1,0 +1,299 @@
+"""Conversations and their members, on every store."""
+
+import pytest
+
+from pulse_trio.store.base import (
+    Head,
+    NotAGroup,
+    NotAMember,
+    OwnerOnly,
+    Store,
+    TooManyMembers,
+    UnknownUsers,
+    User,
+)
+from tests.contract.people import People, at
+
+
+async def test_group_is_as_it_was_created(store: Store, people: People) -> None:
+    carol, alice, bob = await people.users("carol", "alice", "bob")
+    new = people.conversation(carol, alice, bob, name="Ünïcode", description="What for", created_at=at(5))
+    made, created = await store.create_conversation(new)
+    assert created
+    assert (made.id, made.name, made.description, made.is_group) == (new.id, "Ünïcode", "What for", True)
+    assert made.owner_id == carol.id
+    assert made.members == (carol, alice, bob)
+    assert (made.created_at, made.updated_at) == (at(5), at(5))
+    assert made.head == Head(0, 0)
+    assert made.last_message is None
+    assert await store.get_conversation(new.id, bob.id) == made
+    assert await store.head(new.id) == Head(0, 0)
+
+
+async def test_two_groups_of_the_same_members_are_two(store: Store, people: People) -> None:
+    alice, bob = await people.users("alice", "bob")
+    first, second = await people.group(alice, bob), await people.group(alice, bob)
+    assert first != second
+    assert (await store.list_conversations(alice.id, limit=9, offset=0))[1] == 2
+
+
+async def test_one_to_one_is_returned_again_whoever_asks(store: Store, people: People) -> None:
+    alice, bob, carol = await people.users("alice", "bob", "carol")
+    made, created = await people.direct(alice, bob)
+    assert created
+    assert made.members == (alice, bob)
+    assert not made.is_group
+    await people.send(made.id, bob, "hi")
+    for owner, other in ((alice, bob), (bob, alice)):
+        again, created = await people.direct(owner, other)
+        assert not created
+        assert again == await store.get_conversation(made.id, alice.id)
+        assert again.members == (alice, bob)
+        assert again.owner_id == alice.id
+        assert again.head == Head(1, 1)
+    other_pair, created = await people.direct(alice, carol)
+    assert created
+    assert other_pair.id != made.id
+    group = await people.group(alice, bob)
+    assert group != made.id
+
+
+@pytest.mark.parametrize("is_group", [True, False])
+async def test_unknown_users_are_named_in_order_and_nothing_is_created(
+    store: Store, people: People, is_group: bool
+) -> None:
+    alice, bob = await people.users("alice", "bob")
+    ghosts = [User(people.new_id(), f"ghost {n}") for n in range(2)]
+    others = [ghosts[1], bob, ghosts[0]] if is_group else [ghosts[0]]
+    new = people.conversation(alice, *others, is_group=is_group)
+    with pytest.raises(UnknownUsers) as caught:
+        await store.create_conversation(new)
+    assert list(caught.value.ids) == [other.id for other in others if other != bob]
+    assert await store.list_conversations(alice.id, limit=9, offset=0) == ([], 0)
+    with pytest.raises(NotAMember):
+        await store.head(new.id)
+
+
+async def test_only_members_get_a_conversation(store: Store, people: People) -> None:
+    alice, bob, eve = await people.users("alice", "bob", "eve")
+    group = await people.group(alice, bob)
+    assert await store.get_conversation(group, eve.id) is None
+    assert await store.get_conversation(people.new_id(), alice.id) is None
+    assert await store.get_conversation(group, people.new_id()) is None
+    assert await store.is_member(group, bob.id)
+    assert not await store.is_member(group, eve.id)
+    assert not await store.is_member(people.new_id(), alice.id)
+    assert await store.list_conversations(eve.id, limit=9, offset=0) == ([], 0)
+
+
+async def test_list_has_the_latest_activity_first(store: Store, people: People) -> None:
+    alice, bob, eve = await people.users("alice", "bob", "eve")
+    old = await people.group(alice, bob, created_at=at(1))
+    middle = await people.group(bob, alice, created_at=at(2))
+    young = await people.group(alice, eve, created_at=at(3))
+    await people.group(bob, eve, created_at=at(4))
+
+    async def listed() -> list[object]:
+        conversations, total = await store.list_conversations(alice.id, limit=9, offset=0)
+        assert total == 3
+        for conversation in conversations:
+            assert conversation == await store.get_conversation(conversation.id, alice.id)
+        return [conversation.id for conversation in conversations]
+
+    assert await listed() == [young, middle, old]
+    await store.append([people.message(old, bob, created_at=at(10))])
+    assert await listed() == [old, young, middle]
+    await store.rename(middle, alice.id, {"name": "New"}, now=at(11))
+    assert await listed() == [middle, old, young]
+    await store.append([people.message(young, eve, created_at=at(5))])
+    assert await listed() == [middle, old, young]
+    await store.add_members(young, alice.id, [bob.id], limit=9, now=at(12))
+    assert await listed() == [young, middle, old]
+    await store.remove_member(old, bob.id, bob.id, now=at(13))
+    assert await listed() == [old, young, middle]
+
+
+async def test_list_pages_and_breaks_ties_by_id(store: Store, people: People) -> None:
+    (alice,) = await people.users("alice")
+    made = [await people.group(alice) for _ in range(5)]
+    found = []
+    for offset in (0, 2, 4, 6):
+        conversations, total = await store.list_conversations(alice.id, limit=2, offset=offset)
+        assert total == 5
+        found += [conversation.id for conversation in conversations]
+    assert found == sorted(made, reverse=True)
+
+
+async def test_updated_at_never_goes_back(store: Store, people: People) -> None:
+    alice, bob = await people.users("alice", "bob")
+    group = await people.group(alice, created_at=at(10))
+    await store.append([people.message(group, alice, created_at=at(1))])
+    await store.add_members(group, alice.id, [bob.id], limit=9, now=at(2))
+    await store.remove_member(group, alice.id, bob.id, now=at(3))
+    assert (await store.rename(group, alice.id, {"name": "x"}, now=at(4))).updated_at == at(10)
+
+
+async def test_last_message_is_the_newest_as_it_now_is(store: Store, people: People) -> None:
+    alice, bob = await people.users("alice", "bob")
+    group = await people.group(alice, bob)
+    first, second = await people.send(group, bob, "first", "second")
+    assert await _last_message(store, group, alice) == second
+    changed = await store.revise(people.revision(second, bob, "changed"))
+    assert await _last_message(store, group, alice) == changed
+    await store.revise(people.revision(first, bob, "the older one"))
+    assert await _last_message(store, group, alice) == changed
+
+
+async def _last_message(store: Store, conversation_id: object, user: User) -> object:
+    ((conversation,), _) = await store.list_conversations(user.id, limit=1, offset=0)
+    assert conversation.id == conversation_id
+    return conversation.last_message
+
+
+async def test_added_members_come_last_in_the_order_given(store: Store, people: People) -> None:
+    alice, bob, carol, dave = await people.users("alice", "bob", "carol", "dave")
+    group = await people.group(alice, dave)
+    added = await store.add_members(group, dave.id, [carol.id, alice.id, bob.id, carol.id], limit=9, now=at(1))
+    assert added == [carol, bob]
+    assert await store.add_members(group, bob.id, [carol.id, bob.id], limit=9, now=at(50)) == []
+    conversation = await store.get_conversation(group, bob.id)
+    assert conversation is not None
+    assert conversation.members == (alice, dave, carol, bob)
+    assert conversation.updated_at == at(1)
+
+
+async def test_who_comes_back_comes_last(store: Store, people: People) -> None:
+    alice, bob, carol = await people.users("alice", "bob", "carol")
+    group = await people.group(alice, bob, carol)
+    assert await store.remove_member(group, bob.id, bob.id, now=at(1)) == bob
+    assert await store.add_members(group, carol.id, [bob.id], limit=3, now=at(2)) == [bob]
+    conversation = await store.get_conversation(group, bob.id)
+    assert conversation is not None
+    assert conversation.members == (alice, carol, bob)
+
+
+async def test_members_up_to_the_limit_only(store: Store, people: People) -> None:
+    alice, bob, carol, dave = await people.users("alice", "bob", "carol", "dave")
+    group = await people.group(alice, bob)
+    with pytest.raises(TooManyMembers):
+        await store.add_members(group, alice.id, [carol.id, dave.id], limit=3, now=at(9))
+    conversation = await store.get_conversation(group, alice.id)
+    assert conversation is not None
+    assert conversation.members == (alice, bob)
+    assert conversation.updated_at == at(0)
+    assert await store.add_members(group, alice.id, [carol.id, bob.id, carol.id], limit=3, now=at(1)) == [carol]
+    assert await store.add_members(group, alice.id, [bob.id], limit=3, now=at(1)) == []
+
+
+async def test_adding_is_refused(store: Store, people: People) -> None:
+    alice, bob, eve = await people.users("alice", "bob", "eve")
+    group = await people.group(alice, bob)
+    direct, _ = await people.direct(alice, bob)
+    ghost = people.new_id()
+    with pytest.raises(NotAMember):
+        await store.add_members(group, eve.id, [eve.id], limit=9, now=at(1))
+    with pytest.raises(NotAMember):
+        await store.add_members(people.new_id(), alice.id, [eve.id], limit=9, now=at(1))
+    with pytest.raises(NotAMember):
+        await store.add_members(direct.id, eve.id, [eve.id], limit=9, now=at(1))
+    with pytest.raises(NotAGroup):
+        await store.add_members(direct.id, alice.id, [eve.id], limit=9, now=at(1))
+    with pytest.raises(UnknownUsers) as caught:
+        await store.add_members(group, alice.id, [eve.id, ghost], limit=2, now=at(1))
+    assert list(caught.value.ids) == [ghost]
+    assert not await store.is_member(group, eve.id)
+
+
+async def test_owner_removes_and_members_leave(store: Store, people: People) -> None:
+    alice, bob, carol, eve = await people.users("alice", "bob", "carol", "eve")
+    group = await people.group(alice, bob, carol)
+    with pytest.raises(OwnerOnly):
+        await store.remove_member(group, bob.id, carol.id, now=at(1))
+    with pytest.raises(OwnerOnly):
+        await store.remove_member(group, bob.id, eve.id, now=at(1))
+    assert await store.remove_member(group, alice.id, eve.id, now=at(1)) is None
+    conversation = await store.get_conversation(group, alice.id)
+    assert conversation is not None
+    assert conversation.updated_at == at(0)
+    assert await store.remove_member(group, alice.id, carol.id, now=at(2)) == carol
+    assert await store.remove_member(group, bob.id, bob.id, now=at(3)) == bob
+    assert not await store.is_member(group, bob.id)
+    assert await store.get_conversation(group, bob.id) is None
+    with pytest.raises(NotAMember):
+        await store.remove_member(group, bob.id, bob.id, now=at(4))
+
+
+async def test_removing_is_refused(store: Store, people: People) -> None:
+    alice, bob, eve = await people.users("alice", "bob", "eve")
+    group = await people.group(alice, bob)
+    direct, _ = await people.direct(alice, bob)
+    with pytest.raises(NotAMember):
+        await store.remove_member(group, eve.id, bob.id, now=at(1))
+    with pytest.raises(NotAMember):
+        await store.remove_member(people.new_id(), alice.id, alice.id, now=at(1))
+    with pytest.raises(NotAGroup):
+        await store.remove_member(direct.id, alice.id, bob.id, now=at(1))
+    with pytest.raises(NotAGroup):
+        await store.remove_member(direct.id, bob.id, bob.id, now=at(1))
+    assert await store.is_member(group, bob.id)
+    assert await store.is_member(direct.id, bob.id)
+
+
+async def test_longest_standing_member_inherits_the_group(store: Store, people: People) -> None:
+    zoe, carol, bob, alice = await people.users("zoe", "carol", "bob", "alice")
+    group = await people.group(zoe, carol, bob)
+    await store.remove_member(group, carol.id, carol.id, now=at(1))
+    await store.add_members(group, zoe.id, [alice.id, carol.id], limit=9, now=at(2))
+    for owner, heir in ((zoe, bob), (bob, alice), (alice, carol)):
+        assert await store.remove_member(group, owner.id, owner.id, now=at(3)) == owner
+        conversation = await store.get_conversation(group, carol.id)
+        assert conversation is not None
+        assert conversation.owner_id == heir.id
+    assert await store.remove_member(group, carol.id, carol.id, now=at(4)) == carol
+    assert await store.get_conversation(group, carol.id) is None
+    assert await store.list_conversations(carol.id, limit=9, offset=0) == ([], 0)
+    with pytest.raises(NotAMember):
+        await store.add_members(group, carol.id, [carol.id], limit=9, now=at(5))
+
+
+async def test_member_who_leaves_passes_nothing_on(store: Store, people: People) -> None:
+    alice, bob, carol = await people.users("alice", "bob", "carol")
+    group = await people.group(bob, alice, carol)
+    await store.remove_member(group, alice.id, alice.id, now=at(1))
+    conversation = await store.get_conversation(group, carol.id)
+    assert conversation is not None
+    assert conversation.owner_id == bob.id
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "description"),
+    [
+        ({"name": "New"}, "New", "old description"),
+        ({"description": "New"}, "Team", "New"),
+        ({"name": None}, None, "old description"),
+        ({"description": None}, "Team", None),
+        ({"name": "", "description": "d"}, "", "d"),
+        ({}, "Team", "old description"),
+    ],
+)
+async def test_rename_sets_what_is_given(
+    store: Store, people: People, changes: dict[str, str | None], name: str | None, description: str | None
+) -> None:
+    alice, bob = await people.users("alice", "bob")
+    made, _ = await store.create_conversation(people.conversation(alice, bob, description="old description"))
+    changed = await store.rename(made.id, bob.id, changes, now=at(7))
+    assert (changed.name, changed.description, changed.updated_at) == (name, description, at(7))
+    assert changed == await store.get_conversation(made.id, alice.id)
+
+
+async def test_renaming_is_refused(store: Store, people: People) -> None:
+    alice, bob, eve = await people.users("alice", "bob", "eve")
+    group = await people.group(alice, bob)
+    direct, _ = await people.direct(alice, bob)
+    with pytest.raises(NotAMember):
+        await store.rename(group, eve.id, {"name": "x"}, now=at(1))
+    with pytest.raises(NotAMember):
+        await store.rename(people.new_id(), alice.id, {"name": "x"}, now=at(1))
+    with pytest.raises(NotAGroup):
+        await store.rename(direct.id, alice.id, {"name": "x"}, now=at(1))
+    assert await store.get_conversation(direct.id, alice.id) == direct

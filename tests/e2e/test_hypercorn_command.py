@@ -1,0 +1,190 @@
+"""`hypercorn --config hypercorn.toml pulse_trio.asgi:app`: the operators' way does the same job."""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.client import Person
+from tests.support.cluster import traversable_folder
+from tests.support.server import PROGRAM, SECRET, Server, environment
+
+CONFIG = Path(__file__).parent.parent.parent / "hypercorn.toml"
+COMMAND = [
+    str(Path(sys.executable).with_name("hypercorn")),
+    *("--config", str(CONFIG), "--bind", "127.0.0.1:0", "pulse_trio.asgi:app"),
+]
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A data folder that is not there yet, in a folder that goes away after the test."""
+    folder = traversable_folder()
+    yield folder / "data"
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def launch(data_dir: Path) -> Iterator[Start]:  # its folder must outlive the servers
+    """Starts the command; ends what is left after the test."""
+    servers: list[Server] = []
+
+    def start(*arguments: str, **settings: str) -> Server:
+        servers.append(Server(settings, *arguments, command=COMMAND))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
+
+async def wait_at_rest(data_dir: Path) -> None:
+    """Returns when the last process of the data folder is gone: each holds a lock in it."""
+
+    def wait() -> None:
+        for name in ("owner.lock", "lock"):
+            with (data_dir / name).open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+
+    with trio.fail_after(20):
+        await trio.to_thread.run_sync(wait, abandon_on_cancel=True)
+
+
+def is_at_rest(data_dir: Path) -> bool:
+    """Whether no process uses the data folder."""
+    with (data_dir / "owner.lock").open() as owner, (data_dir / "lock").open() as cluster:
+        try:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(cluster, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_serves_and_a_signal_stops_everything(launch: Start, data_dir: Path, how: signal.Signals) -> None:
+    server = launch(PULSE_DATA_DIR=str(data_dir)).wait_ready()
+    with trio.fail_after(60):
+        alice = await Person.register(server.base_url, "alice")
+        async with alice.connect(await alice.create_group()) as chat:
+            await chat.send({"type": "message", "content": "hello"})
+            assert (await chat.receive_type("message"))["content"] == "hello"
+            assert server.stop(how, 20) == 0
+    assert is_at_rest(data_dir)
+    assert "Traceback" not in server.output
+
+
+async def test_ctrl_c_at_a_terminal_reaches_every_process_and_stops_everything(data_dir: Path) -> None:
+    server = Server({"PULSE_DATA_DIR": str(data_dir)}, command=COMMAND, start_new_session=True).wait_ready()
+    with trio.fail_after(60):
+        await Person.register(server.base_url, "alice")
+    # A terminal signals the whole group.
+    os.killpg(server.process.pid, signal.SIGINT)
+    assert server.wait(20) == 0
+    assert is_at_rest(data_dir)
+    assert "Traceback" not in server.output
+
+
+async def test_its_postgres_dies_and_it_says_so_and_ends(launch: Start, data_dir: Path) -> None:
+    server = launch(PULSE_DATA_DIR=str(data_dir)).wait_ready()
+    os.kill(int((data_dir / "data" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
+    assert server.wait(20) != 0
+    assert sum("the embedded PostgreSQL ended" in line for line in server.output.splitlines()) == 1
+    assert "Traceback" not in server.output
+    await wait_at_rest(data_dir)
+
+
+async def test_two_workers_are_refused_with_the_reason(launch: Start, data_dir: Path) -> None:
+    server = launch("--workers", "2", PULSE_DATA_DIR=str(data_dir))
+    server.wait(60)  # Hypercorn loses its workers' exit codes
+    assert "another pulse-trio process" in server.output
+    assert "Traceback" not in server.output
+    await wait_at_rest(data_dir)
+
+
+def test_two_workers_on_a_database_of_ones_own_are_refused_with_the_reason(launch: Start, database: str) -> None:
+    server = launch("--workers", "2", DATABASE_URL=database)
+    server.wait(60)
+    assert "another pulse-trio process is using this database" in server.output
+    assert "Traceback" not in server.output
+
+
+def test_a_second_service_is_refused_by_the_first(launch: Start, database: str) -> None:
+    first = launch(DATABASE_URL=database).wait_ready()
+    second = subprocess.run(
+        [PROGRAM, "serve", "--port", "0"],
+        env=environment(DATABASE_URL=database, SECRET_KEY=SECRET),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "another pulse-trio process" in second.stderr
+    third = launch(DATABASE_URL=database)
+    assert third.wait(60) != 0
+    assert "another pulse-trio process" in third.output
+    assert first.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        ({"SECRET_KEY": "short"}, "SECRET_KEY is too short"),
+        ({"ALGORITHM": "EdDSA", "PULSE_PUBLIC_KEY": "/nowhere/key.pem"}, "PULSE_PUBLIC_KEY"),
+        ({"DATABASE_URL": "postgresql://pulse:hunter2@127.0.0.1:1/pulse"}, "DATABASE_URL"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_refused_in_one_line(launch: Start, data_dir: Path, settings: dict[str, str], part: str) -> None:
+    server = launch(PULSE_DATA_DIR=str(data_dir), **settings)
+    assert server.wait(60) != 0
+    said = [line for line in server.output.splitlines() if "Running on" not in line]
+    assert len(said) == 1, said
+    assert said[0].startswith("pulse-trio: ")
+    assert part in said[0]
+    assert "hunter2" not in server.output
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+async def test_sigkill_leaves_no_postgres(launch: Start, data_dir: Path, workers: str) -> None:
+    server = launch("--workers", workers, PULSE_DATA_DIR=str(data_dir)).wait_ready()
+    worker = int((data_dir / "owner.lock").read_text())
+    os.kill(worker, signal.SIGKILL)
+    server.wait(20)
+    await wait_at_rest(data_dir)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("milestone", ["init-*", "postgres.log", "conninfo"])
+async def test_a_signal_during_the_start_ends_it(
+    launch: Start, data_dir: Path, milestone: str, how: signal.Signals
+) -> None:
+    server = launch(PULSE_DATA_DIR=str(data_dir))
+    with trio.fail_after(30):
+        while not any(data_dir.glob(milestone)):  # noqa: ASYNC110, ASYNC240  # another process makes the file
+            await trio.sleep(0.002)
+    assert server.stop(how, 20) == 0
+    await wait_at_rest(data_dir)
+    assert "Traceback" not in server.output
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_a_second_signal_changes_nothing(launch: Start, data_dir: Path, how: signal.Signals) -> None:
+    server = launch(PULSE_DATA_DIR=str(data_dir)).wait_ready()
+    with trio.fail_after(30):
+        while server.process.poll() is None:
+            server.process.send_signal(how)
+            await trio.sleep(0.005)
+    assert server.wait() == 0
+    assert is_at_rest(data_dir)
+    assert "Traceback" not in server.output

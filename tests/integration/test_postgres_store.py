@@ -1,0 +1,552 @@
+"""What only PostgreSQL can show: rivals, cancellation, dead connections, query plans, constraints."""
+
+import random
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+import trio
+from psycopg.rows import scalar_row
+
+from pulse_trio.ids import IdSource
+from pulse_trio.store import postgres
+from pulse_trio.store.base import (
+    Conversation,
+    Head,
+    Message,
+    NewMessage,
+    NotAMember,
+    Store,
+    StoreRefused,
+    StoreUnavailable,
+    User,
+    page_range,
+)
+from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.store.schema import migrate
+from pulse_trio.trio_psycopg import Pool, TrioConnection
+from tests.contract.people import START, People, at, seqs
+from tests.support.cluster import Cluster
+
+LIMIT = 60  # seconds for a test
+BIG = 20_000  # messages
+
+
+@asynccontextmanager
+async def open_store(conninfo: str, **options: Any) -> AsyncIterator[PostgresStore]:
+    async with Pool(conninfo, autocommit=True, **options) as pool:
+        yield PostgresStore(pool)
+
+
+@asynccontextmanager
+async def open_group(conninfo: str, groups: int = 1) -> AsyncIterator[tuple[PostgresStore, People, User, list[UUID]]]:
+    """A store, and a user in some groups."""
+    with trio.fail_after(LIMIT):
+        async with open_store(conninfo) as store:
+            people = People(store)
+            alice = await people.user("alice")
+            yield store, people, alice, [await people.group(alice) for _ in range(groups)]
+
+
+async def assert_whole(store: Store, conversation_id: UUID, expected: set[UUID]) -> None:
+    """The conversation has these messages, each once, at 1, 2, 3 …"""
+    found = await store.changes(conversation_id, after_rev=0, limit=10_000)
+    assert [(m.seq, m.rev) for m in found] == [(n, n) for n in range(1, len(expected) + 1)]
+    assert {m.id for m in found} == expected
+    assert await store.head(conversation_id) == Head(len(expected), len(expected))
+
+
+# --- rivals ---
+
+
+async def test_crossing_batches_of_many_tasks_neither_deadlock_nor_leave_holes(database: str) -> None:
+    async with open_group(database, groups=3) as (store, people, alice, groups):
+        expected: dict[UUID, set[UUID]] = {group: set() for group in groups}
+
+        async def writer(number: int) -> None:
+            order = groups if number % 2 else groups[::-1]
+            for _ in range(10):
+                batch = [people.message(group, alice, client_id=None) for group in order for _ in range(2)]
+                stored = await store.append(batch)
+                assert [m and m.id for m in stored] == [new.id for new in batch]
+                for new in batch:
+                    expected[new.conversation_id].add(new.id)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(12):
+                nursery.start_soon(writer, number)
+        for group in groups:
+            assert len(expected[group]) == 240
+            await assert_whole(store, group, expected[group])
+
+
+async def test_same_client_id_from_two_tasks_at_once_makes_one_message(database: str) -> None:
+    async with open_group(database) as (store, people, alice, (group,)):
+        for number in range(20):
+            results: list[list[Message | None]] = []
+
+            async def send(client_id: str, found: list[list[Message | None]] = results) -> None:
+                found.append(await store.append([people.message(group, alice, client_id=client_id)]))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(send, f"c{number}")
+            assert len(results) == 4
+            assert all(result == results[0] for result in results)
+            assert seqs(results[0]) == [number + 1]
+        assert await store.head(group) == Head(20, 20)
+
+
+async def test_client_id_committed_while_append_waits_for_the_conversation(database: str) -> None:
+    """The one moment at which a resend is not seen before the insert: here it is sure to come."""
+    async with open_group(database) as (store, people, alice, (group,)):
+        first = people.message(group, alice, "first", client_id="c")
+        found: list[list[Message | None]] = []
+
+        async def resend() -> None:
+            fresh = people.message(group, alice, "fresh")
+            found.append(await store.append([people.message(group, alice, "again", client_id="c"), fresh]))
+
+        async with trio.open_nursery() as nursery:
+            connection = await TrioConnection.connect(database)
+            try:
+                await connection.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (group,))
+                nursery.start_soon(resend)
+                await wait_blocked(database)
+                await connection.execute(
+                    """
+                    INSERT INTO messages
+                        (id, conversation_id, sender_id, content, created_at, updated_at, seq, rev, client_id)
+                    VALUES (%s, %s, %s, %s, %s, %s, 1, 1, 'c')
+                    """,
+                    (first.id, group, alice.id, first.content, START, START),
+                )
+                await connection.execute("UPDATE conversations SET last_seq = 1, last_rev = 1 WHERE id = %s", (group,))
+                await connection.commit()
+            finally:
+                await connection.close()
+        assert [m and (m.seq, m.content) for m in found[0]] == [(1, "first"), (2, "fresh")]
+
+
+async def wait_blocked(conninfo: str) -> None:
+    """Returns when a backend of this database waits for a lock."""
+    connection = await TrioConnection.connect(conninfo, autocommit=True)
+    try:
+        while True:
+            cursor = await connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            if row[0]:
+                return
+    finally:
+        await connection.close()
+
+
+async def test_one_to_one_asked_for_by_both_at_once_is_one(database: str) -> None:
+    async with open_group(database) as (store, people, alice, _):
+        for number in range(10):
+            bob = await people.user(f"bob{number}")
+            results: list[tuple[Conversation, bool]] = []
+
+            async def ask(owner: User, other: User, found: list[tuple[Conversation, bool]] = results) -> None:
+                found.append(await people.direct(owner, other))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(ask, alice, bob)
+                    nursery.start_soon(ask, bob, alice)
+            assert len({conversation.id for conversation, _ in results}) == 1
+            assert [created for _, created in results].count(True) == 1
+
+
+async def test_limit_of_members_holds_when_many_are_added_at_once(database: str) -> None:
+    async with open_group(database) as (store, people, alice, (group,)):
+        others = await people.users(*(f"u{n}" for n in range(8)))
+        refused: list[User] = []
+
+        async def add(other: User) -> None:
+            try:
+                await store.add_members(group, alice.id, [other.id], limit=4, now=at(1))
+            except postgres.TooManyMembers:
+                refused.append(other)
+
+        async with trio.open_nursery() as nursery:
+            for other in others:
+                nursery.start_soon(add, other)
+        conversation = await store.get_conversation(group, alice.id)
+        assert conversation is not None
+        assert len(conversation.members) == 4
+        assert set(conversation.members[1:]) == set(others) - set(refused)
+
+
+async def test_members_who_leave_at_once_leave_an_owner_who_is_in_the_group(database: str) -> None:
+    async with open_group(database) as (store, people, alice, _):
+        others = await people.users(*(f"u{n}" for n in range(5)))
+        group = await people.group(others[0], *others[1:], alice)
+        async with trio.open_nursery() as nursery:
+            for other in others:
+
+                async def leave(user: User = other) -> None:
+                    await store.remove_member(group, user.id, user.id, now=at(1))
+
+                nursery.start_soon(leave)
+        conversation = await store.get_conversation(group, alice.id)
+        assert conversation is not None
+        assert (conversation.members, conversation.owner_id) == ((alice,), alice.id)
+
+
+async def test_edits_and_messages_at_once_share_out_the_revs(database: str) -> None:
+    async with open_group(database) as (store, people, alice, (group,)):
+        messages = await people.send(group, alice, *map(str, range(10)))
+        revs: list[int] = []
+
+        async def edit(message: Message) -> None:
+            for content in ("a", "b", None):
+                revs.append((await store.revise(people.revision(message, alice, content))).rev)
+
+        async def send() -> None:
+            revs.extend([message.rev for message in await people.send(group, alice, "new", "new")])
+
+        async with trio.open_nursery() as nursery:
+            for message in messages:
+                nursery.start_soon(edit, message)
+                nursery.start_soon(send)
+        assert sorted(revs) == list(range(11, 61))
+        assert await store.head(group) == Head(30, 60)
+
+
+# --- lost answers ---
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_append_cancelled_at_any_moment_and_repeated_is_stored_once(database: str, seed: int) -> None:
+    dice = random.Random(seed)
+    async with open_group(database, groups=2) as (store, people, alice, groups):
+        expected: dict[UUID, set[UUID]] = {group: set() for group in groups}
+        cancelled = 0
+
+        async def writer() -> None:
+            nonlocal cancelled
+            for _ in range(15):
+                batch = [people.message(dice.choice(groups), alice) for _ in range(3)]
+                stored: list[Message | None] | None = None
+                while stored is None:
+                    with trio.move_on_after(dice.uniform(0, 0.008)) as scope:
+                        stored = await store.append(batch)
+                    cancelled += scope.cancelled_caught
+                    if scope.cancelled_caught and dice.random() < 0.5:
+                        stored = await store.append(batch)
+                assert [m and m.id for m in stored] == [new.id for new in batch]
+                for new in batch:
+                    expected[new.conversation_id].add(new.id)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(writer)
+        assert cancelled > 0
+        for group in groups:
+            await assert_whole(store, group, expected[group])
+
+
+async def test_append_whose_connections_are_killed_and_repeated_is_stored_once(database: str) -> None:
+    async with open_group(database) as (store, people, alice, (group,)):
+        expected: set[UUID] = set()
+        failures = 0
+        writing = 4
+
+        async def writer() -> None:
+            nonlocal failures, writing
+            for _ in range(15):
+                batch = [people.message(group, alice) for _ in range(3)]
+                while True:
+                    try:
+                        stored = await store.append(batch)
+                        break
+                    except StoreUnavailable:
+                        failures += 1
+                assert [m and m.id for m in stored] == [new.id for new in batch]
+                expected.update(new.id for new in batch)
+            writing -= 1
+
+        async def killer() -> None:
+            connection = await TrioConnection.connect(database, autocommit=True)
+            try:
+                while writing:
+                    await connection.execute(
+                        """
+                        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                        WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()
+                        ORDER BY random() LIMIT 1
+                        """
+                    )
+                    if failures > 40:  # enough
+                        return
+            finally:
+                await connection.close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(killer)
+            for _ in range(4):
+                nursery.start_soon(writer)
+        assert failures > 0
+        await assert_whole(store, group, expected)
+
+
+async def test_append_killed_while_it_waits_is_undone_and_can_be_repeated(database: str) -> None:
+    """A kill that is sure to come in the middle of the statement."""
+    async with open_group(database) as (store, people, alice, (group,)):
+        batch = [people.message(group, alice), people.message(group, alice)]
+
+        async def fail() -> None:
+            with pytest.raises(StoreUnavailable):
+                await store.append(batch)
+
+        connection = await TrioConnection.connect(database)
+        try:
+            await connection.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (group,))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail)
+                await wait_blocked(database)
+                await connection.execute(
+                    """
+                    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+                    WHERE datname = current_database() AND wait_event_type = 'Lock'
+                    """
+                )
+            await connection.rollback()
+        finally:
+            await connection.close()
+        assert await store.head(group) == Head(0, 0)
+        assert seqs(await store.append(batch)) == [1, 2]
+
+
+async def test_store_works_again_after_its_server_was_away(own_cluster: Cluster) -> None:
+    conninfo = own_cluster.new_database()
+    async with open_group(conninfo) as (store, people, alice, (group,)):
+        batch = [people.message(group, alice)]
+        stored = await store.append(batch)
+        own_cluster.kill()
+        lost = [people.message(group, alice)]
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.append(lost)
+        with pytest.raises(StoreUnavailable):
+            await store.page_messages(group, alice.id, limit=5)
+        with pytest.raises(StoreUnavailable):
+            await store.rename(group, alice.id, {"name": "x"}, now=at(1))
+        with pytest.raises(StoreUnavailable):
+            await store.find_account("alice")
+        own_cluster.start()
+        assert seqs(await store.append(lost)) == [2]
+        assert await store.append(batch) == stored
+
+
+async def test_busy_pool_and_slow_statement_are_unavailability(database: str) -> None:
+    with trio.fail_after(LIMIT):
+        async with open_store(database, statement_timeout=0.3) as store:
+            people = People(store)
+            alice = await people.user("alice")
+            group = await people.group(alice)
+            connection = await TrioConnection.connect(database)
+            try:
+                await connection.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (group,))
+                with pytest.raises(StoreUnavailable):
+                    await store.append([people.message(group, alice)])
+            finally:
+                await connection.close()
+        async with Pool(database, autocommit=True, max_size=1, acquire_timeout=0.05) as pool, pool.connection():
+            with pytest.raises(StoreUnavailable):
+                await PostgresStore(pool).head(group)
+        with pytest.raises(StoreUnavailable):
+            await PostgresStore(pool).head(group)
+
+
+@pytest.mark.parametrize(
+    ("content", "client_id"), [("a\x00b", None), ("\udc80", None), ("x", ""), ("x", "c" * 65), ("x", "\x00")]
+)
+async def test_poison_row_is_refused_and_the_store_goes_on(database: str, content: str, client_id: str | None) -> None:
+    async with open_group(database) as (store, people, alice, (group,)):
+        poison = people.message(group, alice, content, client_id=client_id)
+        with pytest.raises(StoreRefused):
+            await store.append([people.message(group, alice), poison])
+        assert await store.head(group) == Head(0, 0)
+        assert seqs(await store.append([people.message(group, alice)])) == [1]
+
+
+async def test_ids_in_the_wrong_hands_change_nothing(database: str) -> None:
+    """A message id that is stored in another conversation is not stored a second time."""
+    async with open_group(database, groups=2) as (store, people, alice, (first, second)):
+        new = people.message(first, alice)
+        stored = await store.append([new])
+        again = NewMessage(new.id, second, alice.id, "other", None, START)
+        assert await store.append([again]) == stored
+        assert await store.head(second) == Head(0, 0)
+
+
+# --- query plans ---
+
+
+@pytest.fixture
+def big_conversation(database: str) -> tuple[str, UUID]:
+    """A conversation of BIG messages among as many others of other conversations, and its database."""
+    new_id = IdSource()
+    user_id, conversation_id, other_id = new_id(), new_id(), new_id()
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO users (id, username, username_key, created_at, updated_at) VALUES (%s, 'a', 'a', now(), now())",
+            (user_id,),
+        )
+        for group in (conversation_id, other_id):
+            connection.execute(
+                """
+                INSERT INTO conversations
+                    (id, is_group, owner_id, created_at, updated_at, last_seq, last_rev)
+                VALUES (%s, true, %s, now(), now(), %s, %s)
+                """,
+                (group, user_id, BIG, BIG),
+            )
+            connection.execute("INSERT INTO conversation_users VALUES (%s, %s, now())", (group, user_id))
+        connection.execute(
+            """
+            INSERT INTO messages (id, conversation_id, sender_id, content, created_at, updated_at, seq, rev)
+            SELECT gen_random_uuid(), g.id, %s, repeat('word ', 20), now(), now(), n, n
+            FROM generate_series(1, %s) n CROSS JOIN unnest(%s::uuid[]) AS g (id)
+            """,
+            (user_id, BIG, [conversation_id, other_id]),
+        )
+        connection.execute("VACUUM ANALYZE")
+    return database, conversation_id
+
+
+def explain(conninfo: str, query: str, types: str, values: tuple[object, ...], *, generic: bool) -> str:
+    """The plan of a prepared statement, as run: with these values, or as made for any."""
+    numbers = iter(range(1, 10))
+    query = re.sub("%s", lambda _: f"${next(numbers)}", query)
+    with psycopg.connect(conninfo, autocommit=True, row_factory=scalar_row) as connection:
+        connection.execute(f"SET plan_cache_mode = force_{'generic' if generic else 'custom'}_plan")
+        connection.execute(f"PREPARE it ({types}) AS {query}")
+        arguments = psycopg.sql.SQL(", ").join(map(psycopg.sql.Literal, values))
+        command = psycopg.sql.SQL("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, SUMMARY OFF) EXECUTE it ({})")
+        return "\n".join(connection.execute(command.format(arguments)).fetchall())
+
+
+def buffers_of(plan: str) -> int:
+    """The pages that the whole query touched."""
+    found = re.search(r"Buffers: shared ([^\n]*)", plan)
+    assert found is not None, plan
+    return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", found[1])))
+
+
+@pytest.mark.parametrize("generic", [False, True])
+def test_page_of_history_costs_the_same_at_every_depth(big_conversation: tuple[str, UUID], generic: bool) -> None:
+    database, conversation_id = big_conversation
+    limit = 50
+    for offset in (0, BIG // 2, BIG - limit):
+        first, last = page_range(BIG, limit, offset, None, None)
+        values = (conversation_id, first, last)
+        plan = explain(database, postgres._PAGE, "uuid, bigint, bigint", values, generic=generic)
+        assert re.search(r"Index Scan.* using messages_conversation_id_seq_key on messages", plan), plan
+        assert "Seq Scan on messages" not in plan, plan
+        # A page is a range of so many seqs: no row is read that is not in it.
+        assert "Rows Removed" not in plan, plan
+        # Of 20,000 messages: some pages of the index and those of 50 rows.
+        assert buffers_of(plan) <= 3 * limit, plan
+
+
+@pytest.mark.parametrize("generic", [False, True])
+def test_changes_after_a_rev_are_found_by_index(big_conversation: tuple[str, UUID], generic: bool) -> None:
+    database, conversation_id = big_conversation
+    for after_rev in (0, BIG // 2, BIG - 10):
+        values = (conversation_id, after_rev, 50)
+        plan = explain(database, postgres._CHANGES, "uuid, bigint, bigint", values, generic=generic)
+        assert re.search(r"Index Scan.* using messages_conversation_id_rev_key on messages", plan), plan
+        assert "Sort" not in plan, plan
+        assert buffers_of(plan) <= 150, plan
+
+
+async def test_history_reads_what_the_plan_says(big_conversation: tuple[str, UUID]) -> None:
+    database, conversation_id = big_conversation
+    with trio.fail_after(LIMIT):
+        async with open_store(database) as store:
+            found = await store.find_account("a")
+            assert found is not None
+            for offset in (0, BIG // 2, BIG - 50):
+                page = await store.page_messages(conversation_id, found.user.id, limit=50, offset=offset)
+                assert seqs(page.messages) == list(range(BIG - offset, BIG - offset - 50, -1))
+                assert page.total == BIG
+
+
+# --- constraints ---
+
+U, V, W, C, D, M, N = (str(UUID(int=n)) for n in range(1, 8))
+_USER = "INSERT INTO users (id, username, username_key, subject, created_at, updated_at) VALUES "
+_CONVERSATION = "INSERT INTO conversations (id, is_group, direct_key, owner_id, created_at, updated_at) VALUES "
+_MESSAGE = """
+    INSERT INTO messages
+        (id, conversation_id, sender_id, seq, rev, client_id, content, is_deleted, created_at, updated_at) VALUES
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [
+        (f"{_USER} ('{W}', 'Ann', 'ann', NULL, now(), now())", "UniqueViolation"),
+        (f"{_USER} ('{W}', 'w', 'w', 'sub', now(), now())", "UniqueViolation"),
+        (f"{_USER} ('{W}', '', '', NULL, now(), now())", "CheckViolation"),
+        (f"{_USER} ('{W}', repeat('w', 33), 'w', NULL, now(), now())", "CheckViolation"),
+        (f"{_CONVERSATION} ('{D}', false, '{U}:{V}', '{V}', now(), now())", "UniqueViolation"),
+        (f"{_CONVERSATION} ('{D}', false, NULL, '{V}', now(), now())", "CheckViolation"),
+        (f"{_CONVERSATION} ('{D}', true, 'x', '{V}', now(), now())", "CheckViolation"),
+        (f"{_CONVERSATION} ('{D}', true, NULL, '{W}', now(), now())", "ForeignKeyViolation"),
+        ("UPDATE conversations SET last_seq = -1", "CheckViolation"),
+        ("UPDATE conversations SET last_rev = last_seq - 1", "CheckViolation"),
+        (f"INSERT INTO conversation_users VALUES ('{C}', '{U}', now())", "UniqueViolation"),
+        (f"INSERT INTO conversation_users VALUES ('{C}', '{W}', now())", "ForeignKeyViolation"),
+        (f"INSERT INTO conversation_users VALUES ('{D}', '{U}', now())", "ForeignKeyViolation"),
+        (f"{_MESSAGE} ('{M}', '{C}', '{U}', 2, 2, NULL, '', false, now(), now())", "UniqueViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{U}', 1, 2, NULL, '', false, now(), now())", "UniqueViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{V}', 0, 1, NULL, '', false, now(), now())", "CheckViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{V}', -1, 2, NULL, '', false, now(), now())", "CheckViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{V}', 3, 2, NULL, '', false, now(), now())", "CheckViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{U}', 2, 2, 'c', '', false, now(), now())", "UniqueViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{U}', 2, 2, '', '', false, now(), now())", "CheckViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{U}', 2, 2, repeat('c', 65), '', false, now(), now())", "CheckViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{U}', 2, 2, NULL, 'text', true, now(), now())", "CheckViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{U}', 2, 2, NULL, NULL, false, now(), now())", "NotNullViolation"),
+        (f"{_MESSAGE} ('{N}', '{D}', '{U}', 1, 1, NULL, '', false, now(), now())", "ForeignKeyViolation"),
+        (f"{_MESSAGE} ('{N}', '{C}', '{W}', 2, 2, NULL, '', false, now(), now())", "ForeignKeyViolation"),
+        (f"DELETE FROM users WHERE id = '{U}'", "ForeignKeyViolation"),
+        ("INSERT INTO history (epoch, server) VALUES ('a', 'b'), ('c', 'd')", "UniqueViolation"),
+        ("INSERT INTO history VALUES (false, 'a', 'b')", "CheckViolation"),
+    ],
+)
+def test_database_holds_what_must_always_hold(database: str, statement: str, error: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute(
+            f"""
+            {_USER} ('{U}', 'ann', 'ann', 'sub', now(), now()), ('{V}', 'bo', 'bo', NULL, now(), now());
+            {_CONVERSATION} ('{C}', false, '{U}:{V}', '{U}', now(), now());
+            INSERT INTO conversation_users VALUES ('{C}', '{U}', now()), ('{C}', '{V}', now());
+            {_MESSAGE} ('{M}', '{C}', '{U}', 1, 1, 'c', 'hello', false, now(), now());
+            """
+        )
+        with pytest.raises(getattr(psycopg.errors, error)):
+            connection.execute(statement)
+        connection.rollback()
+
+
+async def test_schema_of_a_store_that_was_not_migrated_is_unavailability(cluster: Cluster) -> None:
+    conninfo = cluster.new_database(migrated=False)
+    with trio.fail_after(LIMIT):
+        async with open_store(conninfo) as store:
+            with pytest.raises(StoreUnavailable):
+                await store.head(UUID(int=1))
+            await trio.to_thread.run_sync(migrate, conninfo)
+            with pytest.raises(NotAMember):
+                await store.head(UUID(int=1))

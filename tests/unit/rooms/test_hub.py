@@ -1,0 +1,431 @@
+"""The hub: rooms come and go, removal is immediate, and draining loses nothing."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pulse_trio.protocol import PongFrame, SendMessage
+from pulse_trio.rooms.hub import DRAIN_TIMEOUT
+from pulse_trio.store.base import Head, NotAMember, StoreUnavailable
+
+from .world import FakeTransport, World, a_world, settle
+
+
+class SlowHead:
+    """Makes the next opening of a room wait, fail or be refused."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch, *outcomes: Exception | trio.Event) -> None:
+        self.calls = 0
+        self._outcomes = list(outcomes)
+        self._head = world.store.head
+        monkeypatch.setattr(world.store, "head", self)
+
+    async def __call__(self, conversation_id: object) -> Head:
+        self.calls += 1
+        outcome = self._outcomes.pop(0) if self._outcomes else None
+        if isinstance(outcome, Exception):
+            await trio.lowlevel.checkpoint()
+            raise outcome
+        if outcome is not None:
+            await outcome.wait()
+        return await self._head(conversation_id)  # type: ignore[arg-type]
+
+
+# --- the connection manager of the specification ---
+
+
+async def test_the_operations_of_the_specification(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        hub, conversation = world.hub, world.conversation_id
+        assert hub.get_active_users(conversation) == set()
+        assert hub.get_connection_count(conversation) == 0
+        sockets = [FakeTransport() for _ in range(3)]
+        await hub.connect(conversation, world.alice, sockets[0])
+        await hub.connect(conversation, world.alice, sockets[1])
+        await hub.connect(conversation, world.bob, sockets[2])
+        assert hub.get_active_users(conversation) == {str(world.alice.id), str(world.bob.id)}
+        assert hub.get_connection_count(conversation) == 3
+
+        await settle()
+        for socket in sockets:
+            socket.frames.clear()
+        await hub.broadcast(conversation, PongFrame())
+        await hub.broadcast(conversation, PongFrame(), exclude_user_id=world.alice.id)
+        await settle()
+        assert [len(socket.frames) for socket in sockets] == [1, 1, 2]
+
+        hub.disconnect(conversation, world.alice.id, sockets[0])
+        hub.disconnect(conversation, world.alice.id, sockets[0])  # again: no error
+        hub.disconnect(conversation, world.carol.id, sockets[2])  # not carol's
+        hub.disconnect(world.ids(), world.bob.id, sockets[2])  # not there
+        assert hub.get_connection_count(conversation) == 2
+        hub.disconnect(conversation, world.alice.id, sockets[1])
+        hub.disconnect(conversation, world.bob.id, sockets[2])
+        assert hub.get_active_users(conversation) == set()
+        await settle()
+        assert hub.room_count == 0
+        await hub.broadcast(conversation, PongFrame())
+        hub.send_typing(conversation, await hub.connect(conversation, world.alice, FakeTransport()))
+
+
+async def test_announce_reaches_everybody(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        world.hub.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
+        await settle()
+        for guest in (alice, bob):
+            frame = guest.of_type("system")[-1]
+            assert (frame["event"], frame["content"]) == ("renamed", "alice renamed it")
+            assert frame["active_users"] == [str(world.alice.id), str(world.bob.id)]
+        world.hub.announce(world.ids(), "renamed", "nobody is there", world.alice.id)
+
+
+# --- rooms come and go ---
+
+
+async def test_one_room_is_opened_for_many_who_join_at_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        gate = trio.Event()
+        head = SlowHead(world, monkeypatch, gate)
+        guests = [world.guest(user) for user in (world.alice, world.bob, world.carol) * 3]
+        for guest in guests:
+            world.start(guest.join)
+        await settle()
+        assert world.hub.room_count == 1
+        gate.set()
+        await settle()
+        assert head.calls == 1
+        assert world.hub.get_connection_count(world.conversation_id) == 9
+
+
+async def test_a_room_that_is_empty_is_gone_and_comes_back(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        for count in range(1, 4):
+            alice = await world.join(world.alice)
+            await alice.send(f"{count}")
+            await settle()
+            assert world.hub.room_count == 1
+            alice.leave()
+            await settle()
+            assert world.hub.room_count == 0
+        assert world.stored == ["1", "2", "3"]
+        assert alice.of_type("message")[0]["seq"] == 3
+
+
+async def test_somebody_who_joins_before_the_room_has_gone_keeps_it(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        gate = world.store.hold()
+        await alice.send("last words")
+        await settle()
+        alice.leave()
+        await settle()
+        bob = await world.join(world.bob)  # while the writer still stores
+        assert world.hub.room_count == 1
+        gate.set()
+        await settle()
+        assert bob.contents == ["last words"]
+        await bob.send("hello")
+        await settle()
+        assert bob.contents == ["last words", "hello"]
+        bob.leave()
+        await settle()
+        assert world.hub.room_count == 0
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_joining_at_any_moment_of_a_rooms_end_finds_a_room_that_works(
+    autojump_clock: MockClock, steps: int
+) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        await alice.send("one")
+        alice.leave()
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        bob = await world.join(world.bob)
+        await bob.send("two")
+        await settle()
+        assert bob.contents[-1] == "two"
+        assert world.stored == ["one", "two"]
+        assert world.hub.room_count == 1
+        bob.leave()
+        await settle()
+        assert world.hub.room_count == 0
+
+
+async def test_a_join_that_is_cancelled_leaves_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        gate = trio.Event()
+        SlowHead(world, monkeypatch, gate)
+        with trio.move_on_after(1) as scope:
+            await world.join(world.alice)
+        assert scope.cancelled_caught
+        gate.set()
+        await settle()
+        assert world.hub.room_count == 0
+        assert world.hub._joining == {}
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable(), NotAMember()])
+async def test_a_room_that_cannot_be_opened_tells_everybody_who_waits_and_is_forgotten(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async with a_world() as world:
+        SlowHead(world, monkeypatch, error)
+        failures = []
+
+        async def join() -> None:
+            try:
+                await world.join(world.alice)
+            except (StoreUnavailable, NotAMember) as caught:
+                failures.append(type(caught))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(join)
+            nursery.start_soon(join)
+        assert failures == [type(error)] * 2
+        assert world.hub.room_count == 0
+        await world.join(world.alice)
+        assert world.hub.get_connection_count(world.conversation_id) == 1
+
+
+async def test_who_waits_for_a_room_when_the_hub_ends_is_told(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = trio.Event()
+    async with trio.open_nursery() as outside, a_world() as world:
+        SlowHead(world, monkeypatch, trio.Event())
+
+        async def join() -> None:
+            with pytest.raises(StoreUnavailable):
+                await world.join(world.alice)
+            told.set()
+
+        outside.start_soon(join)
+        await settle()
+    assert told.is_set()
+
+
+# --- removal ---
+
+
+async def test_a_removed_user_is_closed_at_once_and_gets_nothing_more(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        bob1, bob2 = await world.join(world.bob), await world.join(world.bob)
+        await settle()
+        world.hub.remove_user(world.conversation_id, world.bob.id, "removed from the conversation")
+        assert world.hub.get_active_users(world.conversation_id) == {str(world.alice.id)}
+        before = len(bob1.transport.frames), len(bob2.transport.frames)
+        await alice.send("a secret")
+        await settle()
+        assert (len(bob1.transport.frames), len(bob2.transport.frames)) == before
+        for guest in (bob1, bob2):
+            assert guest.ended.is_set()
+            assert guest.transport.closed == (4403, "removed from the conversation")
+        assert alice.contents == ["a secret"]
+        assert alice.events[-1] == ("left", str(world.bob.id))
+
+
+async def test_what_was_put_out_just_before_a_removal_does_not_arrive_after_it(autojump_clock: MockClock) -> None:
+    """A frame that the member's task has been handed, but has not sent, is not sent any more."""
+    async with a_world() as world:
+        bob = await world.join(world.bob)
+        await settle()
+        before = len(bob.transport.frames)
+        room = world.hub._rooms[world.conversation_id]
+        room.announce("renamed", "a secret", world.alice.id)
+        world.hub.remove_user(world.conversation_id, world.bob.id, "removed")
+        await settle()
+        assert len(bob.transport.frames) == before
+
+
+async def test_a_removed_user_can_send_nothing_while_its_connection_is_being_closed(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await settle()
+        bob.transport.close_stall = trio.Event()
+        world.hub.remove_user(world.conversation_id, world.bob.id, "removed")
+        world.hub.send_typing(world.conversation_id, bob.member)
+        await bob.send("still here?")
+        await settle()
+        assert alice.of_type("typing") == []
+        assert alice.contents == []
+        assert world.stored == []
+
+
+async def test_what_waits_for_capacity_when_its_connection_is_closed_is_not_taken(autojump_clock: MockClock) -> None:
+    async with a_world(pending_messages=1) as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        gate = world.store.hold()
+        await bob.send("one")
+        bob.transport.close_stall = trio.Event()
+        frame = SendMessage(content="two")
+        done = trio.Event()
+
+        async def send() -> None:
+            await world.hub.send_message(world.conversation_id, bob.member, frame)
+            done.set()
+
+        world.start(send)
+        await settle()
+        world.hub.remove_user(world.conversation_id, world.bob.id, "removed")
+        alice.leave()
+        gate.set()
+        await settle()  # the room ends: its writer takes nothing any more
+        assert done.is_set()
+        assert world.stored == ["one"]
+        assert world.hub.room_count == 0
+
+
+async def test_a_join_under_way_is_stopped_by_a_removal(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        gate = trio.Event()
+        SlowHead(world, monkeypatch, gate)
+        refused = trio.Event()
+        bob = world.guest(world.bob)
+
+        async def join() -> None:
+            with pytest.raises(NotAMember):
+                await bob.join()
+            refused.set()
+
+        world.start(join)
+        await settle()
+        world.hub.remove_user(world.conversation_id, world.bob.id, "removed")
+        gate.set()
+        await settle()
+        assert refused.is_set()
+        assert bob.transport.frames == []
+        assert world.hub.room_count == 0
+        assert world.hub._joining == {}
+        await world.join(world.bob)  # added again: a new check, a new ticket
+
+
+async def test_a_removal_revokes_every_ticket_of_that_user_and_no_other(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        hub, conversation = world.hub, world.conversation_id
+        with (
+            hub.joining(conversation, world.bob.id) as one,
+            hub.joining(conversation, world.bob.id) as two,
+            hub.joining(conversation, world.alice.id) as other,
+            hub.joining(world.ids(), world.bob.id) as elsewhere,
+        ):
+            hub.remove_user(conversation, world.bob.id, "removed")
+            revoked = [ticket.revoked for ticket in (one, two, other, elsewhere)]
+            with hub.joining(conversation, world.bob.id) as later:
+                assert not later.revoked
+        assert revoked == [True, True, False, False]
+        assert hub._joining == {}
+
+
+# --- draining ---
+
+
+async def test_draining_closes_everybody_with_1012_and_lets_the_writers_finish(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        gate = world.store.hold()
+        await alice.send("one")
+        await settle()
+        await alice.send("two")
+        drained = trio.Event()
+
+        async def drain() -> None:
+            await world.hub.drain()
+            drained.set()
+
+        world.start(drain)
+        await settle()
+        assert world.hub.draining
+        for guest in (alice, bob):
+            assert guest.transport.closed is not None
+            assert guest.transport.closed[0] == 1012
+            assert guest.ended.is_set()
+        assert not drained.is_set()
+        gate.set()
+        await drained.wait()
+        assert world.stored == ["one", "two"]
+        assert world.hub.room_count == 0
+        assert trio.current_time() < DRAIN_TIMEOUT
+
+
+async def test_draining_ends_although_the_store_hangs(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        world.store.hold()
+        await alice.send("one")
+        await settle()
+        begin = trio.current_time()
+        await world.hub.drain()
+        assert trio.current_time() - begin == DRAIN_TIMEOUT
+
+
+async def test_draining_waits_for_close_frames_of_rooms_that_are_forgotten_already(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        bob = await world.join(world.bob)
+        await settle()
+        bob.transport.close_stall = trio.Event()
+        world.hub.remove_user(world.conversation_id, world.bob.id, "removed")
+        await settle()
+        assert world.hub.room_count == 0
+        await world.hub.drain()
+        assert bob.ended.is_set()
+
+
+async def test_who_comes_in_while_draining_is_closed_with_1012_too(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        gate = trio.Event()
+        SlowHead(world, monkeypatch, gate)
+        alice = world.guest(world.alice)
+        world.start(alice.join)
+        await settle()
+        world.start(world.hub.drain)
+        await settle()
+        gate.set()
+        await settle()
+        assert alice.transport.closed is not None
+        assert alice.transport.closed[0] == 1012
+        assert world.hub.room_count == 0
+
+
+async def test_draining_a_large_room_tells_nobody_who_is_being_closed_that_others_left(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        guests = [await world.join(user) for user in (world.alice, world.bob, world.carol)]
+        await settle()
+        await world.hub.drain()
+        assert not [event for guest in guests for event in guest.events if event[0] == "left"]
+
+
+async def test_when_the_hub_is_cancelled_clients_are_told_that_the_server_failed(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+    assert alice.ended.is_set()
+    assert alice.transport.closed is not None
+    assert alice.transport.closed[0] == 1011
+
+
+async def test_a_message_to_a_room_that_has_gone_is_not_taken(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        alice.leave()
+        await settle()
+        await alice.send("too late")
+        await settle()
+        assert world.stored == []
+        assert world.hub.room_count == 0

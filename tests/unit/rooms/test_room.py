@@ -1,0 +1,652 @@
+"""A room: one order for everybody, presence, gaps, and what becomes of it when people come and go."""
+
+from collections.abc import Sequence
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.protocol import CloseCode, SendMessage
+from pulse_trio.store.base import Message, NewMessage, Revision, StoreUnavailable
+
+from .world import Rows, World, a_world, settle
+
+
+def places(guest_frames: list[dict[str, object]]) -> list[tuple[object, object]]:
+    return [(frame["seq"], frame["rev"]) for frame in guest_frames]
+
+
+async def test_nothing_reaches_anybody_before_it_is_stored(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        gate = world.store.hold()
+        await alice.send("hello", "c1")
+        await trio.sleep(3)
+        assert alice.contents == bob.contents == []
+        gate.set()
+        await settle()
+        assert alice.contents == bob.contents == ["hello"]
+        frame = bob.of_type("message")[0]
+        stored = world.store.stored(world.conversation_id)[0]
+        assert frame == {
+            "type": "message",
+            "content": "hello",
+            "sender_id": str(world.alice.id),
+            "sender_username": "alice",
+            "message_id": str(stored.id),
+            "timestamp": "2026-02-04T10:30:00.000000Z",
+            "is_edited": False,
+            "conversation_id": str(world.conversation_id),
+            "seq": 1,
+            "rev": 1,
+            "client_id": "c1",
+        }
+        assert alice.of_type("message") == [frame]
+
+
+async def test_everybody_gets_the_same_messages_in_one_order(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        guests = [await world.join(user) for user in (world.alice, world.bob, world.carol, world.alice)]
+
+        async def talk(number: int) -> None:
+            for count in range(20):
+                await guests[number].send(f"{number}.{count}")
+                if count % 3 == 0:
+                    await trio.sleep(0.001 * number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(talk, number)
+        await settle()
+        assert len(world.stored) == 80
+        for guest in guests:
+            assert guest.contents == world.stored
+            assert places(guest.of_type("message")) == [(n, n) for n in range(1, 81)]
+        for number in range(4):
+            own = [content for content in world.stored if content.startswith(f"{number}.")]
+            assert own == [f"{number}.{count}" for count in range(20)]
+
+
+async def test_an_answer_that_was_lost_makes_one_message_delivered_once(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        world.store.answers = [world.store.commit_and_lose, world.store.commit_and_lose]
+        await alice.send("hello", "c1")
+        await trio.sleep(5)
+        assert len(world.store.attempts) == 3
+        assert world.stored == ["hello"]
+        assert alice.contents == bob.contents == ["hello"]
+        assert alice.errors == []
+
+
+async def test_a_resend_is_answered_to_its_sender_only(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await alice.send("hello", "c1")
+        await settle()
+        await alice.send("hello", "c1")
+        await bob.send("hello", "c1")  # another sender's client_id is another message
+        await settle()
+        assert world.stored == ["hello", "hello"]
+        assert places(alice.of_type("message")) == [(1, 1), (1, 1), (2, 2)]
+        assert places(bob.of_type("message")) == [(1, 1), (2, 2)]
+
+
+async def test_a_client_id_with_another_content_is_refused(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await alice.send("hello", "c1")
+        await alice.send("good bye", "c1")
+        await settle()
+        assert world.stored == ["hello"]
+        assert alice.errors == [("client_id_reused", "c1")]
+        assert alice.contents == bob.contents == ["hello"]
+
+
+async def test_a_message_that_cannot_be_stored_in_time_is_refused_and_the_others_are_not_lost(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world(store_timeout=10.0) as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        world.store.usual = world.store.fail
+        await alice.send("lost", "c1")
+        await trio.sleep(8)
+        assert alice.errors == []
+        await bob.send("kept", "c2")
+        await trio.sleep(4)
+        assert alice.errors == [("not_stored", "c1")]
+        assert bob.errors == []
+        world.store.usual = world.store.commit
+        await trio.sleep(2)
+        assert alice.contents == bob.contents == ["kept"] == world.stored
+        await alice.send("lost", "c1")
+        await settle()
+        assert alice.contents == bob.contents == ["kept", "lost"]
+
+
+async def test_a_refusal_for_somebody_who_has_gone_harms_nobody(autojump_clock: MockClock) -> None:
+    async with a_world(store_timeout=10.0) as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        world.store.usual = world.store.fail
+        await alice.send("lost", "c1")
+        await settle()
+        alice.leave()
+        await trio.sleep(15)
+        world.store.usual = world.store.commit
+        assert not bob.ended.is_set()
+        await bob.send("still here")
+        await settle()
+        assert bob.contents == ["still here"]
+
+
+async def test_a_resend_of_somebody_who_has_gone_harms_nobody(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await alice.send("hello", "c1")
+        await settle()
+        gate = world.store.hold()
+        await alice.send("hello", "c1")
+        await settle()
+        alice.leave()
+        await settle()
+        gate.set()
+        await settle()
+        assert not bob.ended.is_set()
+        await bob.send("still here")
+        await settle()
+        assert bob.contents == ["hello", "still here"]
+
+
+async def test_a_message_is_stored_and_delivered_although_its_sender_has_gone(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        gate = world.store.hold()
+        await alice.send("last words")
+        alice.leave()
+        await settle()
+        gate.set()
+        await settle()
+        assert bob.contents == ["last words"]
+        assert alice.contents == []
+
+
+async def test_a_message_is_stored_although_nobody_is_left(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        gate = world.store.hold()
+        await alice.send("to nobody")
+        alice.leave()
+        await settle()
+        assert world.hub.room_count == 1
+        gate.set()
+        await settle()
+        assert world.stored == ["to nobody"]
+        assert world.hub.room_count == 0
+
+
+async def test_one_poison_message_does_not_take_others_with_it(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        gate = world.store.hold()
+        await alice.send("one")
+        await settle()
+        await alice.send("two")
+        await bob.send("poison", "p")
+        await alice.send("three")
+        gate.set()
+        await settle()
+        assert bob.errors == [("not_stored", "p")]
+        assert alice.errors == []
+        assert alice.contents == bob.contents == ["one", "two", "three"] == world.stored
+
+
+@pytest.mark.parametrize("pending", [1, 5])
+async def test_one_connection_may_have_so_many_messages_pending_and_then_waits(
+    autojump_clock: MockClock, pending: int
+) -> None:
+    async with a_world(pending_messages=pending) as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        gate = world.store.hold()
+        for number in range(pending):
+            await alice.send(str(number))
+        with trio.move_on_after(5) as scope:
+            await alice.send("one too many")
+        assert scope.cancelled_caught
+        await bob.send("of another")  # others do not wait
+        gate.set()
+        await settle()
+        assert world.stored == [*map(str, range(pending)), "of another"]
+        for number in range(3 * pending):
+            await alice.send(f"again {number}")
+        await settle()
+        assert len(bob.contents) == 4 * pending + 1
+
+
+async def test_a_full_inbox_slows_its_senders(autojump_clock: MockClock) -> None:
+    async with a_world(inbox_messages=2, batch_messages=1, pending_messages=100) as world:
+        alice = await world.join(world.alice)
+        bob = await world.join(world.bob)
+        gate = world.store.hold()
+        await alice.send("a")
+        await settle()
+        await alice.send("b")
+        await alice.send("c")
+        sent = trio.Event()
+
+        async def send() -> None:
+            await bob.send("d")
+            sent.set()
+
+        world.start(send)
+        await trio.sleep(1)
+        assert not sent.is_set()
+        gate.set()
+        await sent.wait()
+        await settle()
+        assert alice.contents == ["a", "b", "c", "d"]
+
+
+async def test_a_gap_is_filled_and_delivered_in_order_before_the_next_message(autojump_clock: MockClock) -> None:
+    async with a_world(store_timeout=10.0) as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        world.store.answers = [world.store.commit_and_lose]
+        world.store.usual = world.store.fail
+        await alice.send("given up", "c1")
+        await trio.sleep(12)
+        assert alice.errors == [("not_stored", "c1")]
+        assert world.stored == ["given up"]
+        assert bob.contents == []
+        world.store.usual = world.store.commit
+        await bob.send("next")
+        await settle()
+        for guest in (alice, bob):
+            assert guest.contents == ["given up", "next"]
+            assert places(guest.of_type("message")) == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize("missed", [1, 3, 300])
+async def test_after_a_gap_nobody_gets_a_message_twice(autojump_clock: MockClock, missed: int) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        for number in range(missed):  # committed without this room's knowing
+            await world.store.commit([new_message(world, f"missed {number}")])
+        gate = world.store.hold()
+        await alice.send("held")
+        await settle()
+        for number in range(4):
+            await alice.send(f"a{number}", f"c{number}")
+        await bob.send("b")
+        gate.set()
+        await settle()
+        for guest in (alice, bob):
+            assert guest.contents == world.stored
+            assert places(guest.of_type("message")) == [(n, n) for n in range(1, missed + 7)]
+
+
+async def test_a_batch_behind_a_gap_is_delivered_once(autojump_clock: MockClock) -> None:
+    """The gap is read while the whole batch is committed already."""
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        gate = world.store.hold()
+
+        async def commit_after_a_stranger(batch: Sequence[NewMessage]) -> Rows:
+            await world.store.commit([new_message(world, "missed")])
+            return await world.store.commit(batch)
+
+        await alice.send("first")
+        await settle()
+        world.store.answers = [commit_after_a_stranger]
+        for number in range(3):
+            await alice.send(f"a{number}", f"c{number}")
+        gate.set()
+        await settle()
+        for guest in (alice, bob):
+            assert guest.contents == ["first", "missed", "a0", "a1", "a2"]
+
+
+async def test_a_gap_is_filled_although_the_store_fails_or_hangs_meanwhile(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await world.store.commit([new_message(world, "missed")])
+        changes = world.store.changes
+        calls = 0
+
+        async def failing(*arguments: object, **options: object) -> list[Message]:
+            nonlocal calls
+            calls += 1
+            if calls < 3:
+                raise StoreUnavailable
+            if calls == 3:
+                await trio.sleep_forever()
+            return await changes(*arguments, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(world.store, "changes", failing)
+        await alice.send("next")
+        await trio.sleep(60)
+        assert alice.contents == bob.contents == ["missed", "next"]
+
+
+def new_message(world: World, content: str) -> NewMessage:
+    return NewMessage(
+        id=world.ids(),
+        conversation_id=world.conversation_id,
+        sender_id=world.carol.id,
+        content=content,
+        client_id=None,
+        created_at=world.hub._clock(),
+    )
+
+
+# --- presence ---
+
+
+async def test_join_and_leave_are_told_for_the_first_and_last_connection_of_a_user(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        bob1 = await world.join(world.bob)
+        bob2 = await world.join(world.bob)
+        await settle()
+        a, b = str(world.alice.id), str(world.bob.id)
+        assert alice.events == [("joined", a), ("joined", b)]
+        assert bob1.events == [("joined", b)]
+        assert bob2.events == [("joined", b)]  # its own, with who is there
+        assert [frame["active_users"] for frame in alice.of_type("system")] == [[a], [a, b]]
+        assert bob2.of_type("system")[0]["active_users"] == [a, b]
+        bob1.leave()
+        await settle()
+        assert alice.events == [("joined", a), ("joined", b)]
+        bob2.leave()
+        await settle()
+        assert alice.events == [("joined", a), ("joined", b), ("left", b)]
+        left = alice.of_type("system")[-1]
+        assert left["active_users"] == [a]
+        assert left["content"] == "User bob left the conversation"
+
+
+async def test_active_users_are_each_named_once_in_the_order_they_came(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        guests = [await world.join(u) for u in (world.carol, world.alice, world.carol, world.bob, world.alice)]
+        await settle()
+        c, a, b = (str(user.id) for user in (world.carol, world.alice, world.bob))
+        assert guests[-1].of_type("system")[0]["active_users"] == [c, a, b]
+        guests[0].leave()
+        guests[2].leave()
+        carol = await world.join(world.carol)
+        await settle()
+        assert carol.of_type("system")[0]["active_users"] == [a, b, c]
+
+
+async def test_system_frames_say_where_the_conversation_stands(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        await alice.send("one")
+        await alice.send("two")
+        await settle()
+        bob = await world.join(world.bob)
+        await settle()
+        frame = bob.of_type("system")[0]
+        assert (frame["last_seq"], frame["last_rev"]) == (2, 2)
+        assert frame["content"] == "User bob joined the conversation"
+        alice.leave()
+        bob.leave()
+        await settle()
+        carol = await world.join(world.carol)  # in a new room, which reads it from the store
+        await settle()
+        assert (carol.of_type("system")[0]["last_seq"], carol.of_type("system")[0]["last_rev"]) == (2, 2)
+
+
+async def test_typing_reaches_the_other_users_only(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice1, alice2, bob = [await world.join(user) for user in (world.alice, world.alice, world.bob)]
+        world.hub.send_typing(world.conversation_id, alice1.member)
+        await settle()
+        assert alice1.of_type("typing") == alice2.of_type("typing") == []
+        assert bob.of_type("typing") == [
+            {
+                "type": "typing",
+                "sender_id": str(world.alice.id),
+                "sender_username": "alice",
+                "conversation_id": str(world.conversation_id),
+            }
+        ]
+
+
+# --- slow members ---
+
+
+async def test_a_slow_member_is_closed_and_nobody_else_notices(autojump_clock: MockClock) -> None:
+    async with a_world(outbox_bytes=65_536) as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        carol = await world.join(world.carol)
+        await settle()
+        carol.transport.stall = trio.Event()
+        for number in range(25):
+            await alice.send(f"{number:02} " + "x" * 3_000)
+            await settle()
+            world.hub.send_typing(world.conversation_id, bob.member)
+        await settle()
+        assert carol.ended.is_set()
+        assert carol.transport.closed is not None
+        assert carol.transport.closed[0] == CloseCode.TOO_SLOW
+        assert carol.member.dropped_frames > 0
+        assert len(bob.contents) == len(alice.contents) == 25
+        assert ("left", str(world.carol.id)) in bob.events
+        assert len(alice.of_type("typing")) == 25
+        assert world.hub.get_connection_count(world.conversation_id) == 2
+
+
+async def test_a_broken_connection_ends_alone(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await settle()
+        bob.transport.broken = RuntimeError("a fault in this connection")
+        await alice.send("one")
+        await settle()
+        assert bob.ended.is_set()
+        assert bob.transport.closed is not None
+        assert bob.transport.closed[0] == CloseCode.INTERNAL_ERROR
+        await alice.send("two")
+        await settle()
+        assert alice.contents == ["one", "two"]
+        assert alice.events[-1] == ("left", str(world.bob.id))
+
+
+# --- a fault in the writer ---
+
+
+async def test_a_fault_in_the_writer_ends_that_room_and_a_new_join_finds_a_new_one(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await settle()
+        bob.transport.close_stall = trio.Event()  # bob's close frame takes its time
+        world.store.answers = [world.store.crash]
+        gate = world.store.hold()
+        await alice.send("boom")
+        await settle()
+        await alice.send("behind it")
+        gate.set()
+        await settle()
+        assert alice.transport.closed is not None
+        assert alice.transport.closed[0] == CloseCode.INTERNAL_ERROR
+        again = await world.join(world.alice)
+        await again.send("hello", "c1")
+        await settle()
+        assert again.contents == ["hello"]
+        assert again.transport.closed is None
+        await trio.sleep(10)
+        assert bob.ended.is_set()
+        assert again.transport.closed is None
+        assert world.hub.get_connection_count(world.conversation_id) == 1
+        again.leave()
+        await settle()
+        assert world.hub.room_count == 0
+
+
+async def test_a_fault_in_one_room_leaves_the_others_alone(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        other_conversation, first = world.ids(), world.conversation_id
+        await world.new_conversation(other_conversation)
+        world.conversation_id = other_conversation
+        elsewhere = await world.join(world.alice)
+        world.store.answers = [world.store.crash]
+        await world.hub.send_message(first, alice.member, frame_of("boom"))
+        await settle()
+        assert alice.transport.closed is not None
+        assert elsewhere.transport.closed is None
+        await elsewhere.send("fine")
+        await settle()
+        assert elsewhere.contents == ["fine"]
+
+
+def frame_of(content: str) -> SendMessage:
+    return SendMessage(content=content)
+
+
+# --- changes of messages ---
+
+
+async def test_a_change_reaches_everybody_in_the_order_of_rev(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await alice.send("one")
+        await alice.send("two")
+        await settle()
+        first = world.store.stored(world.conversation_id)[0].id
+        await world.hub.revise(world.conversation_id, first, world.alice, "better")
+        await world.hub.revise(world.conversation_id, first, world.alice, None)
+        await settle()
+        for guest in (alice, bob):
+            changes = guest.of_type("message", "message_updated", "message_deleted")
+            assert [(c["type"], c["seq"], c["rev"]) for c in changes] == [
+                ("message", 1, 1),
+                ("message", 2, 2),
+                ("message_updated", 1, 3),
+                ("message_deleted", 1, 4),
+            ]
+
+
+async def test_a_message_behind_a_change_that_the_room_missed_is_delivered_once(autojump_clock: MockClock) -> None:
+    """The place of the missed change may be empty: its message has been changed again since."""
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await alice.send("one")
+        await settle()
+        first = world.store.stored(world.conversation_id)[0].id
+        for content in ("better", "best"):  # without this room's knowing
+            revision = Revision(
+                id=world.ids(),
+                conversation_id=world.conversation_id,
+                message_id=first,
+                actor_id=world.alice.id,
+                content=content,
+                made_at=world.hub._clock(),
+            )
+            await world.store.revise(revision)
+        await bob.send("two")
+        await settle()
+        for guest in (alice, bob):
+            changes = guest.of_type("message", "message_updated")
+            assert [(c["content"], c["rev"]) for c in changes] == [("one", 1), ("best", 3), ("two", 4)]
+
+
+async def test_who_waits_for_a_change_when_the_writer_fails_is_answered(autojump_clock: MockClock) -> None:
+    async with a_world(inbox_messages=1) as world:
+        alice = await world.join(world.alice)
+        await alice.send("one")
+        await settle()
+        first = world.store.stored(world.conversation_id)[0].id
+        world.store.answers = [world.store.crash]
+        gate = world.store.hold()
+        await alice.send("boom")
+        await settle()
+        answers = []
+
+        async def edit() -> None:
+            try:
+                await world.hub.revise(world.conversation_id, first, world.alice, "better")
+            except PulseError as error:
+                answers.append(error.code)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(edit)
+            nursery.start_soon(edit)  # this one waits for room in the inbox
+            await settle()
+            gate.set()
+        assert answers == [ErrorCode.NOT_STORED] * 2
+
+
+async def test_resuming_gives_what_changed_and_then_what_is_new_without_a_gap(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        for number in range(1, 601):
+            await alice.send(str(number))
+            if number % 50 == 0:
+                await settle()
+        guest = world.guest(world.bob)
+        guest._member = await world.hub.connect(
+            world.conversation_id, world.bob, guest.transport, on_ended=guest._on_ended, after_rev=10
+        )
+        for number in range(601, 700):
+            await alice.send(str(number))
+            await trio.lowlevel.checkpoint()
+        await settle()
+        assert places(guest.of_type("message")) == [(n, n) for n in range(11, 700)]
+
+
+# --- cancellation ---
+
+
+@pytest.mark.parametrize("outcome", ["commit", "commit_and_lose", "fail"])
+async def test_a_send_cancelled_at_any_checkpoint_is_stored_at_most_once_and_leaves_no_gap(
+    autojump_clock: MockClock, outcome: str
+) -> None:
+    for checkpoint in range(1, 40):
+        async with a_world(seed=checkpoint, pending_messages=1, inbox_messages=1, batch_messages=1) as world:
+            alice, bob = await world.join(world.alice), await world.join(world.bob)
+            world.store.answers = [getattr(world.store, outcome)]
+            with trio.CancelScope() as scope:
+                ticks = Ticks(checkpoint, scope)
+                trio.lowlevel.add_instrument(ticks)
+                try:
+                    for number in range(4):
+                        await world.hub.send_message(
+                            world.conversation_id,
+                            alice.member,
+                            frame_of(str(number)),
+                        )
+                finally:
+                    trio.lowlevel.remove_instrument(ticks)
+            await trio.sleep(30)
+            stored = world.stored
+            assert stored == ["0", "1", "2", "3"][: len(stored)]
+            assert bob.contents == alice.contents == stored
+            await alice.send("after")  # its capacity has been given back
+            await trio.sleep(5)
+            assert bob.contents == [*stored, "after"]
+            for guest in (alice, bob):
+                guest.leave()
+            await settle()
+            assert world.hub.room_count == 0
+            done = not scope.cancelled_caught
+        if done and checkpoint > 20:
+            return
+    raise AssertionError("the sends never came to their end")
+
+
+class Ticks(trio.abc.Instrument):
+    """Cancels a scope at the k-th step of the current task."""
+
+    def __init__(self, count: int, scope: trio.CancelScope) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._count = count
+        self._scope = scope
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._count -= 1
+            if self._count == 0:
+                self._scope.cancel()

@@ -1,0 +1,338 @@
+"""The writer: stored before delivered, batched, in order, and nobody's message lost by another's."""
+
+import random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pulse_trio.errors import PulseError
+from pulse_trio.rooms.writer import Stored, Submission, Writer
+from pulse_trio.store.base import Message, NewMessage
+
+from .world import FaultyStore, World, a_world, settle
+
+
+class Outcome:
+    """A sender that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.settlements = 0
+        self.refusals: list[tuple[str, str | None]] = []
+        self.refused = trio.Event()
+
+    def stored(self, message: Message, *, is_news: bool) -> None:
+        raise AssertionError("the room says this, not the writer")
+
+    def settled(self) -> None:
+        self.settlements += 1
+
+    def refuse(self, error: PulseError, client_id: str | None) -> None:
+        self.refusals.append((error.code.code, client_id))
+        self.refused.set()
+
+
+class Bench:
+    """A writer with a list in the place of a room."""
+
+    def __init__(self, world: World, *, inbox: int = 1_024, batch: int = 256, timeout: float = 10) -> None:
+        self.world = world
+        self.store: FaultyStore = world.store
+        self.released: list[str] = []
+        self.seqs: list[int] = []
+        self.sender = Outcome()
+        self.writer = Writer(
+            world.store,
+            self._release,
+            inbox_messages=inbox,
+            batch_messages=batch,
+            store_timeout=timeout,
+            rand=random.Random(1),
+        )
+
+    async def _release(self, stored: list[Stored]) -> None:  # type: ignore[override]
+        for submission, message in stored:
+            assert isinstance(submission, Submission)
+            assert message in self.store.stored(message.conversation_id)
+            self.released.append(message.content)
+            self.seqs.append(message.seq)
+        await trio.lowlevel.checkpoint()
+
+    def message(self, content: str, client_id: str | None = None) -> NewMessage:
+        return NewMessage(
+            id=self.world.ids(),
+            conversation_id=self.world.conversation_id,
+            sender_id=self.world.alice.id,
+            content=content,
+            client_id=client_id,
+            created_at=self.world.hub._clock(),
+        )
+
+    async def submit(self, *contents: str) -> None:
+        for content in contents:
+            await self._submit(content, f"id of {content}")
+
+    async def _submit(self, content: str, client_id: str) -> None:
+        await self.writer.submit(self.message(content, client_id), self.sender, client_id)
+
+
+async def test_nothing_is_released_before_it_is_committed(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world)
+        world.start(bench.writer.run)
+        gate = bench.store.hold()
+        await bench.submit("one")
+        await trio.sleep(5)
+        assert bench.store.attempts == [["one"]]
+        assert bench.released == []
+        assert bench.sender.settlements == 0
+        gate.set()
+        await bench.writer.wait_idle()
+        assert bench.released == ["one"]
+        assert bench.sender.settlements == 1
+
+
+async def test_what_comes_while_a_batch_commits_gathers_into_the_next(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world, batch=4)
+        world.start(bench.writer.run)
+        gate = bench.store.hold()
+        await bench.submit("a")
+        await settle()
+        await bench.submit("b", "c", "d", "e", "f", "g")
+        gate.set()
+        await bench.writer.wait_idle()
+        assert bench.store.attempts == [["a"], ["b", "c", "d", "e"], ["f", "g"]]
+        assert bench.released == list("abcdefg")
+        assert bench.seqs == [1, 2, 3, 4, 5, 6, 7]
+        assert bench.sender.settlements == 7
+
+
+async def test_a_resend_within_a_batch_waits_and_finds_the_first_one_stored(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world)
+        gate = bench.store.hold()
+        world.start(bench.writer.run)
+        await bench.submit("first")
+        await settle()
+        for content in ("x", "y", "x", "z", "x"):
+            await bench.writer.submit(bench.message(content, f"id of {content}"), bench.sender)
+        await bench.writer.submit(bench.message("no id"), bench.sender)
+        await bench.writer.submit(bench.message("no id either"), bench.sender)
+        gate.set()
+        await bench.writer.wait_idle()
+        assert bench.store.attempts == [["first"], ["x", "y"], ["x", "z"], ["x", "no id", "no id either"]]
+        assert world.stored == ["first", "x", "y", "z", "no id", "no id either"]
+        assert bench.sender.settlements == 8
+
+
+@pytest.mark.parametrize("failure", ["fail", "commit_and_lose", "commit_and_hang", "hang"])
+async def test_an_unknown_outcome_is_tried_again_with_the_same_ids(autojump_clock: MockClock, failure: str) -> None:
+    async with a_world() as world:
+        bench = Bench(world, timeout=10)
+        world.store.answers = [getattr(world.store, failure)]
+        world.start(bench.writer.run)
+        await bench.submit("a")
+        await trio.sleep(0.01)
+        if "hang" in failure:
+            # The first in the batch is given up at its deadline; what came later goes on.
+            await trio.sleep(5)
+            await bench.submit("b")
+        await bench.writer.wait_idle()
+        if failure in {"hang", "commit_and_hang"}:
+            assert bench.sender.refusals == [("not_stored", "id of a")]
+            assert bench.released == ["b"]
+            assert world.stored == (["b"] if failure == "hang" else ["a", "b"])
+        else:
+            assert bench.sender.refusals == []
+            assert bench.released == ["a"]
+            assert world.stored == ["a"]
+
+
+async def test_a_store_that_is_away_refuses_each_message_at_its_own_deadline(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world, timeout=10)
+        bench.store.usual = bench.store.fail
+        world.start(bench.writer.run)
+        begin = trio.current_time()
+        await bench.submit("early")
+        await trio.sleep(6)
+        await bench.submit("late")
+        assert bench.sender.refusals == []
+        await bench.sender.refused.wait()
+        assert trio.current_time() - begin == pytest.approx(10, abs=1.2)
+        assert bench.sender.refusals == [("not_stored", "id of early")]
+        bench.store.usual = bench.store.commit
+        await bench.writer.wait_idle()
+        assert bench.sender.refusals == [("not_stored", "id of early")]
+        assert bench.released == ["late"]
+        assert world.stored == ["late"]
+
+
+async def test_retries_back_off(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world, timeout=20)
+        bench.store.usual = bench.store.fail
+        world.start(bench.writer.run)
+        await bench.submit("a")
+        await bench.writer.wait_idle()
+        assert bench.sender.refusals == [("not_stored", "id of a")]
+        assert 15 <= len(bench.store.attempts) <= 60
+
+
+async def test_a_message_past_its_deadline_gets_one_attempt_still(autojump_clock: MockClock) -> None:
+    """Else a conversation whose inbox filled up during an outage would refuse what it could store now."""
+    async with a_world() as world:
+        bench = Bench(world, batch=1, timeout=10)
+        bench.store.answers = [bench.store.hang]
+        world.start(bench.writer.run)
+        await bench.submit("a", "b")
+        await bench.writer.wait_idle()
+        assert bench.sender.refusals == [("not_stored", "id of a")]
+        assert bench.released == ["b"]
+
+
+async def test_a_poison_message_takes_no_other_with_it(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world)
+        gate = bench.store.hold()
+        world.start(bench.writer.run)
+        await bench.submit("first")
+        await settle()
+        await bench.submit("a", "poison", "b", "poison", "c")
+        gate.set()
+        await bench.writer.wait_idle()
+        assert bench.sender.refusals == [("not_stored", "id of poison")] * 2
+        assert bench.released == ["first", "a", "b", "c"]
+        assert world.stored == ["first", "a", "b", "c"]
+        assert bench.sender.settlements == 6
+
+
+async def test_a_poison_message_after_a_lost_answer_and_a_lost_answer_after_poison(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world)
+        gate = bench.store.hold()
+        world.start(bench.writer.run)
+        await bench.submit("first")
+        await settle()
+        await bench.submit("a", "poison", "b")
+        store = bench.store
+        store.answers = [store.commit, store.fail, store.commit_and_lose]
+        gate.set()
+        await bench.writer.wait_idle()
+        assert bench.released == ["first", "a", "b"]
+        assert world.stored == ["first", "a", "b"]
+
+
+async def test_somebody_who_is_not_in_the_conversation_is_refused_alone(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world)
+        await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=world.hub._clock())
+        stranger = Outcome()
+        message = bench.message("from outside", "s")
+        outside = NewMessage(
+            message.id, message.conversation_id, world.bob.id, message.content, "s", message.created_at
+        )
+        await bench.submit("a")
+        await bench.writer.submit(outside, stranger, "s")
+        await bench.submit("b")
+        world.start(bench.writer.run)
+        await bench.writer.wait_idle()
+        assert stranger.refusals == [("not_a_member", "s")]
+        assert bench.released == ["a", "b"]
+
+
+async def test_a_full_inbox_makes_submit_wait_and_keeps_the_order(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world, inbox=2, batch=1)
+        gate = bench.store.hold()
+        world.start(bench.writer.run)
+        await bench.submit("a")
+        await settle()
+        await bench.submit("b", "c")
+        with trio.move_on_after(1) as scope:
+            await bench.submit("given up")
+        assert scope.cancelled_caught
+        assert bench.writer.unsettled == 3
+        gate.set()
+        await bench.submit("d")
+        await bench.writer.wait_idle()
+        assert world.stored == ["a", "b", "c", "d"]
+
+
+async def test_close_stores_what_was_submitted_and_ends(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world)
+        await bench.submit("a", "b")
+        bench.writer.close()
+        await bench.writer.run()
+        assert bench.released == ["a", "b"]
+        assert bench.writer.unsettled == 0
+
+
+async def test_submitters_that_wait_when_the_writer_dies_are_not_left_waiting(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world, inbox=1)
+        gate = bench.store.hold()
+        bench.store.answers = [bench.store.crash]
+
+        async def run() -> None:
+            with pytest.raises(RuntimeError, match="a fault in the store"):
+                await bench.writer.run()
+
+        async def submit() -> None:
+            await bench.submit("c")
+            ended.set()
+
+        ended = trio.Event()
+        world.start(run)
+        await bench.submit("a")
+        await settle()
+        await bench.submit("b")
+        world.start(submit)
+        await settle()
+        gate.set()
+        with trio.fail_after(5):
+            await ended.wait()
+            await bench.writer.wait_idle()
+        assert bench.sender.settlements == 3
+        assert bench.released == []
+        with pytest.raises(trio.BrokenResourceError):
+            await bench.submit("d")
+
+
+async def test_wait_idle_waits_for_what_is_submitted_meanwhile(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world)
+        world.start(bench.writer.run)
+        await bench.writer.wait_idle()
+        gate = bench.store.hold()
+        await bench.submit("a")
+        idle = trio.Event()
+
+        async def wait() -> None:
+            await bench.writer.wait_idle()
+            idle.set()
+
+        world.start(wait)
+        await settle()
+        await bench.submit("b")
+        assert not idle.is_set()
+        gate.set()
+        await idle.wait()
+        assert bench.released == ["a", "b"]
+
+
+async def test_an_answer_of_the_wrong_length_is_a_fault_and_not_a_delivery(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world)
+
+        async def short(batch: object) -> list[object]:
+            await trio.lowlevel.checkpoint()
+            return []
+
+        bench.store.answers = [short]  # type: ignore[list-item]
+        await bench.submit("a")
+        with pytest.raises(ValueError, match="shorter"):
+            await bench.writer.run()
+        assert bench.released == []

@@ -1,0 +1,263 @@
+"""A hub with people on a store that fails on command, all on Trio's virtual clock."""
+
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from pulse_trio.ids import IdSource
+from pulse_trio.protocol import SendMessage
+from pulse_trio.rooms.hub import Hub
+from pulse_trio.rooms.member import Member
+from pulse_trio.settings import Settings
+from pulse_trio.store.base import (
+    Message,
+    NewConversation,
+    NewMessage,
+    StoreRefused,
+    StoreUnavailable,
+    User,
+)
+from pulse_trio.store.memory import MemoryStore
+
+LONGEST = 3_600  # virtual seconds: a test that waits for what never comes ends here
+START = datetime(2026, 2, 4, 10, 30, tzinfo=UTC)
+
+Rows = list[Message | None]
+Answer = Callable[[Sequence[NewMessage]], Awaitable[Rows]]
+
+
+def virtual_now() -> datetime:
+    """The virtual clock as a time of day."""
+    return START + timedelta(seconds=trio.current_time())
+
+
+class FaultyStore(MemoryStore):
+    """A store in memory whose next appends can be given other outcomes.
+
+    `attempts` has the contents of every append that was tried; `answers` what the next
+    ones do, and `usual` what those after them do. A message
+    with the content `poison` can never be stored.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attempts: list[list[str]] = []
+        self.answers: list[Answer] = []
+        self.usual: Answer = self.commit
+        self.gate: trio.Event | None = None
+        self.in_append = 0
+
+    async def append(self, batch: Sequence[NewMessage]) -> Rows:
+        self.attempts.append([new.content for new in batch])
+        answer = self.answers.pop(0) if self.answers else self.usual
+        self.in_append += 1
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            if any(new.content == "poison" for new in batch):
+                await trio.lowlevel.checkpoint()
+                raise StoreRefused("poison")
+            return await answer(batch)
+        finally:
+            self.in_append -= 1
+
+    def hold(self) -> trio.Event:
+        """From now on appends wait for the event that is returned."""
+        self.gate = trio.Event()
+        return self.gate
+
+    async def commit(self, batch: Sequence[NewMessage]) -> Rows:
+        return await super().append(batch)
+
+    async def fail(self, batch: Sequence[NewMessage]) -> Rows:
+        """Nothing is committed."""
+        await trio.lowlevel.checkpoint()
+        raise StoreUnavailable
+
+    async def commit_and_lose(self, batch: Sequence[NewMessage]) -> Rows:
+        """All of it is committed, and the answer is lost."""
+        await super().append(batch)
+        raise StoreUnavailable
+
+    async def hang(self, batch: Sequence[NewMessage]) -> Rows:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def commit_and_hang(self, batch: Sequence[NewMessage]) -> Rows:
+        await super().append(batch)
+        return await self.hang(batch)
+
+    async def crash(self, batch: Sequence[NewMessage]) -> Rows:
+        """A fault of ours, not of the database."""
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("a fault in the store")
+
+    def stored(self, conversation_id: UUID) -> list[Message]:
+        """What is committed, in the order of seq."""
+        return list(self._conversations[conversation_id].messages)
+
+
+class FakeTransport:
+    """A connection that keeps what is sent. `stalled`: its client does not read."""
+
+    def __init__(self) -> None:
+        self.frames: list[dict[str, Any]] = []
+        self.closed: tuple[int, str] | None = None
+        self.stall: trio.Event | None = None
+        self.close_stall: trio.Event | None = None
+        self.broken: Exception | None = None
+
+    async def send(self, text: str) -> None:
+        if self.stall is not None:
+            await self.stall.wait()
+        if self.broken is not None:
+            raise self.broken
+        self.frames.append(json.loads(text))
+        await trio.lowlevel.checkpoint()
+
+    async def close(self, code: int, reason: str) -> None:
+        assert self.closed is None, "closed twice"
+        assert len(reason.encode()) <= 123  # RFC 6455, section 5.5
+        self.closed = (code, reason)
+        if self.close_stall is not None:
+            await self.close_stall.wait()
+        await trio.lowlevel.checkpoint()
+
+
+class Guest:
+    """A connection of a user: what the edge does, without its I/O."""
+
+    def __init__(self, world: "World", user: User) -> None:
+        self.world = world
+        self.user = user
+        self.transport = FakeTransport()
+        self.ended = trio.Event()
+        self.scopes: list[trio.CancelScope] = []
+        self._member: Member | None = None
+
+    @property
+    def member(self) -> Member:
+        assert self._member is not None
+        return self._member
+
+    async def join(self) -> "Guest":
+        world = self.world
+        with world.hub.joining(world.conversation_id, self.user.id) as ticket:
+            self._member = await world.hub.connect(
+                world.conversation_id, self.user, self.transport, ticket=ticket, on_ended=self._on_ended
+            )
+        return self
+
+    def _on_ended(self) -> None:
+        assert not self.ended.is_set(), "ended twice"
+        self.ended.set()
+        for scope in self.scopes:
+            scope.cancel()
+        self.leave()
+
+    def leave(self) -> None:
+        self.world.hub.disconnect(self.world.conversation_id, self.user.id, self.transport)
+
+    async def send(self, content: str, client_id: str | None = None) -> None:
+        """Sends a message, as the edge does: given up when the connection ends."""
+        with trio.CancelScope() as scope:
+            self.scopes.append(scope)
+            frame = SendMessage(content=content, client_id=client_id)
+            await self.world.hub.send_message(self.world.conversation_id, self.member, frame)
+
+    def of_type(self, *kinds: str) -> list[dict[str, Any]]:
+        return [frame for frame in self.transport.frames if frame["type"] in kinds]
+
+    @property
+    def contents(self) -> list[str]:
+        """The messages that arrived."""
+        return [frame["content"] for frame in self.of_type("message")]
+
+    @property
+    def errors(self) -> list[tuple[str, str | None]]:
+        """Code and client_id of the errors that arrived."""
+        return [(frame["code"], frame.get("client_id")) for frame in self.of_type("error")]
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        """What happened to whom."""
+        return [(frame["event"], frame["sender_id"]) for frame in self.of_type("system")]
+
+
+class World:
+    """A conversation of alice, bob and carol, and a hub."""
+
+    def __init__(self, store: FaultyStore, hub: Hub, nursery: trio.Nursery, ids: IdSource) -> None:
+        self.store = store
+        self.hub = hub
+        self.nursery = nursery
+        self.ids = ids
+        self.conversation_id = ids()
+        self.alice, self.bob, self.carol = (User(ids(), name) for name in ("alice", "bob", "carol"))
+
+    async def set_up(self) -> None:
+        await self.new_conversation(self.conversation_id)
+
+    async def new_conversation(self, conversation_id: UUID) -> None:
+        users = (self.alice, self.bob, self.carol)
+        for user in users:
+            if await self.store.find_subject(str(user.id), user.id) is None:
+                await self.store.create_user(user, password_hash=None, subject=None, created_at=START)
+        await self.store.create_conversation(
+            NewConversation(
+                id=conversation_id,
+                name="Team",
+                description=None,
+                is_group=True,
+                owner_id=self.alice.id,
+                member_ids=tuple(user.id for user in users),
+                created_at=START,
+            )
+        )
+
+    def guest(self, user: User) -> Guest:
+        return Guest(self, user)
+
+    async def join(self, user: User) -> Guest:
+        return await self.guest(user).join()
+
+    def start(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        self.nursery.start_soon(function, *arguments)
+
+    @property
+    def stored(self) -> list[str]:
+        """The contents that are committed, in order; seq and rev have no gap."""
+        messages = self.store.stored(self.conversation_id)
+        assert [(m.seq, m.rev) for m in messages] == [(n, n) for n in range(1, len(messages) + 1)]
+        return [message.content for message in messages]
+
+
+async def settle() -> None:
+    """Lets everybody do what can be done without time passing."""
+    await wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def a_world(seed: int = 1, **settings: object) -> AsyncIterator[World]:
+    """A running hub, ended with its test."""
+    store = FaultyStore()
+    rand = random.Random(seed)
+    ids = IdSource(virtual_now, rand.randbytes)
+    # Past the environment, so that only what the test says differs from the defaults.
+    chosen = Settings.model_construct(**settings)  # type: ignore[arg-type]
+    hub = Hub(store, chosen, clock=virtual_now, ids=ids, rand=rand)
+    with trio.fail_after(LONGEST):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hub.run)
+            world = World(store, hub, nursery, ids)
+            await world.set_up()
+            yield world
+            nursery.cancel_scope.cancel()
+    assert hub.room_count == 0
