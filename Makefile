@@ -3,6 +3,8 @@
 # Only Python 3.11 or newer, make and the package registry are assumed.
 
 VENV := .venv
+# Test processes at a time: most tests wait for a server or a database.
+JOBS ?= 3
 BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -15,7 +17,7 @@ serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

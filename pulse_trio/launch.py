@@ -175,7 +175,7 @@ def _with_key(settings: Settings, data_dir: Path) -> Settings:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise LaunchError(f"the signing key in {path} cannot be read: {reason}; restore that file") from None
     try:
-        check_secret(key)
+        check_secret(key, settings.algorithm)
     except ValueError:
         raise LaunchError(
             f"the signing key in {path} is damaged: restore that file, or remove it to get a new key "

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(
         None,
         validation_alias="SECRET_KEY",
-        description="Signs and checks tokens (HS256/384/512), at least 32 bytes. Required with "
+        description="Signs and checks tokens (HS256/384/512), at least 32 bytes (HS384: 48, HS512: 64). Required with "
         "`DATABASE_URL`; with the embedded PostgreSQL one is made and kept in the data folder.",
     )
     algorithm: Literal["HS256", "HS384", "HS512", "RS256", "EdDSA"] = Field(

@@ -27,9 +27,11 @@ def own_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def database(cluster: Cluster) -> str:
+def database(cluster: Cluster) -> Iterator[str]:
     """A database of the test's own, with today's schema; its connection string."""
-    return cluster.new_database()
+    conninfo = cluster.new_database()
+    yield conninfo
+    cluster.drop_database(conninfo)
 
 
 @pytest.fixture

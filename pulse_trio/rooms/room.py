@@ -111,10 +111,13 @@ class Room:
         except Exception:
             # A fault of ours. The room ends with it: its members reconnect, and find a new one at once,
             # also while this one still waits for a close frame to leave.
+            log.exception("a room failed", conversation_id=str(self.conversation_id))
             self.failure = StoreUnavailable("the room failed")
             self._on_vacant(self)
             self.close_all(CloseCode.INTERNAL_ERROR, "the conversation failed; reconnect")
-            raise
+            assert self._nursery is not None
+            # Not raised: together with a cancellation from outside it could not be caught for this room alone.
+            self._nursery.cancel_scope.cancel()
 
     def _is_vacant(self) -> bool:
         return not self._members and not self._joining and not self._writer.unsettled
@@ -281,22 +284,25 @@ class Room:
 
         That happens when the answer to a commit was lost and its sender gave up before the retry.
         """
-        delay = RETRY_FIRST
         while self.last_rev < up_to_rev:
-            try:
-                with trio.fail_after(self._store_timeout):
-                    missed = await self._store.changes(self.conversation_id, after_rev=self.last_rev, limit=GAP_PAGE)
-            except (StoreUnavailable, trio.TooSlowError):
-                await trio.sleep(delay * self._random.uniform(0.5, 1.0))
-                delay = min(delay * 2, RETRY_MOST)
-                continue
             # What is committed behind the gap is delivered by whoever submitted it.
-            missed = [message for message in missed if message.rev <= up_to_rev]
+            missed = [message for message in await self._read_changes(self.last_rev) if message.rev <= up_to_rev]
             log.info("a gap was filled", conversation_id=str(self.conversation_id), count=len(missed))
             for message in missed:
                 self._deliver(message)
             if not missed:
                 return
+
+    async def _read_changes(self, after_rev: int) -> list[Message]:
+        """The next page of changes; asks again until the store answers, for the changes are committed."""
+        delay = RETRY_FIRST
+        while True:
+            try:
+                with trio.fail_after(self._store_timeout):
+                    return await self._store.changes(self.conversation_id, after_rev=after_rev, limit=GAP_PAGE)
+            except (StoreUnavailable, trio.TooSlowError):
+                await trio.sleep(delay * self._random.uniform(0.5, 1.0))
+                delay = min(delay * 2, RETRY_MOST)
 
     def _deliver(self, message: Message) -> None:
         self.last_rev = message.rev
@@ -311,14 +317,8 @@ class Room:
         What is released meanwhile it reads from the store, too: nothing is held in memory for it, and between
         the last page and its going live there is no await, so that it misses nothing and gets nothing twice.
         """
-        delay = RETRY_FIRST
         while member.cursor < self.last_rev:
-            try:
-                page = await self._store.changes(self.conversation_id, after_rev=member.cursor, limit=GAP_PAGE)
-            except StoreUnavailable:
-                await trio.sleep(delay * self._random.uniform(0.5, 1.0))
-                delay = min(delay * 2, RETRY_MOST)
-                continue
+            page = await self._read_changes(member.cursor)
             if not page:
                 break
             for message in page:

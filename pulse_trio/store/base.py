@@ -260,9 +260,9 @@ class Store(Protocol):
 
         Each new one takes the next seq and rev of its conversation. One whose id is stored already, or
         whose sender has used its client_id in this conversation before, is not stored again: its place in
-        the result has the message that exists. A place is None when the sender is not in the conversation.
-        It stays so when the sender has left since. No two messages of a batch have the same id, or the same
-        sender, conversation and client_id.
+        the result has the message that exists (the id goes first), also when the sender has left since. A
+        place is None when the sender is not in the conversation. No two messages of a batch have the same id,
+        or the same sender, conversation and client_id.
 
         Raises StoreRefused when one of them can never be stored.
         """

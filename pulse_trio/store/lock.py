@@ -33,10 +33,13 @@ class ServiceLock:
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
         self._connection: psycopg.Connection | TrioConnection = psycopg.connect(conninfo, autocommit=True)
-        row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (SERVICE_LOCK,)).fetchone()
-        if row is None or not row[0]:
-            self._connection.close()
-            raise LaunchError(_TAKEN)
+        try:
+            row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (SERVICE_LOCK,)).fetchone()
+            if row is None or not row[0]:
+                raise LaunchError(_TAKEN)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Gives the lock up."""
@@ -66,13 +69,14 @@ class ServiceLock:
     async def _take_again(self) -> None:
         while True:
             try:
-                connection = await TrioConnection.connect(self._conninfo, autocommit=True)
+                # Held from here on, so that `close` ends it whatever happens next.
+                self._connection = connection = await TrioConnection.connect(self._conninfo, autocommit=True)
                 cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (SERVICE_LOCK,))
                 row = await cursor.fetchone()
             except (psycopg.Error, OSError):
+                self.close()
                 await trio.sleep(RETRY)
                 continue
-            self._connection = connection
             if row is None or not row[0]:
                 raise LaunchError(_TAKEN)
             return

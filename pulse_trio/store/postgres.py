@@ -382,7 +382,11 @@ class PostgresStore:
         )
         async with self._connection() as connection:
             rows = await (await connection.execute(_APPEND, columns)).fetchall()
-        found = {row[0]: _message(row[1:]) for row in rows}
+        found: dict[int, Message] = {}
+        for place, *values in rows:
+            # Two rows: the id is one message's, the client_id another's. The id says which one it is.
+            if place not in found or values[0] == batch[place - 1].id:
+                found[place] = _message(values)
         return [found.get(place) for place in range(1, len(batch) + 1)]
 
     async def revise(self, revision: Revision) -> Message:

@@ -11,6 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pulse_trio.errors import LaunchError
@@ -65,8 +66,8 @@ def migrate(conninfo: str) -> tuple[str | None, str]:
                 try:
                     upgrade(config, "head")
                     connection.commit()
-                except psycopg.Error as error:
-                    raise LaunchError(f"a migration failed: {str(error).splitlines()[0]}") from error
+                except DBAPIError as error:  # SQLAlchemy's envelope of the driver's error
+                    raise LaunchError(f"a migration failed: {str(error.orig).splitlines()[0]}") from error
     engine.dispose()
     return before, head
 

@@ -12,6 +12,7 @@ from pulse_trio.store.memory import MemoryStore
 from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.trio_psycopg import Pool
 from tests.contract.people import People
+from tests.support.cluster import Cluster
 
 LIMIT = 60  # seconds for a test
 
@@ -41,14 +42,18 @@ class StoreKind:
         return _postgres(self._conninfo)
 
 
+@pytest.fixture(scope="session")
+def postgres_kind(cluster: Cluster) -> StoreKind:
+    """PostgreSQL, on one database for all of these tests: `open` empties it."""
+    return StoreKind(cluster.new_database())
+
+
 @pytest.fixture(params=["memory", "postgres"])
 def store_kind(request: pytest.FixtureRequest) -> StoreKind:
-    return StoreKind(request.getfixturevalue("database") if request.param == "postgres" else None)
-
-
-@pytest.fixture
-def postgres_kind(database: str) -> StoreKind:
-    return StoreKind(database)
+    if request.param == "memory":
+        return StoreKind(None)
+    kind: StoreKind = request.getfixturevalue("postgres_kind")
+    return kind
 
 
 @pytest.fixture

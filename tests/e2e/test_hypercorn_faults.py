@@ -14,7 +14,7 @@ import trio
 
 from pulse_trio.ids import IdSource
 from tests.support.client import Api, Person
-from tests.support.crashing import BREAK_ROOM, BREAK_SERVICE, DEAF_PATH, FLOOD_PATH
+from tests.support.crashing import BREAK_ROOM, BREAK_SERVICE, DEAF_PATH, FAULT_PATH, FLOOD_PATH
 from tests.support.raw import (
     BINARY,
     CLOSE,
@@ -41,7 +41,7 @@ def start_hypercorn(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Starts `hypercorn --config` on the app that fails on demand; further settings are Hypercorn's."""
     servers: list[Server] = []
 
-    def start(app: str = "tests.support.crashing:app", **changes: float) -> Server:
+    def start(**changes: float) -> Server:
         lines = []
         for line in (ROOT / "hypercorn.toml").read_text().splitlines():
             name = line.partition("=")[0].strip()
@@ -50,7 +50,7 @@ def start_hypercorn(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         lines += [f"{name} = {value}" for name, value in changes.items()]
         config = tmp_path / "hypercorn.toml"
         config.write_text("\n".join(['bind = ["127.0.0.1:0"]', *lines]))
-        command = [HYPERCORN, "--config", str(config), app]
+        command = [HYPERCORN, "--config", str(config), "tests.support.crashing:make_app()"]
         server = Server({"SECRET_KEY": SECRET}, command=command, cwd=ROOT)
         servers.append(server)
         return server.wait_ready()
@@ -179,6 +179,22 @@ async def test_noise_instead_of_http_ends_that_connection_only(server: Server) -
             assert server.process.poll() is None
         await _check_serves(alice, conversation)
     assert "Traceback" not in server.output
+
+
+async def test_a_fault_of_hypercorn_itself_ends_one_connection_only(start_hypercorn: Callable[..., Server]) -> None:
+    server = start_hypercorn()
+    with trio.fail_after(60):
+        alice, conversation = await _alone(server)
+        async with alice.connect(conversation) as bystander:
+            await bystander.receive()
+            for _ in range(5):
+                async with open_raw(server.port) as client:
+                    await client.send(f"GET {FAULT_PATH} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                    await client.wait_gone()
+            await bystander.send({"type": "ping"})
+            assert await bystander.receive() == {"type": "pong"}
+        await _check_serves(alice, conversation)
+    assert "a connection failed" in server.output
 
 
 async def test_http_2_over_clear_text_is_not_spoken(server: Server) -> None:

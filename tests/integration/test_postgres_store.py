@@ -149,7 +149,7 @@ async def wait_blocked(conninfo: str) -> None:
 
 
 async def test_one_to_one_asked_for_by_both_at_once_is_one(database: str) -> None:
-    async with open_group(database) as (store, people, alice, _):
+    async with open_group(database) as (_, people, alice, _):
         for number in range(10):
             bob = await people.user(f"bob{number}")
             results: list[tuple[Conversation, bool]] = []
@@ -208,7 +208,8 @@ async def test_edits_and_messages_at_once_share_out_the_revs(database: str) -> N
 
         async def edit(message: Message) -> None:
             for content in ("a", "b", None):
-                revs.append((await store.revise(people.revision(message, alice, content))).rev)
+                revised = await store.revise(people.revision(message, alice, content))
+                revs.append(revised.rev)  # others append between these
 
         async def send() -> None:
             revs.extend([message.rev for message in await people.send(group, alice, "new", "new")])
@@ -392,14 +393,18 @@ async def test_ids_in_the_wrong_hands_change_nothing(database: str) -> None:
 # --- query plans ---
 
 
-@pytest.fixture
-def big_conversation(database: str) -> tuple[str, UUID]:
-    """A conversation of BIG messages among as many others of other conversations, and its database."""
+@pytest.fixture(scope="module")
+def big_conversation(cluster: Cluster) -> tuple[str, UUID]:
+    """A database, and in it a conversation of BIG messages among as many of another one. To be read only."""
+    database = cluster.new_database()
     new_id = IdSource()
     user_id, conversation_id, other_id = new_id(), new_id(), new_id()
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
-            "INSERT INTO users (id, username, username_key, created_at, updated_at) VALUES (%s, 'a', 'a', now(), now())",
+            """
+            INSERT INTO users (id, username, username_key, created_at, updated_at)
+            VALUES (%s, 'a', 'a', now(), now())
+            """,
             (user_id,),
         )
         for group in (conversation_id, other_id):
@@ -484,6 +489,13 @@ async def test_history_reads_what_the_plan_says(big_conversation: tuple[str, UUI
 
 # --- constraints ---
 
+
+@pytest.fixture(scope="module")
+def empty_database(cluster: Cluster) -> str:
+    """A database that stays empty: whatever is done in it is rolled back."""
+    return cluster.new_database()
+
+
 U, V, W, C, D, M, N = (str(UUID(int=n)) for n in range(1, 8))
 _USER = "INSERT INTO users (id, username, username_key, subject, created_at, updated_at) VALUES "
 _CONVERSATION = "INSERT INTO conversations (id, is_group, direct_key, owner_id, created_at, updated_at) VALUES "
@@ -526,8 +538,8 @@ _MESSAGE = """
         ("INSERT INTO history VALUES (false, 'a', 'b')", "CheckViolation"),
     ],
 )
-def test_database_holds_what_must_always_hold(database: str, statement: str, error: str) -> None:
-    with psycopg.connect(database) as connection:
+def test_database_holds_what_must_always_hold(empty_database: str, statement: str, error: str) -> None:
+    with psycopg.connect(empty_database) as connection:
         connection.execute(
             f"""
             {_USER} ('{U}', 'ann', 'ann', 'sub', now(), now()), ('{V}', 'bo', 'bo', NULL, now(), now());

@@ -74,3 +74,9 @@ class Cluster:
             template = "pulse_template" if migrated else "template1"
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return make_conninfo(self.conninfo, dbname=name)
+
+    def drop_database(self, conninfo: str) -> None:
+        """Throws a database of `new_database` away, whoever is connected to it."""
+        name = conninfo_to_dict(conninfo)["dbname"]
+        with psycopg.connect(self.conninfo, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

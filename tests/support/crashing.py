@@ -1,18 +1,21 @@
-"""An app for Hypercorn that fails on demand: `hypercorn --config … tests.support.crashing:app`.
+"""An app for Hypercorn that fails on demand: `hypercorn --config … tests.support.crashing:make_app()`.
 
-The product's own app, on a store in memory that breaks on certain messages, and two WebSocket routes
-that behave as no handler should.
+The product's own app, on a store in memory that breaks on certain messages, with two WebSocket routes
+that behave as no handler should, in a Hypercorn with one more fault.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import hypercorn.protocol.h11
 import trio
+from hypercorn.protocol.events import Event, Request
+from hypercorn.protocol.http_stream import HTTPStream
 from quart import websocket
 
 from pulse_trio import logs
-from pulse_trio.app import create_app
-from pulse_trio.edge import hypercorn
+from pulse_trio.app import PulseApp, create_app
+from pulse_trio.edge.hypercorn import install
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Message, NewMessage
 from pulse_trio.store.memory import MemoryStore
@@ -21,6 +24,7 @@ BREAK_ROOM = "break this room"
 BREAK_SERVICE = "break the service"
 FLOOD_PATH = "/test/flood"
 DEAF_PATH = "/test/deaf"
+FAULT_PATH = "/test/fault"
 
 
 class CrashingStore(MemoryStore):
@@ -40,6 +44,15 @@ class CrashingStore(MemoryStore):
         return await super().append(batch)
 
 
+class FaultyStream(HTTPStream):
+    """A request that is too much for Hypercorn, in the task that reads the connection."""
+
+    async def handle(self, event: Event) -> None:
+        if isinstance(event, Request) and event.raw_path == FAULT_PATH.encode():
+            raise RuntimeError("a fault that was planted in Hypercorn")
+        await super().handle(event)
+
+
 @asynccontextmanager
 async def _open_store() -> AsyncIterator[CrashingStore]:
     store = CrashingStore()
@@ -54,13 +67,18 @@ async def _open_store() -> AsyncIterator[CrashingStore]:
         nursery.cancel_scope.cancel()
 
 
-_settings = Settings.load()
-logs.configure(_settings)
-hypercorn.install(_settings)
-app = create_app(_settings, _open_store)
+def make_app() -> PulseApp:
+    """The app. Hypercorn is changed for the rest of this process."""
+    settings = Settings.load()
+    logs.configure(settings)
+    install(settings)
+    hypercorn.protocol.h11.HTTPStream = FaultyStream  # type: ignore[misc]
+    app = create_app(settings, _open_store)
+    app.add_websocket(FLOOD_PATH, view_func=_flood)
+    app.add_websocket(DEAF_PATH, view_func=_deaf)
+    return app
 
 
-@app.websocket(FLOOD_PATH)
 async def _flood() -> None:
     """Sends for ever, and never looks whether anybody is there."""
     await websocket.accept()
@@ -68,7 +86,6 @@ async def _flood() -> None:
         await websocket.send("x" * 1_000)
 
 
-@app.websocket(DEAF_PATH)
 async def _deaf() -> None:
     """Ends with the first message, and reads no other."""
     await websocket.accept()

@@ -15,11 +15,12 @@ PROGRAM = str(Path(sys.executable).with_name("pulse-trio"))
 
 def environment(**settings: str) -> dict[str, str]:
     """A process's environment with no setting of this one's but those given."""
+    ours = {"DATABASE_URL", "SECRET_KEY", "ALGORITHM", "ACCESS_TOKEN_EXPIRE_MINUTES"}
+    slows_the_start = {"PYTHONDONTWRITEBYTECODE"}
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("PULSE_")
-        and name not in {"DATABASE_URL", "SECRET_KEY", "ALGORITHM", "ACCESS_TOKEN_EXPIRE_MINUTES"}
+        if not name.startswith("PULSE_") and name not in ours | slows_the_start
     }
     return {**kept, **settings}
 

@@ -1,12 +1,16 @@
 """The REST API on an app: its blueprints, its documents, its error shape and the headers of every answer."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
 import structlog
 import trio
 from quart import Quart, Response, request
 from quart_schema import HttpSecurityScheme, Info, OpenAPIProvider, QuartSchema
+from quart_schema.openapi import QUART_SCHEMA_OPERATION_ID_ATTRIBUTE
 from quart_schema.typing import Model
+from quart_schema.validation import DataSource
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter, Rule
 
@@ -15,7 +19,7 @@ from pulse_trio.edge.rest.accounts import accounts
 from pulse_trio.edge.rest.conversations import conversations
 from pulse_trio.edge.rest.documents import documents
 from pulse_trio.edge.rest.messages import messages
-from pulse_trio.edge.rest.operation import error_answer
+from pulse_trio.edge.rest.operation import EXAMPLE_ID, error_answer
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import StoreError
@@ -48,8 +52,39 @@ _SUMMARIES: Final = {
     413: "The body is too large",
     415: "The body is not JSON",
     422: "A field is not as it should be",
+    500: "A fault of the service",
     503: "Try again in a moment",
 }
+_HEADERS: Final = {
+    401: {"WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}}},
+    503: {"Retry-After": {"description": "Seconds to wait before trying again", "schema": {"type": "string"}}},
+}
+
+
+def _link(name: str, **parameters: str) -> dict[str, Any]:
+    return {"operationId": name, "parameters": parameters}
+
+
+# What one can go on with: the id in an answer is the parameter of these.
+_CONVERSATION: Final = "$response.body#/id"
+_LINKS: Final = {
+    "createConversation": {
+        "get": _link("getConversation", conversation_id=_CONVERSATION),
+        "change": _link("changeConversation", conversation_id=_CONVERSATION),
+        "addMembers": _link("addMembers", conversation_id=_CONVERSATION),
+        "leave": _link("removeMember", conversation_id=_CONVERSATION, user_id="me"),
+        "history": _link("listMessages", conversation_id=_CONVERSATION),
+    },
+    "listMessages": {
+        name: _link(
+            operation,
+            conversation_id="$response.body#/messages/0/conversation_id",
+            message_id="$response.body#/messages/0/id",
+        )
+        for name, operation in (("edit", "editMessage"), ("delete", "deleteMessage"))
+    },
+}
+LATE_BODY: Final = 1.0  # seconds that an answer which does not depend on the body waits for it
 
 log = structlog.get_logger(__name__)
 
@@ -81,42 +116,108 @@ def install(app: Quart) -> None:
 
 
 class _Documents(OpenAPIProvider):
-    """OpenAPI 3.1 with what every operation may answer, and the formats of ids in paths."""
+    """OpenAPI 3.1 with named schemas, what every operation may answer, and what its examples look like."""
+
+    def schema(self) -> dict[str, Any]:
+        """The document, with the limits of this service's settings in it."""
+        document: dict[str, Any] = super().schema()
+        schemas = document["components"]["schemas"]
+        settings = services().settings
+        schemas["Registration"]["properties"]["password"]["minLength"] = settings.password_min_chars
+        schemas["MessageChange"]["properties"]["content"]["maxLength"] = settings.max_content_chars
+        document["components"]["schemas"] = dict(sorted(schemas.items()))
+        return document
+
+    def operation_id(self, method: str, path: str, func: Any) -> str | None:
+        """The name that the operation was declared with."""
+        name: str = getattr(func, QUART_SCHEMA_OPERATION_ID_ATTRIBUTE)
+        return name
 
     def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As the original, with the answers and examples that it does not know of."""
         paths, components = super().build_paths(rule)
         view = self._app.view_functions[rule.endpoint]
         for operations in paths.values():
             for operation in operations.values():
+                operation["description"] = operation["description"].strip() or operation["summary"]
                 responses = operation["responses"]
                 for status in getattr(view, "pulse_empty", ()):
                     responses[status] = {}
                 for status, response in responses.items():
-                    response["description"] = _SUMMARIES[int(status)]
-                    codes = [c for c in getattr(view, "pulse_codes", ()) if c.status == int(status)]
-                    if codes:
-                        named = ", ".join(sorted(f"`{code.code}`" for code in codes))
-                        response["description"] += f": {named}"
-                        example = {"code": codes[0].code, "message": "What was wrong, for a person"}
-                        response["content"]["application/json"]["example"] = example
-                operation["responses"] = dict(sorted(responses.items(), key=lambda item: int(item[0])))
+                    self._complete(status, response, getattr(view, "pulse_codes", ()), operation["operationId"])
+                operation["responses"] = {str(status): responses[status] for status in sorted(responses)}
                 if "requestBody" in operation:
                     operation["requestBody"]["required"] = True
         return paths, components
 
+    def _complete(self, status: int, response: dict[str, Any], codes: Iterable[ErrorCode], name: str) -> None:
+        """Says what a response means, which codes it has, and what can be done with it."""
+        response["description"] = _SUMMARIES[status]
+        fitting = sorted(code.code for code in codes if code.status == status)
+        if fitting:
+            response["description"] += ": " + ", ".join(f"`{code}`" for code in fitting)
+            example = {"code": fitting[0], "message": "What was wrong, for a person"}
+            response["content"]["application/json"]["example"] = example
+        if status in _HEADERS:
+            response["headers"] = _HEADERS[status]
+        links = _LINKS.get(name)
+        if links and status < 300:
+            response["links"] = links
+
     def build_path_parameter(self, name: str, converter: BaseConverter) -> dict[str, Any]:
+        """As the original, with what an id looks like."""
         parameter: dict[str, Any] = super().build_path_parameter(name, converter)
-        parameter["description"] = "The id of a user, or `me`" if name == "user_id" else "A UUID"
+        uuid = {"type": "string", "format": "uuid"}
+        if name == "user_id":
+            parameter["description"] = "The id of a user, or `me`"
+            parameter["schema"] = {"anyOf": [{"type": "string", "const": "me"}, uuid]}
+            parameter["example"] = "me"
+        else:
+            parameter["description"] = f"The id of a {name.removesuffix('_id')}"
+            parameter["schema"] = uuid
+            parameter["example"] = EXAMPLE_ID
         return parameter
 
     def build_querystring_parameters(self, model: type[Model]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        parameters, definitions = super().build_querystring_parameters(model)
-        for parameter in parameters:
-            schema = parameter["schema"]
-            if "anyOf" in schema:  # optional in the query means absent: there is no null in it
-                parameter["schema"] = next(part for part in schema["anyOf"] if part.get("type") != "null")
-                parameter["description"] = parameter["schema"].pop("description", "")
-        return parameters, definitions
+        """As the original, which would lose the descriptions of what has no default."""
+        _, components = _schema(model)
+        parameters = []
+        for name, schema in components[model.__name__]["properties"].items():
+            description = schema.pop("description")
+            parameters.append({"name": name, "in": "query", "description": description, "schema": schema})
+        return parameters, {}
+
+    def build_request_body(self, model: type[Model], source: DataSource) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A JSON body by the name of its schema, with an example."""
+        reference, components = _schema(model)
+        content = {"schema": reference, "example": _example(reference, components)}
+        return {"content": {"application/json": content}}, components
+
+    def build_response_object(
+        self, model: type[Model], headers_model: type[Model] | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A JSON answer by the name of its schema. (The original loses the schemas that a model refers to.)"""
+        reference, components = _schema(model)
+        return {"content": {"application/json": {"schema": reference}}, "description": ""}, components
+
+
+def _schema(model: type[Model]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A reference to the schema of a model, and that schema with all it refers to, by name."""
+    (reference,), components = msgspec.json.schema_components([model], ref_template="#/components/schemas/{name}")
+    return reference, components
+
+
+def _example(schema: dict[str, Any], components: dict[str, Any]) -> Any:
+    """A value for a schema, of the examples in it."""
+    if "$ref" in schema:
+        return _example(components[schema["$ref"].rpartition("/")[2]], components)
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][0], components)
+    if "examples" in schema:
+        return schema["examples"][0]
+    if schema.get("type") == "object":
+        return {name: _example(part, components) for name, part in schema["properties"].items()}
+    return schema["default"]
 
 
 async def _pulse_error(error: PulseError) -> Response:
@@ -148,8 +249,9 @@ async def _unexpected_error(error: Exception) -> Response:
 
 async def _finish(response: Response) -> Response:
     """Headers of every answer: no sniffing, no caching, no referrer, and CORS for the listed origins."""
-    await trio.lowlevel.checkpoint()
     headers = response.headers
+    if not await _body_came() and request.http_version.startswith("1"):
+        headers["Connection"] = "close"
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "no-referrer"
     headers.setdefault("Cache-Control", "no-store")
@@ -163,3 +265,17 @@ async def _finish(response: Response) -> Response:
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
             headers["Access-Control-Max-Age"] = "600"
     return response
+
+
+async def _body_came() -> bool:
+    """Reads what no route has read of the body: a client that goes on to use the connection expects that.
+
+    An answer to a request whose body is still under way leaves the connection of no more use.
+    """
+    await trio.lowlevel.checkpoint()
+    with trio.move_on_after(LATE_BODY) as scope:
+        try:
+            await request.body
+        except HTTPException:  # it is too large
+            return False
+    return not scope.cancelled_caught

@@ -12,7 +12,7 @@ from quart import Blueprint, Response
 
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.messages import MessageBody, message_body
-from pulse_trio.edge.rest.operation import PageQuery, answer, current_user, empty, operation
+from pulse_trio.edge.rest.operation import EXAMPLE_ID, PageQuery, Time, answer, current_user, empty, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -29,18 +29,21 @@ from pulse_trio.store.base import (
 
 NAME_MAX_CHARS: Final = 100
 DESCRIPTION_MAX_CHARS: Final = 1_000
+IDS_MOST: Final = 1_000  # in one request; with the default PULSE_MAX_BODY_BYTES as many fit
 IDS_SHOWN: Final = 10  # in an error about several ids
 
 conversations = Blueprint("conversations", __name__, url_prefix="/api/chat/conversations")
 
 Name = Annotated[str, Meta(max_length=NAME_MAX_CHARS, examples=["Team Discussion"])]
 Description = Annotated[str, Meta(max_length=DESCRIPTION_MAX_CHARS, examples=["Discuss project plans"])]
+# Taken as texts, so that those that are no ids are named like those that are nobody's.
 UserIds = Annotated[
-    list[str],
+    list[Annotated[str, Meta(extra_json_schema={"format": "uuid"})]],
     Meta(
         description="Ids of users, each once.",
-        examples=[["0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e8f"]],
-        max_length=5_000,
+        examples=[[EXAMPLE_ID]],
+        max_length=IDS_MOST,
+        extra_json_schema={"uniqueItems": True},
     ),
 ]
 
@@ -64,7 +67,7 @@ class ConversationChanges(msgspec.Struct):
 class NewMembers(msgspec.Struct):
     """Users to add to a group."""
 
-    user_ids: UserIds
+    user_ids: Annotated[UserIds, Meta(extra_json_schema={"minItems": 1, "uniqueItems": True})]
 
 
 class ConversationBody(msgspec.Struct):
@@ -75,8 +78,8 @@ class ConversationBody(msgspec.Struct):
     description: str | None
     is_group: bool
     owner_id: Annotated[UUID, Meta(description="Its creator; after they left, its longest-standing member.")]
-    created_at: str
-    updated_at: Annotated[str, Meta(description="Its latest activity.")]
+    created_at: Time
+    updated_at: Annotated[Time, Meta(description="Its latest activity.")]
     users: list[UserBody]
     last_message: MessageBody | None
     total_messages: int

@@ -4,10 +4,10 @@ from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
-from pulse_trio.edge.rest.operation import PageQuery, answer, current_user, empty, operation
+from pulse_trio.edge.rest.operation import PageQuery, Time, answer, current_user, empty, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -16,7 +16,14 @@ from pulse_trio.store.base import Message, NotAMember
 
 SEQ_MOST: Final = 2**53 - 1  # the largest whole number that every JSON reader keeps exact (RFC 8259, section 6)
 
-Content = Annotated[str, Meta(description="At most `PULSE_MAX_CONTENT_CHARS` characters.", examples=["Hello!"])]
+Content = Annotated[
+    str,
+    Meta(
+        description="Not only white space; at most `PULSE_MAX_CONTENT_CHARS` characters.",
+        examples=["Hello!"],
+        extra_json_schema={"minLength": 1},  # described here, checked with the content's other rules
+    ),
+]
 
 _REVISION_ERRORS: Final = (
     ErrorCode.NOT_FOUND,
@@ -31,12 +38,15 @@ messages = Blueprint("messages", __name__, url_prefix="/api/chat/conversations/<
 class MessageQuery(PageQuery):
     """Which part of the history to return."""
 
+    # UNSET and not None: msgspec would take the text `null` for None.
     before_seq: (
-        Annotated[int, Meta(ge=1, le=SEQ_MOST, description="Only messages before this one: the newest of them.")] | None
-    ) = None
+        Annotated[int, Meta(ge=1, le=SEQ_MOST, description="Only messages before this one: the newest of them.")]
+        | UnsetType
+    ) = UNSET
     after_seq: (
-        Annotated[int, Meta(ge=0, le=SEQ_MOST, description="Only messages after this one: the oldest of them.")] | None
-    ) = None
+        Annotated[int, Meta(ge=0, le=SEQ_MOST, description="Only messages after this one: the oldest of them.")]
+        | UnsetType
+    ) = UNSET
 
 
 class MessageChange(msgspec.Struct):
@@ -55,8 +65,8 @@ class MessageBody(msgspec.Struct):
     content: str
     is_edited: bool
     is_deleted: bool
-    created_at: str
-    updated_at: str
+    created_at: Time
+    updated_at: Time
     seq: Annotated[int, Meta(description="Where it stands in its conversation: 1, 2, 3 …")]
     rev: Annotated[int, Meta(description="Its latest change, numbered within its conversation.")]
 
@@ -84,7 +94,9 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
     A page costs the same at every depth. `offset` counts from the newest message; `before_seq` and
     `after_seq` stay exact while new messages come, and do not go together with `offset`.
     """
-    if query.offset and (query.before_seq is not None or query.after_seq is not None):
+    before_seq = None if query.before_seq is UNSET else query.before_seq
+    after_seq = None if query.after_seq is UNSET else query.after_seq
+    if query.offset and (before_seq is not None or after_seq is not None):
         raise PulseError(
             ErrorCode.INVALID_FIELD,
             "`offset` does not go together with `before_seq` or `after_seq`",
@@ -99,8 +111,8 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
             current_user().id,
             limit=query.limit,
             offset=query.offset,
-            before_seq=query.before_seq,
-            after_seq=query.after_seq,
+            before_seq=before_seq,
+            after_seq=after_seq,
         )
     except NotAMember:
         raise PulseError(ErrorCode.NOT_FOUND, "There is no such conversation") from None

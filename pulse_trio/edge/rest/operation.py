@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from quart import Response, g, request
 from quart_schema import (
     document_querystring,
@@ -27,7 +27,16 @@ from pulse_trio.texts import text_problem
 
 PAGE_LIMIT: Final = 200  # rows a page; what a client can show, and a response of a bounded size
 OFFSET_LIMIT: Final = 2**31 - 1
+EXAMPLE_ID: Final = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e8f"
 
+Time = Annotated[
+    str,
+    Meta(
+        description="UTC, RFC 3339, with microseconds.",
+        extra_json_schema={"format": "date-time"},
+        examples=["2026-01-31T12:00:00.000000Z"],
+    ),
+]
 Limit = Annotated[int, Meta(ge=1, le=PAGE_LIMIT, description="Most entries of this page.")]
 Offset = Annotated[int, Meta(ge=0, le=OFFSET_LIMIT, description="Entries to skip.")]
 
@@ -38,12 +47,12 @@ _PATH: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 _MISSING: Final = re.compile(r"^Object missing required field `([^`]+)`")
 
 
-class ErrorBody(msgspec.Struct, omit_defaults=True):
+class ErrorBody(msgspec.Struct):
     """What went wrong: a stable code, a sentence for a person, and the field it is about if there is one."""
 
-    code: str
+    code: Annotated[str, Meta(extra_json_schema={"enum": sorted(code.code for code in ErrorCode)})]
     message: str
-    field: str | None = None
+    field: str | UnsetType = UNSET
 
 
 class PageQuery(msgspec.Struct):
@@ -90,7 +99,7 @@ def operation(
                 arguments["body"] = await read_body(body)
             return await handler(**arguments)
 
-        codes = {*errors, ErrorCode.UNAVAILABLE}
+        codes = {*errors, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE}
         if not public:
             codes |= {ErrorCode.NOT_AUTHENTICATED, ErrorCode.INVALID_TOKEN}
             wrapper = security_scheme([{"bearer": []}])(wrapper)
@@ -139,7 +148,7 @@ def empty() -> Response:
 
 def error_answer(error: PulseError) -> Response:
     """The JSON answer for an error."""
-    response = answer(ErrorBody(error.code.code, error.message, error.field), error.code.status)
+    response = answer(ErrorBody(error.code.code, error.message, error.field or UNSET), error.code.status)
     if error.code.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
     if error.code is ErrorCode.UNAVAILABLE:

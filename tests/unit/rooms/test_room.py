@@ -502,6 +502,29 @@ async def test_a_fault_in_one_room_leaves_the_others_alone(autojump_clock: MockC
         assert elsewhere.contents == ["fine"]
 
 
+async def test_a_fault_in_the_writer_while_the_hub_is_cancelled_does_not_end_the_service(
+    autojump_clock: MockClock,
+) -> None:
+    with trio.CancelScope() as outside:
+        async with a_world() as world:
+
+            async def crash(batch: Sequence[NewMessage]) -> Rows:
+                outside.cancel()
+                await world.store.crash(batch)
+                raise AssertionError
+
+            async def shielded(batch: Sequence[NewMessage]) -> Rows:
+                with trio.CancelScope(shield=True):
+                    return await crash(batch)
+
+            alice = await world.join(world.alice)
+            world.store.answers = [shielded]
+            await alice.send("boom")
+            await trio.sleep_forever()
+    assert alice.transport.closed is not None
+    assert alice.transport.closed[0] == CloseCode.INTERNAL_ERROR
+
+
 def frame_of(content: str) -> SendMessage:
     return SendMessage(content=content)
 

@@ -1,0 +1,159 @@
+"""Who may see and do what over REST: every operation that the service has, asked by everybody.
+
+The operations come from the service's own description, so a new one cannot be forgotten: it fails here
+until it says what it needs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import trio
+
+from pulse_trio.app import create_app
+from pulse_trio.settings import Settings
+from pulse_trio.store.memory import MemoryStore
+from tests.support.client import Api, Person
+from tests.support.server import SECRET, Server
+
+CONVERSATIONS = "/api/chat/conversations"
+OPEN = {"register", "login"}  # for everybody
+OWN = {"me", "searchUsers", "createConversation", "listConversations"}  # for every user, about no conversation
+# What an operation on a conversation is asked with.
+BODIES: dict[str, Any] = {
+    "changeConversation": {"name": "New"},
+    "addMembers": {"user_ids": ["{carol}"]},
+    "editMessage": {"content": "changed"},
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    name: str
+    method: str
+    path: str
+
+    @property
+    def is_about_a_conversation(self) -> bool:
+        return "{conversation_id}" in self.path
+
+
+async def all_operations(server: Server) -> list[Operation]:
+    document = (await Api(server.base_url).get("/openapi.json")).json()
+    return [
+        Operation(operation["operationId"], method.upper(), path)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    ]
+
+
+def comparable(answer: Any) -> tuple[int, dict[str, str], bytes]:
+    """An answer without its date."""
+    headers = {name: value for name, value in answer.headers.items() if name != "date"}
+    return answer.status_code, headers, answer.content
+
+
+async def test_the_description_has_every_route_of_the_app(server: Server) -> None:
+    app = create_app(Settings.load(secret_key=SECRET), MemoryStore)
+    routes = {
+        (method, rule.rule.replace("<", "{").replace(">", "}"))
+        for rule in app.url_map.iter_rules()
+        if not rule.websocket
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    with trio.fail_after(60):
+        described = {(operation.method, operation.path) for operation in await all_operations(server)}
+    documents = {("GET", path) for path in ("/openapi.json", "/docs", "/docs.css", "/docs.js")}
+    assert routes == described | documents
+
+
+async def test_only_members_get_another_answer_than_for_an_id_that_does_not_exist(server: Server) -> None:
+    with trio.fail_after(120):
+        alice = await Person.register(server.base_url, "alice")
+        bob = await Person.register(server.base_url, "bob")
+        carol = await Person.register(server.base_url, "carol")
+        removed = await Person.register(server.base_url, "removed")
+        left = await Person.register(server.base_url, "left")
+        stranger = await Person.register(server.base_url, "stranger")
+        anonymous = Api(server.base_url)
+
+        group = await alice.create_group(bob, removed, left)
+        async with alice.connect(group) as chat:
+            await chat.send({"type": "message", "content": "for members only"})
+            message = (await chat.receive_type("message"))["id"]
+        # A message of the one who is removed: it stays theirs, and yet they may no longer touch it.
+        async with removed.connect(group) as chat:
+            await chat.send({"type": "message", "content": "mine"})
+            of_removed = (await chat.receive_type("message"))["id"]
+        assert (await alice.api.delete(f"{CONVERSATIONS}/{group}/members/{removed.id}")).status_code == 204
+        assert (await left.api.delete(f"{CONVERSATIONS}/{group}/members/me")).status_code == 204
+        one_to_one = (await alice.api.post(CONVERSATIONS, json={"participant_ids": [bob.id]})).json()["id"]
+
+        def body(operation: Operation) -> Any:
+            if operation.name == "addMembers":
+                return {"user_ids": [carol.id]}
+            return BODIES.get(operation.name)
+
+        async def ask(api: Api, operation: Operation, conversation: str, message_id: str, user_id: str) -> Any:
+            path = operation.path.format(conversation_id=conversation, message_id=message_id, user_id=user_id)
+            options = {} if body(operation) is None else {"json": body(operation)}
+            return await api.request(operation.method, path, **options)
+
+        operations = await all_operations(server)
+        about = [operation for operation in operations if operation.is_about_a_conversation]
+        assert {operation.name for operation in operations if operation not in about} == OPEN | OWN
+        assert {o.name for o in about if o.method in {"POST", "PATCH", "PUT"}} == set(BODIES)
+        before = [(await alice.api.get(f"{CONVERSATIONS}/{one}")).json() for one in (group, one_to_one)]
+
+        for operation in about:
+            for outsider in (removed, left, stranger):
+                for conversation in (group, one_to_one, group.upper()):
+                    for message_id in (message, of_removed, str(uuid4())):
+                        for user_id in ("me", outsider.id, bob.id):
+                            target = (message_id, user_id)
+                            seen = comparable(await ask(outsider.api, operation, conversation, *target))
+                            unknown = comparable(await ask(outsider.api, operation, str(uuid4()), *target))
+                            malformed = comparable(await ask(outsider.api, operation, "no-id", *target))
+                            assert seen == unknown == malformed, (operation, outsider.username)
+                            assert seen[0] == 404
+                            if "{user_id}" not in operation.path:
+                                break
+                        if "{message_id}" not in operation.path:
+                            break
+            seen = comparable(await ask(anonymous, operation, group, message, bob.id))
+            unknown = comparable(await ask(anonymous, operation, str(uuid4()), message, bob.id))
+            assert seen == unknown, operation
+            assert seen[0] == 401
+
+        # None of that did anything.
+        assert [(await alice.api.get(f"{CONVERSATIONS}/{one}")).json() for one in (group, one_to_one)] == before
+        contents = [m["content"] for m in (await alice.history(group))["messages"]]
+        assert contents == ["mine", "for members only"]
+        for outsider in (removed, left, stranger):
+            assert (await outsider.api.get(CONVERSATIONS)).json()["total"] == 0
+
+        # And a member gets something else from each of them.
+        for operation in sorted(about, key=lambda operation: operation.name == "deleteMessage"):
+            answer = await ask(alice.api, operation, group, message, bob.id)
+            assert 200 <= answer.status_code < 300, (operation, answer.text)
+
+
+async def test_operations_about_no_conversation_want_a_token_too(server: Server) -> None:
+    with trio.fail_after(60):
+        for operation in await all_operations(server):
+            if operation.name in OWN:
+                options = {"json": {}} if operation.method == "POST" else {}
+                answer = await Api(server.base_url).request(operation.method, operation.path, **options)
+                assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated"), operation
+
+
+async def test_a_request_without_a_token_is_refused_before_its_body_is_looked_at(server: Server) -> None:
+    with trio.fail_after(60):
+        for operation in await all_operations(server):
+            if operation.name in OPEN or operation.method not in {"POST", "PATCH"}:
+                continue
+            path = operation.path.format(conversation_id=uuid4(), message_id=uuid4())
+            answer = await Api(server.base_url).request(
+                operation.method, path, content=b"{", headers={"Content-Type": "application/json"}
+            )
+            assert answer.status_code == 401, operation

@@ -1,0 +1,148 @@
+"""The schema is brought up to date once, whole or not at all; the epoch tells histories apart."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pulse_trio.errors import LaunchError
+from pulse_trio.store.schema import MIGRATION_LOCK, establish_epoch, migrate, renew_epoch
+from tests.support.cluster import Cluster
+
+LIMIT = 30  # seconds
+
+
+@pytest.fixture
+def fresh(cluster: Cluster) -> str:
+    """A database with nothing in it."""
+    return cluster.new_database(migrated=False)
+
+
+def query(conninfo: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def schema_of(conninfo: str) -> list[tuple[Any, ...]]:
+    return query(
+        conninfo,
+        """
+        SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+        WHERE table_schema = 'public' ORDER BY 1, 2
+        """,
+    )
+
+
+def test_fresh_database_gets_the_schema(fresh: str) -> None:
+    before, after = migrate(fresh)
+    assert before is None
+    assert query(fresh, "SELECT version_num FROM alembic_version") == [(after,)]
+    tables = {row[0] for row in schema_of(fresh)}
+    assert tables == {"alembic_version", "users", "conversations", "conversation_users", "messages", "history"}
+
+
+def test_second_time_changes_nothing(fresh: str) -> None:
+    _, head = migrate(fresh)
+    query(fresh, "INSERT INTO history (epoch, server) VALUES ('kept', 'here')")
+    schema = schema_of(fresh)
+    assert migrate(fresh) == (head, head)
+    assert schema_of(fresh) == schema
+    assert query(fresh, "SELECT epoch FROM history") == [("kept",)]
+
+
+def test_several_at_once_migrate_once(fresh: str) -> None:
+    together = threading.Barrier(4)
+
+    def run(_: int) -> tuple[str | None, str]:
+        together.wait(LIMIT)
+        return migrate(fresh)
+
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(run, range(4)))
+    head = results[0][1]
+    assert sorted(results, key=str) == sorted([(None, head)] + [(head, head)] * 3, key=str)
+
+
+def test_waits_while_another_migrates(fresh: str) -> None:
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(fresh, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        running = threads.submit(migrate, fresh)
+        waiting: tuple[Any, ...] | None = None
+        while waiting is None:
+            assert not running.done()
+            waiting = other.execute("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchone()
+        assert schema_of(fresh) == []
+        other.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
+        assert running.result(LIMIT)[0] is None
+
+
+def test_newer_schema_is_refused_in_one_line(database: str) -> None:
+    query(database, "UPDATE alembic_version SET version_num = '9999'")
+    schema = schema_of(database)
+    with pytest.raises(
+        LaunchError, match=r"^the database has schema 9999, newer than this version's \d+: .*$"
+    ) as caught:
+        migrate(database)
+    assert "\n" not in str(caught.value)
+    assert query(database, "SELECT version_num FROM alembic_version") == [("9999",)]
+    assert schema_of(database) == schema
+
+
+def test_failed_migration_leaves_what_was_there(fresh: str) -> None:
+    """Somebody else's database: it has a table of the name of one of ours, the last that is made."""
+    query(fresh, "CREATE TABLE history (theirs int)")
+    with pytest.raises(LaunchError, match=r'^a migration failed: .*"history" already exists.*$') as caught:
+        migrate(fresh)
+    assert "\n" not in str(caught.value)
+    assert [row for row in schema_of(fresh) if row[0] != "alembic_version"] == [
+        ("history", "theirs", "integer", "YES", None)
+    ]
+    query(fresh, "DROP TABLE history")
+    assert migrate(fresh)[0] is None
+    assert establish_epoch(fresh)
+
+
+def test_account_that_may_not_make_tables_is_told_in_one_line(fresh: str) -> None:
+    query(fresh, "CREATE ROLE weak LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    try:
+        options = "-c role=weak"
+        with pytest.raises(LaunchError, match=r"^a migration failed: permission denied for schema public$"):
+            migrate(make_conninfo(fresh, options=options))
+    finally:
+        query(fresh, "DROP ROLE weak")
+    assert schema_of(fresh) == []
+
+
+def test_database_that_is_not_there_is_the_drivers_error(fresh: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match="does not exist"):
+        migrate(make_conninfo(fresh, dbname="nowhere"))
+
+
+# --- the epoch ---
+
+
+def test_epoch_stays_until_it_is_renewed(database: str) -> None:
+    first = establish_epoch(database)
+    assert first
+    assert establish_epoch(database) == first
+    renew_epoch(database)
+    second = establish_epoch(database)
+    assert second not in {"", first}
+    assert establish_epoch(database) == second
+
+
+def test_copy_of_a_database_has_another_epoch(cluster: Cluster, database: str) -> None:
+    first = establish_epoch(database)
+    name = str(conninfo_to_dict(database)["dbname"])
+    copy = f"{name}_copy"
+    with psycopg.connect(cluster.conninfo, autocommit=True) as connection:
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(create.format(sql.Identifier(copy), sql.Identifier(name)))
+    second = establish_epoch(make_conninfo(database, dbname=copy))
+    assert second != first
+    assert establish_epoch(database) == first
