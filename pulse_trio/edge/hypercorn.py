@@ -10,6 +10,7 @@ import binascii
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, ClassVar, Final
 
@@ -109,8 +110,8 @@ async def draining_worker(
 
     async def drained() -> None:
         await (_signalled if shutdown_trigger is None else shutdown_trigger)()
-        await _drain(app)
         GuardedServer.hurry()
+        await _drain(app)
 
     GuardedServer.hurried = False
     await worker_serve(app, config, shutdown_trigger=drained, **options)
@@ -327,7 +328,8 @@ class GuardedStream(ws_stream.WSStream):
         self.closed = True
         if self.app_put is not None:
             # In a task of its own: its queue may be full, and whoever calls this may be cancelled.
-            self.task_group.spawn(self.app_put, {"type": "websocket.disconnect", "code": int(code)})
+            with suppress(RuntimeError, AttributeError):  # or the connection's tasks have ended: nobody to tell
+                self.task_group.spawn(self.app_put, {"type": "websocket.disconnect", "code": int(code)})
 
     def _releasing(self, put: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
         """`put`, but nobody waits for an application that has ended.

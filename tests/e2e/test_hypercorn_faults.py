@@ -353,6 +353,8 @@ async def test_a_client_that_does_not_read_does_not_hold_up_the_end(start_server
             assert await a.read_close() == 1012
             with trio.fail_after(12):
                 assert await trio.to_thread.run_sync(server.wait) == 0
+    assert "a client that does not read was cut off" in server.output  # and not first when all is torn down
+    assert "Traceback" not in server.output
 
 
 async def test_those_who_vanish_leave_nothing_behind(server: Server) -> None:

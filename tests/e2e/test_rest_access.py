@@ -80,11 +80,11 @@ async def test_only_members_get_another_answer_than_for_an_id_that_does_not_exis
         group = await alice.create_group(bob, removed, left)
         async with alice.connect(group) as chat:
             await chat.send({"type": "message", "content": "for members only"})
-            message = (await chat.receive_type("message"))["id"]
+            message = (await chat.receive_type("message"))["message_id"]
         # A message of the one who is removed: it stays theirs, and yet they may no longer touch it.
         async with removed.connect(group) as chat:
             await chat.send({"type": "message", "content": "mine"})
-            of_removed = (await chat.receive_type("message"))["id"]
+            of_removed = (await chat.receive_type("message"))["message_id"]
         assert (await alice.api.delete(f"{CONVERSATIONS}/{group}/members/{removed.id}")).status_code == 204
         assert (await left.api.delete(f"{CONVERSATIONS}/{group}/members/me")).status_code == 204
         one_to_one = (await alice.api.post(CONVERSATIONS, json={"participant_ids": [bob.id]})).json()["id"]

@@ -309,7 +309,7 @@ async def test_history_is_read_newest_first_by_offset_and_by_seq(server: Server)
 
 
 BAD = {
-    "limit": ["-1", "0", "201", "1000000000", str(10**18), str(2**63), str(2**64), "abc", "", "1.5", "1e2", "0x10",
+    "limit": ["-1", "0", "201", "1000000000", str(10**18), str(2**63), str(2**64), "abc", "", "1.5",  "0x10",
               "null", "true", "NaN", "٣x", "9" * 5_000],
     "offset": ["-1", str(2**31), str(10**18), str(2**63), "abc", "", "1.5", "null", "-0x1"],
     "before_seq": ["-1", "0", str(2**53), str(2**63), "abc", "", "null"],

@@ -7,6 +7,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import httpx2
+import pytest
 import trio
 import trio_websocket
 from trio_websocket import WebSocketConnection
@@ -108,10 +109,9 @@ class Chat:
 
     async def wait_closed(self, seconds: float = 15) -> int:
         """Reads until the server closes the connection; returns the close code."""
-        with trio.fail_after(seconds):
-            try:
-                while True:
-                    await self.connection.get_message()
-            except trio_websocket.ConnectionClosed as closed:
-                assert closed.reason is not None
-                return int(closed.reason.code)
+        with trio.fail_after(seconds), pytest.raises(trio_websocket.ConnectionClosed) as closed:  # noqa: PT012
+            while True:
+                await self.connection.get_message()
+        reason = closed.value.reason
+        assert reason is not None
+        return int(reason.code)

@@ -179,6 +179,13 @@ async def change_conversation(conversation_id: str, body: ConversationChanges) -
         for name, value in (("name", body.name), ("description", body.description))
         if not isinstance(value, UnsetType)
     }
+    if not changes:  # nothing is not an activity
+        found = await parts.store.get_conversation(key, user.id)
+        if found is None:
+            raise no_conversation()
+        if not found.is_group:
+            raise _not_a_group()
+        return answer(conversation_body(found))
     with _told_once_done(parts.settings.store_timeout):
         try:
             changed = await parts.store.rename(key, user.id, changes, now=parts.clock())
@@ -186,8 +193,7 @@ async def change_conversation(conversation_id: str, body: ConversationChanges) -
             raise no_conversation() from None
         except NotAGroup:
             raise _not_a_group() from None
-        if changes:
-            parts.hub.announce(key, "renamed", f"User {user.username} renamed the conversation", user.id)
+        parts.hub.announce(key, "renamed", f"User {user.username} renamed the conversation", user.id)
     return answer(conversation_body(changed))
 
 
