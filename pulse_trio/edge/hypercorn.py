@@ -7,10 +7,10 @@ is not known here nothing is installed, and a warning says so.
 
 import base64
 import binascii
-import signal
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from importlib.metadata import version
 from typing import Any, ClassVar, Final
 
@@ -59,15 +59,27 @@ _REFUSALS: Final = {
 log = structlog.get_logger(__name__)
 
 
-def install(settings: Settings) -> None:
-    """Puts the remedies in, for every server that this process starts from now on."""
+def install(
+    settings: Settings,
+    *,
+    stop: Callable[[], Awaitable[None]] | None = None,
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Puts the remedies in, for every server that this process starts from now on.
+
+    Args:
+        settings: the bounds of connections.
+        stop: returns when the process is asked to end, for a server that is started without such a trigger
+            (Hypercorn does not look at SIGTERM itself with `workers = 0`).
+        guard: what the server runs in; it may change how its failure ends the process.
+    """
     found = version("hypercorn")
     if found not in KNOWN_VERSIONS:
         log.warning("this Hypercorn is not known: its faults are not mended", version=found)
         return
     GuardedServer.write_timeout = settings.write_timeout
     GuardedStream.max_message_bytes = settings.max_frame_bytes
-    hypercorn.trio.run.worker_serve = draining_worker
+    hypercorn.trio.run.worker_serve = partial(draining_worker, stop=stop, guard=guard)
     hypercorn.protocol.H11Protocol = GuardedProtocol  # type: ignore[attr-defined]
     hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[attr-defined]
     hypercorn.protocol.h11.WSStream = GuardedStream  # type: ignore[attr-defined]
@@ -100,7 +112,13 @@ def wrap(app: object) -> AppWrapper:
 
 
 async def draining_worker(
-    app: AppWrapper, config: Config, *, shutdown_trigger: Callable[[], Awaitable[None]] | None = None, **options: Any
+    app: AppWrapper,
+    config: Config,
+    *,
+    stop: Callable[[], Awaitable[None]] | None,
+    guard: Callable[[], AbstractContextManager[None]],
+    shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
+    **options: Any,
 ) -> None:
     """Hypercorn's Trio worker, but WebSockets are closed in order before their connections are dropped.
 
@@ -108,20 +126,17 @@ async def draining_worker(
     connections are gone: clients see 1006, five seconds late.
     """
 
+    asked = stop if shutdown_trigger is None else shutdown_trigger
+
     async def drained() -> None:
-        await (_signalled if shutdown_trigger is None else shutdown_trigger)()
+        assert asked is not None
+        await asked()
         GuardedServer.hurry()
         await _drain(app)
 
     GuardedServer.hurried = False
-    await worker_serve(app, config, shutdown_trigger=drained, **options)
-
-
-async def _signalled() -> None:
-    """Returns when this process is asked to end; Hypercorn does not look itself with `workers = 0`."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            return
+    with guard():
+        await worker_serve(app, config, shutdown_trigger=None if asked is None else drained, **options)
 
 
 async def _drain(app: AppWrapper) -> None:

@@ -142,7 +142,7 @@ async def test_operations_about_no_conversation_want_a_token_too(server: Server)
     with trio.fail_after(60):
         for operation in await all_operations(server):
             if operation.name in OWN:
-                options = {"json": {}} if operation.method == "POST" else {}
+                options: dict[str, Any] = {"json": {}} if operation.method == "POST" else {}
                 answer = await Api(server.base_url).request(operation.method, operation.path, **options)
                 assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated"), operation
 

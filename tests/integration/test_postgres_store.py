@@ -13,7 +13,6 @@ import trio
 from psycopg.rows import scalar_row
 
 from pulse_trio.ids import IdSource
-from pulse_trio.store import postgres
 from pulse_trio.store.base import (
     Conversation,
     Head,
@@ -23,10 +22,11 @@ from pulse_trio.store.base import (
     Store,
     StoreRefused,
     StoreUnavailable,
+    TooManyMembers,
     User,
     page_range,
 )
-from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.store.postgres import PostgresStore, messages
 from pulse_trio.store.schema import migrate
 from pulse_trio.trio_psycopg import Pool, TrioConnection
 from tests.contract.people import START, People, at, seqs
@@ -173,7 +173,7 @@ async def test_limit_of_members_holds_when_many_are_added_at_once(database: str)
         async def add(other: User) -> None:
             try:
                 await store.add_members(group, alice.id, [other.id], limit=4, now=at(1))
-            except postgres.TooManyMembers:
+            except TooManyMembers:
                 refused.append(other)
 
         async with trio.open_nursery() as nursery:
@@ -455,7 +455,7 @@ def test_page_of_history_costs_the_same_at_every_depth(big_conversation: tuple[s
     for offset in (0, BIG // 2, BIG - limit):
         first, last = page_range(BIG, limit, offset, None, None)
         values = (conversation_id, first, last)
-        plan = explain(database, postgres._PAGE, "uuid, bigint, bigint", values, generic=generic)
+        plan = explain(database, messages._PAGE, "uuid, bigint, bigint", values, generic=generic)
         assert re.search(r"Index Scan.* using messages_conversation_id_seq_key on messages", plan), plan
         assert "Seq Scan on messages" not in plan, plan
         # A page is a range of so many seqs: no row is read that is not in it.
@@ -469,7 +469,7 @@ def test_changes_after_a_rev_are_found_by_index(big_conversation: tuple[str, UUI
     database, conversation_id = big_conversation
     for after_rev in (0, BIG // 2, BIG - 10):
         values = (conversation_id, after_rev, 50)
-        plan = explain(database, postgres._CHANGES, "uuid, bigint, bigint", values, generic=generic)
+        plan = explain(database, messages._CHANGES, "uuid, bigint, bigint", values, generic=generic)
         assert re.search(r"Index Scan.* using messages_conversation_id_rev_key on messages", plan), plan
         assert "Sort" not in plan, plan
         assert buffers_of(plan) <= 150, plan

@@ -4,6 +4,8 @@ The product's own app, on a store in memory that breaks on certain messages, wit
 that behave as no handler should, in a Hypercorn with one more fault.
 """
 
+import multiprocessing
+import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -53,6 +55,12 @@ class FaultyStream(HTTPStream):
         await super().handle(event)
 
 
+async def _signalled() -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            return
+
+
 @asynccontextmanager
 async def _open_store() -> AsyncIterator[CrashingStore]:
     store = CrashingStore()
@@ -71,7 +79,7 @@ def make_app() -> PulseApp:
     """The app. Hypercorn is changed for the rest of this process."""
     settings = Settings.load()
     logs.configure(settings)
-    install(settings)
+    install(settings, stop=None if multiprocessing.parent_process() else _signalled)
     hypercorn.protocol.h11.HTTPStream = FaultyStream  # type: ignore[misc]
     app = create_app(settings, _open_store)
     app.add_websocket(FLOOD_PATH, view_func=_flood)

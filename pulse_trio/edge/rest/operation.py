@@ -197,6 +197,8 @@ def _convert(value: Any, model: type[Model], *, strict: bool) -> Model:
         message = text if path is None else text[: path.start()]
         prefix = f"`{field}`: " if field else ""
         raise PulseError(ErrorCode.INVALID_FIELD, prefix + message, field=field or None) from None
+    except UnicodeEncodeError:  # msgspec, of the name of a field; in a text it is found below
+        raise PulseError(ErrorCode.INVALID_FIELD, "The name of a field must not contain a lone surrogate") from None
     for name in model.__struct_fields__:
         item = getattr(converted, name)
         for text in item if isinstance(item, list | tuple) else (item,):

@@ -1,0 +1,13 @@
+"""The store in PostgreSQL: each statement next to the record that it fills.
+
+Values reach SQL as parameters only. Operations of one statement run in autocommit; the others in a
+transaction. Whatever can raise two writers against each other first locks the conversation's row.
+"""
+
+from pulse_trio.store.postgres.accounts import Accounts
+from pulse_trio.store.postgres.conversations import Conversations
+from pulse_trio.store.postgres.messages import Messages
+
+
+class PostgresStore(Accounts, Conversations, Messages):
+    """A `Store` on a pool of connections, each in autocommit."""

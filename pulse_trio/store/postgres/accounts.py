@@ -1,0 +1,71 @@
+"""Accounts in PostgreSQL."""
+
+import re
+from datetime import datetime
+from uuid import UUID
+
+from pulse_trio.store.base import Account, User, UsernameTaken
+from pulse_trio.store.postgres.connected import Connected, count
+from pulse_trio.texts import username_key
+
+
+class Accounts(Connected):
+    """The operations of the contract on users."""
+
+    async def create_user(
+        self, user: User, *, password_hash: str | None, subject: str | None, created_at: datetime
+    ) -> None:
+        async with self.connection() as connection:
+            cursor = await connection.execute(
+                """
+                INSERT INTO users (id, username, username_key, password_hash, subject, created_at, updated_at)
+                VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING
+                """,
+                (
+                    user.id,
+                    user.username,
+                    username_key(user.username),
+                    password_hash,
+                    subject,
+                    created_at,
+                    created_at,
+                ),
+            )
+            if cursor.rowcount == 0:
+                raise UsernameTaken
+
+    async def find_account(self, username: str) -> Account | None:
+        row = await self.one(
+            "SELECT id, username, password_hash FROM users WHERE username_key = %s", (username_key(username),)
+        )
+        return None if row is None else Account(User(row[0], row[1]), row[2])
+
+    async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
+        row = await self.one(
+            """
+            SELECT id, username FROM users WHERE subject = %s OR id = %s
+            ORDER BY subject IS NOT DISTINCT FROM %s DESC LIMIT 1
+            """,
+            (subject, user_id, subject),
+        )
+        return None if row is None else User(*row)
+
+    async def set_password_hash(self, user_id: UUID, password_hash: str, *, old_hash: str) -> None:
+        async with self.connection() as connection:
+            await connection.execute(
+                "UPDATE users SET password_hash = %s WHERE id = %s AND password_hash = %s",
+                (password_hash, user_id, old_hash),
+            )
+
+    async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
+        pattern = re.sub(r"([\\%_])", r"\\\1", username_key(prefix)) + "%"
+        async with self.connection() as connection, connection.transaction():
+            total = await count(connection, "SELECT count(*) FROM users WHERE username_key LIKE %s", (pattern,))
+            cursor = await connection.execute(
+                """
+                SELECT id, username FROM users WHERE username_key LIKE %s
+                ORDER BY username_key LIMIT %s OFFSET %s
+                """,
+                (pattern, limit, offset),
+            )
+            return [User(*row) for row in await cursor.fetchall()], total

@@ -1,0 +1,53 @@
+"""What the store's operations have in common: connections, errors, and how a message is read."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, LiteralString
+
+import psycopg
+from psycopg import errors as pg
+
+from pulse_trio.store.base import Message, StoreRefused, StoreUnavailable
+from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout, TrioConnection
+
+# The columns of a `Message`, of a message `m` and its sender `u`.
+MESSAGE: Final = """
+    m.id, m.conversation_id, m.sender_id, u.username, m.content, m.is_edited, m.is_deleted,
+    m.created_at, m.updated_at, m.seq, m.rev, m.client_id
+"""
+
+
+class Connected:
+    """What every operation needs: a connection for a block, and errors told as the contract's."""
+
+    def __init__(self, pool: Pool, epoch: str = "") -> None:
+        self._pool = pool
+        self.epoch = epoch
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[TrioConnection[Any]]:
+        """A connection, with errors of the driver told as this contract's."""
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except (pg.DataError, pg.IntegrityError, pg.ProgramLimitExceeded, UnicodeEncodeError) as error:
+            raise StoreRefused(type(error).__name__) from error
+        except (psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:
+            raise StoreUnavailable(type(error).__name__) from error
+
+    async def one(self, query: LiteralString, values: Sequence[object]) -> tuple[Any, ...] | None:
+        """The first row of a query on a connection of its own."""
+        async with self.connection() as connection:
+            return await (await connection.execute(query, values)).fetchone()
+
+
+async def count(connection: TrioConnection[Any], query: LiteralString, values: Sequence[object]) -> int:
+    """The number that a query of one row and column gives."""
+    row = await (await connection.execute(query, values)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def message(row: Sequence[Any]) -> Message:
+    """The message that the columns of `MESSAGE` hold."""
+    return Message(*row)

@@ -1,0 +1,237 @@
+"""Conversations and their members in PostgreSQL."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from pulse_trio.store.base import (
+    Conversation,
+    Head,
+    NewConversation,
+    NotAGroup,
+    NotAMember,
+    OwnerOnly,
+    TooManyMembers,
+    UnknownUsers,
+    User,
+)
+from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
+from pulse_trio.trio_psycopg import TrioConnection
+
+_CONVERSATION: Final = f"""
+    SELECT c.id, c.name, c.description, c.is_group, c.owner_id, c.created_at, c.updated_at,
+        c.last_seq, c.last_rev, members.ids, members.names, {MESSAGE}
+    FROM conversations c
+    CROSS JOIN LATERAL (
+        SELECT array_agg(cu.user_id ORDER BY cu.position) AS ids, array_agg(mu.username ORDER BY cu.position) AS names
+        FROM conversation_users cu JOIN users mu ON mu.id = cu.user_id WHERE cu.conversation_id = c.id
+    ) members
+    LEFT JOIN messages m ON m.conversation_id = c.id AND m.seq = c.last_seq
+    LEFT JOIN users u ON u.id = m.sender_id
+"""
+
+
+class Conversations(Connected):
+    """The operations of the contract on conversations."""
+
+    async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
+        direct_key = None if new.is_group else ":".join(sorted(str(user_id) for user_id in new.member_ids))
+        async with self.connection() as connection, connection.transaction():
+            await _check_users(connection, new.member_ids)
+            cursor = await connection.execute(
+                """
+                INSERT INTO conversations
+                    (id, name, description, is_group, direct_key, owner_id, created_at, updated_at)
+                VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (direct_key) DO NOTHING
+                """,
+                (
+                    new.id,
+                    new.name,
+                    new.description,
+                    new.is_group,
+                    direct_key,
+                    new.owner_id,
+                    new.created_at,
+                    new.created_at,
+                ),
+            )
+            created = cursor.rowcount == 1
+            if created:
+                await _insert_members(connection, new.id, new.member_ids, new.created_at)
+                cursor = await connection.execute(_CONVERSATION + "WHERE c.id = %s", (new.id,))
+            else:
+                cursor = await connection.execute(_CONVERSATION + "WHERE c.direct_key = %s", (direct_key,))
+            row = await cursor.fetchone()
+            assert row is not None
+            return _conversation(row), created
+
+    async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
+        row = await self.one(
+            _CONVERSATION
+            + """
+            WHERE c.id = %s
+                AND EXISTS (SELECT FROM conversation_users WHERE conversation_id = c.id AND user_id = %s)
+            """,
+            (conversation_id, user_id),
+        )
+        return None if row is None else _conversation(row)
+
+    async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
+        async with self.connection() as connection, connection.transaction():
+            total = await count(connection, "SELECT count(*) FROM conversation_users WHERE user_id = %s", (user_id,))
+            cursor = await connection.execute(
+                _CONVERSATION
+                + """
+                JOIN (
+                    SELECT page.id FROM conversations page
+                    JOIN conversation_users mine ON mine.conversation_id = page.id AND mine.user_id = %s
+                    ORDER BY page.updated_at DESC, page.id DESC LIMIT %s OFFSET %s
+                ) page ON page.id = c.id
+                ORDER BY c.updated_at DESC, c.id DESC
+                """,
+                (user_id, limit, offset),
+            )
+            return [_conversation(row) for row in await cursor.fetchall()], total
+
+    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
+        row = await self.one(
+            "SELECT 1 FROM conversation_users WHERE conversation_id = %s AND user_id = %s",
+            (conversation_id, user_id),
+        )
+        return row is not None
+
+    async def add_members(
+        self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
+    ) -> list[User]:
+        async with self.connection() as connection, connection.transaction():
+            await _lock_group(connection, conversation_id, actor_id)
+            await _check_users(connection, user_ids)
+            added = await _insert_members(connection, conversation_id, user_ids, now)
+            members = await count(
+                connection,
+                "SELECT count(*) FROM conversation_users WHERE conversation_id = %s",
+                (conversation_id,),
+            )
+            if members > limit:
+                raise TooManyMembers
+            if added:
+                await _touch(connection, conversation_id, now)
+            return added
+
+    async def remove_member(
+        self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime
+    ) -> User | None:
+        async with self.connection() as connection, connection.transaction():
+            owner_id = await _lock_group(connection, conversation_id, actor_id)
+            if user_id != actor_id and owner_id != actor_id:
+                raise OwnerOnly
+            cursor = await connection.execute(
+                """
+                DELETE FROM conversation_users cu USING users u
+                WHERE cu.conversation_id = %s AND cu.user_id = %s AND u.id = cu.user_id
+                RETURNING u.id, u.username
+                """,
+                (conversation_id, user_id),
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                return None
+            if owner_id == user_id:
+                await connection.execute(
+                    """
+                    UPDATE conversations SET owner_id = heir.user_id
+                    FROM (
+                        SELECT user_id FROM conversation_users WHERE conversation_id = %s
+                        ORDER BY position LIMIT 1
+                    ) heir
+                    WHERE id = %s
+                    """,
+                    (conversation_id, conversation_id),
+                )
+            await _touch(connection, conversation_id, now)
+            return User(*row)
+
+    async def rename(
+        self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
+    ) -> Conversation:
+        async with self.connection() as connection, connection.transaction():
+            await _lock_group(connection, conversation_id, actor_id)
+            await connection.execute(
+                """
+                UPDATE conversations SET
+                    name = CASE WHEN %s THEN %s ELSE name END,
+                    description = CASE WHEN %s THEN %s ELSE description END,
+                    updated_at = greatest(updated_at, %s)
+                WHERE id = %s
+                """,
+                (
+                    "name" in changes,
+                    changes.get("name"),
+                    "description" in changes,
+                    changes.get("description"),
+                    now,
+                    conversation_id,
+                ),
+            )
+            row = await (await connection.execute(_CONVERSATION + "WHERE c.id = %s", (conversation_id,))).fetchone()
+            assert row is not None
+            return _conversation(row)
+
+
+async def _check_users(connection: TrioConnection[Any], user_ids: Sequence[UUID]) -> None:
+    cursor = await connection.execute("SELECT id FROM users WHERE id = ANY(%s)", (list(user_ids),))
+    known = {row[0] for row in await cursor.fetchall()}
+    unknown = [user_id for user_id in user_ids if user_id not in known]
+    if unknown:
+        raise UnknownUsers(unknown)
+
+
+async def _insert_members(
+    connection: TrioConnection[Any], conversation_id: UUID, user_ids: Sequence[UUID], now: datetime
+) -> list[User]:
+    cursor = await connection.execute(
+        """
+        WITH added AS (
+            INSERT INTO conversation_users (conversation_id, user_id, joined_at)
+            SELECT %s, new.id, %s FROM unnest(%s::uuid[]) WITH ORDINALITY AS new (id, place) ORDER BY place
+            ON CONFLICT DO NOTHING RETURNING user_id, position
+        )
+        SELECT u.id, u.username FROM added JOIN users u ON u.id = added.user_id ORDER BY added.position
+        """,
+        (conversation_id, now, list(user_ids)),
+    )
+    return [User(*row) for row in await cursor.fetchall()]
+
+
+async def _lock_group(connection: TrioConnection[Any], conversation_id: UUID, actor_id: UUID) -> UUID:
+    """Locks the group's row, which orders whatever changes its members; returns its owner."""
+    cursor = await connection.execute(
+        "SELECT is_group, owner_id FROM conversations WHERE id = %s FOR NO KEY UPDATE", (conversation_id,)
+    )
+    row = await cursor.fetchone()
+    # Only now, under the lock: a statement sees what was committed before it began.
+    members = await count(
+        connection,
+        "SELECT count(*) FROM conversation_users WHERE conversation_id = %s AND user_id = %s",
+        (conversation_id, actor_id),
+    )
+    if row is None or not members:
+        raise NotAMember
+    if not row[0]:
+        raise NotAGroup
+    owner_id: UUID = row[1]
+    return owner_id
+
+
+async def _touch(connection: TrioConnection[Any], conversation_id: UUID, now: datetime) -> None:
+    await connection.execute(
+        "UPDATE conversations SET updated_at = greatest(updated_at, %s) WHERE id = %s", (now, conversation_id)
+    )
+
+
+def _conversation(row: Sequence[Any]) -> Conversation:
+    members = tuple(User(*member) for member in zip(row[9] or (), row[10] or (), strict=True))
+    last_message = None if row[11] is None else message(row[11:])
+    rest: tuple[Any, ...] = (Head(row[7], row[8]), members, last_message)
+    return Conversation(*row[:7], *rest)

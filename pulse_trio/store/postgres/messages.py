@@ -1,0 +1,215 @@
+"""Messages in PostgreSQL: what gives out seq and rev."""
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from psycopg import errors as pg
+
+from pulse_trio.store.base import (
+    Head,
+    Message,
+    NewMessage,
+    NoSuchMessage,
+    NotAMember,
+    NotYourMessage,
+    Page,
+    Revision,
+    StoreRefused,
+    page_range,
+)
+from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
+
+# One statement, one round trip, one commit for a batch. `fresh` leaves out what is stored already and
+# what its sender may not send; `locked` takes the conversations' rows in the order of their ids, so that
+# two batches cannot wait for each other; `bumped` gives out seq and rev under that lock.
+# A client_id that somebody else commits while this waits for the lock breaks the unique index: the whole
+# statement is undone, and `append` repeats it.
+_APPEND: Final = f"""
+    WITH input AS MATERIALIZED (
+        SELECT * FROM unnest(
+            %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::timestamptz[]
+        ) WITH ORDINALITY AS i (id, conversation_id, sender_id, content, client_id, created_at, place)
+    ), existing AS MATERIALIZED (
+        SELECT i.place, m.id FROM input i JOIN messages m ON m.id = i.id
+        UNION
+        SELECT i.place, m.id FROM input i JOIN messages m
+            ON m.conversation_id = i.conversation_id AND m.sender_id = i.sender_id
+            AND m.client_id = i.client_id
+    ), fresh AS MATERIALIZED (
+        SELECT i.*, row_number() OVER (PARTITION BY i.conversation_id ORDER BY i.place) AS step
+        FROM input i
+        JOIN conversation_users cu ON cu.conversation_id = i.conversation_id AND cu.user_id = i.sender_id
+        WHERE NOT EXISTS (SELECT FROM existing e WHERE e.place = i.place)
+    ), counted AS (
+        SELECT conversation_id, count(*) AS n, max(created_at) AS latest FROM fresh GROUP BY conversation_id
+    ), locked AS MATERIALIZED (
+        SELECT c.id FROM conversations c JOIN counted ON counted.conversation_id = c.id
+        ORDER BY c.id FOR NO KEY UPDATE OF c
+    ), bumped AS (
+        UPDATE conversations c SET
+            last_seq = c.last_seq + counted.n,
+            last_rev = c.last_rev + counted.n,
+            updated_at = greatest(c.updated_at, counted.latest)
+        FROM locked JOIN counted ON counted.conversation_id = locked.id
+        WHERE c.id = locked.id
+        RETURNING c.id, c.last_seq - counted.n AS seq, c.last_rev - counted.n AS rev
+    ), inserted AS (
+        INSERT INTO messages
+            (id, conversation_id, sender_id, content, created_at, updated_at, seq, rev, client_id)
+        SELECT f.id, f.conversation_id, f.sender_id, f.content, f.created_at, f.created_at,
+            bumped.seq + f.step, bumped.rev + f.step, f.client_id
+        FROM fresh f JOIN bumped ON bumped.id = f.conversation_id
+        RETURNING *
+    )
+    SELECT f.place, {MESSAGE} FROM inserted m JOIN fresh f ON f.id = m.id JOIN users u ON u.id = m.sender_id
+    UNION ALL
+    SELECT e.place, {MESSAGE} FROM existing e JOIN messages m ON m.id = e.id JOIN users u ON u.id = m.sender_id
+"""
+
+_REVISE: Final = """
+    WITH bumped AS (
+        UPDATE conversations SET last_rev = last_rev + 1 WHERE id = %s RETURNING last_rev
+    )
+    UPDATE messages m SET
+        content = coalesce(%s, ''),
+        is_edited = m.is_edited OR NOT %s,
+        is_deleted = %s,
+        updated_at = greatest(m.updated_at, %s),
+        rev = bumped.last_rev,
+        revision_id = %s
+    FROM bumped WHERE m.id = %s
+"""
+
+# By seq, through the index on (conversation_id, seq), a range no longer than the page: its depth costs nothing.
+_PAGE: Final = f"""
+    SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id
+    WHERE m.conversation_id = %s AND m.seq BETWEEN %s AND %s ORDER BY m.seq DESC
+"""
+
+_CHANGES: Final = f"""
+    SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id
+    WHERE m.conversation_id = %s AND m.rev > %s ORDER BY m.rev LIMIT %s
+"""
+
+_APPEND_ATTEMPTS: Final = 3  # a client_id committed by somebody else in between: seen by the second
+
+
+class Messages(Connected):
+    """The operations of the contract on messages."""
+
+    async def head(self, conversation_id: UUID) -> Head:
+        row = await self.one("SELECT last_seq, last_rev FROM conversations WHERE id = %s", (conversation_id,))
+        if row is None:
+            raise NotAMember
+        return Head(*row)
+
+    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+        for _ in range(_APPEND_ATTEMPTS - 1):
+            try:
+                return await self._append(batch)
+            except StoreRefused as error:
+                if not isinstance(error.__cause__, pg.UniqueViolation):
+                    raise
+        return await self._append(batch)
+
+    async def _append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+        columns = (
+            [new.id for new in batch],
+            [new.conversation_id for new in batch],
+            [new.sender_id for new in batch],
+            [new.content for new in batch],
+            [new.client_id for new in batch],
+            [new.created_at for new in batch],
+        )
+        async with self.connection() as connection:
+            rows = await (await connection.execute(_APPEND, columns)).fetchall()
+        found: dict[int, Message] = {}
+        for place, *values in rows:
+            # Two rows: the id is one message's, the client_id another's. The id says which one it is.
+            if place not in found or values[0] == batch[place - 1].id:
+                found[place] = message(values)
+        return [found.get(place) for place in range(1, len(batch) + 1)]
+
+    async def revise(self, revision: Revision) -> Message:
+        async with self.connection() as connection, connection.transaction():
+            cursor = await connection.execute(
+                "SELECT owner_id FROM conversations WHERE id = %s FOR NO KEY UPDATE", (revision.conversation_id,)
+            )
+            owner = await cursor.fetchone()
+            # Under the lock, which orders it with every other change of the conversation.
+            members = await count(
+                connection,
+                "SELECT count(*) FROM conversation_users WHERE conversation_id = %s AND user_id = %s",
+                (revision.conversation_id, revision.actor_id),
+            )
+            if owner is None or not members:
+                raise NotAMember
+            cursor = await connection.execute(
+                "SELECT sender_id, is_deleted, revision_id FROM messages WHERE id = %s AND conversation_id = %s",
+                (revision.message_id, revision.conversation_id),
+            )
+            old = await cursor.fetchone()
+            if old is None:
+                raise NoSuchMessage
+            sender_id, is_deleted, last_revision = old
+            if last_revision != revision.id:
+                if is_deleted:
+                    raise NoSuchMessage
+                may_delete = revision.content is None and owner[0] == revision.actor_id
+                if sender_id != revision.actor_id and not may_delete:
+                    raise NotYourMessage
+                await connection.execute(_REVISE, _revise_values(revision))
+            cursor = await connection.execute(
+                f"SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id WHERE m.id = %s",
+                (revision.message_id,),
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            return message(row)
+
+    async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+        async with self.connection() as connection:
+            cursor = await connection.execute(_CHANGES, (conversation_id, after_rev, limit))
+            return [message(row) for row in await cursor.fetchall()]
+
+    async def page_messages(
+        self,
+        conversation_id: UUID,
+        user_id: UUID,
+        *,
+        limit: int,
+        offset: int = 0,
+        before_seq: int | None = None,
+        after_seq: int | None = None,
+    ) -> Page:
+        async with self.connection() as connection:
+            cursor = await connection.execute(
+                """
+                SELECT c.last_seq FROM conversations c
+                JOIN conversation_users cu ON cu.conversation_id = c.id AND cu.user_id = %s WHERE c.id = %s
+                """,
+                (user_id, conversation_id),
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                raise NotAMember
+            total: int = row[0]
+            first, last = page_range(total, limit, offset, before_seq, after_seq)
+            if last < first:
+                return Page((), total)
+            cursor = await connection.execute(_PAGE, (conversation_id, first, last))
+            return Page(tuple(message(row) for row in await cursor.fetchall()), total)
+
+
+def _revise_values(revision: Revision) -> tuple[object, ...]:
+    is_deletion = revision.content is None
+    return (
+        revision.conversation_id,
+        revision.content,
+        is_deletion,
+        is_deletion,
+        revision.made_at,
+        revision.id,
+        revision.message_id,
+    )

@@ -1,0 +1,157 @@
+"""A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer."""
+
+import random
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import trio
+
+from pulse_trio.store.base import Head, Message, NewMessage, Revision, StoreUnavailable, User
+from pulse_trio.store.memory import MemoryStore
+from tests.simulation.history import History
+
+STATEMENT_TIMEOUT = 5.0  # seconds after which PostgreSQL would give up a statement
+
+
+class FaultyStore:
+    """One process's way to the data, which outlives it. What it commits is noted in the history.
+
+    Args:
+        data: the rows.
+        history: where commits are noted.
+        rand: decides the faults.
+        rate: how often something goes wrong, 0 to 1; the world sets it to 0 for the calm.
+    """
+
+    def __init__(self, data: MemoryStore, history: History, rand: random.Random, rate: float) -> None:
+        self.epoch = data.epoch
+        self.rate = rate
+        self._data = data
+        self._history = history
+        self._random = rand
+        self._died = trio.Event()
+
+    def die(self) -> None:
+        """The process is killed: what is under way is not committed any more."""
+        self._died.set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)
+
+    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+        after = await self._before("append")
+        rows = await self._data.append(batch)
+        self._note(row for row in rows if row is not None)
+        await self._after(after, "append")
+        return rows
+
+    async def revise(self, revision: Revision) -> Message:
+        after = await self._before("revise")
+        row = await self._data.revise(revision)
+        self._note([row])
+        await self._after(after, "revise")
+        return row
+
+    async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+        await self._before("changes", writes=False)
+        # A small page now and then, so that a resume takes several.
+        limit = min(limit, self._random.choice((1, 3, 256)))
+        return await self._data.changes(conversation_id, after_rev=after_rev, limit=limit)
+
+    async def head(self, conversation_id: UUID) -> Head:
+        await self._before("head", writes=False)
+        return await self._data.head(conversation_id)
+
+    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
+        await self._before("is_member", writes=False)
+        found = await self._data.is_member(conversation_id, user_id)
+        if self._random.random() < self.rate:  # the answer takes a while: a removal may come in between
+            await self._wait(self._random.uniform(0, 1))
+        return found
+
+    async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
+        await self._before("find_subject", writes=False)
+        return await self._data.find_subject(subject, user_id)
+
+    async def add_members(
+        self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
+    ) -> list[User]:
+        after = await self._before("add_members")
+        added = await self._data.add_members(conversation_id, actor_id, user_ids, limit=limit, now=now)
+        for user in added:
+            self._history.add("member_in", conversation=str(conversation_id), user=str(user.id))
+        await self._after(after, "add_members")
+        return added
+
+    async def remove_member(
+        self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime
+    ) -> User | None:
+        after = await self._before("remove_member")
+        removed = await self._data.remove_member(conversation_id, actor_id, user_id, now=now)
+        if removed is not None:
+            self._history.add("member_out", conversation=str(conversation_id), user=str(user_id))
+        await self._after(after, "remove_member")
+        return removed
+
+    # --- the faults ---
+
+    async def _before(self, what: str, *, writes: bool = True) -> str:
+        """Something may go wrong here; returns what is to go wrong after the commit."""
+        await self._wait(self._random.uniform(0, 0.02))
+        if self._random.random() >= self.rate:
+            return ""
+        fault = self._random.choice(("refuse", "delay", "hang", *(("lose", "lose", "stick") if writes else ())))
+        self._history.count(f"fault: {what} {fault}")
+        if fault == "refuse":
+            raise StoreUnavailable("a planned refusal")
+        if fault == "delay":
+            await self._wait(self._random.uniform(0.05, 2.0))
+        if fault == "hang":
+            await self._wait(STATEMENT_TIMEOUT)
+            raise StoreUnavailable("a planned hang")
+        return fault
+
+    async def _after(self, fault: str, what: str) -> None:
+        if fault == "lose":
+            self._history.add("answer_lost", what=what)
+            raise StoreUnavailable("the answer to a commit was lost")
+        if fault == "stick":
+            self._history.add("answer_stuck", what=what)
+            await self._wait(STATEMENT_TIMEOUT)
+            raise StoreUnavailable("the answer to a commit never came")
+
+    async def _wait(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self._died.wait()
+        if self._died.is_set():
+            raise StoreUnavailable("this process has been killed")
+
+    def _note(self, rows: Any) -> None:
+        for row in sorted(rows, key=lambda row: row.rev):
+            key = str(row.conversation_id)
+            if (key, row.rev) in self._noted():
+                self._history.count("a retry after an unknown commit")
+                continue
+            self._noted().add((key, row.rev))
+            self._history.add("commit", **row_of(row))
+
+    def _noted(self) -> set[tuple[str, int]]:
+        noted: set[tuple[str, int]] = self._data.__dict__.setdefault("noted_commits", set())
+        return noted
+
+
+def row_of(row: Message) -> dict[str, Any]:
+    """A row as the checker sees it."""
+    return {
+        "conversation": str(row.conversation_id),
+        "rev": row.rev,
+        "seq": row.seq,
+        "id": str(row.id),
+        "sender": str(row.sender_id),
+        "client_id": row.client_id,
+        "content": row.content,
+        "edited": row.is_edited,
+        "deleted": row.is_deleted,
+    }

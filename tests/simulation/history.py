@@ -1,0 +1,61 @@
+"""What happened in a simulated run, in order: all that the checker knows."""
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import trio
+
+
+class Event:
+    """One thing that happened: when (virtual seconds), what kind, and its particulars."""
+
+    __slots__ = ("at", "data", "kind")
+
+    def __init__(self, at: float, kind: str, data: dict[str, Any]) -> None:
+        self.at = at
+        self.kind = kind
+        self.data = data
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.data[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __str__(self) -> str:
+        shown = " ".join(f"{name}={_short(value)}" for name, value in self.data.items())
+        return f"{self.at:9.4f} {self.kind:14} {shown}"
+
+
+class History:
+    """The recorder of a run."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.counters: Counter[str] = Counter()
+        self._start = trio.current_time()
+
+    def add(self, kind: str, **data: Any) -> None:
+        """Notes an event, at the present virtual time."""
+        self.events.append(Event(trio.current_time() - self._start, kind, data))
+
+    def count(self, what: str) -> None:
+        """Notes that a path was taken."""
+        self.counters[what] += 1
+
+    def digest(self) -> str:
+        """The same for two runs in which the same things happened at the same times."""
+        summed = hashlib.sha256()
+        for event in self.events:
+            summed.update(f"{event.at!r} {event.kind} {sorted(event.data.items())!r}\n".encode())
+        return summed.hexdigest()
+
+    def tail(self, count: int = 60) -> str:
+        """The last events, readable."""
+        return "\n".join(str(event) for event in self.events[-count:])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 160 else f"{text[:150]}… ({len(text)})"

@@ -1,0 +1,136 @@
+"""A connection in memory that can go wrong: a small window, bytes in small pieces, a cut without close.
+
+`trio.testing.memory_stream_pair` has no window: nobody who does not read would ever slow a sender.
+"""
+
+import random
+import socket
+from collections.abc import Callable
+
+import trio
+
+WINDOW = 8_192  # bytes on the way that nobody has read
+
+
+class _Pipe:
+    """One direction."""
+
+    def __init__(self, piece: Callable[[], int]) -> None:
+        self.data = bytearray()
+        self.ended = False  # the sender has ended in order
+        self.broken = False  # cut, or the receiver has gone
+        self._piece = piece
+        self._changed = trio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def cut(self) -> None:
+        self.broken = True
+        self.data.clear()
+        self.wake()
+
+    async def put(self, data: bytes, is_closed: Callable[[], bool]) -> None:
+        view = memoryview(bytes(data))
+        while view:
+            await trio.lowlevel.checkpoint()
+            if is_closed() or self.ended:
+                raise trio.ClosedResourceError
+            if self.broken:
+                raise trio.BrokenResourceError
+            room = WINDOW - len(self.data)
+            if room <= 0:
+                await self._changed.wait()
+                continue
+            count = min(room, 64 * self._piece())
+            self.data += view[:count]
+            view = view[count:]
+            self.wake()
+
+    async def get(self, most: int, is_closed: Callable[[], bool]) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            if is_closed():
+                raise trio.ClosedResourceError
+            if self.data:
+                count = min(most, self._piece())
+                data = bytes(self.data[:count])
+                del self.data[:count]
+                self.wake()
+                return data
+            if self.broken:
+                raise trio.BrokenResourceError
+            if self.ended:
+                return b""
+            await self._changed.wait()
+
+
+class FakeSocket:
+    """What Hypercorn asks of a socket: its addresses."""
+
+    family = socket.AF_INET
+
+    def getpeername(self) -> tuple[str, int]:
+        return "192.0.2.1", 50_000
+
+    def getsockname(self) -> tuple[str, int]:
+        return "192.0.2.2", 80
+
+
+class End(trio.abc.HalfCloseableStream):
+    """One end of a connection."""
+
+    def __init__(self, outgoing: _Pipe, incoming: _Pipe) -> None:
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._closed = False
+        self._sending = trio._util.ConflictDetector("another task sends")
+        self._receiving = trio._util.ConflictDetector("another task receives")
+        self.socket = FakeSocket()
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        with self._sending:
+            await self._outgoing.put(bytes(data), self._is_closed)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        with self._receiving:
+            return await self._incoming.get(65_536 if max_bytes is None else max_bytes, self._is_closed)
+
+    async def send_eof(self) -> None:
+        with self._sending:
+            await trio.lowlevel.checkpoint()
+            if self._closed:
+                raise trio.ClosedResourceError
+            self._outgoing.ended = True
+            self._outgoing.wake()
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._outgoing.ended = True
+            self._outgoing.wake()
+            self._incoming.cut()
+        await trio.lowlevel.checkpoint()
+
+
+class Connection:
+    """Both ends. `cut` breaks it, with what is on the way lost: often in the middle of a frame."""
+
+    def __init__(self, rand: random.Random) -> None:
+        sizes = rand.choice([(1, 7, 100), (7, 100, 4_096), (100, 4_096), (4_096,), (4_096,), (65_536,)])
+        self._up = _Pipe(lambda: rand.choice(sizes))
+        self._down = _Pipe(lambda: rand.choice(sizes))
+        self.client = End(self._up, self._down)
+        self.server = End(self._down, self._up)
+
+    def cut(self) -> None:
+        """Both directions break."""
+        self._up.cut()
+        self._down.cut()
