@@ -172,7 +172,8 @@ class GuardedServer(TCPServer):
     hurried: ClassVar[bool] = False
     _writes: ClassVar[set[trio.CancelScope]] = set()  # those under way, of all connections
 
-    _reader: trio.lowlevel.Task | None = None
+    _reader: trio.lowlevel.Task
+    _read_out: trio.Event  # set when the client has sent its last
 
     @classmethod
     def hurry(cls) -> None:
@@ -188,6 +189,7 @@ class GuardedServer(TCPServer):
         issue 225).
         """
         self._reader = trio.lowlevel.current_task()
+        self._read_out = trio.Event()
         try:
             await super().run()
         except* Exception as group:
@@ -219,20 +221,27 @@ class GuardedServer(TCPServer):
         if is_gone:
             await self.protocol.handle(ConnectionClosed())
 
+    async def _read_data(self) -> None:
+        try:
+            await super()._read_data()
+        finally:
+            self._read_out.set()
+
     async def _close(self) -> None:
         """As the original, but what the client still sends is read and thrown away for a moment.
 
         Closed with bytes unread, a socket sends RST, and the client may lose the answer or the close frame
-        that is on its way to it. Only the task that reads can do this; for another it has read already.
+        that is on its way to it. Only the task that reads can do this; another one waits for it.
         """
-        if trio.lowlevel.current_task() is self._reader:
-            with trio.move_on_after(LINGER):
-                try:
-                    await self.stream.send_eof()
-                    while await self.stream.receive_some(MAX_RECV):
-                        pass
-                except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, AttributeError):
-                    pass  # it has gone, or is a TLS stream, which has no end but the last
+        with trio.move_on_after(LINGER):
+            try:
+                await self.stream.send_eof()
+                if trio.lowlevel.current_task() is not self._reader:
+                    await self._read_out.wait()
+                while await self.stream.receive_some(MAX_RECV):
+                    pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, AttributeError):
+                pass  # it has gone, or is a TLS stream, which has no end but the last
         await super()._close()
 
 
@@ -251,6 +260,15 @@ class GuardedProtocol(H11Protocol):
             await self._refuse(431)
         else:
             await super()._create_stream(request)
+
+    async def _maybe_recycle(self) -> None:
+        """As the original, but a connection that is of no more use is closed, whoever is cancelled meanwhile.
+
+        When a request was answered before its body had come, the application's end cancelled this task
+        before it closed: the connection stayed for as long as the client did.
+        """
+        with trio.move_on_after(GuardedServer.write_timeout + LINGER, shield=True):
+            await super()._maybe_recycle()
 
     async def _refuse(self, status: int) -> None:
         await self._send_error_response(status)

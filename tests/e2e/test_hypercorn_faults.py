@@ -567,3 +567,20 @@ async def test_a_port_with_no_tricks_is_what_the_remedies_leave(server: Server) 
         with socket.create_connection(("127.0.0.1", server.port)):
             pass
         assert (await Api(server.base_url).get("/openapi.json")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n", 404),
+        (b"POST /api/chat/conversations HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{", 401),
+        (b"POST /api/auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n{", 415),
+    ],
+)
+async def test_a_request_answered_before_its_body_came_does_not_keep_the_connection(
+    server: Server, head: bytes, status: int
+) -> None:
+    with trio.fail_after(30):
+        async with open_raw(server.port) as client:
+            assert (await client.request(head)).status == status
+            await client.wait_gone()
