@@ -12,13 +12,19 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve test lint lock clean
+.PHONY: serve test simulate lint lock clean
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+# Many runs of the simulated service, each from one number; a run that fails says how to see it again.
+SEEDS ?= 2000
+START ?= $(shell date +%s)
+simulate: $(VENV)/test.stamp
+	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --start $(START)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

@@ -125,6 +125,7 @@ class MessageDeletedFrame(Frame, frozen=True, tag="message_deleted"):
     conversation_id: UUID
     seq: int
     rev: int
+    client_id: str | UnsetType = UNSET
 
 
 class TypingFrame(Frame, frozen=True, tag="typing"):

@@ -28,12 +28,13 @@ log = structlog.get_logger(__name__)
 
 
 class JoinTicket:
-    """A join under way: revoked when the user is removed between the membership check and the join."""
+    """A join under way: what happened to the membership between its check and the join."""
 
-    __slots__ = ("revoked",)
+    __slots__ = ("doubtful", "revoked")
 
     def __init__(self) -> None:
         self.revoked = False
+        self.doubtful = False
 
 
 class Hub:
@@ -118,10 +119,16 @@ class Hub:
         """
         room = await self._hold_open(conversation_id)
         try:
+            last_rev = room.last_rev
+            if after_rev is not None and after_rev > last_rev:
+                # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
+                last_rev = (await self._store.head(conversation_id)).last_rev
             if ticket is not None and ticket.revoked:
                 raise NotAMember
+            if ticket is not None and ticket.doubtful:
+                raise StoreUnavailable("the membership is in doubt")
             is_other_history = epoch is not None and epoch != self._store.epoch
-            if after_rev is not None and (after_rev > room.last_rev or is_other_history):
+            if after_rev is not None and (after_rev > last_rev or is_other_history):
                 raise PulseError(
                     ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh"
                 )
@@ -252,6 +259,17 @@ class Hub:
         room = self._rooms.get(conversation_id)
         if room is not None:
             room.close_user(user_id, CloseCode.REMOVED, reason)
+
+    def reconnect_user(self, conversation_id: UUID, user_id: UUID) -> None:
+        """Closes a user's connections because nobody knows whether they were removed.
+
+        When they come back their membership is looked up again.
+        """
+        for ticket in self._joining.get((conversation_id, user_id), ()):
+            ticket.doubtful = True
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.close_user(user_id, CloseCode.INTERNAL_ERROR, "the membership is in doubt; reconnect")
 
     def announce(self, conversation_id: UUID, event: str, content: str, actor_id: UUID) -> None:
         """Tells everybody connected of something that happened to the conversation."""

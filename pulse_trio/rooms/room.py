@@ -6,27 +6,23 @@ is connected: when the last member has left and the writer has stored what it he
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import structlog
 import trio
-from msgspec import UNSET
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import (
     CloseCode,
     Encoded,
-    MessageDeletedFrame,
-    MessageFrame,
-    MessageUpdatedFrame,
     SystemFrame,
     TypingFrame,
     encode,
-    error_frame,
-    timestamp,
 )
+from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member, Transport
+from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST, Stored, Writer
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Message, NewMessage, Revision, Store, StoreUnavailable
@@ -80,7 +76,9 @@ class Room:
             batch_messages=settings.batch_messages,
             store_timeout=settings.store_timeout,
             rand=rand,
+            on_doubt=self._doubt,
         )
+        self._doubts: trio.CancelScope | None = None  # of the task that reads what may have been committed
 
     # --- life ---
 
@@ -103,6 +101,8 @@ class Room:
                     await self._writer.wait_idle()
             # No await from here to the end of the hub's callback: nobody can join a room that is going.
             self._writer.close()
+            if self._doubts is not None:
+                self._doubts.cancel()
             self._on_vacant(self)
 
     async def _run_writer(self) -> None:
@@ -228,7 +228,7 @@ class Room:
         try:
             if self._members.get(member.transport) is not member:
                 raise trio.BrokenResourceError  # closed meanwhile: what it still sends is not taken
-            await self._writer.submit(message, _MemberSender(member), client_id)
+            await self._writer.submit(message, MemberSender(member), client_id)
         except trio.BrokenResourceError:
             member.capacity.release()  # also when the room has failed: then all its members are closed
         except BaseException:
@@ -242,7 +242,7 @@ class Room:
             PulseError: it was refused, or could not be stored in time.
         Cancelled: the change may be made or not.
         """
-        sender = _WaitingSender()
+        sender = WaitingSender()
         try:
             await self._writer.submit(revision, sender)
         except trio.BrokenResourceError:
@@ -304,7 +304,26 @@ class Room:
                 await trio.sleep(delay * self._random.uniform(0.5, 1.0))
                 delay = min(delay * 2, RETRY_MOST)
 
+    def _doubt(self) -> None:
+        """A message was refused that may be committed all the same: then everybody must see it, and soon."""
+        assert self._nursery is not None
+        if self._doubts is not None:
+            self._doubts.cancel()
+        self._doubts = trio.CancelScope()
+        self._nursery.start_soon(self._resolve, self._doubts, name=f"doubt {self.conversation_id}")
+
+    async def _resolve(self, scope: trio.CancelScope) -> None:
+        """Delivers what was committed without this room's knowing: now, and what the database was still at."""
+        with scope:
+            for _ in range(2):
+                while page := await self._read_changes(self.last_rev):
+                    for message in page:
+                        self._deliver(message)
+                await trio.sleep(self._store_timeout)
+
     def _deliver(self, message: Message) -> None:
+        if message.rev <= self.last_rev:
+            return  # whoever fills a gap, and whoever resolves a doubt, may both have read it
         self.last_rev = message.rev
         self.last_seq = max(self.last_seq, message.seq)
         frame = encode(change_frame(message))
@@ -325,78 +344,6 @@ class Room:
                 await member.send(encode(change_frame(message)))
                 member.cursor = message.rev
         member.is_live = True
-
-
-class _MemberSender:
-    """Tells a member what became of its message; a member that has gone is told nothing."""
-
-    __slots__ = ("member",)
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-
-    def stored(self, message: Message, *, is_news: bool) -> None:
-        if not is_news:
-            self.member.deliver(encode(change_frame(message)))  # a resend, answered to who resent it
-
-    def settled(self) -> None:
-        self.member.capacity.release()
-
-    def refuse(self, error: PulseError, client_id: str | None) -> None:
-        self.member.deliver(encode(error_frame(error, client_id)))
-
-
-class _WaitingSender:
-    """Somebody who waits for the outcome."""
-
-    def __init__(self) -> None:
-        self._settled = trio.Event()
-        self._outcome: Message | PulseError | None = None
-
-    def stored(self, message: Message, *, is_news: bool) -> None:
-        self._outcome = message
-
-    def settled(self) -> None:
-        self._settled.set()
-
-    def refuse(self, error: PulseError, client_id: str | None) -> None:
-        self._outcome = error
-
-    async def wait(self) -> Message:
-        await self._settled.wait()
-        if isinstance(self._outcome, Message):
-            return self._outcome
-        raise self._outcome or PulseError(ErrorCode.NOT_STORED, "The change could not be stored")
-
-
-def change_frame(message: Message) -> MessageFrame | MessageUpdatedFrame | MessageDeletedFrame:
-    """What tells a client of a message's latest change."""
-    if message.is_deleted:
-        return MessageDeletedFrame(
-            sender_id=message.sender_id,
-            sender_username=message.sender_username,
-            message_id=message.id,
-            timestamp=timestamp(message.created_at),
-            updated_at=timestamp(message.updated_at),
-            conversation_id=message.conversation_id,
-            seq=message.seq,
-            rev=message.rev,
-        )
-    fields: dict[str, Any] = {
-        "content": message.content,
-        "sender_id": message.sender_id,
-        "sender_username": message.sender_username,
-        "message_id": message.id,
-        "timestamp": timestamp(message.created_at),
-        "is_edited": message.is_edited,
-        "conversation_id": message.conversation_id,
-        "seq": message.seq,
-        "rev": message.rev,
-        "client_id": UNSET if message.client_id is None else message.client_id,
-    }
-    if message.is_edited:
-        return MessageUpdatedFrame(**fields, updated_at=timestamp(message.updated_at))
-    return MessageFrame(**fields)
 
 
 def _is_same(message: Message, resent: NewMessage) -> bool:

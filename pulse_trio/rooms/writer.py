@@ -82,6 +82,7 @@ class Writer:
         batch_messages: most messages of one transaction.
         store_timeout: seconds after which a message that cannot be stored is refused.
         rand: where the jitter of retries comes from.
+        on_doubt: called when a message was refused of which nobody knows whether it was committed.
     """
 
     def __init__(
@@ -93,9 +94,11 @@ class Writer:
         batch_messages: int,
         store_timeout: float,
         rand: random.Random,
+        on_doubt: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._release = release
+        self._on_doubt = on_doubt
         self._batch_messages = batch_messages
         self._store_timeout = store_timeout
         self._random = rand
@@ -214,7 +217,10 @@ class Writer:
             else:
                 await self._hand_over(batch, rows)
                 return
-            batch = self._refuse_expired(batch)
+            waiting = self._refuse_expired(batch)
+            if len(waiting) < len(batch):
+                self._on_doubt()
+            batch = waiting
             if batch:
                 await trio.sleep(delay * self._random.uniform(0.5, 1.0))
                 delay = min(delay * 2, RETRY_MOST)

@@ -1,10 +1,14 @@
 """What happened in a simulated run, in order: all that the checker knows."""
 
 import hashlib
+import re
 from collections import Counter
 from typing import Any
 
 import trio
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{8}([0-9a-f]{4})")
+_LEFT_OUT = ("conversation_id", "sender_id", "timestamp", "updated_at", "is_edited", "epoch")
 
 
 class Event:
@@ -24,7 +28,7 @@ class Event:
             raise AttributeError(name) from None
 
     def __str__(self) -> str:
-        shown = " ".join(f"{name}={_short(value)}" for name, value in self.data.items())
+        shown = " ".join(f"{name}={_short(value)}" for name, value in self.data.items() if name != "user")
         return f"{self.at:9.4f} {self.kind:14} {shown}"
 
 
@@ -57,5 +61,7 @@ class History:
 
 
 def _short(value: object) -> str:
-    text = str(value)
+    if isinstance(value, dict):
+        value = " ".join(f"{name}:{item}" for name, item in value.items() if name not in _LEFT_OUT)
+    text = _ID.sub("…\\1", str(value))
     return text if len(text) <= 160 else f"{text[:150]}… ({len(text)})"

@@ -1,7 +1,8 @@
 """Conversations: create, list, look at, and what a group needs to live."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from pulse_trio.store.base import (
     NotAGroup,
     NotAMember,
     OwnerOnly,
+    StoreUnavailable,
     TooManyMembers,
     UnknownUsers,
 )
@@ -257,20 +259,26 @@ async def remove_member(conversation_id: str, user_id: str) -> Response:
     leaver_id = user.id if user_id == "me" else parse_uuid(user_id)
     if leaver_id is None:
         raise PulseError(ErrorCode.NOT_FOUND, "There is no such member")
-    with _told_once_done(parts.settings.store_timeout):
-        try:
-            removed = await parts.store.remove_member(key, user.id, leaver_id, now=parts.clock())
-        except NotAMember:
-            raise no_conversation() from None
-        except NotAGroup:
-            raise _not_a_group() from None
-        except OwnerOnly:
-            raise PulseError(ErrorCode.OWNER_ONLY, "Only the owner of the group may remove others") from None
-        if removed is None:
-            raise PulseError(ErrorCode.NOT_FOUND, "There is no such member")
-        parts.hub.remove_user(key, removed.id, "removed from the conversation")
-        how = "left the group" if removed.id == user.id else f"was removed by {user.username}"
-        parts.hub.announce(key, "removed", f"User {removed.username} {how}", removed.id)
+    try:
+        with _told_once_done(parts.settings.store_timeout):
+            try:
+                removed = await parts.store.remove_member(key, user.id, leaver_id, now=parts.clock())
+            except NotAMember:
+                raise no_conversation() from None
+            except NotAGroup:
+                raise _not_a_group() from None
+            except OwnerOnly:
+                raise PulseError(ErrorCode.OWNER_ONLY, "Only the owner of the group may remove others") from None
+            if removed is None:
+                # Perhaps the answer to an earlier removal was lost: what must follow it is done now.
+                parts.hub.remove_user(key, leaver_id, "removed from the conversation")
+                raise PulseError(ErrorCode.NOT_FOUND, "There is no such member")
+            parts.hub.remove_user(key, removed.id, "removed from the conversation")
+            how = "left the group" if removed.id == user.id else f"was removed by {user.username}"
+            parts.hub.announce(key, "removed", f"User {removed.username} {how}", removed.id)
+    except StoreUnavailable:
+        parts.hub.reconnect_user(key, leaver_id)  # removed or not: their membership is looked up anew
+        raise
     return empty()
 
 
@@ -311,9 +319,18 @@ def no_conversation() -> PulseError:
     return PulseError(ErrorCode.NOT_FOUND, "There is no such conversation")
 
 
-def _told_once_done(seconds: float) -> trio.CancelScope:
-    """Around a change and what must follow it: a caller who hangs up in between does not stop the second."""
-    return trio.move_on_after(seconds, shield=True)
+@contextmanager
+def _told_once_done(seconds: float) -> Iterator[None]:
+    """Around a change and what must follow it: a caller who hangs up in between does not stop the second.
+
+    Raises:
+        StoreUnavailable: it took longer; it may be done or not.
+    """
+    try:
+        with trio.fail_after(seconds, shield=True):
+            yield
+    except trio.TooSlowError:
+        raise StoreUnavailable("a change took too long") from None
 
 
 def _user_ids(texts: Sequence[str], field: str) -> list[UUID]:

@@ -247,7 +247,7 @@ async def test_a_full_inbox_slows_its_senders(autojump_clock: MockClock) -> None
         assert alice.contents == ["a", "b", "c", "d"]
 
 
-async def test_a_gap_is_filled_and_delivered_in_order_before_the_next_message(autojump_clock: MockClock) -> None:
+async def test_a_message_given_up_but_committed_reaches_everybody_before_the_next(autojump_clock: MockClock) -> None:
     async with a_world(store_timeout=10.0) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         world.store.answers = [world.store.commit_and_lose]
@@ -256,13 +256,50 @@ async def test_a_gap_is_filled_and_delivered_in_order_before_the_next_message(au
         await trio.sleep(12)
         assert alice.errors == [("not_stored", "c1")]
         assert world.stored == ["given up"]
-        assert bob.contents == []
+        assert bob.contents == ["given up"], "and nobody had to say anything else first"
         world.store.usual = world.store.commit
         await bob.send("next")
         await settle()
         for guest in (alice, bob):
             assert guest.contents == ["given up", "next"]
             assert places(guest.of_type("message")) == [(1, 1), (2, 2)]
+
+
+async def test_a_commit_that_takes_effect_after_it_was_given_up_is_delivered_too(autojump_clock: MockClock) -> None:
+    async with a_world(store_timeout=10.0) as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        world.store.usual = world.store.fail
+        await alice.send("given up", "c1")
+        await trio.sleep(12)
+        assert alice.errors == [("not_stored", "c1")]
+        await world.store.commit([new_message(world, "late")])  # the database was still at it
+        await trio.sleep(12)
+        assert bob.contents == ["late"]
+
+
+async def test_a_room_does_not_wait_for_its_doubts(autojump_clock: MockClock) -> None:
+    async with a_world(store_timeout=10.0) as world:
+        alice = await world.join(world.alice)
+        world.store.usual = world.store.fail
+        await alice.send("given up", "c1")
+        await trio.sleep(11)
+        alice.leave()
+        await settle()
+        assert world.hub.room_count == 0
+
+
+async def test_a_client_that_knows_more_than_the_room_resumes(autojump_clock: MockClock) -> None:
+    """It read in the store what was committed without the room's knowing, and came back before the room learnt it."""
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        await world.store.commit([new_message(world, "unknown to the room")])
+        bob = await world.join(world.bob, after_rev=1)
+        await alice.send("next")
+        await settle()
+        assert alice.contents == ["unknown to the room", "next"]
+        assert bob.contents == ["next"]
+        with pytest.raises(PulseError, match="no such point"):
+            await world.join(world.bob, after_rev=3)
 
 
 @pytest.mark.parametrize("missed", [1, 3, 300])

@@ -147,11 +147,16 @@ class Guest:
         assert self._member is not None
         return self._member
 
-    async def join(self) -> "Guest":
+    async def join(self, after_rev: int | None = None) -> "Guest":
         world = self.world
         with world.hub.joining(world.conversation_id, self.user.id) as ticket:
             self._member = await world.hub.connect(
-                world.conversation_id, self.user, self.transport, ticket=ticket, on_ended=self._on_ended
+                world.conversation_id,
+                self.user,
+                self.transport,
+                ticket=ticket,
+                on_ended=self._on_ended,
+                after_rev=after_rev,
             )
         return self
 
@@ -225,8 +230,8 @@ class World:
     def guest(self, user: User) -> Guest:
         return Guest(self, user)
 
-    async def join(self, user: User) -> Guest:
-        return await self.guest(user).join()
+    async def join(self, user: User, after_rev: int | None = None) -> Guest:
+        return await self.guest(user).join(after_rev)
 
     def start(self, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
         self.nursery.start_soon(function, *arguments)

@@ -1,0 +1,305 @@
+"""What must hold of every history. It shares no code with the service, and reads nothing but the history.
+
+Each violation begins with the name of the promise that was broken.
+"""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.history import Event, History
+
+CHANGES = ("message", "message_updated", "message_deleted")
+BATCH_MOST = 16  # messages that are answered together
+
+
+@dataclass
+class _Connection:
+    """One connection, as the history tells of it."""
+
+    device: str
+    user: str
+    conversation: str
+    opened: int  # index of the event
+    after: int | None
+    joined: int = -1
+    rev: int = 0
+    active: list[str] = field(default_factory=list)
+    sent_ids: set[str] = field(default_factory=set)  # client_ids of messages, ids of messages that it changed
+    ended_at_rev: int | None = None  # removed when the conversation stood there
+    unanswered: list["_Sent"] = field(default_factory=list)
+
+
+@dataclass
+class _Sent:
+    """A message on its way: `frames` counts what its sender got since a later one was answered."""
+
+    client_id: str
+    frames: int = -1
+
+
+class Checker:
+    """Reads a history once, in order."""
+
+    def __init__(self, history: History) -> None:
+        self.violations: list[str] = []
+        self._history = history
+        self._connections: dict[int, _Connection] = {}
+        self._committed: dict[str, dict[int, Event]] = defaultdict(dict)  # conversation → rev → commit
+        self._latest: dict[str, dict[str, int]] = defaultdict(dict)  # conversation → message → rev
+        self._replicas: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)  # device → seq → frame
+        self._since: dict[str, int] = {}  # device → the rev that its replica begins after
+        self._place: dict[str, str] = {}  # device → conversation
+        self._owner: dict[str, str] = {}  # device → user
+        self._sent: dict[str, dict[str, str]] = defaultdict(dict)  # device → client_id → content
+        self._acknowledged: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self._stored_as: dict[tuple[str, str, str], str] = {}  # conversation, sender, client_id → message
+        self._sends: Counter[str] = Counter()
+        self._members: dict[str, set[str]] = defaultdict(set)
+        self._was_member: dict[tuple[str, str], int] = {}  # last event at which they came to be or ceased to be one
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+
+    def check(self) -> list[str]:
+        """The violations, in the order in which they were noticed."""
+        for index, event in enumerate(self._history.events):
+            handler = getattr(self, f"_on_{event.kind}", None)
+            if handler is not None:
+                handler(index, event)
+        for device, replica in self._replicas.items():
+            self._check_replica(device, replica)
+        for conversation, rows in self._rows.items():
+            self._check_rows(conversation, rows)
+        return self.violations
+
+    def _fail(self, promise: str, text: str, event: Event | None = None) -> None:
+        where = "" if event is None else f" (at {event.at:.4f})"
+        self.violations.append(f"{promise}: {text}{where}")
+
+    # --- what happened in the store and to membership ---
+
+    def _on_member_in(self, index: int, event: Event) -> None:
+        self._members[event.conversation].add(event.user)
+        self._was_member[event.conversation, event.user] = index
+
+    def _on_member_out(self, index: int, event: Event) -> None:
+        self._members[event.conversation].discard(event.user)
+        self._was_member[event.conversation, event.user] = index
+
+    def _on_commit(self, index: int, event: Event) -> None:
+        commits = self._committed[event.conversation]
+        if event.rev != len(commits) + 1:
+            self._fail("rev has no gap", f"rev {event.rev} was given out after {len(commits)}", event)
+        commits[event.rev] = event
+        self._latest[event.conversation][event.id] = event.rev
+        self._stored_as[event.conversation, event.sender, event.client_id] = event.id
+
+    def _on_removal_answered(self, index: int, event: Event) -> None:
+        # 404: not in it any more, which says the same.
+        if event.status not in {204, 404} or event.user in self._members[event.conversation]:
+            return
+        for connection in self._connections.values():
+            if (connection.user, connection.conversation) == (event.user, event.conversation):
+                back = self._was_member[event.conversation, event.user]
+                if connection.opened < index and back < index and connection.ended_at_rev is None:
+                    connection.ended_at_rev = event.rev
+
+    # --- connections ---
+
+    def _on_open(self, index: int, event: Event) -> None:
+        self._connections[event.connection] = _Connection(
+            event.device, event.user, event.conversation, index, event.after
+        )
+        self._place[event.device] = event.conversation
+        self._owner[event.device] = event.user
+
+    def _on_gone(self, index: int, event: Event) -> None:
+        self._connections[event.connection].ended_at_rev = 0
+
+    def _on_sent(self, index: int, event: Event) -> None:
+        frame = event.frame
+        connection = self._connections[event.connection]
+        if frame["type"] == "message":
+            connection.sent_ids.add(frame["client_id"])
+            self._sends[frame["client_id"]] += 1
+            connection.unanswered.append(_Sent(frame["client_id"]))
+            self._sent[event.device][frame["client_id"]] = frame["content"]
+        elif "message_id" in frame:
+            connection.sent_ids.add(frame["message_id"])
+
+    def _on_frame(self, index: int, event: Event) -> None:
+        frame = event.frame
+        connection = self._connections[event.connection]
+        stands_at = frame.get("rev", frame.get("last_rev"))
+        limit = connection.ended_at_rev
+        if limit is not None and stands_at is not None and stands_at > limit:
+            let_in = connection.joined < 0 and connection.user in self._members[connection.conversation]
+            if not let_in:
+                self._fail("a removed member gets nothing", f"{connection.device} got {_brief(frame)}", event)
+        if frame.get("conversation_id", connection.conversation) != connection.conversation:
+            self._fail("only members get frames", f"{connection.device} got {_brief(frame)}", event)
+        if frame["type"] == "system":
+            self._on_system(index, event, connection, frame)
+        elif connection.joined < 0:
+            if frame["type"] != "error":
+                self._fail("the first frame is `joined`", f"{connection.device} got {_brief(frame)}", event)
+        elif frame["type"] in CHANGES:
+            self._on_change(event, connection, frame)
+        self._check_answered(event, connection, frame)
+        if frame["type"] == "error" and frame["code"] in {"client_id_reused", "invalid_frame", "cannot_resume"}:
+            self._fail("no refusal without reason", f"{connection.device} got {_brief(frame)}", event)
+
+    def _check_answered(self, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
+        """Messages of a connection are answered in order, but for those of a batch."""
+        client_id = frame.get("client_id")
+        if frame["type"] == "message_deleted":
+            commit = self._committed[connection.conversation].get(frame["rev"])
+            client_id = None if commit is None else commit.client_id
+        is_own = frame["type"] == "error" or frame.get("sender_id") == connection.user
+        place = next((n for n, sent in enumerate(connection.unanswered) if sent.client_id == client_id), None)
+        if place is not None and is_own:
+            del connection.unanswered[place]
+            if self._sends[client_id] == 1:  # of one that was resent, this may be the answer to any
+                for sent in connection.unanswered[:place]:
+                    sent.frames = max(sent.frames, 0)
+        for sent in connection.unanswered:
+            if sent.frames >= 0 and frame["type"] in CHANGES:
+                sent.frames += 1
+                # What is stored may come later, to who still catches up, and is missed at the end if it does not.
+                is_to_come = (connection.conversation, connection.user, sent.client_id) in self._stored_as
+                if is_to_come:
+                    sent.frames = 0
+                elif sent.frames > BATCH_MOST:
+                    self._fail("every message is answered", f"{connection.device} heard nothing of {sent}", event)
+                    connection.unanswered = []
+                    return
+
+    def _on_system(self, index: int, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
+        connection.active = frame["active_users"]
+        if connection.joined >= 0:
+            return
+        connection.joined = index
+        if connection.user in self._members[connection.conversation]:
+            connection.ended_at_rev = None  # removed and added again before it was let in
+        changed = self._was_member.get((connection.conversation, connection.user), -1)
+        if connection.user not in self._members[connection.conversation] and changed < connection.opened:
+            self._fail("only members get frames", f"{connection.device} joined and is no member", event)
+        if connection.after is None:
+            connection.rev = frame["last_rev"]
+            self._replicas[connection.device] = {}
+            self._since[connection.device] = frame["last_rev"]
+        else:
+            connection.rev = connection.after
+            self._since.setdefault(connection.device, 0)
+
+    def _on_change(self, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
+        device, rev, seq = connection.device, frame["rev"], frame["seq"]
+        commit = self._committed[connection.conversation].get(rev)
+        if commit is None:
+            self._fail("stored before delivered", f"{device} got rev {rev}, which is not committed", event)
+            return
+        content = "" if frame["type"] == "message_deleted" else frame["content"]
+        told = (seq, frame["message_id"], content, frame["sender_id"])
+        if told != (commit.seq, commit.id, "" if commit.deleted else commit.content, commit.sender):
+            self._fail("delivered as stored", f"{device} got {_brief(frame)} for rev {rev}", event)
+        is_answer = frame.get("client_id") in connection.sent_ids or frame["message_id"] in connection.sent_ids
+        is_answer = is_answer or commit.client_id in connection.sent_ids
+        if rev <= connection.rev:
+            if not is_answer:
+                what = f"{device} on connection {event.connection} got rev {rev} after {connection.rev}"
+                self._fail("no repeat", what, event)
+        else:
+            self._check_skipped(event, connection, rev)
+            connection.rev = rev
+        known = self._replicas[device].get(seq)
+        if known is None or known["rev"] < rev:
+            self._replicas[device][seq] = frame
+        client_id = frame.get("client_id")
+        if client_id in self._sent[device] and frame["sender_id"] == connection.user:
+            self._acknowledged[connection.conversation, connection.user, client_id] = frame
+
+    def _check_skipped(self, event: Event, connection: _Connection, rev: int) -> None:
+        for skipped in range(connection.rev + 1, rev):
+            commit = self._committed[connection.conversation].get(skipped)
+            is_superseded = commit is not None and self._latest[connection.conversation][commit.id] > skipped
+            if connection.after is None:
+                self._fail("no gap", f"{connection.device} got rev {rev}, not {skipped}", event)
+            elif not is_superseded:
+                what = f"{connection.device}, resumed after {connection.after}, got rev {rev}, not {skipped}"
+                self._fail("no gap at resume", what, event)
+            else:
+                self._history.count("a skipped rev at resume")
+                continue
+            return
+
+    # --- the end ---
+
+    def _on_rows(self, index: int, event: Event) -> None:
+        self._rows[event.conversation] = event.rows
+
+    def _on_members(self, index: int, event: Event) -> None:
+        self._members[event.conversation] = set(event.users)
+
+    def _on_connected(self, index: int, event: Event) -> None:
+        """The world says who is connected now; everybody must have been told the same."""
+        for number in event.connections:
+            connection = self._connections[number]
+            if set(connection.active) != set(event.users):
+                what = f"{connection.device} was told {len(connection.active)}, connected are {len(event.users)}"
+                self._fail("presence converges", what, event)
+            if len(connection.active) != len(set(connection.active)):
+                self._fail("presence converges", f"{connection.device} was told of a user twice", event)
+
+    def _on_stuck(self, index: int, event: Event) -> None:
+        self._fail("everything ends well", event.what, event)
+
+    def _on_leak(self, index: int, event: Event) -> None:
+        self._fail("nothing leaks", event.what, event)
+
+    def _on_log(self, index: int, event: Event) -> None:
+        if event.level in {"error", "critical", "exception"}:
+            self._fail("no fault inside", str(event), event)
+
+    def _check_replica(self, device: str, replica: dict[int, dict[str, Any]]) -> None:
+        """Whoever resumed has what the store has."""
+        conversation, since = self._place[device], self._since.get(device, 0)
+        if self._owner[device] not in self._members[conversation] or conversation not in self._rows:
+            return
+        for row in self._rows[conversation]:
+            frame = replica.get(row["seq"])
+            if frame is None:
+                if row["rev"] > since:
+                    self._fail("everybody ends with the same", f"{device} lacks seq {row['seq']} (rev {row['rev']})")
+                    return
+            elif frame["rev"] != row["rev"] or frame["message_id"] != row["id"]:
+                what = f"{device} has rev {frame['rev']} of seq {row['seq']}, the store rev {row['rev']}"
+                self._fail("everybody ends with the same", what)
+                return
+        beyond = set(replica) - {row["seq"] for row in self._rows[conversation]}
+        if beyond:
+            self._fail("everybody ends with the same", f"{device} has seqs {sorted(beyond)}, which the store has not")
+
+    def _check_rows(self, conversation: str, rows: list[dict[str, Any]]) -> None:
+        if [row["seq"] for row in rows] != list(range(1, len(rows) + 1)):
+            self._fail("seq has no gap", f"the seqs are {[row['seq'] for row in rows]}")
+        keys = Counter((row["sender"], row["client_id"]) for row in rows)
+        for (_, client_id), count in keys.items():
+            if count > 1:
+                self._fail("one message for a client_id", f"{client_id} was stored {count} times")
+        stored = {(row["sender"], row["client_id"]): row for row in rows}
+        for (where, sender, client_id), frame in self._acknowledged.items():
+            if where != conversation:
+                continue
+            row = stored.get((sender, client_id))
+            if row is None or (row["seq"], row["id"]) != (frame["seq"], frame["message_id"]):
+                self._fail("acknowledged is kept", f"{client_id} was acknowledged as seq {frame['seq']}")
+        edits = Counter(
+            commit.content for commit in self._committed[conversation].values() if commit.edited and not commit.deleted
+        )
+        for content, count in edits.items():
+            if count > 1 and len(content.split()) == 2:
+                self._history.count("an edit made more than once")
+
+
+def _brief(frame: dict[str, Any]) -> str:
+    shown = ("type", "event", "code", "seq", "rev", "last_rev", "client_id", "content")
+    return " ".join(f"{name}={str(frame[name])[:40]}" for name in shown if name in frame)

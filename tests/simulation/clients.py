@@ -1,0 +1,252 @@
+"""Clients as small state machines: each keeps what it needs to come back, and nothing else."""
+
+import json
+import random
+from typing import Any
+from uuid import UUID
+
+import trio
+import trio_websocket
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
+
+from pulse_trio.store.base import User
+from tests.simulation.streams import End
+from tests.simulation.world import World, quietly_closed
+
+HANDSHAKE_TIMEOUT = 15.0
+RESEND_AFTER = 3.0
+
+
+class Device:
+    """One device of a user, in one conversation."""
+
+    def __init__(self, world: World, name: str, user: User, conversation_id: UUID, *, talks: bool = True) -> None:
+        self.name = name
+        self.user = user
+        self.conversation_id = conversation_id
+        self.cursor = 0
+        self.epoch = ""
+        self.pending: dict[str, str] = {}  # client_id → content, not acknowledged yet
+        self.connected = False
+        self.number = 0  # of its latest connection
+        self.must_end = False
+        self._talks = talks
+        self._world = world
+        self._history = world.history
+        self._random: random.Random = world.rand(f"device {name}")
+        self._mine: list[str] = []
+        self._others: list[str] = []
+        self._made = 0
+        self._stalled = False
+        self._fresh = False
+        self._client_ids: dict[str, str] = {}  # message_id → client_id, of this user's messages
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Connects, again and again, until it is told to end."""
+        while not self.must_end:
+            try:
+                await self._session()
+            except OSError:
+                pass  # the service is down
+            finally:
+                self.connected = False
+            if not self.must_end:
+                await trio.sleep(self._random.uniform(0.05, 1.0 if self._world.calm else 2.5))
+
+    def end(self) -> None:
+        """Closes the connection for good."""
+        self.must_end = True
+        self._scope.cancel()
+
+    async def _session(self) -> None:
+        number, stream = self._world.connect()
+        self.number = number
+        self._stalled = False
+        resumes = self._world.calm or self._random.random() < 0.9
+        self._fresh = not resumes
+        path = f"/api/chat/ws/{self.conversation_id}?token={self._world.tokens.issue(self.user)}"
+        if resumes:
+            path += f"&after={self.cursor}"
+            if self.epoch:
+                path += f"&epoch={self.epoch}"
+        self._note("open", number, after=self.cursor if resumes else None)
+        self._scope = trio.CancelScope()
+        status = 0
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    await self._talk(nursery, stream, path, number)
+                    nursery.cancel_scope.cancel()
+        except* trio_websocket.ConnectionRejected as group:  # raised by the task that reads
+            (refused,) = group.exceptions
+            assert isinstance(refused, trio_websocket.ConnectionRejected)
+            status = refused.status_code
+        finally:
+            self._note("gone", number)
+            await quietly_closed(stream)
+        if status:
+            self._note("refused", number, status=status)
+            if status == 403:
+                await trio.sleep(2)
+
+    async def _talk(self, nursery: trio.Nursery, stream: End, path: str, number: int) -> None:
+        """From the handshake until the connection ends. Its failures end here, inside the nursery."""
+        try:
+            with trio.fail_after(HANDSHAKE_TIMEOUT):
+                ws = await trio_websocket.wrap_client_stream(
+                    nursery, stream, "chat.example", path, message_queue_size=1
+                )
+            nursery.start_soon(self._act, ws, number)
+            await self._read(ws, number)
+        except ConnectionClosed as closed:
+            code = None if closed.reason is None else closed.reason.code
+            self._note("closed", number, code=code)
+            if code == 4408:
+                self._history.count("a slow client cut")
+            if code == 4409:  # load afresh
+                self.cursor = 0
+        except (HandshakeError, trio.TooSlowError, trio.BrokenResourceError):
+            self._note("refused", number, status=0)
+
+    def _note(self, kind: str, number: int, **data: Any) -> None:
+        self._history.add(
+            kind,
+            device=self.name,
+            user=str(self.user.id),
+            conversation=str(self.conversation_id),
+            connection=number,
+            **data,
+        )
+
+    # --- reading ---
+
+    async def _read(self, ws: WebSocketConnection, number: int) -> None:
+        while True:
+            while self._stalled:  # noqa: ASYNC110  # the virtual clock jumps
+                await trio.sleep(0.5)
+            frame = json.loads(await ws.get_message())
+            self._note("frame", number, frame=frame)
+            self._take(frame)
+
+    def _take(self, frame: dict[str, Any]) -> None:
+        kind = frame["type"]
+        if kind == "system":
+            self.epoch = frame["epoch"]
+            if not self.connected:  # the first frame
+                self.connected = True
+                if self._fresh:
+                    self.cursor = frame["last_rev"]
+        if kind in {"message", "message_updated", "message_deleted"}:
+            self.cursor = max(self.cursor, frame["rev"])
+            is_mine = frame["sender_id"] == str(self.user.id)
+            if kind == "message":
+                (self._mine if is_mine else self._others).append(frame["message_id"])
+            if is_mine:
+                if "client_id" in frame:
+                    self._client_ids[frame["message_id"]] = frame["client_id"]
+                self.pending.pop(frame.get("client_id", ""), None)
+                if kind == "message_deleted":
+                    self.pending.pop(self._client_ids.get(frame["message_id"], ""), None)
+        if kind == "error":
+            self._history.count(f"refused: {frame['code']}")
+            if frame["code"] == "not_stored":
+                self._history.count("a refused message")
+            elif frame["code"] == "not_a_member":
+                self.pending.pop(frame.get("client_id", ""), None)
+
+    # --- acting ---
+
+    async def _act(self, ws: WebSocketConnection, number: int) -> None:
+        rand = self._random
+        try:
+            while not self.connected:  # noqa: ASYNC110  # the virtual clock jumps
+                await trio.sleep(0.05)
+            for client_id, content in list(self.pending.items()):
+                await self._send(ws, number, client_id, content)
+            last = trio.current_time()
+            while True:
+                await trio.sleep(min(rand.expovariate(2.0), 2.0))
+                if trio.current_time() - last > RESEND_AFTER:
+                    last = trio.current_time()
+                    for client_id, content in list(self.pending.items()):
+                        self._history.count("a resend")
+                        await self._send(ws, number, client_id, content)
+                if not self._world.calm and self._talks:
+                    await self._something(ws, number)
+        except (ConnectionClosed, trio.BrokenResourceError):
+            return
+
+    async def _something(self, ws: WebSocketConnection, number: int) -> None:
+        rand = self._random
+        chance = rand.random()
+        if chance < 0.50:
+            for _ in range(rand.choice((1, 1, 1, 2, 6))):
+                self._made += 1
+                client_id = f"{self.name}-{self._made}"
+                self.pending[client_id] = f"{client_id} {'x' * rand.choice((0, 10, 10, 3_000))}"
+                await self._send(ws, number, client_id, self.pending[client_id])
+        elif chance < 0.64 and self._mine:
+            self._made += 1
+            content = f"edit {self.name}-{self._made}"
+            await self._put(ws, number, {"type": "edit", "message_id": rand.choice(self._mine), "content": content})
+        elif chance < 0.70 and self._sent_here():
+            await self._put(ws, number, {"type": "delete", "message_id": rand.choice(self._sent_here())})
+        elif chance < 0.72 and self._others:
+            content = f"theft {self.name}-{self._made}"
+            await self._put(ws, number, {"type": "edit", "message_id": rand.choice(self._others), "content": content})
+        elif chance < 0.80:
+            await self._put(ws, number, {"type": "typing"})
+        elif chance < 0.85:
+            self._world.cut(number)
+        elif chance < 0.88:
+            self._history.add("stall", device=self.name)
+            self._stalled = True
+            await trio.sleep(rand.uniform(1, 12))
+            self._stalled = False
+        elif chance < 0.90:
+            with trio.move_on_after(2):
+                await ws.aclose()
+
+    def _sent_here(self) -> list[str]:
+        """This device's own: a `message_deleted` has no client_id, so another's could wait for its answer for ever."""
+        return [key for key, client_id in self._client_ids.items() if client_id.startswith(f"{self.name}-")]
+
+    async def _send(self, ws: WebSocketConnection, number: int, client_id: str, content: str) -> None:
+        await self._put(ws, number, {"type": "message", "content": content, "client_id": client_id})
+
+    async def _put(self, ws: WebSocketConnection, number: int, frame: dict[str, str]) -> None:
+        self._note("sent", number, frame=frame)
+        await ws.send_message(json.dumps(frame))
+
+
+class Administrator:
+    """Removes members from a conversation and adds them again, over REST; some leave by themselves."""
+
+    def __init__(self, world: World, conversation_id: UUID) -> None:
+        self._world = world
+        self._path = f"/api/chat/conversations/{conversation_id}/members"
+        self._conversation_id = conversation_id
+        self._random = world.rand(f"administrator {conversation_id}")
+
+    async def run(self) -> None:
+        """Until the calm; then it takes care that nothing is half done."""
+        world, rand = self._world, self._random
+        owner, people = world.users[0], world.users[1:-1]
+        while not world.calm:
+            await trio.sleep(rand.uniform(0.5, 4))
+            user = rand.choice(people)
+            if user.id in world.members(self._conversation_id):
+                leaves = rand.random() < 0.3
+                actor = user if leaves else owner
+                await self._ask("removal", user, actor, "DELETE", f"{self._path}/{'me' if leaves else user.id}")
+            else:
+                await self._ask("addition", user, owner, "POST", self._path, {"user_ids": [str(user.id)]})
+
+    async def _ask(self, what: str, user: User, actor: User, method: str, path: str, body: object = None) -> None:
+        about = {"conversation": str(self._conversation_id), "user": str(user.id)}
+        self._world.history.add(f"{what}_asked", **about)
+        status = await self._world.request(actor, method, path, body)
+        rev = self._world.last_rev(self._conversation_id)
+        self._world.history.add(f"{what}_answered", **about, status=status, rev=rev)
+        self._world.history.count(f"{what} {status}")

@@ -1,0 +1,218 @@
+"""The simulation can fail: bugs are planted in the service, and the checker names the promise that each breaks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from pulse_trio.protocol import encode
+from pulse_trio.rooms.hub import Hub
+from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.room import Room, change_frame
+from pulse_trio.rooms.writer import Submission, Writer
+from pulse_trio.store.base import Message, NewMessage, StoreUnavailable
+from pulse_trio.store.memory import MemoryStore
+from tests.simulation.run import simulate
+
+SEEDS = 40  # in which each must be found
+
+Patch = pytest.MonkeyPatch
+
+
+def deliver_before_store(patch: Patch) -> None:
+    write = Writer._write
+
+    async def wrong(self: Writer, batch: list[Submission]) -> Any:
+        room: Room = self._release.__self__  # type: ignore[attr-defined]
+        new = batch[0].message
+        if isinstance(new, NewMessage):
+            guess = Message(
+                id=new.id,
+                conversation_id=new.conversation_id,
+                sender_id=new.sender_id,
+                sender_username="",
+                content=new.content,
+                is_edited=False,
+                is_deleted=False,
+                created_at=new.created_at,
+                updated_at=new.created_at,
+                seq=room.last_seq + 1,
+                rev=room.last_rev + 1,
+                client_id=new.client_id,
+            )
+            room._deliver(guess)
+        return await write(self, batch)
+
+    patch.setattr(Writer, "_write", wrong)
+
+
+def seq_hole(patch: Patch) -> None:
+    append = MemoryStore._append
+
+    def wrong(self: MemoryStore, new: NewMessage) -> Message | None:
+        conversation = self._conversations[new.conversation_id]
+        before = len(conversation.messages)
+        message = append(self, new)
+        if message is not None and len(conversation.messages) == before + 1 == 5:
+            message = conversation.messages[-1] = replace(message, seq=message.seq + 1)
+        return message
+
+    patch.setattr(MemoryStore, "_append", wrong)
+
+
+def rev_hole(patch: Patch) -> None:
+    append = MemoryStore._append
+
+    def wrong(self: MemoryStore, new: NewMessage) -> Message | None:
+        conversation = self._conversations[new.conversation_id]
+        if len(conversation.messages) == 5:
+            conversation.last_rev += 1
+        return append(self, new)
+
+    patch.setattr(MemoryStore, "_append", wrong)
+
+
+def lost_batch_on_retry(patch: Patch) -> None:
+    store_batch, write = Writer._store_batch, Writer._write
+
+    class Lost(Exception):
+        pass
+
+    async def write_once(self: Writer, batch: list[Submission]) -> Any:
+        try:
+            return await write(self, batch)
+        except StoreUnavailable:
+            raise Lost from None
+
+    async def wrong(self: Writer, batch: list[Submission]) -> None:
+        try:
+            await store_batch(self, batch)
+        except Lost:
+            return
+
+    patch.setattr(Writer, "_write", write_once)
+    patch.setattr(Writer, "_store_batch", wrong)
+
+
+def off_by_one_at_resume(patch: Patch) -> None:
+    catch_up = Room._catch_up
+
+    async def wrong(self: Room, member: Member) -> None:
+        if member.cursor < self.last_rev:
+            member.cursor += 1
+        await catch_up(self, member)
+
+    patch.setattr(Room, "_catch_up", wrong)
+
+
+def edit_missed_by_a_resuming_client(patch: Patch) -> None:
+    changes = MemoryStore.changes
+
+    async def wrong(self: MemoryStore, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+        found = await changes(self, conversation_id, after_rev=after_rev, limit=10**9)
+        return [message for message in found if not message.is_edited][:limit]
+
+    patch.setattr(MemoryStore, "changes", wrong)
+
+
+def live_frame_missed_at_the_join_point(patch: Patch) -> None:
+    async def wrong(self: Room, member: Member) -> None:
+        end = self.last_rev
+        while member.cursor < end:
+            page = await self._read_changes(member.cursor)
+            if not page:
+                break
+            for message in page:
+                if message.rev <= end:
+                    await member.send(encode(change_frame(message)))
+                member.cursor = message.rev
+        member.is_live = True
+
+    patch.setattr(Room, "_catch_up", wrong)
+
+
+def double_broadcast_on_resend(patch: Patch) -> None:
+    release = Room._release
+
+    async def wrong(self: Room, stored: Any) -> None:
+        known = self.last_rev
+        await release(self, stored)
+        for _, message in stored:
+            if message.rev <= known:
+                self.broadcast(encode(change_frame(message)))
+
+    patch.setattr(Room, "_release", wrong)
+
+
+def resend_stored_again(patch: Patch) -> None:
+    append = MemoryStore._append
+
+    def wrong(self: MemoryStore, new: NewMessage) -> Message | None:
+        self._resendable.clear()
+        return append(self, new)
+
+    patch.setattr(MemoryStore, "_append", wrong)
+
+
+def member_not_removed_on_removal(patch: Patch) -> None:
+    patch.setattr(Hub, "remove_user", lambda *_: None)
+
+
+def join_not_stopped_by_removal(patch: Patch) -> None:
+    def wrong(self: Hub, conversation_id: UUID, user_id: UUID, reason: str) -> None:
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.close_user(user_id, 4403, reason)  # type: ignore[arg-type]
+
+    patch.setattr(Hub, "remove_user", wrong)
+
+
+def room_leak(patch: Patch) -> None:
+    patch.setattr(Room, "unhold", lambda self: self._changed.set())
+
+
+def nobody_told_who_left(patch: Patch) -> None:
+    def wrong(self: Room, member: Member) -> None:
+        if self._members.pop(member.transport, None) is member:
+            member.leave()
+            self._connections[member.user.id] -= 1
+            if not self._connections[member.user.id]:
+                del self._connections[member.user.id]
+            self._changed.set()
+
+    patch.setattr(Room, "leave", wrong)
+
+
+def connection_not_left(patch: Patch) -> None:
+    patch.setattr(Hub, "disconnect", lambda *_: None)
+
+
+BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
+    (deliver_before_store, {"stored before delivered"}),
+    (seq_hole, {"seq has no gap"}),
+    (rev_hole, {"rev has no gap"}),
+    (lost_batch_on_retry, {"every message is answered"}),
+    (off_by_one_at_resume, {"no gap at resume"}),
+    (edit_missed_by_a_resuming_client, {"no gap at resume", "everybody ends with the same"}),
+    (live_frame_missed_at_the_join_point, {"no gap at resume"}),
+    (double_broadcast_on_resend, {"no repeat"}),
+    (resend_stored_again, {"one message for a client_id"}),
+    (member_not_removed_on_removal, {"a removed member gets nothing"}),
+    (join_not_stopped_by_removal, {"a removed member gets nothing"}),
+    (room_leak, {"nothing leaks"}),
+    (nobody_told_who_left, {"presence converges"}),
+    (connection_not_left, {"presence converges", "nothing leaks"}),
+]
+
+
+@pytest.mark.parametrize(("plant", "promises"), BUGS, ids=[plant.__name__ for plant, _ in BUGS])
+def test_planted_bug_is_named(plant: Callable[[Patch], None], promises: set[str], monkeypatch: Patch) -> None:
+    plant(monkeypatch)
+    named: set[str] = set()
+    for seed in range(1, SEEDS + 1):
+        named |= {violation.partition(":")[0] for violation in simulate(seed).violations}
+        if promises <= named:
+            return
+    pytest.fail(f"in {SEEDS} seeds only {sorted(named)}")
