@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve test simulate lint lock clean
+.PHONY: serve test simulate conformance lint lock clean
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
@@ -25,6 +25,10 @@ SEEDS ?= 2000
 START ?= $(shell date +%s)
 simulate: $(VENV)/test.stamp
 	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --start $(START)
+
+# WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
+conformance: $(VENV)/test.stamp
+	PULSE_TEST_ALL_CONFORMANCE=1 $(BIN)/python -m pytest tests/conformance
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .

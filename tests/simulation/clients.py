@@ -37,7 +37,7 @@ class Device:
         self._mine: list[str] = []
         self._others: list[str] = []
         self._made = 0
-        self._stalled = False
+        self.stalled = False
         self._fresh = False
         self._client_ids: dict[str, str] = {}  # message_id → client_id, of this user's messages
         self._scope = trio.CancelScope()
@@ -62,7 +62,7 @@ class Device:
     async def _session(self) -> None:
         number, stream = self._world.connect()
         self.number = number
-        self._stalled = False
+        self.stalled = False
         resumes = self._world.calm or self._random.random() < 0.9
         self._fresh = not resumes
         path = f"/api/chat/ws/{self.conversation_id}?token={self._world.tokens.issue(self.user)}"
@@ -123,7 +123,7 @@ class Device:
 
     async def _read(self, ws: WebSocketConnection, number: int) -> None:
         while True:
-            while self._stalled:  # noqa: ASYNC110  # the virtual clock jumps
+            while self.stalled:  # noqa: ASYNC110  # the virtual clock jumps
                 await trio.sleep(0.5)
             frame = json.loads(await ws.get_message())
             self._note("frame", number, frame=frame)
@@ -201,9 +201,9 @@ class Device:
             self._world.cut(number)
         elif chance < 0.88:
             self._history.add("stall", device=self.name)
-            self._stalled = True
+            self.stalled = True
             await trio.sleep(rand.uniform(1, 12))
-            self._stalled = False
+            self.stalled = False
         elif chance < 0.90:
             with trio.move_on_after(2):
                 await ws.aclose()

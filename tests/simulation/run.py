@@ -131,7 +131,10 @@ async def _calm(world: World, devices: list[Device]) -> None:
             for device in devices
             if device.user.id in world.members(device.conversation_id)
             and not (
-                device.connected and not device.pending and device.cursor == world.last_rev(device.conversation_id)
+                device.connected
+                and not device.stalled
+                and not device.pending
+                and device.cursor == world.last_rev(device.conversation_id)
             )
         ]
 
