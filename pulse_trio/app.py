@@ -14,6 +14,7 @@ from quart_trio import QuartTrio
 
 from pulse_trio.clock import Clock, utc_now
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
+from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.rest import api
 from pulse_trio.edge.services import Services, set_services
@@ -132,6 +133,7 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
             authenticator=authenticator,
             origins=Origins(settings.allowed_origins),
             frames=FrameReader(settings.max_content_chars),
+            limits=Limits(settings),
         )
         set_services(app.extensions, parts)
         try:

@@ -20,6 +20,8 @@ class ErrorCode(Enum):
     TOO_LARGE = ("too_large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415)
     REQUEST_TIMEOUT = ("request_timeout", 408)
+    RATE_LIMITED = ("rate_limited", 429)
+    TOO_MANY_CONNECTIONS = ("too_many_connections", 429)
     INTERNAL = ("internal", 500)
     UNAVAILABLE = ("unavailable", 503)
     # Who is asking
@@ -60,13 +62,17 @@ class PulseError(Exception):
         code: which error; gives the HTTP status.
         message: a sentence for a person; holds nothing secret and no text of a message.
         field: the field that the error is about, in a body, a query or a frame.
+        retry_after: when it makes sense to try again, in seconds, if that is known.
     """
 
-    def __init__(self, code: ErrorCode, message: str, *, field: str | None = None) -> None:
+    def __init__(
+        self, code: ErrorCode, message: str, *, field: str | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.field = field
+        self.retry_after = retry_after
 
 
 class LaunchError(Exception):

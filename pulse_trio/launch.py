@@ -23,6 +23,7 @@ from pydantic import SecretStr
 from pulse_trio.app import PulseApp, create_app, postgres_store
 from pulse_trio.errors import LaunchError
 from pulse_trio.settings import Settings, check_secret
+from pulse_trio.store.durability import durable_conninfo
 from pulse_trio.store.embedded import (
     EmbeddedError,
     EmbeddedPostgres,
@@ -96,12 +97,15 @@ def open_app(settings: Settings) -> Iterator[tuple[PulseApp, Database]]:
     with open_database(settings) as database:
         migrate_database(database)
         try:
+            conninfo = database.conninfo
+            if not database.settings.allow_losing_commits:
+                conninfo = durable_conninfo(conninfo)
             lock = ServiceLock(database.conninfo)
             epoch = establish_epoch(database.conninfo)
         except psycopg.Error as error:
             raise LaunchError(_cannot_reach(error)) from None
         try:
-            store = postgres_store(database.settings, database.conninfo, lock, epoch, database.embedded)
+            store = postgres_store(database.settings, conninfo, lock, epoch, database.embedded)
             yield create_app(database.settings, store), database
         finally:
             lock.close()

@@ -41,6 +41,7 @@ class CloseCode(IntEnum):
     REMOVED = 4403
     TOO_SLOW = 4408
     CANNOT_RESUME = 4409
+    FLOODING = 4429
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):

@@ -148,6 +148,74 @@ class Settings(BaseSettings):
         description="Most members of a group.",
     )
 
+    # --- flood limits ---
+    frames_per_second: int = Field(
+        100,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_FRAMES_PER_SECOND",
+        description="Frames a second that a connection may send in the long run; 0 is no limit.",
+    )
+    frames_burst: int = Field(
+        1_000,
+        ge=1,
+        le=10_000_000,
+        validation_alias="PULSE_FRAMES_BURST",
+        description="Frames that a connection may send at once. Beyond it they are refused with `rate_limited`, and "
+        "after so many more it is closed with 4429.",
+    )
+    bytes_per_second: int = Field(
+        262_144,
+        ge=0,
+        le=1_073_741_824,
+        validation_alias="PULSE_BYTES_PER_SECOND",
+        description="Bytes of frames a second that a connection may send in the long run; 0 is no limit.",
+    )
+    bytes_burst: int = Field(
+        1_048_576,
+        ge=1_024,
+        le=1_073_741_824,
+        validation_alias="PULSE_BYTES_BURST",
+        description="Bytes of frames that a connection may send at once, as `PULSE_FRAMES_BURST`; at least "
+        "`PULSE_MAX_FRAME_BYTES`.",
+    )
+    connections_per_user: int = Field(
+        100,
+        ge=0,
+        le=100_000,
+        validation_alias="PULSE_CONNECTIONS_PER_USER",
+        description="WebSocket connections that one user may have open; 0 is no limit.",
+    )
+    login_failures_per_address: int = Field(
+        300,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_LOGIN_FAILURES_PER_ADDRESS",
+        description="Failed logins of one address at once; they are forgotten evenly within an hour. 0 is no limit.",
+    )
+    login_failures_per_account: int = Field(
+        20,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_LOGIN_FAILURES_PER_ACCOUNT",
+        description="Failed logins for one username at once; they are forgotten evenly within an hour. 0 is no limit.",
+    )
+    registrations_per_address: int = Field(
+        300,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_REGISTRATIONS_PER_ADDRESS",
+        description="Registrations from one address at once; they are forgotten evenly within an hour. 0 is no limit.",
+    )
+    trusted_proxies: int = Field(
+        0,
+        ge=0,
+        le=10,
+        validation_alias="PULSE_TRUSTED_PROXIES",
+        description="Proxies of your own before the service; the address of a client is so many entries from the end "
+        "of `X-Forwarded-For`. With 0 it is the peer's, and the header means nothing.",
+    )
+
     # --- passwords ---
     password_min_chars: int = Field(
         8,
@@ -230,6 +298,12 @@ class Settings(BaseSettings):
         le=300,
         validation_alias="PULSE_STATEMENT_TIMEOUT",
         description="How long one SQL statement may take, in seconds.",
+    )
+    allow_losing_commits: bool = Field(
+        False,
+        validation_alias="PULSE_ALLOW_LOSING_COMMITS",
+        description="Start also on a PostgreSQL whose `fsync`, `full_page_writes` or `synchronous_commit` is off: "
+        "a crash or a power cut may then lose messages that were acknowledged.",
     )
 
     # --- operation ---

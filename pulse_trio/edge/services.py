@@ -7,6 +7,7 @@ from quart import current_app
 
 from pulse_trio.clock import Clock
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
+from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
@@ -32,6 +33,7 @@ class Services:
     authenticator: Authenticator
     origins: Origins
     frames: FrameReader
+    limits: Limits
 
 
 def services() -> Services:

@@ -9,6 +9,7 @@ from quart import Blueprint, Response, websocket
 from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity, bearer_token
+from pulse_trio.edge.limits import Flow, Verdict
 from pulse_trio.edge.rest.operation import error_answer
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -53,8 +54,16 @@ async def conversation_socket(conversation_id: str) -> Response | None:
         _check_origin(parts)
         identity = await parts.authenticator.authenticate(_token())
         after_rev = _after()
+        place = parts.limits.connections.hold(identity.user.id)
     except (PulseError, StoreError) as error:
         return _refusal(error)
+    with place:
+        return await _converse(socket, parts, identity, conversation_id, after_rev)
+
+
+async def _converse(
+    socket: Websocket, parts: Services, identity: Identity, conversation_id: str, after_rev: int | None
+) -> Response | None:
     user = identity.user
     key = parse_uuid(conversation_id)
     if key is None:
@@ -111,7 +120,7 @@ class _Connection:
     `scope` is the one that `receive` runs in: its deadline is the end of the token.
     """
 
-    __slots__ = ("_conversation_id", "_expires", "_member", "_parts", "_scope")
+    __slots__ = ("_conversation_id", "_expires", "_flow", "_member", "_parts", "_scope")
 
     def __init__(
         self, parts: Services, conversation_id: UUID, member: Member, scope: trio.CancelScope, identity: Identity
@@ -120,6 +129,7 @@ class _Connection:
         self._conversation_id = conversation_id
         self._member = member
         self._scope = scope
+        self._flow = Flow(parts.settings)
         self._expires = 0.0
         self._lease(identity)
 
@@ -137,14 +147,33 @@ class _Connection:
     async def receive(self) -> None:
         """Takes what the client sends, one frame after the other, until the connection or the token ends.
 
+        Returns when the token has expired, or when the client floods: its member is then closed.
+
         Cancelled: when the client has gone, the member's task has ended, or the token has expired.
         """
         while not self.is_expired():
             data = await websocket.receive()
+            verdict = self._flow.judge(_size(data))
+            if verdict is Verdict.CLOSE:
+                self._member.close(CloseCode.FLOODING, "sending too much; reconnect, and send more slowly")
+                return
+            if verdict is not Verdict.TAKE:
+                if verdict is Verdict.REFUSE_ALOUD:
+                    self._tell_refused(data)
+                continue
             try:
                 await self._handle(self._parts.frames.read(data))
             except FrameError as error:
                 self._member.deliver(encode(error_frame(error, error.client_id)))
+
+    def _tell_refused(self, data: str | bytes | None) -> None:
+        """Tells the client that a frame was refused by its rate, whatever is in it."""
+        try:
+            client_id = getattr(self._parts.frames.read(data), "client_id", None)
+        except FrameError as error:
+            client_id = error.client_id
+        refused = PulseError(ErrorCode.RATE_LIMITED, "Too much at once; wait a second, and send it again more slowly")
+        self._member.deliver(encode(error_frame(refused, client_id)))
 
     async def _handle(self, frame: ClientFrame) -> None:
         hub, member = self._parts.hub, self._member
@@ -194,6 +223,13 @@ class _Transport:
 
     async def close(self, code: int, reason: str) -> None:
         await self._socket.close(code, reason)
+
+
+def _size(data: str | bytes | None) -> int:
+    """Bytes of a message as it came."""
+    if data is None:  # an empty binary one
+        return 0
+    return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
 
 
 def _token() -> str | None:

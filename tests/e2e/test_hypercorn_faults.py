@@ -34,6 +34,7 @@ from tests.support.server import SECRET, Server
 
 ROOT = Path(__file__).resolve().parents[2]
 HYPERCORN = str(Path(sys.executable).with_name("hypercorn"))
+UNLIMITED = {"PULSE_FRAMES_PER_SECOND": "0", "PULSE_BYTES_PER_SECOND": "0"}  # for clients that send megabytes
 
 
 @pytest.fixture
@@ -300,7 +301,7 @@ async def test_compression_is_not_negotiated(server: Server) -> None:
 
 
 async def test_a_client_that_does_not_read_is_cut_and_nobody_else_notices(start_server: Callable[..., Server]) -> None:
-    server = start_server(PULSE_WRITE_TIMEOUT="2", PULSE_OUTBOX_BYTES="262144")
+    server = start_server(PULSE_WRITE_TIMEOUT="2", PULSE_OUTBOX_BYTES="262144", **UNLIMITED)
     with trio.fail_after(120):
         alice, bob, conversation = await _pair(server)
         idle = _sockets(server.process.pid)
@@ -338,7 +339,7 @@ async def test_a_client_that_does_not_read_is_cut_and_nobody_else_notices(start_
 
 
 async def test_a_client_that_does_not_read_does_not_hold_up_the_end(start_server: Callable[..., Server]) -> None:
-    server = start_server(PULSE_WRITE_TIMEOUT="300", PULSE_OUTBOX_BYTES="67108864")
+    server = start_server(PULSE_WRITE_TIMEOUT="300", PULSE_OUTBOX_BYTES="67108864", **UNLIMITED)
     with trio.fail_after(120):
         alice, bob, conversation = await _pair(server)
         text = json.dumps({"type": "message", "content": "\U0001f600" * 4_000}, ensure_ascii=False)

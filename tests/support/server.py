@@ -22,7 +22,8 @@ def environment(**settings: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("PULSE_") and name not in ours | slows_the_start
     }
-    return {**kept, **settings}
+    # The clusters of the tests have fsync off.
+    return {**kept, "PULSE_ALLOW_LOSING_COMMITS": "true", **settings}
 
 
 class Server:

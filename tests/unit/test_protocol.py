@@ -216,6 +216,7 @@ def test_close_codes_are_those_of_the_documents() -> None:
         "REMOVED": 4403,
         "TOO_SLOW": 4408,
         "CANNOT_RESUME": 4409,
+        "FLOODING": 4429,
     }
 
 

@@ -5,12 +5,13 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Meta
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
+from pulse_trio.edge.limits import client_address
 from pulse_trio.edge.rest.operation import PageQuery, answer, current_user, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.store.base import User, UsernameTaken
+from pulse_trio.store.base import StoreError, User, UsernameTaken
 from pulse_trio.texts import USERNAME_MAX_CHARS, username_problem
 
 PASSWORD_MAX_CHARS: Final = 256  # a passphrase fits; a megabyte to hash does not
@@ -87,7 +88,7 @@ def user_body(user: User) -> UserBody:
     tags=("accounts",),
     body=Registration,
     responses={201: UserBody},
-    errors=(ErrorCode.USERNAME_TAKEN, ErrorCode.LOGIN_DISABLED),
+    errors=(ErrorCode.USERNAME_TAKEN, ErrorCode.LOGIN_DISABLED, ErrorCode.RATE_LIMITED),
     public=True,
 )
 async def register(body: Registration) -> Response:
@@ -101,6 +102,7 @@ async def register(body: Registration) -> Response:
     least = parts.settings.password_min_chars
     if len(body.password) < least:
         raise PulseError(ErrorCode.INVALID_FIELD, f"`password` must have at least {least} characters", field="password")
+    parts.limits.registrations.start(_address())
     user = User(parts.ids(), body.username)
     password_hash = await parts.passwords.hash(body.password)
     try:
@@ -116,7 +118,7 @@ async def register(body: Registration) -> Response:
     tags=("accounts",),
     body=Login,
     responses={200: TokenBody},
-    errors=(ErrorCode.INVALID_CREDENTIALS, ErrorCode.LOGIN_DISABLED),
+    errors=(ErrorCode.INVALID_CREDENTIALS, ErrorCode.LOGIN_DISABLED, ErrorCode.RATE_LIMITED),
     public=True,
 )
 async def login(body: Login) -> Response:
@@ -124,12 +126,18 @@ async def login(body: Login) -> Response:
     parts = services()
     if not parts.tokens.can_issue:
         raise PulseError(ErrorCode.LOGIN_DISABLED, "Tokens come from this server's identity provider")
-    account = await parts.store.find_account(body.username)
+    attempt = parts.limits.logins.start(_address(), body.username)
+    try:
+        account = await parts.store.find_account(body.username)
+    except StoreError:
+        attempt.forgive()
+        raise
     stored = None if account is None else account.password_hash
     # The same work and the same answer, whether the user exists or not.
     is_right = await parts.passwords.check(stored, body.password)
     if account is None or stored is None or not is_right:
         raise PulseError(ErrorCode.INVALID_CREDENTIALS, "Wrong username or password")
+    attempt.forgive()
     if parts.passwords.is_outdated(stored):
         password_hash = await parts.passwords.hash(body.password)
         await parts.store.set_password_hash(account.user.id, password_hash, old_hash=stored)
@@ -149,3 +157,10 @@ async def search_users(query: UserQuery) -> Response:
     """Find people by the beginning of their username."""
     users, total = await services().store.search_users(query.query, limit=query.limit, offset=query.offset)
     return answer(UserList([user_body(user) for user in users], total, query.limit, query.offset))
+
+
+def _address() -> str:
+    """Where the request comes from, for limits."""
+    peer = request.scope.get("client")
+    forwarded = request.headers.getlist("X-Forwarded-For")
+    return client_address(None if peer is None else peer[0], forwarded, services().settings.trusted_proxies)

@@ -53,11 +53,16 @@ _SUMMARIES: Final = {
     415: "The body is not JSON",
     422: "A field is not as it should be",
     500: "A fault of the service",
+    429: "Too many attempts; try again later",
     503: "Try again in a moment",
+}
+_RETRY_AFTER: Final = {
+    "Retry-After": {"description": "Seconds to wait before trying again", "schema": {"type": "string"}}
 }
 _HEADERS: Final = {
     401: {"WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}}},
-    503: {"Retry-After": {"description": "Seconds to wait before trying again", "schema": {"type": "string"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
 }
 
 
@@ -260,6 +265,7 @@ async def _finish(response: Response) -> Response:
     origin = request.headers.get("Origin")
     if origin is not None and services().origins.is_listed(origin):
         headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = "Retry-After"
         if request.method == "OPTIONS":
             headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE"
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"

@@ -1,5 +1,6 @@
 """How a REST operation is declared: what it takes and answers, read and documented from one place."""
 
+import math
 import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -151,8 +152,9 @@ def error_answer(error: PulseError) -> Response:
     response = answer(ErrorBody(error.code.code, error.message, error.field or UNSET), error.code.status)
     if error.code.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
-    if error.code is ErrorCode.UNAVAILABLE:
-        response.headers["Retry-After"] = "1"
+    retry_after = 1.0 if error.code is ErrorCode.UNAVAILABLE else error.retry_after
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(math.ceil(retry_after))
     return response
 
 

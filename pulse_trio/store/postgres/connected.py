@@ -29,7 +29,12 @@ class Connected:
         """A connection, with errors of the driver told as this contract's."""
         try:
             async with self._pool.connection() as connection:
-                yield connection
+                try:
+                    yield connection
+                except pg.ReadOnlySqlTransaction:
+                    # A session keeps the default that it found; a new one sees whether the database still is.
+                    connection.abort()
+                    raise
         except (pg.DataError, pg.IntegrityError, pg.ProgramLimitExceeded, UnicodeEncodeError) as error:
             raise StoreRefused(type(error).__name__) from error
         except (psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:

@@ -1,0 +1,328 @@
+"""Flood limits: token buckets on Trio's clock, for frames, connections, logins and registrations.
+
+A bucket holds up to `burst` tokens and gains `rate` of them a second; what is done takes tokens, and what finds none
+is refused. Everything is in this process's memory and bounded; a restart forgets it.
+"""
+
+import hashlib
+import ipaddress
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from enum import Enum
+from typing import Final
+from uuid import UUID
+
+import trio
+
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.settings import Settings
+from pulse_trio.texts import username_key
+
+BUCKETS: Final = 65_536  # of one kind; an entry has some 200 bytes
+HOUR: Final = 3_600.0
+ERROR_INTERVAL: Final = 1.0  # seconds between `rate_limited` errors of one connection, or they would be a flood
+
+
+class TokenBucket:
+    """Up to `burst` tokens, full at first, and `rate` more a second; a rate of 0 is no limit."""
+
+    __slots__ = ("_burst", "_level", "_rate", "_since")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._level = burst
+        self._since = trio.current_time()
+
+    def _refill(self) -> float:
+        now = trio.current_time()
+        self._level = min(self._burst, self._level + (now - self._since) * self._rate)
+        self._since = now
+        return self._level
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing of it is used."""
+        return not self._rate or self._refill() >= self._burst
+
+    def has(self, tokens: float = 1) -> bool:
+        """Whether there are so many tokens."""
+        return not self._rate or self._refill() >= tokens
+
+    def take(self, tokens: float = 1) -> bool:
+        """Takes so many tokens, or none if there are not enough; whether it did."""
+        if not self._rate:
+            return True
+        if self._refill() < tokens:
+            return False
+        self._level -= tokens
+        return True
+
+    def give_back(self, tokens: float = 1) -> None:
+        """Puts tokens back that were taken for nothing."""
+        self._level = min(self._burst, self._refill() + tokens)
+
+    def wait(self, tokens: float = 1) -> float:
+        """Seconds until there are so many tokens, if nobody takes any; infinite if there never are."""
+        missing = tokens - self._refill()
+        if not self._rate or missing <= 0:
+            return 0.0
+        return missing / self._rate if tokens <= self._burst else math.inf
+
+
+class Buckets:
+    """A bucket for each key, as far as it is not full: a key that is not here has a full one.
+
+    It holds `entries` at most. Beyond that it forgets the one that was used longest ago, so that many keys do not
+    cost memory; whoever wants a bucket of their own forgotten has to fill all others first.
+    """
+
+    __slots__ = ("_burst", "_entries", "_found", "_rate")
+
+    def __init__(self, rate: float, burst: float, entries: int = BUCKETS) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._entries = entries
+        self._found: dict[str, tuple[TokenBucket, float]] = {}  # with the time of last use, the earliest first
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def take(self, key: str) -> bool:
+        """Takes a token from the key's bucket, if there is one; whether it did."""
+        if not self._rate:
+            return True
+        now = trio.current_time()
+        known = self._found.pop(key) if key in self._found else None
+        bucket = TokenBucket(self._rate, self._burst) if known is None else known[0]
+        self._found[key] = bucket, now
+        self._forget(now)
+        return bucket.take()
+
+    def give_back(self, key: str) -> None:
+        """Puts back a token that was taken for nothing."""
+        if key in self._found:
+            bucket, _ = self._found[key]
+            bucket.give_back()
+            if bucket.is_full:
+                del self._found[key]
+
+    def has(self, key: str) -> bool:
+        """Whether the key's bucket has a token."""
+        return key not in self._found or self._found[key][0].has()
+
+    def wait(self, key: str) -> float:
+        """Seconds until the key's bucket has a token."""
+        return self._found[key][0].wait() if key in self._found else 0.0
+
+    def _forget(self, now: float) -> None:
+        """Forgets the buckets that are full again, and the oldest if there are too many."""
+        refilled = now - self._burst / self._rate
+        while self._found:
+            key, (_, used) = next(iter(self._found.items()))
+            if used > refilled and len(self._found) <= self._entries:
+                return
+            del self._found[key]
+
+
+class Verdict(Enum):
+    """What becomes of a frame."""
+
+    TAKE = 1
+    REFUSE_ALOUD = 2  # and say so
+    REFUSE = 3  # it was said less than a second ago
+    CLOSE = 4
+
+
+class Flow:
+    """What one connection sends: so many frames and bytes a second, and bursts.
+
+    What is over is refused. Once a further burst has been refused without a pause in which the buckets fill up
+    again, the connection is to be closed.
+    """
+
+    __slots__ = ("_buckets", "_bursts", "_refused", "_told")
+
+    def __init__(self, settings: Settings) -> None:
+        # A frame of the largest size must pass, or it would be refused for ever.
+        bytes_burst = max(settings.bytes_burst, settings.max_frame_bytes)
+        self._buckets = (
+            TokenBucket(settings.frames_per_second, settings.frames_burst),
+            TokenBucket(settings.bytes_per_second, bytes_burst),
+        )
+        self._bursts = (settings.frames_burst, bytes_burst)
+        self._refused = [0, 0]  # frames and bytes since the buckets were full
+        self._told = -math.inf
+
+    def judge(self, size: int) -> Verdict:
+        """Counts a frame of `size` bytes, and says what to do with it."""
+        costs = (1, size)
+        if self._refused[0] and all(bucket.is_full for bucket in self._buckets):
+            self._refused = [0, 0]
+        if all(bucket.has(cost) for bucket, cost in zip(self._buckets, costs, strict=True)):
+            for bucket, cost in zip(self._buckets, costs, strict=True):
+                bucket.take(cost)
+            return Verdict.TAKE
+        self._refused = [refused + cost for refused, cost in zip(self._refused, costs, strict=True)]
+        if any(refused > burst for refused, burst in zip(self._refused, self._bursts, strict=True)):
+            return Verdict.CLOSE
+        now = trio.current_time()
+        if now - self._told < ERROR_INTERVAL:
+            return Verdict.REFUSE
+        self._told = now
+        return Verdict.REFUSE_ALOUD
+
+
+class Connections:
+    """Counts the connections of each user; at most `most` of one, 0 is no limit."""
+
+    __slots__ = ("_most", "_open")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: dict[UUID, int] = {}
+
+    def count(self, user_id: UUID) -> int:
+        """How many the user has."""
+        return self._open.get(user_id, 0)
+
+    def hold(self, user_id: UUID) -> AbstractContextManager[None]:
+        """A place for one connection, taken when the context is entered and given up when it is left.
+
+        Raises:
+            PulseError: the user has as many as there may be (raised by the call, before any context).
+        """
+        if self._most and self.count(user_id) >= self._most:
+            message = f"You have {self._most} connections open, which is the most; close one first"
+            raise PulseError(ErrorCode.TOO_MANY_CONNECTIONS, message, retry_after=ERROR_INTERVAL)
+        return self._held(user_id)
+
+    @contextmanager
+    def _held(self, user_id: UUID) -> Iterator[None]:
+        self._open[user_id] = self.count(user_id) + 1
+        try:
+            yield
+        finally:
+            self._open[user_id] -= 1
+            if not self._open[user_id]:
+                del self._open[user_id]
+
+
+class LoginAttempt:
+    """An attempt that was let through. It counts as failed unless it is forgiven."""
+
+    __slots__ = ("_failures",)
+
+    def __init__(self, failures: list[tuple[Buckets, str]]) -> None:
+        self._failures = failures
+
+    def forgive(self) -> None:
+        """The password was right, or nobody could tell: the attempt counts for nothing."""
+        for buckets, key in self._failures:
+            buckets.give_back(key)
+        self._failures = []
+
+
+class Logins:
+    """Failed logins of an address and of an account; both fill up again within an hour.
+
+    Only what failed counts, as many people may share an address. It counts from its beginning, so that many
+    attempts at once do not get past. An account that somebody guesses at is still open to an address with no failed
+    login in the last hour: one guess each is what that gives an attacker with many addresses, while locking an
+    account would let anybody keep its user out. Names without an account count in the same way, and say nothing.
+    """
+
+    __slots__ = ("_accounts", "_addresses", "_strangers")
+
+    def __init__(self, per_address: int, per_account: int) -> None:
+        self._addresses = Buckets(per_address / HOUR, per_address)
+        self._accounts = Buckets(per_account / HOUR, per_account)
+        self._strangers = Buckets(1 / HOUR, 1)  # who has not failed of late has a token here
+
+    def start(self, address: str, username: str) -> LoginAttempt:
+        """Counts an attempt, before anything is looked up or hashed for it.
+
+        Raises:
+            PulseError: too many have failed; says when to try again.
+        """
+        account = _digest(username_key(username))
+        if not self._addresses.take(address):
+            raise _too_many("failed logins", self._addresses.wait(address))
+        taken = [(self._addresses, address)]
+        if self._accounts.take(account):
+            taken.append((self._accounts, account))
+            if self._strangers.take(address):
+                taken.append((self._strangers, address))
+        elif self._strangers.take(address):
+            taken.append((self._strangers, address))
+        else:
+            self._addresses.give_back(address)
+            raise _too_many("failed logins", min(self._accounts.wait(account), self._strangers.wait(address)))
+        return LoginAttempt(taken)
+
+
+class Registrations:
+    """Registrations of an address in an hour, whatever becomes of them: each costs a password hash."""
+
+    __slots__ = ("_addresses",)
+
+    def __init__(self, per_address: int) -> None:
+        self._addresses = Buckets(per_address / HOUR, per_address)
+
+    def start(self, address: str) -> None:
+        """Counts a registration.
+
+        Raises:
+            PulseError: there were too many; says when to try again.
+        """
+        if not self._addresses.take(address):
+            raise _too_many("registrations", self._addresses.wait(address))
+
+
+class Limits:
+    """All limits of a running service."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.connections = Connections(settings.connections_per_user)
+        self.logins = Logins(settings.login_failures_per_address, settings.login_failures_per_account)
+        self.registrations = Registrations(settings.registrations_per_address)
+
+
+def client_address(peer: str | None, forwarded: Sequence[str], trusted_proxies: int) -> str:
+    """Who asks, as a key for limits; of IPv6 the network, as one client has all of a /64.
+
+    Args:
+        peer: the address at the other end of the connection, if it has one.
+        forwarded: the `X-Forwarded-For` headers, in the order they came.
+        trusted_proxies: how many proxies of one's own stand before the service. Each adds the address that it was
+            called from at the end, so the client is so many entries from there; what stands before is the client's
+            own invention.
+    """
+    hops = [hop.strip() for line in forwarded for hop in line.split(",")]
+    # With fewer entries than proxies all were written by proxies: the first is the farthest that is known.
+    hop = hops[-min(trusted_proxies, len(hops))] if trusted_proxies and hops else ""
+    for text in (hop, peer or ""):
+        host = text[1:].partition("]")[0] if text.startswith("[") else text
+        if host.count(":") == 1:
+            host = host.partition(":")[0]
+        try:
+            found = ipaddress.ip_address(host)
+        except ValueError:
+            continue
+        if isinstance(found, ipaddress.IPv4Address):
+            return str(found)
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ipaddress.IPv6Address(int(found) >> 64 << 64)) + "/64"
+    return "unknown"
+
+
+def _too_many(what: str, seconds: float) -> PulseError:
+    wait = max(1, math.ceil(seconds))
+    return PulseError(ErrorCode.RATE_LIMITED, f"Too many {what}; try again in {wait} seconds", retry_after=float(wait))
+
+
+def _digest(text: str) -> str:
+    """A key of a bounded size for a text of any."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,102 @@
+"""What the service asks of PostgreSQL before it acknowledges anything."""
+
+import os
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pulse_trio.errors import LaunchError
+from pulse_trio.store.durability import durable_conninfo
+from tests.support.cluster import Cluster
+
+
+@pytest.fixture
+def lasting(own_cluster: Cluster) -> Cluster:
+    """A cluster that keeps what it commits."""
+    change(own_cluster, fsync="on")
+    return own_cluster
+
+
+@pytest.fixture(autouse=True)
+def no_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PGOPTIONS", raising=False)
+
+
+def change(cluster: Cluster, **settings: str) -> None:
+    """Starts the cluster again with these settings; the command line, where fsync stands, goes before all else."""
+    cluster.stop()
+    cluster.server._options.update(settings)
+    cluster.start()
+
+
+def shown(conninfo: str, name: str) -> str:
+    """A setting as a session sees it."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def test_a_server_without_fsync_is_refused_by_that_name(own_cluster: Cluster) -> None:
+    with pytest.raises(LaunchError) as refused:
+        durable_conninfo(own_cluster.conninfo)
+    message = str(refused.value)
+    assert "its fsync is off" in message
+    assert "full_page_writes" not in message
+    assert "PULSE_ALLOW_LOSING_COMMITS" in message
+    assert "\n" not in message
+
+
+def test_a_server_without_full_page_writes_is_refused_until_they_are_on(lasting: Cluster) -> None:
+    change(lasting, full_page_writes="off")
+    with pytest.raises(LaunchError, match="its full_page_writes is off"):
+        durable_conninfo(lasting.conninfo)
+    change(lasting, fsync="off")
+    with pytest.raises(LaunchError, match="its fsync and full_page_writes are off"):
+        durable_conninfo(lasting.conninfo)
+    change(lasting, fsync="on", full_page_writes="on")
+    durable_conninfo(lasting.conninfo)
+
+
+@pytest.fixture
+def switch(lasting: Cluster) -> Iterator[psycopg.Connection]:
+    """A session that changes defaults."""
+    with psycopg.connect(lasting.conninfo, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize(
+    ("default", "held"),
+    [
+        ("off", "on"),
+        ("on", "on"),
+        ("local", "local"),
+        ("remote_write", "remote_write"),
+        ("remote_apply", "remote_apply"),
+    ],
+)
+@pytest.mark.parametrize("whose", ["DATABASE pulse", "ROLE pulse"])
+def test_sessions_wait_for_the_disk_whatever_the_default_is_or_becomes(
+    lasting: Cluster, switch: psycopg.Connection, whose: str, default: str, held: str
+) -> None:
+    switch.execute(f"ALTER {whose} SET synchronous_commit = {default}")
+    assert shown(lasting.conninfo, "synchronous_commit") == default
+    conninfo = durable_conninfo(lasting.conninfo)
+    assert shown(conninfo, "synchronous_commit") == held
+    switch.execute(f"ALTER {whose} SET synchronous_commit = off")
+    assert shown(conninfo, "synchronous_commit") == held
+
+
+@pytest.mark.parametrize("place", ["conninfo", "environment"])
+def test_options_that_were_given_stay(lasting: Cluster, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    options = "-c work_mem=5MB -c synchronous_commit=off"
+    if place == "conninfo":
+        conninfo = durable_conninfo(make_conninfo(lasting.conninfo, options=options))
+    else:
+        monkeypatch.setitem(os.environ, "PGOPTIONS", options)
+        conninfo = durable_conninfo(lasting.conninfo)
+    assert shown(conninfo, "work_mem") == "5MB"
+    assert shown(conninfo, "synchronous_commit") == "on"
+    assert conninfo_to_dict(conninfo)["host"] == lasting.socket_folder
