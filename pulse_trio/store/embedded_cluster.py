@@ -16,6 +16,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -126,8 +127,9 @@ def make_base(base: Path, account: OsAccount) -> None:
     try:
         missing = [folder for folder in (*reversed(base.parents), base) if not folder.exists()]
         for folder in missing:
-            folder.mkdir(mode=mode)
-            folder.chmod(mode)  # whatever the umask
+            with suppress(FileExistsError):  # another start may make it at the same time
+                folder.mkdir(mode=mode)
+                folder.chmod(mode)  # whatever the umask
         owner = base.stat().st_uid
         if owner != os.geteuid():
             raise EmbeddedError(

@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from types import FrameType
 
 import psycopg
@@ -26,6 +28,7 @@ from pulse_trio.store.embedded import (
     find_binaries,
     running_conninfo,
 )
+from pulse_trio.store.embedded_cluster import make_base, postgres_account
 from tests.support.cluster import traversable_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -387,6 +390,22 @@ def test_of_two_first_starts_at_a_time_one_runs(base: Path) -> None:
     conninfo = winner.stdout.readline().strip()
     keep(conninfo, 1)
     assert rows(conninfo) == [1]
+
+
+def test_of_two_that_make_the_data_folder_at_a_time_none_fails(base: Path) -> None:
+    account = postgres_account()
+    with ThreadPoolExecutor(2) as pool:
+        for number in range(300):
+            at_once = Barrier(2)
+
+            def make(folder: Path, at_once: Barrier = at_once) -> None:
+                at_once.wait(30)
+                make_base(folder, account)
+
+            folder = base / str(number) / "a" / "b" / "c"
+            for made in [pool.submit(make, folder) for _ in range(2)]:
+                made.result(30)
+            assert folder.is_dir()
 
 
 def test_leftover_of_an_initdb_is_removed(base: Path) -> None:
