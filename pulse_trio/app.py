@@ -19,7 +19,7 @@ from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.rest import api
 from pulse_trio.edge.services import Services, set_services
 from pulse_trio.edge.socket import sockets
-from pulse_trio.errors import LaunchError
+from pulse_trio.errors import LaunchError, leaves
 from pulse_trio.ids import IdSource
 from pulse_trio.protocol import FrameReader
 from pulse_trio.rooms.hub import Hub
@@ -175,7 +175,7 @@ class _Lifespan:
                 await receive()  # lifespan.shutdown
                 await parts.hub.drain()
         except* LaunchError as group:
-            for error in _leaves(group):
+            for error in leaves(group):
                 log.critical("the service stops", reason=str(error))
             # Hypercorn would note an Exception and go on serving without the service (its lifespan is optional).
             raise SystemExit(EXIT_FAILED) from None
@@ -183,10 +183,3 @@ class _Lifespan:
             log.critical("the service failed", exc_info=group)
             raise SystemExit(EXIT_FAILED) from None
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

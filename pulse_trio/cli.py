@@ -16,7 +16,7 @@ from pulse_trio.clock import utc_now
 from pulse_trio.edge import hypercorn
 from pulse_trio.edge.auth import Passwords, Tokens
 from pulse_trio.edge.rest.accounts import PASSWORD_MAX_CHARS
-from pulse_trio.errors import LaunchError, PulseError
+from pulse_trio.errors import LaunchError, PulseError, leaves
 from pulse_trio.ids import IdSource
 from pulse_trio.launch import (
     Database,
@@ -170,10 +170,7 @@ def _one_line() -> Iterator[None]:
         known, others = group.split((LaunchError, PulseError, StoreError, psycopg.Error))
         if others is not None or known is None:
             raise
-        error: BaseException = known
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise exit_with(LaunchError(str(error))) from None
+        raise exit_with(LaunchError(str(leaves(known)[0]))) from None
     except (LaunchError, PulseError, StoreError, psycopg.Error) as error:
         raise exit_with(LaunchError(str(error))) from None
 

@@ -38,6 +38,11 @@ def text_problem(text: str) -> str | None:
     return None
 
 
+def utf8_size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def username_key(username: str) -> str:
     """What makes a username unique: two that differ only in case or in form are one."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())

@@ -42,9 +42,10 @@ from wsproto.handshake import WEBSOCKET_VERSION
 
 from pulse_trio.edge.rest.operation import ErrorBody
 from pulse_trio.edge.services import services
-from pulse_trio.errors import ErrorCode, LaunchError, PulseError
+from pulse_trio.errors import ErrorCode, LaunchError, PulseError, leaves
 from pulse_trio.protocol import CloseCode
 from pulse_trio.settings import Settings
+from pulse_trio.texts import utf8_size
 
 KNOWN_VERSIONS: Final = ("0.18.0",)
 KEY_BYTES: Final = 16  # RFC 6455, section 4.1, item 7
@@ -193,7 +194,7 @@ class GuardedServer(TCPServer):
         try:
             await super().run()
         except* Exception as group:
-            log.warning("a connection failed", errors=[repr(error) for error in _leaves(group)])
+            log.warning("a connection failed", errors=[repr(error) for error in leaves(group)])
 
     async def protocol_send(self, event: ConnectionEvent) -> None:
         """As the original, but a peer that does not read is cut off after `write_timeout` seconds.
@@ -299,8 +300,7 @@ class ByteBuffer(ws_stream.WebsocketBuffer):
     def extend(self, event: Message[Any]) -> None:
         """Adds a fragment. Raises FrameTooLargeError, and keeps nothing of it."""
         data = event.data
-        size = len(data.encode()) if isinstance(event, TextMessage) and not data.isascii() else len(data)
-        self.length += size
+        self.length += utf8_size(data) if isinstance(event, TextMessage) else len(data)
         if self.length > self.max_length:
             raise ws_stream.FrameTooLargeError
         length, self.length = self.length, 0  # the original adds characters to it, and checks that
@@ -460,10 +460,3 @@ class GuardedStream(ws_stream.WSStream):
                     await self._send_wsproto_event(CloseConnection(code=event.code, reason=event.reason))
                 await self.send(StreamClosed(stream_id=self.stream_id))
                 return
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> list[Exception]:
-    found: list[Exception] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

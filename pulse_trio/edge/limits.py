@@ -249,17 +249,12 @@ class Logins:
         account = _digest(username_key(username))
         if not self._addresses.take(address):
             raise _too_many("failed logins", self._addresses.wait(address))
-        taken = [(self._addresses, address)]
-        if self._accounts.take(account):
-            taken.append((self._accounts, account))
-            if self._strangers.take(address):
-                taken.append((self._strangers, address))
-        elif self._strangers.take(address):
-            taken.append((self._strangers, address))
-        else:
+        asked = ((self._accounts, account), (self._strangers, address))
+        taken = [(buckets, key) for buckets, key in asked if buckets.take(key)]
+        if not taken:
             self._addresses.give_back(address)
-            raise _too_many("failed logins", min(self._accounts.wait(account), self._strangers.wait(address)))
-        return LoginAttempt(taken)
+            raise _too_many("failed logins", min(buckets.wait(key) for buckets, key in asked))
+        return LoginAttempt([(self._addresses, address), *taken])
 
 
 class Registrations:

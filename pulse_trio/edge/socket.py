@@ -10,7 +10,7 @@ from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity, bearer_token
 from pulse_trio.edge.limits import Flow, Verdict
-from pulse_trio.edge.rest.operation import error_answer
+from pulse_trio.edge.rest.operation import database_away, error_answer
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -33,6 +33,7 @@ from pulse_trio.protocol import (
 )
 from pulse_trio.rooms.member import CLOSE_TIMEOUT, Member
 from pulse_trio.store.base import NotAMember, StoreError
+from pulse_trio.texts import utf8_size
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
 
@@ -197,8 +198,7 @@ class _Connection:
         except PulseError as error:
             self._member.deliver(encode(error_frame(error)))
         except StoreError:
-            away = PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; send the token again in a moment")
-            self._member.deliver(encode(error_frame(away)))
+            self._member.deliver(encode(error_frame(database_away())))
         else:
             self._member.deliver(encode(AuthFrame(expires_in=self._lease(identity))))
 
@@ -229,7 +229,7 @@ def _size(data: str | bytes | None) -> int:
     """Bytes of a message as it came."""
     if data is None:  # an empty binary one
         return 0
-    return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+    return utf8_size(data) if isinstance(data, str) else len(data)
 
 
 def _token() -> str | None:
@@ -268,9 +268,7 @@ def _not_a_member() -> PulseError:
 
 def _refusal(error: PulseError | StoreError) -> Response:
     """The HTTP answer that takes the place of the upgrade."""
-    if isinstance(error, StoreError):
-        error = PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; try again in a moment")
-    response = error_answer(error)
+    response = error_answer(database_away() if isinstance(error, StoreError) else error)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response

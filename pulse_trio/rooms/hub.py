@@ -191,10 +191,10 @@ class Hub:
 
         Cancelled: the message was not taken.
         """
-        room = self._rooms.get(conversation_id)
-        if room is None or member.close_code is not None:
+        room = self._room_of(conversation_id, member)
+        if room is None:
             await trio.lowlevel.checkpoint()
-            return  # the connection is being closed: what it still sends is not answered
+            return
         message = NewMessage(
             id=self._ids(),
             conversation_id=conversation_id,
@@ -210,8 +210,8 @@ class Hub:
 
         Cancelled: it was not taken.
         """
-        room = self._rooms.get(conversation_id)
-        if room is None or member.close_code is not None:
+        room = self._room_of(conversation_id, member)
+        if room is None:
             await trio.lowlevel.checkpoint()
             return
         content = frame.content if isinstance(frame, EditMessage) else None
@@ -232,6 +232,10 @@ class Hub:
             return await room.revise(self._revision(conversation_id, message_id, actor, content))
         finally:
             room.unhold()
+
+    def _room_of(self, conversation_id: UUID, member: Member) -> Room | None:
+        """The member's room; None if its connection is being closed: what it still sends is not answered."""
+        return self._rooms.get(conversation_id) if member.close_code is None else None
 
     def _revision(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
         return Revision(

@@ -38,7 +38,7 @@ _REFUSAL_ANSWERS: Final = {
         "Only its sender may edit a message; the owner, too, may delete it",
     ),
 }
-_REFUSALS: Final = (NotAMember, NoSuchMessage, NotYourMessage)
+_REFUSALS: Final = tuple(_REFUSAL_ANSWERS)
 
 log = structlog.get_logger(__name__)
 
@@ -244,8 +244,7 @@ class Writer:
         stored: list[Stored] = []
         for submission, row in zip(batch, rows, strict=True):
             if row is None:
-                error = PulseError(ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation")
-                submission.sender.refuse(error, submission.client_id)
+                submission.sender.refuse(PulseError(*_REFUSAL_ANSWERS[NotAMember]), submission.client_id)
             else:
                 stored.append((submission, row))
         if stored:

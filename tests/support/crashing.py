@@ -5,7 +5,6 @@ that behave as no handler should, in a Hypercorn with one more fault.
 """
 
 import multiprocessing
-import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -21,6 +20,7 @@ from pulse_trio.edge.hypercorn import install
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Message, NewMessage
 from pulse_trio.store.memory import MemoryStore
+from tests.support.signals import signalled
 
 BREAK_ROOM = "break this room"
 BREAK_SERVICE = "break the service"
@@ -55,12 +55,6 @@ class FaultyStream(HTTPStream):
         await super().handle(event)
 
 
-async def _signalled() -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            return
-
-
 @asynccontextmanager
 async def _open_store() -> AsyncIterator[CrashingStore]:
     store = CrashingStore()
@@ -79,7 +73,7 @@ def make_app() -> PulseApp:
     """The app. Hypercorn is changed for the rest of this process."""
     settings = Settings.load()
     logs.configure(settings)
-    install(settings, stop=None if multiprocessing.parent_process() else _signalled)
+    install(settings, stop=None if multiprocessing.parent_process() else signalled)
     hypercorn.protocol.h11.HTTPStream = FaultyStream  # type: ignore[misc]
     app = create_app(settings, _open_store)
     app.add_websocket(FLOOD_PATH, view_func=_flood)

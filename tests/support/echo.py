@@ -3,11 +3,9 @@
 It is the product's app, with the same remedies in Hypercorn, and one route more that exists only here.
 """
 
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import trio
 from quart import websocket
 
 from pulse_trio import logs
@@ -15,17 +13,12 @@ from pulse_trio.app import PulseApp, create_app
 from pulse_trio.edge.hypercorn import install
 from pulse_trio.settings import Settings
 from pulse_trio.store.memory import MemoryStore
+from tests.support.signals import signalled
 
 
 @asynccontextmanager
 async def _open_store() -> AsyncIterator[MemoryStore]:
     yield MemoryStore()
-
-
-async def _signalled() -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            return
 
 
 async def _echo() -> None:
@@ -40,7 +33,7 @@ def make_app() -> PulseApp:
     """The app. Hypercorn is changed for the rest of this process."""
     settings = Settings.load()
     logs.configure(settings)
-    install(settings, stop=_signalled)
+    install(settings, stop=signalled)
     app = create_app(settings, _open_store)
     app.add_websocket("/", view_func=_echo)
     return app

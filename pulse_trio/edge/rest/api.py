@@ -19,7 +19,7 @@ from pulse_trio.edge.rest.accounts import accounts
 from pulse_trio.edge.rest.conversations import conversations
 from pulse_trio.edge.rest.documents import documents
 from pulse_trio.edge.rest.messages import messages
-from pulse_trio.edge.rest.operation import EXAMPLE_ID, error_answer
+from pulse_trio.edge.rest.operation import EXAMPLE_ID, database_away, error_answer
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import StoreError
@@ -231,7 +231,7 @@ async def _pulse_error(error: PulseError) -> Response:
 
 async def _store_error(error: StoreError) -> Response:
     log.warning("the store failed", reason=str(error), error=type(error).__name__)
-    return error_answer(PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; try again in a moment"))
+    return error_answer(database_away())
 
 
 async def _http_error(error: HTTPException) -> Response:

@@ -14,6 +14,7 @@ from quart import Blueprint, Response
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.messages import MessageBody, message_body
 from pulse_trio.edge.rest.operation import EXAMPLE_ID, PageQuery, Time, answer, current_user, empty, operation
+from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -300,23 +301,6 @@ def conversation_body(conversation: Conversation) -> ConversationBody:
         last_rev=conversation.head.last_rev,
         epoch=services().store.epoch,
     )
-
-
-def conversation_key(text: str) -> UUID:
-    """The id of a conversation in a path.
-
-    Raises:
-        PulseError: it is not an id; the same answer as for one that does not exist.
-    """
-    key = parse_uuid(text)
-    if key is None:
-        raise no_conversation()
-    return key
-
-
-def no_conversation() -> PulseError:
-    """What everybody is told who is not in a conversation, whether it exists or not."""
-    return PulseError(ErrorCode.NOT_FOUND, "There is no such conversation")
 
 
 @contextmanager

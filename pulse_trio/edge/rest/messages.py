@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
 from pulse_trio.edge.rest.operation import PageQuery, Time, answer, current_user, empty, operation
+from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -102,10 +103,8 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
             "`offset` does not go together with `before_seq` or `after_seq`",
             field="offset",
         )
-    key = parse_uuid(conversation_id)
+    key = conversation_key(conversation_id)
     try:
-        if key is None:
-            raise NotAMember
         page = await services().store.page_messages(
             key,
             current_user().id,
@@ -115,7 +114,7 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
             after_seq=after_seq,
         )
     except NotAMember:
-        raise PulseError(ErrorCode.NOT_FOUND, "There is no such conversation") from None
+        raise no_conversation() from None
     bodies = [message_body(message) for message in page.messages]
     return answer(MessageList(bodies, page.total, query.limit, query.offset))
 
@@ -153,17 +152,17 @@ async def delete_message(conversation_id: str, message_id: str) -> Response:
 
 async def _revise(conversation_id: str, message_id: str, content: str | None) -> Message:
     """Changes a message through its conversation's room, so that all see it in the same order."""
-    conversation_key, message_key = parse_uuid(conversation_id), parse_uuid(message_id)
+    key, message_key = conversation_key(conversation_id), parse_uuid(message_id)
     parts, user = services(), current_user()
+    # Before the room is opened: nobody opens a conversation that is not theirs.
+    if not await parts.store.is_member(key, user.id):
+        raise no_conversation()
+    if message_key is None:
+        raise PulseError(ErrorCode.NO_SUCH_MESSAGE, "There is no such message in this conversation")
     try:
-        # Before the room is opened: nobody opens a conversation that is not theirs.
-        if conversation_key is None or not await parts.store.is_member(conversation_key, user.id):
-            raise NotAMember
-        if message_key is None:
-            raise PulseError(ErrorCode.NO_SUCH_MESSAGE, "There is no such message in this conversation")
-        return await parts.hub.revise(conversation_key, message_key, user, content)
+        return await parts.hub.revise(key, message_key, user, content)
     except NotAMember:
-        raise PulseError(ErrorCode.NOT_FOUND, "There is no such conversation") from None
+        raise no_conversation() from None
 
 
 def message_body(message: Message) -> MessageBody:

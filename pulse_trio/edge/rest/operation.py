@@ -147,6 +147,11 @@ def empty() -> Response:
     return response
 
 
+def database_away() -> PulseError:
+    """What a client is told when the store failed."""
+    return PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; try again in a moment")
+
+
 def error_answer(error: PulseError) -> Response:
     """The JSON answer for an error."""
     response = answer(ErrorBody(error.code.code, error.message, error.field or UNSET), error.code.status)
