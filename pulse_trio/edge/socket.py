@@ -8,15 +8,14 @@ import trio
 from quart import Blueprint, Response, websocket
 from quart.wrappers import Websocket
 
-from pulse_trio.edge.auth import Identity, bearer_token
+from pulse_trio.edge.auth import Identity
+from pulse_trio.edge.handshake import chosen_subprotocol, identify, not_a_member, refusal, resume_point
 from pulse_trio.edge.limits import Flow, Verdict
-from pulse_trio.edge.rest.operation import database_away, error_answer
+from pulse_trio.edge.rest.operation import database_away
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
-    BEARER_PREFIX,
-    SUBPROTOCOL,
     AuthFrame,
     ClientFrame,
     CloseCode,
@@ -37,8 +36,6 @@ from pulse_trio.texts import utf8_size
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
 
-REV_MOST_DIGITS: Final = 18  # below 2**63, what the database counts to
-
 _PONG: Final = encode(PongFrame())
 
 log = structlog.get_logger(__name__)
@@ -52,31 +49,29 @@ async def conversation_socket(conversation_id: str) -> Response | None:
         parts = services()
         if parts.hub.draining:
             raise PulseError(ErrorCode.UNAVAILABLE, "The server is restarting; reconnect in a moment")
-        _check_origin(parts)
-        identity = await parts.authenticator.authenticate(_token())
-        after_rev = _after()
+        key = parse_uuid(conversation_id)
+        identity = await identify(parts, key)
+        after_rev = resume_point()
         place = parts.limits.connections.hold(identity.user.id)
     except (PulseError, StoreError) as error:
-        return _refusal(error)
+        return refusal(error)
     with place:
-        return await _converse(socket, parts, identity, conversation_id, after_rev)
+        return await _converse(socket, parts, identity, key, after_rev)
 
 
 async def _converse(
-    socket: Websocket, parts: Services, identity: Identity, conversation_id: str, after_rev: int | None
+    socket: Websocket, parts: Services, identity: Identity, key: UUID | None, after_rev: int | None
 ) -> Response | None:
     user = identity.user
-    key = parse_uuid(conversation_id)
     if key is None:
-        return _refusal(_not_a_member())
+        return refusal(not_a_member())
     with parts.hub.joining(key, user.id) as ticket:
         try:
             if not await parts.store.is_member(key, user.id):
-                raise _not_a_member()
+                raise not_a_member()
         except (PulseError, StoreError) as error:
-            return _refusal(error)
-        chosen = SUBPROTOCOL if SUBPROTOCOL in socket.requested_subprotocols else None
-        await socket.accept(subprotocol=chosen)
+            return refusal(error)
+        await socket.accept(subprotocol=chosen_subprotocol())
         scope = trio.CancelScope()
         transport = _Transport(socket)
         try:
@@ -230,45 +225,3 @@ def _size(data: str | bytes | None) -> int:
     if data is None:  # an empty binary one
         return 0
     return utf8_size(data) if isinstance(data, str) else len(data)
-
-
-def _token() -> str | None:
-    """The token, from where a client can put it: a header, a subprotocol entry, or the URL."""
-    token = bearer_token(websocket.headers.get("Authorization"))
-    if token is None:
-        entries = websocket.requested_subprotocols
-        token = next((e.removeprefix(BEARER_PREFIX) for e in entries if e.startswith(BEARER_PREFIX)), None)
-    return websocket.args.get("token") if token is None else token
-
-
-def _after() -> int | None:
-    """Where the client wants to resume: the last rev that it has seen.
-
-    Raises:
-        PulseError: it is not a number.
-    """
-    text = websocket.args.get("after")
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= REV_MOST_DIGITS):
-        raise PulseError(ErrorCode.INVALID_FIELD, "`after` must be a rev: a whole number, 0 or more", field="after")
-    return int(text)
-
-
-def _check_origin(parts: Services) -> None:
-    headers = websocket.headers
-    # A browser sends one. Of several each must be allowed: whoever comes first must not speak for the others.
-    if not all(parts.origins.allows(origin, headers.get("Host")) for origin in headers.getlist("Origin")):
-        raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED, "Pages of this origin may not connect")
-
-
-def _not_a_member() -> PulseError:
-    return PulseError(ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation, or it does not exist")
-
-
-def _refusal(error: PulseError | StoreError) -> Response:
-    """The HTTP answer that takes the place of the upgrade."""
-    response = error_answer(database_away() if isinstance(error, StoreError) else error)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response

@@ -1,0 +1,73 @@
+"""What a WebSocket handshake must show before it is accepted: origin, token, where to resume."""
+
+from typing import Final
+from uuid import UUID
+
+from quart import Response, websocket
+
+from pulse_trio.edge.auth import Identity, bearer_token
+from pulse_trio.edge.rest.operation import database_away, error_answer
+from pulse_trio.edge.services import Services
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.protocol import BEARER_PREFIX, SUBPROTOCOL
+from pulse_trio.store.base import StoreError
+
+REV_MOST_DIGITS: Final = 18  # below 2**63, what the database counts to
+
+
+async def identify(parts: Services, conversation_id: UUID | None) -> Identity:
+    """Whose handshake it is; `conversation_id` is what it asks for, None for a session.
+
+    Raises:
+        PulseError: the origin may not connect, or the token is missing or no good.
+        StoreUnavailable: the user could not be looked up.
+    """
+    _check_origin(parts)
+    return await parts.authenticator.authenticate(_token())
+
+
+def chosen_subprotocol() -> str | None:
+    """The subprotocol that the answer names, if the client offers it; never one that carries a token."""
+    return SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
+
+
+def _token() -> str | None:
+    """The token, from where a client can put it: a header, a subprotocol entry, or the URL."""
+    token = bearer_token(websocket.headers.get("Authorization"))
+    if token is None:
+        entries = websocket.requested_subprotocols
+        token = next((e.removeprefix(BEARER_PREFIX) for e in entries if e.startswith(BEARER_PREFIX)), None)
+    return websocket.args.get("token") if token is None else token
+
+
+def resume_point() -> int | None:
+    """Where the client wants to resume: the last rev that it has seen.
+
+    Raises:
+        PulseError: it is not a number.
+    """
+    text = websocket.args.get("after")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= REV_MOST_DIGITS):
+        raise PulseError(ErrorCode.INVALID_FIELD, "`after` must be a rev: a whole number, 0 or more", field="after")
+    return int(text)
+
+
+def _check_origin(parts: Services) -> None:
+    headers = websocket.headers
+    # A browser sends one. Of several each must be allowed: whoever comes first must not speak for the others.
+    if not all(parts.origins.allows(origin, headers.get("Host")) for origin in headers.getlist("Origin")):
+        raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED, "Pages of this origin may not connect")
+
+
+def not_a_member() -> PulseError:
+    return PulseError(ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation, or it does not exist")
+
+
+def refusal(error: PulseError | StoreError) -> Response:
+    """The HTTP answer that takes the place of the upgrade."""
+    response = error_answer(database_away() if isinstance(error, StoreError) else error)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
