@@ -26,6 +26,8 @@ BEARER_PREFIX: Final = "bearer."
 """A `Sec-WebSocket-Protocol` entry with this before it carries the token; it is never chosen."""
 
 CLIENT_ID_MAX_CHARS: Final = 64
+REV_MOST: Final = 10**18 - 1
+"""Higher than any rev will be, and within what the database counts to."""
 
 
 class CloseCode(IntEnum):
@@ -49,6 +51,9 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 # --- client → server ---------------------------------------------------------------------------
+#
+# `conversation_id` says which one is meant on a session's connection, where it is required; on a
+# conversation's own connection it may be left out.
 
 
 class SendMessage(Frame, frozen=True, tag="message"):
@@ -56,6 +61,7 @@ class SendMessage(Frame, frozen=True, tag="message"):
 
     content: str
     client_id: str | None = None
+    conversation_id: UUID | None = None
 
 
 class EditMessage(Frame, frozen=True, tag="edit"):
@@ -64,6 +70,7 @@ class EditMessage(Frame, frozen=True, tag="edit"):
     message_id: UUID
     content: str
     client_id: str | None = None
+    conversation_id: UUID | None = None
 
 
 class DeleteMessage(Frame, frozen=True, tag="delete"):
@@ -71,10 +78,13 @@ class DeleteMessage(Frame, frozen=True, tag="delete"):
 
     message_id: UUID
     client_id: str | None = None
+    conversation_id: UUID | None = None
 
 
 class SendTyping(Frame, frozen=True, tag="typing"):
     """Tell the others that this user is typing."""
+
+    conversation_id: UUID | None = None
 
 
 class SendPing(Frame, frozen=True, tag="ping"):
@@ -87,9 +97,19 @@ class SendAuth(Frame, frozen=True, tag="auth"):
     token: str
 
 
-ClientFrame: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping | SendPing | SendAuth
+class SendResume(Frame, frozen=True, tag="resume"):
+    """The first frame of a session: go on in these conversations after the rev last seen in each."""
 
-_CLIENT_TYPES: Final = "message, edit, delete, typing, ping, auth"
+    revs: dict[UUID, int]
+    epoch: str | None = None
+
+
+ConversationFrame: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping
+"""What a client sends about one conversation."""
+
+ClientFrame: TypeAlias = ConversationFrame | SendPing | SendAuth | SendResume
+
+_CLIENT_TYPES: Final = "message, edit, delete, typing, ping, auth, resume"
 
 # --- server → client ---------------------------------------------------------------------------
 
@@ -151,12 +171,36 @@ class SystemFrame(Frame, frozen=True, tag="system"):
 
 
 class ErrorFrame(Frame, frozen=True, tag="error"):
-    """A frame of this client was refused, or its message could not be stored."""
+    """A frame of this client was refused, or its message could not be stored.
+
+    `conversation_id`: only on a session's connection, when it concerns one conversation.
+    """
 
     content: str
     code: str
     field: str | UnsetType = UNSET
     client_id: str | UnsetType = UNSET
+    conversation_id: UUID | UnsetType = UNSET
+
+
+class SessionFrame(Frame, frozen=True, tag="session"):
+    """The first frame of a session: whatever is committed from now on will be sent."""
+
+    user_id: UUID
+    username: str
+    epoch: str
+
+
+class ConversationAddedFrame(Frame, frozen=True, tag="conversation_added"):
+    """The user of this session has been added to a conversation; what happens there follows."""
+
+    conversation_id: UUID
+
+
+class ConversationRemovedFrame(Frame, frozen=True, tag="conversation_removed"):
+    """The user of this session is not in this conversation any more; nothing of it follows."""
+
+    conversation_id: UUID
 
 
 class AuthFrame(Frame, frozen=True, tag="auth"):
@@ -178,6 +222,9 @@ ServerFrame: TypeAlias = (
     | ErrorFrame
     | AuthFrame
     | PongFrame
+    | SessionFrame
+    | ConversationAddedFrame
+    | ConversationRemovedFrame
 )
 
 _encoder = msgspec.json.Encoder()
@@ -228,11 +275,11 @@ class FrameReader:
             raise FrameError(ErrorCode.INVALID_JSON, f"Invalid JSON: {error}") from None
         if not isinstance(value, dict):
             raise FrameError(ErrorCode.INVALID_FRAME, "A frame must be a JSON object")
-        client_id = _readable_client_id(value)
         try:
             return self._read_object(value)
         except FrameError as error:
-            error.client_id = client_id
+            error.client_id = _readable_client_id(value)
+            error.conversation_id = _readable_conversation_id(value)
             raise
 
     def _read_object(self, value: dict[str, Any]) -> ClientFrame:
@@ -241,19 +288,32 @@ class FrameReader:
             raise FrameError(ErrorCode.INVALID_FRAME, "`type` must be a string", field="type")
         match kind:
             case "message":
-                return SendMessage(content=self._content(value), client_id=_client_id(value))
+                return SendMessage(
+                    content=self._content(value),
+                    client_id=_client_id(value),
+                    conversation_id=_conversation_id(value),
+                )
             case "edit":
                 return EditMessage(
-                    message_id=_message_id(value), content=self._content(value), client_id=_client_id(value)
+                    message_id=_message_id(value),
+                    content=self._content(value),
+                    client_id=_client_id(value),
+                    conversation_id=_conversation_id(value),
                 )
             case "delete":
-                return DeleteMessage(message_id=_message_id(value), client_id=_client_id(value))
+                return DeleteMessage(
+                    message_id=_message_id(value),
+                    client_id=_client_id(value),
+                    conversation_id=_conversation_id(value),
+                )
             case "typing":
-                return SendTyping()
+                return SendTyping(conversation_id=_conversation_id(value))
             case "ping":
                 return SendPing()
             case "auth":
                 return SendAuth(token=_string(value, "token"))
+            case "resume":
+                return SendResume(revs=_revs(value), epoch=_epoch(value))
         raise FrameError(ErrorCode.UNKNOWN_TYPE, f"Unknown `type`; known are: {_CLIENT_TYPES}", field="type")
 
     def _content(self, value: dict[str, Any]) -> str:
@@ -275,18 +335,23 @@ def content_problem(content: str, max_chars: int) -> tuple[ErrorCode, str] | Non
 
 
 class FrameError(PulseError):
-    """A client's frame was refused; `client_id` is the one the frame carried, when it can be told back."""
+    """A client's frame was refused.
+
+    `client_id` and `conversation_id` are those the frame carried, when they can be told back.
+    """
 
     client_id: str | None = None
+    conversation_id: UUID | None = None
 
 
-def error_frame(error: PulseError, client_id: str | None = None) -> ErrorFrame:
-    """How an error is told over WebSocket."""
+def error_frame(error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> ErrorFrame:
+    """How an error is told over WebSocket; with the conversation only to a session."""
     return ErrorFrame(
         content=error.message,
         code=error.code.code,
         field=UNSET if error.field is None else error.field,
         client_id=UNSET if client_id is None else client_id,
+        conversation_id=UNSET if conversation_id is None else conversation_id,
     )
 
 
@@ -295,6 +360,11 @@ def _readable_client_id(value: dict[str, Any]) -> str | None:
     if isinstance(client_id, str) and len(client_id) <= CLIENT_ID_MAX_CHARS and text_problem(client_id) is None:
         return client_id
     return None
+
+
+def _readable_conversation_id(value: dict[str, Any]) -> UUID | None:
+    text = value.get("conversation_id")
+    return parse_uuid(text) if isinstance(text, str) else None
 
 
 def _string(value: dict[str, Any], field: str, default: str | None = None) -> str:
@@ -309,6 +379,38 @@ def _message_id(value: dict[str, Any]) -> UUID:
     if key is None:
         raise FrameError(ErrorCode.INVALID_FRAME, "`message_id` must be the id of a message", field="message_id")
     return key
+
+
+def _conversation_id(value: dict[str, Any]) -> UUID | None:
+    if value.get("conversation_id") is None:
+        return None
+    key = parse_uuid(_string(value, "conversation_id"))
+    if key is None:
+        raise FrameError(
+            ErrorCode.INVALID_FRAME, "`conversation_id` must be the id of a conversation", field="conversation_id"
+        )
+    return key
+
+
+def _revs(value: dict[str, Any]) -> dict[UUID, int]:
+    entries = value.get("revs")
+    if not isinstance(entries, dict):
+        raise FrameError(ErrorCode.INVALID_FRAME, "`revs` must be an object of conversation ids and revs", field="revs")
+    revs = {}
+    for text, rev in entries.items():
+        key = parse_uuid(text)
+        if key is None:
+            raise FrameError(ErrorCode.INVALID_FRAME, "`revs` must have ids of conversations as names", field="revs")
+        if type(rev) is not int or not 0 <= rev <= REV_MOST:
+            raise FrameError(
+                ErrorCode.INVALID_FRAME, "`revs` must have revs as values: whole numbers, 0 or more", field="revs"
+            )
+        revs[key] = rev
+    return revs
+
+
+def _epoch(value: dict[str, Any]) -> str | None:
+    return None if value.get("epoch") is None else _string(value, "epoch")
 
 
 def _client_id(value: dict[str, Any]) -> str | None:

@@ -92,6 +92,20 @@ class Settings(BaseSettings):
         description="Make a user from the first valid token of an unknown `sub`.",
     )
 
+    token_in_url: bool = Field(
+        True,
+        validation_alias="PULSE_TOKEN_IN_URL",
+        description="Take a token in the URL of a WebSocket (`?token=`), where proxies may log it. Without it clients "
+        "use a ticket, a header or a subprotocol entry.",
+    )
+    ticket_seconds: int = Field(
+        30,
+        ge=1,
+        le=300,
+        validation_alias="PULSE_TICKET_SECONDS",
+        description="How long a ticket for a WebSocket is good, in seconds.",
+    )
+
     # --- where things are ---
     data_dir: Path | None = Field(
         None,
@@ -275,6 +289,30 @@ class Settings(BaseSettings):
         le=300,
         validation_alias="PULSE_STORE_TIMEOUT",
         description="How long a message may wait to be stored before its sender is told that it was not, in seconds.",
+    )
+
+    room_linger: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        validation_alias="PULSE_ROOM_LINGER",
+        description="How long a conversation that only session connections follow stays in memory after its last "
+        "use, in seconds.",
+    )
+    resume_wait: float = Field(
+        5.0,
+        ge=0,
+        le=60,
+        validation_alias="PULSE_RESUME_WAIT",
+        description="How long a session connection that has sent nothing waits for a `resume` before frames flow, "
+        "in seconds.",
+    )
+    resume_conversations: int = Field(
+        1_000,
+        ge=1,
+        le=5_000,
+        validation_alias="PULSE_RESUME_CONVERSATIONS",
+        description="Most conversations in a `resume`.",
     )
 
     # --- database ---

@@ -1,6 +1,6 @@
-"""The WebSocket route: authenticate, join, always receive, say why when it ends, leave."""
+"""The WebSocket routes: authenticate, join, always receive, say why when it ends, leave."""
 
-from typing import Final
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
@@ -10,35 +10,45 @@ from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity
 from pulse_trio.edge.handshake import chosen_subprotocol, identify, not_a_member, refusal, resume_point
-from pulse_trio.edge.limits import Flow, Verdict
-from pulse_trio.edge.rest.operation import database_away
+from pulse_trio.edge.reader import MemberReader, Reader, SessionReader
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
-    AuthFrame,
-    ClientFrame,
     CloseCode,
-    DeleteMessage,
-    EditMessage,
-    FrameError,
-    PongFrame,
-    SendAuth,
-    SendMessage,
-    SendPing,
-    SendTyping,
     encode,
     error_frame,
 )
-from pulse_trio.rooms.member import CLOSE_TIMEOUT, Member
+from pulse_trio.rooms.connection import CLOSE_TIMEOUT
 from pulse_trio.store.base import NotAMember, StoreError
-from pulse_trio.texts import utf8_size
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
 
-_PONG: Final = encode(PongFrame())
-
 log = structlog.get_logger(__name__)
+
+
+@sockets.websocket("")
+async def session_socket() -> Response | None:
+    """All of a user's conversations on one connection."""
+    socket: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # the one behind the proxy
+    try:
+        parts = _parts()
+        identity = await identify(parts, None)
+        place = parts.limits.connections.hold(identity.user.id)
+    except (PulseError, StoreError) as error:
+        return refusal(error)
+    with place:
+        await socket.accept(subprotocol=chosen_subprotocol())
+        scope = trio.CancelScope()
+        transport = _Transport(socket)
+        try:
+            session = await parts.hub.open_session(identity.user, transport, on_ended=scope.cancel)
+        except StoreError:
+            await transport.close(CloseCode.INTERNAL_ERROR, "the conversations cannot be looked up; reconnect")
+            return None
+        reader = SessionReader(parts, session, scope, identity)
+        await _serve(reader, socket, leave=lambda: parts.hub.close_session(session))
+    return None
 
 
 @sockets.websocket("/<conversation_id>")
@@ -46,9 +56,7 @@ async def conversation_socket(conversation_id: str) -> Response | None:
     """One conversation on one connection."""
     socket: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # the one behind the proxy
     try:
-        parts = services()
-        if parts.hub.draining:
-            raise PulseError(ErrorCode.UNAVAILABLE, "The server is restarting; reconnect in a moment")
+        parts = _parts()
         key = parse_uuid(conversation_id)
         identity = await identify(parts, key)
         after_rev = resume_point()
@@ -94,108 +102,38 @@ async def _converse(
         except StoreError:
             await transport.close(CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
             return None
-    connection = _Connection(parts, key, member, scope, identity)
-    try:
-        with scope:
-            await connection.receive()
-        if connection.is_expired():
-            member.close(CloseCode.TOKEN_EXPIRED, "the token has expired; reconnect with a new one")
-    except Exception:
-        # Left to Quart this would close with 1000, and disappear if the client leaves meanwhile.
-        log.exception("a connection failed", conversation_id=str(key), user_id=str(user.id))
-        member.close(CloseCode.INTERNAL_ERROR, "something went wrong here; reconnect")
-    finally:
-        parts.hub.disconnect(key, user.id, transport)
-    await _wait_for_close(socket)
+    reader = MemberReader(parts, member, scope, identity)
+    await _serve(reader, socket, leave=lambda: parts.hub.disconnect(key, user.id, transport))
     return None
 
 
-class _Connection:
-    """What comes in on a connection to one conversation, for as long as its token is good.
+def _parts() -> Services:
+    """The running service.
 
-    `scope` is the one that `receive` runs in: its deadline is the end of the token.
+    Raises:
+        PulseError: it starts or stops.
     """
+    parts = services()
+    if parts.hub.draining:
+        raise PulseError(ErrorCode.UNAVAILABLE, "The server is restarting; reconnect in a moment")
+    return parts
 
-    __slots__ = ("_conversation_id", "_expires", "_flow", "_member", "_parts", "_scope")
 
-    def __init__(
-        self, parts: Services, conversation_id: UUID, member: Member, scope: trio.CancelScope, identity: Identity
-    ) -> None:
-        self._parts = parts
-        self._conversation_id = conversation_id
-        self._member = member
-        self._scope = scope
-        self._flow = Flow(parts.settings)
-        self._expires = 0.0
-        self._lease(identity)
-
-    def _lease(self, identity: Identity) -> int:
-        self._expires = identity.expires
-        remaining = identity.expires - self._parts.clock().timestamp()
-        self._scope.deadline = trio.current_time() + remaining
-        return int(remaining)
-
-    def is_expired(self) -> bool:
-        """Whether the token is no longer good: by the wall clock, or by the time that it was good for."""
-        is_over = trio.current_time() >= self._scope.deadline
-        return is_over or self._parts.clock().timestamp() >= self._expires
-
-    async def receive(self) -> None:
-        """Takes what the client sends, one frame after the other, until the connection or the token ends.
-
-        Returns when the token has expired, or when the client floods: its member is then closed.
-
-        Cancelled: when the client has gone, the member's task has ended, or the token has expired.
-        """
-        while not self.is_expired():
-            data = await websocket.receive()
-            verdict = self._flow.judge(_size(data))
-            if verdict is Verdict.CLOSE:
-                self._member.close(CloseCode.FLOODING, "sending too much; reconnect, and send more slowly")
-                return
-            if verdict is not Verdict.TAKE:
-                if verdict is Verdict.REFUSE_ALOUD:
-                    self._tell_refused(data)
-                continue
-            try:
-                await self._handle(self._parts.frames.read(data))
-            except FrameError as error:
-                self._member.deliver(encode(error_frame(error, error.client_id)))
-
-    def _tell_refused(self, data: str | bytes | None) -> None:
-        """Tells the client that a frame was refused by its rate, whatever is in it."""
-        try:
-            client_id = getattr(self._parts.frames.read(data), "client_id", None)
-        except FrameError as error:
-            client_id = error.client_id
-        refused = PulseError(ErrorCode.RATE_LIMITED, "Too much at once; wait a second, and send it again more slowly")
-        self._member.deliver(encode(error_frame(refused, client_id)))
-
-    async def _handle(self, frame: ClientFrame) -> None:
-        hub, member = self._parts.hub, self._member
-        match frame:
-            case SendMessage():
-                await hub.send_message(self._conversation_id, member, frame)
-            case EditMessage() | DeleteMessage():
-                await hub.send_revision(self._conversation_id, member, frame)
-            case SendTyping():
-                hub.send_typing(self._conversation_id, member)
-            case SendPing():
-                member.deliver(_PONG, ephemeral=True)
-            case SendAuth():
-                await self._renew(frame.token)
-
-    async def _renew(self, token: str) -> None:
-        try:
-            identity = await self._parts.authenticator.authenticate(token)
-            if identity.user.id != self._member.user.id:
-                raise PulseError(ErrorCode.INVALID_TOKEN, "The token is another user's")
-        except PulseError as error:
-            self._member.deliver(encode(error_frame(error)))
-        except StoreError:
-            self._member.deliver(encode(error_frame(database_away())))
-        else:
-            self._member.deliver(encode(AuthFrame(expires_in=self._lease(identity))))
+async def _serve(reader: Reader, socket: Websocket, *, leave: Callable[[], None]) -> None:
+    """Reads from a connection until it ends, says why, and takes it out of the hub."""
+    connection = reader.connection
+    try:
+        with reader.scope:
+            await reader.receive()
+        if reader.is_expired():
+            connection.close(CloseCode.TOKEN_EXPIRED, "the token has expired; reconnect with a new one")
+    except Exception:
+        # Left to Quart this would close with 1000, and disappear if the client leaves meanwhile.
+        log.exception("a connection failed", user_id=str(connection.user.id))
+        connection.close(CloseCode.INTERNAL_ERROR, "something went wrong here; reconnect")
+    finally:
+        leave()
+    await _wait_for_close(socket)
 
 
 async def _wait_for_close(socket: Websocket) -> None:
@@ -218,10 +156,3 @@ class _Transport:
 
     async def close(self, code: int, reason: str) -> None:
         await self._socket.close(code, reason)
-
-
-def _size(data: str | bytes | None) -> int:
-    """Bytes of a message as it came."""
-    if data is None:  # an empty binary one
-        return 0
-    return utf8_size(data) if isinstance(data, str) else len(data)

@@ -1,4 +1,4 @@
-"""The hub: conversation id → room. Opens a room on the first join, forgets it when it is vacant.
+"""The hub: what the edge asks of the rooms.
 
 It has the connection manager's operations of the specification under their names.
 """
@@ -15,9 +15,23 @@ import trio
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
-from pulse_trio.protocol import CloseCode, DeleteMessage, EditMessage, SendMessage, ServerFrame, encode
-from pulse_trio.rooms.member import Member, Transport
+from pulse_trio.protocol import (
+    CloseCode,
+    DeleteMessage,
+    EditMessage,
+    SendMessage,
+    SendResume,
+    ServerFrame,
+    encode,
+)
+from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.connection import Connection, Transport, open_connection
+from pulse_trio.rooms.lobby import Lobby
+from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
+from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.writer import not_a_member
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
 
@@ -61,19 +75,18 @@ class Hub:
         self._settings = settings
         self._clock = clock
         self._ids = ids
-        self._random = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
-        self._rooms: dict[UUID, Room] = {}
-        self._ending: dict[Room, None] = {}  # nobody joins them any more, but their tasks have not ended
+        rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
+        changes = Changes(store, settings.store_timeout, rand)
+        self._sessions = Sessions()
+        self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
+        self._rooms = Rooms(store, self._sessions, changes, settings, rand)
+        self._lobby = Lobby(store, self._rooms, self._sessions, changes, settings)
         self._joining: dict[tuple[UUID, UUID], list[JoinTicket]] = {}
-        self._nursery: trio.Nursery | None = None
         self.draining = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The nursery in which rooms live, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+        """The nursery in which rooms and sessions live, until cancelled."""
+        await self._rooms.run(task_status=task_status)
 
     async def drain(self) -> None:
         """Takes nobody in any more, closes every connection with 1012 and lets the writers finish.
@@ -81,11 +94,16 @@ class Hub:
         Returns after `DRAIN_TIMEOUT` seconds at the latest.
         """
         self.draining = True
-        for room in list(self._rooms.values()):
+        for session in self._sessions.all():
+            session.connection.close(CloseCode.RESTART, RESTARTING)
+        for room in self._rooms.all():
             room.close_all(CloseCode.RESTART, RESTARTING)
         with trio.move_on_after(DRAIN_TIMEOUT):
-            while rooms := [*self._rooms.values(), *self._ending]:
-                await rooms[0].ended.wait()
+            while going := [
+                *(session.ended for session in self._sessions.all()),
+                *(room.ended for room in self._rooms.going()),
+            ]:
+                await going[0].wait()
 
     # --- the connection manager of the specification ---
 
@@ -117,7 +135,7 @@ class Hub:
             StoreUnavailable: the room could not be opened.
         Cancelled: the connection is not registered.
         """
-        room = await self._hold_open(conversation_id)
+        room = await self._rooms.hold_open(conversation_id)
         try:
             last_rev = room.last_rev
             if after_rev is not None and after_rev > last_rev:
@@ -132,14 +150,8 @@ class Hub:
                 raise PulseError(
                     ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh"
                 )
-            member = Member(
-                user,
-                websocket,
-                outbox_bytes=self._settings.outbox_bytes,
-                pending_messages=self._settings.pending_messages,
-                on_ended=on_ended,
-                after_rev=after_rev,
-            )
+            connection = open_connection(user, websocket, self._settings, on_ended)
+            member = Member(connection, conversation_id, room.last_rev if after_rev is None else after_rev)
             room.join(member)
             if self.draining:  # it came in after `drain` had closed the others
                 room.close_all(CloseCode.RESTART, RESTARTING)
@@ -151,7 +163,7 @@ class Hub:
         """Takes a connection out of its room; one that is not in it is no error."""
         room = self._rooms.get(conversation_id)
         member = None if room is None else room.member_of(websocket)
-        if room is not None and member is not None and member.user.id == user_id:
+        if room is not None and member is not None and member.connection.user.id == user_id:
             room.leave(member)
 
     async def broadcast(self, conversation_id: UUID, message: ServerFrame, exclude_user_id: UUID | None = None) -> None:
@@ -170,6 +182,23 @@ class Hub:
         """How many connections a conversation has."""
         room = self._rooms.get(conversation_id)
         return 0 if room is None else room.connection_count
+
+    # --- sessions ---
+
+    async def open_session(self, user: User, websocket: Transport, *, on_ended: Callable[[], object]) -> Session:
+        """Registers a connection for all of a user's conversations; see `Lobby.open`."""
+        session = await self._lobby.open(user, websocket, on_ended=on_ended)
+        if self.draining:  # it came in after `drain` had closed the others
+            session.connection.close(CloseCode.RESTART, RESTARTING)
+        return session
+
+    async def resume(self, session: Session, frame: SendResume) -> None:
+        """Starts a session that goes on where its client was; see `Lobby.resume`."""
+        await self._lobby.resume(session, frame)
+
+    def close_session(self, session: Session) -> None:
+        """Takes a session out of everything; one that is out already is no error."""
+        self._lobby.close(session)
 
     # --- what clients and REST ask for ---
 
@@ -191,32 +220,24 @@ class Hub:
 
         Cancelled: the message was not taken.
         """
-        room = self._room_of(conversation_id, member)
-        if room is None:
-            await trio.lowlevel.checkpoint()
-            return
         message = NewMessage(
             id=self._ids(),
             conversation_id=conversation_id,
-            sender_id=member.user.id,
+            sender_id=member.connection.user.id,
             content=frame.content,
             client_id=frame.client_id,
             created_at=self._clock(),
         )
-        await room.submit(member, message, frame.client_id)
+        await self._submit(member, message, frame.client_id)
 
     async def send_revision(self, conversation_id: UUID, member: Member, frame: EditMessage | DeleteMessage) -> None:
         """Takes an edit or a deletion; its answer comes to the member as a frame.
 
         Cancelled: it was not taken.
         """
-        room = self._room_of(conversation_id, member)
-        if room is None:
-            await trio.lowlevel.checkpoint()
-            return
         content = frame.content if isinstance(frame, EditMessage) else None
-        revision = self._revision(conversation_id, frame.message_id, member.user, content)
-        await room.submit(member, revision, frame.client_id)
+        revision = self._revision(conversation_id, frame.message_id, member.connection.user, content)
+        await self._submit(member, revision, frame.client_id)
 
     async def revise(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Message:
         """Edits a message, or deletes it with None, through its room; returns it as it then is.
@@ -227,15 +248,27 @@ class Hub:
             StoreUnavailable: the room could not be opened.
         Cancelled: the change may be made or not.
         """
-        room = await self._hold_open(conversation_id)
+        room = await self._rooms.hold_open(conversation_id)
         try:
             return await room.revise(self._revision(conversation_id, message_id, actor, content))
         finally:
             room.unhold()
 
-    def _room_of(self, conversation_id: UUID, member: Member) -> Room | None:
-        """The member's room; None if its connection is being closed: what it still sends is not answered."""
-        return self._rooms.get(conversation_id) if member.close_code is None else None
+    async def _submit(self, member: Member, message: NewMessage | Revision, client_id: str | None) -> None:
+        if member.connection.close_code is not None:
+            room = None  # what a connection still sends while it is being closed is not answered
+        elif member.of_session:
+            room = self._rooms.room(member.conversation_id)  # opens while the message waits in its inbox
+        else:
+            room = self._rooms.get(member.conversation_id)
+        if room is None:
+            await trio.lowlevel.checkpoint()
+            return
+        room.hold()
+        try:
+            await room.submit(member, message, client_id)
+        finally:
+            room.unhold()
 
     def _revision(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
         return Revision(
@@ -250,11 +283,42 @@ class Hub:
     def send_typing(self, conversation_id: UUID, member: Member) -> None:
         """Tells the other users of the conversation that this one is typing."""
         room = self._rooms.get(conversation_id)
+        if room is not None and room.opened.is_set():
+            self._type(room, member)
+        elif member.of_session and member.connection not in self._typing:
+            self._typing[member.connection] = None  # one at a time: a client cannot make us open many at once
+            self._rooms.nursery.start_soon(self._open_and_type, member, name=f"typing in {conversation_id}")
+
+    async def _open_and_type(self, member: Member) -> None:
+        try:
+            room = await self._rooms.hold_open(member.conversation_id)
+        except NotAMember:
+            member.refuse(not_a_member())
+        except StoreUnavailable:
+            pass  # typing may be missed
+        else:
+            self._type(room, member)
+            room.unhold()
+        finally:
+            del self._typing[member.connection]
+
+    def _type(self, room: Room, member: Member) -> None:
+        attached = room.member_of(member.connection.transport)
+        if attached is not None:
+            room.typing(attached)
+        elif member.of_session and member.connection.is_open:
+            member.refuse(not_a_member())
+
+    def add_user(self, conversation_id: UUID, user_id: UUID) -> None:
+        """Tells a user's sessions of a conversation that they have been added to; it takes effect at once."""
+        for session in self._sessions.of(user_id):
+            session.added(conversation_id)
+        room = self._rooms.get(conversation_id)
         if room is not None:
-            room.typing(member)
+            room.admit(user_id)
 
     def remove_user(self, conversation_id: UUID, user_id: UUID, reason: str) -> None:
-        """Closes a removed user's connections and stops those that are being set up.
+        """Closes a removed user's connections, tells their sessions, and stops what is being set up.
 
         When this returns nothing of the conversation is delivered to the user any more.
         """
@@ -262,7 +326,12 @@ class Hub:
             ticket.revoked = True
         room = self._rooms.get(conversation_id)
         if room is not None:
+            room.dismiss(user_id)
             room.close_user(user_id, CloseCode.REMOVED, reason)
+        for session in self._sessions.of(user_id):
+            member = session.removed(conversation_id)
+            if room is not None and member is not None:
+                room.leave(member)
 
     def reconnect_user(self, conversation_id: UUID, user_id: UUID) -> None:
         """Closes a user's connections because nobody knows whether they were removed.
@@ -272,8 +341,13 @@ class Hub:
         for ticket in self._joining.get((conversation_id, user_id), ()):
             ticket.doubtful = True
         room = self._rooms.get(conversation_id)
+        reason = "the membership is in doubt; reconnect"
         if room is not None:
-            room.close_user(user_id, CloseCode.INTERNAL_ERROR, "the membership is in doubt; reconnect")
+            room.doubt_members()
+            room.close_user(user_id, CloseCode.INTERNAL_ERROR, reason)
+        for session in self._sessions.of(user_id):
+            session.connection.close(CloseCode.INTERNAL_ERROR, reason)
+            self._lobby.close(session)
 
     def announce(self, conversation_id: UUID, event: str, content: str, actor_id: UUID) -> None:
         """Tells everybody connected of something that happened to the conversation."""
@@ -281,54 +355,7 @@ class Hub:
         if room is not None:
             room.announce(event, content, actor_id)
 
-    # --- rooms ---
-
     @property
     def room_count(self) -> int:
         """How many rooms are in memory."""
         return len(self._rooms)
-
-    async def _hold_open(self, conversation_id: UUID) -> Room:
-        assert self._nursery is not None, "the hub is not running"
-        room = self._rooms.get(conversation_id)
-        if room is None:
-            room = Room(
-                conversation_id,
-                store=self._store,
-                settings=self._settings,
-                rand=self._random,
-                on_vacant=self._forget,
-            )
-            self._rooms[conversation_id] = room
-            self._nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
-        room.hold()
-        try:
-            await room.opened.wait()
-            if room.failure is not None:
-                raise room.failure
-        except BaseException:
-            room.unhold()
-            raise
-        return room
-
-    async def _run_room(self, room: Room) -> None:
-        """Runs a room; its failure ends that room, not the others."""
-        try:
-            await room.run()
-        except (StoreUnavailable, NotAMember) as error:
-            room.failure = error
-        except Exception:
-            room.failure = StoreUnavailable("the room failed")
-            log.exception("a room failed", conversation_id=str(room.conversation_id))
-        finally:
-            if room.failure is None:
-                room.failure = StoreUnavailable("the room has ended")  # for who still waits for it to open
-            self._forget(room)
-            self._ending.pop(room, None)
-            room.opened.set()
-            room.ended.set()
-
-    def _forget(self, room: Room) -> None:
-        if self._rooms.get(room.conversation_id) is room:
-            del self._rooms[room.conversation_id]
-            self._ending[room] = None

@@ -1,12 +1,12 @@
 """A room: the live side of one conversation.
 
-One nursery holds the writer's task and a task for each member. A room is in memory only while somebody
-is connected: when the last member has left and the writer has stored what it held, the nursery ends.
+One nursery holds the writer's task and a task for each connection of the conversation's own. A room is in
+memory only while somebody needs it: when the last of them has left, the sessions in it have had nothing to
+do with it for a while, and the writer has stored what it held, the nursery ends.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
 from uuid import UUID
 
 import structlog
@@ -20,14 +20,15 @@ from pulse_trio.protocol import (
     TypingFrame,
     encode,
 )
+from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.frames import change_frame
-from pulse_trio.rooms.member import Member, Transport
+from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.senders import MemberSender, WaitingSender
-from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST, Stored, Writer
+from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST, Stored, Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Message, NewMessage, Revision, Store, StoreUnavailable
-
-GAP_PAGE: Final = 256  # changes read at a time when the room missed some
+from pulse_trio.store.base import Head, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +41,8 @@ class Room:
     Args:
         conversation_id: which conversation.
         store: where its messages are.
+        sessions: who is taken in when the room opens, if they are in the conversation.
+        changes: reads what is committed.
         settings: the bounds.
         rand: where the jitter of retries comes from.
         on_vacant: called, with no await before or after, when nobody may join this room any more.
@@ -50,6 +53,8 @@ class Room:
         conversation_id: UUID,
         *,
         store: Store,
+        sessions: Sessions,
+        changes: Changes,
         settings: Settings,
         rand: random.Random,
         on_vacant: Callable[["Room"], None],
@@ -61,12 +66,18 @@ class Room:
         self.last_seq = 0
         self.last_rev = 0
         self._store = store
+        self._sessions = sessions
+        self._changes = changes
         self._store_timeout = settings.store_timeout
+        self._linger = settings.room_linger
         self._random = rand
         self._on_vacant = on_vacant
         self._nursery: trio.Nursery | None = None
         self._members: dict[Transport, Member] = {}
         self._connections: dict[UUID, int] = {}  # of each active user, in the order they came
+        self._admitted: dict[UUID, bool] = {}  # who was added (True) or removed while the room was opening
+        self._members_in_doubt = False
+        self._keepers = 0  # members whose connection is this conversation's own
         self._joining = 0
         self._changed = trio.Event()
         self._writer = Writer(
@@ -88,22 +99,66 @@ class Room:
         Cancelled: members are closed with `CloseCode.INTERNAL_ERROR`; messages that are not stored yet are not
         acknowledged. Raises StoreUnavailable or NotAMember when it cannot be opened.
         """
-        head = await self._store.head(self.conversation_id)
+        try:
+            head, member_ids = await self._look_up()
+        except (StoreUnavailable, NotAMember) as error:
+            self._writer.refuse_all(not_a_member() if isinstance(error, NotAMember) else not_stored())
+            raise
         self.last_seq, self.last_rev = head.last_seq, head.last_rev
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            for user_id in {**dict.fromkeys(member_ids, True), **self._admitted}:
+                if self._admitted.get(user_id, True):
+                    for session in self._sessions.of(user_id):
+                        self._enter(session.place(self.conversation_id, self.last_rev))
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             self.opened.set()
-            while not self._is_vacant():
-                await self._changed.wait()
-                self._changed = trio.Event()
-                if not self._members and not self._joining:
-                    await self._writer.wait_idle()
+            await self._wait_vacant()
             # No await from here to the end of the hub's callback: nobody can join a room that is going.
             self._writer.close()
             if self._doubts is not None:
                 self._doubts.cancel()
+            self._members.clear()  # sessions: they come in again when it opens again
+            self._connections.clear()
             self._on_vacant(self)
+
+    async def _look_up(self) -> tuple[Head, list[UUID]]:
+        """Where the conversation stands, and who is in it if there is any session at all.
+
+        A message that waits for it is worth asking again, for as long as a message may wait.
+        """
+        delay = RETRY_FIRST
+        with trio.move_on_after(self._store_timeout):
+            while True:
+                self._members_in_doubt = False
+                try:
+                    head = await self._store.head(self.conversation_id)
+                    member_ids = await self._store.member_ids(self.conversation_id) if self._sessions else []
+                except StoreUnavailable:
+                    if not self._writer.unsettled:
+                        raise
+                    await trio.sleep(delay * self._random.uniform(0.5, 1.0))
+                    delay = min(delay * 2, RETRY_MOST)
+                else:
+                    if not self._members_in_doubt:
+                        return head, member_ids
+        raise StoreUnavailable("the conversation could not be looked up in time")
+
+    async def _wait_vacant(self) -> None:
+        while True:
+            if self._keepers or self._joining or (self._members and self._doubts is not None):
+                await self._changed.wait()
+            elif self._writer.unsettled:
+                await self._writer.wait_idle()
+            elif self._members:
+                with trio.move_on_after(self._linger):
+                    await self._changed.wait()
+                if not self._changed.is_set():
+                    return
+            else:
+                return
+            if self._changed.is_set():
+                self._changed = trio.Event()
 
     async def _run_writer(self) -> None:
         try:
@@ -119,9 +174,6 @@ class Room:
             # Not raised: together with a cancellation from outside it could not be caught for this room alone.
             self._nursery.cancel_scope.cancel()
 
-    def _is_vacant(self) -> bool:
-        return not self._members and not self._joining and not self._writer.unsettled
-
     def hold(self) -> None:
         """Keeps the room open for somebody who is about to join; `unhold` must follow."""
         self._joining += 1
@@ -134,48 +186,88 @@ class Room:
     # --- members ---
 
     def join(self, member: Member) -> None:
-        """Adds a member and tells everybody, if it is the first connection of its user."""
+        """Adds a connection of the conversation's own; the room stays open while it is there."""
         assert self._nursery is not None
-        user_id = member.user.id
-        first = user_id not in self._connections
-        self._members[member.transport] = member
-        self._connections[user_id] = self._connections.get(user_id, 0) + 1
-        if member.is_live:
-            member.cursor = self.last_rev
-        self._nursery.start_soon(member.run, self._catch_up, name=f"member {user_id}")
-        joined = encode(self._system("joined", f"User {member.user.username} joined the conversation", user_id))
+        user = member.connection.user
+        member.target = max(member.target, self.last_rev)
+        self._keepers += 1
+        is_first = self._enter(member)
+        self._nursery.start_soon(member.connection.run, self._changes.catch_up, name=f"member {user.id}")
+        joined = self._joined(member)
         member.deliver(joined)
-        if first:
+        if is_first:
             self.broadcast(joined, exclude_member=member, ephemeral=True)
+        member.start()
+
+    def attach(self, session: Session) -> None:
+        """Takes in a session that has come, or whose user has been added; one that is in already stays."""
+        if session.connection.transport in self._members:
+            return
+        member = session.place(self.conversation_id, self.last_rev)
+        if self._enter(member):
+            self.broadcast(self._joined(member), exclude_member=member, ephemeral=True)
+
+    def admit(self, user_id: UUID) -> None:
+        """Takes in the sessions of a user who has been added to the conversation."""
+        if not self.opened.is_set():
+            self._admitted[user_id] = True
+        else:
+            for session in self._sessions.of(user_id):
+                self.attach(session)
+
+    def dismiss(self, user_id: UUID) -> None:
+        """Somebody has been removed: their sessions do not come in when the room opens."""
+        if not self.opened.is_set():
+            self._admitted[user_id] = False
+
+    def doubt_members(self) -> None:
+        """Who is in the conversation is looked up again, if the room is opening: somebody may have been removed."""
+        self._members_in_doubt = True
 
     def leave(self, member: Member) -> None:
         """Takes a member out, and tells the others if it was the last connection of its user."""
-        if self._members.get(member.transport) is not member:
+        connection = member.connection
+        if self._members.get(connection.transport) is not member:
             return
-        del self._members[member.transport]
-        member.leave()
-        user_id = member.user.id
-        self._connections[user_id] -= 1
-        if not self._connections[user_id]:
-            del self._connections[user_id]
-            left = self._system("left", f"User {member.user.username} left the conversation", user_id)
+        del self._members[connection.transport]
+        if not member.of_session:
+            self._keepers -= 1
+            connection.leave()
+        user = connection.user
+        self._connections[user.id] -= 1
+        if not self._connections[user.id]:
+            del self._connections[user.id]
+            left = self._system("left", f"User {user.username} left the conversation", user.id)
             self.broadcast(encode(left), ephemeral=True)
         self._changed.set()
 
     def close_user(self, user_id: UUID, code: CloseCode, reason: str) -> None:
-        """Closes all connections of a user; nothing more is delivered to them."""
-        for member in [member for member in self._members.values() if member.user.id == user_id]:
-            member.close(code, reason)
-            self.leave(member)
+        """Closes a user's connections that are of this conversation alone; sessions are left to the hub."""
+        for member in list(self._members.values()):
+            if member.connection.user.id == user_id and not member.of_session:
+                member.connection.close(code, reason)
+                self.leave(member)
 
     def close_all(self, code: CloseCode, reason: str) -> None:
-        """Closes all connections. Nobody is told who left: nobody is left to be told."""
+        """Closes all connections, sessions too. Nobody is told who left: nobody is left to be told."""
         members = list(self._members.values())
         self._members.clear()
         self._connections.clear()
+        self._keepers = 0
         for member in members:
-            member.close(code, reason)
+            member.connection.close(code, reason)
         self._changed.set()
+
+    def _enter(self, member: Member) -> bool:
+        """Adds a member; returns whether it is the first of its user."""
+        user_id = member.connection.user.id
+        self._members[member.connection.transport] = member
+        self._connections[user_id] = self._connections.get(user_id, 0) + 1
+        return self._connections[user_id] == 1
+
+    def _joined(self, member: Member) -> Encoded:
+        user = member.connection.user
+        return encode(self._system("joined", f"User {user.username} joined the conversation", user.id))
 
     def member_of(self, transport: Transport) -> Member | None:
         """The member that has this connection."""
@@ -203,7 +295,7 @@ class Room:
     ) -> None:
         """Puts a frame into every member's outbox; never blocks."""
         for member in list(self._members.values()):
-            if member is not exclude_member and member.user.id != exclude_user_id:
+            if member is not exclude_member and member.connection.user.id != exclude_user_id:
                 member.deliver(frame, ephemeral=ephemeral)
 
     def announce(self, event: str, content: str, actor_id: UUID) -> None:
@@ -211,10 +303,10 @@ class Room:
         self.broadcast(encode(self._system(event, content, actor_id)))
 
     def typing(self, member: Member) -> None:
-        """Tells the other users that this one is typing, unless it is being closed."""
-        if self._members.get(member.transport) is not member:
+        """Tells the other users that this one is typing, unless it has left."""
+        if self._members.get(member.connection.transport) is not member:
             return
-        user = member.user
+        user = member.connection.user
         frame = TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=self.conversation_id)
         self.broadcast(encode(frame), exclude_user_id=user.id, ephemeral=True)
 
@@ -224,15 +316,17 @@ class Room:
         Waits while the room, or this member, has too many unstored.
         Cancelled: it was not taken.
         """
-        await member.capacity.acquire()
+        connection = member.connection
+        await connection.capacity.acquire()
         try:
-            if self._members.get(member.transport) is not member:
+            if not connection.is_open:
                 raise trio.BrokenResourceError  # closed meanwhile: what it still sends is not taken
             await self._writer.submit(message, MemberSender(member), client_id)
         except trio.BrokenResourceError:
-            member.capacity.release()  # also when the room has failed: then all its members are closed
+            connection.capacity.release()
+            member.refuse(not_stored(), client_id)  # the room has failed; dropped if the connection is closed
         except BaseException:
-            member.capacity.release()
+            connection.capacity.release()
             raise
 
     async def revise(self, revision: Revision) -> Message:
@@ -286,23 +380,13 @@ class Room:
         """
         while self.last_rev < up_to_rev:
             # What is committed behind the gap is delivered by whoever submitted it.
-            missed = [message for message in await self._read_changes(self.last_rev) if message.rev <= up_to_rev]
+            page = await self._changes.read(self.conversation_id, self.last_rev)
+            missed = [message for message in page if message.rev <= up_to_rev]
             log.info("a gap was filled", conversation_id=str(self.conversation_id), count=len(missed))
             for message in missed:
                 self._deliver(message)
             if not missed:
                 return
-
-    async def _read_changes(self, after_rev: int) -> list[Message]:
-        """The next page of changes; asks again until the store answers, for the changes are committed."""
-        delay = RETRY_FIRST
-        while True:
-            try:
-                with trio.fail_after(self._store_timeout):
-                    return await self._store.changes(self.conversation_id, after_rev=after_rev, limit=GAP_PAGE)
-            except (StoreUnavailable, trio.TooSlowError):
-                await trio.sleep(delay * self._random.uniform(0.5, 1.0))
-                delay = min(delay * 2, RETRY_MOST)
 
     def _doubt(self) -> None:
         """A message was refused that may be committed all the same: then everybody must see it, and soon."""
@@ -316,10 +400,13 @@ class Room:
         """Delivers what was committed without this room's knowing: now, and what the database was still at."""
         with scope:
             for _ in range(2):
-                while page := await self._read_changes(self.last_rev):
+                while page := await self._changes.read(self.conversation_id, self.last_rev):
                     for message in page:
                         self._deliver(message)
                 await trio.sleep(self._store_timeout)
+        if self._doubts is scope:
+            self._doubts = None
+            self._changed.set()
 
     def _deliver(self, message: Message) -> None:
         if message.rev <= self.last_rev:
@@ -329,21 +416,6 @@ class Room:
         frame = encode(change_frame(message))
         for member in list(self._members.values()):
             member.deliver_change(message.rev, frame)
-
-    async def _catch_up(self, member: Member) -> None:
-        """Sends a member what changed after its cursor, page by page, until it has seen all that the room has.
-
-        What is released meanwhile it reads from the store, too: nothing is held in memory for it, and between
-        the last page and its going live there is no await, so that it misses nothing and gets nothing twice.
-        """
-        while member.cursor < self.last_rev:
-            page = await self._read_changes(member.cursor)
-            if not page:
-                break
-            for message in page:
-                await member.send(encode(change_frame(message)))
-                member.cursor = message.rev
-        member.is_live = True
 
 
 def _is_same(message: Message, resent: NewMessage) -> bool:

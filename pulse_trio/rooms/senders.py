@@ -3,7 +3,7 @@
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.protocol import encode, error_frame
+from pulse_trio.protocol import encode
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
 from pulse_trio.store.base import Message
@@ -19,13 +19,13 @@ class MemberSender:
 
     def stored(self, message: Message, *, is_news: bool) -> None:
         if not is_news:
-            self.member.deliver(encode(change_frame(message)))  # a resend, answered to who resent it
+            self.member.deliver_again(message.rev, encode(change_frame(message)))
 
     def settled(self) -> None:
-        self.member.capacity.release()
+        self.member.connection.capacity.release()
 
     def refuse(self, error: PulseError, client_id: str | None) -> None:
-        self.member.deliver(encode(error_frame(error, client_id)))
+        self.member.refuse(error, client_id)
 
 
 class WaitingSender:

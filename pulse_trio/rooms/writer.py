@@ -158,16 +158,22 @@ class Writer:
         finally:
             self._abandon(carry)
 
-    def _abandon(self, carry: Submission | None) -> None:
+    def refuse_all(self, error: PulseError) -> None:
+        """Instead of `run`: nothing of what was submitted can be stored."""
+        self._abandon(None, error)
+
+    def _abandon(self, carry: Submission | None, error: PulseError | None = None) -> None:
         """When `run` fails: whoever waits for an answer, or for room in the inbox, waits no longer."""
-        if carry is not None:
-            self._answered([carry])
+        waiting = [] if carry is None else [carry]
         with self._source:
-            while True:
-                try:
-                    self._answered([self._source.receive_nowait()])
-                except (trio.WouldBlock, trio.EndOfChannel):
-                    return
+            try:
+                while True:
+                    waiting.append(self._source.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel):
+                pass
+        for submission in waiting:
+            submission.sender.refuse(not_stored() if error is None else error, submission.client_id)
+        self._answered(waiting)
 
     def _answered(self, batch: list[Submission]) -> None:
         for submission in batch:
@@ -244,7 +250,7 @@ class Writer:
         stored: list[Stored] = []
         for submission, row in zip(batch, rows, strict=True):
             if row is None:
-                submission.sender.refuse(PulseError(*_REFUSAL_ANSWERS[NotAMember]), submission.client_id)
+                submission.sender.refuse(not_a_member(), submission.client_id)
             else:
                 stored.append((submission, row))
         if stored:
@@ -255,11 +261,7 @@ class Writer:
         waiting = []
         for submission in batch:
             if submission.deadline <= now:
-                error = PulseError(
-                    ErrorCode.NOT_STORED,
-                    "The message could not be stored in time; send it again with the same client_id",
-                )
-                submission.sender.refuse(error, submission.client_id)
+                submission.sender.refuse(not_stored(), submission.client_id)
             else:
                 waiting.append(submission)
         return waiting
@@ -268,6 +270,18 @@ class Writer:
         self._unsettled -= count
         if self._unsettled == 0:
             self._idle.set()
+
+
+def not_stored() -> PulseError:
+    """The answer for what is not stored, or may be: sending it again does no harm."""
+    return PulseError(
+        ErrorCode.NOT_STORED, "The message could not be stored in time; send it again with the same client_id"
+    )
+
+
+def not_a_member() -> PulseError:
+    """The answer for who is not in the conversation, or for one that does not exist."""
+    return PulseError(*_REFUSAL_ANSWERS[NotAMember])
 
 
 def _resend_key(submission: Submission) -> tuple[object, object]:

@@ -228,6 +228,12 @@ class Store(Protocol):
     async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
         """Whether this user is in this conversation."""
 
+    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
+        """Where the user's conversations stand: all of them, or those that are in `among`."""
+
+    async def member_ids(self, conversation_id: UUID) -> list[UUID]:
+        """Who is in a conversation, in the order they came; nobody if it does not exist."""
+
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
     ) -> list[User]:

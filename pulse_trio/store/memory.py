@@ -138,6 +138,17 @@ class MemoryStore:
         conversation = self._conversations.get(conversation_id)
         return conversation is not None and user_id in conversation.members
 
+    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
+        await trio.lowlevel.checkpoint()
+        asked = list(self._conversations) if among is None else among
+        found = {key: self._conversations[key] for key in asked if key in self._conversations}
+        return {key: self._head(conversation) for key, conversation in found.items() if user_id in conversation.members}
+
+    async def member_ids(self, conversation_id: UUID) -> list[UUID]:
+        await trio.lowlevel.checkpoint()
+        conversation = self._conversations.get(conversation_id)
+        return [] if conversation is None else list(conversation.members)
+
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
     ) -> list[User]:

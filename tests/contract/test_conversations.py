@@ -297,3 +297,24 @@ async def test_renaming_is_refused(store: Store, people: People) -> None:
     with pytest.raises(NotAGroup):
         await store.rename(direct.id, alice.id, {"name": "x"}, now=at(1))
     assert await store.get_conversation(direct.id, alice.id) == direct
+
+
+async def test_memberships_say_where_the_conversations_of_a_user_stand(store: Store, people: People) -> None:
+    alice, bob = await people.users("alice", "bob")
+    team, other, foreign = await people.group(alice, bob), await people.group(bob, alice), await people.group(bob)
+    (message,) = await people.send(team, alice, "one")
+    await store.revise(people.revision(message, alice, "uno"))
+    assert await store.memberships(alice.id) == {team: Head(1, 2), other: Head(0, 0)}
+    assert await store.memberships(alice.id, [team, foreign, people.new_id()]) == {team: Head(1, 2)}
+    assert await store.memberships(alice.id, []) == {}
+    assert await store.memberships(people.new_id()) == {}
+
+
+async def test_member_ids_come_in_the_order_of_the_members(store: Store, people: People) -> None:
+    carol, alice, bob = await people.users("carol", "alice", "bob")
+    team = await people.group(carol, bob)
+    await store.add_members(team, carol.id, [alice.id], limit=9, now=at(1))
+    assert await store.member_ids(team) == [carol.id, bob.id, alice.id]
+    await store.remove_member(team, carol.id, carol.id, now=at(2))
+    assert await store.member_ids(team) == [bob.id, alice.id]
+    assert await store.member_ids(people.new_id()) == []

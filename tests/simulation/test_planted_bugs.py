@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from pulse_trio.protocol import encode
+from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.room import Room, change_frame
@@ -97,14 +98,14 @@ def lost_batch_on_retry(patch: Patch) -> None:
 
 
 def off_by_one_at_resume(patch: Patch) -> None:
-    catch_up = Room._catch_up
+    catch_up = Changes.catch_up
 
-    async def wrong(self: Room, member: Member) -> None:
-        if member.cursor < self.last_rev:
+    async def wrong(self: Changes, member: Member) -> None:
+        if member.cursor < member.target:
             member.cursor += 1
         await catch_up(self, member)
 
-    patch.setattr(Room, "_catch_up", wrong)
+    patch.setattr(Changes, "catch_up", wrong)
 
 
 def edit_missed_by_a_resuming_client(patch: Patch) -> None:
@@ -118,19 +119,19 @@ def edit_missed_by_a_resuming_client(patch: Patch) -> None:
 
 
 def live_frame_missed_at_the_join_point(patch: Patch) -> None:
-    async def wrong(self: Room, member: Member) -> None:
-        end = self.last_rev
+    async def wrong(self: Changes, member: Member) -> None:
+        end = member.target
         while member.cursor < end:
-            page = await self._read_changes(member.cursor)
+            page = await self.read(member.conversation_id, member.cursor)
             if not page:
                 break
             for message in page:
                 if message.rev <= end:
-                    await member.send(encode(change_frame(message)))
+                    await member.connection.send_now(encode(change_frame(message)), member)
                 member.cursor = message.rev
         member.is_live = True
 
-    patch.setattr(Room, "_catch_up", wrong)
+    patch.setattr(Changes, "catch_up", wrong)
 
 
 def double_broadcast_on_resend(patch: Patch) -> None:
@@ -175,11 +176,13 @@ def room_leak(patch: Patch) -> None:
 
 def nobody_told_who_left(patch: Patch) -> None:
     def wrong(self: Room, member: Member) -> None:
-        if self._members.pop(member.transport, None) is member:
-            member.leave()
-            self._connections[member.user.id] -= 1
-            if not self._connections[member.user.id]:
-                del self._connections[member.user.id]
+        connection = member.connection
+        if self._members.pop(connection.transport, None) is member:
+            connection.leave()
+            self._keepers -= 1
+            self._connections[connection.user.id] -= 1
+            if not self._connections[connection.user.id]:
+                del self._connections[connection.user.id]
             self._changed.set()
 
     patch.setattr(Room, "leave", wrong)

@@ -74,8 +74,21 @@ class Person:
     @asynccontextmanager
     async def connect(self, conversation_id: str, **query: object) -> AsyncIterator["Chat"]:
         """A live connection to a conversation."""
+        async with self._open(f"/api/chat/ws/{conversation_id}", query) as chat:
+            yield chat
+
+    @asynccontextmanager
+    async def session(self, revs: dict[str, int] | None = None, **query: object) -> AsyncIterator["Chat"]:
+        """A session's connection, which goes on after these revs; its first frame has been read."""
+        async with self._open("/api/chat/ws", query) as chat:
+            assert (await chat.receive())["type"] == "session"
+            await chat.send({"type": "resume", "revs": revs or {}})
+            yield chat
+
+    @asynccontextmanager
+    async def _open(self, path: str, query: dict[str, object]) -> AsyncIterator["Chat"]:
         parameters = urlencode({"token": self.token, **query})
-        url = f"{self.base_url.replace('http', 'ws', 1)}/api/chat/ws/{conversation_id}?{parameters}"
+        url = f"{self.base_url.replace('http', 'ws', 1)}{path}?{parameters}"
         async with trio_websocket.open_websocket_url(url) as connection:
             try:
                 yield Chat(connection)

@@ -27,6 +27,7 @@ from pulse_trio.protocol import (
     SendAuth,
     SendMessage,
     SendPing,
+    SendResume,
     SendTyping,
     ServerFrame,
     SystemFrame,
@@ -283,7 +284,6 @@ def test_fields_that_clients_may_not_set_are_ignored() -> None:
         "seq": 99,
         "message_id": None,
         "is_edited": True,
-        "conversation_id": 7,
     }
     assert READER.read(json.dumps(frame)) == SendMessage(content="x")
     assert READER.read('{"type": "typing", "sender_id": 1, "content": [2]}') == SendTyping()
@@ -432,3 +432,58 @@ def test_nothing_but_frame_errors_is_ever_raised(data: str | bytes | None) -> No
         if isinstance(frame, SendMessage):
             assert frame.content.strip()
             assert (frame.content + (frame.client_id or "")).encode()
+
+
+CONVERSATION = "0190a6bf-01aa-7b3c-8d4e-9f8e7d6c5b4a"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"type": "message", "content": "x"},
+        {"type": "edit", "message_id": CONVERSATION, "content": "x"},
+        {"type": "delete", "message_id": CONVERSATION},
+        {"type": "typing"},
+    ],
+    ids=lambda frame: frame["type"],
+)
+def test_a_frame_may_say_its_conversation(frame: dict[str, object]) -> None:
+    read = READER.read(json.dumps({**frame, "conversation_id": CONVERSATION}))
+    assert getattr(read, "conversation_id", None) == UUID(CONVERSATION)
+    assert getattr(READER.read(json.dumps(frame)), "conversation_id", None) is None
+    for wrong in (7, "", "general", [CONVERSATION]):
+        with pytest.raises(FrameError) as caught:
+            READER.read(json.dumps({**frame, "conversation_id": wrong}))
+        assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_FRAME, "conversation_id")
+
+
+def test_an_error_carries_the_conversation_of_its_frame() -> None:
+    with pytest.raises(FrameError) as caught:
+        READER.read(json.dumps({"type": "message", "content": "", "client_id": "a", "conversation_id": CONVERSATION}))
+    assert (caught.value.client_id, caught.value.conversation_id) == ("a", UUID(CONVERSATION))
+
+
+def test_resume() -> None:
+    frame = READER.read(json.dumps({"type": "resume", "revs": {CONVERSATION: 7}, "epoch": "e"}))
+    assert frame == SendResume(revs={UUID(CONVERSATION): 7}, epoch="e")
+    assert READER.read('{"type": "resume", "revs": {}}') == SendResume(revs={})
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({}, "revs"),
+        ({"revs": []}, "revs"),
+        ({"revs": {"general": 1}}, "revs"),
+        ({"revs": {CONVERSATION: -1}}, "revs"),
+        ({"revs": {CONVERSATION: 10**18}}, "revs"),
+        ({"revs": {CONVERSATION: 1.0}}, "revs"),
+        ({"revs": {CONVERSATION: True}}, "revs"),
+        ({"revs": {CONVERSATION: "1"}}, "revs"),
+        ({"revs": {}, "epoch": 5}, "epoch"),
+    ],
+)
+def test_a_wrong_resume_names_the_field(fields: dict[str, object], field: str) -> None:
+    with pytest.raises(FrameError) as caught:
+        READER.read(json.dumps({"type": "resume", **fields}))
+    assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_FRAME, field)

@@ -133,10 +133,14 @@ async def create_conversation(body: ConversationRequest) -> Response:
         member_ids=(user.id, *others),
         created_at=parts.clock(),
     )
-    try:
-        conversation, created = await parts.store.create_conversation(new)
-    except UnknownUsers as error:
-        raise _unknown_users([str(user_id) for user_id in error.ids], "participant_ids") from None
+    with _told_once_done(parts.settings.store_timeout):
+        try:
+            conversation, created = await parts.store.create_conversation(new)
+        except UnknownUsers as error:
+            raise _unknown_users([str(user_id) for user_id in error.ids], "participant_ids") from None
+        if created:
+            for member in conversation.members:
+                parts.hub.add_user(conversation.id, member.id)
     return answer(conversation_body(conversation), 201 if created else 200)
 
 
@@ -235,6 +239,7 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
         except TooManyMembers:
             raise _too_many_members("user_ids") from None
         for newcomer in added:
+            parts.hub.add_user(key, newcomer.id)
             parts.hub.announce(key, "added", f"User {newcomer.username} was added by {user.username}", newcomer.id)
     found = await parts.store.get_conversation(key, user.id)
     if found is None:

@@ -45,6 +45,11 @@ class Connected:
         async with self.connection() as connection:
             return await (await connection.execute(query, values)).fetchone()
 
+    async def all(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        """The rows of a query on a connection of its own."""
+        async with self.connection() as connection:
+            return await (await connection.execute(query, values)).fetchall()
+
 
 async def count(connection: TrioConnection[Any], query: LiteralString, values: Sequence[object]) -> int:
     """The number that a query of one row and column gives."""

@@ -101,6 +101,24 @@ class Conversations(Connected):
         )
         return row is not None
 
+    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
+        ids = None if among is None else list(among)
+        rows = await self.all(
+            """
+            SELECT c.id, c.last_seq, c.last_rev
+            FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id
+            WHERE mine.user_id = %s AND (%s::uuid[] IS NULL OR mine.conversation_id = ANY(%s::uuid[]))
+            """,
+            (user_id, ids, ids),
+        )
+        return {row[0]: Head(row[1], row[2]) for row in rows}
+
+    async def member_ids(self, conversation_id: UUID) -> list[UUID]:
+        rows = await self.all(
+            "SELECT user_id FROM conversation_users WHERE conversation_id = %s ORDER BY position", (conversation_id,)
+        )
+        return [row[0] for row in rows]
+
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
     ) -> list[User]:

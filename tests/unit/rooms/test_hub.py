@@ -238,7 +238,8 @@ async def test_what_was_put_out_just_before_a_removal_does_not_arrive_after_it(a
         bob = await world.join(world.bob)
         await settle()
         before = len(bob.transport.frames)
-        room = world.hub._rooms[world.conversation_id]
+        room = world.hub._rooms.get(world.conversation_id)
+        assert room is not None
         room.announce("renamed", "a secret", world.alice.id)
         world.hub.remove_user(world.conversation_id, world.bob.id, "removed")
         await settle()

@@ -468,7 +468,7 @@ async def test_a_slow_member_is_closed_and_nobody_else_notices(autojump_clock: M
         assert carol.ended.is_set()
         assert carol.transport.closed is not None
         assert carol.transport.closed[0] == CloseCode.TOO_SLOW
-        assert carol.member.dropped_frames > 0
+        assert carol.member.connection.dropped_frames > 0
         assert len(bob.contents) == len(alice.contents) == 25
         assert ("left", str(world.carol.id)) in bob.events
         assert len(alice.of_type("typing")) == 25

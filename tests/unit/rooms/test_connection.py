@@ -1,4 +1,4 @@
-"""A member: one slow connection is its own trouble, and nothing reaches a connection that is being closed."""
+"""A connection: one slow connection is its own trouble, and nothing reaches a connection that is being closed."""
 
 from uuid import UUID
 
@@ -7,7 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.protocol import CloseCode, Encoded
-from pulse_trio.rooms.member import CLOSE_TIMEOUT, Member
+from pulse_trio.rooms.connection import CLOSE_TIMEOUT, Connection
+from pulse_trio.rooms.member import Member
 from pulse_trio.store.base import User
 
 from .world import FakeTransport, settle
@@ -16,7 +17,7 @@ USER = User(UUID(int=1), "alice")
 
 
 async def no_catch_up(member: Member) -> None:
-    raise AssertionError("this member did not resume")
+    raise AssertionError("nobody resumed here")
 
 
 class Ends:
@@ -27,9 +28,9 @@ class Ends:
         self.count += 1
 
 
-def make(outbox_bytes: int = 1_000) -> tuple[Member, FakeTransport, Ends]:
+def make(outbox_bytes: int = 1_000) -> tuple[Connection, FakeTransport, Ends]:
     transport, ends = FakeTransport(), Ends()
-    return Member(USER, transport, outbox_bytes=outbox_bytes, pending_messages=2, on_ended=ends), transport, ends
+    return Connection(USER, transport, outbox_bytes=outbox_bytes, pending_messages=2, on_ended=ends), transport, ends
 
 
 def frame(number: int, size: int = 100) -> Encoded:
@@ -41,39 +42,39 @@ def numbers(transport: FakeTransport) -> list[int]:
 
 
 async def test_frames_arrive_in_order(autojump_clock: MockClock) -> None:
-    member, transport, ends = make()
+    connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
+        nursery.start_soon(connection.run, no_catch_up)
         for number in range(5):
-            member.deliver(frame(number))
+            connection.deliver(frame(number))
         await settle()
         assert numbers(transport) == [0, 1, 2, 3, 4]
-        assert member.queued_bytes == 0
+        assert connection.queued_bytes == 0
         assert ends.count == 0
-        member.leave()
+        connection.leave()
     assert ends.count == 1
     assert transport.closed is None
 
 
 async def test_frames_that_may_be_missed_are_dropped_first_then_the_connection(autojump_clock: MockClock) -> None:
-    member, transport, ends = make(outbox_bytes=1_000)
+    connection, transport, ends = make(outbox_bytes=1_000)
     transport.stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
-        member.deliver(frame(0))
+        nursery.start_soon(connection.run, no_catch_up)
+        connection.deliver(frame(0))
         await settle()  # frame 0 is at the connection, which does not take it
         for number in range(1, 6):
-            member.deliver(frame(number), ephemeral=True)
-        assert member.dropped_frames == 0
-        member.deliver(frame(6))  # above half now
-        member.deliver(frame(7), ephemeral=True)
-        assert member.dropped_frames == 1
+            connection.deliver(frame(number), ephemeral=True)
+        assert connection.dropped_frames == 0
+        connection.deliver(frame(6))  # above half now
+        connection.deliver(frame(7), ephemeral=True)
+        assert connection.dropped_frames == 1
         for number in range(8, 12):
-            member.deliver(frame(number))
-        assert member.queued_bytes == 1_000
-        assert member.close_code is None
-        member.deliver(frame(12))
-        assert member.close_code is CloseCode.TOO_SLOW
+            connection.deliver(frame(number))
+        assert connection.queued_bytes == 1_000
+        assert connection.close_code is None
+        connection.deliver(frame(12))
+        assert connection.close_code is CloseCode.TOO_SLOW
         await settle()
         assert transport.closed is not None
         assert transport.closed[0] == 4408
@@ -82,97 +83,97 @@ async def test_frames_that_may_be_missed_are_dropped_first_then_the_connection(a
 
 
 async def test_a_member_that_catches_up_goes_on(autojump_clock: MockClock) -> None:
-    member, transport, _ = make(outbox_bytes=1_000)
+    connection, transport, _ = make(outbox_bytes=1_000)
     transport.stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
+        nursery.start_soon(connection.run, no_catch_up)
         for number in range(10):
-            member.deliver(frame(number))
+            connection.deliver(frame(number))
         transport.stall.set()
         await settle()
         for number in range(10, 20):
-            member.deliver(frame(number))
+            connection.deliver(frame(number))
         await settle()
         assert numbers(transport) == list(range(20))
-        member.leave()
+        connection.leave()
 
 
 async def test_one_frame_larger_than_the_outbox_is_sent_to_who_has_nothing_waiting(autojump_clock: MockClock) -> None:
     """Else a long message, or the list of a large room, would close everybody's connection."""
-    member, transport, _ = make(outbox_bytes=1_000)
+    connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
-        member.deliver(frame(0, size=5_000))
-        assert member.close_code is None
+        nursery.start_soon(connection.run, no_catch_up)
+        connection.deliver(frame(0, size=5_000))
+        assert connection.close_code is None
         await settle()
         assert numbers(transport) == [0]
-        member.deliver(frame(1))
-        member.deliver(frame(2, size=5_000))
-        assert member.close_code is CloseCode.TOO_SLOW
+        connection.deliver(frame(1))
+        connection.deliver(frame(2, size=5_000))
+        assert connection.close_code is CloseCode.TOO_SLOW
 
 
 async def test_close_drops_what_waits_and_sends_one_close_frame(autojump_clock: MockClock) -> None:
-    member, transport, ends = make()
+    connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
+        nursery.start_soon(connection.run, no_catch_up)
         await settle()
-        member.deliver(frame(0))
-        member.close(CloseCode.REMOVED, "removed")
-        member.close(CloseCode.RESTART, "too late")
-        member.deliver(frame(1))
-        member.leave()
+        connection.deliver(frame(0))
+        connection.close(CloseCode.REMOVED, "removed")
+        connection.close(CloseCode.RESTART, "too late")
+        connection.deliver(frame(1))
+        connection.leave()
     assert transport.frames == []
     assert transport.closed == (4403, "removed")
     assert ends.count == 1
 
 
 async def test_close_before_the_task_has_started(autojump_clock: MockClock) -> None:
-    member, transport, ends = make()
-    member.deliver(frame(0))
-    member.close(CloseCode.REMOVED, "removed")
-    await member.run(no_catch_up)
+    connection, transport, ends = make()
+    connection.deliver(frame(0))
+    connection.close(CloseCode.REMOVED, "removed")
+    await connection.run(no_catch_up)
     assert transport.frames == []
     assert transport.closed == (4403, "removed")
     assert ends.count == 1
 
 
 async def test_leave_before_the_task_has_started(autojump_clock: MockClock) -> None:
-    member, transport, ends = make()
-    member.leave()
-    await member.run(no_catch_up)
+    connection, transport, ends = make()
+    connection.leave()
+    await connection.run(no_catch_up)
     assert transport.closed is None
     assert ends.count == 1
 
 
 async def test_delivering_to_somebody_who_has_left_does_nothing(autojump_clock: MockClock) -> None:
-    member, transport, _ = make()
+    connection, transport, _ = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
+        nursery.start_soon(connection.run, no_catch_up)
         await settle()
-        member.leave()
-        member.deliver(frame(0))
+        connection.leave()
+        connection.deliver(frame(0))
         await settle()
-        member.deliver(frame(1))
-        member.deliver(frame(2), ephemeral=True)
+        connection.deliver(frame(1))
+        connection.deliver(frame(2), ephemeral=True)
     assert transport.frames == []
-    assert member.queued_bytes == 0
+    assert connection.queued_bytes == 0
 
 
 async def test_a_client_that_does_not_read_its_close_frame_is_not_waited_for(autojump_clock: MockClock) -> None:
-    member, transport, ends = make()
+    connection, transport, ends = make()
     transport.close_stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
+        nursery.start_soon(connection.run, no_catch_up)
         begin = trio.current_time()
-        member.close(CloseCode.REMOVED, "removed")
+        connection.close(CloseCode.REMOVED, "removed")
     assert trio.current_time() - begin == CLOSE_TIMEOUT
     assert ends.count == 1
 
 
 async def test_cancelled_from_outside_the_client_is_told_that_the_server_failed(autojump_clock: MockClock) -> None:
-    member, transport, ends = make()
+    connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
+        nursery.start_soon(connection.run, no_catch_up)
         await settle()
         nursery.cancel_scope.cancel()
     assert transport.closed is not None
@@ -182,11 +183,11 @@ async def test_cancelled_from_outside_the_client_is_told_that_the_server_failed(
 
 @pytest.mark.parametrize("fault", [RuntimeError("a fault of the connection"), OSError("gone")])
 async def test_a_fault_of_one_connection_ends_that_connection_only(autojump_clock: MockClock, fault: Exception) -> None:
-    member, transport, ends = make()
+    connection, transport, ends = make()
     transport.broken = fault
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(member.run, no_catch_up)
-        member.deliver(frame(0))
+        nursery.start_soon(connection.run, no_catch_up)
+        connection.deliver(frame(0))
     assert transport.closed is not None
     assert transport.closed[0] == 1011
     assert ends.count == 1
@@ -199,7 +200,7 @@ async def test_a_fault_while_closing_ends_that_connection_only(autojump_clock: M
             raise OSError("gone")
 
     ends = Ends()
-    member = Member(USER, Unclosable(), outbox_bytes=100, pending_messages=1, on_ended=ends)
-    member.close(CloseCode.REMOVED, "removed")
-    await member.run(no_catch_up)
+    connection = Connection(USER, Unclosable(), outbox_bytes=100, pending_messages=1, on_ended=ends)
+    connection.close(CloseCode.REMOVED, "removed")
+    await connection.run(no_catch_up)
     assert ends.count == 1

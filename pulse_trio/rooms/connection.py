@@ -1,0 +1,214 @@
+"""A connection: one WebSocket with its bounded outbox and the task that sends what is in it."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
+import trio
+
+from pulse_trio.protocol import CloseCode, Encoded
+from pulse_trio.settings import Settings
+from pulse_trio.store.base import User
+
+if TYPE_CHECKING:
+    from pulse_trio.rooms.member import Member
+
+# The outbox is bounded by bytes; this bounds the memory of the channel itself. A typing frame, the
+# smallest, has about 150 bytes, so the default of 1 MiB is reached first.
+OUTBOX_FRAMES: Final = 8_192
+CLOSE_TIMEOUT: Final = 2.0  # seconds for a close frame to leave; whoever does not read it is cut off
+
+
+log = structlog.get_logger(__name__)
+
+
+class Transport(Protocol):
+    """What a connection needs of its WebSocket; the edge provides it."""
+
+    async def send(self, text: str) -> None:
+        """Sends one text message; returns when it is on its way. A dead connection is not an error."""
+
+    async def close(self, code: int, reason: str) -> None:
+        """Sends a close frame."""
+
+
+class Connection:
+    """A user's WebSocket. `run` is its task; the rest never blocks.
+
+    Args:
+        user: whose connection it is.
+        transport: the WebSocket.
+        outbox_bytes: how much may wait for it; from half of it on frames that may be missed are dropped,
+            beyond it the connection is closed with `CloseCode.TOO_SLOW`.
+        pending_messages: how many messages it may have waiting for the store.
+        on_ended: called once when `run` has ended, so that whoever reads from the WebSocket can go.
+    """
+
+    __slots__ = (
+        "_close",
+        "_on_ended",
+        "_outbox",
+        "_outbox_bytes",
+        "_queued_bytes",
+        "_scope",
+        "_sending",
+        "_source",
+        "capacity",
+        "dropped_frames",
+        "transport",
+        "user",
+    )
+
+    def __init__(
+        self,
+        user: User,
+        transport: Transport,
+        *,
+        outbox_bytes: int,
+        pending_messages: int,
+        on_ended: Callable[[], object],
+    ) -> None:
+        self.user = user
+        self.transport = transport
+        self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
+        self.dropped_frames = 0
+        # A frame, with the member that it is for if it is of one conversation; no frame: this member catches up now.
+        self._outbox, self._source = trio.open_memory_channel[tuple[Encoded | None, "Member | None"]](OUTBOX_FRAMES)
+        self._outbox_bytes = outbox_bytes
+        self._queued_bytes = 0
+        self._sending: Member | None = None
+        self._scope = trio.CancelScope()
+        self._close: tuple[CloseCode, str] | None = None
+        self._on_ended = on_ended
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait in the outbox."""
+        return self._queued_bytes
+
+    @property
+    def close_code(self) -> CloseCode | None:
+        """Why the server is closing this connection, if it is."""
+        return None if self._close is None else self._close[0]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still be sent to: neither `close` nor `leave` was called."""
+        return not self._scope.cancel_called
+
+    def deliver(self, frame: Encoded, member: "Member | None" = None, *, ephemeral: bool = False) -> None:
+        """Puts a frame into the outbox; after `close` it is dropped.
+
+        Args:
+            frame: what to send.
+            member: whose conversation it belongs to, if to one: it is dropped when that member has been removed.
+            ephemeral: it may be missed (typing, presence): dropped when the connection lags.
+        """
+        if not self.is_open:
+            return
+        if ephemeral and self._queued_bytes > self._outbox_bytes // 2:
+            self.dropped_frames += 1
+            return
+        # One frame may be larger than the outbox, or a long list of users would close everybody.
+        if self._queued_bytes and self._queued_bytes + frame.size > self._outbox_bytes:
+            self._close_slow()
+        elif self._put(frame, member):
+            self._queued_bytes += frame.size
+
+    def catch_up_later(self, member: "Member") -> None:
+        """Lets a member read on what it missed, after whatever waits in the outbox now."""
+        if self.is_open:
+            self._put(None, member)
+
+    async def send_now(self, frame: Encoded, member: "Member") -> None:
+        """Sends a frame past the outbox: for this connection's own task, while a member catches up."""
+        self._sending = member
+        await self.transport.send(frame.text)
+        self._sending = None
+
+    def cut_off(self, member: "Member") -> None:
+        """A removed member must not get the frame that is being sent to it, if its client does not take it."""
+        if self._sending is member:
+            self._close_slow()
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Closes the connection: nothing that still waits is sent, only the close frame."""
+        if self._close is None:
+            self._close = (code, reason)
+            self._scope.cancel()
+
+    def leave(self) -> None:
+        """Ends the connection's task without a close frame: the connection is gone already."""
+        if self._close is None:
+            self._outbox.close()
+            self._scope.cancel()
+
+    async def run(self, catch_up: Callable[["Member"], Awaitable[None]]) -> None:
+        """Sends what comes into the outbox until `leave` or `close`.
+
+        Args:
+            catch_up: sends a member the next of the changes that it missed.
+
+        Cancelled: closes the connection with `CloseCode.INTERNAL_ERROR`, within `CLOSE_TIMEOUT` seconds:
+        who stops in order closes the connections first. A fault of the connection ends this one only.
+        """
+        try:
+            with self._scope, self._source:
+                async for frame, member in self._source:
+                    if not self.is_open:
+                        break  # the frame was handed over just before `close` or `leave`
+                    if frame is not None:
+                        self._queued_bytes -= frame.size
+                    if member is not None and member.is_removed:
+                        continue
+                    if frame is None:
+                        assert member is not None
+                        await catch_up(member)
+                    else:
+                        self._sending = member
+                        await self.transport.send(frame.text)
+                        self._sending = None
+        except trio.Cancelled:
+            self.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
+            raise
+        except Exception:
+            log.exception("a connection failed", user_id=str(self.user.id))
+            self.close(CloseCode.INTERNAL_ERROR, "the connection failed; reconnect")
+        finally:
+            try:
+                if self._close is not None:
+                    await self._send_close(*self._close)  # noqa: ASYNC102  # shields itself, with a deadline
+            finally:
+                self._on_ended()
+
+    def _put(self, frame: Encoded | None, member: "Member | None") -> bool:
+        try:
+            self._outbox.send_nowait((frame, member))
+        except trio.WouldBlock:
+            self._close_slow()
+        except trio.BrokenResourceError:
+            pass  # the connection's task has ended: the client is gone
+        else:
+            return True
+        return False
+
+    def _close_slow(self) -> None:
+        self.close(CloseCode.TOO_SLOW, "reading too slowly; reconnect and load what you missed")
+
+    async def _send_close(self, code: CloseCode, reason: str) -> None:
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self.transport.close(code, reason)
+        except Exception:
+            log.exception("a connection could not be closed in order", user_id=str(self.user.id))
+
+
+def open_connection(user: User, transport: Transport, settings: Settings, on_ended: Callable[[], object]) -> Connection:
+    """A connection with the bounds that the settings give it."""
+    return Connection(
+        user,
+        transport,
+        outbox_bytes=settings.outbox_bytes,
+        pending_messages=settings.pending_messages,
+        on_ended=on_ended,
+    )

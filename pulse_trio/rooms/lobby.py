@@ -1,0 +1,136 @@
+"""The lobby: where sessions come in, say where they want to go on, and leave."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import trio
+
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.protocol import ConversationRemovedFrame, SendResume, encode, error_frame
+from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.connection import Transport, open_connection
+from pulse_trio.rooms.registry import Rooms
+from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.settings import Settings
+from pulse_trio.store.base import Head, Store, StoreUnavailable, User
+
+
+class Lobby:
+    """Opens sessions, resumes them and closes them.
+
+    Args:
+        store: who knows who is in a conversation.
+        rooms: those that a session comes into at once.
+        sessions: where it is registered for those that open later.
+        changes: reads what is committed.
+        settings: the bounds.
+    """
+
+    def __init__(self, store: Store, rooms: Rooms, sessions: Sessions, changes: Changes, settings: Settings) -> None:
+        self._store = store
+        self._rooms = rooms
+        self._sessions = sessions
+        self._changes = changes
+        self._settings = settings
+
+    async def open(self, user: User, websocket: Transport, *, on_ended: Callable[[], object]) -> Session:
+        """Registers a connection for all of a user's conversations.
+
+        What is committed after its first frame has been sent will be sent on it, once it has started: by
+        `resume`, `Session.start`, or by itself after `PULSE_RESUME_WAIT` seconds.
+
+        Args:
+            user: who connects.
+            websocket: the connection; `close` must follow, whatever happens to it.
+            on_ended: called once when nothing more will be sent on the connection.
+
+        Raises:
+            StoreUnavailable: the user's conversations could not be looked up.
+        Cancelled: the session is not registered.
+        """
+        session = Session(open_connection(user, websocket, self._settings, on_ended))
+        session.greet(self._store.epoch)
+        self._sessions.add(session)
+        try:
+            memberships, changed = await self._memberships(session, None)
+        except BaseException:
+            self.close(session)
+            raise
+        for conversation_id in {**memberships, **changed}:
+            room = self._rooms.get(conversation_id)
+            is_in = changed.get(conversation_id, True) and session.connection.is_open  # not closed meanwhile
+            if room is not None and room.opened.is_set() and is_in:
+                room.attach(session)
+        self._rooms.nursery.start_soon(self._run_session, session, name=f"session {user.id}")
+        self._rooms.nursery.start_soon(self._start_session, session, name=f"start of session {user.id}")
+        return session
+
+    async def resume(self, session: Session, frame: SendResume) -> None:
+        """Starts a session that goes on where its client was; what cannot be resumed is told to the client.
+
+        Raises:
+            PulseError: it has started already, or the frame asks for too much; then it has not started.
+            StoreUnavailable: the user's conversations could not be looked up; the session must be closed.
+        Cancelled: the session must be closed.
+        """
+        most = self._settings.resume_conversations
+        if len(frame.revs) > most:
+            raise PulseError(ErrorCode.INVALID_FRAME, f"`revs` may name {most} conversations", field="revs")
+        if session.is_started:
+            raise PulseError(ErrorCode.CANNOT_RESUME, "`resume` must come first; load the history afresh")
+        session.waiting.cancel()
+        if frame.epoch is not None and frame.epoch != self._store.epoch:
+            self._refuse_resume(session, None)
+        elif frame.revs:
+            memberships, changed = await self._memberships(session, list(frame.revs))
+            for conversation_id, rev in frame.revs.items():
+                if conversation_id in changed:
+                    if changed[conversation_id]:  # where it stands is not known here
+                        self._refuse_resume(session, conversation_id)
+                elif conversation_id not in memberships:
+                    session.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
+                else:
+                    room = self._rooms.get(conversation_id)
+                    last_rev = max(memberships[conversation_id].last_rev, 0 if room is None else room.last_rev)
+                    if rev > last_rev:
+                        self._refuse_resume(session, conversation_id)
+                    else:
+                        session.resume(conversation_id, rev, last_rev)
+        session.start()
+
+    def close(self, session: Session) -> None:
+        """Takes a session out of everything; one that is out already is no error."""
+        self._sessions.discard(session)
+        session.waiting.cancel()
+        for conversation_id, member in session.members.items():
+            room = self._rooms.get(conversation_id)
+            if room is not None:
+                room.leave(member)
+        session.members.clear()
+        session.connection.leave()
+
+    async def _memberships(
+        self, session: Session, among: list[UUID] | None
+    ) -> tuple[dict[UUID, Head], dict[UUID, bool]]:
+        """The session's conversations, and those to which it was added (True), or removed from, meanwhile."""
+        session.changed.clear()
+        with trio.move_on_after(self._settings.store_timeout):
+            memberships = await self._store.memberships(session.user.id, among)
+            return memberships, session.changed.copy()
+        raise StoreUnavailable("the memberships took too long")
+
+    async def _run_session(self, session: Session) -> None:
+        try:
+            await session.connection.run(self._changes.catch_up)
+        finally:
+            self.close(session)
+            session.ended.set()
+
+    async def _start_session(self, session: Session) -> None:
+        with session.waiting:
+            await trio.sleep(self._settings.resume_wait)
+            session.start()
+
+    def _refuse_resume(self, session: Session, conversation_id: UUID | None) -> None:
+        error = PulseError(ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh")
+        session.connection.deliver(encode(error_frame(error, None, conversation_id)))

@@ -1,0 +1,134 @@
+"""Sessions: connections that carry all of a user's conversations.
+
+A session costs nothing in a conversation where nothing happens. When a room opens it looks up who is in
+the conversation and takes in the sessions of those who are connected; a session that comes looks up which
+of the open rooms are its user's. Being added to a conversation, or removed, reaches both at once.
+"""
+
+from uuid import UUID
+
+import trio
+
+from pulse_trio.protocol import ConversationAddedFrame, ConversationRemovedFrame, SessionFrame, encode
+from pulse_trio.rooms.connection import Connection
+from pulse_trio.rooms.member import Member
+from pulse_trio.store.base import User
+
+
+class Session:
+    """One connection for all of a user's conversations.
+
+    Until `start` nothing of them is sent: the client may first say where it wants to go on.
+
+    Attributes:
+        members: its place in each conversation in which something has happened, or will be replayed.
+        changed: what happened to the user's memberships while they are being looked up: True is added.
+        ended: nothing more is sent.
+        waiting: the scope of who starts the session when its client has said nothing.
+    """
+
+    __slots__ = ("changed", "connection", "ended", "is_started", "members", "waiting")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.members: dict[UUID, Member] = {}
+        self.changed: dict[UUID, bool] = {}
+        self.ended = trio.Event()
+        self.waiting = trio.CancelScope()
+        self.is_started = False
+
+    @property
+    def user(self) -> User:
+        """Whose session it is."""
+        return self.connection.user
+
+    def member(self, conversation_id: UUID) -> Member:
+        """Who sends in a conversation: the store knows whether the user is in it."""
+        found = self.members.get(conversation_id)
+        return Member(self.connection, conversation_id, 0, of_session=True) if found is None else found
+
+    def place(self, conversation_id: UUID, last_rev: int) -> Member:
+        """The member for a room that is open at `last_rev`; what it has missed will be sent."""
+        member = self.members.get(conversation_id)
+        if member is None:
+            member = Member(self.connection, conversation_id, last_rev, of_session=True)
+            self.members[conversation_id] = member
+            member.is_live = self.is_started
+        else:
+            self._due(member, last_rev)
+        return member
+
+    def resume(self, conversation_id: UUID, rev: int, last_rev: int) -> None:
+        """Goes back to where the client was; before `start` only."""
+        member = self.members.get(conversation_id)
+        if member is not None:
+            member.cursor = min(member.cursor, rev)
+            member.target = max(member.target, last_rev)
+        elif rev < last_rev:
+            member = Member(self.connection, conversation_id, rev, of_session=True)
+            member.target = last_rev
+            self.members[conversation_id] = member
+
+    def start(self) -> None:
+        """Lets frames flow."""
+        if not self.is_started:
+            self.is_started = True
+            self.waiting.cancel()
+            for member in self.members.values():
+                member.start()
+
+    def greet(self, epoch: str) -> None:
+        """Tells the client that whatever is committed from now on will be sent."""
+        user = self.user
+        self.connection.deliver(encode(SessionFrame(user_id=user.id, username=user.username, epoch=epoch)))
+
+    def added(self, conversation_id: UUID) -> None:
+        """Tells the client of a conversation that it has been added to."""
+        self.changed[conversation_id] = True
+        self.connection.deliver(encode(ConversationAddedFrame(conversation_id=conversation_id)))
+
+    def removed(self, conversation_id: UUID) -> Member | None:
+        """Tells the client that it is out of a conversation; returns its member there, if it has one.
+
+        What of the conversation waits in the outbox is not sent.
+        """
+        self.changed[conversation_id] = False
+        member = self.members.pop(conversation_id, None)
+        if member is not None:
+            member.remove()
+        self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
+        return member
+
+    def _due(self, member: Member, last_rev: int) -> None:
+        member.target = max(member.target, last_rev)
+        if member.is_live and member.cursor < last_rev:
+            member.start()
+
+
+class Sessions:
+    """The sessions of this process, by user."""
+
+    def __init__(self) -> None:
+        self._by_user: dict[UUID, dict[Session, None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._by_user)
+
+    def all(self) -> list[Session]:
+        """Every session there is."""
+        return [session for sessions in self._by_user.values() for session in sessions]
+
+    def add(self, session: Session) -> None:
+        """From now on rooms that open take it in."""
+        self._by_user.setdefault(session.user.id, {})[session] = None
+
+    def discard(self, session: Session) -> None:
+        """The session has gone."""
+        sessions = self._by_user.get(session.user.id, {})
+        sessions.pop(session, None)
+        if not sessions:
+            self._by_user.pop(session.user.id, None)
+
+    def of(self, user_id: UUID) -> list[Session]:
+        """The sessions of a user, in the order they came."""
+        return list(self._by_user.get(user_id, ()))

@@ -1,0 +1,652 @@
+"""Sessions: all conversations of a user on one connection, each in order, with nothing missed and nothing doubled."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.protocol import CloseCode, EditMessage, SendMessage, SendResume
+from pulse_trio.rooms.session import Session
+from pulse_trio.store.base import NewMessage, StoreUnavailable, User
+
+from .world import FakeTransport, World, a_world, settle, virtual_now
+
+
+class Device:
+    """A session of a user: what the edge does, without its I/O."""
+
+    def __init__(self, world: World, user: User) -> None:
+        self.world = world
+        self.user = user
+        self.transport = FakeTransport()
+        self.ended = trio.Event()
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    async def open(self, revs: dict[UUID, int] | None = None, epoch: str | None = None) -> "Device":
+        self._session = await self.world.hub.open_session(self.user, self.transport, on_ended=self.ended.set)
+        if revs is not None:
+            await self.world.hub.resume(self._session, SendResume(revs=revs, epoch=epoch))
+        return self
+
+    def leave(self) -> None:
+        self.world.hub.close_session(self.session)
+
+    async def send(self, conversation_id: UUID, content: str, client_id: str | None = None) -> None:
+        frame = SendMessage(content=content, client_id=client_id, conversation_id=conversation_id)
+        await self.world.hub.send_message(conversation_id, self.session.member(conversation_id), frame)
+
+    def of_type(self, *kinds: str) -> list[dict[str, Any]]:
+        return [frame for frame in self.transport.frames if frame["type"] in kinds]
+
+    def contents(self, conversation_id: UUID) -> list[str]:
+        return [f["content"] for f in self.of_type("message") if f["conversation_id"] == str(conversation_id)]
+
+    @property
+    def errors(self) -> list[tuple[str, str | None, str | None]]:
+        return [(f["code"], f.get("client_id"), f.get("conversation_id")) for f in self.of_type("error")]
+
+
+async def device(world: World, user: User, revs: dict[UUID, int] | None = None) -> Device:
+    return await Device(world, user).open({} if revs is None else revs)
+
+
+async def store(world: World, conversation_id: UUID, *contents: str) -> None:
+    """What was sent before anybody of the test was there."""
+    for content in contents:
+        new = NewMessage(world.ids(), conversation_id, world.alice.id, content, None, virtual_now())
+        await world.store.append([new])
+
+
+async def test_the_first_frame_greets(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await device(world, world.alice)
+        await settle()
+        assert alice.transport.frames == [
+            {"type": "session", "user_id": str(world.alice.id), "username": "alice", "epoch": world.store.epoch}
+        ]
+
+
+async def test_messages_go_both_ways_in_several_conversations(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        first, second = world.conversation_id, world.ids()
+        await world.new_conversation(second)
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        carol = await world.join(world.carol)
+        await alice.send(first, "one", "c-1")
+        await bob.send(second, "two")
+        await carol.send("three")
+        await settle()
+        for someone in (alice, bob):
+            assert sorted(someone.contents(first)) == ["one", "three"]
+            assert someone.contents(second) == ["two"]
+        assert sorted(carol.contents) == ["one", "three"]
+        assert alice.of_type("message")[0]["client_id"] == "c-1"
+
+
+async def test_a_session_costs_nothing_where_nothing_happens(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        keys = [world.ids() for _ in range(1_000)]
+        for key in keys:
+            await world.new_conversation(key)
+        alice = await device(world, world.alice, dict.fromkeys(keys, 0))
+        assert world.hub.room_count == 0
+        assert alice.session.members == {}
+        await store(world, keys[0], "before")  # by another process, or before: not live
+        bob = await device(world, world.bob)
+        await bob.send(keys[7], "hello")
+        await settle()
+        assert alice.contents(keys[7]) == ["hello"]
+        assert list(alice.session.members) == [keys[7]]
+        assert world.hub.room_count == 1
+
+
+async def test_a_room_of_sessions_goes_when_it_was_not_used_for_a_while(autojump_clock: MockClock) -> None:
+    async with a_world(room_linger=60.0) as world:
+        key = world.conversation_id
+        alice = await device(world, world.alice)
+        await alice.send(key, "one")
+        await trio.sleep(50)
+        assert world.hub.room_count == 1
+        await alice.send(key, "two")
+        await trio.sleep(50)
+        assert world.hub.room_count == 1
+        await trio.sleep(20)
+        assert world.hub.room_count == 0
+        await alice.send(key, "three")
+        await settle()
+        assert alice.contents(key) == ["one", "two", "three"]
+
+
+async def test_a_room_goes_with_its_last_session(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await device(world, world.alice)
+        await alice.send(world.conversation_id, "one")
+        await settle()
+        alice.leave()
+        await settle()
+        assert world.hub.room_count == 0
+        assert alice.ended.is_set()
+
+
+async def test_resume_gives_the_suffix_of_each_conversation_then_live(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        keys = [world.conversation_id, world.ids(), world.ids()]
+        for key in keys[1:]:
+            await world.new_conversation(key)
+        for key in keys:
+            await store(world, key, *[f"{n}" for n in range(1, 601)])
+        alice = await device(world, world.alice, {keys[0]: 590, keys[1]: 0, keys[2]: 600})
+        bob = await device(world, world.bob)
+        for key in keys:
+            await bob.send(key, "live")
+        await settle()
+        for key, seen in zip(keys, (590, 0, 600), strict=True):
+            assert alice.contents(key) == [*(f"{n}" for n in range(seen + 1, 601)), "live"]
+            assert [f["rev"] for f in alice.of_type("message") if f["conversation_id"] == str(key)] == list(
+                range(seen + 1, 602)
+            )
+
+
+async def test_a_long_suffix_does_not_hold_up_other_conversations(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        busy, long = world.ids(), world.conversation_id
+        await world.new_conversation(busy)
+        await store(world, long, *[f"{n}" for n in range(5_000)])
+        alice = await device(world, world.alice, {long: 0})
+        bob = await device(world, world.bob)
+        await bob.send(busy, "hello")
+        await settle()
+        order = [frame["conversation_id"] for frame in alice.of_type("message")]
+        assert len(order) == 5_001
+        assert order.index(str(busy)) < 3_000
+
+
+async def test_what_is_sent_while_the_client_has_not_begun_waits(autojump_clock: MockClock) -> None:
+    async with a_world(resume_wait=5.0) as world:
+        key = world.conversation_id
+        await store(world, key, "one", "two")
+        carol = await world.join(world.carol)  # the room is open
+        alice = await Device(world, world.alice).open()
+        await carol.send("three")
+        await trio.sleep(1)
+        assert [frame["type"] for frame in alice.of_type("session", "message")] == ["session"]
+        await world.hub.resume(alice.session, SendResume(revs={key: 1}))
+        await settle()
+        assert alice.contents(key) == ["two", "three"]
+
+
+async def test_who_says_nothing_begins_after_a_while(autojump_clock: MockClock) -> None:
+    async with a_world(resume_wait=5.0) as world:
+        key = world.conversation_id
+        alice = await Device(world, world.alice).open()
+        carol = await world.join(world.carol)
+        await carol.send("one")
+        await trio.sleep(4.9)
+        assert alice.contents(key) == []
+        await trio.sleep(0.2)
+        await carol.send("two")
+        await settle()
+        assert alice.contents(key) == ["one", "two"]
+        with pytest.raises(PulseError) as caught:
+            await world.hub.resume(alice.session, SendResume(revs={key: 0}))
+        assert caught.value.code is ErrorCode.CANNOT_RESUME
+
+
+async def test_what_cannot_be_resumed_is_told_and_goes_on_live(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        mine, beyond, unknown, foreign = world.conversation_id, world.ids(), world.ids(), world.ids()
+        await world.new_conversation(beyond)
+        await world.new_conversation(foreign)
+        await world.store.remove_member(foreign, world.alice.id, world.bob.id, now=virtual_now())
+        await store(world, mine, "one", "two")
+        bob = await device(world, world.bob, {mine: 1, beyond: 1, unknown: 0, foreign: 0})
+        await settle()
+        assert bob.errors == [("cannot_resume", None, str(beyond))]
+        gone = [frame["conversation_id"] for frame in bob.of_type("conversation_removed")]
+        assert gone == [str(unknown), str(foreign)]
+        assert bob.contents(mine) == ["two"]
+        alice = await device(world, world.alice)
+        await alice.send(beyond, "live")
+        await settle()
+        assert bob.contents(beyond) == ["live"]
+
+
+async def test_another_epoch_resumes_nothing(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        await store(world, world.conversation_id, "one")
+        alice = await Device(world, world.alice).open({world.conversation_id: 0}, epoch="another")
+        await settle()
+        assert alice.errors == [("cannot_resume", None, None)]
+        assert alice.of_type("message") == []
+
+
+async def test_a_resume_of_too_many_is_refused(autojump_clock: MockClock) -> None:
+    async with a_world(resume_conversations=2) as world:
+        with pytest.raises(PulseError) as caught:
+            await device(world, world.alice, {world.ids(): 0 for _ in range(3)})
+        assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_FRAME, "revs")
+
+
+async def test_an_edit_reaches_who_resumes(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        alice = await device(world, world.alice)
+        await alice.send(key, "one")
+        await alice.send(key, "two")
+        await settle()
+        frame = EditMessage(message_id=UUID(alice.of_type("message")[0]["message_id"]), content="uno")
+        await world.hub.send_revision(key, alice.session.member(key), frame)
+        await settle()
+        again = await device(world, world.alice, {key: 2})
+        await settle()
+        for someone in (alice, again):
+            assert [(f["content"], f["rev"]) for f in someone.of_type("message_updated")] == [("uno", 3)]
+
+
+async def test_a_resend_over_a_session_is_answered_with_the_first(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        alice = await device(world, world.alice)
+        await alice.send(key, "one", "c-1")
+        await settle()
+        alice.leave()
+        await settle()
+        again = await device(world, world.alice)
+        await again.send(key, "one", "c-1")
+        await settle()
+        assert world.stored == ["one"]
+        assert again.of_type("message")[0]["message_id"] == alice.of_type("message")[0]["message_id"]
+
+
+async def test_who_is_not_in_it_cannot_send_or_type(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        foreign, unknown = world.ids(), world.ids()
+        await world.new_conversation(foreign)
+        await world.store.remove_member(foreign, world.alice.id, world.bob.id, now=virtual_now())
+        bob = await device(world, world.bob)
+        for key in (foreign, unknown):
+            await bob.send(key, "hello", f"c-{key}")
+            world.hub.send_typing(key, bob.session.member(key))
+            await settle()
+        assert sorted(bob.errors, key=str) == sorted(
+            [
+                ("not_a_member", f"c-{foreign}", str(foreign)),
+                ("not_a_member", None, str(foreign)),
+                ("not_a_member", f"c-{unknown}", str(unknown)),
+                ("not_a_member", None, str(unknown)),
+            ],
+            key=str,
+        )
+        assert world.store.stored(foreign) == []
+        assert world.hub.room_count == 0
+
+
+async def test_typing_opens_the_room_for_those_who_are_there(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        world.hub.send_typing(world.conversation_id, alice.session.member(world.conversation_id))
+        await settle()
+        (typing,) = bob.of_type("typing")
+        assert (typing["sender_username"], typing["conversation_id"]) == ("alice", str(world.conversation_id))
+        assert alice.of_type("typing") == []
+
+
+# --- who is in it ---
+
+
+async def test_being_added_and_removed_takes_effect_at_once(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        bob = await device(world, world.bob)
+        alice = await world.join(world.alice)
+        await alice.send("before")
+        await settle()
+        await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+        world.hub.add_user(key, world.bob.id)
+        await alice.send("between")
+        await settle()
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        world.hub.remove_user(key, world.bob.id, "removed")
+        await alice.send("after")
+        await settle()
+        kinds = [f["type"] for f in bob.transport.frames if f["type"] not in ("system", "session")]
+        assert kinds == ["conversation_added", "message", "conversation_removed"]
+        assert bob.contents(key) == ["between"]
+        assert bob.transport.closed is None
+        assert world.hub.get_active_users(key) == {str(world.alice.id)}
+
+
+async def test_what_waits_in_the_outbox_does_not_arrive_after_a_removal(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key, other = world.conversation_id, world.ids()
+        await world.new_conversation(other)
+        bob = await device(world, world.bob)
+        alice = await device(world, world.alice)
+        await settle()
+        bob.transport.stall = trio.Event()
+        await alice.send(other, "kept")
+        await settle()  # bob's connection is busy with it
+        await alice.send(key, "secret")
+        await settle()
+        world.hub.remove_user(key, world.bob.id, "removed")
+        bob.transport.stall.set()
+        await settle()
+        assert bob.contents(other) == ["kept"]
+        assert bob.contents(key) == []
+        assert bob.of_type("conversation_removed")
+        assert bob.transport.closed is None
+
+
+async def test_a_frame_that_the_client_does_not_take_is_not_left_to_it_after_a_removal(
+    autojump_clock: MockClock,
+) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        bob, alice = await device(world, world.bob), await device(world, world.alice)
+        await settle()
+        bob.transport.stall = trio.Event()
+        await alice.send(key, "secret")
+        await settle()
+        world.hub.remove_user(key, world.bob.id, "removed")
+        await settle()
+        assert bob.contents(key) == []
+        assert bob.transport.closed is not None
+        assert bob.transport.closed[0] == CloseCode.TOO_SLOW
+
+
+@pytest.mark.parametrize("is_added", [True, False], ids=["added", "removed"])
+async def test_a_change_while_the_room_opens(
+    is_added: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room has read who is in it when the change is made, but is not open yet."""
+    async with a_world() as world:
+        key = world.conversation_id
+        if is_added:
+            await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        bob, alice = await device(world, world.bob), await device(world, world.alice)
+        gate, member_ids = trio.Event(), world.store.member_ids
+
+        async def slow(conversation_id: UUID) -> list[UUID]:
+            found = await member_ids(conversation_id)
+            await gate.wait()
+            return found
+
+        monkeypatch.setattr(world.store, "member_ids", slow)
+        await alice.send(key, "hello")
+        await settle()
+        if is_added:
+            await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+            world.hub.add_user(key, world.bob.id)
+        else:
+            await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+            world.hub.remove_user(key, world.bob.id, "removed")
+        gate.set()
+        await settle()
+        assert bob.contents(key) == (["hello"] if is_added else [])
+
+
+@pytest.mark.parametrize("is_added", [True, False], ids=["added", "removed"])
+async def test_a_change_while_the_session_comes(
+    is_added: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session has read its conversations when the change is made, but has not come in."""
+    async with a_world() as world:
+        key = world.conversation_id
+        alice = await world.join(world.alice)
+        if is_added:
+            await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        gate, memberships = trio.Event(), world.store.memberships
+
+        async def slow(*arguments: Any) -> Any:
+            found = await memberships(*arguments)
+            await gate.wait()
+            return found
+
+        monkeypatch.setattr(world.store, "memberships", slow)
+        bob = Device(world, world.bob)
+        world.start(bob.open)
+        await settle()
+        if is_added:
+            await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+            world.hub.add_user(key, world.bob.id)
+        else:
+            await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+            world.hub.remove_user(key, world.bob.id, "removed")
+        gate.set()
+        await settle()
+        await alice.send("hello")
+        await trio.sleep(10)
+        assert bob.contents(key) == (["hello"] if is_added else [])
+
+
+async def test_a_removal_in_doubt_sends_the_session_back(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        bob, alice = await device(world, world.bob), await device(world, world.alice)
+        await alice.send(key, "one")
+        await settle()
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        world.hub.reconnect_user(key, world.bob.id)
+        await alice.send(key, "two")
+        again = await device(world, world.bob, {key: 1})
+        await alice.send(key, "three")
+        await settle()
+        assert bob.transport.closed is not None
+        assert bob.transport.closed[0] == CloseCode.INTERNAL_ERROR
+        assert bob.contents(key) == ["one"]
+        assert again.contents(key) == []
+        assert again.of_type("conversation_removed")
+
+
+async def test_a_removal_in_doubt_while_a_room_opens(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        alice = await device(world, world.alice)
+        gate, member_ids = trio.Event(), world.store.member_ids
+
+        async def slow(conversation_id: UUID) -> list[UUID]:
+            found = await member_ids(conversation_id)
+            await gate.wait()
+            return found
+
+        monkeypatch.setattr(world.store, "member_ids", slow)
+        await alice.send(key, "secret")
+        await settle()
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        world.hub.reconnect_user(key, world.bob.id)
+        bob = await device(world, world.bob)
+        gate.set()
+        await settle()
+        assert alice.contents(key) == ["secret"]
+        assert bob.contents(key) == []
+
+
+# --- presence ---
+
+
+async def test_a_session_is_active_where_somebody_is(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        carol = await world.join(world.carol)
+        alice = await device(world, world.alice)
+        phone = await device(world, world.alice)
+        await settle()
+        assert world.hub.get_active_users(world.conversation_id) == {str(world.alice.id), str(world.carol.id)}
+        alice.leave()
+        phone.leave()
+        await settle()
+        assert carol.events == [
+            ("joined", str(world.carol.id)),
+            ("joined", str(world.alice.id)),
+            ("left", str(world.alice.id)),
+        ]
+        assert alice.of_type("system") == []
+
+
+async def test_who_comes_later_finds_the_sessions_active(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        await device(world, world.alice)
+        carol = await world.join(world.carol)
+        await settle()
+        assert set(carol.of_type("system")[0]["active_users"]) == {str(world.alice.id), str(world.carol.id)}
+
+
+# --- faults ---
+
+
+async def test_a_session_whose_conversations_cannot_be_looked_up_leaves_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=10.0) as world:
+
+        async def away(*_: object) -> None:
+            await trio.lowlevel.checkpoint()
+            raise StoreUnavailable
+
+        async def stuck(*_: object) -> None:
+            await trio.sleep_forever()
+
+        carol = await world.join(world.carol)
+        for answer in (away, stuck):
+            with monkeypatch.context() as patch:
+                patch.setattr(world.store, "memberships", answer)
+                with pytest.raises(StoreUnavailable):
+                    await Device(world, world.alice).open()
+        await carol.send("hello")
+        await settle()
+        assert world.hub.get_active_users(world.conversation_id) == {str(world.carol.id)}
+
+
+async def test_a_message_waits_for_a_room_that_cannot_be_opened_yet(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=10.0) as world:
+        head, fails = world.store.head, 3
+
+        async def flaky(conversation_id: UUID) -> Any:
+            nonlocal fails
+            fails -= 1
+            if fails >= 0:
+                await trio.lowlevel.checkpoint()
+                raise StoreUnavailable
+            return await head(conversation_id)
+
+        monkeypatch.setattr(world.store, "head", flaky)
+        alice = await device(world, world.alice)
+        await alice.send(world.conversation_id, "hello")
+        await trio.sleep(5)
+        assert alice.contents(world.conversation_id) == ["hello"]
+
+
+@pytest.mark.parametrize("hangs", [True, False], ids=["hangs", "fails"])
+async def test_a_message_to_a_room_that_does_not_open_is_refused_in_time(
+    hangs: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=10.0) as world:
+
+        async def away(_: UUID) -> None:
+            if hangs:
+                await trio.sleep_forever()
+            await trio.lowlevel.checkpoint()
+            raise StoreUnavailable
+
+        monkeypatch.setattr(world.store, "head", away)
+        alice = await device(world, world.alice)
+        await alice.send(world.conversation_id, "hello", "c-1")
+        await trio.sleep(11)
+        assert alice.errors == [("not_stored", "c-1", str(world.conversation_id))]
+        assert world.hub.room_count == 0
+        assert alice.session.connection.capacity.value == alice.session.connection.capacity.max_value
+
+
+async def test_a_room_that_fails_closes_the_sessions_in_it(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        world.store.usual = world.store.crash
+        await alice.send(key, "hello", "c-1")
+        await settle()
+        for someone in (alice, bob):
+            assert someone.transport.closed is not None
+            assert someone.transport.closed[0] == CloseCode.INTERNAL_ERROR
+        world.store.usual = world.store.commit
+        again = await device(world, world.alice)
+        await again.send(key, "hello", "c-1")
+        await settle()
+        assert again.contents(key) == ["hello"]
+
+
+async def test_an_unknown_commit_found_later_reaches_a_session(autojump_clock: MockClock) -> None:
+    """The answer to a commit was lost, its sender gave up, and the room has gone before anybody asked again."""
+    async with a_world(store_timeout=2.0, room_linger=0.0) as world:
+        key = world.conversation_id
+        bob = await device(world, world.bob)
+        world.store.usual = world.store.commit_and_hang
+        alice = await device(world, world.alice)
+        await alice.send(key, "lost")
+        await trio.sleep(3)
+        world.store.usual = world.store.commit
+        await trio.sleep(10)
+        await alice.send(key, "next")
+        await settle()
+        assert bob.contents(key) == ["lost", "next"]
+        assert [frame["rev"] for frame in bob.of_type("message")] == [1, 2]
+
+
+async def test_what_the_store_got_without_the_room_reaches_a_session_in_order(autojump_clock: MockClock) -> None:
+    async with a_world(room_linger=1.0) as world:
+        key = world.conversation_id
+        bob, alice = await device(world, world.bob), await device(world, world.alice)
+        await alice.send(key, "one")
+        await trio.sleep(2)
+        assert world.hub.room_count == 0
+        await store(world, key, "two", "three")
+        await alice.send(key, "four")
+        await settle()
+        for someone in (alice, bob):
+            assert someone.contents(key) == ["one", "two", "three", "four"]
+
+
+async def test_draining_closes_sessions_and_stores_what_they_sent(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await device(world, world.alice)
+        gate = world.store.hold()
+        await alice.send(world.conversation_id, "hello")
+        await settle()
+        world.start(world.hub.drain)
+        await settle()
+        gate.set()
+        await settle()
+        assert alice.transport.closed is not None
+        assert alice.transport.closed[0] == CloseCode.RESTART
+        assert world.stored == ["hello"]
+        late = await Device(world, world.bob).open()
+        await settle()
+        assert late.transport.closed is not None
+        assert late.transport.closed[0] == CloseCode.RESTART
+
+
+async def test_a_slow_session_is_closed_and_resumes(autojump_clock: MockClock) -> None:
+    async with a_world(outbox_bytes=65_536) as world:
+        key = world.conversation_id
+        bob, alice = await device(world, world.bob), await device(world, world.alice)
+        await settle()
+        bob.transport.stall = trio.Event()
+        for number in range(40):
+            await alice.send(key, f"{number} " + "x" * 3_000)
+        await trio.sleep(5)
+        assert bob.transport.closed is not None
+        assert bob.transport.closed[0] == CloseCode.TOO_SLOW
+        again = await device(world, world.bob, {key: 0})
+        await settle()
+        assert again.contents(key) == world.stored
