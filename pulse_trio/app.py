@@ -17,8 +17,10 @@ from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.rest import api
+from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import Services, set_services
 from pulse_trio.edge.socket import sockets
+from pulse_trio.edge.tickets import Tickets
 from pulse_trio.errors import LaunchError, leaves
 from pulse_trio.ids import IdSource
 from pulse_trio.protocol import FrameReader
@@ -27,7 +29,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
 from pulse_trio.store.embedded import EmbeddedPostgres
 from pulse_trio.store.lock import ServiceLock
-from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore
 from pulse_trio.trio_psycopg import Pool
 
 EXIT_FAILED: Final = 1
@@ -75,6 +77,7 @@ def create_app(
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
     app.url_map.strict_slashes = False
     api.install(app)
+    app.register_blueprint(tickets)
     app.register_blueprint(sockets)
     return app
 
@@ -96,13 +99,16 @@ def postgres_store(
             max_size=settings.pool_max,
             acquire_timeout=settings.statement_timeout,
             statement_timeout=settings.statement_timeout,
+            server_settings=SERVER_SETTINGS,
             autocommit=True,
         )
         async with trio.open_nursery() as nursery, pool:
             nursery.start_soon(lock.watch, name="service lock")
             if embedded is not None:
                 nursery.start_soon(_watch, embedded, name="embedded PostgreSQL")
-            yield PostgresStore(pool, epoch)
+            store = PostgresStore(pool, epoch)
+            await nursery.start(store.gathering.run, name="gathering")
+            yield store
             nursery.cancel_scope.cancel()
 
     return open_store
@@ -134,6 +140,7 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
             origins=Origins(settings.allowed_origins),
             frames=FrameReader(settings.max_content_chars),
             limits=Limits(settings),
+            tickets=Tickets(settings.ticket_seconds, app.clock),
         )
         set_services(app.extensions, parts)
         try:

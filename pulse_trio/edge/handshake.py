@@ -19,11 +19,14 @@ async def identify(parts: Services, conversation_id: UUID | None) -> Identity:
     """Whose handshake it is; `conversation_id` is what it asks for, None for a session.
 
     Raises:
-        PulseError: the origin may not connect, or the token is missing or no good.
+        PulseError: the origin may not connect, or the token or ticket is missing or no good.
         StoreUnavailable: the user could not be looked up.
     """
-    _check_origin(parts)
-    return await parts.authenticator.authenticate(_token())
+    _check_origin(parts)  # first, so that no page of another site uses a ticket up
+    ticket = websocket.args.get("ticket")
+    if ticket is not None:  # whatever else there is: who draws one means it
+        return parts.tickets.redeem(ticket, conversation_id)
+    return await parts.authenticator.authenticate(_token(parts))
 
 
 def chosen_subprotocol() -> str | None:
@@ -31,13 +34,22 @@ def chosen_subprotocol() -> str | None:
     return SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
 
 
-def _token() -> str | None:
-    """The token, from where a client can put it: a header, a subprotocol entry, or the URL."""
+def _token(parts: Services) -> str | None:
+    """The token, from where a client can put it: a header, a subprotocol entry, or the URL.
+
+    Raises:
+        PulseError: it is in the URL, and must not be.
+    """
     token = bearer_token(websocket.headers.get("Authorization"))
     if token is None:
         entries = websocket.requested_subprotocols
         token = next((e.removeprefix(BEARER_PREFIX) for e in entries if e.startswith(BEARER_PREFIX)), None)
-    return websocket.args.get("token") if token is None else token
+    if token is None:
+        token = websocket.args.get("token")
+        if token is not None and not parts.settings.token_in_url:
+            message = "A token in the URL is not taken here; use a ticket, a header or a subprotocol entry"
+            raise PulseError(ErrorCode.NOT_AUTHENTICATED, message)
+    return token
 
 
 def resume_point() -> int | None:

@@ -9,6 +9,7 @@ from pulse_trio.clock import Clock
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
+from pulse_trio.edge.tickets import Tickets
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.protocol import FrameReader
@@ -34,6 +35,7 @@ class Services:
     origins: Origins
     frames: FrameReader
     limits: Limits
+    tickets: Tickets
 
 
 def services() -> Services:

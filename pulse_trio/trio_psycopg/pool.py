@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -68,6 +68,7 @@ class Pool:
         connect_timeout: Seconds for each attempt to connect; libpq's rule: whole, at least 2.
         acquire_timeout: Seconds to wait for a connection, connecting included.
         statement_timeout: Seconds, enforced by the server; None: no limit. Travels in `options`.
+        server_settings: Of each connection: PostgreSQL's name → value. Travels in `options`.
         configure: Called with each new connection; must leave it IDLE.
         autocommit: Of each connection.
         row_factory: Of each connection.
@@ -86,6 +87,7 @@ class Pool:
         connect_timeout: int = 5,
         acquire_timeout: float = 10.0,
         statement_timeout: float | None = None,
+        server_settings: Mapping[str, str] | None = None,
         configure: Callable[[Connection], Awaitable[None]] | None = None,
         autocommit: bool = False,
         row_factory: AsyncRowFactory[Any] | None = None,
@@ -96,9 +98,12 @@ class Pool:
             raise ValueError("0 <= min_size <= max_size, and max_size >= 1")
         params = conninfo_to_dict(conninfo)
         params["connect_timeout"] = connect_timeout
+        own_settings = dict(server_settings or {})
         if statement_timeout is not None:
+            own_settings["statement_timeout"] = str(round(statement_timeout * 1000))
+        if own_settings:
             # Merged: what the conninfo or PGOPTIONS sets stays; ours comes last and wins.
-            own = f"-c statement_timeout={round(statement_timeout * 1000)}"
+            own = " ".join(f"-c {name}={value}" for name, value in own_settings.items())
             params["options"] = f"{get_param(params, 'options') or ''} {own}".strip()
         self._conninfo = make_conninfo("", **params)
         self._min_size = min_size

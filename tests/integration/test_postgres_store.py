@@ -26,7 +26,7 @@ from pulse_trio.store.base import (
     User,
     page_range,
 )
-from pulse_trio.store.postgres import PostgresStore, messages
+from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore, messages
 from pulse_trio.store.schema import migrate
 from pulse_trio.trio_psycopg import Pool, TrioConnection
 from tests.contract.people import START, People, at, seqs
@@ -38,8 +38,14 @@ BIG = 20_000  # messages
 
 @asynccontextmanager
 async def open_store(conninfo: str, **options: Any) -> AsyncIterator[PostgresStore]:
-    async with Pool(conninfo, autocommit=True, **options) as pool:
-        yield PostgresStore(pool)
+    async with (
+        Pool(conninfo, autocommit=True, server_settings=SERVER_SETTINGS, **options) as pool,
+        trio.open_nursery() as nursery,
+    ):
+        store = PostgresStore(pool)
+        await nursery.start(store.gathering.run)
+        yield store
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
@@ -562,3 +568,64 @@ async def test_schema_of_a_store_that_was_not_migrated_is_unavailability(cluster
             await trio.to_thread.run_sync(migrate, conninfo)
             with pytest.raises(NotAMember):
                 await store.head(UUID(int=1))
+
+
+# --- several rooms at once ---
+
+
+async def test_rooms_that_append_at_once_share_transactions(cluster: Cluster) -> None:
+    conninfo = cluster.new_database()
+    async with open_group(conninfo, groups=50) as (store, people, alice, groups):
+        async with trio.open_nursery() as nursery:
+            for group in groups:
+                nursery.start_soon(store.append, [people.message(group, alice)])
+        with psycopg.connect(conninfo) as connection:
+            row = connection.execute("SELECT count(*), count(DISTINCT xmin::text) FROM messages").fetchone()
+        assert row is not None
+        assert row[0] == 50
+        assert row[1] < 25
+    cluster.drop_database(conninfo)
+
+
+async def test_a_locked_conversation_holds_up_no_other(cluster: Cluster) -> None:
+    conninfo = cluster.new_database()
+    async with open_group(conninfo, groups=20) as (store, people, alice, groups):
+        async with await TrioConnection.connect(conninfo) as rival:
+            await rival.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (groups[7],))
+            failed: list[UUID] = []
+
+            async def send(group: UUID) -> None:
+                try:
+                    await store.append([people.message(group, alice)])
+                except StoreUnavailable:
+                    failed.append(group)
+
+            for _ in range(2):
+                async with trio.open_nursery() as nursery:
+                    for group in groups:
+                        nursery.start_soon(send, group)
+            assert failed == [groups[7], groups[7]]
+            await rival.rollback()
+        await store.append([people.message(groups[7], alice)])
+        for group in groups:
+            assert (await store.head(group)).last_seq == (1 if group == groups[7] else 2)
+    cluster.drop_database(conninfo)
+
+
+async def test_a_message_that_is_refused_takes_no_other_room_with_it(cluster: Cluster) -> None:
+    conninfo = cluster.new_database()
+    async with open_group(conninfo, groups=10) as (store, people, alice, groups):
+        refused: list[UUID] = []
+
+        async def send(group: UUID, content: str) -> None:
+            try:
+                await store.append([people.message(group, alice, content)])
+            except StoreRefused:
+                refused.append(group)
+
+        async with trio.open_nursery() as nursery:
+            for number, group in enumerate(groups):
+                nursery.start_soon(send, group, "\0" if number == 4 else "fine")
+        assert refused == [groups[4]]
+        assert [(await store.head(group)).last_seq for group in groups] == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
+    cluster.drop_database(conninfo)

@@ -5,9 +5,16 @@ transaction. Whatever can raise two writers against each other first locks the c
 """
 
 from pulse_trio.store.postgres.accounts import Accounts
+from pulse_trio.store.postgres.connected import SERVER_SETTINGS
 from pulse_trio.store.postgres.conversations import Conversations
 from pulse_trio.store.postgres.messages import Messages
 
+__all__ = ["SERVER_SETTINGS", "PostgresStore"]
+
 
 class PostgresStore(Accounts, Conversations, Messages):
-    """A `Store` on a pool of connections, each in autocommit."""
+    """A `Store` on a pool of connections, each in autocommit.
+
+    Attributes:
+        gathering: while its `run` runs, what several rooms append at once shares a transaction.
+    """

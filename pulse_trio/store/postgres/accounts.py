@@ -1,6 +1,5 @@
 """Accounts in PostgreSQL."""
 
-import re
 from datetime import datetime
 from uuid import UUID
 
@@ -58,14 +57,18 @@ class Accounts(Connected):
             )
 
     async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
-        pattern = re.sub(r"([\\%_])", r"\\\1", username_key(prefix)) + "%"
+        # A range of the index, in its byte order: no name has the last code point, which is not a character.
+        lowest = username_key(prefix)
+        highest = lowest + "\U0010ffff"
         async with self.connection() as connection, connection.transaction():
-            total = await count(connection, "SELECT count(*) FROM users WHERE username_key LIKE %s", (pattern,))
+            total = await count(
+                connection, "SELECT count(*) FROM users WHERE username_key BETWEEN %s AND %s", (lowest, highest)
+            )
             cursor = await connection.execute(
                 """
-                SELECT id, username FROM users WHERE username_key LIKE %s
+                SELECT id, username FROM users WHERE username_key BETWEEN %s AND %s
                 ORDER BY username_key LIMIT %s OFFSET %s
                 """,
-                (pattern, limit, offset),
+                (lowest, highest, limit, offset),
             )
             return [User(*row) for row in await cursor.fetchall()], total

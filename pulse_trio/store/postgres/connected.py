@@ -8,7 +8,13 @@ import psycopg
 from psycopg import errors as pg
 
 from pulse_trio.store.base import Message, StoreRefused, StoreUnavailable
+from pulse_trio.store.postgres.gathering import StoreBusy
 from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout, TrioConnection
+
+# Of every connection. Plans are made once, without looking at the values: each statement here finds its rows by
+# key, whatever they are, and planning took most of the time of a small one. Whoever waits for a row that somebody
+# else has locked gives up before the statement's own timeout, so that it is not taken for a database that hangs.
+SERVER_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "lock_timeout": "1000"}
 
 # The columns of a `Message`, of a message `m` and its sender `u`.
 MESSAGE: Final = """
@@ -37,6 +43,8 @@ class Connected:
                     raise
         except (pg.DataError, pg.IntegrityError, pg.ProgramLimitExceeded, UnicodeEncodeError) as error:
             raise StoreRefused(type(error).__name__) from error
+        except pg.LockNotAvailable as error:
+            raise StoreBusy(type(error).__name__) from error
         except (psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:
             raise StoreUnavailable(type(error).__name__) from error
 

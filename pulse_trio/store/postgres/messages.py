@@ -19,6 +19,8 @@ from pulse_trio.store.base import (
     page_range,
 )
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
+from pulse_trio.store.postgres.gathering import Gathering
+from pulse_trio.trio_psycopg import Pool
 
 # One statement, one round trip, one commit for a batch. `fresh` leaves out what is stored already and
 # what its sender may not send; `locked` takes the conversations' rows in the order of their ids, so that
@@ -67,6 +69,24 @@ _APPEND: Final = f"""
     SELECT e.place, {MESSAGE} FROM existing e JOIN messages m ON m.id = e.id JOIN users u ON u.id = m.sender_id
 """
 
+# The same for one message that is new: less to plan, to send and to read. It finds no row when the message is
+# stored already, or its sender may not send it; then `_APPEND` says which.
+_APPEND_ONE: Final = """
+    WITH bumped AS (
+        UPDATE conversations c SET
+            last_seq = c.last_seq + 1, last_rev = c.last_rev + 1, updated_at = greatest(c.updated_at, %s)
+        FROM conversation_users cu JOIN users u ON u.id = cu.user_id
+        WHERE c.id = %s AND cu.conversation_id = %s AND cu.user_id = %s
+            AND NOT EXISTS (SELECT FROM messages WHERE id = %s)
+            AND NOT EXISTS (SELECT FROM messages WHERE conversation_id = %s AND sender_id = %s AND client_id = %s)
+        RETURNING c.last_seq, c.last_rev, u.username
+    ), inserted AS (
+        INSERT INTO messages (id, conversation_id, sender_id, content, created_at, updated_at, seq, rev, client_id)
+        SELECT %s, %s, %s, %s, %s, %s, last_seq, last_rev, %s FROM bumped
+    )
+    SELECT last_seq, last_rev, username FROM bumped
+"""
+
 _REVISE: Final = """
     WITH bumped AS (
         UPDATE conversations SET last_rev = last_rev + 1 WHERE id = %s RETURNING last_rev
@@ -98,6 +118,10 @@ _APPEND_ATTEMPTS: Final = 3  # a client_id committed by somebody else in between
 class Messages(Connected):
     """The operations of the contract on messages."""
 
+    def __init__(self, pool: Pool, epoch: str = "") -> None:
+        super().__init__(pool, epoch)
+        self.gathering = Gathering(self._append)
+
     async def head(self, conversation_id: UUID) -> Head:
         row = await self.one("SELECT last_seq, last_rev FROM conversations WHERE id = %s", (conversation_id,))
         if row is None:
@@ -105,15 +129,49 @@ class Messages(Connected):
         return Head(*row)
 
     async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+        return await self.gathering.append(batch)
+
+    async def _append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
         for _ in range(_APPEND_ATTEMPTS - 1):
             try:
-                return await self._append(batch)
+                return await self._append_once(batch)
             except StoreRefused as error:
                 if not isinstance(error.__cause__, pg.UniqueViolation):
                     raise
-        return await self._append(batch)
+        return await self._append_once(batch)
 
-    async def _append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+    async def _append_once(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+        if len(batch) == 1:
+            stored = await self._append_one(batch[0])
+            if stored is not None:
+                return [stored]
+        return await self._append_many(batch)
+
+    async def _append_one(self, new: NewMessage) -> Message | None:
+        room, sender, at = new.conversation_id, new.sender_id, new.created_at
+        bump = (at, room, room, sender, new.id, room, sender, new.client_id)
+        insert = (new.id, room, sender, new.content, at, at, new.client_id)
+        async with self.connection() as connection:
+            row = await (await connection.execute(_APPEND_ONE, bump + insert, prepare=True)).fetchone()
+        if row is None:
+            return None
+        seq, rev, username = row
+        return Message(
+            id=new.id,
+            conversation_id=room,
+            sender_id=sender,
+            sender_username=username,
+            content=new.content,
+            is_edited=False,
+            is_deleted=False,
+            created_at=at,
+            updated_at=at,
+            seq=seq,
+            rev=rev,
+            client_id=new.client_id,
+        )
+
+    async def _append_many(self, batch: Sequence[NewMessage]) -> list[Message | None]:
         columns = (
             [new.id for new in batch],
             [new.conversation_id for new in batch],
@@ -123,7 +181,7 @@ class Messages(Connected):
             [new.created_at for new in batch],
         )
         async with self.connection() as connection:
-            rows = await (await connection.execute(_APPEND, columns)).fetchall()
+            rows = await (await connection.execute(_APPEND, columns, prepare=True)).fetchall()
         found: dict[int, Message] = {}
         for place, *values in rows:
             # Two rows: the id is one message's, the client_id another's. The id says which one it is.

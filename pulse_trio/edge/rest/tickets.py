@@ -1,0 +1,56 @@
+"""Tickets for the WebSocket, drawn with a token."""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+from quart import Blueprint, Response, request
+
+from pulse_trio.edge.auth import Identity, bearer_token
+from pulse_trio.edge.rest.operation import EXAMPLE_ID, answer, current_user, operation
+from pulse_trio.edge.services import services
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.ids import parse_uuid
+
+EXAMPLE_TICKET: Final = "kq3v8VJb7yBz0m5n9dR1xQe4Lw6tYc2hUaGpZsXoIfE"
+
+tickets = Blueprint("tickets", __name__, url_prefix="/api/chat")
+
+
+class TicketRequest(msgspec.Struct):
+    """What to connect to."""
+
+    conversation_id: (
+        Annotated[
+            str,
+            Meta(
+                description="The conversation that the ticket opens; without it, the session connection.",
+                examples=[EXAMPLE_ID],
+                extra_json_schema={"format": "uuid"},
+            ),
+        ]
+        | None
+    ) = None
+
+
+class TicketBody(msgspec.Struct):
+    """A ticket, good for one connection."""
+
+    ticket: Annotated[str, Meta(description="For `?ticket=` in the URL of the WebSocket.", examples=[EXAMPLE_TICKET])]
+    expires_in: Annotated[int, Meta(description="Seconds until it is no longer good.", examples=[30])]
+
+
+@tickets.post("/ws-ticket")
+@operation(name="drawTicket", tags=("connections",), body=TicketRequest, responses={200: TicketBody})
+async def draw_ticket(body: TicketRequest) -> Response:
+    """Get a ticket that opens one WebSocket, so that the token need not be in its URL."""
+    parts = services()
+    key = None if body.conversation_id is None else parse_uuid(body.conversation_id)
+    if body.conversation_id is not None and key is None:
+        raise PulseError(ErrorCode.INVALID_FIELD, "`conversation_id` is not an id", field="conversation_id")
+    # Whether the caller may open it is asked when they connect, as with a token: here that would be out of date.
+    # The token was found good before this; now for how long.
+    claims = parts.tokens.verify(bearer_token(request.headers.get("Authorization")) or "")
+    ticket = parts.tickets.draw(Identity(current_user(), claims.expires), key)
+    remaining = int(claims.expires - parts.clock().timestamp())
+    return answer(TicketBody(ticket, min(parts.tickets.lifetime, remaining)))
