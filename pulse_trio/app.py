@@ -6,6 +6,7 @@ Nurseries nest store ⊃ hub, outermost first, so that they end inside out; none
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -28,7 +29,7 @@ from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
 from pulse_trio.store.embedded import EmbeddedPostgres
-from pulse_trio.store.lock import ServiceLock
+from pulse_trio.store.lock import ServiceLock, require_server
 from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore
 from pulse_trio.trio_psycopg import Pool
 
@@ -45,7 +46,13 @@ class PulseApp(QuartTrio):
     """The Quart-Trio app. Its lifespan opens the service before the first request and closes it after the last."""
 
     def __init__(
-        self, settings: Settings, open_store: StoreFactory, tokens: Tokens, clock: Clock, ids: IdSource
+        self,
+        settings: Settings,
+        open_store: StoreFactory,
+        tokens: Tokens,
+        clock: Clock,
+        ids: IdSource,
+        moved: Callable[[], Awaitable[None]] | None,
     ) -> None:
         super().__init__("pulse_trio", static_folder=None)
         self.settings = settings
@@ -53,11 +60,17 @@ class PulseApp(QuartTrio):
         self.open_store = open_store
         self.clock = clock
         self.ids = ids
+        self.moved = moved
         self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
 
 
 def create_app(
-    settings: Settings, open_store: StoreFactory, *, clock: Clock = utc_now, ids: IdSource | None = None
+    settings: Settings,
+    open_store: StoreFactory,
+    *,
+    clock: Clock = utc_now,
+    ids: IdSource | None = None,
+    moved: Callable[[], Awaitable[None]] | None = None,
 ) -> PulseApp:
     """The app, not open yet.
 
@@ -66,12 +79,13 @@ def create_app(
         open_store: opens the store when the app starts, and closes it when it stops.
         clock: where timestamps come from.
         ids: where ids come from.
+        moved: returns when the history may be another one; then the service closes, and opens again on it.
 
     Raises:
         LaunchError: a key for tokens cannot be used.
     """
     tokens = Tokens(settings, clock)  # here, so that a wrong key is told before anything is served
-    app = PulseApp(settings, open_store, tokens, clock, IdSource(clock) if ids is None else ids)
+    app = PulseApp(settings, open_store, tokens, clock, IdSource(clock) if ids is None else ids, moved)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
@@ -83,7 +97,7 @@ def create_app(
 
 
 def postgres_store(
-    settings: Settings, conninfo: str, lock: ServiceLock, epoch: str, embedded: EmbeddedPostgres | None = None
+    settings: Settings, conninfo: str, lock: ServiceLock, embedded: EmbeddedPostgres | None = None
 ) -> StoreFactory:
     """A store in PostgreSQL, on a pool of connections.
 
@@ -93,8 +107,10 @@ def postgres_store(
 
     @asynccontextmanager
     async def open_store() -> AsyncIterator[Store]:
+        history = lock.history
         pool = Pool(
             conninfo,
+            configure=partial(require_server, history.server),
             min_size=settings.pool_min,
             max_size=settings.pool_max,
             acquire_timeout=settings.statement_timeout,
@@ -106,7 +122,7 @@ def postgres_store(
             nursery.start_soon(lock.watch, name="service lock")
             if embedded is not None:
                 nursery.start_soon(_watch, embedded, name="embedded PostgreSQL")
-            store = PostgresStore(pool, epoch)
+            store = PostgresStore(pool, history.epoch)
             await nursery.start(store.gathering.run, name="gathering")
             yield store
             nursery.cancel_scope.cancel()
@@ -173,14 +189,39 @@ class _Lifespan:
     def __init__(self, app: PulseApp, scope: object) -> None:
         self._app = app
 
+    async def _wait(self, receive: Callable[[], Awaitable[Any]]) -> bool:
+        """Returns True when the server ends (lifespan.shutdown), False when the history may be another one."""
+        if self._app.moved is None:
+            await receive()
+            return True
+        is_over = False
+        async with trio.open_nursery() as nursery:
+
+            async def wait_over() -> None:
+                nonlocal is_over
+                await receive()
+                is_over = True
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait_over, name="shutdown")
+            await self._app.moved()
+            nursery.cancel_scope.cancel()
+        return is_over
+
     async def __call__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
         await receive()  # lifespan.startup
         try:
             async with open_service(self._app) as parts:
                 await self._app.startup()
                 await send({"type": "lifespan.startup.complete"})
-                await receive()  # lifespan.shutdown
+                is_over = await self._wait(receive)
                 await parts.hub.drain()
+            while not is_over:
+                # Nothing that was known is known any more: what every client has seen, and where rooms stand.
+                log.warning("the history is on another server now: the service opens again")
+                async with open_service(self._app) as parts:
+                    is_over = await self._wait(receive)
+                    await parts.hub.drain()
         except* LaunchError as group:
             for error in leaves(group):
                 log.critical("the service stops", reason=str(error))

@@ -65,7 +65,8 @@ def serve(host: str, port: int, data_dir: Path | None) -> None:
             sockets = hypercorn.bind(config)
             with open_app(settings) as (app, database):
                 signals.keep()
-                _greet(host, sockets.insecure_sockets[0].getsockname()[1], database)
+                listening = (sockets.secure_sockets or sockets.insecure_sockets)[0]
+                _greet("https" if config.ssl_enabled else "http", host, listening.getsockname()[1], database)
                 trio.run(_serve, app, config, sockets, signals)
         except KeyboardInterrupt:
             click.echo("Stopped before it was ready.", err=True)
@@ -184,9 +185,9 @@ def _hypercorn_toml() -> Path:
     return found
 
 
-def _greet(host: str, port: int, database: Database) -> None:
+def _greet(scheme: str, host: str, port: int, database: Database) -> None:
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104
-    base = f"http://{shown}:{port}"
+    base = f"{scheme}://{shown}:{port}"
     click.echo(
         f"Pulse on Trio {__version__} on {base}, with {database.description}.\n"
         f"  API to browse and try:  {base}/docs\n"

@@ -31,8 +31,8 @@ from pulse_trio.store.embedded import (
     find_binaries,
     running_conninfo,
 )
-from pulse_trio.store.lock import ServiceLock
-from pulse_trio.store.schema import establish_epoch, migrate
+from pulse_trio.store.lock import ServiceLock, noticing
+from pulse_trio.store.schema import migrate
 
 OLDEST_POSTGRES: Final = 140_000  # server_version_num
 KEY_FILE: Final = "secret_key"
@@ -100,13 +100,16 @@ def open_app(settings: Settings) -> Iterator[tuple[PulseApp, Database]]:
             conninfo = database.conninfo
             if not database.settings.allow_losing_commits:
                 conninfo = durable_conninfo(conninfo)
-            lock = ServiceLock(database.conninfo)
-            epoch = establish_epoch(database.conninfo)
+            lock = ServiceLock(database.conninfo, allow_losing_commits=database.settings.allow_losing_commits)
         except psycopg.Error as error:
             raise LaunchError(_cannot_reach(error)) from None
         try:
-            store = postgres_store(database.settings, conninfo, lock, epoch, database.embedded)
-            yield create_app(database.settings, store), database
+            try:
+                lock.establish()
+            except psycopg.Error as error:
+                raise LaunchError(_cannot_reach(error)) from None
+            store = postgres_store(database.settings, noticing(conninfo), lock, database.embedded)
+            yield create_app(database.settings, store, moved=lock.wait_moved), database
         finally:
             lock.close()
 
@@ -132,10 +135,13 @@ def _check_reachable(conninfo: str) -> None:
     try:
         with psycopg.connect(conninfo) as connection:
             version = connection.info.server_version
+            encoding = connection.info.parameter_status("server_encoding")
     except psycopg.Error as error:
         raise LaunchError(_cannot_reach(error)) from None
     if version < OLDEST_POSTGRES:
         raise LaunchError(f"the database is PostgreSQL {version // 10_000}; 14 or newer is needed")
+    if encoding != "UTF8":
+        raise LaunchError(f"the database has the encoding {encoding}; create one with ENCODING 'UTF8'")
 
 
 def _is_well_formed(conninfo: str) -> bool:

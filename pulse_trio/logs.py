@@ -16,14 +16,18 @@ def configure(settings: Settings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    # Tracebacks with frames only: with local variables, as structlog shows them on a terminal where `rich` is
+    # installed, they could hold a token.
+    plain = structlog.dev.plain_traceback
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if is_console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        if is_console
+        else structlog.processors.JSONRenderer()
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            # Frames only: a traceback with local variables could hold a token.
             *([] if is_console else [structlog.processors.format_exc_info]),
             renderer,
         ],

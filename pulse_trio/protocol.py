@@ -7,7 +7,7 @@ listed here are ignored, so that clients may be newer than the server.
 
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import msgspec
@@ -230,18 +230,39 @@ ServerFrame: TypeAlias = (
 _encoder = msgspec.json.Encoder()
 
 
-class Encoded(NamedTuple):
+class Encoded:
     """A frame ready for the wire: encoded once, sent to every member."""
 
-    text: str
-    size: int
-    """Bytes on the wire, without the WebSocket header."""
+    __slots__ = ("data", "wire")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.wire = text_header(len(data)) + data
+        """The whole WebSocket frame, as a server sends it."""
+
+    @property
+    def text(self) -> str:
+        """The text of the WebSocket message."""
+        return self.data.decode()
+
+    @property
+    def size(self) -> int:
+        """Bytes of the message, without the WebSocket header."""
+        return len(self.data)
+
+
+def text_header(size: int) -> bytes:
+    """What goes before a text message of so many bytes in one frame, unmasked (RFC 6455, section 5.2)."""
+    if size <= 125:
+        return bytes((0x81, size))
+    if size <= 0xFFFF:
+        return b"\x81\x7e" + size.to_bytes(2)
+    return b"\x81\x7f" + size.to_bytes(8)
 
 
 def encode(frame: ServerFrame) -> Encoded:
-    """The frame as the text of a WebSocket message."""
-    data = _encoder.encode(frame)
-    return Encoded(data.decode(), len(data))
+    """The frame as a WebSocket message."""
+    return Encoded(_encoder.encode(frame))
 
 
 def timestamp(moment: datetime) -> str:

@@ -200,6 +200,89 @@ class Settings(BaseSettings):
         validation_alias="PULSE_CONNECTIONS_PER_USER",
         description="WebSocket connections that one user may have open; 0 is no limit.",
     )
+    pieces_per_second: int = Field(
+        500,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_PIECES_PER_SECOND",
+        description="WebSocket frames a second that are no whole message (pings, pongs, pieces of messages) that a "
+        "connection may send in the long run; 0 is no limit.",
+    )
+    pieces_burst: int = Field(
+        5_000,
+        ge=1,
+        le=10_000_000,
+        validation_alias="PULSE_PIECES_BURST",
+        description="Such frames that a connection may send at once; beyond it it is closed with 4429.",
+    )
+    message_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=3_600,
+        validation_alias="PULSE_MESSAGE_TIMEOUT",
+        description="How long a WebSocket message may take from its first byte to its last, in seconds; then the "
+        "connection is closed with 1008.",
+    )
+    edits_per_second: int = Field(
+        20,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_EDITS_PER_SECOND",
+        description="Edits and deletions of messages a second that a user may ask for over REST in the long run; 0 is "
+        "no limit.",
+    )
+    edits_burst: int = Field(
+        200,
+        ge=1,
+        le=10_000_000,
+        validation_alias="PULSE_EDITS_BURST",
+        description="Edits and deletions of messages that a user may ask for over REST at once.",
+    )
+    group_changes_per_second: int = Field(
+        5,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_GROUP_CHANGES_PER_SECOND",
+        description="Conversations that a user creates and renames, and members that they add and remove, in requests "
+        "a second in the long run; 0 is no limit.",
+    )
+    group_changes_burst: int = Field(
+        200,
+        ge=1,
+        le=10_000_000,
+        validation_alias="PULSE_GROUP_CHANGES_BURST",
+        description="Such requests of a user at once.",
+    )
+    max_connections: int = Field(
+        10_000,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_MAX_CONNECTIONS",
+        description="TCP connections that the service may have open, as far as the system lets it open so many files; "
+        "more are answered with 503. 0 is no limit.",
+    )
+    connections_per_address: int = Field(
+        1_000,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_CONNECTIONS_PER_ADDRESS",
+        description="TCP connections that one address may have open (behind `PULSE_TRUSTED_PROXIES`: WebSockets); more "
+        "are answered with 429. 0 is no limit.",
+    )
+    requests_per_second: int = Field(
+        300,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_REQUESTS_PER_SECOND",
+        description="Requests and handshakes a second that one address may send in the long run; 0 is no limit.",
+    )
+    requests_burst: int = Field(
+        3_000,
+        ge=1,
+        le=10_000_000,
+        validation_alias="PULSE_REQUESTS_BURST",
+        description="Requests and handshakes that one address may send at once; more are answered with 429.",
+    )
     login_failures_per_address: int = Field(
         300,
         ge=0,

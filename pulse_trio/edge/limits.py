@@ -1,7 +1,6 @@
-"""Flood limits: token buckets on Trio's clock, for frames, connections, logins and registrations.
+"""Limits of what users do: frames, connections, changes over REST, logins and registrations.
 
-A bucket holds up to `burst` tokens and gains `rate` of them a second; what is done takes tokens, and what finds none
-is refused. Everything is in this process's memory and bounded; a restart forgets it.
+What is over is refused. Everything is in this process's memory and bounded; a restart forgets it.
 """
 
 import hashlib
@@ -15,115 +14,13 @@ from uuid import UUID
 
 import trio
 
+from pulse_trio.edge.buckets import Buckets, TokenBucket
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 from pulse_trio.texts import username_key
 
-BUCKETS: Final = 65_536  # of one kind; an entry has some 200 bytes
 HOUR: Final = 3_600.0
 ERROR_INTERVAL: Final = 1.0  # seconds between `rate_limited` errors of one connection, or they would be a flood
-
-
-class TokenBucket:
-    """Up to `burst` tokens, full at first, and `rate` more a second; a rate of 0 is no limit."""
-
-    __slots__ = ("_burst", "_level", "_rate", "_since")
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._level = burst
-        self._since = trio.current_time()
-
-    def _refill(self) -> float:
-        now = trio.current_time()
-        self._level = min(self._burst, self._level + (now - self._since) * self._rate)
-        self._since = now
-        return self._level
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing of it is used."""
-        return not self._rate or self._refill() >= self._burst
-
-    def has(self, tokens: float = 1) -> bool:
-        """Whether there are so many tokens."""
-        return not self._rate or self._refill() >= tokens
-
-    def take(self, tokens: float = 1) -> bool:
-        """Takes so many tokens, or none if there are not enough; whether it did."""
-        if not self._rate:
-            return True
-        if self._refill() < tokens:
-            return False
-        self._level -= tokens
-        return True
-
-    def give_back(self, tokens: float = 1) -> None:
-        """Puts tokens back that were taken for nothing."""
-        self._level = min(self._burst, self._refill() + tokens)
-
-    def wait(self, tokens: float = 1) -> float:
-        """Seconds until there are so many tokens, if nobody takes any; infinite if there never are."""
-        missing = tokens - self._refill()
-        if not self._rate or missing <= 0:
-            return 0.0
-        return missing / self._rate if tokens <= self._burst else math.inf
-
-
-class Buckets:
-    """A bucket for each key, as far as it is not full: a key that is not here has a full one.
-
-    It holds `entries` at most. Beyond that it forgets the one that was used longest ago, so that many keys do not
-    cost memory; whoever wants a bucket of their own forgotten has to fill all others first.
-    """
-
-    __slots__ = ("_burst", "_entries", "_found", "_rate")
-
-    def __init__(self, rate: float, burst: float, entries: int = BUCKETS) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._entries = entries
-        self._found: dict[str, tuple[TokenBucket, float]] = {}  # with the time of last use, the earliest first
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def take(self, key: str) -> bool:
-        """Takes a token from the key's bucket, if there is one; whether it did."""
-        if not self._rate:
-            return True
-        now = trio.current_time()
-        known = self._found.pop(key) if key in self._found else None
-        bucket = TokenBucket(self._rate, self._burst) if known is None else known[0]
-        self._found[key] = bucket, now
-        self._forget(now)
-        return bucket.take()
-
-    def give_back(self, key: str) -> None:
-        """Puts back a token that was taken for nothing."""
-        if key in self._found:
-            bucket, _ = self._found[key]
-            bucket.give_back()
-            if bucket.is_full:
-                del self._found[key]
-
-    def has(self, key: str) -> bool:
-        """Whether the key's bucket has a token."""
-        return key not in self._found or self._found[key][0].has()
-
-    def wait(self, key: str) -> float:
-        """Seconds until the key's bucket has a token."""
-        return self._found[key][0].wait() if key in self._found else 0.0
-
-    def _forget(self, now: float) -> None:
-        """Forgets the buckets that are full again, and the oldest if there are too many."""
-        refilled = now - self._burst / self._rate
-        while self._found:
-            key, (_, used) = next(iter(self._found.items()))
-            if used > refilled and len(self._found) <= self._entries:
-                return
-            del self._found[key]
 
 
 class Verdict(Enum):
@@ -248,12 +145,12 @@ class Logins:
         """
         account = _digest(username_key(username))
         if not self._addresses.take(address):
-            raise _too_many("failed logins", self._addresses.wait(address))
+            raise too_many("failed logins", self._addresses.wait(address))
         asked = ((self._accounts, account), (self._strangers, address))
         taken = [(buckets, key) for buckets, key in asked if buckets.take(key)]
         if not taken:
             self._addresses.give_back(address)
-            raise _too_many("failed logins", min(buckets.wait(key) for buckets, key in asked))
+            raise too_many("failed logins", min(buckets.wait(key) for buckets, key in asked))
         return LoginAttempt([(self._addresses, address), *taken])
 
 
@@ -272,7 +169,26 @@ class Registrations:
             PulseError: there were too many; says when to try again.
         """
         if not self._addresses.take(address):
-            raise _too_many("registrations", self._addresses.wait(address))
+            raise too_many("registrations", self._addresses.wait(address))
+
+
+class Changes:
+    """Changes of one kind that a user asks for over REST; over WebSocket a connection's flow counts them."""
+
+    __slots__ = ("_users", "_what")
+
+    def __init__(self, what: str, rate: float, burst: float) -> None:
+        self._what = what
+        self._users = Buckets(rate, burst)
+
+    def start(self, user_id: UUID) -> None:
+        """Counts a change, whatever becomes of it.
+
+        Raises:
+            PulseError: there were too many; says when to try again.
+        """
+        if not self._users.take(user_id.hex):
+            raise too_many(self._what, self._users.wait(user_id.hex))
 
 
 class Limits:
@@ -282,6 +198,8 @@ class Limits:
         self.connections = Connections(settings.connections_per_user)
         self.logins = Logins(settings.login_failures_per_address, settings.login_failures_per_account)
         self.registrations = Registrations(settings.registrations_per_address)
+        self.edits = Changes("edits and deletions", settings.edits_per_second, settings.edits_burst)
+        self.groups = Changes("changes of conversations", settings.group_changes_per_second, settings.group_changes_burst)
 
 
 def client_address(peer: str | None, forwarded: Sequence[str], trusted_proxies: int) -> str:
@@ -313,7 +231,8 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted_proxies: 
     return "unknown"
 
 
-def _too_many(what: str, seconds: float) -> PulseError:
+def too_many(what: str, seconds: float) -> PulseError:
+    """What a client is told who did something too often, and may do it again in so many seconds."""
     wait = max(1, math.ceil(seconds))
     return PulseError(ErrorCode.RATE_LIMITED, f"Too many {what}; try again in {wait} seconds", retry_after=float(wait))
 

@@ -10,6 +10,7 @@ from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity
 from pulse_trio.edge.handshake import chosen_subprotocol, identify, not_a_member, refusal, resume_point
+from pulse_trio.edge.outlet import current_outlet
 from pulse_trio.edge.reader import MemberReader, Reader, SessionReader
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -146,10 +147,18 @@ async def _wait_for_close(socket: Websocket) -> None:
 class _Transport:
     """A member's connection over Quart's WebSocket."""
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_outlet", "_socket", "abandon", "flush", "write_now")
 
     def __init__(self, socket: Websocket) -> None:
         self._socket = socket
+        self._outlet = outlet = current_outlet()
+        self.write_now = outlet.write_now  # bound here, once: it is called for every frame of every member
+        self.flush = outlet.flush
+        self.abandon = outlet.abandon
+
+    @property
+    def is_behind(self) -> bool:
+        return self._outlet.is_behind
 
     async def send(self, text: str) -> None:
         await self._socket.send(text)

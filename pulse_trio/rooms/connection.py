@@ -1,6 +1,6 @@
 """A connection: one WebSocket with its bounded outbox and the task that sends what is in it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
@@ -25,6 +25,19 @@ log = structlog.get_logger(__name__)
 class Transport(Protocol):
     """What a connection needs of its WebSocket; the edge provides it."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether `write_now` took something that is not out yet: `flush` must follow."""
+
+    def write_now(self, data: bytes) -> bool:
+        """Takes whole WebSocket frames at once if nothing else is on its way; False: they must be sent."""
+
+    async def flush(self) -> None:
+        """Returns when what `write_now` took is on its way."""
+
+    def abandon(self) -> None:
+        """What `write_now` took and is not out yet must not reach the client; if it was any, nothing else does."""
+
     async def send(self, text: str) -> None:
         """Sends one text message; returns when it is on its way. A dead connection is not an error."""
 
@@ -46,9 +59,11 @@ class Connection:
 
     __slots__ = (
         "_close",
+        "_flushing",
         "_on_ended",
         "_outbox",
         "_outbox_bytes",
+        "_pending",
         "_queued_bytes",
         "_scope",
         "_sending",
@@ -72,10 +87,13 @@ class Connection:
         self.transport = transport
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
         self.dropped_frames = 0
-        # A frame, with the member that it is for if it is of one conversation; no frame: this member catches up now.
+        # A frame, with the member that it is for if it is of one conversation. No frame: this member catches up now;
+        # with no member, what the transport took is flushed.
         self._outbox, self._source = trio.open_memory_channel[tuple[Encoded | None, "Member | None"]](OUTBOX_FRAMES)
         self._outbox_bytes = outbox_bytes
         self._queued_bytes = 0
+        self._flushing = 0  # bytes of what the transport has taken and not flushed
+        self._pending = 0  # what is in the outbox, or at the task; while there is any, nothing may overtake it
         self._sending: Member | None = None
         self._scope = trio.CancelScope()
         self._close: tuple[CloseCode, str] | None = None
@@ -106,6 +124,10 @@ class Connection:
         """
         if not self.is_open:
             return
+        if not self._pending and self.transport.write_now(frame.wire):
+            if self.transport.is_behind:
+                self._flush_later(frame.size, member)
+            return
         if ephemeral and self._queued_bytes > self._outbox_bytes // 2:
             self.dropped_frames += 1
             return
@@ -115,10 +137,26 @@ class Connection:
         elif self._put(frame, member):
             self._queued_bytes += frame.size
 
+    def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, member: "Member") -> None:
+        """As `deliver` for each; `wire` is all of them."""
+        if self.is_open and not self._pending and self.transport.write_now(wire):
+            if self.transport.is_behind:
+                self._flush_later(len(wire), member)
+            return
+        for frame in frames:
+            self.deliver(frame, member)
+
     def catch_up_later(self, member: "Member") -> None:
         """Lets a member read on what it missed, after whatever waits in the outbox now."""
         if self.is_open:
             self._put(None, member)
+
+    def _flush_later(self, size: int, member: "Member | None") -> None:
+        """The task must write what the transport took and the network did not."""
+        self._sending = member
+        self._queued_bytes += size
+        self._flushing = size
+        self._put(None, None)
 
     async def send_now(self, frame: Encoded, member: "Member") -> None:
         """Sends a frame past the outbox: for this connection's own task, while a member catches up."""
@@ -130,11 +168,14 @@ class Connection:
         """A removed member must not get the frame that is being sent to it, if its client does not take it."""
         if self._sending is member:
             self._close_slow()
+            self.transport.abandon()
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Closes the connection: nothing that still waits is sent, only the close frame."""
         if self._close is None:
             self._close = (code, reason)
+            if code == CloseCode.REMOVED:
+                self.transport.abandon()
             self._scope.cancel()
 
     def leave(self) -> None:
@@ -159,15 +200,20 @@ class Connection:
                         break  # the frame was handed over just before `close` or `leave`
                     if frame is not None:
                         self._queued_bytes -= frame.size
-                    if member is not None and member.is_removed:
-                        continue
-                    if frame is None:
-                        assert member is not None
-                        await catch_up(member)
-                    else:
+                    if member is None and frame is None:
+                        await self.transport.flush()
+                        self._queued_bytes -= self._flushing
+                        self._flushing = 0
+                        self._sending = None
+                    elif member is not None and member.is_removed:
+                        pass
+                    elif frame is not None:
                         self._sending = member
                         await self.transport.send(frame.text)
                         self._sending = None
+                    elif member is not None:
+                        await catch_up(member)
+                    self._pending -= 1
         except trio.Cancelled:
             self.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
             raise
@@ -189,6 +235,7 @@ class Connection:
         except trio.BrokenResourceError:
             pass  # the connection's task has ended: the client is gone
         else:
+            self._pending += 1
             return True
         return False
 

@@ -1,5 +1,6 @@
 """A member: a connection's place in one conversation, and how far its client has seen it."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from pulse_trio.errors import PulseError
@@ -45,6 +46,15 @@ class Member:
         elif rev > self.cursor:
             self.cursor = rev
             self.connection.deliver(frame, self)
+
+    def deliver_changes(self, revs: Sequence[int], frames: Sequence[Encoded], wire: bytes) -> None:
+        """As `deliver_change` for each, in order; `wire` is all of them."""
+        if self.is_live and self.cursor < revs[0]:
+            self.cursor = revs[-1]
+            self.connection.deliver_joined(frames, wire, self)
+        else:
+            for rev, frame in zip(revs, frames, strict=True):
+                self.deliver_change(rev, frame)
 
     def deliver_again(self, rev: int, frame: Encoded) -> None:
         """Answers a resend, to who resent it; one that still catches up gets it in its turn."""

@@ -7,6 +7,7 @@ do with it for a while, and the writer has stored what it held, the nursery ends
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -29,6 +30,9 @@ from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST, Stored, Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Head, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable
+
+# Most bytes of frames that are written together: what is not written at once is kept for each member.
+JOINED_BYTES: Final = 65_536
 
 log = structlog.get_logger(__name__)
 
@@ -358,6 +362,7 @@ class Room:
     # --- what the writer has committed ---
 
     async def _release(self, stored: Sequence[Stored]) -> None:
+        news: list[Message] = []  # put out together, but before anything else is, and before any await
         for submission, message in sorted(stored, key=lambda item: item[1].rev):
             asked = submission.message
             if isinstance(asked, NewMessage) and message.id != asked.id and not _is_same(message, asked):
@@ -366,12 +371,19 @@ class Room:
                 )
                 submission.sender.refuse(error, submission.client_id)
                 continue
-            is_news = message.rev > self.last_rev
-            if message.rev > self.last_rev + 1:
+            last_rev = news[-1].rev if news else self.last_rev
+            is_news = message.rev > last_rev
+            if message.rev > last_rev + 1:
+                self._deliver(news)
+                news = []
                 await self._fill_gap(message.rev - 1)
             if is_news:
-                self._deliver(message)
+                news.append(message)
+            else:
+                self._deliver(news)
+                news = []
             submission.sender.stored(message, is_news=is_news)
+        self._deliver(news)
 
     async def _fill_gap(self, up_to_rev: int) -> None:
         """Delivers what was committed without this room's knowing.
@@ -383,8 +395,7 @@ class Room:
             page = await self._changes.read(self.conversation_id, self.last_rev)
             missed = [message for message in page if message.rev <= up_to_rev]
             log.info("a gap was filled", conversation_id=str(self.conversation_id), count=len(missed))
-            for message in missed:
-                self._deliver(message)
+            self._deliver(missed)
             if not missed:
                 return
 
@@ -401,21 +412,31 @@ class Room:
         with scope:
             for _ in range(2):
                 while page := await self._changes.read(self.conversation_id, self.last_rev):
-                    for message in page:
-                        self._deliver(message)
+                    self._deliver(page)
                 await trio.sleep(self._store_timeout)
         if self._doubts is scope:
             self._doubts = None
             self._changed.set()
 
-    def _deliver(self, message: Message) -> None:
-        if message.rev <= self.last_rev:
-            return  # whoever fills a gap, and whoever resolves a doubt, may both have read it
-        self.last_rev = message.rev
-        self.last_seq = max(self.last_seq, message.seq)
-        frame = encode(change_frame(message))
-        for member in list(self._members.values()):
-            member.deliver_change(message.rev, frame)
+    def _deliver(self, messages: Sequence[Message]) -> None:
+        """Puts changes out to every member that is due for them, in the order of rev."""
+        # Whoever fills a gap, and whoever resolves a doubt, may both have read the same.
+        news = [message for message in messages if message.rev > self.last_rev]
+        if not news:
+            return
+        self.last_rev = news[-1].rev
+        self.last_seq = max(self.last_seq, *(message.seq for message in news))
+        frames = [encode(change_frame(message)) for message in news]
+        members = list(self._members.values())
+        wire = b"".join(frame.wire for frame in frames) if len(frames) > 1 else b""
+        if 0 < len(wire) <= JOINED_BYTES:
+            revs = [message.rev for message in news]
+            for member in members:
+                member.deliver_changes(revs, frames, wire)
+        else:
+            for message, frame in zip(news, frames, strict=True):
+                for member in members:
+                    member.deliver_change(message.rev, frame)
 
 
 def _is_same(message: Message, resent: NewMessage) -> bool:

@@ -63,6 +63,7 @@ _OPTIONS: Final = MappingProxyType(
         "dynamic_shared_memory_type": "mmap",  # containers have a small /dev/shm
         "timezone": "UTC",
         "log_timezone": "UTC",
+        "log_error_verbosity": "terse",  # the details of a refused row have a message's text in them
     }
 )
 

@@ -1,13 +1,20 @@
-"""One process a database: rooms live in one process, and two would split conversations without a word."""
+"""One process a database: rooms live in one process, and two would split conversations without a word.
 
-from typing import Final
+The connection that holds the lock also tells where the history is: when it has to be made again it may find another
+server, a standby that was promoted. What this process knows of the history may not be true there.
+"""
+
+import os
+from typing import Any, Final
 
 import psycopg
 import structlog
 import trio
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio.errors import LaunchError
-from pulse_trio.store.schema import SERVICE_LOCK
+from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF, refuse_losses, session_options
+from pulse_trio.store.schema import ESTABLISH_EPOCH, SERVER, SERVICE_LOCK, History, new_epoch
 from pulse_trio.trio_psycopg import TrioConnection
 
 RETRY: Final = 0.5  # seconds between attempts to get the lock back from a database that is away
@@ -16,8 +23,39 @@ _TAKEN: Final = (
     "another pulse-trio process is using this database: rooms live in one process, so stop that one first "
     "(and keep workers = 0)"
 )
+# What tells a session from a later one with the same pid comes along.
+_TAKE: Final = "SELECT pg_try_advisory_lock(%s), pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_END_FORMER: Final = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
+"""
+
+# Either side notices within some ten seconds that the other has gone without a word (a cable, a power cut):
+# seconds but for the last, which is in milliseconds.
+_CLIENT_NOTICES: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 11_000,
+}
+_SERVER_NOTICES: Final = {f"tcp_{name.removeprefix('tcp_')}": value for name, value in _CLIENT_NOTICES.items()}
+_CONNECT_TIMEOUT: Final = 5  # seconds for each host
 
 log = structlog.get_logger(__name__)
+
+
+def noticing(conninfo: str) -> str:
+    """How to reach the database so that the loss of the network, or of the other machine, is soon noticed.
+
+    The session at the other end ends, too, and with it the lock of a service whose machine is gone. What the
+    string itself sets stays.
+    """
+    params = conninfo_to_dict(conninfo)
+    params = {**_CLIENT_NOTICES, **params}
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        params.setdefault("connect_timeout", _CONNECT_TIMEOUT)
+    ours = " ".join(f"-c {name}={value}" for name, value in _SERVER_NOTICES.items())
+    params["options"] = f"{ours} {session_options(params)}".strip()
+    return make_conninfo("", **params)
 
 
 class ServiceLock:
@@ -25,31 +63,59 @@ class ServiceLock:
 
     Taken before the event loop runs, so that a second process is refused before it serves anything.
 
+    Args:
+        conninfo: how to reach the database.
+        allow_losing_commits: take a server, too, that may lose what it says is committed.
+
     Raises:
         LaunchError: another process has it.
         psycopg.Error: the database cannot be reached.
     """
 
-    def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
-        self._connection: psycopg.Connection | TrioConnection = psycopg.connect(conninfo, autocommit=True)
+    def __init__(self, conninfo: str, *, allow_losing_commits: bool = True) -> None:
+        self._conninfo = noticing(conninfo)
+        self._allow_losing_commits = allow_losing_commits
+        self._history: History | None = None
+        self._moved = trio.Event()
+        self._former: tuple[Any, ...] = ()  # the session that had the lock last
+        self._connection: psycopg.Connection | TrioConnection = psycopg.connect(self._conninfo, autocommit=True)
         try:
-            row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", (SERVICE_LOCK,)).fetchone()
-            if row is None or not row[0]:
-                raise LaunchError(_TAKEN)
+            self._keep(self._connection.execute(_TAKE, (SERVICE_LOCK,)).fetchone())
         except BaseException:
             self.close()
             raise
+
+    def establish(self) -> None:
+        """Finds out which history this is, before the event loop runs; gives it a new epoch if it is another server.
+
+        Raises:
+            psycopg.Error: the database cannot be reached.
+        """
+        assert isinstance(self._connection, psycopg.Connection)
+        row = self._connection.execute(ESTABLISH_EPOCH, (new_epoch(),)).fetchone()
+        assert row is not None
+        self._history = History(*row)
+
+    @property
+    def history(self) -> History:
+        """Where the history is, and its epoch."""
+        assert self._history is not None, "`establish` comes first"
+        return self._history
 
     def close(self) -> None:
         """Gives the lock up."""
         self._connection.pgconn.finish()
 
+    async def wait_moved(self) -> None:
+        """Returns when `history` has become another one, once for each time."""
+        await self._moved.wait()
+        self._moved = trio.Event()
+
     async def watch(self) -> None:
         """Takes the lock again when its connection breaks; runs until cancelled.
 
         Raises:
-            LaunchError: another process took it meanwhile.
+            LaunchError: another process took it meanwhile; or the server may lose commits now.
         """
         while True:
             await self._wait_lost()
@@ -67,16 +133,73 @@ class ServiceLock:
                 return
 
     async def _take_again(self) -> None:
+        told = ""
         while True:
             try:
                 # Held from here on, so that `close` ends it whatever happens next.
                 self._connection = connection = await TrioConnection.connect(self._conninfo, autocommit=True)
-                cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (SERVICE_LOCK,))
-                row = await cursor.fetchone()
+                reason = await self._try(connection)
             except (psycopg.Error, OSError):
-                self.close()
-                await trio.sleep(RETRY)
-                continue
-            if row is None or not row[0]:
-                raise LaunchError(_TAKEN)
-            return
+                reason = ""
+            if reason is None:
+                return
+            if reason != told:
+                log.warning("the database that was found is not used", reason=reason)
+            told = reason or told
+            self.close()
+            await trio.sleep(RETRY)
+
+    async def _try(self, connection: TrioConnection[Any]) -> str | None:
+        """Takes the lock on a new connection; says why not, if this server must not be used.
+
+        Raises:
+            LaunchError: as `watch`.
+            psycopg.Error: it is away again.
+        """
+        server = (await _row(connection, SERVER))[0]
+        if server is None:
+            return "it is a standby"
+        if self._history is not None and _is_older(server, self._history.server):
+            return "it is on an older timeline: its own promotion, or another's, has left it behind"
+        # After a break of the network the server may not know yet that our former session has gone.
+        await connection.execute(_END_FORMER, self._former)
+        self._keep(await _row(connection, _TAKE, SERVICE_LOCK))
+        if self._history is None:
+            return None
+        if not self._allow_losing_commits:
+            off = await (await connection.execute(SETTINGS_OFF, (list(SERVER_SETTINGS),))).fetchall()
+            refuse_losses([name for (name,) in off])
+        epoch = None if server != self._history.server else (await _row(connection, "SELECT epoch FROM history"))[0]
+        if epoch != self._history.epoch:
+            self._history = History(*await _row(connection, ESTABLISH_EPOCH, new_epoch()))
+            self._moved.set()
+        return None
+
+    def _keep(self, row: tuple[Any, ...] | None) -> None:
+        """Raises LaunchError if the lock was not given."""
+        if row is None or not row[0]:
+            raise LaunchError(_TAKEN)
+        self._former = row[1:]
+
+
+async def require_server(server: str, connection: TrioConnection[Any]) -> None:
+    """Makes sure that a new session is where the history is that this process knows, before anything is done in it.
+
+    Raises:
+        psycopg.OperationalError: it is another server, timeline or database, or a standby.
+    """
+    if (await _row(connection, SERVER))[0] != server:
+        raise psycopg.OperationalError("the database is another server now")
+
+
+def _is_older(server: str, known: str) -> bool:
+    """Whether it is the same cluster on an earlier timeline: a primary from before a failover, that came back."""
+    cluster, timeline, _ = server.split("/")
+    known_cluster, known_timeline, _ = known.split("/")
+    return cluster == known_cluster and int(timeline) < int(known_timeline)
+
+
+async def _row(connection: TrioConnection[Any], query: Any, *values: object) -> tuple[Any, ...]:
+    row = await (await connection.execute(query, values)).fetchone()
+    assert row is not None
+    return tuple(row)

@@ -1,6 +1,7 @@
-"""The schema of the database: brings it up to date, or says why it cannot. Runs before the event loop."""
+"""The schema of the database: brings it up to date, or says why it cannot; and the epoch of what is in it."""
 
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,36 @@ from pulse_trio.errors import LaunchError
 # Keys of PostgreSQL's advisory locks, which are one number space a database: "pulse" and what for.
 MIGRATION_LOCK: Final = 0x70756C7365_01
 SERVICE_LOCK: Final = 0x70756C7365_02
+
+# Which server, on which timeline, which database of it; null on a standby, which may become the next primary on a
+# timeline of its own without ending a session. Not pg_control_checkpoint(): it has the old timeline for some time after
+# a promotion.
+SERVER: Final = """
+    SELECT CASE WHEN NOT pg_is_in_recovery() THEN concat_ws(
+        '/', system_identifier, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int, oid
+    ) END
+    FROM pg_control_system(), pg_database WHERE datname = current_database()
+"""
+ESTABLISH_EPOCH: Final = f"""
+    INSERT INTO history (epoch, server) VALUES (%s, ({SERVER}))
+    ON CONFLICT (only_row) DO UPDATE SET
+        epoch = CASE WHEN history.server = excluded.server THEN history.epoch ELSE excluded.epoch END,
+        server = excluded.server
+    RETURNING server, epoch
+"""  # noqa: S608  # our own text
+
+
+@dataclass(frozen=True)
+class History:
+    """Where the history is, as `SERVER` tells it, and the epoch that it has there."""
+
+    server: str
+    epoch: str
+
+
+def new_epoch() -> str:
+    """An epoch that no history had before."""
+    return secrets.token_hex(8)
 
 
 def _scripts() -> Config:
@@ -82,25 +113,9 @@ def establish_epoch(conninfo: str) -> str:
         psycopg.Error: the database cannot be reached.
     """
     with psycopg.connect(conninfo) as connection:
-        server = connection.execute(
-            """
-            SELECT concat_ws('/', system_identifier, timeline_id, oid)
-            FROM pg_control_system(), pg_control_checkpoint(), pg_database WHERE datname = current_database()
-            """
-        ).fetchone()
-        assert server is not None
-        row = connection.execute(
-            """
-            INSERT INTO history (epoch, server) VALUES (%(epoch)s, %(server)s)
-            ON CONFLICT (only_row) DO UPDATE SET
-                epoch = CASE WHEN history.server = %(server)s THEN history.epoch ELSE %(epoch)s END,
-                server = %(server)s
-            RETURNING epoch
-            """,
-            {"epoch": secrets.token_hex(8), "server": server[0]},
-        ).fetchone()
+        row = connection.execute(ESTABLISH_EPOCH, (new_epoch(),)).fetchone()
     assert row is not None
-    return str(row[0])
+    return str(row[1])
 
 
 def renew_epoch(conninfo: str) -> None:
@@ -110,4 +125,4 @@ def renew_epoch(conninfo: str) -> None:
         psycopg.Error: the database cannot be reached.
     """
     with psycopg.connect(conninfo) as connection:
-        connection.execute("UPDATE history SET epoch = %s", (secrets.token_hex(8),))
+        connection.execute("UPDATE history SET epoch = %s", (new_epoch(),))

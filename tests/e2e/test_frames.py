@@ -156,7 +156,6 @@ async def test_what_a_client_says_of_itself_is_not_believed(server: Server) -> N
                 "is_edited": True,
                 "seq": 1_000,
                 "rev": 1_000,
-                "conversation_id": str(IdSource()()),
                 "active_users": [],
                 "event": "removed",
                 "code": "internal",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+import argon2
 import jwt
 import psycopg
 import pytest
@@ -161,6 +162,32 @@ async def test_a_password_may_hold_any_character_and_is_kept_as_an_argon2id_hash
     with psycopg.connect(database) as connection:
         rows = connection.execute("SELECT password_hash FROM users").fetchall()
     assert [row[0].split("$")[1] for row in rows] == ["argon2id"]
+
+
+async def test_a_hash_of_weaker_parameters_is_replaced_at_the_next_login(server: Server, database: str) -> None:
+    password = "a password from before"
+    weaker = argon2.PasswordHasher(time_cost=1, memory_cost=8_192, parallelism=1).hash(password)
+
+    def stored() -> str:
+        with psycopg.connect(database) as connection:
+            (row,) = connection.execute("SELECT password_hash FROM users WHERE username = 'ada'").fetchall()
+        return str(row[0])
+
+    with trio.fail_after(60):
+        await Person.register(server.base_url, "ada")
+        with psycopg.connect(database) as connection:
+            connection.execute("UPDATE users SET password_hash = %s WHERE username = 'ada'", (weaker,))
+        api = Api(server.base_url)
+        assert (await api.post(LOGIN, json=credentials("ada", "not the password"))).status_code == 401
+        assert stored() == weaker, "only who knows the password"
+        assert (await api.post(LOGIN, json=credentials("ada", password))).status_code == 200
+        replaced = stored()
+        parameters = argon2.extract_parameters(replaced)
+        assert parameters.memory_cost >= 19_456
+        assert parameters.time_cost >= 2
+        # It is still the password, and is left alone from now on.
+        assert (await api.post(LOGIN, json=credentials("ada", password))).status_code == 200
+        assert stored() == replaced
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Basic YTpi", "Bearer a.b.c", "Token x", "Bearer \xff"])

@@ -43,7 +43,7 @@ def deliver_before_store(patch: Patch) -> None:
                 rev=room.last_rev + 1,
                 client_id=new.client_id,
             )
-            room._deliver(guess)
+            room._deliver([guess])
         return await write(self, batch)
 
     patch.setattr(Writer, "_write", wrong)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import TextMessage
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import (
@@ -17,6 +19,7 @@ from pulse_trio.protocol import (
     CloseCode,
     DeleteMessage,
     EditMessage,
+    Encoded,
     ErrorFrame,
     FrameError,
     FrameReader,
@@ -487,3 +490,13 @@ def test_a_wrong_resume_names_the_field(fields: dict[str, object], field: str) -
     with pytest.raises(FrameError) as caught:
         READER.read(json.dumps({"type": "resume", **fields}))
     assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_FRAME, field)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 100_000])
+def test_the_frame_on_the_wire_is_one_that_wsproto_reads(size: int) -> None:
+    encoded = Encoded(b"x" * size)
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(encoded.wire)
+    (event,) = client.events()
+    assert event == TextMessage(data="x" * size, frame_finished=True, message_finished=True)
+    assert (encoded.text, encoded.size) == ("x" * size, size)

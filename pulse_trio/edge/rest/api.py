@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 import trio
-from quart import Quart, Response, request
+from quart import Quart, Response, has_request_context, request, websocket
 from quart_schema import HttpSecurityScheme, Info, OpenAPIProvider, QuartSchema
 from quart_schema.openapi import QUART_SCHEMA_OPERATION_ID_ATTRIBUTE
 from quart_schema.typing import Model
@@ -248,7 +248,8 @@ async def _http_error(error: HTTPException) -> Response:
 
 async def _unexpected_error(error: Exception) -> Response:
     # The path and not the query: a token may be in it. What the client sent is not in the log.
-    log.error("a request failed", method=request.method, path=request.path, exc_info=error)
+    asked = request if has_request_context() else websocket  # a handshake comes here, too
+    log.error("a request failed", method=asked.method, path=asked.path, exc_info=error)
     return error_answer(PulseError(ErrorCode.INTERNAL, "Something went wrong here; it has been logged"))
 
 

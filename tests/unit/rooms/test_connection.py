@@ -34,7 +34,7 @@ def make(outbox_bytes: int = 1_000) -> tuple[Connection, FakeTransport, Ends]:
 
 
 def frame(number: int, size: int = 100) -> Encoded:
-    return Encoded(f'{{"n": {number}}}', size)
+    return Encoded(f'{{"n": {number}}}'.ljust(size).encode())
 
 
 def numbers(transport: FakeTransport) -> list[int]:
@@ -107,6 +107,7 @@ async def test_one_frame_larger_than_the_outbox_is_sent_to_who_has_nothing_waiti
         assert connection.close_code is None
         await settle()
         assert numbers(transport) == [0]
+        transport.stall = trio.Event()
         connection.deliver(frame(1))
         connection.deliver(frame(2, size=5_000))
         assert connection.close_code is CloseCode.TOO_SLOW
@@ -117,6 +118,7 @@ async def test_close_drops_what_waits_and_sends_one_close_frame(autojump_clock: 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run, no_catch_up)
         await settle()
+        transport.room = 0
         connection.deliver(frame(0))
         connection.close(CloseCode.REMOVED, "removed")
         connection.close(CloseCode.RESTART, "too late")
@@ -129,6 +131,7 @@ async def test_close_drops_what_waits_and_sends_one_close_frame(autojump_clock: 
 
 async def test_close_before_the_task_has_started(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
+    transport.room = 0
     connection.deliver(frame(0))
     connection.close(CloseCode.REMOVED, "removed")
     await connection.run(no_catch_up)
@@ -204,3 +207,77 @@ async def test_a_fault_while_closing_ends_that_connection_only(autojump_clock: M
     connection.close(CloseCode.REMOVED, "removed")
     await connection.run(no_catch_up)
     assert ends.count == 1
+
+
+# --- the short way out ---
+
+
+async def test_what_the_network_takes_in_part_is_flushed_before_anything_else(autojump_clock: MockClock) -> None:
+    connection, transport, _ = make(outbox_bytes=1_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run, no_catch_up)
+        await settle()
+        transport.room = 150
+        connection.deliver(frame(0, size=400))
+        for number in range(1, 4):
+            connection.deliver(frame(number))
+        assert connection.queued_bytes == 700
+        await settle()
+        assert numbers(transport) == [0, 1, 2, 3]
+        assert connection.queued_bytes == 0
+        connection.leave()
+
+
+async def test_what_is_kept_counts_as_waiting(autojump_clock: MockClock) -> None:
+    connection, transport, _ = make(outbox_bytes=1_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run, no_catch_up)
+        await settle()
+        transport.has_short_way, transport.room = True, 10
+        connection.deliver(frame(0, size=900))
+        transport.stall = trio.Event()
+        await settle()
+        connection.deliver(frame(1, size=50))
+        assert connection.close_code is None
+        connection.deliver(frame(2, size=90))
+        assert connection.close_code is CloseCode.TOO_SLOW
+
+
+async def test_frames_that_were_joined_arrive_one_by_one(autojump_clock: MockClock) -> None:
+    connection, transport, _ = make(outbox_bytes=1_000)
+    member = Member(connection, UUID(int=7), 0)
+    member.is_live = True
+    frames = [frame(number) for number in range(1, 6)]
+    wire = b"".join(each.wire for each in frames)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run, no_catch_up)
+        await settle()
+        member.deliver_changes([1, 2, 3], frames[:3], b"".join(each.wire for each in frames[:3]))
+        await settle()
+        member.deliver_changes([1, 2, 3, 4, 5], frames, wire)  # of which some were sent
+        await settle()
+        assert numbers(transport) == [1, 2, 3, 4, 5]
+        assert member.cursor == 5
+        connection.leave()
+
+
+@pytest.mark.parametrize("how", ["removed", "cut off"])
+async def test_what_is_kept_for_a_removed_member_does_not_reach_it(how: str, autojump_clock: MockClock) -> None:
+    connection, transport, _ = make(outbox_bytes=1_000)
+    member = Member(connection, UUID(int=7), 0, of_session=how == "cut off")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run, no_catch_up)
+        await settle()
+        transport.room = 10
+        connection.deliver(frame(0), member)
+        if not transport.has_short_way:
+            transport.stall = trio.Event()
+            await settle()
+        if how == "removed":
+            connection.close(CloseCode.REMOVED, "removed")
+        else:
+            member.remove()
+        await settle()
+        assert transport.frames == []
+        assert transport.is_abandoned is transport.has_short_way
+        assert connection.close_code is (CloseCode.REMOVED if how == "removed" else CloseCode.TOO_SLOW)

@@ -238,6 +238,7 @@ async def test_what_was_put_out_just_before_a_removal_does_not_arrive_after_it(a
         bob = await world.join(world.bob)
         await settle()
         before = len(bob.transport.frames)
+        bob.transport.room = 0
         room = world.hub._rooms.get(world.conversation_id)
         assert room is not None
         room.announce("renamed", "a secret", world.alice.id)

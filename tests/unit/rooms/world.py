@@ -105,16 +105,59 @@ class FaultyStore(MemoryStore):
 
 
 class FakeTransport:
-    """A connection that keeps what is sent. `stalled`: its client does not read."""
+    """A connection that keeps what is sent. `stall`: its client does not read.
+
+    `has_short_way`: it takes frames at once while its client reads. `room`: bytes that it takes of them; the rest
+    is kept until `flush`.
+    """
+
+    has_short_way = True
 
     def __init__(self) -> None:
+        self.room: int | None = None
+        self.kept = b""
+        self.is_abandoned = False
         self.frames: list[dict[str, Any]] = []
         self.closed: tuple[int, str] | None = None
         self.stall: trio.Event | None = None
         self.close_stall: trio.Event | None = None
         self.broken: Exception | None = None
 
+    @property
+    def is_behind(self) -> bool:
+        return bool(self.kept)
+
+    def write_now(self, data: bytes) -> bool:
+        is_stalled = self.stall is not None and not self.stall.is_set()
+        if not self.has_short_way or self.kept or is_stalled or self.broken or self.closed or self.room == 0:
+            return False
+        if self.room is not None and len(data) > self.room:
+            self.kept = data
+        else:
+            self._take(data)
+        return True
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.stall is not None:
+            await self.stall.wait()
+        kept, self.kept = self.kept, b""
+        self._take(kept)
+
+    def abandon(self) -> None:
+        self.is_abandoned = self.is_behind
+        self.kept = b""
+
+    def _take(self, data: bytes) -> None:
+        while data:
+            header = 2 if data[1] < 126 else 4 if data[1] == 126 else 10
+            size = data[1] if header == 2 else int.from_bytes(data[2:header])
+            assert data[0] == 0x81
+            self.frames.append(json.loads(data[header : header + size]))
+            data = data[header + size :]
+
     async def send(self, text: str) -> None:
+        assert not self.kept, "a frame has overtaken another"
         if self.stall is not None:
             await self.stall.wait()
         if self.broken is not None:
