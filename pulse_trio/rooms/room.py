@@ -321,7 +321,10 @@ class Room:
         Cancelled: it was not taken.
         """
         connection = member.connection
-        await connection.capacity.acquire()
+        try:
+            connection.capacity.acquire_nowait()  # nearly always: no turn of the loop is spent on it
+        except trio.WouldBlock:
+            await connection.capacity.acquire()
         try:
             if not connection.is_open:
                 raise trio.BrokenResourceError  # closed meanwhile: what it still sends is not taken

@@ -131,7 +131,10 @@ class Writer:
         if self._idle.is_set():
             self._idle = trio.Event()
         try:
-            await self._inbox.send(submission)
+            try:
+                self._inbox.send_nowait(submission)
+            except trio.WouldBlock:
+                await self._inbox.send(submission)
         except BaseException:
             self._settle(1)
             raise

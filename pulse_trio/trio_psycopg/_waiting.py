@@ -12,6 +12,9 @@ from psycopg.waiting import Ready, Wait
 
 T = TypeVar("T")
 
+# A long executemany must not starve others; the one write of a usual query is not worth a turn of the loop.
+CHECKPOINT_EVERY: Final = 4
+
 _POLL: Final = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
 
 
@@ -50,9 +53,8 @@ async def _ready(fd: int, want: Wait) -> Ready:
             await trio.lowlevel.wait_readable(fd)
             return Ready.R
         # In pipeline mode libpq asks for RW all the time, and the socket is nearly always writable: a poll
-        # of no duration spares the two tasks. The checkpoint keeps a long executemany from starving others.
+        # of no duration spares the two tasks.
         if ready := poll_now(fd, want):
-            await trio.lowlevel.checkpoint()
             return ready
         if want == Wait.W:
             await trio.lowlevel.wait_writable(fd)
@@ -77,9 +79,12 @@ async def drive(gen: PQGen[T], fd: int) -> T:
     Raises:
         psycopg.Error: whatever the generator raises, or OperationalError when the socket was closed.
     """
+    at_once = 0
     try:
         want = next(gen)
         while True:
+            if want != Wait.R and (at_once := at_once + 1) % CHECKPOINT_EVERY == 0:
+                await trio.lowlevel.checkpoint()
             want = gen.send(await _ready(fd, want))
     except StopIteration as stop:
         result: T = stop.value

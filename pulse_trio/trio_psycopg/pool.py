@@ -204,7 +204,9 @@ class Pool:
     async def _acquire(self) -> Connection:
         if self._closed:
             raise PoolClosed("the pool is closed")
-        connection: Connection | None = None
+        connection = self._take_at_once()
+        if connection is not None:
+            return connection
         with trio.move_on_after(self._acquire_timeout) as scope:
             self._scopes.add(scope)
             try:
@@ -226,6 +228,19 @@ class Pool:
             raise PoolClosed("the pool was closed")
         if connection is None:
             raise PoolTimeout(f"no connection within {self._acquire_timeout} s")
+        return connection
+
+    def _take_at_once(self) -> Connection | None:
+        """An idle connection that nobody waits for: without a turn of the event loop."""
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            return None
+        connection = self._take_idle()
+        if connection is None:
+            self._slots.release()
+        else:
+            self._lent.add(connection)
         return connection
 
     def _take_idle(self) -> Connection | None:

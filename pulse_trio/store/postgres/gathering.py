@@ -76,7 +76,10 @@ class Gathering:
         if self._parcels is not None and conversation_id not in self._alone:
             parcel = _Parcel(messages)
             try:
-                await self._parcels.send(parcel)
+                try:
+                    self._parcels.send_nowait(parcel)
+                except trio.WouldBlock:
+                    await self._parcels.send(parcel)
                 await parcel.done.wait()
             except trio.BrokenResourceError:
                 raise StoreUnavailable("the store is closing") from None
