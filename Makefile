@@ -1,5 +1,6 @@
 # make serve   runs the service on http://127.0.0.1:8000     make test    runs all tests
 # make lint    lint, types, import rules                     make lock    writes the lock files anew
+# make bench   our server and its peers under load (docs/benchmarks.md); make bench-quick: under five minutes
 # Only Python 3.11 or newer, make and the package registry are assumed.
 
 VENV := .venv
@@ -7,12 +8,13 @@ VENV := .venv
 JOBS ?= 3
 ASYNC_OFF := ASYNC122,ASYNC124,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve test simulate conformance lint lock clean
+.PHONY: serve test simulate conformance bench bench-quick lint lock clean
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
@@ -30,6 +32,10 @@ simulate: $(VENV)/test.stamp
 conformance: $(VENV)/test.stamp
 	PULSE_TEST_ALL_CONFORMANCE=1 $(BIN)/python -m pytest tests/conformance
 
+# BENCH_ARGS="--only ab --rounds 3" and the like: .venv-bench/bin/python -m benchmarks --help
+bench bench-quick: $(BENCH)/bench.stamp $(VENV)/serve.stamp
+	@exec $(BENCH)/bin/python -m benchmarks $(if $(findstring quick,$@),--quick) $(BENCH_ARGS)
+
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,9 +50,11 @@ lint: $(VENV)/test.stamp
 lock:
 	$(LOCK) --group build pyproject.toml -o requirements.lock
 	$(LOCK) --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(LOCK) benchmarks/requirements.in -o requirements-bench.lock
+	cd benchmarks/peers/node && npm update --package-lock-only --omit-lockfile-registry-resolved
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on the PATH." >&2; exit 1; }
@@ -64,3 +72,14 @@ $(VENV)/test.stamp: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	@$(INSTALL) -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/serve.stamp
+
+# The load generator and the peers share nothing with the service, not even an environment. Node.js is one of the
+# peers if it is there (on Debian: apt-get install nodejs npm).
+$(BENCH)/bench.stamp: requirements-bench.lock benchmarks/peers/node/package-lock.json | $(VENV)/bin/python
+	@echo "Installing the load generator and the peers (once) ..."
+	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	@mkdir -p $(BENCH)/node && echo '*' > $(BENCH)/.gitignore
+	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	@cp benchmarks/peers/node/package.json benchmarks/peers/node/package-lock.json $(BENCH)/node
+	@! command -v npm >/dev/null || (cd $(BENCH)/node && npm ci --silent --no-audit --no-fund)
+	@touch $@

@@ -30,6 +30,11 @@ class FrameSplitter:
         self._in_fragments = False
         self._passes = False
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether a frame has begun and not ended."""
+        return bool(self._held)
+
     def feed(self, data: bytes) -> list[str | bytes]:
         """What the bytes complete: texts of messages, and frames for the full parser, in order.
 
@@ -49,15 +54,15 @@ class FrameSplitter:
         while end - at >= 2:
             first, second = data[at], data[at + 1]
             size = second & 0x7F
-            payload = at + 6
+            payload, shortest = at + 6, 0
             if size >= 126:
-                header = 4 if size == 126 else 10
+                header, shortest = (4, 126) if size == 126 else (10, 65_536)
                 payload = at + header + 4
                 if end - at < header:
                     self._need = header
                     break
                 size = int.from_bytes(data[at + 2 : at + header])
-            if not second & _MASKED or first & _RESERVED or size > self._max_bytes:
+            if not second & _MASKED or first & _RESERVED or not shortest <= size <= self._max_bytes:
                 return self._pass(done, data[at:])
             if payload + size > end:
                 self._need = payload + size - at

@@ -5,8 +5,7 @@ against a real process, which fails when a new Hypercorn changes what it stands 
 is not known here nothing is installed, and a warning says so.
 """
 
-import base64
-import binascii
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -16,44 +15,43 @@ from importlib.metadata import version
 from typing import Any, ClassVar, Final
 
 import h11
+import h11._readers
 import hypercorn.protocol
 import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import hypercorn.trio.run
-import msgspec
 import structlog
 import trio
-from hypercorn.config import Config, Sockets
 from hypercorn.events import Closed as ConnectionClosed
 from hypercorn.events import Event as ConnectionEvent
-from hypercorn.events import RawData
+from hypercorn.events import RawData, Updated
 from hypercorn.protocol import ws_stream
 from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
-from hypercorn.trio.run import worker_serve
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
-from hypercorn.typing import AppWrapper
-from hypercorn.utils import wrap_app
-from quart import Quart
+from hypercorn.utils import parse_socket_addr
 from wsproto.connection import ConnectionState
-from wsproto.events import CloseConnection, Message, Ping, TextMessage
+from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
 from wsproto.handshake import WEBSOCKET_VERSION
 
-from pulse_trio.edge.outlet import set_outlet
-from pulse_trio.edge.rest.operation import ErrorBody
-from pulse_trio.edge.services import services
-from pulse_trio.errors import ErrorCode, LaunchError, PulseError, leaves
+from pulse_trio.edge import heads
+from pulse_trio.edge.frames import FrameSplitter
+from pulse_trio.edge.gate import LINGER, RESERVED_FILES, Gate, Place, allowed_files, error_body, error_headers
+from pulse_trio.edge.guard import FrameGuard, MessageBuffer, TooBig
+from pulse_trio.edge.outlet import StreamOutlet, set_outlet
+from pulse_trio.edge.worker import bind, draining_worker, serve, wrap
+from pulse_trio.errors import ErrorCode, PulseError, leaves
 from pulse_trio.protocol import CloseCode
 from pulse_trio.settings import Settings
-from pulse_trio.texts import utf8_size
+
+__all__ = ["GuardedServer", "bind", "install", "serve", "wrap"]
 
 KNOWN_VERSIONS: Final = ("0.18.0",)
-KEY_BYTES: Final = 16  # RFC 6455, section 4.1, item 7
-LINGER: Final = 1.0  # seconds that a client has to read why its connection ends
 LAST_WRITE: Final = 1.0  # seconds that a write may still take when the server ends
 
+_FLOODING: Final = "too many pings or pieces; reconnect, and send fewer"
 _REFUSALS: Final = {
     ErrorCode.BAD_REQUEST: "This is not a handshake of WebSocket version 13",
     ErrorCode.NOT_FOUND: "There is no such thing here",
@@ -81,101 +79,31 @@ def install(
         log.warning("this Hypercorn is not known: its faults are not mended", version=found)
         return
     GuardedServer.write_timeout = settings.write_timeout
-    GuardedStream.max_message_bytes = settings.max_frame_bytes
-    hypercorn.trio.run.worker_serve = partial(draining_worker, stop=stop, guard=guard)
+    files = allowed_files(settings.max_connections + RESERVED_FILES) if settings.max_connections else None
+    GuardedServer.gate = Gate(settings, files=files)
+    GuardedStream.settings = settings
+    GuardedServer.hurried = False
+    worker = partial(draining_worker, stop=stop, guard=guard, hurry=GuardedServer.hurry)
+    hypercorn.trio.run.worker_serve = worker
     hypercorn.protocol.H11Protocol = GuardedProtocol  # type: ignore[attr-defined]
     hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[attr-defined]
     hypercorn.protocol.h11.WSStream = GuardedStream  # type: ignore[attr-defined]
     hypercorn.protocol.h2.WSStream = GuardedStream  # type: ignore[attr-defined]
     ws_stream.Handshake = PlainHandshake  # type: ignore[misc]
-
-
-def bind(config: Config) -> Sockets:
-    """Opens the sockets of a configuration, ready to listen.
-
-    Raises:
-        LaunchError: an address is in use, or not this machine's.
-    """
-    try:
-        sockets = config.create_sockets()
-        for sock in (*sockets.secure_sockets, *sockets.insecure_sockets):
-            sock.listen(config.backlog)
-    except (OSError, ValueError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise LaunchError(
-            f"cannot listen on {', '.join(config.bind)}: {reason}; "
-            "stop what uses it, or choose another with --port or --host"
-        ) from None
-    return sockets
-
-
-def wrap(app: object) -> AppWrapper:
-    """An ASGI app as Hypercorn's worker takes it."""
-    return wrap_app(app, 0, "asgi")  # type: ignore[arg-type]
-
-
-async def draining_worker(
-    app: AppWrapper,
-    config: Config,
-    *,
-    stop: Callable[[], Awaitable[None]] | None,
-    guard: Callable[[], AbstractContextManager[None]],
-    shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
-    **options: Any,
-) -> None:
-    """Hypercorn's Trio worker, but WebSockets are closed in order before their connections are dropped.
-
-    The original tells the application of the end only when `graceful_timeout` is over and all
-    connections are gone: clients see 1006, five seconds late.
-    """
-
-    asked = stop if shutdown_trigger is None else shutdown_trigger
-
-    async def drained() -> None:
-        assert asked is not None
-        await asked()
-        GuardedServer.hurry()
-        await _drain(app)
-
-    GuardedServer.hurried = False
-    with guard():
-        await worker_serve(app, config, shutdown_trigger=None if asked is None else drained, **options)
-
-
-async def _drain(app: AppWrapper) -> None:
-    """Closes the WebSockets of our app with 1012, and stores what was taken from them."""
-    inner = getattr(app, "app", None)
-    if not isinstance(inner, Quart):
-        return
-    async with inner.app_context():
-        try:
-            hub = services().hub
-        except PulseError:
-            return  # it has not started, or has failed
-        await hub.drain()
-
-
-async def serve(app: AppWrapper, config: Config, sockets: Sockets, shutdown_trigger: object) -> None:
-    """Runs Hypercorn's Trio worker in this task, until `shutdown_trigger` returns.
-
-    Cancelled: connections are dropped.
-    """
-    await hypercorn.trio.run.worker_serve(
-        app,
-        config,
-        sockets=sockets,
-        shutdown_trigger=shutdown_trigger,  # type: ignore[arg-type]
-    )
+    h11._readers._obsolete_line_fold = heads.unfolded
 
 
 class GuardedServer(TCPServer):
     """A connection whose failure is its own, and whose peer cannot hold it for ever."""
 
     write_timeout: ClassVar[float] = 10.0
+    gate: ClassVar[Gate]
     hurried: ClassVar[bool] = False
     _writes: ClassVar[set[trio.CancelScope]] = set()  # those under way, of all connections
 
-    outlet: "StreamOutlet"
+    outlet: StreamOutlet
+    place: Place
+    websocket: "GuardedStream | None" = None  # of HTTP/1.1, where it has the connection for itself
     _reader: trio.lowlevel.Task
     _read_out: trio.Event  # set when the client has sent its last
 
@@ -187,11 +115,18 @@ class GuardedServer(TCPServer):
             scope.deadline = min(scope.deadline, trio.current_time() + LAST_WRITE)
 
     async def run(self) -> None:
-        """Serves the connection.
+        """Serves the connection, if there is a place for it.
 
         What it raises would end the whole process: one byte behind an upgrade request did (Hypercorn
         issue 225).
         """
+        try:
+            self.place = self.gate.admit(self._peer())
+        except PulseError as error:
+            await self.gate.turn_away(self.stream, error)
+            return
+        except OSError:  # it has gone already
+            return
         self._reader = trio.lowlevel.current_task()
         self._read_out = trio.Event()
         self.outlet = StreamOutlet(self)
@@ -200,12 +135,22 @@ class GuardedServer(TCPServer):
             await super().run()
         except* Exception as group:
             log.warning("a connection failed", errors=[repr(error) for error in leaves(group)])
+        finally:
+            self.place.leave()
+
+    def _peer(self) -> str | None:
+        """The address at the other end. Raises OSError when it has gone."""
+        transport: Any = getattr(self.stream, "transport_stream", self.stream)
+        address = parse_socket_addr(transport.socket.family, transport.socket.getpeername())
+        return None if address is None else str(address[0])
 
     async def protocol_send(self, event: ConnectionEvent) -> None:
         """As the original, but a peer that does not read is cut off after `write_timeout` seconds.
 
         The original shields the write with no deadline, past cancellation and past SIGTERM.
         """
+        if isinstance(event, Updated) and self._read_out.is_set():
+            event = Updated(idle=False)  # nor is there anything to wait for after this request
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
@@ -237,10 +182,27 @@ class GuardedServer(TCPServer):
             await self.protocol.handle(ConnectionClosed())
 
     async def _read_data(self) -> None:
+        """As the original, but a WebSocket message that does not come to its end is not waited for."""
+        silence = self.config.read_timeout or math.inf
         try:
-            await super()._read_data()
+            while True:
+                begun = math.inf if self.websocket is None else self.websocket.guard.deadline
+                data = None
+                with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+                    with trio.move_on_at(min(trio.current_time() + silence, begun)):
+                        data = await self.stream.receive_some(MAX_RECV)
+                if data is None:
+                    if self.websocket is not None and trio.current_time() >= begun:
+                        await self.websocket.cut(CloseReason.POLICY_VIOLATION, "a message did not come to its end")
+                    break
+                await self.protocol.handle(RawData(bytes(data)))
+                if not data:
+                    break
+            await self.protocol.handle(ConnectionClosed())
         finally:
             self._read_out.set()
+        # There will be no further request: the original keeps the connection until `keep_alive_timeout`.
+        await self.idle_task.stop()
 
     async def _close(self) -> None:
         """As the original, but what the client still sends is read and thrown away for a moment.
@@ -260,62 +222,6 @@ class GuardedServer(TCPServer):
         await super()._close()
 
 
-class StreamOutlet:
-    """The short way to a client: no task, no lock, no copy, when its connection is free.
-
-    A prepared frame that goes through Quart, ASGI, wsproto and a shielded write costs some 60 µs of CPU; this
-    way a few. Over TLS, whose records only the stream can make, there is no short way.
-    """
-
-    __slots__ = ("_is_shut", "_kept", "_send", "_server", "is_abandoned")
-
-    def __init__(self, server: GuardedServer) -> None:
-        self._server = server
-        self._kept = b""
-        self._is_shut = False
-        self.is_abandoned = False
-        stream: object = server.stream
-        if isinstance(stream, trio.SocketStream):
-            self._send: Callable[[bytes], int] | None = stream.socket._sock.send  # type: ignore[attr-defined]  # the socket itself
-        else:
-            self._send = getattr(stream, "send_now", None)  # of streams in memory
-
-    @property
-    def is_behind(self) -> bool:
-        return bool(self._kept)
-
-    def write_now(self, data: bytes) -> bool:
-        if self._send is None or self._is_shut or self._kept or self._server.send_lock.locked():
-            return False
-        try:
-            sent = self._send(data)
-        except OSError:  # it would block, or is broken: the long way finds out
-            return False
-        if sent < len(data):
-            self._kept = data[sent:]
-        return True
-
-    async def flush(self) -> None:
-        if self._kept:
-            await self._server.write(b"")
-        else:
-            await trio.lowlevel.checkpoint()
-
-    def abandon(self) -> None:
-        if self._kept:
-            self._kept = b""
-            self.is_abandoned = self._is_shut = True
-
-    def take(self) -> bytes:
-        """What was kept, for whoever writes next."""
-        kept, self._kept = self._kept, b""
-        return kept
-
-    def shut(self) -> None:
-        """A close frame is on its way, or the connection has ended: no frame may follow."""
-        self._is_shut = True
-
-
 _server: Final[ContextVar[GuardedServer]] = ContextVar("server")
 
 
@@ -326,15 +232,31 @@ class GuardedProtocol(H11Protocol):
         """The original changes to HTTP/2 over clear text when a client asks for it."""
 
     async def _create_stream(self, request: h11.Request) -> None:
-        """As the original, but it applies the limit to headers that come in one piece, too."""
-        size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
-        if request.http_version not in {b"1.0", b"1.1"}:
-            await self._refuse(505)
-        elif size > self.config.h11_max_incomplete_size:
-            await self._refuse(431)
+        """As the original, but it applies the limit to headers that come in one piece, too.
+
+        And it takes no request that a proxy before it may have read differently, and not too many of one address.
+        """
+        server = _server.get()
+        status = heads.problem(request, self.config.h11_max_incomplete_size)
+        if status is not None:
+            await self._refuse(status)
         else:
-            set_outlet(_server.get().outlet)  # over HTTP/2 a WebSocket shares its connection with others
+            forwarded = heads.values(request, b"x-forwarded-for")
+            is_websocket = bool(heads.values(request, b"sec-websocket-key"))
+            try:
+                server.place.ask(forwarded, is_websocket=is_websocket)
+            except PulseError as error:
+                await self._refuse(error.code.status, error)
+                return
+            set_outlet(server.outlet)  # over HTTP/2 a WebSocket shares its connection with others
             await super()._create_stream(request)
+
+    async def handle(self, event: ConnectionEvent) -> None:
+        """As the original, but what comes on a WebSocket is not looked at by the parser of HTTP."""
+        if isinstance(event, RawData) and self.stream is not None and isinstance(self.connection, H11WSConnection):
+            await self.stream.handle(Data(stream_id=1, data=event.data))
+        else:
+            await super().handle(event)
 
     async def _maybe_recycle(self) -> None:
         """As the original, but a connection that is of no more use is closed, whoever is cancelled meanwhile.
@@ -345,8 +267,16 @@ class GuardedProtocol(H11Protocol):
         with trio.move_on_after(GuardedServer.write_timeout + LINGER, shield=True):
             await super()._maybe_recycle()
 
-    async def _refuse(self, status: int) -> None:
-        await self._send_error_response(status)
+    async def _refuse(self, status: int, error: PulseError | None = None) -> None:
+        """Answers a request that is not taken, and ends the connection."""
+        if error is None:
+            await self._send_error_response(status)
+        else:
+            body = error_body(error)
+            headers = [(name.encode(), value.encode()) for name, value in error_headers(error, body)]
+            await self._send_h11_event(h11.Response(status_code=status, headers=headers))
+            await self._send_h11_event(h11.Data(data=body))
+            await self._send_h11_event(h11.EndOfMessage())
         await self.send(ConnectionClosed())
 
 
@@ -359,33 +289,15 @@ class PlainHandshake(ws_stream.Handshake):
 
     def is_valid(self) -> bool:
         """Also refuses a Sec-WebSocket-Key that is not 16 bytes in base64 (RFC 6455, section 4.2.1)."""
-        if self.key is not None:
-            try:
-                if len(base64.b64decode(self.key, validate=True)) != KEY_BYTES:
-                    return False
-            except binascii.Error:
-                return False
+        if self.key is not None and not heads.is_key(self.key):
+            return False
         return super().is_valid()
-
-
-class ByteBuffer(ws_stream.WebsocketBuffer):
-    """Counts bytes, not characters, and before it keeps them."""
-
-    def extend(self, event: Message[Any]) -> None:
-        """Adds a fragment. Raises FrameTooLargeError, and keeps nothing of it."""
-        data = event.data
-        self.length += utf8_size(data) if isinstance(event, TextMessage) else len(data)
-        if self.length > self.max_length:
-            raise ws_stream.FrameTooLargeError
-        length, self.length = self.length, 0  # the original adds characters to it, and checks that
-        super().extend(event)
-        self.length = length
 
 
 class GuardedStream(ws_stream.WSStream):
     """A WebSocket that ends when it is told to, and says why."""
 
-    max_message_bytes: ClassVar[int] = 65_536
+    settings: ClassVar[Settings]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self._gone = trio.Event()
@@ -393,7 +305,10 @@ class GuardedStream(ws_stream.WSStream):
         self._app_ended = False
         self._puts: set[trio.CancelScope] = set()
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.buffer = ByteBuffer(self.max_message_bytes)
+        self.guard = FrameGuard(self.settings)
+        self._splitter = FrameSplitter(self.settings.max_frame_bytes)
+        self._inlet: trio.MemorySendChannel[str | bytes] | None = None
+        self._message = MessageBuffer(self.settings.max_frame_bytes)
 
     @property
     def closed(self) -> bool:
@@ -424,7 +339,11 @@ class GuardedStream(ws_stream.WSStream):
         elif isinstance(event, StreamClosed):
             is_closed = self.state in {ASGIWebsocketState.HTTPCLOSED, ASGIWebsocketState.CLOSED}
             self._end(CloseReason.NORMAL_CLOSURE if is_closed else CloseReason.ABNORMAL_CLOSURE)
+        elif isinstance(event, Body | Data):
+            await self._take(event.data)
         else:
+            if isinstance(event, Request) and event.http_version == "1.1":
+                _server.get().websocket = self  # over HTTP/2 it shares its connection with others
             await super().handle(event)
             if isinstance(event, Request):
                 if self.app_put is None:  # refused: nobody else will close this
@@ -489,12 +408,9 @@ class GuardedStream(ws_stream.WSStream):
             return
         self._answering = True
         code = {400: ErrorCode.BAD_REQUEST, 404: ErrorCode.NOT_FOUND}.get(status_code, ErrorCode.INTERNAL)
-        body = msgspec.json.encode(ErrorBody(code.code, _REFUSALS.get(code, "Something went wrong here")))
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
+        error = PulseError(code, _REFUSALS.get(code, "Something went wrong here"))
+        body = error_body(error)
+        headers = [(name.encode(), value.encode()) for name, value in error_headers(error, body)]
         if status_code == 400:
             headers.append((b"sec-websocket-version", WEBSOCKET_VERSION))
         await self.send(Response(stream_id=self.stream_id, status_code=status_code, headers=headers))
@@ -512,31 +428,89 @@ class GuardedStream(ws_stream.WSStream):
             with trio.move_on_after(interval):
                 await self._gone.wait()
 
-    async def _handle_events(self) -> None:
-        """As the original, but a connection that broke the rules is told how and then closed.
+    async def cut(self, code: int, reason: str | None = None) -> None:
+        """Ends a connection that broke a rule: its client is told how, and nothing more is taken from it."""
+        self._message.clear()
+        await self._send_wsproto_event(CloseConnection(code=code, reason=reason))
+        await self.send(StreamClosed(stream_id=self.stream_id))
 
-        RFC 6455, section 7.1.7. The original sends 1009 and goes on reading, and for other faults
-        sends no close frame at all.
+    def divert(self) -> trio.MemoryReceiveChannel[str | bytes]:
+        """From now on messages come here, past ASGI and the framework, which spends three tasks on each.
+
+        Before the handshake is answered: no message is on the other way.
         """
-        for event in self.connection.events():
-            if isinstance(event, Message):
-                try:
-                    self.buffer.extend(event)
-                except ws_stream.FrameTooLargeError:
-                    self.buffer.clear()
-                    await self._send_wsproto_event(CloseConnection(code=CloseCode.TOO_BIG))
-                    await self.send(StreamClosed(stream_id=self.stream_id))
+        # As many as Hypercorn lets wait for an application: then nothing more is read from the client.
+        self._inlet, messages = trio.open_memory_channel[str | bytes](self.config.max_app_queue_size)
+        self._inlet_put = self._releasing(self._inlet.send)
+        return messages
+
+    async def _take(self, data: bytes) -> None:
+        """Takes what one read brought: whole texts at once, all else through the parser that knows every rule.
+
+        As the original, but a connection that broke the rules is told how and then closed (RFC 6455,
+        section 7.1.7). The original sends 1009 and goes on reading, for other faults sends no close frame at all,
+        and takes any number of frames that are no messages.
+        """
+        frames = 0
+        for item in self._splitter.feed(data):
+            if isinstance(item, str):
+                frames += 1
+                if not await self._put(item):
                     return
-                if event.message_finished:
-                    assert self.app_put is not None
-                    await self.app_put(self.buffer.to_message())
-                    self.buffer.clear()
-            elif isinstance(event, Ping):
+            else:
+                self.connection.receive_data(item)
+                for event in self.connection.events():
+                    frames += 1
+                    if not await self._handle_event(event):
+                        return
+        if not self.guard.end_read(frames=frames, is_inside=self._message.is_begun or self._splitter.is_inside):
+            await self.cut(CloseCode.FLOODING, _FLOODING)
+
+    async def _put(self, message: str | bytes) -> bool:
+        """Hands a message to the application; False when the connection has come to its end."""
+        self.guard.end_message()
+        # After our close frame nobody else counts messages.
+        if self.connection.state is not ConnectionState.OPEN and not self.guard.take():
+            await self.cut(CloseCode.FLOODING, _FLOODING)
+            return False
+        if self._inlet is not None:
+            try:
+                self._inlet.send_nowait(message)
+            except trio.WouldBlock:
+                await self._inlet_put(message)
+        else:
+            is_text = isinstance(message, str)
+            assert self.app_put is not None
+            await self.app_put(
+                {
+                    "type": "websocket.receive",
+                    "text": message if is_text else None,
+                    "bytes": None if is_text else message,
+                }
+            )
+        return not self.closed
+
+    async def _handle_event(self, event: Any) -> bool:
+        """Handles what the full parser found; False when the connection has come to its end."""
+        if isinstance(event, CloseConnection):
+            if self.connection.state is ConnectionState.REMOTE_CLOSING:
                 await self._send_wsproto_event(event.response())
-            elif isinstance(event, CloseConnection):
-                if self.connection.state is ConnectionState.REMOTE_CLOSING:
-                    await self._send_wsproto_event(event.response())
-                elif self.connection.state is ConnectionState.OPEN:
-                    await self._send_wsproto_event(CloseConnection(code=event.code, reason=event.reason))
-                await self.send(StreamClosed(stream_id=self.stream_id))
-                return
+            elif self.connection.state is ConnectionState.OPEN:
+                await self._send_wsproto_event(CloseConnection(code=event.code, reason=event.reason))
+            await self.send(StreamClosed(stream_id=self.stream_id))
+            return False
+        is_message = isinstance(event, Message) and event.message_finished
+        if not is_message and not self.guard.take():
+            await self.cut(CloseCode.FLOODING, _FLOODING)
+            return False
+        if isinstance(event, Message):
+            try:
+                self._message.extend(event.data)
+            except TooBig:
+                await self.cut(CloseCode.TOO_BIG)
+                return False
+            if is_message:
+                return await self._put(self._message.take())
+        elif isinstance(event, Ping):
+            await self._send_wsproto_event(event.response())
+        return True

@@ -199,7 +199,9 @@ class Limits:
         self.logins = Logins(settings.login_failures_per_address, settings.login_failures_per_account)
         self.registrations = Registrations(settings.registrations_per_address)
         self.edits = Changes("edits and deletions", settings.edits_per_second, settings.edits_burst)
-        self.groups = Changes("changes of conversations", settings.group_changes_per_second, settings.group_changes_burst)
+        self.groups = Changes(
+            "changes of conversations", settings.group_changes_per_second, settings.group_changes_burst
+        )
 
 
 def client_address(peer: str | None, forwarded: Sequence[str], trusted_proxies: int) -> str:

@@ -1,10 +1,10 @@
 """What comes in on a WebSocket: each frame is judged, read, and handed to the hub."""
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 from uuid import UUID
 
 import trio
-from quart import websocket
 
 from pulse_trio.edge.auth import Identity
 from pulse_trio.edge.limits import Flow, Verdict
@@ -37,16 +37,23 @@ from pulse_trio.texts import utf8_size
 _PONG: Final = encode(PongFrame())
 
 
+Receive: TypeAlias = Callable[[], Awaitable[str | bytes | None]]
+"""Returns the client's next message; None is an empty binary one."""
+
+
 class Reader:
     """What comes in on a connection, for as long as its token is good.
 
     `scope` is the one that `receive` runs in: its deadline is the end of the token.
     """
 
-    __slots__ = ("_expires", "_flow", "_parts", "connection", "scope")
+    __slots__ = ("_expires", "_flow", "_parts", "connection", "scope", "take")
 
-    def __init__(self, parts: Services, connection: Connection, scope: trio.CancelScope, identity: Identity) -> None:
+    def __init__(
+        self, parts: Services, connection: Connection, take: Receive, scope: trio.CancelScope, identity: Identity
+    ) -> None:
         self.connection = connection
+        self.take = take
         self.scope = scope
         self._parts = parts
         self._flow = Flow(parts.settings)
@@ -72,7 +79,7 @@ class Reader:
         Cancelled: when the client has gone, the connection's task has ended, or the token has expired.
         """
         while not self.is_expired():
-            data = await websocket.receive()
+            data = await self.take()
             verdict = self._flow.judge(_size(data))
             if verdict is Verdict.CLOSE:
                 self.connection.close(CloseCode.FLOODING, "sending too much; reconnect, and send more slowly")
@@ -148,8 +155,10 @@ class MemberReader(Reader):
 
     __slots__ = ("_own",)
 
-    def __init__(self, parts: Services, member: Member, scope: trio.CancelScope, identity: Identity) -> None:
-        super().__init__(parts, member.connection, scope, identity)
+    def __init__(
+        self, parts: Services, member: Member, take: Receive, scope: trio.CancelScope, identity: Identity
+    ) -> None:
+        super().__init__(parts, member.connection, take, scope, identity)
         self._own = member
 
     def _member(self, frame: ConversationFrame) -> Member:
@@ -166,8 +175,10 @@ class SessionReader(Reader):
 
     __slots__ = ("_session",)
 
-    def __init__(self, parts: Services, session: Session, scope: trio.CancelScope, identity: Identity) -> None:
-        super().__init__(parts, session.connection, scope, identity)
+    def __init__(
+        self, parts: Services, session: Session, take: Receive, scope: trio.CancelScope, identity: Identity
+    ) -> None:
+        super().__init__(parts, session.connection, take, scope, identity)
         self._session = session
 
     async def _handle(self, frame: ClientFrame) -> None:

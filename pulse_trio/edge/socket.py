@@ -11,7 +11,7 @@ from quart.wrappers import Websocket
 from pulse_trio.edge.auth import Identity
 from pulse_trio.edge.handshake import chosen_subprotocol, identify, not_a_member, refusal, resume_point
 from pulse_trio.edge.outlet import current_outlet
-from pulse_trio.edge.reader import MemberReader, Reader, SessionReader
+from pulse_trio.edge.reader import MemberReader, Reader, Receive, SessionReader
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -39,16 +39,16 @@ async def session_socket() -> Response | None:
     except (PulseError, StoreError) as error:
         return refusal(error)
     with place:
+        transport = _Transport(socket)
         await socket.accept(subprotocol=chosen_subprotocol())
         scope = trio.CancelScope()
-        transport = _Transport(socket)
         try:
             session = await parts.hub.open_session(identity.user, transport, on_ended=scope.cancel)
         except StoreError:
             await transport.close(CloseCode.INTERNAL_ERROR, "the conversations cannot be looked up; reconnect")
             return None
-        reader = SessionReader(parts, session, scope, identity)
-        await _serve(reader, socket, leave=lambda: parts.hub.close_session(session))
+        reader = SessionReader(parts, session, transport.receive, scope, identity)
+        await _serve(reader, leave=lambda: parts.hub.close_session(session))
     return None
 
 
@@ -80,9 +80,9 @@ async def _converse(
                 raise not_a_member()
         except (PulseError, StoreError) as error:
             return refusal(error)
+        transport = _Transport(socket)
         await socket.accept(subprotocol=chosen_subprotocol())
         scope = trio.CancelScope()
-        transport = _Transport(socket)
         try:
             member = await parts.hub.connect(
                 key,
@@ -103,8 +103,8 @@ async def _converse(
         except StoreError:
             await transport.close(CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
             return None
-    reader = MemberReader(parts, member, scope, identity)
-    await _serve(reader, socket, leave=lambda: parts.hub.disconnect(key, user.id, transport))
+    reader = MemberReader(parts, member, transport.receive, scope, identity)
+    await _serve(reader, leave=lambda: parts.hub.disconnect(key, user.id, transport))
     return None
 
 
@@ -120,7 +120,7 @@ def _parts() -> Services:
     return parts
 
 
-async def _serve(reader: Reader, socket: Websocket, *, leave: Callable[[], None]) -> None:
+async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:
     """Reads from a connection until it ends, says why, and takes it out of the hub."""
     connection = reader.connection
     try:
@@ -134,20 +134,20 @@ async def _serve(reader: Reader, socket: Websocket, *, leave: Callable[[], None]
         connection.close(CloseCode.INTERNAL_ERROR, "something went wrong here; reconnect")
     finally:
         leave()
-    await _wait_for_close(socket)
+    await _wait_for_close(reader.take)
 
 
-async def _wait_for_close(socket: Websocket) -> None:
+async def _wait_for_close(receive: Receive) -> None:
     """Gives the client a moment to answer our close frame; ends as soon as it has gone."""
     with trio.move_on_after(CLOSE_TIMEOUT):
         while True:
-            await socket.receive()
+            await receive()
 
 
 class _Transport:
     """A member's connection over Quart's WebSocket."""
 
-    __slots__ = ("_outlet", "_socket", "abandon", "flush", "write_now")
+    __slots__ = ("_outlet", "_socket", "abandon", "flush", "receive", "write_now")
 
     def __init__(self, socket: Websocket) -> None:
         self._socket = socket
@@ -155,6 +155,7 @@ class _Transport:
         self.write_now = outlet.write_now  # bound here, once: it is called for every frame of every member
         self.flush = outlet.flush
         self.abandon = outlet.abandon
+        self.receive: Receive = outlet.divert() or socket.receive
 
     @property
     def is_behind(self) -> bool:

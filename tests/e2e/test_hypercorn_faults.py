@@ -5,6 +5,7 @@ import signal
 import socket
 import struct
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -585,3 +586,10 @@ async def test_a_request_answered_before_its_body_came_does_not_keep_the_connect
         async with open_raw(server.port) as client:
             assert (await client.request(head)).status == status
             await client.wait_gone()
+
+
+def test_the_configuration_that_is_shipped_drops_who_answers_no_ping() -> None:
+    """Pings alone check nothing, and a limit on silence alone cuts those who have nothing to say."""
+    found = tomllib.loads((ROOT / "hypercorn.toml").read_text())
+    assert 0 < 2 * found["websocket_ping_interval"] < found["read_timeout"] <= 60
+    assert 0 < found["keep_alive_timeout"] < found["read_timeout"]

@@ -4,8 +4,9 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import trio
 import trio_websocket
@@ -38,21 +39,32 @@ class Talker:
     async def run(self) -> None:
         """Talks until `Group.finish` and every message of its own has been acknowledged."""
         while not self.is_done.is_set():
-            with suppress(OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
-                try:
-                    query = {"after": self.in_order[-1]["rev"] if self.in_order else 0}
-                    self.person.base_url = self._group.base_url
-                    async with self.person.connect(self._group.conversation, **query) as chat:
-                        self.connections += 1
-                        async with trio.open_nursery() as nursery:
-                            nursery.start_soon(self._send, chat)
-                            await self._receive(chat)
-                            nursery.cancel_scope.cancel()
-                except BaseExceptionGroup as group:
-                    cut = (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed)
-                    if group.split(cut)[1] is not None:
-                        raise
+            try:
+                await self._talk()
+            except* (OSError, trio_websocket.HandshakeError, trio_websocket.ConnectionClosed):
+                pass  # refused, or cut off
             await trio.sleep(RETRY * random.uniform(0.5, 1.0))
+
+    async def _talk(self) -> None:
+        """One connection, from the handshake to its end. Its socket is closed however it ends, refused or not."""
+        after = self.in_order[-1]["rev"] if self.in_order else 0
+        query = urlencode({"token": self.person.token, "after": after})
+        url = urlsplit(self._group.base_url)
+        assert url.hostname is not None
+        assert url.port is not None
+        stream = await trio.open_tcp_stream(url.hostname, url.port)
+        try:
+            async with trio.open_nursery() as nursery:
+                path = f"/api/chat/ws/{self._group.conversation}?{query}"
+                connection = await trio_websocket.wrap_client_stream(nursery, stream, url.netloc, path)
+                self.connections += 1
+                chat = Chat(connection)
+                nursery.start_soon(self._send, chat)
+                await self._receive(chat)
+                await connection.aclose()
+                nursery.cancel_scope.cancel()
+        finally:
+            await trio.aclose_forcefully(stream)
 
     async def _send(self, chat: Chat) -> None:
         for client_id in list(self._open):

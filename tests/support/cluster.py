@@ -7,6 +7,7 @@ import signal
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -25,11 +26,16 @@ def traversable_folder() -> Path:
 
 
 class Cluster:
-    """A cluster to start, kill and start again. fsync is off: no test here cuts the power."""
+    """A cluster to start, kill and start again. fsync is off: no test here cuts the power.
 
-    def __init__(self) -> None:
+    Args:
+        options: settings of the server besides.
+    """
+
+    def __init__(self, **options: str) -> None:
         self.folder = traversable_folder()
-        self.server = EmbeddedPostgres(self.folder / "data", options={"fsync": "off", "max_connections": "100"})
+        settings = {"fsync": "off", "max_connections": "100", **options}
+        self.server = EmbeddedPostgres(self.folder / "data", options=settings)
         self._template: str | None = None
 
     @property
@@ -62,6 +68,39 @@ class Cluster:
     def remove(self) -> None:
         self.server.stop()
         shutil.rmtree(self.folder)
+
+    def execute(self, statement: LiteralString) -> list[tuple[Any, ...]]:
+        """Runs a statement outside any transaction; its rows, if it has any."""
+        with psycopg.connect(self.conninfo, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return [] if cursor.description is None else cursor.fetchall()
+
+    def let_in(self, rule: str) -> None:
+        """Adds a line to pg_hba.conf, until the next start."""
+        with (self.folder / "data" / "data" / "pg_hba.conf").open("a") as file:
+            file.write(rule + "\n")
+        self.execute("SELECT pg_reload_conf()")
+
+    def new_standby(self, **options: str) -> "Cluster":
+        """A copy that follows this one, which is started again for it. `promote` makes it a primary."""
+        self.stop()
+        standby = Cluster(wal_retrieve_retry_interval="100ms", **options)
+        folder = standby.folder / "data" / "data"
+        shutil.copytree(self.folder / "data" / "data", folder)
+        owner = (self.folder / "data" / "data").stat()
+        (folder / "standby.signal").touch()
+        with (folder / "postgresql.auto.conf").open("a") as file:
+            file.write(f"primary_conninfo = 'host={self.socket_folder} port=5432 user=pulse'\n")
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
+        self.start()
+        self.let_in("local replication all peer map=pulse")
+        standby.start()
+        return standby
+
+    def promote(self) -> None:
+        """Makes a standby a primary, on a timeline of its own."""
+        assert self.execute("SELECT pg_promote()") == [(True,)]
 
     def new_database(self, *, migrated: bool = True) -> str:
         """A database of its own, with today's schema unless told otherwise; returns its connection string."""

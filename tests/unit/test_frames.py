@@ -64,8 +64,10 @@ def test_what_is_no_simple_text_is_handed_on_whole() -> None:
         masked(b"\xff"),
         masked(b"x" * 1_001),
         b"\x81\xff" + (1 << 40).to_bytes(8) + b"1234",
+        b"\x81\xfe\x00\x01" + bytes(4) + b"x",
+        b"\x81\xff" + (1_000).to_bytes(8) + bytes(4) + b"x" * 1_000,
     ],
-    ids=["reserved bit", "not masked", "not UTF-8", "too long", "far too long"],
+    ids=["reserved bit", "not masked", "not UTF-8", "too long", "far too long", "long form", "longest form"],
 )
 def test_what_breaks_a_rule_is_for_the_parser_with_all_that_follows(wrong: bytes) -> None:
     splitter = FrameSplitter(MOST)

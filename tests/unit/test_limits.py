@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from uuid import UUID
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from pulse_trio.edge.buckets import Buckets, TokenBucket
+from pulse_trio.edge.gate import RESERVED_FILES, Gate
+from pulse_trio.edge.guard import FrameGuard, MessageBuffer, TooBig
 from pulse_trio.edge.limits import (
-    Buckets,
+    Changes,
     Connections,
     Flow,
     Logins,
     Registrations,
-    TokenBucket,
     Verdict,
     client_address,
 )
@@ -252,3 +255,166 @@ async def test_registrations_of_an_address(mock_clock: MockClock) -> None:
 )
 def test_whose_address_it_is(peer: str | None, forwarded: Sequence[str], proxies: int, address: str) -> None:
     assert client_address(peer, forwarded, proxies) == address
+
+
+# --- Changes over REST ---
+
+
+async def test_changes_of_a_user_are_limited_and_those_of_others_are_theirs(mock_clock: MockClock) -> None:
+    changes = Changes("edits", rate=0.5, burst=2)
+    changes.start(ALICE)
+    changes.start(ALICE)
+    with pytest.raises(PulseError) as refused:
+        changes.start(ALICE)
+    assert (refused.value.code, refused.value.retry_after) == (ErrorCode.RATE_LIMITED, 2)
+    changes.start(BOB)
+    mock_clock.jump(2)
+    changes.start(ALICE)
+
+
+# --- The frames of a WebSocket ---
+
+
+def guard(**settings: int) -> FrameGuard:
+    return FrameGuard(Settings(**{f"PULSE_{name.upper()}": value for name, value in settings.items()}))
+
+
+async def test_frames_that_are_no_message_are_limited_and_reads_that_bring_none(mock_clock: MockClock) -> None:
+    frames = guard(pieces_per_second=1, pieces_burst=3)
+    assert [frames.take() for _ in range(4)] == [True, True, True, False]
+    mock_clock.jump(2)
+    assert frames.end_read(frames=0, is_inside=False)
+    assert frames.end_read(frames=5, is_inside=True), "these were counted one by one"
+    assert frames.end_read(frames=0, is_inside=True)
+    assert not frames.end_read(frames=0, is_inside=True)
+
+
+async def test_a_message_has_so_long_from_its_first_byte_whatever_comes_in_between(mock_clock: MockClock) -> None:
+    frames = guard(message_timeout=10)
+    assert frames.deadline == math.inf
+    start = trio.current_time()
+    frames.end_read(frames=0, is_inside=False)  # the beginning of a header
+    assert frames.deadline == start + 10
+    mock_clock.jump(4)
+    frames.end_read(frames=1, is_inside=True)  # its first piece
+    frames.end_read(frames=1, is_inside=True)  # and a ping
+    assert frames.deadline == start + 10
+    frames.end_read(frames=1, is_inside=False)
+    assert frames.deadline == math.inf
+    frames.end_read(frames=1, is_inside=True)
+    assert frames.deadline == start + 14
+    mock_clock.jump(5)
+    frames.end_message()
+    frames.end_read(frames=2, is_inside=True)  # the end of one, and the beginning of the next
+    assert frames.deadline == start + 19
+
+
+def test_a_message_is_counted_in_bytes_before_it_is_kept() -> None:
+    buffer = MessageBuffer(8)
+    assert not buffer.is_begun
+    buffer.extend("€€")
+    buffer.extend("")
+    assert buffer.is_begun
+    assert buffer.take() == "€€"
+    assert not buffer.is_begun
+    buffer.extend(b"12345678")
+    assert buffer.take() == b"12345678"
+    buffer.extend("€€")
+    with pytest.raises(TooBig):
+        buffer.extend("€")
+    assert not buffer.is_begun
+    buffer.extend("€€aa")
+    assert buffer.take() == "€€aa"
+
+
+# --- The gate ---
+
+
+def gate(files: int | None = None, **settings: int) -> Gate:
+    return Gate(Settings(**{f"PULSE_{name.upper()}": value for name, value in settings.items()}), files=files)
+
+
+def turned_away(opened: Gate, peer: str | None) -> tuple[ErrorCode, float | None]:
+    with pytest.raises(PulseError) as refused:
+        opened.admit(peer)
+    return refused.value.code, refused.value.retry_after
+
+
+async def test_an_address_has_so_many_connections_and_gets_places_back(mock_clock: MockClock) -> None:
+    opened = gate(connections_per_address=2)
+    places = [opened.admit("192.0.2.1"), opened.admit("192.0.2.1")]
+    assert turned_away(opened, "192.0.2.1") == (ErrorCode.TOO_MANY_CONNECTIONS, 1)
+    other = opened.admit("192.0.2.2")
+    assert (opened.open, opened.count("192.0.2.1"), opened.count("192.0.2.2")) == (3, 2, 1)
+    places[0].leave()
+    places[0] = opened.admit("192.0.2.1")
+    for place in (*places, other):
+        place.leave()
+    assert (opened.open, opened.count("192.0.2.1"), opened.count("192.0.2.2")) == (0, 0, 0)
+
+
+async def test_the_process_has_so_many_connections_and_never_more_than_files(mock_clock: MockClock) -> None:
+    opened = gate(max_connections=2)
+    first = opened.admit("192.0.2.1")
+    opened.admit("192.0.2.2")
+    assert turned_away(opened, "192.0.2.3") == (ErrorCode.UNAVAILABLE, 1)
+    assert turned_away(opened, None) == (ErrorCode.UNAVAILABLE, 1)
+    first.leave()
+    opened.admit(None)
+    for files, places in ((4, 3), (RESERVED_FILES * 5, RESERVED_FILES * 4)):
+        short = gate(max_connections=0, connections_per_address=0, files=files)
+        for _ in range(places):
+            short.admit("192.0.2.1")
+        assert turned_away(short, "192.0.2.1") == (ErrorCode.UNAVAILABLE, 1)
+
+
+async def test_an_address_asks_so_often_and_a_connection_is_paid_with_its_first_request(mock_clock: MockClock) -> None:
+    opened = gate(requests_per_second=1, requests_burst=3)
+    place = opened.admit("192.0.2.1")
+    for _ in range(3):
+        place.ask((), is_websocket=False)
+    with pytest.raises(PulseError) as refused:
+        place.ask(("198.51.100.7",), is_websocket=False)
+    assert (refused.value.code, refused.value.retry_after) == (ErrorCode.RATE_LIMITED, 1)
+    assert turned_away(opened, "192.0.2.1") == (ErrorCode.RATE_LIMITED, 1)
+    assert opened.open == 1, "who was turned away has no place"
+    opened.admit("192.0.2.2")
+    mock_clock.jump(1)
+    place.ask((), is_websocket=True)
+
+
+async def test_behind_a_proxy_it_is_the_clients_behind_it_that_count(mock_clock: MockClock) -> None:
+    opened = gate(trusted_proxies=1, connections_per_address=2, requests_per_second=1, requests_burst=4)
+    places = [opened.admit("192.0.2.1") for _ in range(20)]  # all are the proxy's
+    for place in places[:2]:
+        place.ask(("6.6.6.6, 198.51.100.7",), is_websocket=True)
+    with pytest.raises(PulseError) as refused:
+        places[2].ask(("198.51.100.7",), is_websocket=True)
+    assert refused.value.code is ErrorCode.TOO_MANY_CONNECTIONS
+    places[2].ask(("198.51.100.8",), is_websocket=True)
+    for place in places[3:5]:
+        place.ask(("198.51.100.7",), is_websocket=False)
+    with pytest.raises(PulseError) as refused:
+        places[5].ask(("198.51.100.7",), is_websocket=False)
+    assert refused.value.code is ErrorCode.RATE_LIMITED
+    places[0].leave()
+    mock_clock.jump(1)
+    places[5].ask(("198.51.100.7",), is_websocket=True)
+
+
+async def test_a_gate_with_limits_of_0_lets_everybody_in() -> None:
+    opened = gate(max_connections=0, connections_per_address=0, requests_per_second=0, requests_burst=1)
+    for _ in range(5_000):
+        opened.admit("192.0.2.1").ask((), is_websocket=True)
+    assert opened.open == 5_000
+
+
+async def test_only_so_many_who_are_turned_away_are_told_why() -> None:
+    opened = gate()
+    told = 0
+    with ExitStack() as stack:
+        for _ in range(1_000):
+            told += stack.enter_context(opened.answering())
+    assert 0 < told < 1_000
+    with opened.answering() as is_told:
+        assert is_told

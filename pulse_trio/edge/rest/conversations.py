@@ -106,7 +106,7 @@ class ConversationList(msgspec.Struct):
     tags=("conversations",),
     body=ConversationRequest,
     responses={201: ConversationBody, 200: ConversationBody},
-    errors=(ErrorCode.UNKNOWN_USER, ErrorCode.TOO_MANY_MEMBERS),
+    errors=(ErrorCode.UNKNOWN_USER, ErrorCode.TOO_MANY_MEMBERS, ErrorCode.RATE_LIMITED),
 )
 async def create_conversation(body: ConversationRequest) -> Response:
     """Create a conversation.
@@ -115,6 +115,7 @@ async def create_conversation(body: ConversationRequest) -> Response:
     """
     parts = services()
     user = current_user()
+    parts.limits.groups.start(user.id)
     others = [user_id for user_id in _user_ids(body.participant_ids, "participant_ids") if user_id != user.id]
     if not body.is_group and len(others) != 1:
         raise PulseError(
@@ -174,7 +175,7 @@ async def get_conversation(conversation_id: str) -> Response:
     tags=("conversations",),
     body=ConversationChanges,
     responses={200: ConversationBody},
-    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP),
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP, ErrorCode.RATE_LIMITED),
 )
 async def change_conversation(conversation_id: str, body: ConversationChanges) -> Response:
     """Rename a group, or describe it anew; any member may."""
@@ -193,6 +194,7 @@ async def change_conversation(conversation_id: str, body: ConversationChanges) -
         if not found.is_group:
             raise _not_a_group()
         return answer(conversation_body(found))
+    parts.limits.groups.start(user.id)
     with _told_once_done(parts.settings.store_timeout):
         try:
             changed = await parts.store.rename(key, user.id, changes, now=parts.clock())
@@ -215,6 +217,7 @@ async def change_conversation(conversation_id: str, body: ConversationChanges) -
         ErrorCode.NOT_A_GROUP,
         ErrorCode.UNKNOWN_USER,
         ErrorCode.TOO_MANY_MEMBERS,
+        ErrorCode.RATE_LIMITED,
     ),
 )
 async def add_members(conversation_id: str, body: NewMembers) -> Response:
@@ -222,6 +225,7 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
     parts = services()
     user = current_user()
     key = conversation_key(conversation_id)
+    parts.limits.groups.start(user.id)
     user_ids = _user_ids(body.user_ids, "user_ids")
     if not user_ids:
         raise PulseError(ErrorCode.INVALID_FIELD, "`user_ids` must name at least one user", field="user_ids")
@@ -252,7 +256,7 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
     name="removeMember",
     tags=("conversations",),
     responses={204: None},
-    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP, ErrorCode.OWNER_ONLY),
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP, ErrorCode.OWNER_ONLY, ErrorCode.RATE_LIMITED),
 )
 async def remove_member(conversation_id: str, user_id: str) -> Response:
     """Leave a group (`me`, or the caller's id), or, as its owner, remove a member.
@@ -262,6 +266,7 @@ async def remove_member(conversation_id: str, user_id: str) -> Response:
     parts = services()
     user = current_user()
     key = conversation_key(conversation_id)
+    parts.limits.groups.start(user.id)
     leaver_id = user.id if user_id == "me" else parse_uuid(user_id)
     if leaver_id is None:
         raise PulseError(ErrorCode.NOT_FOUND, "There is no such member")

@@ -31,6 +31,7 @@ _REVISION_ERRORS: Final = (
     ErrorCode.NO_SUCH_MESSAGE,
     ErrorCode.NOT_YOUR_MESSAGE,
     ErrorCode.NOT_STORED,
+    ErrorCode.RATE_LIMITED,
 )
 
 messages = Blueprint("messages", __name__, url_prefix="/api/chat/conversations/<conversation_id>/messages")
@@ -154,6 +155,7 @@ async def _revise(conversation_id: str, message_id: str, content: str | None) ->
     """Changes a message through its conversation's room, so that all see it in the same order."""
     key, message_key = conversation_key(conversation_id), parse_uuid(message_id)
     parts, user = services(), current_user()
+    parts.limits.edits.start(user.id)
     # Before the room is opened: nobody opens a conversation that is not theirs.
     if not await parts.store.is_member(key, user.id):
         raise no_conversation()

@@ -1,0 +1,100 @@
+"""The arithmetic of the benchmark: percentiles, spreads, ratios, and what /proc says. No I/O."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Least, median and greatest of several rounds."""
+
+    least: float
+    median: float
+    greatest: float
+
+    def __str__(self) -> str:
+        return f"{short(self.median)} ({short(self.least)} – {short(self.greatest)})"
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The smallest value that so many percent of all are not above (nearest rank); of none it is NaN.
+
+    `ordered` is in ascending order.
+    """
+    if not ordered:
+        return math.nan
+    rank = math.ceil(percent / 100 * len(ordered))
+    return ordered[min(max(rank, 1), len(ordered)) - 1]
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Least, median and greatest; the median of an even number is the mean of the middle two.
+
+    Raises:
+        ValueError: there are none.
+    """
+    ordered = sorted(values)
+    if not ordered:
+        raise ValueError("no values")
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return Spread(ordered[0], median, ordered[-1])
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float], *, more_is_better: bool = False) -> Spread | None:
+    """How many times better ours is, round by round: what was measured side by side is compared.
+
+    None if a value is missing or zero, so that there is nothing to divide.
+    """
+    pairs = list(zip(ours, theirs, strict=False))
+    found = []
+    for mine, other in pairs:
+        upper, lower = (mine, other) if more_is_better else (other, mine)
+        if not (math.isfinite(upper) and math.isfinite(lower)) or lower <= 0:
+            return None
+        found.append(upper / lower)
+    return spread(found) if found else None
+
+
+def short(value: float) -> str:
+    """Three digits that count: `12300`, `45.1`, `0.67`."""
+    if not math.isfinite(value):
+        return "–"
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(digits, 4)}f}"
+
+
+def stat_fields(line: str) -> tuple[int, int]:
+    """Parent, and clock ticks of CPU, of a process from its line in /proc/PID/stat.
+
+    The ticks are utime + stime, and those of its children that ended and were waited for (proc_pid_stat(5)).
+    """
+    after_name = line.rpartition(")")[2].split()  # the name may hold spaces and brackets
+    return int(after_name[1]), sum(int(field) for field in after_name[11:15])
+
+
+def tree(parents: dict[int, int], root: int) -> list[int]:
+    """`root` and all that descend from it, from a map of process to parent."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
+    found, todo = [], [root]
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo += children.get(pid, [])
+    return found
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown whose columns also line up in a terminal."""
+    grid = [list(head), *(list(row) for row in rows)]
+    widths = [max(len(row[column]) for row in grid) for column in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in grid
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

@@ -1,0 +1,283 @@
+"""The specification's own stack: FastAPI, uvicorn, SQLAlchemy asyncio on asyncpg, PyJWT, a connection manager.
+
+Written to be quick within that design: a frame is encoded once for the whole room, the token and the membership are
+checked when a connection opens and not again, one INSERT and one COMMIT a message and nothing else.
+"""
+
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from uuid import uuid4
+
+import jwt
+from fastapi import Depends, FastAPI, HTTPException, Query, WebSocket, WebSocketDisconnect
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import DateTime, ForeignKey, Index, Uuid, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+SECRET_KEY = os.environ["SECRET_KEY"]
+ALGORITHM = "HS256"
+
+logger = logging.getLogger(__name__)
+engine = create_async_engine(os.environ["SQLALCHEMY_URL"], pool_size=10, max_overflow=10)
+SessionLocal = async_sessionmaker(engine, expire_on_commit=False)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: DateTime(timezone=True)}  # noqa: RUF012  # as SQLAlchemy documents it
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[str] = mapped_column(Uuid(as_uuid=False), primary_key=True)
+    username: Mapped[str] = mapped_column(unique=True)
+
+
+class Conversation(Base):
+    __tablename__ = "conversations"
+    id: Mapped[str] = mapped_column(Uuid(as_uuid=False), primary_key=True)
+    name: Mapped[str | None]
+    description: Mapped[str | None]
+    is_group: Mapped[bool]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class ConversationUser(Base):
+    __tablename__ = "conversation_users"
+    conversation_id: Mapped[str] = mapped_column(Uuid(as_uuid=False), ForeignKey("conversations.id"), primary_key=True)
+    user_id: Mapped[str] = mapped_column(Uuid(as_uuid=False), ForeignKey("users.id"), primary_key=True, index=True)
+
+
+class Message(Base):
+    __tablename__ = "messages"
+    __table_args__ = (Index("messages_page", "conversation_id", "created_at"),)
+    id: Mapped[str] = mapped_column(Uuid(as_uuid=False), primary_key=True)
+    conversation_id: Mapped[str] = mapped_column(Uuid(as_uuid=False), ForeignKey("conversations.id"))
+    sender_id: Mapped[str] = mapped_column(Uuid(as_uuid=False), ForeignKey("users.id"))
+    content: Mapped[str]
+    is_edited: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class ConnectionManager:
+    """The connections of each conversation."""
+
+    def __init__(self) -> None:
+        self.connections: dict[str, dict[str, set[WebSocket]]] = defaultdict(dict)
+
+    def connect(self, conversation_id: str, user_id: str, websocket: WebSocket) -> bool:
+        """Takes a connection in; returns whether it is its user's first."""
+        room = self.connections[conversation_id]
+        is_first = user_id not in room
+        room.setdefault(user_id, set()).add(websocket)
+        return is_first
+
+    def disconnect(self, conversation_id: str, user_id: str, websocket: WebSocket) -> bool:
+        """Forgets a connection; returns whether it was its user's last."""
+        room = self.connections[conversation_id]
+        mine = room.get(user_id, set())
+        mine.discard(websocket)
+        if mine:
+            return False
+        room.pop(user_id, None)
+        if not room:
+            del self.connections[conversation_id]
+        return True
+
+    def get_active_users(self, conversation_id: str) -> set[str]:
+        return set(self.connections.get(conversation_id, ()))
+
+    async def broadcast(
+        self, conversation_id: str, message: dict[str, Any], exclude_user_id: str | None = None
+    ) -> None:
+        text = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
+        sockets = [
+            websocket
+            for user_id, mine in self.connections.get(conversation_id, {}).items()
+            if user_id != exclude_user_id
+            for websocket in mine
+        ]
+        for websocket in sockets:
+            try:
+                await websocket.send_text(text)
+            except Exception as error:
+                logger.warning("Failed to send: %s", error)
+
+
+manager = ConnectionManager()
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield
+    await engine.dispose()
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+def verify_token(token: str) -> str | None:
+    try:
+        return str(jwt.decode(token, SECRET_KEY, algorithms=[ALGORITHM])["sub"])
+    except (jwt.PyJWTError, KeyError):
+        return None
+
+
+async def is_member(session: AsyncSession, conversation_id: str, user_id: str) -> bool:
+    found = await session.execute(
+        select(ConversationUser.user_id).where(
+            ConversationUser.conversation_id == conversation_id, ConversationUser.user_id == user_id
+        )
+    )
+    return found.scalar_one_or_none() is not None
+
+
+@app.websocket("/api/chat/ws/{conversation_id}")
+async def websocket_endpoint(websocket: WebSocket, conversation_id: str, token: str) -> None:
+    user_id = verify_token(token)
+    if user_id is None:
+        await websocket.close(code=1008)
+        return
+    async with SessionLocal() as session:
+        user = await session.get(User, user_id)
+        allowed = user is not None and await is_member(session, conversation_id, user_id)
+        await session.commit()  # gives the database connection back while the socket waits
+        if user is None or not allowed:
+            await websocket.close(code=1008)
+            return
+        username = user.username
+        await websocket.accept()
+        manager.connect(conversation_id, user_id, websocket)
+        try:
+            await tell_presence(conversation_id, user_id, f"User {username} joined the conversation")
+            while True:
+                await receive_one(session, websocket, conversation_id, user_id, username)
+        except WebSocketDisconnect:
+            pass
+        finally:
+            if manager.disconnect(conversation_id, user_id, websocket):
+                await tell_presence(conversation_id, user_id, f"User {username} left the conversation")
+
+
+async def tell_presence(conversation_id: str, user_id: str, content: str) -> None:
+    active = sorted(manager.get_active_users(conversation_id))
+    await manager.broadcast(
+        conversation_id, {"type": "system", "content": content, "sender_id": user_id, "active_users": active}
+    )
+
+
+async def receive_one(
+    session: AsyncSession, websocket: WebSocket, conversation_id: str, user_id: str, username: str
+) -> None:
+    data = json.loads(await websocket.receive_text())
+    kind = data.get("type")
+    if kind == "message":
+        content = data.get("content", "")
+        if not content.strip():
+            await websocket.send_json({"type": "error", "content": "Message content cannot be empty"})
+            return
+        now = datetime.now(UTC)
+        message = Message(
+            id=str(uuid4()),
+            conversation_id=conversation_id,
+            sender_id=user_id,
+            content=content,
+            is_edited=False,
+            created_at=now,
+            updated_at=now,
+        )
+        session.add(message)
+        await session.commit()
+        await manager.broadcast(
+            conversation_id,
+            {
+                "type": "message",
+                "content": message.content,
+                "sender_id": user_id,
+                "sender_username": username,
+                "message_id": message.id,
+                "timestamp": now.isoformat(),
+                "is_edited": message.is_edited,
+            },
+        )
+    elif kind == "typing":
+        await manager.broadcast(
+            conversation_id,
+            {"type": "typing", "sender_id": user_id, "sender_username": username},
+            exclude_user_id=user_id,
+        )
+
+
+class MessageOut(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+    id: str
+    conversation_id: str
+    sender_id: str
+    sender_username: str
+    content: str
+    is_edited: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class MessagePage(BaseModel):
+    messages: list[MessageOut]
+    limit: int
+    offset: int
+
+
+async def get_session() -> AsyncIterator[AsyncSession]:
+    async with SessionLocal() as session:
+        yield session
+
+
+def current_user_id(credentials: Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]) -> str:
+    user_id = verify_token(credentials.credentials)
+    if user_id is None:
+        raise HTTPException(401)
+    return user_id
+
+
+@app.get("/api/chat/conversations/{conversation_id}/messages")
+async def get_messages(
+    conversation_id: str,
+    user_id: Annotated[str, Depends(current_user_id)],
+    session: Annotated[AsyncSession, Depends(get_session)],
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    offset: Annotated[int, Query(ge=0)] = 0,
+) -> MessagePage:
+    if not await is_member(session, conversation_id, user_id):
+        raise HTTPException(403)
+    rows = await session.execute(
+        select(Message, User.username)
+        .join(User, User.id == Message.sender_id)
+        .where(Message.conversation_id == conversation_id)
+        .order_by(Message.created_at.desc())
+        .limit(limit)
+        .offset(offset)
+    )
+    messages = [
+        MessageOut(
+            id=message.id,
+            conversation_id=message.conversation_id,
+            sender_id=message.sender_id,
+            sender_username=username,
+            content=message.content,
+            is_edited=message.is_edited,
+            created_at=message.created_at,
+            updated_at=message.updated_at,
+        )
+        for message, username in rows
+    ]
+    return MessagePage(messages=messages, limit=limit, offset=offset)

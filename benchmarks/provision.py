@@ -1,0 +1,123 @@
+"""Accounts, conversations, histories and tokens, made by SQL: the same for every server."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+
+SECRET_KEY = "the key of the benchmark, which guards nothing: 1c7e0b5f"
+USERS = 5_200
+
+
+def user_id(number: int) -> str:
+    """The id of a user: 0, 1, 2 …"""
+    return str(UUID(f"00000000-0000-7000-8000-{number:012x}"))
+
+
+def room_id(number: int) -> str:
+    """The id of a conversation."""
+    return str(UUID(f"00000000-0000-7000-9000-{number:012x}"))
+
+
+def token(number: int) -> str:
+    """A token of a user for a day (RFC 7519, HS256)."""
+    now = int(time.time())
+    claims = {"sub": user_id(number), "iat": now, "exp": now + 86_400}
+    parts = [_base64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    signature = hmac.new(SECRET_KEY.encode(), b".".join(parts), hashlib.sha256).digest()
+    return b".".join([*parts, _base64(signature)]).decode()
+
+
+def _base64(data: bytes) -> bytes:
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Conversations in a row: `count` from number `first` on, each with `members` users of its own or, if
+    `shared`, all with users 0 to `members` - 1; and `messages` in each already.
+    """
+
+    first: int
+    count: int
+    members: int
+    shared: bool = False
+    messages: int = 0
+
+
+_USER = "('00000000-0000-7000-8000-' || lpad(to_hex({0}), 12, '0'))::uuid"
+_ROOM = "('00000000-0000-7000-9000-' || lpad(to_hex({0}), 12, '0'))::uuid"
+_CONTENT = "'A message of the history, about as long as people write them: ' || n"
+# A random id (version 4) as the servers that sort nothing by it have it.
+_MESSAGE_ID = "gen_random_uuid()"
+
+
+async def fill(connection: asyncpg.Connection, rooms: list[Rooms], *, ours: bool) -> None:
+    """Fills an empty database.
+
+    Args:
+        connection: to that database, whose schema is there.
+        rooms: which conversations.
+        ours: it has this product's schema; otherwise the specification's.
+    """
+    async with connection.transaction():
+        await connection.execute(_users(ours=ours))
+        for some in rooms:
+            await connection.execute(_conversations(some, ours=ours))
+            await connection.execute(_members(some, ours=ours))
+            if some.messages:
+                await connection.execute(_messages(some, ours=ours))
+    await connection.execute("VACUUM ANALYZE")
+
+
+def _users(*, ours: bool) -> str:
+    user = _USER.format("n")
+    if ours:
+        return (
+            "INSERT INTO users (id, username, username_key, created_at, updated_at) "
+            f"SELECT {user}, 'user' || n, 'user' || n, now(), now() FROM generate_series(0, {USERS - 1}) n"
+        )
+    return f"INSERT INTO users (id, username) SELECT {user}, 'user' || n FROM generate_series(0, {USERS - 1}) n"
+
+
+def _conversations(rooms: Rooms, *, ours: bool) -> str:
+    numbers = f"generate_series({rooms.first}, {rooms.first + rooms.count - 1}) r"
+    columns, values = "id, name, is_group, created_at, updated_at", f"{_ROOM.format('r')}, 'room', true, now(), now()"
+    if ours:
+        columns += ", owner_id, last_seq, last_rev"
+        values += f", {_USER.format(_first_user(rooms))}, {rooms.messages}, {rooms.messages}"
+    return f"INSERT INTO conversations ({columns}) SELECT {values} FROM {numbers}"
+
+
+def _first_user(rooms: Rooms) -> str:
+    return "0" if rooms.shared else f"(r - {rooms.first}) * {rooms.members}"
+
+
+def _members(rooms: Rooms, *, ours: bool) -> str:
+    columns, moment = ("conversation_id, user_id, joined_at", ", now()") if ours else ("conversation_id, user_id", "")
+    return (
+        f"INSERT INTO conversation_users ({columns}) "
+        f"SELECT {_ROOM.format('r')}, {_USER.format(f'({_first_user(rooms)} + m)')}{moment} "
+        f"FROM generate_series({rooms.first}, {rooms.first + rooms.count - 1}) r, "
+        f"generate_series(0, {rooms.members - 1}) m"
+    )
+
+
+def _messages(rooms: Rooms, *, ours: bool) -> str:
+    moment = f"now() - make_interval(secs => {rooms.messages} - n)"
+    columns = "id, conversation_id, sender_id, content, is_edited, created_at, updated_at"
+    values = (
+        f"{_MESSAGE_ID}, {_ROOM.format('r')}, {_USER.format(_first_user(rooms))}, {_CONTENT}, false, {moment}, {moment}"
+    )
+    if ours:
+        columns, values = columns + ", seq, rev", values + ", n, n"
+    return (
+        f"INSERT INTO messages ({columns}) SELECT {values} "
+        f"FROM generate_series({rooms.first}, {rooms.first + rooms.count - 1}) r, "
+        f"generate_series(1, {rooms.messages}) n ORDER BY n"
+    )

@@ -1,0 +1,131 @@
+"""What every scenario needs: how much is measured, the running servers with their connections, the results."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from benchmarks.client import Client, Tally, connect
+from benchmarks.processes import Meter
+from benchmarks.provision import Rooms, room_id, token
+from benchmarks.targets import Running
+
+Figures = dict[str, float]
+AT_ONCE = 64  # connections that are being opened at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        rounds: how often each phase is measured at each server.
+        seconds: how long a phase takes.
+        fan_out: sizes of rooms.
+        idle: idle connections.
+        idle_seconds: how long they are watched; 20 is once around the interval of the pings.
+        resuming: clients of the resume storm.
+        depth: messages of the long history.
+        typists: members of the typing storm's room.
+        churn: members of the room where others come and go.
+    """
+
+    rounds: int = 5
+    seconds: float = 2.0
+    fan_out: tuple[int, ...] = (10, 200, 2_000)
+    idle: int = 5_000
+    idle_seconds: float = 20.0
+    resuming: int = 1_000
+    depth: int = 1_000_000
+    typists: int = 200
+    churn: int = 2_000
+
+
+QUICK = Plan(3, 0.8, (10, 200), 1_000, 5.0, 200, 100_000, 200, 200)
+
+
+@dataclass(slots=True)
+class Results:
+    """Figures by scenario, server and round, and what PostgreSQL says of itself."""
+
+    figures: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)
+    postgres: dict[str, str] = field(default_factory=dict)
+
+    def add(self, scenario: str, server: str, figures: Figures) -> None:
+        self.figures.setdefault(scenario, {}).setdefault(server, []).append(figures)
+        shown = ", ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+        print(f"  {scenario:28} {server:16} {shown}", flush=True)
+
+
+class Stage:
+    """One running server and the connections to it."""
+
+    def __init__(self, running: Running) -> None:
+        self.running = running
+        self.name = running.target.name
+        self.clients: list[Client] = []
+        self.tally = Tally()
+        self._number = 0
+
+    def meter(self) -> Meter:
+        return Meter(self.running.process.pid, self.running.cluster.pid)
+
+    async def connect(self, room: int, user: int, more: str = "", tally: Tally | None = None) -> Client:
+        """Opens a connection of a user to a conversation."""
+        self._number += 1
+        target = self.running.target
+        number, used = self._number, self.tally if tally is None else tally
+        return await connect(target.dialect, self.running.process.port, room_id(room), token(user), number, used, more)
+
+    async def connect_many(self, places: list[tuple[int, int]]) -> list[Client]:
+        """Opens connections, a few at a time: conversation and user of each."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(room: int, user: int) -> Client:
+            async with gate:
+                return await self.connect(room, user)
+
+        found = await asyncio.gather(*(one(room, user) for room, user in places))
+        self.clients += found
+        return list(found)
+
+    async def settle(self) -> None:
+        """Waits until no more frames come."""
+        before = -1
+        while before != self.tally.bytes:
+            before = self.tally.bytes
+            await asyncio.sleep(0.1)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        clients, self.clients = self.clients, []
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(client: Client) -> None:
+            async with gate:
+                await client.close()
+
+        await asyncio.gather(*(one(client) for client in clients))
+
+
+@asynccontextmanager
+async def started(servers: list[Running], rooms: list[Rooms]) -> AsyncIterator[list[Stage]]:
+    """Servers that run, each on a new database with these conversations; they end after the block."""
+    try:
+        for server in servers:
+            await server.start(rooms)
+        stages = [Stage(server) for server in servers]
+        yield stages
+        for stage in stages:
+            await stage.close()
+    finally:
+        for server in servers:
+            server.stop()
+
+
+async def in_turn(stages: list[Stage], rounds: int, phase: Callable[[Stage], Awaitable[None]]) -> None:
+    """A B C, A B C …: what is compared is measured side by side, and nobody's last frames cost the next one."""
+    for _ in range(rounds):
+        for stage in stages:
+            await phase(stage)
+            await stage.settle()

@@ -1,0 +1,192 @@
+"""The servers that are measured: how each is started, and how it is spoken to."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+
+from benchmarks.client import Dialect, SocketIoDialect
+from benchmarks.processes import Cluster, Process, free_port
+from benchmarks.provision import SECRET_KEY, Rooms, fill
+
+ROOT = Path(__file__).parents[1]
+OURS = "pulse-trio"
+NODE_MODULES = Path(sys.prefix) / "node" / "node_modules"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server to measure.
+
+    Attributes:
+        name: as it appears in the tables.
+        command: makes its command line from a port.
+        environment: makes its environment from a port, the cluster and the name of its database.
+        folder: where it is started.
+        stores: it has the specification's storage, tokens and REST; otherwise it only fans out.
+        ours: it is this product.
+    """
+
+    name: str
+    command: Callable[[int], list[str]]
+    environment: Callable[[int, Cluster, str], dict[str, str]]
+    folder: Path = ROOT
+    dialect: Dialect = field(default_factory=Dialect)
+    stores: bool = True
+    ours: bool = False
+
+
+class Running:
+    """A target that runs, on a database of its own."""
+
+    def __init__(self, target: Target, cluster: Cluster, logs: Path, cores: set[int]) -> None:
+        self.target = target
+        self._cores = cores
+        self.cluster = cluster
+        self.database = "bench_" + "".join(char if char.isalnum() else "_" for char in target.name)
+        self._log = logs / f"{self.database}.log"
+        self._process: Process | None = None
+
+    @property
+    def process(self) -> Process:
+        assert self._process is not None
+        return self._process
+
+    async def start(self, rooms: list[Rooms]) -> None:
+        """Makes the database, starts the server, lets it make its schema, and fills that."""
+        if self.target.stores:
+            admin = await asyncpg.connect(**self._where("postgres"))
+            await admin.execute(f'DROP DATABASE IF EXISTS "{self.database}" WITH (FORCE)')
+            await admin.execute(f'CREATE DATABASE "{self.database}"')
+            await admin.close()
+            if self.target.name == NODE:  # brings no schema of its own
+                await self._run("""
+                    CREATE TABLE users (id uuid PRIMARY KEY, username text NOT NULL UNIQUE);
+                    CREATE TABLE conversations (id uuid PRIMARY KEY, name text, description text,
+                        is_group boolean NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);
+                    CREATE TABLE conversation_users (conversation_id uuid REFERENCES conversations,
+                        user_id uuid REFERENCES users, PRIMARY KEY (conversation_id, user_id));
+                    CREATE INDEX ON conversation_users (user_id);
+                    CREATE TABLE messages (id uuid PRIMARY KEY, conversation_id uuid NOT NULL REFERENCES conversations,
+                        sender_id uuid NOT NULL REFERENCES users, content text NOT NULL, is_edited boolean NOT NULL,
+                        created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);
+                    CREATE INDEX ON messages (conversation_id, created_at);
+                """)
+        await self.launch()
+        if self.target.stores:
+            connection = await asyncpg.connect(**self._where(self.database), timeout=600)
+            await fill(connection, rooms, ours=self.target.ours)
+            await connection.close()
+
+    async def launch(self) -> None:
+        """Starts the server's process."""
+        port = free_port()
+        environment = self.target.environment(port, self.cluster, self.database)
+        command = self.target.command(port)
+        self._process = Process(command, environment, port, self.target.folder, self._log, self._cores)
+        await self._process.ready()
+
+    async def _run(self, sql: str) -> None:
+        connection = await asyncpg.connect(**self._where(self.database))
+        await connection.execute(sql)
+        await connection.close()
+
+    def _where(self, database: str) -> dict[str, str]:
+        return {
+            "host": self.cluster.host,
+            "port": self.cluster.port,
+            "user": self.cluster.user,
+            "database": database,
+        }
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+
+def missing(target: Target) -> str | None:
+    """What a target needs that this machine does not have; None if nothing."""
+    if target.name != NODE:
+        return None
+    if shutil.which("node") is None:
+        return "Node.js"
+    return None if NODE_MODULES.is_dir() else "the packages of Node.js (npm)"
+
+
+def ours(python: Path, tree: Path, name: str = OURS) -> Target:
+    """Our server from a source tree, as an operator starts it, with the limits on floods and connections off."""
+
+    def environment(port: int, cluster: Cluster, database: str) -> dict[str, str]:
+        return {
+            "PYTHONPATH": str(tree),
+            "DATABASE_URL": f"host={cluster.host} port={cluster.port} user={cluster.user} dbname={database}",
+            "SECRET_KEY": SECRET_KEY,
+            "PULSE_FRAMES_PER_SECOND": "0",
+            "PULSE_BYTES_PER_SECOND": "0",
+            "PULSE_CONNECTIONS_PER_USER": "0",
+        }
+
+    program = "from pulse_trio.cli import main; main()"
+    return Target(
+        name, lambda port: [str(python), "-c", program, "serve", "--port", str(port)], environment, tree, ours=True
+    )
+
+
+def _uvicorn(app: str, *more: str) -> Callable[[int], list[str]]:
+    program = str(Path(sys.executable).with_name("uvicorn"))
+    options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
+    return lambda port: [program, app, "--port", str(port), *options, *more]
+
+
+def _fastapi_environment(port: int, cluster: Cluster, database: str) -> dict[str, str]:
+    url = f"postgresql+asyncpg://{cluster.user}@/{database}?host={cluster.host}&port={cluster.port}"
+    return {"SECRET_KEY": SECRET_KEY, "SQLALCHEMY_URL": url}
+
+
+def _node_environment(port: int, cluster: Cluster, database: str) -> dict[str, str]:
+    return {
+        "SECRET_KEY": SECRET_KEY,
+        "PORT": str(port),
+        "PGHOST": cluster.host,
+        "PGPORT": cluster.port,
+        "PGUSER": cluster.user,
+        "PGDATABASE": database,
+        "NODE_PATH": str(NODE_MODULES),
+        "NODE_ENV": "production",
+    }
+
+
+FASTAPI = "fastapi"
+WEBSOCKETS = "websockets"
+SOCKETIO = "python-socketio"
+CHANNELS = "channels"
+NODE = "node-ws"
+WS = "websockets-sansio"  # of uvicorn's three the quickest: 9.5 µs a delivery here, wsproto 11.7, websockets 13.1
+
+PEERS = {
+    FASTAPI: Target(FASTAPI, _uvicorn("benchmarks.peers.fastapi_app:app", "--ws", WS), _fastapi_environment),
+    WEBSOCKETS: Target(
+        WEBSOCKETS,
+        lambda port: [sys.executable, "-m", "benchmarks.peers.websockets_app"],
+        lambda port, cluster, database: {"PORT": str(port)},
+        stores=False,
+    ),
+    SOCKETIO: Target(
+        SOCKETIO,
+        _uvicorn("benchmarks.peers.socketio_app:app", "--ws", WS),
+        lambda port, cluster, database: {},
+        dialect=SocketIoDialect(),
+        stores=False,
+    ),
+    CHANNELS: Target(
+        CHANNELS,
+        _uvicorn("benchmarks.peers.channels_app:app", "--ws", WS),
+        lambda port, cluster, database: {},
+        stores=False,
+    ),
+    NODE: Target(NODE, lambda port: ["node", "benchmarks/peers/node/server.js"], _node_environment),
+}

@@ -1,0 +1,95 @@
+"""Descriptors and threads run out: who is there is served, nothing spins, and newcomers are let in again."""
+
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+
+from tests.support.client import PASSWORD, Api, Chat, Person
+from tests.support.raw import cpu_seconds
+from tests.support.server import Server
+
+DESCRIPTORS = 64
+# The bounds that keep a server from ever coming to this.
+UNGUARDED = {"PULSE_MAX_CONNECTIONS": "0", "PULSE_CONNECTIONS_PER_ADDRESS": "0", "PULSE_REQUESTS_PER_SECOND": "0"}
+NO_LOGIN_LIMITS = {"PULSE_LOGIN_FAILURES_PER_ADDRESS": "0", "PULSE_LOGIN_FAILURES_PER_ACCOUNT": "0"}
+WHILE = 2.0  # seconds for which a server without descriptors is watched
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads processor times in /proc")
+
+
+async def say(chat: Chat, seq: int) -> None:
+    """A message is stored."""
+    await chat.send({"type": "message", "content": f"message {seq}"})
+    frame = await chat.receive_type("message", "error")
+    assert (frame["type"], frame.get("seq")) == ("message", seq), frame
+
+
+async def test_descriptors_run_out(database: str) -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+
+    server = Server({"DATABASE_URL": database, **UNGUARDED}, preexec_fn=few).wait_ready()
+    try:
+        with trio.fail_after(60):
+            alice = await Person.register(server.base_url, "alice")
+            conversation = await alice.create_group()
+            async with alice.connect(conversation) as chat:
+                await chat.receive()
+                await say(chat, 1)
+                async with AsyncExitStack() as stack:
+                    for _ in range(2 * DESCRIPTORS):  # the kernel takes them; the server cannot
+                        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+                        stack.push_async_callback(trio.aclose_forcefully, stream)
+                    while "Too many open files" not in server.output:  # noqa: ASYNC110  # no event in another process
+                        await trio.sleep(0.02)
+                    used = cpu_seconds(server.process.pid)
+                    seq = 1
+                    with trio.move_on_after(WHILE) as scope:
+                        while True:
+                            await trio.sleep(0.1)
+                            with trio.CancelScope(shield=True), trio.fail_after(5):
+                                seq += 1
+                                await say(chat, seq)
+                    assert scope.cancelled_caught
+                    assert cpu_seconds(server.process.pid) - used < WHILE / 2, "it spins"
+                with trio.fail_after(15):
+                    assert (await alice.history(conversation))["total"] == seq
+                async with alice.connect(conversation) as late:
+                    assert (await late.receive())["last_seq"] == seq
+        assert server.stop() == 0
+    finally:
+        server.stop()
+
+
+async def test_messages_flow_while_all_threads_hash_passwords(start_server: Callable[..., Server]) -> None:
+    server = start_server(PULSE_PASSWORD_HASH_PARALLEL="64", **NO_LOGIN_LIMITS)
+    with trio.fail_after(60):
+        alice = await Person.register(server.base_url, "alice")
+        conversation = await alice.create_group()
+        waiting = 50
+
+        async def log_in() -> None:
+            nonlocal waiting
+            body = {"username": "alice", "password": PASSWORD}
+            answer = await Api(server.base_url).post("/api/auth/login", json=body)
+            assert answer.status_code == 200
+            waiting -= 1
+
+        async with alice.connect(conversation) as chat:
+            await chat.receive()
+            seq = during = 0
+            async with trio.open_nursery() as nursery:
+                for _ in range(waiting):
+                    nursery.start_soon(log_in)
+                while waiting:
+                    seq += 1
+                    during += 1
+                    await say(chat, seq)
+            assert during >= 5, "messages were answered while logins waited"
+            await say(chat, seq + 1)
+    assert server.stop() == 0
+    assert "Traceback" not in server.output

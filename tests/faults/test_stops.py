@@ -1,0 +1,54 @@
+"""The service is told to end under load, once and again: in time, in order, and nothing acknowledged is lost."""
+
+import json
+import signal
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.faults.talkers import talking
+from tests.support.client import Person
+from tests.support.raw import frame, open_chat
+from tests.support.server import Server
+
+Start = Callable[..., Server]
+GRACEFUL = tomllib.loads((Path(__file__).resolve().parents[2] / "hypercorn.toml").read_text())["graceful_timeout"]
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+async def test_told_to_end_under_load(start_server: Start, times: int) -> None:
+    with trio.fail_after(90):
+        server = start_server()
+        async with talking(server.base_url) as group:
+            for _ in range(2):
+                await group.more(30)
+                for _ in range(times):
+                    server.process.send_signal(signal.SIGTERM)
+                with trio.fail_after(GRACEFUL + 2):
+                    assert await trio.to_thread.run_sync(server.wait) == 0
+                assert "Traceback" not in server.output
+                server = await trio.to_thread.run_sync(start_server)
+                group.base_url = server.base_url
+            await group.more(30)
+        assert all(not talker.refused for talker in group.talkers), "what was taken was stored"
+
+
+async def test_a_client_with_a_closed_window_does_not_delay_the_end(start_server: Start) -> None:
+    unlimited = {"PULSE_FRAMES_PER_SECOND": "0", "PULSE_BYTES_PER_SECOND": "0"}
+    server = start_server(PULSE_WRITE_TIMEOUT="300", PULSE_OUTBOX_BYTES="67108864", **unlimited)
+    with trio.fail_after(90):
+        alice, bob = [await Person.register(server.base_url, name) for name in ("alice", "bob")]
+        conversation = await alice.create_group(bob)
+        text = json.dumps({"type": "message", "content": "\U0001f600" * 4_000}, ensure_ascii=False)
+        async with open_chat(alice, conversation) as a, open_chat(bob, conversation, receive_buffer=4_096):
+            for _ in range(600):  # 10 MB: more than any socket holds
+                await a.send(frame(text))
+                await a.read_json_type("message")
+            server.process.send_signal(signal.SIGTERM)
+            with trio.fail_after(GRACEFUL + 2):
+                assert await a.read_close() == 1012
+                assert await trio.to_thread.run_sync(server.wait) == 0
+    assert "Traceback" not in server.output
