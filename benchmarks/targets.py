@@ -128,6 +128,12 @@ def ours(python: Path, tree: Path, name: str = OURS) -> Target:
             "PULSE_FRAMES_PER_SECOND": "0",
             "PULSE_BYTES_PER_SECOND": "0",
             "PULSE_CONNECTIONS_PER_USER": "0",
+            "PULSE_CONNECTIONS_PER_ADDRESS": "0",
+            "PULSE_REQUESTS_PER_SECOND": "0",
+            "PULSE_PIECES_PER_SECOND": "0",
+            "PULSE_EDITS_PER_SECOND": "0",
+            "PULSE_GROUP_CHANGES_PER_SECOND": "0",
+            "PULSE_MAX_CONNECTIONS": "100000",  # 0 would not raise the limit on open files
         }
 
     program = "from pulse_trio.cli import main; main()"

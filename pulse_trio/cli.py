@@ -1,5 +1,6 @@
 """pulse-trio serve | migrate | restored | user add | token"""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,9 +70,9 @@ def serve(host: str, port: int, data_dir: Path | None) -> None:
                 _greet("https" if config.ssl_enabled else "http", host, listening.getsockname()[1], database)
                 trio.run(_serve, app, config, sockets, signals)
         except KeyboardInterrupt:
-            click.echo("Stopped before it was ready.", err=True)
+            _say("Stopped before it was ready.", err=True)
         else:
-            click.echo("Stopped.")
+            _say("Stopped.")
 
 
 @main.command()
@@ -188,9 +189,20 @@ def _hypercorn_toml() -> Path:
 def _greet(scheme: str, host: str, port: int, database: Database) -> None:
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104
     base = f"{scheme}://{shown}:{port}"
-    click.echo(
+    _say(
         f"Pulse on Trio {__version__} on {base}, with {database.description}.\n"
         f"  API to browse and try:  {base}/docs\n"
         f"  A first chat:           README.md, 'A first chat in two minutes'\n"
         f"  Ctrl-C stops it."
     )
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Tells the person at the terminal; that nobody can be told (a full disk, a closed pipe) ends no service."""
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        # What is left in the buffer would fail again at the end, and make the exit code another one.
+        stream = sys.stderr if err else sys.stdout
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())

@@ -157,17 +157,37 @@ class TypingFrame(Frame, frozen=True, tag="typing"):
     conversation_id: UUID
 
 
-class SystemFrame(Frame, frozen=True, tag="system"):
-    """Something happened to the conversation; `event` says what, `content` says it to a person."""
+class SystemFrame(Frame, frozen=True, kw_only=True, tag="system"):
+    """Something happened to the conversation; `event` says what, `content` says it to a person.
+
+    `active_users` is left out for all but who joins when there are too many of them.
+    """
 
     content: str
     sender_id: UUID
-    active_users: list[UUID]
+    active_users: list[UUID] | UnsetType = UNSET
+    active_count: int
     event: str
     conversation_id: UUID
     last_seq: int
     last_rev: int
     epoch: str
+
+
+class PresentUser(msgspec.Struct, frozen=True):
+    """Who came or went."""
+
+    user_id: UUID
+    username: str
+
+
+class PresenceFrame(Frame, frozen=True, tag="presence"):
+    """Who came to a crowded conversation and who went, within a moment; in place of `joined` and `left`."""
+
+    conversation_id: UUID
+    joined: list[PresentUser]
+    left: list[PresentUser]
+    active_count: int
 
 
 class ErrorFrame(Frame, frozen=True, tag="error"):
@@ -219,6 +239,7 @@ ServerFrame: TypeAlias = (
     | MessageDeletedFrame
     | TypingFrame
     | SystemFrame
+    | PresenceFrame
     | ErrorFrame
     | AuthFrame
     | PongFrame

@@ -374,6 +374,14 @@ class Settings(BaseSettings):
         description="How long a message may wait to be stored before its sender is told that it was not, in seconds.",
     )
 
+    presence_list_max: int = Field(
+        100,
+        ge=1,
+        le=100_000,
+        validation_alias="PULSE_PRESENCE_LIST_MAX",
+        description="Most active users of a conversation with which every frame about a coming or going lists all of "
+        "them; with more, `presence` frames say who came and went.",
+    )
     room_linger: float = Field(
         60.0,
         ge=0,

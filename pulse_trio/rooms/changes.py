@@ -7,7 +7,8 @@ from uuid import UUID
 
 import trio
 
-from pulse_trio.protocol import encode
+from pulse_trio.protocol import Encoded, encode
+from pulse_trio.rooms.connection import JOINED_BYTES
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST
@@ -49,11 +50,20 @@ class Changes:
         While it reads page by page, its connection sends what other conversations have for it in between.
         """
         page = await self.read(member.conversation_id, member.cursor)
+        frames: list[Encoded] = []
+        size = 0
         for message in page:
+            frame = encode(change_frame(message))
+            if frames and size + len(frame.wire) > JOINED_BYTES:
+                await member.connection.send_now(frames, member)
+                frames, size = [], 0
             if member.is_removed:
                 return
-            await member.connection.send_now(encode(change_frame(message)), member)
+            frames.append(frame)
+            size += len(frame.wire)
             member.cursor = message.rev
+        if frames:
+            await member.connection.send_now(frames, member)
         if page and member.cursor < member.target:
             member.connection.catch_up_later(member)
         else:

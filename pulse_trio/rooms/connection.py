@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # The outbox is bounded by bytes; this bounds the memory of the channel itself. A typing frame, the
 # smallest, has about 150 bytes, so the default of 1 MiB is reached first.
 OUTBOX_FRAMES: Final = 8_192
+# Most bytes of frames that are written together: what is not written at once is kept for each connection.
+JOINED_BYTES: Final = 65_536
 CLOSE_TIMEOUT: Final = 2.0  # seconds for a close frame to leave; whoever does not read it is cut off
 
 
@@ -158,10 +160,15 @@ class Connection:
         self._flushing = size
         self._put(None, None)
 
-    async def send_now(self, frame: Encoded, member: "Member") -> None:
-        """Sends a frame past the outbox: for this connection's own task, while a member catches up."""
+    async def send_now(self, frames: Sequence[Encoded], member: "Member") -> None:
+        """Sends frames past the outbox: for this connection's own task, while a member catches up."""
         self._sending = member
-        await self.transport.send(frame.text)
+        if self.transport.write_now(b"".join(frame.wire for frame in frames)):
+            await self.transport.flush()
+        else:
+            for frame in frames:
+                if not member.is_removed:
+                    await self.transport.send(frame.text)
         self._sending = None
 
     def cut_off(self, member: "Member") -> None:

@@ -175,8 +175,12 @@ class Hub:
 
     def get_active_users(self, conversation_id: UUID) -> set[str]:
         """The ids of the users that are connected to a conversation."""
+        return {str(user_id) for user_id in self.list_active_users(conversation_id)}
+
+    def list_active_users(self, conversation_id: UUID) -> list[UUID]:
+        """The same, in the order they came."""
         room = self._rooms.get(conversation_id)
-        return set() if room is None else {str(user_id) for user_id in room.active_users}
+        return [] if room is None else room.active_users
 
     def get_connection_count(self, conversation_id: UUID) -> int:
         """How many connections a conversation has."""

@@ -7,11 +7,11 @@ do with it for a while, and the writer has stored what it held, the nursery ends
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
 from uuid import UUID
 
 import structlog
 import trio
+from msgspec import UNSET
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import (
@@ -22,17 +22,15 @@ from pulse_trio.protocol import (
     encode,
 )
 from pulse_trio.rooms.changes import Changes
-from pulse_trio.rooms.connection import Transport
+from pulse_trio.rooms.connection import JOINED_BYTES, Transport
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.presence import GATHER, Presence
 from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST, Stored, Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Head, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable
-
-# Most bytes of frames that are written together: what is not written at once is kept for each member.
-JOINED_BYTES: Final = 65_536
+from pulse_trio.store.base import Head, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +76,8 @@ class Room:
         self._on_vacant = on_vacant
         self._nursery: trio.Nursery | None = None
         self._members: dict[Transport, Member] = {}
-        self._connections: dict[UUID, int] = {}  # of each active user, in the order they came
+        self._presence = Presence(settings.presence_list_max)
+        self._gathering: trio.CancelScope | None = None  # of the task that will tell who came and went
         self._admitted: dict[UUID, bool] = {}  # who was added (True) or removed while the room was opening
         self._members_in_doubt = False
         self._keepers = 0  # members whose connection is this conversation's own
@@ -123,7 +122,9 @@ class Room:
             if self._doubts is not None:
                 self._doubts.cancel()
             self._members.clear()  # sessions: they come in again when it opens again
-            self._connections.clear()
+            self._presence.clear()
+            if self._gathering is not None:
+                self._gathering.cancel()
             self._on_vacant(self)
 
     async def _look_up(self) -> tuple[Head, list[UUID]]:
@@ -197,10 +198,12 @@ class Room:
         self._keepers += 1
         is_first = self._enter(member)
         self._nursery.start_soon(member.connection.run, self._changes.catch_up, name=f"member {user.id}")
-        joined = self._joined(member)
+        joined = encode(self._joined(user, with_list=True))
         member.deliver(joined)
-        if is_first:
+        if is_first and not self._presence.is_crowded:
             self.broadcast(joined, exclude_member=member, ephemeral=True)
+        elif is_first:
+            self._tell_later(user, came=True)
         member.start()
 
     def attach(self, session: Session) -> None:
@@ -208,8 +211,13 @@ class Room:
         if session.connection.transport in self._members:
             return
         member = session.place(self.conversation_id, self.last_rev)
-        if self._enter(member):
-            self.broadcast(self._joined(member), exclude_member=member, ephemeral=True)
+        if not self._enter(member):
+            return
+        user = session.user
+        if self._presence.is_crowded:
+            self._tell_later(user, came=True)
+        else:
+            self.broadcast(encode(self._joined(user)), exclude_member=member, ephemeral=True)
 
     def admit(self, user_id: UUID) -> None:
         """Takes in the sessions of a user who has been added to the conversation."""
@@ -238,11 +246,13 @@ class Room:
             self._keepers -= 1
             connection.leave()
         user = connection.user
-        self._connections[user.id] -= 1
-        if not self._connections[user.id]:
-            del self._connections[user.id]
-            left = self._system("left", f"User {user.username} left the conversation", user.id)
-            self.broadcast(encode(left), ephemeral=True)
+        was_crowded = self._presence.is_crowded
+        if self._presence.leave(user):
+            if was_crowded:
+                self._tell_later(user, came=False)
+            else:
+                left = self._system("left", f"User {user.username} left the conversation", user.id)
+                self.broadcast(encode(left), ephemeral=True)
         self._changed.set()
 
     def close_user(self, user_id: UUID, code: CloseCode, reason: str) -> None:
@@ -256,7 +266,7 @@ class Room:
         """Closes all connections, sessions too. Nobody is told who left: nobody is left to be told."""
         members = list(self._members.values())
         self._members.clear()
-        self._connections.clear()
+        self._presence.clear()
         self._keepers = 0
         for member in members:
             member.connection.close(code, reason)
@@ -264,14 +274,26 @@ class Room:
 
     def _enter(self, member: Member) -> bool:
         """Adds a member; returns whether it is the first of its user."""
-        user_id = member.connection.user.id
         self._members[member.connection.transport] = member
-        self._connections[user_id] = self._connections.get(user_id, 0) + 1
-        return self._connections[user_id] == 1
+        return self._presence.enter(member.connection.user)
 
-    def _joined(self, member: Member) -> Encoded:
-        user = member.connection.user
-        return encode(self._system("joined", f"User {user.username} joined the conversation", user.id))
+    def _joined(self, user: User, *, with_list: bool = False) -> SystemFrame:
+        return self._system("joined", f"User {user.username} joined the conversation", user.id, with_list=with_list)
+
+    def _tell_later(self, user: User, *, came: bool) -> None:
+        """Tells the crowd in a moment who came or went, with whoever else does until then."""
+        assert self._nursery is not None
+        self._presence.note(user, came=came)
+        if self._gathering is None:
+            self._gathering = trio.CancelScope()
+            self._nursery.start_soon(self._tell_gathered, self._gathering, name=f"presence {self.conversation_id}")
+
+    async def _tell_gathered(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep(GATHER)
+            self._gathering = None
+            for frame in self._presence.take_news(self.conversation_id):
+                self.broadcast(encode(frame), ephemeral=True)
 
     def member_of(self, transport: Transport) -> Member | None:
         """The member that has this connection."""
@@ -280,7 +302,7 @@ class Room:
     @property
     def active_users(self) -> list[UUID]:
         """Who is connected, each once, in the order they came."""
-        return list(self._connections)
+        return self._presence.users
 
     @property
     def connection_count(self) -> int:
@@ -350,11 +372,12 @@ class Room:
             raise PulseError(ErrorCode.NOT_STORED, "The change could not be stored") from None
         return await sender.wait()
 
-    def _system(self, event: str, content: str, user_id: UUID) -> SystemFrame:
+    def _system(self, event: str, content: str, user_id: UUID, *, with_list: bool = False) -> SystemFrame:
         return SystemFrame(
             content=content,
             sender_id=user_id,
-            active_users=self.active_users,
+            active_users=self.active_users if with_list or not self._presence.is_crowded else UNSET,
+            active_count=len(self._presence),
             event=event,
             conversation_id=self.conversation_id,
             last_seq=self.last_seq,

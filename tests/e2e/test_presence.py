@@ -221,3 +221,14 @@ async def test_system_frames_say_how_far_the_conversation_is(server: Server) -> 
                 assert (joined["last_seq"], joined["last_rev"]) == (3, 3)
         async with bob.connect(conversation) as b:  # the room is opened anew
             assert (await b.receive())["last_seq"] == 3
+
+
+async def test_who_is_active_can_be_asked_for(server: Server) -> None:
+    with trio.fail_after(60):
+        alice, bob, carol, conversation = await _three(server)
+        path = f"/api/chat/conversations/{conversation}/active"
+        assert (await alice.api.get(path)).json() == {"active_users": [], "active_count": 0}
+        async with connect_in_order(conversation, bob, carol):
+            assert (await alice.api.get(path)).json() == {"active_users": [bob.id, carol.id], "active_count": 2}
+        stranger = await Person.register(server.base_url, "stranger")
+        assert (await stranger.api.get(path)).json()["code"] == "not_found"

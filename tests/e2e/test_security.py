@@ -4,7 +4,7 @@ Routes and frames come from the code itself, so that a new one cannot be forgott
 """
 
 import typing
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -268,7 +268,10 @@ async def test_what_a_request_says_of_the_servers_fields_is_not_believed(server:
 # --- Pieces without content ---
 
 
-async def test_a_hundred_thousand_empty_pieces_cost_no_memory_and_hold_nobody_up(server: Server) -> None:
+async def test_a_hundred_thousand_empty_pieces_cost_no_memory_and_hold_nobody_up(
+    start_server: Callable[..., Server],
+) -> None:
+    server = start_server(PULSE_PIECES_PER_SECOND="0")  # else it is closed long before
     with trio.fail_after(60):
         alice = await Person.register(server.base_url, "alice")
         bob = await Person.register(server.base_url, "bob")

@@ -127,7 +127,7 @@ def live_frame_missed_at_the_join_point(patch: Patch) -> None:
                 break
             for message in page:
                 if message.rev <= end:
-                    await member.connection.send_now(encode(change_frame(message)), member)
+                    await member.connection.send_now([encode(change_frame(message))], member)
                 member.cursor = message.rev
         member.is_live = True
 

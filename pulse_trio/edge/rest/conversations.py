@@ -91,6 +91,13 @@ class ConversationBody(msgspec.Struct):
     epoch: Annotated[str, Meta(description="Changes when the history may have been rolled back: load it afresh.")]
 
 
+class ActiveUsers(msgspec.Struct):
+    """Who is connected to a conversation."""
+
+    active_users: list[UUID]
+    active_count: int
+
+
 class ConversationList(msgspec.Struct):
     """A page of conversations, the one with the most recent activity first."""
 
@@ -167,6 +174,23 @@ async def get_conversation(conversation_id: str) -> Response:
     if found is None:
         raise no_conversation()
     return answer(conversation_body(found))
+
+
+@conversations.get("/<conversation_id>/active")
+@operation(
+    name="listActiveUsers",
+    tags=("conversations",),
+    responses={200: ActiveUsers},
+    errors=(ErrorCode.NOT_FOUND,),
+)
+async def list_active_users(conversation_id: str) -> Response:
+    """List the ids of the users that are connected to a conversation, in the order they came."""
+    parts = services()
+    key = conversation_key(conversation_id)
+    if not await parts.store.is_member(key, current_user().id):
+        raise no_conversation()
+    active = parts.hub.list_active_users(key)
+    return answer(ActiveUsers(active, len(active)))
 
 
 @conversations.patch("/<conversation_id>")

@@ -1,0 +1,91 @@
+"""Who is active in a crowded conversation is told without the square of their number."""
+
+from uuid import UUID
+
+import trio
+from trio.testing import MockClock
+
+from pulse_trio.rooms.presence import FRAME_USERS, GATHER, Presence
+from pulse_trio.store.base import User
+
+from .world import a_world, settle
+
+
+def user(number: int) -> User:
+    return User(UUID(int=number), f"user{number}")
+
+
+def test_who_went_and_came_back_did_neither() -> None:
+    presence = Presence(list_max=1)
+    presence.enter(user(1))
+    presence.note(user(2), came=True)
+    presence.note(user(2), came=False)
+    presence.note(user(3), came=False)
+    (frame,) = presence.take_news(UUID(int=9))
+    assert ([each.username for each in frame.joined], [each.username for each in frame.left]) == ([], ["user3"])
+    assert frame.active_count == 1
+    assert presence.take_news(UUID(int=9)) == []
+
+
+def test_a_crowd_that_comes_at_once_is_told_in_frames_of_bounded_size() -> None:
+    presence = Presence(list_max=1)
+    for number in range(1, 251):
+        presence.enter(user(number))
+        presence.note(user(number), came=True)
+    frames = presence.take_news(UUID(int=9))
+    assert [len(frame.joined) for frame in frames] == [FRAME_USERS, FRAME_USERS, 50]
+
+
+async def test_few_users_are_listed_in_every_frame(autojump_clock: MockClock) -> None:
+    async with a_world(presence_list_max=3) as world:
+        alice = await world.join(world.alice)
+        await world.join(world.bob)
+        await world.join(world.carol)
+        await settle()
+        assert [len(frame["active_users"]) for frame in alice.of_type("system")] == [1, 2, 3]
+        assert [frame["active_count"] for frame in alice.of_type("system")] == [1, 2, 3]
+        assert alice.of_type("presence") == []
+
+
+async def test_only_who_joins_a_crowd_gets_its_list(autojump_clock: MockClock) -> None:
+    async with a_world(presence_list_max=1) as world:
+        alice = await world.join(world.alice)
+        bob = await world.join(world.bob)
+        carol = await world.join(world.carol)
+        await settle()
+        assert [len(guest.of_type("system")[0]["active_users"]) for guest in (alice, bob, carol)] == [1, 2, 3]
+        assert alice.of_type("presence") == []  # gathered
+        await trio.sleep(2 * GATHER)
+        (told,) = alice.of_type("presence")
+        assert [each["username"] for each in told["joined"]] == ["bob", "carol"]
+        assert told["active_count"] == 3
+        world.hub.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
+        await settle()
+        assert "active_users" not in alice.of_type("system")[-1]
+        assert alice.of_type("system")[-1]["active_count"] == 3
+
+
+async def test_whoever_leaves_a_crowd_is_told_once_and_the_last_list_is_whole(autojump_clock: MockClock) -> None:
+    async with a_world(presence_list_max=1) as world:
+        alice, bob, carol = [await world.join(each) for each in (world.alice, world.bob, world.carol)]
+        await trio.sleep(2 * GATHER)
+        carol.leave()
+        await trio.sleep(2 * GATHER)
+        told = alice.of_type("presence")[-1]
+        assert ([each["username"] for each in told["left"]], told["active_count"]) == (["carol"], 2)
+        bob.leave()
+        await trio.sleep(2 * GATHER)
+        assert [each["username"] for each in alice.of_type("presence")[-1]["left"]] == ["bob"]
+        await world.join(world.bob)
+        await trio.sleep(2 * GATHER)
+        assert alice.of_type("presence")[-1]["active_count"] == 2
+
+
+async def test_a_room_that_is_left_by_all_does_not_wait_to_tell_it(autojump_clock: MockClock) -> None:
+    async with a_world(presence_list_max=1) as world:
+        guests = [await world.join(each) for each in (world.alice, world.bob, world.carol)]
+        for guest in guests:
+            guest.leave()
+        await settle()
+        assert world.hub.room_count == 0
+        assert world.hub._rooms.going() == []
