@@ -10,7 +10,8 @@ from pulse_trio.settings import Settings
 
 def configure(settings: Settings) -> None:
     """Sends our lines, and those of the libraries, to standard error in the format of the settings."""
-    is_console = settings.log_format == "console" or (settings.log_format == "auto" and sys.stderr.isatty())
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()  # None: the process was started with it closed
+    is_console = settings.log_format == "console" or (settings.log_format == "auto" and is_terminal)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
@@ -20,7 +21,7 @@ def configure(settings: Settings) -> None:
     # installed, they could hold a token.
     plain = structlog.dev.plain_traceback
     renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=plain)
         if is_console
         else structlog.processors.JSONRenderer()
     )
@@ -32,7 +33,7 @@ def configure(settings: Settings) -> None:
             renderer,
         ],
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.NullHandler() if sys.stderr is None else logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]

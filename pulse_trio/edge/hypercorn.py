@@ -156,11 +156,16 @@ class GuardedServer(TCPServer):
             return
         await self.write(event.data)
 
-    async def write(self, data: bytes) -> None:
-        """Writes to the client, after whatever its outlet has kept; cuts off one that does not read."""
+    async def write(self, data: bytes, *, is_frames: bool = False) -> None:
+        """Writes to the client, after whatever its outlet has kept; cuts off one that does not read.
+
+        Args:
+            data: what to write.
+            is_frames: they are of no use any more when a close frame has gone before them.
+        """
         is_gone = False
         async with self.send_lock:
-            data = self.outlet.take() + data
+            data = self.outlet.take() + (b"" if is_frames and self.outlet.is_shut else data)
             if self.outlet.is_abandoned:  # in the middle of a frame: nothing can follow
                 is_gone = True
                 await trio.aclose_forcefully(self.stream)
@@ -420,13 +425,18 @@ class GuardedStream(ws_stream.WSStream):
         await self.config.log.access(self.scope, answer, time.time() - self.start_time)
 
     async def _send_pings(self) -> None:
-        """As the original, but it ends with the connection, which would otherwise stay until the next ping."""
+        """As the original, but it ends with the connection, which would otherwise stay until the next ping.
+
+        And the first one comes after the interval: at once it would get in the way of the first frames.
+        """
         interval = self.config.websocket_ping_interval
         assert interval is not None
-        while not self.closed:
-            await self._send_wsproto_event(Ping())
+        while True:
             with trio.move_on_after(interval):
                 await self._gone.wait()
+            if self.closed:
+                return
+            await self._send_wsproto_event(Ping())
 
     async def cut(self, code: int, reason: str | None = None) -> None:
         """Ends a connection that broke a rule: its client is told how, and nothing more is taken from it."""

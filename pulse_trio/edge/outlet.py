@@ -24,6 +24,12 @@ class Outlet(Protocol):
         What the network does not take at once is kept, `is_behind` is then true, and `flush` must follow.
         """
 
+    async def send(self, data: bytes) -> bool:
+        """Writes whole frames, after whatever else is on its way; False where there is no short way.
+
+        A dead connection is not an error.
+        """
+
     async def flush(self) -> None:
         """Writes what was kept; a dead connection is not an error."""
 
@@ -45,6 +51,10 @@ class NoOutlet:
     def write_now(self, data: bytes) -> bool:
         return False
 
+    async def send(self, data: bytes) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()
 
@@ -62,8 +72,8 @@ class Server(Protocol):
     send_lock: trio.Lock
     websocket: Any
 
-    async def write(self, data: bytes) -> None:
-        """Writes to the client, after whatever the outlet has kept."""
+    async def write(self, data: bytes, *, is_frames: bool = False) -> None:
+        """Writes to the client, after whatever the outlet has kept; frames only while it is not shut."""
 
 
 class StreamOutlet:
@@ -73,12 +83,12 @@ class StreamOutlet:
     way a few. Over TLS, whose records only the stream can make, there is no short way.
     """
 
-    __slots__ = ("_is_shut", "_kept", "_send", "_server", "is_abandoned")
+    __slots__ = ("_kept", "_send", "_server", "is_abandoned", "is_shut")
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._kept = b""
-        self._is_shut = False
+        self.is_shut = False
         self.is_abandoned = False
         stream: object = server.stream
         if isinstance(stream, trio.SocketStream):
@@ -91,7 +101,7 @@ class StreamOutlet:
         return bool(self._kept)
 
     def write_now(self, data: bytes) -> bool:
-        if self._send is None or self._is_shut or self._kept or self._server.send_lock.locked():
+        if self._send is None or self.is_shut or self._kept or self._server.send_lock.locked():
             return False
         try:
             sent = self._send(data)
@@ -99,6 +109,10 @@ class StreamOutlet:
             return False
         if sent < len(data):
             self._kept = data[sent:]
+        return True
+
+    async def send(self, data: bytes) -> bool:
+        await self._server.write(data, is_frames=True)
         return True
 
     async def flush(self) -> None:
@@ -110,7 +124,7 @@ class StreamOutlet:
     def abandon(self) -> None:
         if self._kept:
             self._kept = b""
-            self.is_abandoned = self._is_shut = True
+            self.is_abandoned = self.is_shut = True
 
     def divert(self) -> Callable[[], Awaitable[str | bytes]] | None:
         websocket = self._server.websocket
@@ -126,7 +140,7 @@ class StreamOutlet:
 
     def shut(self) -> None:
         """A close frame is on its way, or the connection has ended: no frame may follow."""
-        self._is_shut = True
+        self.is_shut = True
 
 
 _NONE: Final = NoOutlet()

@@ -1,6 +1,6 @@
 """The WebSocket routes: authenticate, join, always receive, say why when it ends, leave."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import structlog
@@ -17,6 +17,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
     CloseCode,
+    Encoded,
     encode,
     error_frame,
 )
@@ -97,7 +98,7 @@ async def _converse(
             await transport.close(CloseCode.REMOVED, "removed from the conversation")
             return None
         except PulseError as error:
-            await transport.send(encode(error_frame(error)).text)
+            await transport.send([encode(error_frame(error))])
             await transport.close(CloseCode.CANNOT_RESUME, error.message)
             return None
         except StoreError:
@@ -161,8 +162,10 @@ class _Transport:
     def is_behind(self) -> bool:
         return self._outlet.is_behind
 
-    async def send(self, text: str) -> None:
-        await self._socket.send(text)
+    async def send(self, frames: Sequence[Encoded]) -> None:
+        if not await self._outlet.send(b"".join(frame.wire for frame in frames)):
+            for frame in frames:
+                await self._socket.send(frame.text)
 
     async def close(self, code: int, reason: str) -> None:
         await self._socket.close(code, reason)

@@ -1,7 +1,7 @@
 """A connection: one WebSocket with its bounded outbox and the task that sends what is in it."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import structlog
 import trio
@@ -20,6 +20,10 @@ OUTBOX_FRAMES: Final = 8_192
 JOINED_BYTES: Final = 65_536
 CLOSE_TIMEOUT: Final = 2.0  # seconds for a close frame to leave; whoever does not read it is cut off
 
+
+_Item: TypeAlias = "tuple[Encoded | None, Member | None]"
+"""A frame, with the member that it is for if it is of one conversation. No frame: this member catches up now; with no
+member, what the transport took is flushed."""
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +44,8 @@ class Transport(Protocol):
     def abandon(self) -> None:
         """What `write_now` took and is not out yet must not reach the client; if it was any, nothing else does."""
 
-    async def send(self, text: str) -> None:
-        """Sends one text message; returns when it is on its way. A dead connection is not an error."""
+    async def send(self, frames: Sequence[Encoded]) -> None:
+        """Sends frames; returns when they are on their way. A dead connection is not an error."""
 
     async def close(self, code: int, reason: str) -> None:
         """Sends a close frame."""
@@ -62,6 +66,7 @@ class Connection:
     __slots__ = (
         "_close",
         "_flushing",
+        "_is_open",
         "_on_ended",
         "_outbox",
         "_outbox_bytes",
@@ -89,14 +94,13 @@ class Connection:
         self.transport = transport
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
         self.dropped_frames = 0
-        # A frame, with the member that it is for if it is of one conversation. No frame: this member catches up now;
-        # with no member, what the transport took is flushed.
-        self._outbox, self._source = trio.open_memory_channel[tuple[Encoded | None, "Member | None"]](OUTBOX_FRAMES)
+        self._outbox, self._source = trio.open_memory_channel[_Item](OUTBOX_FRAMES)
         self._outbox_bytes = outbox_bytes
         self._queued_bytes = 0
         self._flushing = 0  # bytes of what the transport has taken and not flushed
         self._pending = 0  # what is in the outbox, or at the task; while there is any, nothing may overtake it
-        self._sending: Member | None = None
+        self._sending: list[Member] = []  # whose frames are on their way out of here
+        self._is_open = True
         self._scope = trio.CancelScope()
         self._close: tuple[CloseCode, str] | None = None
         self._on_ended = on_ended
@@ -114,7 +118,7 @@ class Connection:
     @property
     def is_open(self) -> bool:
         """Whether it may still be sent to: neither `close` nor `leave` was called."""
-        return not self._scope.cancel_called
+        return self._is_open
 
     def deliver(self, frame: Encoded, member: "Member | None" = None, *, ephemeral: bool = False) -> None:
         """Puts a frame into the outbox; after `close` it is dropped.
@@ -124,7 +128,7 @@ class Connection:
             member: whose conversation it belongs to, if to one: it is dropped when that member has been removed.
             ephemeral: it may be missed (typing, presence): dropped when the connection lags.
         """
-        if not self.is_open:
+        if not self._is_open:
             return
         if not self._pending and self.transport.write_now(frame.wire):
             if self.transport.is_behind:
@@ -141,7 +145,7 @@ class Connection:
 
     def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, member: "Member") -> None:
         """As `deliver` for each; `wire` is all of them."""
-        if self.is_open and not self._pending and self.transport.write_now(wire):
+        if self._is_open and not self._pending and self.transport.write_now(wire):
             if self.transport.is_behind:
                 self._flush_later(len(wire), member)
             return
@@ -150,30 +154,29 @@ class Connection:
 
     def catch_up_later(self, member: "Member") -> None:
         """Lets a member read on what it missed, after whatever waits in the outbox now."""
-        if self.is_open:
+        if self._is_open:
             self._put(None, member)
 
     def _flush_later(self, size: int, member: "Member | None") -> None:
         """The task must write what the transport took and the network did not."""
-        self._sending = member
+        if member is not None:
+            self._sending.append(member)
         self._queued_bytes += size
         self._flushing = size
         self._put(None, None)
 
     async def send_now(self, frames: Sequence[Encoded], member: "Member") -> None:
         """Sends frames past the outbox: for this connection's own task, while a member catches up."""
-        self._sending = member
+        self._sending.append(member)
         if self.transport.write_now(b"".join(frame.wire for frame in frames)):
             await self.transport.flush()
         else:
-            for frame in frames:
-                if not member.is_removed:
-                    await self.transport.send(frame.text)
-        self._sending = None
+            await self.transport.send(frames)
+        self._sending.clear()
 
     def cut_off(self, member: "Member") -> None:
         """A removed member must not get the frame that is being sent to it, if its client does not take it."""
-        if self._sending is member:
+        if member in self._sending:
             self._close_slow()
             self.transport.abandon()
 
@@ -181,6 +184,7 @@ class Connection:
         """Closes the connection: nothing that still waits is sent, only the close frame."""
         if self._close is None:
             self._close = (code, reason)
+            self._is_open = False
             if code == CloseCode.REMOVED:
                 self.transport.abandon()
             self._scope.cancel()
@@ -188,6 +192,7 @@ class Connection:
     def leave(self) -> None:
         """Ends the connection's task without a close frame: the connection is gone already."""
         if self._close is None:
+            self._is_open = False
             self._outbox.close()
             self._scope.cancel()
 
@@ -202,25 +207,28 @@ class Connection:
         """
         try:
             with self._scope, self._source:
-                async for frame, member in self._source:
-                    if not self.is_open:
+                held: _Item | None = None
+                while True:
+                    try:
+                        frame, member = await self._source.receive() if held is None else held
+                    except trio.EndOfChannel:
+                        break
+                    held = None
+                    if not self._is_open:
                         break  # the frame was handed over just before `close` or `leave`
+                    taken = 1
                     if frame is not None:
-                        self._queued_bytes -= frame.size
-                    if member is None and frame is None:
+                        frames, taken, held = self._gather(frame, member)
+                        if frames:
+                            await self.transport.send(frames)
+                    elif member is None:
                         await self.transport.flush()
                         self._queued_bytes -= self._flushing
                         self._flushing = 0
-                        self._sending = None
-                    elif member is not None and member.is_removed:
-                        pass
-                    elif frame is not None:
-                        self._sending = member
-                        await self.transport.send(frame.text)
-                        self._sending = None
-                    elif member is not None:
+                    elif not member.is_removed:
                         await catch_up(member)
-                    self._pending -= 1
+                    self._sending.clear()
+                    self._pending -= taken
         except trio.Cancelled:
             self.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
             raise
@@ -233,6 +241,27 @@ class Connection:
                     await self._send_close(*self._close)  # noqa: ASYNC102  # shields itself, with a deadline
             finally:
                 self._on_ended()
+
+    def _gather(self, frame: Encoded, member: "Member | None") -> tuple[list[Encoded], int, "_Item | None"]:
+        """What can be sent together: the frames, how much of the outbox that was, and what must come after."""
+        frames: list[Encoded] = []
+        size = taken = 0
+        item: _Item = frame, member
+        while True:
+            frame_or_none, member = item
+            if frame_or_none is None or size > JOINED_BYTES:
+                return frames, taken, item
+            taken += 1
+            self._queued_bytes -= frame_or_none.size
+            if member is None or not member.is_removed:
+                frames.append(frame_or_none)
+                size += frame_or_none.size
+                if member is not None:
+                    self._sending.append(member)
+            try:
+                item = self._source.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                return frames, taken, None
 
     def _put(self, frame: Encoded | None, member: "Member | None") -> bool:
         try:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import trio
@@ -29,7 +30,6 @@ def outside(pid: int) -> dict[str, int]:
 async def test_thousands_come_and_go(start_inspected: Callable[..., Server]) -> None:
     server = start_inspected(PULSE_REQUESTS_PER_SECOND="0")  # one address
     pid = server.process.pid
-    message = frame({"type": "message", "content": "hello"})
     with trio.fail_after(120):
         alice = await Person.register(server.base_url, "alice")
         conversations = [await alice.create_group(name=str(number)) for number in range(CONVERSATIONS)]
@@ -38,11 +38,13 @@ async def test_thousands_come_and_go(start_inspected: Callable[..., Server]) -> 
         async def come_and_go() -> None:
             for number in visits:
                 conversation = conversations[number % CONVERSATIONS]
+                path = "/api/chat/ws" if number % 5 == 0 else f"/api/chat/ws/{conversation}"  # also sessions
+                client_id = f"{uuid4()}"
+                message = {"type": "message", "content": "hello", "client_id": client_id}
                 async with open_raw(server.port) as client:
-                    path = f"/api/chat/ws/{conversation}?token={alice.token}"
-                    assert (await client.request(upgrade_request(path))).status == 101
-                    await client.send(message)
-                    while (await client.read_json_type("message")).get("content") != "hello":
+                    assert (await client.request(upgrade_request(f"{path}?token={alice.token}"))).status == 101
+                    await client.send(frame({**message, "conversation_id": conversation}))
+                    while (await client.read_json_type("message")).get("client_id") != client_id:
                         pass
                     if number % 3 == 0:
                         await client.send(close_frame())

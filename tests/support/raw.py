@@ -213,15 +213,13 @@ async def open_raw(port: int, *, receive_buffer: int | None = None) -> AsyncIter
 async def open_chat(
     person: Person, conversation_id: str, *, receive_buffer: int | None = None
 ) -> AsyncIterator[RawClient]:
-    """A WebSocket of a person to a conversation, with the server's first frame (`joined`) and first ping read."""
+    """A WebSocket of a person to a conversation, with the server's first frame (`joined`) read."""
     port = int(person.base_url.rpartition(":")[2])
     async with open_raw(port, receive_buffer=receive_buffer) as client:
         path = f"/api/chat/ws/{conversation_id}?token={person.token}"
         answer = await client.request(upgrade_request(path))
         assert answer.status == 101, answer
-        first = dict([await client.read_frame() for _ in range(2)])  # in any order
-        assert first[PING] == b""
-        assert json.loads(first[TEXT])["event"] == "joined"
+        assert (await client.read_json())["event"] == "joined"
         yield client
 
 

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from pulse_trio.ids import IdSource
-from pulse_trio.protocol import SendMessage
+from pulse_trio.protocol import Encoded, SendMessage
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.member import Member
 from pulse_trio.settings import Settings
@@ -156,13 +156,14 @@ class FakeTransport:
             self.frames.append(json.loads(data[header : header + size]))
             data = data[header + size :]
 
-    async def send(self, text: str) -> None:
+    async def send(self, frames: Sequence[Encoded]) -> None:
         assert not self.kept, "a frame has overtaken another"
         if self.stall is not None:
             await self.stall.wait()
         if self.broken is not None:
             raise self.broken
-        self.frames.append(json.loads(text))
+        for frame in frames:
+            self.frames.append(json.loads(frame.text))
         await trio.lowlevel.checkpoint()
 
     async def close(self, code: int, reason: str) -> None:
