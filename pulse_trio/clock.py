@@ -19,4 +19,4 @@ def utc_now() -> datetime:
 
 def rfc3339(moment: datetime) -> str:
     """`moment` as UTC text of RFC 3339, always with microseconds and `Z`."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
