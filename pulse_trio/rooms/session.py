@@ -62,7 +62,7 @@ class Session:
         """Goes back to where the client was; before `start` only."""
         member = self.members.get(conversation_id)
         if member is not None:
-            member.cursor = min(member.cursor, rev)
+            member.cursor = rev  # also when it is beyond what the room knew when it took the session in
             member.target = max(member.target, last_rev)
         elif rev < last_rev:
             member = Member(self.connection, conversation_id, rev, of_session=True)

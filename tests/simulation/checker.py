@@ -28,6 +28,7 @@ class _Connection:
     sent_ids: set[str] = field(default_factory=set)  # client_ids of messages, ids of messages that it changed
     ended_at_rev: int | None = None  # removed when the conversation stood there
     unanswered: list["_Sent"] = field(default_factory=list)
+    baseline: int | None = None  # of a session that was added: live from here on, or a little before
 
 
 @dataclass
@@ -109,6 +110,16 @@ class Checker:
         self._connections[event.connection] = _Connection(
             event.device, event.user, event.conversation, index, event.after
         )
+        if "session" in event.data:
+            connection = self._connections[event.connection]
+            connection.joined = index
+            connection.rev = event.after or 0
+            if event.after is None:
+                connection.baseline = connection.rev = len(self._committed[event.conversation])
+                self._replicas[event.device] = {}
+                self._since[event.device] = connection.baseline
+            else:
+                self._since.setdefault(event.device, 0)
         self._place[event.device] = event.conversation
         self._owner[event.device] = event.user
 
@@ -203,13 +214,17 @@ class Checker:
             self._fail("delivered as stored", f"{device} got {_brief(frame)} for rev {rev}", event)
         is_answer = frame.get("client_id") in connection.sent_ids or frame["message_id"] in connection.sent_ids
         is_answer = is_answer or commit.client_id in connection.sent_ids
-        if rev <= connection.rev:
+        if connection.baseline is not None and rev <= connection.baseline:
+            connection.rev = rev  # committed before the client had read that it was added
+            connection.baseline = None
+        elif rev <= connection.rev:
             if not is_answer:
                 what = f"{device} on connection {event.connection} got rev {rev} after {connection.rev}"
                 self._fail("no repeat", what, event)
         else:
             self._check_skipped(event, connection, rev)
             connection.rev = rev
+            connection.baseline = None
         known = self._replicas[device].get(seq)
         if known is None or known["rev"] < rev:
             self._replicas[device][seq] = frame
@@ -248,6 +263,15 @@ class Checker:
                 self._fail("presence converges", what, event)
             if len(connection.active) != len(set(connection.active)):
                 self._fail("presence converges", f"{connection.device} was told of a user twice", event)
+
+    def _on_wrong(self, index: int, event: Event) -> None:
+        self._fail("the first frame is `session`", event.what, event)
+
+    def _on_unheard(self, index: int, event: Event) -> None:
+        changed = self._was_member.get((event.conversation, event.user), -1)
+        is_recent = changed >= 0 and event.at - self._history.events[changed].at < 3
+        if event.user not in self._members[event.conversation] and not is_recent:
+            self._fail("a removed member gets nothing", f"a session got {_brief(event.frame)}", event)
 
     def _on_stuck(self, index: int, event: Event) -> None:
         self._fail("everything ends well", event.what, event)

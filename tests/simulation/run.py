@@ -12,6 +12,7 @@ import trio.testing
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Administrator, Device
 from tests.simulation.history import History
+from tests.simulation.sessions import Place, SessionDevice
 from tests.simulation.world import World, deterministic
 
 CHAOS = (8.0, 25.0)  # virtual seconds
@@ -44,20 +45,20 @@ class Result:
         )
 
 
-def simulate(seed: int) -> Result:
+def simulate(seed: int, *, with_sessions: bool = False) -> Result:
     """One run; the same seed gives the same run."""
     core = trio._core._run
     before = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
     core._ALLOW_DETERMINISTIC_SCHEDULING = True  # the run order of tasks comes from _r alone
     core._r.seed(seed)
     try:
-        return trio.run(_simulate, seed, clock=trio.testing.MockClock(autojump_threshold=0))
+        return trio.run(_simulate, seed, with_sessions, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         core._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
         core._r.setstate(before[1])
 
 
-async def _simulate(seed: int) -> Result:
+async def _simulate(seed: int, with_sessions: bool) -> Result:
     world = World(seed, 0.0)
     rand = world.rand("plan")
     world.fault_rate = rand.choice((0.0, 0.02, 0.08, 0.2))
@@ -65,10 +66,11 @@ async def _simulate(seed: int) -> Result:
         await world.populate(rand.randint(3, 5), rand.choice((1, 1, 2)))
         async with trio.open_nursery() as nursery:
             await nursery.start(world.run_service)
-            devices, runs = _devices(world), []
-            for device in devices:
+            devices, sessions, runs = _devices(world), _sessions(world) if with_sessions else [], []
+            for device in (*devices, *sessions):
                 runs.append(trio.Event())
                 nursery.start_soon(_tell, device.run, runs[-1])
+            places = [place for session in sessions for place in session.places.values()]
             administrators = len(runs)
             for conversation_id in world.conversations:
                 administrator = Administrator(world, conversation_id)
@@ -78,8 +80,8 @@ async def _simulate(seed: int) -> Result:
             world.calm_down()
             for ran in runs[administrators:]:
                 await ran.wait()
-            await _calm(world, devices)
-            for device in devices:
+            await _calm(world, devices, places)
+            for device in (*devices, *sessions):
                 device.end()
             with trio.move_on_after(CLOSING) as closing:
                 for ran in runs:
@@ -104,6 +106,15 @@ def _devices(world: World) -> list[Device]:
     ]
 
 
+def _sessions(world: World) -> list[SessionDevice]:
+    rand = world.rand("sessions")
+    return [
+        SessionDevice(world, f"{user.username}.s{number}", user, world.conversations)
+        for user in world.users[:-1]
+        for number in range(rand.choice((0, 0, 1, 1, 2)))
+    ]
+
+
 async def _tell(run: object, done: trio.Event) -> None:
     assert callable(run)
     await run()
@@ -121,14 +132,14 @@ async def _chaos(world: World) -> None:
             world.stop(kill=kill)
 
 
-async def _calm(world: World, devices: list[Device]) -> None:
+async def _calm(world: World, devices: list[Device], places: list[Place]) -> None:
     def is_well() -> list[str]:
         if not world.is_up:
             return ["the service is down"]
         return [
             f"{device.name}: connected {device.connected}, rev {device.cursor}"
             f" of {world.last_rev(device.conversation_id)}, pending {sorted(device.pending)[:3]}"
-            for device in devices
+            for device in (*devices, *places)
             if device.user.id in world.members(device.conversation_id)
             and not (
                 device.connected
@@ -152,17 +163,18 @@ async def _calm(world: World, devices: list[Device]) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell, probe.run, done)
             await trio.sleep(5)
-            _note_connected(world, [*devices, probe], conversation_id)
+            _note_connected(world, [*devices, probe], places, conversation_id)
             probe.end()
             await trio.sleep(5)
-        _note_connected(world, devices, conversation_id)
+        _note_connected(world, devices, places, conversation_id)
 
 
-def _note_connected(world: World, devices: list[Device], conversation_id: object) -> None:
+def _note_connected(world: World, devices: list[Device], places: list[Place], conversation_id: object) -> None:
     here = [device for device in devices if device.conversation_id == conversation_id and device.connected]
+    also = [place for place in places if place.conversation_id == conversation_id and place.connected]
     world.history.add(
         "connected",
-        users=sorted({str(device.user.id) for device in here}),
+        users=sorted({str(device.user.id) for device in (*here, *also)}),
         connections=[device.number for device in here],
     )
 
@@ -174,12 +186,13 @@ def main() -> int:
     parser.add_argument("--start", type=int, default=1)
     parser.add_argument("--trace", action="store_true", help="print everything that happened")
     parser.add_argument("--go-on", action="store_true", help="also after a seed that failed")
+    parser.add_argument("--sessions", action="store_true", help="with session connections, too")
     options = parser.parse_args()
     counters: Counter[str] = Counter()
     began = time.perf_counter()
     failed = []
     for seed in range(options.start, options.start + options.seeds):
-        result = simulate(seed)
+        result = simulate(seed, with_sessions=options.sessions)
         counters += result.history.counters
         if options.trace:
             print(result.history.tail(10**9))

@@ -202,6 +202,11 @@ class World:
             self.serving -= 1
             self.connections.pop(number).cut()  # as the system does for a process that ends
 
+    def next_number(self) -> int:
+        """A number for what the checker takes for a connection."""
+        self._numbers += 1
+        return self._numbers
+
     def cut(self, number: int) -> None:
         """Cuts a connection without a close; what is on the way is lost."""
         if number in self.connections:

@@ -650,3 +650,19 @@ async def test_a_slow_session_is_closed_and_resumes(autojump_clock: MockClock) -
         again = await device(world, world.bob, {key: 0})
         await settle()
         assert again.contents(key) == world.stored
+
+
+async def test_a_client_that_has_seen_more_than_the_room_knows_of_is_told_nothing_twice(
+    autojump_clock: MockClock,
+) -> None:
+    """Committed, but the answer was lost: the client has read it in the store, the room has not."""
+    async with a_world() as world:
+        key = world.conversation_id
+        carol = await world.join(world.carol)
+        await carol.send("one")
+        await settle()
+        await store(world, key, "two")
+        alice = await device(world, world.alice, {key: 2})
+        await carol.send("three")
+        await settle()
+        assert alice.contents(key) == ["three"]

@@ -1,0 +1,190 @@
+"""Devices that have all conversations of their user on one session connection.
+
+To the checker each conversation of a session is a connection of its own: it begins with `resume` or
+`conversation_added`, and ends with `conversation_removed` or with the session.
+"""
+
+import contextlib
+import json
+from typing import Any
+from uuid import UUID
+
+import trio
+import trio_websocket
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
+
+from pulse_trio.store.base import User
+from tests.simulation.clients import HANDSHAKE_TIMEOUT, RESEND_AFTER, Device
+from tests.simulation.streams import End
+from tests.simulation.world import World, quietly_closed
+
+LOOK_AGAIN = 4.0  # virtual seconds after which a device asks over REST which conversations it has
+
+
+class Place(Device):
+    """A session's device in one conversation."""
+
+    is_open = False
+
+    def open(self, after: int | None) -> None:
+        """From here on the history has its frames."""
+        self.number = self._world.next_number()
+        self.is_open = self.connected = True
+        if after is None:  # it loads what there is
+            self.cursor = self._world.last_rev(self.conversation_id)
+        self._note("open", self.number, after=after, session=True)
+
+    def close(self) -> None:
+        if self.is_open:
+            self.is_open = self.connected = False
+            self._note("gone", self.number)
+
+    def take(self, frame: dict[str, Any]) -> None:
+        self._note("frame", self.number, frame=frame)
+        self._take(frame)
+
+    async def act(self, ws: WebSocketConnection, number: int) -> None:
+        """Does something; `number` is the session's connection."""
+        await self._something(ws, number)
+
+    async def resend(self, ws: WebSocketConnection) -> None:
+        for client_id, content in list(self.pending.items()):
+            await self._send(ws, 0, client_id, content)
+
+    async def _put(self, ws: WebSocketConnection, number: int, frame: dict[str, str]) -> None:
+        if self.is_open:
+            self._note("sent", self.number, frame=frame)
+            await ws.send_message(json.dumps({**frame, "conversation_id": str(self.conversation_id)}))
+
+
+class SessionDevice:
+    """One device of a user, in all conversations."""
+
+    def __init__(self, world: World, name: str, user: User, conversations: list[UUID]) -> None:
+        self.user = user
+        self.must_end = False
+        self.places = {str(key): Place(world, f"{name}.{place}", user, key) for place, key in enumerate(conversations)}
+        self._world = world
+        self._random = world.rand(f"session {name}")
+        self._epoch = ""
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Connects, again and again, until it is told to end."""
+        while not self.must_end:
+            with contextlib.suppress(OSError):  # the service is down
+                await self._session()
+            if not self.must_end:
+                await trio.sleep(self._random.uniform(0.05, 1.0 if self._world.calm else 2.5))
+
+    def end(self) -> None:
+        """Closes the connection for good."""
+        self.must_end = True
+        self._scope.cancel()
+
+    async def _session(self) -> None:
+        number, stream = self._world.connect()
+        for place in self.places.values():
+            place.stalled = False
+        path = f"/api/chat/ws?token={self._world.tokens.issue(self.user)}"
+        self._scope = trio.CancelScope()
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    await self._talk(nursery, stream, path, number)
+                    nursery.cancel_scope.cancel()
+        except* trio_websocket.ConnectionRejected:
+            pass
+        finally:
+            for place in self.places.values():
+                place.close()
+            await quietly_closed(stream)
+
+    async def _talk(self, nursery: trio.Nursery, stream: End, path: str, number: int) -> None:
+        history = self._world.history
+        try:
+            with trio.fail_after(HANDSHAKE_TIMEOUT):
+                ws = await trio_websocket.wrap_client_stream(
+                    nursery, stream, "chat.example", path, message_queue_size=1
+                )
+                frame = json.loads(await ws.get_message())
+            if frame["type"] != "session":
+                history.add("wrong", what=f"the first frame of a session is {frame}")
+            if self._random.random() < 0.3:
+                await trio.sleep(self._random.uniform(0.1, 3))  # less than PULSE_RESUME_WAIT
+            await self._resume(ws, frame["epoch"])
+            nursery.start_soon(self._act, ws, number)
+            await self._read(ws)
+        except ConnectionClosed as closed:
+            if closed.reason is not None and closed.reason.code == 4408:
+                history.count("a slow session cut")
+        except (HandshakeError, trio.TooSlowError, trio.BrokenResourceError):
+            pass
+
+    def _missing(self) -> list[Place]:
+        """Conversations that the user is in, as REST would say, and the session does not know of."""
+        return [
+            place
+            for place in self.places.values()
+            if not place.is_open and self.user.id in self._world.members(place.conversation_id)
+        ]
+
+    async def _resume(self, ws: WebSocketConnection, epoch: str) -> None:
+        revs = {}
+        for place in self._missing():
+            revs[str(place.conversation_id)] = place.cursor
+            place.open(place.cursor)
+        if any(revs.values()):
+            self._world.history.count("a session resumed")
+        await ws.send_message(json.dumps({"type": "resume", "revs": revs, "epoch": self._epoch or epoch}))
+        self._epoch = epoch
+
+    async def _read(self, ws: WebSocketConnection) -> None:
+        history = self._world.history
+        while True:
+            while any(place.stalled for place in self.places.values()):  # noqa: ASYNC110  # the virtual clock jumps
+                await trio.sleep(0.5)
+            frame = json.loads(await ws.get_message())
+            place = self.places.get(frame.get("conversation_id", ""))
+            if place is None:
+                continue  # an answer about no conversation
+            if frame["type"] == "conversation_added":
+                history.count("added while connected")
+                if not place.is_open:
+                    place.open(None)
+            elif frame["type"] == "conversation_removed":
+                history.count("removed while connected")
+                place.close()
+            elif frame["type"] == "error" and frame["code"] == "cannot_resume":
+                history.count("a session told to load afresh")
+                return  # and it comes back
+            else:
+                if not place.is_open and frame["type"] != "error":
+                    history.add("unheard", user=str(self.user.id), conversation=frame["conversation_id"], frame=frame)
+                    place.open(None)
+                place.take(frame)
+
+    async def _act(self, ws: WebSocketConnection, number: int) -> None:
+        rand = self._random
+        last = looked = trio.current_time()
+        try:
+            for place in self.places.values():
+                await place.resend(ws)
+            while True:
+                await trio.sleep(min(rand.expovariate(3.0), 2.0))
+                now = trio.current_time()
+                if now - last > RESEND_AFTER:
+                    last = now
+                    for place in self.places.values():
+                        await place.resend(ws)
+                if now - looked > LOOK_AGAIN:
+                    looked = now
+                    if self._missing():
+                        await trio.sleep(2)
+                        if self._missing():  # nobody told it: it comes again
+                            self._scope.cancel()
+                here = [place for place in self.places.values() if place.is_open]
+                if here and not self._world.calm:
+                    await rand.choice(here).act(ws, number)
+        except (ConnectionClosed, trio.BrokenResourceError):
+            return
