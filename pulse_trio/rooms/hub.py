@@ -86,7 +86,9 @@ class Hub:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The nursery in which rooms and sessions live, until cancelled."""
-        await self._rooms.run(task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._rooms.run)
+            task_status.started()
 
     async def drain(self) -> None:
         """Takes nobody in any more, closes every connection with 1012 and lets the writers finish.
