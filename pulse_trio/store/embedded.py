@@ -178,8 +178,7 @@ class EmbeddedPostgres:
 
     def _last_words(self, log_start: int) -> str:
         text = (self._base / "postgres.log").read_bytes()[log_start:].decode("utf-8", "replace")
-        severe = [line for line in text.splitlines() if "FATAL" in line or "PANIC" in line]
-        return f"{severe[-1] if severe else 'it said nothing'} (more in {self._base}/postgres.log)"
+        return f"{reason_of_end(text)} (more in {self._base}/postgres.log)"
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stops the server: a fast shutdown, and after `timeout` seconds at once. Never raises."""
@@ -219,6 +218,16 @@ def running_conninfo(data_dir: Path) -> str | None:
             return conninfo
     except (OSError, psycopg.Error):
         return None
+
+
+def reason_of_end(log: str) -> str:
+    """Which line of what a server wrote says why it ended: the last severe one.
+
+    A server that recovers refuses whoever asks meanwhile with FATAL, us too (SQLSTATE 57P03): that is no reason.
+    """
+    lines = [line for line in log.splitlines() if "the database system is " not in line]
+    severe = [line for line in lines if "FATAL" in line or "PANIC" in line]
+    return severe[-1] if severe else "it said nothing"
 
 
 def _publish(base: Path, conninfo: str) -> None:

@@ -26,6 +26,7 @@ from pulse_trio.store.embedded import (
     EmbeddedPostgres,
     default_data_dir,
     find_binaries,
+    reason_of_end,
     running_conninfo,
 )
 from pulse_trio.store.embedded_cluster import make_base, postgres_account
@@ -621,3 +622,23 @@ def test_user_without_account_name(folder: Path) -> None:
     assert "54321 has no account name" in refused(script(folder / "base", START, 54321))
     for text in (SHOW_DEFAULT, "from pulse_trio.cli import main; main(['migrate'])"):
         assert "54321 has no account name" in refused(script(folder / "base", text, 54321))
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("", "it said nothing"),
+        ("LOG:  starting\nFATAL:  the database system is starting up\n", "it said nothing"),
+        (
+            (
+                "FATAL:  could not write to file: No space left on device\n"
+                "FATAL:  the database system is not yet accepting connections\n"
+                "LOG:  shutting down\n"
+            ),
+            "FATAL:  could not write to file: No space left on device",
+        ),
+        ("FATAL:  one\nPANIC:  two\nLOG:  three\n", "PANIC:  two"),
+    ],
+)
+def test_the_reason_why_the_server_ended_is_found_in_its_log(log: str, reason: str) -> None:
+    assert reason_of_end(log) == reason
