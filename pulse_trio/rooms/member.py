@@ -58,8 +58,8 @@ class Member:
 
     def deliver_again(self, rev: int, frame: Encoded) -> None:
         """Answers a resend, to who resent it; one that still catches up gets it in its turn."""
-        if self.is_live or rev > self.target or rev <= self.cursor:
-            self.connection.deliver(frame)
+        if self.is_live or rev <= self.cursor:
+            self.connection.deliver(frame, self)
 
     def start(self) -> None:
         """Lets changes flow: those up to `target` from the store, then live."""

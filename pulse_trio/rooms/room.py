@@ -350,7 +350,7 @@ class Room:
         try:
             if not connection.is_open:
                 raise trio.BrokenResourceError  # closed meanwhile: what it still sends is not taken
-            await self._writer.submit(message, MemberSender(member), client_id)
+            await self._writer.submit(message, MemberSender(member, client_id, self.member_of), client_id)
         except trio.BrokenResourceError:
             connection.capacity.release()
             member.refuse(not_stored(), client_id)  # the room has failed; dropped if the connection is closed

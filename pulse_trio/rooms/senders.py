@@ -1,25 +1,42 @@
 """Who sent a message, or a change of one, and how they are told what became of it."""
 
+from collections.abc import Callable
+
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import encode
+from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.writer import not_a_member
 from pulse_trio.store.base import Message
 
 
 class MemberSender:
-    """Tells a member what became of its message; a member that has gone is told nothing."""
+    """Tells a member what became of its message; a member that has gone is told nothing.
 
-    __slots__ = ("member",)
+    Args:
+        member: who sent it. A session may send where it has no place yet, or none any more.
+        client_id: what the answer is told back with, if it is a refusal.
+        member_of: the room's: whose place a connection has there when the answer comes.
+    """
 
-    def __init__(self, member: Member) -> None:
+    __slots__ = ("_client_id", "_member_of", "member")
+
+    def __init__(self, member: Member, client_id: str | None, member_of: Callable[[Transport], Member | None]) -> None:
         self.member = member
+        self._client_id = client_id
+        self._member_of = member_of
 
     def stored(self, message: Message, *, is_news: bool) -> None:
-        if not is_news:
-            self.member.deliver_again(message.rev, encode(change_frame(message)))
+        if is_news:
+            return  # it has it, as everybody
+        member = self._member_of(self.member.connection.transport)
+        if member is None:  # a resend by who has been removed: nothing of the conversation reaches them
+            self.member.refuse(not_a_member(), self._client_id)
+        else:
+            member.deliver_again(message.rev, encode(change_frame(message)))
 
     def settled(self) -> None:
         self.member.connection.capacity.release()

@@ -56,6 +56,7 @@ class Checker:
         self._acknowledged: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._stored_as: dict[tuple[str, str, str], str] = {}  # conversation, sender, client_id → message
         self._sends: Counter[str] = Counter()
+        self._sent_on: dict[tuple[str, int], set[str]] = {}  # device, session → ids, as in `_Connection`
         self._members: dict[str, set[str]] = defaultdict(set)
         self._was_member: dict[tuple[str, str], int] = {}  # last event at which they came to be or ceased to be one
         self._rows: dict[str, list[dict[str, Any]]] = {}
@@ -112,6 +113,8 @@ class Checker:
         )
         if "session" in event.data:
             connection = self._connections[event.connection]
+            # What was sent before the user was removed may be answered after they were added again.
+            connection.sent_ids = self._sent_on.setdefault((event.device, event.session), set())
             connection.joined = index
             connection.rev = event.after or 0
             if event.after is None:

@@ -26,13 +26,13 @@ class Place(Device):
 
     is_open = False
 
-    def open(self, after: int | None) -> None:
-        """From here on the history has its frames."""
+    def open(self, after: int | None, session: int) -> None:
+        """From here on the history has its frames; `session` is the number of the session's connection."""
         self.number = self._world.next_number()
         self.is_open = self.connected = True
         if after is None:  # it loads what there is
             self.cursor = self._world.last_rev(self.conversation_id)
-        self._note("open", self.number, after=after, session=True)
+        self._note("open", self.number, after=after, session=session)
 
     def close(self) -> None:
         if self.is_open:
@@ -112,9 +112,9 @@ class SessionDevice:
                 history.add("wrong", what=f"the first frame of a session is {frame}")
             if self._random.random() < 0.3:
                 await trio.sleep(self._random.uniform(0.1, 3))  # less than PULSE_RESUME_WAIT
-            await self._resume(ws, frame["epoch"])
+            await self._resume(ws, frame["epoch"], number)
             nursery.start_soon(self._act, ws, number)
-            await self._read(ws)
+            await self._read(ws, number)
         except ConnectionClosed as closed:
             if closed.reason is not None and closed.reason.code == 4408:
                 history.count("a slow session cut")
@@ -129,17 +129,17 @@ class SessionDevice:
             if not place.is_open and self.user.id in self._world.members(place.conversation_id)
         ]
 
-    async def _resume(self, ws: WebSocketConnection, epoch: str) -> None:
+    async def _resume(self, ws: WebSocketConnection, epoch: str, number: int) -> None:
         revs = {}
         for place in self._missing():
             revs[str(place.conversation_id)] = place.cursor
-            place.open(place.cursor)
+            place.open(place.cursor, number)
         if any(revs.values()):
             self._world.history.count("a session resumed")
         await ws.send_message(json.dumps({"type": "resume", "revs": revs, "epoch": self._epoch or epoch}))
         self._epoch = epoch
 
-    async def _read(self, ws: WebSocketConnection) -> None:
+    async def _read(self, ws: WebSocketConnection, number: int) -> None:
         history = self._world.history
         while True:
             while any(place.stalled for place in self.places.values()):  # noqa: ASYNC110  # the virtual clock jumps
@@ -151,7 +151,7 @@ class SessionDevice:
             if frame["type"] == "conversation_added":
                 history.count("added while connected")
                 if not place.is_open:
-                    place.open(None)
+                    place.open(None, number)
             elif frame["type"] == "conversation_removed":
                 history.count("removed while connected")
                 place.close()
@@ -161,7 +161,7 @@ class SessionDevice:
             else:
                 if not place.is_open and frame["type"] != "error":
                     history.add("unheard", user=str(self.user.id), conversation=frame["conversation_id"], frame=frame)
-                    place.open(None)
+                    place.open(None, number)
                 place.take(frame)
 
     async def _act(self, ws: WebSocketConnection, number: int) -> None:

@@ -472,6 +472,44 @@ async def test_a_removal_in_doubt_while_a_room_opens(
         assert bob.contents(key) == []
 
 
+async def test_a_resend_by_who_was_removed_is_not_answered_with_the_message(autojump_clock: MockClock) -> None:
+    """Nothing of the conversation is delivered after the removal, not even what the user wrote."""
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.join(world.carol)  # the room stays
+        bob = await device(world, world.bob)
+        await bob.send(key, "one", "c-1")
+        await settle()
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        world.hub.remove_user(key, world.bob.id, "removed")
+        await settle()
+        bob.transport.frames.clear()
+        await bob.send(key, "one", "c-1")
+        await settle()
+        assert bob.errors == [("not_a_member", "c-1", str(key))]
+        assert bob.contents(key) == []
+        assert world.stored == ["one"]
+
+
+async def test_the_answer_to_a_resend_that_waits_does_not_arrive_after_a_removal(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key, other = world.conversation_id, world.ids()
+        await world.new_conversation(other)
+        bob, alice = await device(world, world.bob), await device(world, world.alice)
+        await bob.send(key, "one", "c-1")
+        await settle()
+        bob.transport.frames.clear()
+        bob.transport.stall = trio.Event()
+        await alice.send(other, "busy")
+        await settle()  # bob's connection is at it
+        await bob.send(key, "one", "c-1")
+        await settle()
+        world.hub.remove_user(key, world.bob.id, "removed")
+        bob.transport.stall.set()
+        await settle()
+        assert bob.contents(key) == []
+
+
 # --- presence ---
 
 
