@@ -8,10 +8,10 @@ from uuid import UUID
 import trio
 
 from pulse_trio.protocol import Encoded, encode
+from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import JOINED_BYTES
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
-from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST
 from pulse_trio.store.base import Message, Store, StoreUnavailable
 
 PAGE: Final = 256  # changes read at a time: with the longest messages about the size of an outbox
@@ -33,14 +33,13 @@ class Changes:
 
     async def read(self, conversation_id: UUID, after_rev: int) -> list[Message]:
         """The next page of changes; asks again until the store answers, for the changes are committed."""
-        delay = RETRY_FIRST
+        backoff = Backoff(self.rand)
         while True:
             try:
                 with trio.fail_after(self.timeout):
                     return await self.store.changes(conversation_id, after_rev=after_rev, limit=PAGE)
             except (StoreUnavailable, trio.TooSlowError):
-                await trio.sleep(delay * self.rand.uniform(0.5, 1.0))
-                delay = min(delay * 2, RETRY_MOST)
+                await backoff.wait()
 
     async def catch_up(self, member: Member) -> None:
         """Sends a member the next page of what it missed, and makes it live when that was the last.

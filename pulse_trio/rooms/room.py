@@ -21,6 +21,7 @@ from pulse_trio.protocol import (
     TypingFrame,
     encode,
 )
+from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.connection import JOINED_BYTES, Transport
 from pulse_trio.rooms.frames import change_frame
@@ -28,7 +29,7 @@ from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.presence import GATHER, Presence
 from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
-from pulse_trio.rooms.writer import RETRY_FIRST, RETRY_MOST, Stored, Writer, not_a_member, not_stored
+from pulse_trio.rooms.writer import Stored, Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Head, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
 
@@ -132,7 +133,7 @@ class Room:
 
         A message that waits for it is worth asking again, for as long as a message may wait.
         """
-        delay = RETRY_FIRST
+        backoff = Backoff(self._random)
         with trio.move_on_after(self._store_timeout):
             while True:
                 self._members_in_doubt = False
@@ -142,8 +143,7 @@ class Room:
                 except StoreUnavailable:
                     if not self._writer.unsettled:
                         raise
-                    await trio.sleep(delay * self._random.uniform(0.5, 1.0))
-                    delay = min(delay * 2, RETRY_MOST)
+                    await backoff.wait()
                 else:
                     if not self._members_in_doubt:
                         return head, member_ids

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.store.base import (
     Message,
     NewMessage,
@@ -26,8 +27,6 @@ from pulse_trio.store.base import (
     StoreUnavailable,
 )
 
-RETRY_FIRST: Final = 0.05  # seconds: a connection that broke is replaced within this
-RETRY_MOST: Final = 1.0  # seconds: a database that comes back is noticed within this
 ATTEMPT_LEAST: Final = 1.0  # seconds that an attempt gets however late it is: else none could ever succeed
 
 _REFUSAL_ANSWERS: Final = {
@@ -206,7 +205,7 @@ class Writer:
         return batch, None
 
     async def _store_batch(self, batch: list[Submission]) -> None:
-        delay = RETRY_FIRST
+        backoff = Backoff(self._random)
         while batch:
             now = trio.current_time()
             try:
@@ -231,8 +230,7 @@ class Writer:
                 self._on_doubt()
             batch = waiting
             if batch:
-                await trio.sleep(delay * self._random.uniform(0.5, 1.0))
-                delay = min(delay * 2, RETRY_MOST)
+                await backoff.wait()
 
     async def _write(self, batch: list[Submission]) -> Sequence[Message | None]:
         first = batch[0].message
