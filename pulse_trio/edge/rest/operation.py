@@ -20,7 +20,7 @@ from quart_schema import (
 from werkzeug.datastructures import MultiDict
 
 from pulse_trio import strict_json
-from pulse_trio.edge.auth import bearer_token
+from pulse_trio.edge.auth import Identity, bearer_token
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User
@@ -75,7 +75,7 @@ def operation(
 ) -> Callable[[Handler], Handler]:
     """Declares a REST operation.
 
-    Before the handler runs the caller is known (`g.user`, unless `public`), and the body and the query are
+    Before the handler runs the caller is known (`current_identity`, unless `public`), and the body and the query are
     read and checked; they reach it as the arguments `body` and `query`.
 
     Args:
@@ -93,7 +93,7 @@ def operation(
         async def wrapper(**arguments: Any) -> Any:
             if not public:
                 token = bearer_token(request.headers.get("Authorization"))
-                g.user = (await services().authenticator.authenticate(token)).user
+                g.identity = await services().authenticator.authenticate(token)
             if query is not None:
                 arguments["query"] = read_query(request.args, query)
             if body is not None:
@@ -130,9 +130,14 @@ def operation(
 
 def current_user() -> User:
     """Who called the operation."""
-    user = g.user
-    assert isinstance(user, User)
-    return user
+    return current_identity().user
+
+
+def current_identity() -> Identity:
+    """Who called the operation, and until when their token is good."""
+    identity = g.identity
+    assert isinstance(identity, Identity)
+    return identity
 
 
 def answer(value: msgspec.Struct, status: int = 200) -> Response:

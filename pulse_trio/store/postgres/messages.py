@@ -227,9 +227,7 @@ class Messages(Connected):
             return message(row)
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
-        async with self.connection() as connection:
-            cursor = await connection.execute(_CHANGES, (conversation_id, after_rev, limit))
-            return [message(row) for row in await cursor.fetchall()]
+        return [message(row) for row in await self.all(_CHANGES, (conversation_id, after_rev, limit))]
 
     async def page_messages(
         self,
