@@ -52,6 +52,10 @@ lock:
 	$(LOCK) --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(LOCK) benchmarks/requirements.in -o requirements-bench.lock
 	cd benchmarks/peers/node && npm update --package-lock-only --omit-lockfile-registry-resolved
+	@# Addresses of people's funding pages are in it, too.
+	python3 -c 'import json; p = "benchmarks/peers/node/package-lock.json"; lock = json.load(open(p)); \
+		[package.pop("funding", None) for package in lock["packages"].values()]; \
+		open(p, "w").write(json.dumps(lock, indent=2) + "\n")'
 
 clean:
 	rm -rf $(VENV) $(BENCH)
