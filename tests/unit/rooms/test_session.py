@@ -54,6 +54,19 @@ class Device:
         return [(f["code"], f.get("client_id"), f.get("conversation_id")) for f in self.of_type("error")]
 
 
+def hold_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """From now on the store's answers about who is a member are late: they come when the event is set."""
+    gate, member_ids = trio.Event(), world.store.member_ids
+
+    async def slow(conversation_id: UUID) -> list[UUID]:
+        found = await member_ids(conversation_id)
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr(world.store, "member_ids", slow)
+    return gate
+
+
 async def device(world: World, user: User, revs: dict[UUID, int] | None = None) -> Device:
     return await Device(world, user).open({} if revs is None else revs)
 
@@ -373,14 +386,7 @@ async def test_a_change_while_the_room_opens(
         if is_added:
             await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
         bob, alice = await device(world, world.bob), await device(world, world.alice)
-        gate, member_ids = trio.Event(), world.store.member_ids
-
-        async def slow(conversation_id: UUID) -> list[UUID]:
-            found = await member_ids(conversation_id)
-            await gate.wait()
-            return found
-
-        monkeypatch.setattr(world.store, "member_ids", slow)
+        gate = hold_answers(world, monkeypatch)
         await alice.send(key, "hello")
         await settle()
         if is_added:
@@ -453,14 +459,7 @@ async def test_a_removal_in_doubt_while_a_room_opens(
     async with a_world() as world:
         key = world.conversation_id
         alice = await device(world, world.alice)
-        gate, member_ids = trio.Event(), world.store.member_ids
-
-        async def slow(conversation_id: UUID) -> list[UUID]:
-            found = await member_ids(conversation_id)
-            await gate.wait()
-            return found
-
-        monkeypatch.setattr(world.store, "member_ids", slow)
+        gate = hold_answers(world, monkeypatch)
         await alice.send(key, "secret")
         await settle()
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
