@@ -217,14 +217,15 @@ class GuardedServer(TCPServer):
         """
         with trio.move_on_after(LINGER):
             try:
-                await self.stream.send_eof()
+                async with self.send_lock:  # whoever writes at this moment would fail, and what they write be cut
+                    await self.stream.send_eof()
                 if trio.lowlevel.current_task() is not self._reader:
                     await self._read_out.wait()
                 while await self.stream.receive_some(MAX_RECV):
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, AttributeError):
                 pass  # it has gone, or is a TLS stream, which has no end but the last
-        await super()._close()
+        await self.stream.aclose()
 
 
 _server: Final[ContextVar[GuardedServer]] = ContextVar("server")

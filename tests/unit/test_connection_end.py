@@ -1,0 +1,63 @@
+"""The end of a connection and what is written meanwhile: nobody is told of the other."""
+
+import pytest
+import trio
+
+from pulse_trio.edge.hypercorn import GuardedServer
+from pulse_trio.edge.outlet import StreamOutlet
+
+
+class Protocol:
+    """Hears that the connection has ended."""
+
+    async def handle(self, event: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("is_shut", [False, True], ids=["open", "after the close frame"])
+@pytest.mark.parametrize("later", range(4))
+async def test_what_is_written_while_the_connection_is_closed_is_no_error(is_shut: bool, later: int) -> None:
+    ours, theirs = trio.socket.socketpair()
+    server = GuardedServer(None, None, None, {}, trio.SocketStream(ours))  # type: ignore[arg-type]
+    server.protocol = Protocol()  # type: ignore[assignment]
+    server.outlet = StreamOutlet(server)
+    server._reader = trio.lowlevel.current_task()
+    server._read_out = trio.Event()
+    server._read_out.set()
+    if is_shut:
+        server.outlet.shut()
+
+    async def write() -> None:
+        for _ in range(later):
+            await trio.lowlevel.checkpoint()
+        await server.write(b"\x81\x02{}", is_frames=True)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            nursery.start_soon(server._close)
+            nursery.start_soon(trio.SocketStream(theirs).aclose)
+        assert ours.fileno() == -1
+
+
+async def test_a_connection_is_closed_after_what_is_being_written() -> None:
+    """A close frame that the network takes slowly is not cut short by the end of the connection."""
+    ours, theirs = trio.socket.socketpair()
+    server = GuardedServer(None, None, None, {}, trio.SocketStream(ours))  # type: ignore[arg-type]
+    server.protocol = Protocol()  # type: ignore[assignment]
+    server.outlet = StreamOutlet(server)
+    server._reader = trio.lowlevel.current_task()
+    server._read_out = trio.Event()
+    data = bytes(4 * 2**20)
+    found = 0
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.write, data)
+            while not server.send_lock.locked():
+                await trio.lowlevel.checkpoint()
+            server._read_out.set()
+            nursery.start_soon(server._close)
+            async with trio.SocketStream(theirs) as peer:
+                async for piece in peer:
+                    found += len(piece)
+    assert found == len(data)
