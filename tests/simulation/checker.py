@@ -29,6 +29,7 @@ class _Connection:
     ended_at_rev: int | None = None  # removed when the conversation stood there
     unanswered: list["_Sent"] = field(default_factory=list)
     baseline: int | None = None  # of a session that was added: live from here on, or a little before
+    is_replayed: bool = False  # of a session that was added while its resume was on its way
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Checker:
         self._sent_on: dict[tuple[str, int], set[str]] = {}  # device, session → ids, as in `_Connection`
         self._members: dict[str, set[str]] = defaultdict(set)
         self._was_member: dict[tuple[str, str], int] = {}  # last event at which they came to be or ceased to be one
+        self._removed_at: dict[tuple[str, str], int] = {}  # the rev at the answer to a removal that holds
         self._rows: dict[str, list[dict[str, Any]]] = {}
 
     def check(self) -> list[str]:
@@ -82,6 +84,7 @@ class Checker:
     def _on_member_in(self, index: int, event: Event) -> None:
         self._members[event.conversation].add(event.user)
         self._was_member[event.conversation, event.user] = index
+        self._removed_at.pop((event.conversation, event.user), None)
 
     def _on_member_out(self, index: int, event: Event) -> None:
         self._members[event.conversation].discard(event.user)
@@ -99,6 +102,7 @@ class Checker:
         # 404: not in it any more, which says the same.
         if event.status not in {204, 404} or event.user in self._members[event.conversation]:
             return
+        self._removed_at[event.conversation, event.user] = event.rev
         for connection in self._connections.values():
             if (connection.user, connection.conversation) == (event.user, event.conversation):
                 back = self._was_member[event.conversation, event.user]
@@ -117,6 +121,7 @@ class Checker:
             connection.sent_ids = self._sent_on.setdefault((event.device, event.session), set())
             connection.joined = index
             connection.rev = event.after or 0
+            connection.is_replayed = event.is_replayed
             if event.after is None:
                 connection.baseline = connection.rev = len(self._committed[event.conversation])
                 self._replicas[event.device] = {}
@@ -218,8 +223,9 @@ class Checker:
         is_answer = frame.get("client_id") in connection.sent_ids or frame["message_id"] in connection.sent_ids
         is_answer = is_answer or commit.client_id in connection.sent_ids
         if connection.baseline is not None and rev <= connection.baseline:
-            connection.rev = rev  # committed before the client had read that it was added
-            connection.baseline = None
+            if not is_answer:
+                connection.rev = rev  # committed before the client had read that it was added
+                connection.baseline = None
         elif rev <= connection.rev:
             if not is_answer:
                 what = f"{device} on connection {event.connection} got rev {rev} after {connection.rev}"
@@ -229,7 +235,8 @@ class Checker:
             connection.rev = rev
             connection.baseline = None
         known = self._replicas[device].get(seq)
-        if known is None or known["rev"] < rev:
+        # What it loaded when it came afresh is newer than what was on its way to it then.
+        if rev > self._since[device] and (known is None or known["rev"] < rev):
             self._replicas[device][seq] = frame
         client_id = frame.get("client_id")
         if client_id in self._sent[device] and frame["sender_id"] == connection.user:
@@ -239,7 +246,7 @@ class Checker:
         for skipped in range(connection.rev + 1, rev):
             commit = self._committed[connection.conversation].get(skipped)
             is_superseded = commit is not None and self._latest[connection.conversation][commit.id] > skipped
-            if connection.after is None:
+            if connection.after is None and not (connection.is_replayed and is_superseded):
                 self._fail("no gap", f"{connection.device} got rev {rev}, not {skipped}", event)
             elif not is_superseded:
                 what = f"{connection.device}, resumed after {connection.after}, got rev {rev}, not {skipped}"
@@ -271,9 +278,8 @@ class Checker:
         self._fail("the first frame is `session`", event.what, event)
 
     def _on_unheard(self, index: int, event: Event) -> None:
-        changed = self._was_member.get((event.conversation, event.user), -1)
-        is_recent = changed >= 0 and event.at - self._history.events[changed].at < 3
-        if event.user not in self._members[event.conversation] and not is_recent:
+        limit = self._removed_at.get((event.conversation, event.user))
+        if limit is not None and event.frame.get("rev", event.frame.get("last_rev", 0)) > limit:
             self._fail("a removed member gets nothing", f"a session got {_brief(event.frame)}", event)
 
     def _on_stuck(self, index: int, event: Event) -> None:

@@ -25,6 +25,7 @@ class Place(Device):
     """A session's device in one conversation."""
 
     is_open = False
+    resumed = 0  # the session whose `resume` named it
 
     def open(self, after: int | None, session: int) -> None:
         """From here on the history has its frames; `session` is the number of the session's connection."""
@@ -32,7 +33,10 @@ class Place(Device):
         self.is_open = self.connected = True
         if after is None:  # it loads what there is
             self.cursor = self._world.last_rev(self.conversation_id)
-        self._note("open", self.number, after=after, session=session)
+            is_replayed = self.resumed == session
+        else:
+            is_replayed, self.resumed = False, session
+        self._note("open", self.number, after=after, session=session, is_replayed=is_replayed)
 
     def close(self) -> None:
         if self.is_open:
