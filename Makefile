@@ -26,7 +26,7 @@ test: $(VENV)/test.stamp
 SEEDS ?= 2000
 START ?= $(shell date +%s)
 simulate: $(VENV)/test.stamp
-	$(BIN)/python -m tests.simulation.run --seeds $(SEEDS) --start $(START)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)
 
 # WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
 conformance: $(VENV)/test.stamp

@@ -3,6 +3,7 @@
 Each violation begins with the name of the promise that was broken.
 """
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from tests.simulation.history import Event, History
 
 CHANGES = ("message", "message_updated", "message_deleted")
+EXPIRY_SLACK = 0.5  # virtual seconds
 BATCH_MOST = 16  # messages that are answered together
 
 
@@ -29,6 +31,7 @@ class _Connection:
     ended_at_rev: int | None = None  # removed when the conversation stood there
     unanswered: list["_Sent"] = field(default_factory=list)
     baseline: int | None = None  # of a session that was added: live from here on, or a little before
+    expires: float = math.inf  # its token, as the history tells the time
     is_replayed: bool = False  # of a session that was added while its resume was on its way
 
 
@@ -60,6 +63,8 @@ class Checker:
         self._sent_on: dict[tuple[str, int], set[str]] = {}  # device, session → ids, as in `_Connection`
         self._members: dict[str, set[str]] = defaultdict(set)
         self._was_member: dict[tuple[str, str], int] = {}  # last event at which they came to be or ceased to be one
+        self._last_in: dict[tuple[str, str], int] = {}  # last event at which they came to be one
+        self._sessions: dict[int, int] = {}  # number of a session → the event of its beginning
         self._removed_at: dict[tuple[str, str], int] = {}  # the rev at the answer to a removal that holds
         self._rows: dict[str, list[dict[str, Any]]] = {}
 
@@ -85,6 +90,7 @@ class Checker:
         self._members[event.conversation].add(event.user)
         self._was_member[event.conversation, event.user] = index
         self._removed_at.pop((event.conversation, event.user), None)
+        self._last_in[event.conversation, event.user] = index
 
     def _on_member_out(self, index: int, event: Event) -> None:
         self._members[event.conversation].discard(event.user)
@@ -113,7 +119,7 @@ class Checker:
 
     def _on_open(self, index: int, event: Event) -> None:
         self._connections[event.connection] = _Connection(
-            event.device, event.user, event.conversation, index, event.after
+            event.device, event.user, event.conversation, index, event.after, expires=event.expires
         )
         if "session" in event.data:
             connection = self._connections[event.connection]
@@ -133,6 +139,10 @@ class Checker:
 
     def _on_gone(self, index: int, event: Event) -> None:
         self._connections[event.connection].ended_at_rev = 0
+
+    def _on_renewed(self, index: int, event: Event) -> None:
+        connection = self._connections[event.connection]
+        connection.expires = max(connection.expires, event.expires)
 
     def _on_sent(self, index: int, event: Event) -> None:
         frame = event.frame
@@ -216,6 +226,9 @@ class Checker:
         if commit is None:
             self._fail("stored before delivered", f"{device} got rev {rev}, which is not committed", event)
             return
+        if commit.at > connection.expires + EXPIRY_SLACK:
+            what = f"{device} got rev {rev} of {commit.at:.3f}, its token expired at {connection.expires:.0f}"
+            self._fail("no connection outlives its token", what, event)
         content = "" if frame["type"] == "message_deleted" else frame["content"]
         told = (seq, frame["message_id"], content, frame["sender_id"])
         if told != (commit.seq, commit.id, "" if commit.deleted else commit.content, commit.sender):
@@ -277,9 +290,14 @@ class Checker:
     def _on_wrong(self, index: int, event: Event) -> None:
         self._fail("the first frame is `session`", event.what, event)
 
+    def _on_session(self, index: int, event: Event) -> None:
+        self._sessions[event.connection] = index
+
     def _on_unheard(self, index: int, event: Event) -> None:
-        limit = self._removed_at.get((event.conversation, event.user))
-        if limit is not None and event.frame.get("rev", event.frame.get("last_rev", 0)) > limit:
+        key = event.conversation, event.user
+        limit = self._removed_at.get(key)
+        is_late = limit is not None and event.frame.get("rev", event.frame.get("last_rev", 0)) > limit
+        if is_late or self._last_in[key] < self._sessions.get(event.removed_from, 0):  # removed, and not added since
             self._fail("a removed member gets nothing", f"a session got {_brief(event.frame)}", event)
 
     def _on_stuck(self, index: int, event: Event) -> None:

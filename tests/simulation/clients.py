@@ -11,10 +11,31 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from pulse_trio.store.base import User
 from tests.simulation.streams import End
-from tests.simulation.world import World, quietly_closed
+from tests.simulation.world import LIFETIME, World, quietly_closed
 
 HANDSHAKE_TIMEOUT = 15.0
 RESEND_AFTER = 3.0
+
+
+ACTIONS = (
+    (0.50, "message"),
+    (0.64, "edit"),
+    (0.70, "delete"),
+    (0.72, "theft"),
+    (0.78, "typing"),
+    (0.83, "cut"),
+    (0.86, "stall"),
+    (0.88, "close"),
+    (0.91, "renew"),
+    (0.93, "vanish"),
+)
+"""Below which chance a client does what; above the last, nothing."""
+
+
+def lease(world: World, user: User, rand: random.Random) -> tuple[str, float]:
+    """A token, now and then a short one, and when it expires."""
+    lifetime = rand.uniform(3, 12) if rand.random() < 0.2 else LIFETIME
+    return world.token(user, LIFETIME if world.calm or not world.plan.has("expire") else lifetime)
 
 
 class Device:
@@ -65,12 +86,13 @@ class Device:
         self.stalled = False
         resumes = self._world.calm or self._random.random() < 0.9
         self._fresh = not resumes
-        path = f"/api/chat/ws/{self.conversation_id}?token={self._world.tokens.issue(self.user)}"
+        token, expires = lease(self._world, self.user, self._random)
+        path = f"/api/chat/ws/{self.conversation_id}?token={token}"
         if resumes:
             path += f"&after={self.cursor}"
             if self.epoch:
                 path += f"&epoch={self.epoch}"
-        self._note("open", number, after=self.cursor if resumes else None)
+        self._note("open", number, after=self.cursor if resumes else None, expires=expires)
         self._scope = trio.CancelScope()
         status = 0
         try:
@@ -104,6 +126,8 @@ class Device:
             self._note("closed", number, code=code)
             if code == 4408:
                 self._history.count("a slow client cut")
+            if code == 4401:
+                self._history.count("a token expired")
             if code == 4409:  # load afresh
                 self.cursor = 0
         except (HandshakeError, trio.TooSlowError, trio.BrokenResourceError):
@@ -148,6 +172,8 @@ class Device:
                 self.pending.pop(frame.get("client_id", ""), None)
                 if kind == "message_deleted":
                     self.pending.pop(self._client_ids.get(frame["message_id"], ""), None)
+        if kind == "auth":
+            self._history.count("a token renewed")
         if kind == "error":
             self._history.count(f"refused: {frame['code']}")
             if frame["code"] == "not_stored":
@@ -180,33 +206,45 @@ class Device:
     async def _something(self, ws: WebSocketConnection, number: int) -> None:
         rand = self._random
         chance = rand.random()
-        if chance < 0.50:
-            for _ in range(rand.choice((1, 1, 1, 2, 6))):
+        action = next((name for limit, name in ACTIONS if chance < limit), None)
+        if action is not None and not self._world.plan.has(action):
+            return
+        if action == "message":
+            for _ in range(rand.choice((1, 1, 1, 2, 6)) if self._world.plan.has("burst") else 1):
                 self._made += 1
                 client_id = f"{self.name}-{self._made}"
                 self.pending[client_id] = f"{client_id} {'x' * rand.choice((0, 10, 10, 3_000))}"
                 await self._send(ws, number, client_id, self.pending[client_id])
-        elif chance < 0.64 and self._mine:
+        elif action == "edit" and self._mine:
             self._made += 1
             content = f"edit {self.name}-{self._made}"
             await self._put(ws, number, {"type": "edit", "message_id": rand.choice(self._mine), "content": content})
-        elif chance < 0.70 and self._sent_here():
+        elif action == "delete" and self._sent_here():
             await self._put(ws, number, {"type": "delete", "message_id": rand.choice(self._sent_here())})
-        elif chance < 0.72 and self._others:
+        elif action == "theft" and self._others:
             content = f"theft {self.name}-{self._made}"
             await self._put(ws, number, {"type": "edit", "message_id": rand.choice(self._others), "content": content})
-        elif chance < 0.80:
+        elif action == "typing":
             await self._put(ws, number, {"type": "typing"})
-        elif chance < 0.85:
+        elif action == "cut":
             self._world.cut(number)
-        elif chance < 0.88:
+        elif action == "vanish":
+            self._world.vanish(number)
+        elif action == "stall":
             self._history.add("stall", device=self.name)
             self.stalled = True
             await trio.sleep(rand.uniform(1, 12))
             self.stalled = False
-        elif chance < 0.90:
+        elif action == "renew":
+            await self._renew(ws)
+        elif action == "close":
             with trio.move_on_after(2):
                 await ws.aclose()
+
+    async def _renew(self, ws: WebSocketConnection) -> None:
+        token, expires = lease(self._world, self.user, self._random)
+        self._note("renewed", self.number, expires=expires)
+        await ws.send_message(json.dumps({"type": "auth", "token": token}))
 
     def _sent_here(self) -> list[str]:
         """This device's own: a `message_deleted` has no client_id, so another's could wait for its answer for ever."""

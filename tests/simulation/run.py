@@ -1,10 +1,7 @@
-"""Runs seeds: `python -m tests.simulation.run --seeds 2000 --start 1`."""
+"""One run of the simulated service, from one number and what it leaves out."""
 
-import argparse
-import sys
-import time
-from collections import Counter
 from dataclasses import dataclass
+from uuid import UUID
 
 import trio
 import trio.testing
@@ -12,6 +9,7 @@ import trio.testing
 from tests.simulation.checker import Checker
 from tests.simulation.clients import Administrator, Device
 from tests.simulation.history import History
+from tests.simulation.plan import Plan
 from tests.simulation.sessions import Place, SessionDevice
 from tests.simulation.world import World, deterministic
 
@@ -24,6 +22,15 @@ RARE = (
     "a slow client cut",
     "a refused message",
     "a resend",
+    "a token renewed",
+    "a token expired",
+    "a half-open client let go",
+    "a session resumed",
+    "a slow session cut",
+    "added while connected",
+    "removed while connected",
+    "the token of a session renewed",
+    "the token of a session expired",
 )
 """Paths that must be taken now and then: else the simulation shows nothing about them."""
 
@@ -33,50 +40,60 @@ class Result:
     """What became of a seed."""
 
     seed: int
+    plan: Plan
     violations: list[str]
     history: History
+    devices: list[str]  # their names
+    chaos: float  # virtual seconds that it lasted
 
     def report(self) -> str:
         """For a person: how it happened, what was broken, how to see it again."""
         broken = "\n".join(self.violations[:10])
         return (
             f"{self.history.tail()}\n\nseed {self.seed}:\n{broken}\n"
-            f"again: python -m tests.simulation.run --seeds 1 --start {self.seed} --trace"
+            f"again: python -m tests.simulation --seeds 1 --start {self.seed} {self.plan.options()} --trace"
         )
 
 
-def simulate(seed: int, *, with_sessions: bool = False) -> Result:
-    """One run; the same seed gives the same run."""
+EVERYTHING = Plan()
+
+
+def simulate(seed: int, plan: Plan = EVERYTHING) -> Result:
+    """One run; the same seed and plan give the same run."""
     core = trio._core._run
     before = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
     core._ALLOW_DETERMINISTIC_SCHEDULING = True  # the run order of tasks comes from _r alone
     core._r.seed(seed)
     try:
-        return trio.run(_simulate, seed, with_sessions, clock=trio.testing.MockClock(autojump_threshold=0))
+        return trio.run(_simulate, seed, plan, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         core._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
         core._r.setstate(before[1])
 
 
-async def _simulate(seed: int, with_sessions: bool) -> Result:
-    world = World(seed, 0.0)
+async def _simulate(seed: int, plan: Plan) -> Result:
+    world = World(seed, plan, 0.0)
     rand = world.rand("plan")
-    world.fault_rate = rand.choice((0.0, 0.02, 0.08, 0.2))
+    fault_rate = rand.choice((0.0, 0.02, 0.08, 0.2))
+    world.fault_rate = fault_rate if plan.has("faults") else 0.0
     with deterministic(world), trio.fail_after(1_000):
         await world.populate(rand.randint(3, 5), rand.choice((1, 1, 2)))
         async with trio.open_nursery() as nursery:
             await nursery.start(world.run_service)
-            devices, sessions, runs = _devices(world), _sessions(world) if with_sessions else [], []
+            devices, sessions, runs = _devices(world), _sessions(world), []
+            names = [device.name for device in (*devices, *sessions)]
+            devices = [device for device in devices if plan.has(device.name)]
+            sessions = [session for session in sessions if plan.has("sessions") and plan.has(session.name)]
             for device in (*devices, *sessions):
                 runs.append(trio.Event())
                 nursery.start_soon(_tell, device.run, runs[-1])
             places = [place for session in sessions for place in session.places.values()]
             administrators = len(runs)
-            for conversation_id in world.conversations:
+            for conversation_id in world.conversations if plan.has("administrators") else ():
                 administrator = Administrator(world, conversation_id)
                 runs.append(trio.Event())
                 nursery.start_soon(_tell, administrator.run, runs[-1])
-            await _chaos(world)
+            chaos = await _chaos(world)
             world.calm_down()
             for ran in runs[administrators:]:
                 await ran.wait()
@@ -93,7 +110,7 @@ async def _simulate(seed: int, with_sessions: bool) -> Result:
                 world.history.add("leak", what=what)
             nursery.cancel_scope.cancel()
         world.note_rows()
-    return Result(seed, Checker(world.history).check(), world.history)
+    return Result(seed, plan, Checker(world.history).check(), world.history, names, chaos)
 
 
 def _devices(world: World) -> list[Device]:
@@ -121,15 +138,18 @@ async def _tell(run: object, done: trio.Event) -> None:
     done.set()
 
 
-async def _chaos(world: World) -> None:
+async def _chaos(world: World) -> float:
+    """Returns how long it was meant to last."""
     rand = world.rand("chaos")
-    until = trio.current_time() + rand.uniform(*CHAOS)
+    seconds = min(rand.uniform(*CHAOS), world.plan.seconds)
+    until = trio.current_time() + seconds
     while trio.current_time() < until:
-        await trio.sleep(min(rand.expovariate(1 / 12), 10))
-        if rand.random() < 0.5:
+        await trio.sleep(min(rand.expovariate(1 / 12), 10, until - trio.current_time() + 0.01))
+        if rand.random() < 0.5 and world.plan.has("restarts"):
             kill = rand.random() < 0.6
             world.history.count("a kill" if kill else "a restart in order")
             world.stop(kill=kill)
+    return seconds
 
 
 async def _calm(world: World, devices: list[Device], places: list[Place]) -> None:
@@ -169,48 +189,12 @@ async def _calm(world: World, devices: list[Device], places: list[Place]) -> Non
         _note_connected(world, devices, places, conversation_id)
 
 
-def _note_connected(world: World, devices: list[Device], places: list[Place], conversation_id: object) -> None:
+def _note_connected(world: World, devices: list[Device], places: list[Place], conversation_id: UUID) -> None:
     here = [device for device in devices if device.conversation_id == conversation_id and device.connected]
-    also = [place for place in places if place.conversation_id == conversation_id and place.connected]
+    members = world.members(conversation_id)  # a session that stalls has not read yet that it was removed
+    also = [p for p in places if p.conversation_id == conversation_id and p.connected and p.user.id in members]
     world.history.add(
         "connected",
         users=sorted({str(device.user.id) for device in (*here, *also)}),
         connections=[device.number for device in here],
     )
-
-
-def main() -> int:
-    """Runs seeds, one after the other, until one fails."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--start", type=int, default=1)
-    parser.add_argument("--trace", action="store_true", help="print everything that happened")
-    parser.add_argument("--go-on", action="store_true", help="also after a seed that failed")
-    parser.add_argument("--sessions", action="store_true", help="with session connections, too")
-    options = parser.parse_args()
-    counters: Counter[str] = Counter()
-    began = time.perf_counter()
-    failed = []
-    for seed in range(options.start, options.start + options.seeds):
-        result = simulate(seed, with_sessions=options.sessions)
-        counters += result.history.counters
-        if options.trace:
-            print(result.history.tail(10**9))
-            print(f"seed {seed}: trace {result.history.digest()[:16]}")
-        if result.violations:
-            failed.append(seed)
-            print(f"seed {seed}: {result.violations[0]}" if options.go_on else result.report())
-            if not options.go_on:
-                break
-    for name, count in sorted(counters.items()):
-        print(f"{count:8} {name}")
-    ran = seed - options.start + 1
-    print(f"{ran} seeds in {time.perf_counter() - began:.1f} s, {len(failed)} failed {failed[:20]}")
-    missing = [name for name in RARE if not counters[name]] if ran >= 100 else []
-    if missing:
-        print(f"never happened: {missing}")
-    return 1 if failed or missing else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,7 @@ import trio_websocket
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from pulse_trio.store.base import User
-from tests.simulation.clients import HANDSHAKE_TIMEOUT, RESEND_AFTER, Device
+from tests.simulation.clients import HANDSHAKE_TIMEOUT, RESEND_AFTER, Device, lease
 from tests.simulation.streams import End
 from tests.simulation.world import World, quietly_closed
 
@@ -24,10 +24,14 @@ LOOK_AGAIN = 4.0  # virtual seconds after which a device asks over REST which co
 class Place(Device):
     """A session's device in one conversation."""
 
-    is_open = False
-    resumed = 0  # the session whose `resume` named it
+    def __init__(self, world: World, name: str, user: User, conversation_id: UUID, device: "SessionDevice") -> None:
+        super().__init__(world, name, user, conversation_id)
+        self.is_open = False
+        self.told_removed = 0  # the session that said last that it was removed
+        self.resumed = 0  # the session whose `resume` named it
+        self._device = device
 
-    def open(self, after: int | None, session: int) -> None:
+    def open(self, after: int | None, session: int, expires: float) -> None:
         """From here on the history has its frames; `session` is the number of the session's connection."""
         self.number = self._world.next_number()
         self.is_open = self.connected = True
@@ -36,7 +40,11 @@ class Place(Device):
             is_replayed = self.resumed == session
         else:
             is_replayed, self.resumed = False, session
-        self._note("open", self.number, after=after, session=session, is_replayed=is_replayed)
+        self._note("open", self.number, after=after, session=session, is_replayed=is_replayed, expires=expires)
+
+    def renew(self, expires: float) -> None:
+        if self.is_open:
+            self._note("renewed", self.number, expires=expires)
 
     def close(self) -> None:
         if self.is_open:
@@ -55,6 +63,9 @@ class Place(Device):
         for client_id, content in list(self.pending.items()):
             await self._send(ws, 0, client_id, content)
 
+    async def _renew(self, ws: WebSocketConnection) -> None:
+        await self._device.renew(ws)
+
     async def _put(self, ws: WebSocketConnection, number: int, frame: dict[str, str]) -> None:
         if self.is_open:
             self._note("sent", self.number, frame=frame)
@@ -67,8 +78,12 @@ class SessionDevice:
     def __init__(self, world: World, name: str, user: User, conversations: list[UUID]) -> None:
         self.user = user
         self.must_end = False
-        self.places = {str(key): Place(world, f"{name}.{place}", user, key) for place, key in enumerate(conversations)}
+        self.name = name
+        self.places = {
+            str(key): Place(world, f"{name}.{place}", user, key, self) for place, key in enumerate(conversations)
+        }
         self._world = world
+        self._expires = 0.0
         self._random = world.rand(f"session {name}")
         self._epoch = ""
         self._scope = trio.CancelScope()
@@ -90,7 +105,8 @@ class SessionDevice:
         number, stream = self._world.connect()
         for place in self.places.values():
             place.stalled = False
-        path = f"/api/chat/ws?token={self._world.tokens.issue(self.user)}"
+        token, self._expires = lease(self._world, self.user, self._random)
+        path = f"/api/chat/ws?token={token}"
         self._scope = trio.CancelScope()
         try:
             with self._scope:
@@ -112,6 +128,7 @@ class SessionDevice:
                     nursery, stream, "chat.example", path, message_queue_size=1
                 )
                 frame = json.loads(await ws.get_message())
+            history.add("session", connection=number)
             if frame["type"] != "session":
                 history.add("wrong", what=f"the first frame of a session is {frame}")
             if self._random.random() < 0.3:
@@ -120,8 +137,11 @@ class SessionDevice:
             nursery.start_soon(self._act, ws, number)
             await self._read(ws, number)
         except ConnectionClosed as closed:
-            if closed.reason is not None and closed.reason.code == 4408:
+            code = None if closed.reason is None else closed.reason.code
+            if code == 4408:
                 history.count("a slow session cut")
+            if code == 4401:
+                history.count("the token of a session expired")
         except (HandshakeError, trio.TooSlowError, trio.BrokenResourceError):
             pass
 
@@ -137,7 +157,7 @@ class SessionDevice:
         revs = {}
         for place in self._missing():
             revs[str(place.conversation_id)] = place.cursor
-            place.open(place.cursor, number)
+            place.open(place.cursor, number, self._expires)
         if any(revs.values()):
             self._world.history.count("a session resumed")
         await ws.send_message(json.dumps({"type": "resume", "revs": revs, "epoch": self._epoch or epoch}))
@@ -149,24 +169,41 @@ class SessionDevice:
             while any(place.stalled for place in self.places.values()):  # noqa: ASYNC110  # the virtual clock jumps
                 await trio.sleep(0.5)
             frame = json.loads(await ws.get_message())
+            if frame["type"] == "auth":
+                history.count("the token of a session renewed")
             place = self.places.get(frame.get("conversation_id", ""))
             if place is None:
                 continue  # an answer about no conversation
             if frame["type"] == "conversation_added":
                 history.count("added while connected")
                 if not place.is_open:
-                    place.open(None, number)
+                    place.open(None, number, self._expires)
             elif frame["type"] == "conversation_removed":
                 history.count("removed while connected")
                 place.close()
+                place.told_removed = number
             elif frame["type"] == "error" and frame["code"] == "cannot_resume":
                 history.count("a session told to load afresh")
                 return  # and it comes back
             else:
                 if not place.is_open and frame["type"] != "error":
-                    history.add("unheard", user=str(self.user.id), conversation=frame["conversation_id"], frame=frame)
-                    place.open(None, number)
+                    history.add(
+                        "unheard",
+                        user=str(self.user.id),
+                        conversation=frame["conversation_id"],
+                        frame=frame,
+                        removed_from=place.told_removed,
+                    )
+                    place.open(None, number, self._expires)
                 place.take(frame)
+
+    async def renew(self, ws: WebSocketConnection) -> None:
+        """Sends a new token."""
+        token, expires = lease(self._world, self.user, self._random)
+        self._expires = max(self._expires, expires)  # it may be refused, and then the one before goes on
+        for place in self.places.values():
+            place.renew(self._expires)
+        await ws.send_message(json.dumps({"type": "auth", "token": token}))
 
     async def _act(self, ws: WebSocketConnection, number: int) -> None:
         rand = self._random

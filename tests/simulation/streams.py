@@ -97,12 +97,13 @@ class End(trio.abc.HalfCloseableStream):
         self._outgoing = outgoing
         self._incoming = incoming
         self._closed = False
+        self.gone = False  # it has vanished: nothing of it reaches the other end, not even that
         self._sending = trio._util.ConflictDetector("another task sends")
         self._receiving = trio._util.ConflictDetector("another task receives")
         self.socket = FakeSocket()
 
     def _is_closed(self) -> bool:
-        return self._closed
+        return self._closed or self.gone
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with self._sending:
@@ -130,11 +131,11 @@ class End(trio.abc.HalfCloseableStream):
             self._outgoing.wake()
 
     async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self._closed and not self.gone:
             self._outgoing.ended = True
             self._outgoing.wake()
             self._incoming.cut()
+        self._closed = True
         await trio.lowlevel.checkpoint()
 
 
@@ -152,3 +153,9 @@ class Connection:
         """Both directions break."""
         self._up.cut()
         self._down.cut()
+
+    def vanish(self) -> None:
+        """The client is gone, and the server is not told: what it sends arrives nowhere, until the window is full."""
+        self.client.gone = True
+        self._up.wake()
+        self._down.wake()

@@ -6,18 +6,25 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypercorn.config import Config
 
-from pulse_trio.protocol import encode
+from pulse_trio.edge.auth import Identity
+from pulse_trio.edge.reader import Reader
+from pulse_trio.protocol import ConversationRemovedFrame, encode
 from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.presence import Presence
 from pulse_trio.rooms.room import Room, change_frame
+from pulse_trio.rooms.senders import MemberSender
+from pulse_trio.rooms.session import Session
 from pulse_trio.rooms.writer import Submission, Writer
-from pulse_trio.store.base import Message, NewMessage, StoreUnavailable
+from pulse_trio.store.base import Message, NewMessage, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 from tests.simulation.run import simulate
+from tests.simulation.shrink import promise_of, shrink
 
-SEEDS = 40  # in which each must be found
+SEEDS = 80  # in which each must be found
 
 Patch = pytest.MonkeyPatch
 
@@ -175,21 +182,67 @@ def room_leak(patch: Patch) -> None:
 
 
 def nobody_told_who_left(patch: Patch) -> None:
-    def wrong(self: Room, member: Member) -> None:
-        connection = member.connection
-        if self._members.pop(connection.transport, None) is member:
-            connection.leave()
-            self._keepers -= 1
-            self._connections[connection.user.id] -= 1
-            if not self._connections[connection.user.id]:
-                del self._connections[connection.user.id]
-            self._changed.set()
+    leave = Presence.leave
 
-    patch.setattr(Room, "leave", wrong)
+    def wrong(self: Presence, user: User) -> bool:
+        leave(self, user)
+        return False
+
+    patch.setattr(Presence, "leave", wrong)
 
 
 def connection_not_left(patch: Patch) -> None:
     patch.setattr(Hub, "disconnect", lambda *_: None)
+
+
+def session_stays_in_the_room_after_removal(patch: Patch) -> None:
+    def wrong(self: Session, conversation_id: UUID) -> None:
+        self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
+
+    patch.setattr(Session, "removed", wrong)
+
+
+def resend_of_a_removed_user_answered(patch: Patch) -> None:
+    def wrong(self: MemberSender, message: Message, *, is_news: bool) -> None:
+        if not is_news:
+            self.member.connection.deliver(encode(change_frame(message)))
+
+    patch.setattr(MemberSender, "stored", wrong)
+
+
+def session_resumed_one_too_late(patch: Patch) -> None:
+    resume = Session.resume
+
+    def wrong(self: Session, conversation_id: UUID, rev: int, last_rev: int) -> None:
+        resume(self, conversation_id, min(rev + 1, last_rev), last_rev)
+
+    patch.setattr(Session, "resume", wrong)
+
+
+def session_live_before_it_has_caught_up(patch: Patch) -> None:
+    def wrong(self: Member) -> None:
+        self.is_live = True
+
+    patch.setattr(Member, "start", wrong)
+
+
+def expired_token_kept(patch: Patch) -> None:
+    def wrong(self: Reader, identity: Identity) -> int:
+        return 1
+
+    patch.setattr(Reader, "_lease", wrong)
+    patch.setattr(Reader, "is_expired", lambda _: False)
+
+
+def dead_peer_kept(patch: Patch) -> None:
+    from_toml = Config.from_toml
+
+    def wrong(path: str) -> Config:
+        config = from_toml(path)
+        config.read_timeout = None
+        return config
+
+    patch.setattr(Config, "from_toml", wrong)
 
 
 BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
@@ -207,6 +260,12 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (room_leak, {"nothing leaks"}),
     (nobody_told_who_left, {"presence converges"}),
     (connection_not_left, {"presence converges", "nothing leaks"}),
+    (session_stays_in_the_room_after_removal, {"a removed member gets nothing"}),
+    (resend_of_a_removed_user_answered, {"a removed member gets nothing"}),
+    (session_resumed_one_too_late, {"no gap at resume"}),
+    (session_live_before_it_has_caught_up, {"no gap at resume"}),
+    (expired_token_kept, {"no connection outlives its token"}),
+    (dead_peer_kept, {"nothing leaks"}),
 ]
 
 
@@ -219,3 +278,15 @@ def test_planted_bug_is_named(plant: Callable[[Patch], None], promises: set[str]
         if promises <= named:
             return
     pytest.fail(f"in {SEEDS} seeds only {sorted(named)}")
+
+
+def test_a_failing_run_is_made_smaller(monkeypatch: Patch) -> None:
+    member_not_removed_on_removal(monkeypatch)
+    failed = next(result for seed in range(1, SEEDS) if (result := simulate(seed)).violations)
+    least = shrink(failed)
+    assert promise_of(least) == promise_of(failed)
+    assert {"faults", "restarts"} < least.plan.without, "the bug needs neither"
+    assert "administrators" not in least.plan.without, "nobody would be removed"
+    assert len(least.history.events) < len(failed.history.events)
+    assert simulate(least.seed, least.plan).violations == least.violations
+    assert least.plan.options() in least.report()

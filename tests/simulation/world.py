@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import jwt
 import structlog
 import trio
 from hypercorn.config import Config
@@ -19,7 +20,7 @@ from hypercorn.trio.worker_context import WorkerContext
 
 import pulse_trio.app
 from pulse_trio.app import create_app
-from pulse_trio.edge.auth import Passwords, Tokens
+from pulse_trio.edge.auth import Passwords
 from pulse_trio.edge.hypercorn import GuardedServer, install, wrap
 from pulse_trio.edge.services import Services
 from pulse_trio.ids import IdSource
@@ -29,10 +30,13 @@ from pulse_trio.store.base import NewConversation, User
 from pulse_trio.store.memory import MemoryStore
 from tests.simulation.faults import FaultyStore, row_of
 from tests.simulation.history import History
+from tests.simulation.plan import Plan
 from tests.simulation.streams import Connection, End
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
-LIFETIME_MINUTES = 600
+SECRET = "a key of the simulation: 5b1c8e7d2f90a364"
+LIFETIME = 36_000  # virtual seconds of a token, if it is not to expire
+LETS_GO = 75.0  # virtual seconds in which a client that has vanished is noticed: no ping was answered in 50
 HYPERCORN_TOML = Path(__file__).parents[2] / "hypercorn.toml"
 DOWN_FOR = (0.1, 3.0)  # seconds between a restart's two halves
 
@@ -42,18 +46,19 @@ class World:
 
     Args:
         seed: decides everything.
+        plan: what is left out.
         fault_rate: how often an operation of the store goes wrong during the chaos, 0 to 1.
     """
 
-    def __init__(self, seed: int, fault_rate: float) -> None:
+    def __init__(self, seed: int, plan: Plan, fault_rate: float) -> None:
         self.seed = seed
+        self.plan = plan
         self.history = History()
         self.fault_rate = fault_rate
         self.calm = False
         self._epoch_of_clock = trio.current_time()
         self.settings = Settings(
-            SECRET_KEY="a key of the simulation: 5b1c8e7d2f90a364",
-            ACCESS_TOKEN_EXPIRE_MINUTES=LIFETIME_MINUTES,
+            SECRET_KEY=SECRET,
             PULSE_STORE_TIMEOUT=4,
             PULSE_WRITE_TIMEOUT=6,
             PULSE_PENDING_MESSAGES=8,
@@ -62,11 +67,11 @@ class World:
         ).model_copy(update={"outbox_bytes": 12_000})  # below what is allowed, so that it is reached
         self.data = MemoryStore(epoch="one")
         self.ids = IdSource(self.clock, self.rand("ids").randbytes)
-        self.tokens = Tokens(self.settings, self.clock)
         self.users: list[User] = []
         self.conversations: list[UUID] = []
         self.connections: dict[int, Connection] = {}
         self.serving = 0
+        self._vanished: dict[int, float] = {}  # connection → when
         self.store: FaultyStore | None = None
         self._up = False
         self._nursery: trio.Nursery | None = None
@@ -81,6 +86,12 @@ class World:
     def clock(self) -> datetime:
         """The wall clock of the simulation."""
         return BEGINNING + timedelta(seconds=trio.current_time() - self._epoch_of_clock)
+
+    def token(self, user: User, lifetime: float = LIFETIME) -> tuple[str, float]:
+        """A token for about so many seconds, and when it expires, as the history tells the time."""
+        expires = int(self.clock().timestamp() + lifetime)
+        token = jwt.encode({"sub": str(user.id), "exp": expires}, SECRET, algorithm="HS256")
+        return token, expires - BEGINNING.timestamp()
 
     async def populate(self, users: int, conversations: int) -> None:
         """Users, and groups whose owner is the first of them; the last user is in all of them, too."""
@@ -201,6 +212,11 @@ class World:
         finally:
             self.serving -= 1
             self.connections.pop(number).cut()  # as the system does for a process that ends
+            since = self._vanished.pop(number, None)
+            if since is not None and self._up:
+                self.history.count("a half-open client let go")
+                if trio.current_time() - since > LETS_GO:
+                    self.history.add("leak", what=f"connection {number} stayed after its client had vanished")
 
     def next_number(self) -> int:
         """A number for what the checker takes for a connection."""
@@ -213,12 +229,19 @@ class World:
             self.history.add("cut", connection=number)
             self.connections[number].cut()
 
+    def vanish(self, number: int) -> None:
+        """The client of a connection is gone, and the server hears nothing of it, ever."""
+        if number in self.connections:
+            self.history.add("vanished", connection=number)
+            self._vanished[number] = trio.current_time()
+            self.connections[number].vanish()
+
     async def request(self, user: User, method: str, path: str, body: object = None) -> int:
         """A REST request; its status, or 0 when no answer came."""
         data = b"" if body is None else json.dumps(body).encode()
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: chat.example\r\nConnection: close\r\n"
-            f"Authorization: Bearer {self.tokens.issue(user)}\r\n"
+            f"Authorization: Bearer {self.token(user)[0]}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         )
         answer = b""
