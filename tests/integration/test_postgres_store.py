@@ -269,7 +269,9 @@ async def test_append_whose_connections_are_killed_and_repeated_is_stored_once(d
 
         async def writer() -> None:
             nonlocal failures, writing
-            for _ in range(15):
+            rounds = 0
+            while rounds < 15 or not failures:  # until the killer has caught one: `LIMIT` bounds it
+                rounds += 1
                 batch = [people.message(group, alice) for _ in range(3)]
                 while True:
                     try:
