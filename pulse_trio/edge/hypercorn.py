@@ -7,6 +7,7 @@ is not known here nothing is installed, and a warning says so.
 
 import math
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
@@ -40,7 +41,7 @@ from pulse_trio.edge import heads
 from pulse_trio.edge.frames import FrameSplitter
 from pulse_trio.edge.gate import LINGER, RESERVED_FILES, Gate, Place, allowed_files, error_body, error_headers
 from pulse_trio.edge.guard import FrameGuard, MessageBuffer, TooBig
-from pulse_trio.edge.outlet import StreamOutlet, set_outlet
+from pulse_trio.edge.outlet import ConnectionEnded, StreamOutlet, set_outlet
 from pulse_trio.edge.worker import bind, draining_worker, serve, wrap
 from pulse_trio.errors import ErrorCode, PulseError, leaves
 from pulse_trio.protocol import CloseCode
@@ -49,6 +50,8 @@ from pulse_trio.settings import Settings
 __all__ = ["GuardedServer", "bind", "install", "serve", "wrap"]
 
 KNOWN_VERSIONS: Final = ("0.18.0",)
+PING: Final = b"\x89\x00"  # a frame of WebSocket, without content
+TURN: Final = 16  # messages of one client that are read before others have their turn
 LAST_WRITE: Final = 1.0  # seconds that a write may still take when the server ends
 
 _FLOODING: Final = "too many pings or pieces; reconnect, and send fewer"
@@ -104,6 +107,10 @@ class GuardedServer(TCPServer):
     outlet: StreamOutlet
     place: Place
     websocket: "GuardedStream | None" = None  # of HTTP/1.1, where it has the connection for itself
+    ping_at = math.inf  # on Trio's clock: when the next ping is due
+    _heard_at = 0.0  # when the client sent something last
+    _reading: trio.CancelScope | None = None  # while the socket is waited for
+    _serve: Callable[[], Awaitable[None]] | None = None  # what this task will run in the place of the framework's
     _reader: trio.lowlevel.Task
     _read_out: trio.Event  # set when the client has sent its last
 
@@ -129,14 +136,34 @@ class GuardedServer(TCPServer):
             return
         self._reader = trio.lowlevel.current_task()
         self._read_out = trio.Event()
+        self._heard_at = trio.current_time()
         self.outlet = StreamOutlet(self)
         _server.set(self)
         try:
-            await super().run()
+            try:
+                await super().run()
+            finally:
+                if self._serve is not None:  # the client had gone before: what was set up for it is taken down
+                    await self._serve()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
         except* Exception as group:
             log.warning("a connection failed", errors=[repr(error) for error in leaves(group)])
         finally:
             self.place.leave()
+
+    def carry_on(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Lets this connection's task, which reads from it, run `serve` from now on; see `Outlet.carry_on`."""
+        assert self.websocket is not None
+        self._serve = serve
+        self.websocket.leave_framework()
+        protocol = self.protocol.protocol
+        assert isinstance(protocol, GuardedProtocol)
+        protocol.leave_http()
+        self.wake()
+
+    def wake(self) -> None:
+        """Whoever waits for the socket sees whether there is still something to wait for."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     def _peer(self) -> str | None:
         """The address at the other end. Raises OSError when it has gone."""
@@ -163,51 +190,96 @@ class GuardedServer(TCPServer):
             data: what to write.
             is_frames: they are of no use any more when a close frame has gone before them.
         """
-        is_gone = False
-        async with self.send_lock:
-            data = self.outlet.take() + (b"" if is_frames and self.outlet.is_shut else data)
-            if self.outlet.is_abandoned:  # in the middle of a frame: nothing can follow
-                is_gone = True
-                await trio.aclose_forcefully(self.stream)
-            scope = trio.move_on_after(LAST_WRITE if self.hurried else self.write_timeout, shield=True)
-            self._writes.add(scope)
-            try:
-                with scope:
-                    await self.stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                is_gone = True
-            finally:
-                self._writes.discard(scope)
-            if scope.cancelled_caught:
-                is_gone = True
-                log.info("a client that does not read was cut off")
-                await trio.aclose_forcefully(self.stream)
+        self.outlet.begin_write()
+        try:
+            async with self.send_lock:
+                is_gone = await self._write(data, is_frames=is_frames)
+        finally:
+            self.outlet.end_write()
         if is_gone:
             self.outlet.shut()
             await self.protocol.handle(ConnectionClosed())
 
-    async def _read_data(self) -> None:
-        """As the original, but a WebSocket message that does not come to its end is not waited for."""
-        silence = self.config.read_timeout or math.inf
+    async def _write(self, data: bytes, *, is_frames: bool) -> bool:
+        """Writes, under the lock; returns whether the client has gone."""
+        data = self.outlet.take() + (b"" if is_frames and self.outlet.is_shut else data)
+        if self.outlet.is_abandoned:  # in the middle of a frame: nothing can follow
+            await trio.aclose_forcefully(self.stream)
+            return True
+        scope = trio.move_on_after(LAST_WRITE if self.hurried else self.write_timeout, shield=True)
+        self._writes.add(scope)
         try:
-            while True:
-                begun = math.inf if self.websocket is None else self.websocket.guard.deadline
-                data = None
-                with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
-                    with trio.move_on_at(min(trio.current_time() + silence, begun)):
-                        data = await self.stream.receive_some(MAX_RECV)
-                if data is None:
-                    if self.websocket is not None and trio.current_time() >= begun:
-                        await self.websocket.cut(CloseReason.POLICY_VIOLATION, "a message did not come to its end")
-                    break
-                await self.protocol.handle(RawData(bytes(data)))
-                if not data:
-                    break
+            with scope:
+                await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+        finally:
+            self._writes.discard(scope)
+        if scope.cancelled_caught:
+            log.info("a client that does not read was cut off")
+            await trio.aclose_forcefully(self.stream)
+        return scope.cancelled_caught
+
+    async def _read_data(self) -> None:
+        """As the original, until there is something better to do: serve a WebSocket without the framework."""
+        try:
+            is_open = True
+            while is_open and self._serve is None:
+                is_open = await self.read()
+            if self._serve is not None:
+                serve, self._serve = self._serve, None
+                await serve()
             await self.protocol.handle(ConnectionClosed())
         finally:
             self._read_out.set()
         # There will be no further request: the original keeps the connection until `keep_alive_timeout`.
         await self.idle_task.stop()
+
+    async def read(self) -> bool:
+        """Waits for the client, and handles what it sends; False when nothing more will come.
+
+        A client that is silent for `read_timeout`, or does not bring a message to its end, has gone; it is pinged
+        in between. Returns early when it was woken (`wake`).
+        """
+        websocket = self.websocket
+        begun = math.inf
+        if websocket is not None:
+            if websocket.has_no_taker:
+                await websocket.wait_for_taker()
+                return True
+            begun = websocket.guard.deadline
+        gone_at = self._heard_at + (self.config.read_timeout or math.inf)
+        self._reading = scope = trio.CancelScope(deadline=min(gone_at, begun, self.ping_at))
+        try:
+            with scope:
+                data = bytes(await self.stream.receive_some(MAX_RECV))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return False
+        finally:
+            self._reading = None
+        now = trio.current_time()
+        if not scope.cancelled_caught:
+            self._heard_at = now
+            if websocket is not None and websocket.is_carried:
+                await websocket.take(data)
+            else:
+                await self.protocol.handle(RawData(data))
+            return bool(data)
+        if websocket is not None and now >= begun:
+            await websocket.cut(CloseReason.POLICY_VIOLATION, "a message did not come to its end")
+            return False
+        if now >= gone_at or (websocket is not None and websocket.is_carried and websocket.closed):
+            return False
+        if now >= self.ping_at:
+            await self._ping(now)
+        return True
+
+    async def _ping(self, now: float) -> None:
+        assert self.config.websocket_ping_interval is not None
+        self.ping_at = now + self.config.websocket_ping_interval
+        left = self.outlet.write_now(PING)
+        if left:
+            await self.write(b"" if left > 0 else PING, is_frames=True)
 
     async def _close(self) -> None:
         """As the original, but what the client still sends is read and thrown away for a moment.
@@ -264,6 +336,11 @@ class GuardedProtocol(H11Protocol):
         else:
             await super().handle(event)
 
+    def leave_http(self) -> None:
+        """A WebSocket has the connection for good: what HTTP has kept of it goes."""
+        assert isinstance(self.connection, H11WSConnection)
+        del self.connection.h11_connection
+
     async def _maybe_recycle(self) -> None:
         """As the original, but a connection that is of no more use is closed, whoever is cancelled meanwhile.
 
@@ -306,26 +383,32 @@ class GuardedStream(ws_stream.WSStream):
     settings: ClassVar[Settings]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        self._gone = trio.Event()
+        self._server = _server.get()
+        self._is_gone = False
         self._answering = False
         self._app_ended = False
         self._puts: set[trio.CancelScope] = set()
+        self._messages: deque[str | bytes] | None = None  # what one read brought, once they do not go to ASGI
+        self._taker: trio.Event | None = None
+        self.is_carried = False  # whether the connection's own task serves it
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.guard = FrameGuard(self.settings)
         self._splitter = FrameSplitter(self.settings.max_frame_bytes)
-        self._inlet: trio.MemorySendChannel[str | bytes] | None = None
         self._message = MessageBuffer(self.settings.max_frame_bytes)
+        self._since_turn = 0
 
     @property
     def closed(self) -> bool:
         """Whether nothing more is sent, nor taken."""
-        return self._gone.is_set()
+        return self._is_gone
 
     @closed.setter
     def closed(self, value: bool) -> None:
         if value:
-            self._gone.set()
-            _server.get().outlet.shut()
+            self._is_gone = True
+            self._server.outlet.shut()
+            if self.is_carried:
+                self._server.wake()
 
     async def handle(self, event: Event) -> None:
         """As the original, but with a clear end.
@@ -346,10 +429,10 @@ class GuardedStream(ws_stream.WSStream):
             is_closed = self.state in {ASGIWebsocketState.HTTPCLOSED, ASGIWebsocketState.CLOSED}
             self._end(CloseReason.NORMAL_CLOSURE if is_closed else CloseReason.ABNORMAL_CLOSURE)
         elif isinstance(event, Body | Data):
-            await self._take(event.data)
+            await self.take(event.data)
         else:
             if isinstance(event, Request) and event.http_version == "1.1":
-                _server.get().websocket = self  # over HTTP/2 it shares its connection with others
+                self._server.websocket = self  # over HTTP/2 it shares its connection with others
             await super().handle(event)
             if isinstance(event, Request):
                 if self.app_put is None:  # refused: nobody else will close this
@@ -386,7 +469,7 @@ class GuardedStream(ws_stream.WSStream):
 
     async def _send_wsproto_event(self, event: Any) -> None:
         if isinstance(event, CloseConnection):
-            _server.get().outlet.shut()
+            self._server.outlet.shut()
         await super()._send_wsproto_event(event)
 
     async def app_send(self, message: Any) -> None:
@@ -395,13 +478,17 @@ class GuardedStream(ws_stream.WSStream):
             self._app_ended = True
             for scope in self._puts:
                 scope.cancel()
-        if self.closed:
+            self._taken_over()
+        if self.closed or self.is_carried:
             await trio.lowlevel.checkpoint()
             return
         await super().app_send(message)
 
     async def _accept(self, message: Any) -> None:
         self._answering = True
+        interval = self.config.websocket_ping_interval
+        if interval is not None and self._server.websocket is self:
+            self._server.ping_at = trio.current_time() + interval
         await super()._accept(message)
 
     async def _send_rejection(self, message: Any) -> None:
@@ -426,15 +513,15 @@ class GuardedStream(ws_stream.WSStream):
         await self.config.log.access(self.scope, answer, time.time() - self.start_time)
 
     async def _send_pings(self) -> None:
-        """As the original, but it ends with the connection, which would otherwise stay until the next ping.
+        """As the original, but only where others share the connection: else its own task pings it.
 
-        And the first one comes after the interval: at once it would get in the way of the first frames.
+        And it ends with the WebSocket, and the first one comes after the interval: at once it would get in the way of
+        the first frames.
         """
         interval = self.config.websocket_ping_interval
         assert interval is not None
-        while True:
-            with trio.move_on_after(interval):
-                await self._gone.wait()
+        while self._server.websocket is not self:
+            await trio.sleep(interval)
             if self.closed:
                 return
             await self._send_wsproto_event(Ping())
@@ -443,19 +530,74 @@ class GuardedStream(ws_stream.WSStream):
         """Ends a connection that broke a rule: its client is told how, and nothing more is taken from it."""
         self._message.clear()
         await self._send_wsproto_event(CloseConnection(code=code, reason=reason))
-        await self.send(StreamClosed(stream_id=self.stream_id))
+        await self._finish()
 
-    def divert(self) -> trio.MemoryReceiveChannel[str | bytes]:
-        """From now on messages come here, past ASGI and the framework, which spends three tasks on each.
+    async def close(self, code: int, reason: str) -> None:
+        """Sends a close frame."""
+        self.state = ASGIWebsocketState.CLOSED
+        await self._send_wsproto_event(CloseConnection(code=code, reason=reason))
+
+    async def _finish(self) -> None:
+        """It has come to its end; whoever serves it ends first, and then the connection."""
+        if self.is_carried:
+            self.closed = True
+        else:
+            await self.send(StreamClosed(stream_id=self.stream_id))
+
+    # --- past the framework ---
+
+    def divert(self) -> Callable[[], Awaitable[str | bytes]]:
+        """From now on messages are taken here, past ASGI and the framework, which spends three tasks on each.
 
         Before the handshake is answered: no message is on the other way.
         """
-        # As many as Hypercorn lets wait for an application: then nothing more is read from the client.
-        self._inlet, messages = trio.open_memory_channel[str | bytes](self.config.max_app_queue_size)
-        self._inlet_put = self._releasing(self._inlet.send)
-        return messages
+        self._messages = deque()
+        return self._next_message
 
-    async def _take(self, data: bytes) -> None:
+    def leave_framework(self) -> None:
+        """The connection's own task serves it from now on; what was kept for the framework goes."""
+        self.is_carried = True
+        self.app_put = None
+        self.scope = {}  # type: ignore[typeddict-item]
+        self.handshake.subprotocols = None
+        self._taken_over()
+
+    @property
+    def has_no_taker(self) -> bool:
+        """Whether there are messages that nobody takes yet: then no more are read."""
+        return bool(self._messages) and not (self.is_carried or self._app_ended)
+
+    async def wait_for_taker(self) -> None:
+        """Returns when somebody takes messages, or nobody ever will."""
+        self._taker = trio.Event()
+        await self._taker.wait()
+
+    def _taken_over(self) -> None:
+        if self._taker is not None:
+            self._taker.set()
+            self._taker = None
+
+    async def _next_message(self) -> str | bytes:
+        """The client's next message: for the connection's own task.
+
+        Raises:
+            ConnectionEnded: no more will come.
+        """
+        messages = self._messages
+        assert messages is not None
+        if messages and self._since_turn < TURN:  # of one read, which may bring thousands
+            self._since_turn += 1
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._since_turn = 0
+            if messages:
+                await trio.lowlevel.checkpoint()
+        while not messages:
+            if self.closed or not await self._server.read():
+                raise ConnectionEnded
+        return messages.popleft()
+
+    async def take(self, data: bytes) -> None:
         """Takes what one read brought: whole texts at once, all else through the parser that knows every rule.
 
         As the original, but a connection that broke the rules is told how and then closed (RFC 6455,
@@ -467,6 +609,11 @@ class GuardedStream(ws_stream.WSStream):
             if isinstance(item, str):
                 frames += 1
                 if not await self._put(item):
+                    return
+            elif item is None:
+                frames += 1
+                if not self.guard.take():
+                    await self.cut(CloseCode.FLOODING, _FLOODING)
                     return
             else:
                 self.connection.receive_data(item)
@@ -484,11 +631,8 @@ class GuardedStream(ws_stream.WSStream):
         if self.connection.state is not ConnectionState.OPEN and not self.guard.take():
             await self.cut(CloseCode.FLOODING, _FLOODING)
             return False
-        if self._inlet is not None:
-            try:
-                self._inlet.send_nowait(message)
-            except trio.WouldBlock:
-                await self._inlet_put(message)
+        if self._messages is not None:
+            self._messages.append(message)
         else:
             is_text = isinstance(message, str)
             assert self.app_put is not None
@@ -508,7 +652,7 @@ class GuardedStream(ws_stream.WSStream):
                 await self._send_wsproto_event(event.response())
             elif self.connection.state is ConnectionState.OPEN:
                 await self._send_wsproto_event(CloseConnection(code=event.code, reason=event.reason))
-            await self.send(StreamClosed(stream_id=self.stream_id))
+            await self._finish()
             return False
         is_message = isinstance(event, Message) and event.message_finished
         if not is_message and not self.guard.take():
