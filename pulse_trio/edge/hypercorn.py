@@ -7,7 +7,6 @@ is not known here nothing is installed, and a warning says so.
 
 import math
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
@@ -32,7 +31,7 @@ from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.utils import parse_socket_addr
-from wsproto.connection import ConnectionState
+from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
 from wsproto.handshake import WEBSOCKET_VERSION
@@ -89,7 +88,7 @@ def install(
     worker = partial(draining_worker, stop=stop, guard=guard, hurry=GuardedServer.hurry)
     hypercorn.trio.run.worker_serve = worker
     hypercorn.protocol.H11Protocol = GuardedProtocol  # type: ignore[attr-defined]
-    hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[attr-defined]
+    hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.WSStream = GuardedStream  # type: ignore[attr-defined]
     hypercorn.protocol.h2.WSStream = GuardedStream  # type: ignore[attr-defined]
     ws_stream.Handshake = PlainHandshake  # type: ignore[misc]
@@ -104,15 +103,20 @@ class GuardedServer(TCPServer):
     hurried: ClassVar[bool] = False
     _writes: ClassVar[set[trio.CancelScope]] = set()  # those under way, of all connections
 
+    __slots__ = ("_heard_at", "_read_out", "_reader", "_reading", "_serve", "outlet", "ping_at", "place", "websocket")
+
     outlet: StreamOutlet
     place: Place
-    websocket: "GuardedStream | None" = None  # of HTTP/1.1, where it has the connection for itself
-    ping_at = math.inf  # on Trio's clock: when the next ping is due
-    _heard_at = 0.0  # when the client sent something last
-    _reading: trio.CancelScope | None = None  # while the socket is waited for
-    _serve: Callable[[], Awaitable[None]] | None = None  # what this task will run in the place of the framework's
     _reader: trio.lowlevel.Task
     _read_out: trio.Event  # set when the client has sent its last
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.websocket: GuardedStream | None = None  # of HTTP/1.1, where it has the connection for itself
+        self.ping_at = math.inf  # on Trio's clock: when the next ping is due
+        self._heard_at = trio.current_time()  # when the client sent something last
+        self._reading: trio.CancelScope | None = None  # while the socket is waited for
+        self._serve: Callable[[], Awaitable[None]] | None = None  # what this task does in place of the framework's
 
     @classmethod
     def hurry(cls) -> None:
@@ -136,15 +140,14 @@ class GuardedServer(TCPServer):
             return
         self._reader = trio.lowlevel.current_task()
         self._read_out = trio.Event()
-        self._heard_at = trio.current_time()
         self.outlet = StreamOutlet(self)
         _server.set(self)
         try:
             try:
                 await super().run()
             finally:
-                if self._serve is not None:  # the client had gone before: what was set up for it is taken down
-                    await self._serve()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
+                # The client may have gone before: what was set up for it is taken down.
+                await self._carry_on()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
         except* Exception as group:
             log.warning("a connection failed", errors=[repr(error) for error in leaves(group)])
         finally:
@@ -159,6 +162,12 @@ class GuardedServer(TCPServer):
         assert isinstance(protocol, GuardedProtocol)
         protocol.leave_http()
         self.wake()
+
+    async def _carry_on(self) -> None:
+        if self._serve is not None:
+            serving = self._serve()
+            self._serve = None
+            await serving
 
     def wake(self) -> None:
         """Whoever waits for the socket sees whether there is still something to wait for."""
@@ -226,9 +235,7 @@ class GuardedServer(TCPServer):
             is_open = True
             while is_open and self._serve is None:
                 is_open = await self.read()
-            if self._serve is not None:
-                serve, self._serve = self._serve, None
-                await serve()
+            await self._carry_on()
             await self.protocol.handle(ConnectionClosed())
         finally:
             self._read_out.set()
@@ -380,6 +387,24 @@ class PlainHandshake(ws_stream.Handshake):
 class GuardedStream(ws_stream.WSStream):
     """A WebSocket that ends when it is told to, and says why."""
 
+    __slots__ = (
+        "_answering",
+        "_app_ended",
+        "_has_parsed",
+        "_is_gone",
+        "_message",
+        "_messages",
+        "_parser",
+        "_puts",
+        "_server",
+        "_since_turn",
+        "_splitter",
+        "_taken",
+        "_taker",
+        "guard",
+        "is_carried",
+    )
+
     settings: ClassVar[Settings]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -388,7 +413,10 @@ class GuardedStream(ws_stream.WSStream):
         self._answering = False
         self._app_ended = False
         self._puts: set[trio.CancelScope] = set()
-        self._messages: deque[str | bytes] | None = None  # what one read brought, once they do not go to ASGI
+        self._messages: list[str | bytes] | None = None  # what one read brought, once they do not go to ASGI
+        self._taken = 0  # of those
+        self._parser: Connection | None = None
+        self._has_parsed = False  # whether it may be in the middle of something
         self._taker: trio.Event | None = None
         self.is_carried = False  # whether the connection's own task serves it
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
@@ -396,6 +424,17 @@ class GuardedStream(ws_stream.WSStream):
         self._splitter = FrameSplitter(self.settings.max_frame_bytes)
         self._message = MessageBuffer(self.settings.max_frame_bytes)
         self._since_turn = 0
+
+    @property
+    def connection(self) -> Connection:
+        """The parser that knows every rule: there when it is needed, which for most connections is at their end."""
+        if self._parser is None:
+            self._parser = Connection(ConnectionType.SERVER)
+        return self._parser
+
+    @connection.setter
+    def connection(self, value: Connection) -> None:
+        self._parser = value
 
     @property
     def closed(self) -> bool:
@@ -551,7 +590,7 @@ class GuardedStream(ws_stream.WSStream):
 
         Before the handshake is answered: no message is on the other way.
         """
-        self._messages = deque()
+        self._messages = []
         return self._next_message
 
     def leave_framework(self) -> None:
@@ -560,6 +599,8 @@ class GuardedStream(ws_stream.WSStream):
         self.app_put = None
         self.scope = {}  # type: ignore[typeddict-item]
         self.handshake.subprotocols = None
+        if not self._has_parsed:
+            self._parser = None
         self._taken_over()
 
     @property
@@ -595,7 +636,12 @@ class GuardedStream(ws_stream.WSStream):
         while not messages:
             if self.closed or not await self._server.read():
                 raise ConnectionEnded
-        return messages.popleft()
+        message = messages[self._taken]
+        self._taken += 1
+        if self._taken == len(messages):
+            messages.clear()
+            self._taken = 0
+        return message
 
     async def take(self, data: bytes) -> None:
         """Takes what one read brought: whole texts at once, all else through the parser that knows every rule.
@@ -616,6 +662,7 @@ class GuardedStream(ws_stream.WSStream):
                     await self.cut(CloseCode.FLOODING, _FLOODING)
                     return
             else:
+                self._has_parsed = True
                 self.connection.receive_data(item)
                 for event in self.connection.events():
                     frames += 1
@@ -628,7 +675,8 @@ class GuardedStream(ws_stream.WSStream):
         """Hands a message to the application; False when the connection has come to its end."""
         self.guard.end_message()
         # After our close frame nobody else counts messages.
-        if self.connection.state is not ConnectionState.OPEN and not self.guard.take():
+        is_closing = self._parser is not None and self._parser.state is not ConnectionState.OPEN
+        if is_closing and not self.guard.take():
             await self.cut(CloseCode.FLOODING, _FLOODING)
             return False
         if self._messages is not None:

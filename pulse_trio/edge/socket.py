@@ -1,7 +1,7 @@
 """The WebSocket routes: authenticate, join, always receive, say why when it ends, leave."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from quart import Blueprint, Response, websocket
 from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity
-from pulse_trio.edge.handshake import chosen_subprotocol, identify, not_a_member, refusal, resume_point
+from pulse_trio.edge.handshake import ResumePoint, chosen_subprotocol, identify, not_a_member, refusal, resume_point
 from pulse_trio.edge.outlet import ConnectionEnded, current_outlet
 from pulse_trio.edge.reader import MemberReader, Reader, Receive, SessionReader
 from pulse_trio.edge.services import Services, services
@@ -24,7 +24,7 @@ from pulse_trio.protocol import (
     error_frame,
 )
 from pulse_trio.rooms.connection import CLOSE_TIMEOUT
-from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.hub import JoinTicket
 from pulse_trio.store.base import NotAMember, StoreError
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
@@ -39,16 +39,20 @@ async def session_socket() -> Response | None:
         try:
             parts = _parts()
             identity = await identify(parts, None)
-            held.enter_context(parts.limits.connections.hold(identity.user.id))
+            place = parts.limits.connections.hold(identity.user.id)
+            held.push(place)
         except (PulseError, StoreError) as error:
             return refusal(error)
         transport = await _accept()
-        await transport.serve(partial(_serve_session, parts, transport, identity, held.pop_all()))
+        held.pop_all()  # whoever serves the connection gives it up
+    await transport.serve(partial(_serve_session, parts, transport, identity, place))
     return None
 
 
-async def _serve_session(parts: Services, transport: "_Transport", identity: Identity, held: ExitStack) -> None:
-    with held:
+async def _serve_session(
+    parts: Services, transport: "_Transport", identity: Identity, place: AbstractContextManager[object]
+) -> None:
+    with place:
         scope = trio.CancelScope()
         try:
             session = await parts.hub.open_session(identity.user, transport, on_ended=scope.cancel)
@@ -56,34 +60,31 @@ async def _serve_session(parts: Services, transport: "_Transport", identity: Ide
             await transport.close(CloseCode.INTERNAL_ERROR, "the conversations cannot be looked up; reconnect")
             return
         reader = SessionReader(parts, session, transport.receive, scope, identity)
-        await _serve(reader, leave=lambda: parts.hub.close_session(session))
+        await _serve(reader, leave=partial(parts.hub.close_session, session))
 
 
 @sockets.websocket("/<conversation_id>")
 async def conversation_socket(conversation_id: str) -> Response | None:
     """One conversation on one connection."""
-    with ExitStack() as held, ExitStack() as joining:
+    with ExitStack() as held:
         try:
             parts = _parts()
             key = parse_uuid(conversation_id)
             identity = await identify(parts, key)
-            after_rev = resume_point()
-            held.enter_context(parts.limits.connections.hold(identity.user.id))
+            point = resume_point()
+            place = parts.limits.connections.hold(identity.user.id)
+            held.push(place)
             if key is None:
                 raise not_a_member()
-            ticket = joining.enter_context(parts.hub.joining(key, identity.user.id))
+            ticket = parts.hub.joining(key, identity.user.id)
+            held.push(ticket)
             if not await parts.store.is_member(key, identity.user.id):
                 raise not_a_member()
         except (PulseError, StoreError) as error:
             return refusal(error)
-        connect = partial(
-            parts.hub.connect, key, identity.user, ticket=ticket, after_rev=after_rev, epoch=websocket.args.get("epoch")
-        )
         transport = await _accept()
-        serve = partial(
-            _serve_conversation, parts, transport, identity, key, connect, joining.pop_all(), held.pop_all()
-        )
-        await transport.serve(serve)
+        held.pop_all()  # whoever serves the connection gives them up
+    await transport.serve(partial(_serve_conversation, parts, transport, identity, key, point, place, ticket))
     return None
 
 
@@ -92,27 +93,36 @@ async def _serve_conversation(
     transport: "_Transport",
     identity: Identity,
     key: UUID,
-    connect: Callable[..., Awaitable[Member]],
-    joining: ExitStack,
-    held: ExitStack,
+    point: ResumePoint,
+    place: AbstractContextManager[object],
+    ticket: JoinTicket,
 ) -> None:
+    user = identity.user
     scope = trio.CancelScope()
-    with held:
-        with joining:
-            try:
-                member = await connect(websocket=transport, on_ended=scope.cancel)
-            except NotAMember:
-                await transport.close(CloseCode.REMOVED, "removed from the conversation")
-                return
-            except PulseError as error:
-                await transport.send([encode(error_frame(error))])
-                await transport.close(CloseCode.CANNOT_RESUME, error.message)
-                return
-            except StoreError:
-                await transport.close(CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
-                return
+    with place:
+        try:
+            with ticket:
+                member = await parts.hub.connect(
+                    key,
+                    user,
+                    transport,
+                    ticket=ticket,
+                    on_ended=scope.cancel,
+                    after_rev=point.after_rev,
+                    epoch=point.epoch,
+                )
+        except NotAMember:
+            await transport.close(CloseCode.REMOVED, "removed from the conversation")
+            return
+        except PulseError as error:
+            await transport.send([encode(error_frame(error))])
+            await transport.close(CloseCode.CANNOT_RESUME, error.message)
+            return
+        except StoreError:
+            await transport.close(CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
+            return
         reader = MemberReader(parts, member, transport.receive, scope, identity)
-        await _serve(reader, leave=lambda: parts.hub.disconnect(key, identity.user.id, transport))
+        await _serve(reader, leave=partial(parts.hub.disconnect, key, user.id, transport))
 
 
 def _parts() -> Services:
