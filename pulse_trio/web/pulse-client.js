@@ -5,9 +5,9 @@
  * An ES module without dependencies, for browsers and for Node.js from version 20. docs/javascript.md shows how to use
  * it; docs/protocol.md is what it speaks.
  *
- * From the bottom up: `Timers`; `Link`, one WebSocket from its handshake to its end; `Knowledge`, which changes of which
- * conversation have reached the page; `Outbox`, the messages that are not acknowledged yet; `PulseClient`, which holds
- * them together.
+ * From the bottom up: `Timers`; `Link`, one WebSocket from its handshake to its end; `Knowledge`, which changes of
+ * which conversation have reached the page; `Outbox`, the messages that are not acknowledged yet; `PulseClient`, which
+ * holds them together.
  */
 
 /**
@@ -27,8 +27,8 @@
  * @property {string | null} [token] A token from an earlier `login`, or of your identity provider.
  * @property {PendingMessage[]} [pending] Messages that an earlier client's `pending` had; sent first.
  * @property {number} [maxPending] Most messages that may be unacknowledged at a time. Default: 1,000.
- * @property {number} [storeSeconds] How long a message that the server cannot store is sent again, in seconds, before its
- *   promise is rejected with `not_stored`. Default: 120.
+ * @property {number} [storeSeconds] How long a message that the server cannot store is sent again, in seconds, before
+ *   its promise is rejected with `not_stored`. Default: 120.
  * @property {number} [answerSeconds] A message without an answer for so long is sent again. Default: 30.
  * @property {number} [requestSeconds] How long a REST request may take. Default: 30.
  * @property {number} [connectSeconds] How long connecting may take. Default: 15.
@@ -41,7 +41,8 @@
  * @property {() => number} [random] For tests: 0 to less than 1.
  * @property {Surroundings | null} [window] For tests; default: the global one, if there is one.
  *
- * @typedef {{state: "connecting" | "online" | "waiting" | "offline" | "closed", retryAt?: number, reason?: string}} State
+ * @typedef {{state: "connecting" | "online" | "waiting" | "offline" | "closed", retryAt?: number,
+ *   reason?: string}} State
  *   How the connection is. `retryAt`: when it is tried again, in milliseconds since the epoch.
  *
  * @typedef {{id: string, username: string}} User
@@ -69,7 +70,7 @@ const PACE_MOST = SECOND;
 const TYPING_INTERVAL = 2 * SECOND; // more often tells nobody more
 const AHEAD_MOST = 2_000; // messages of one conversation that are remembered beyond its rev
 
-/** What was refused, or failed. `code` is for programs: those of docs/rest.md and docs/protocol.md, and a few of its own. */
+/** What was refused, or failed. `code` is for programs: those of the service, and a few of its own. */
 export class PulseError extends Error {
   /**
    * @param {string} code One of the service, or `network` (no answer), `bad_answer`, `queue_full`, `other_user`.
@@ -253,8 +254,8 @@ class Link {
 /**
  * Which changes of which conversation have reached the page.
  *
- * Of each conversation there is one number, `rev`: every change up to it has reached the page, by a frame or inside what
- * it loaded. It is where the conversation is resumed, so it must never be too high (something would be missed), and had
+ * Of each conversation there is one number, `rev`: every change up to it has reached the page, by a frame or inside
+ * what it loaded. It is where the conversation is resumed, so it must never be too high (something would be missed), and had
  * better not be too low (something would be sent again). What moves it:
  *
  * - A frame: they come in order, without a gap, from the beginning of the session or from where it was resumed.
@@ -357,7 +358,8 @@ class Knowledge {
    * @param {number} most
    */
   resume(most) {
-    const all = [...this.#conversations].sort(([, a], [, b]) => Number(a.activeAt < b.activeAt) - Number(a.activeAt > b.activeAt));
+    const all = [...this.#conversations];
+    all.sort(([, a], [, b]) => (a.activeAt < b.activeAt ? 1 : a.activeAt > b.activeAt ? -1 : 0));
     /** @type {Record<string, number>} */
     const revs = {};
     /** @type {string[]} */
@@ -973,8 +975,8 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * A page of the history, newest first: the newest, those before a message, or the oldest after one. What came as frames
-   * while it was under way is worked in.
+   * A page of the history, newest first: the newest, those before a message, or the oldest after one. What came as
+   * frames while it was under way is worked in.
    * @param {string} id
    * @param {{beforeSeq?: number, afterSeq?: number, limit?: number}} [page]
    * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number}>}
@@ -1068,7 +1070,7 @@ export class PulseClient extends EventTarget {
    * Sends a message, now or as soon as there is a connection, until it is acknowledged or refused.
    * @param {string} conversationId
    * @param {string} content
-   * @param {{clientId?: string}} [options] `clientId`: one that the page has made; the same message sent again has the same.
+   * @param {{clientId?: string}} [options] `clientId`: the page's own, 1 to 64 characters; a resend has the same.
    * @returns {Promise<Frame>} The message's own frame: it is stored, and where it stands is its `seq`.
    */
   send(conversationId, content, { clientId = newClientId() } = {}) {
@@ -1443,9 +1445,9 @@ export class PulseClient extends EventTarget {
   // --- REST ---
 
   /**
-   * Loads something that is to fit to what the session sends. If a session began meanwhile, and does not go on where the
-   * page was, the answer may be older than that session, and what changed between would be missed: asked again. How often
-   * sessions begin is bounded by the backoff.
+   * Loads something that is to fit to what the session sends. If a session began meanwhile, and does not go on where
+   * the page was, the answer may be older than that session, and what changed between would be missed: asked again. How
+   * often sessions begin is bounded by the backoff.
    * @param {() => Promise<any>} request
    * @param {() => boolean} isCovered Whether the session goes on where the page was.
    */
@@ -1477,7 +1479,8 @@ export class PulseClient extends EventTarget {
   async #request(method, path, options = {}) {
     const token = options.token === undefined ? this.#token : options.token;
     const query = Object.entries(options.query ?? {}).filter(([, value]) => value !== undefined);
-    const search = query.length > 0 ? `?${new URLSearchParams(query.map(([name, value]) => [name, String(value)]))}` : "";
+    const pairs = query.map(([name, value]) => [name, String(value)]);
+    const search = pairs.length > 0 ? `?${new URLSearchParams(pairs)}` : "";
     /** @type {Record<string, string>} */
     const headers = {};
     if (token) headers.Authorization = `Bearer ${token}`;
