@@ -24,10 +24,21 @@ CLIENT = ROOT / "pulse_trio" / "web" / "pulse-client.js"
 JS = ROOT / "tests" / "js"
 
 
+def node_20(*, with_websocket: bool = True) -> list[str]:
+    """How to run JavaScript with the client."""
+    command = (
+        node() if with_websocket else [shutil.which("node") or pytest.skip("no Node.js here: apt-get install nodejs")]
+    )
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.removeprefix("v").partition(".")[0]) < 20:
+        pytest.skip(f"the JavaScript client needs Node.js 20 or newer; this is {version}")
+    return command
+
+
 @asynccontextmanager
 async def part(name: str, server: Server, **environment: str) -> AsyncIterator[Running]:
     """Runs a part of tests/js/against_server.mjs for the length of the block."""
-    command = [*node(), str(JS / "against_server.mjs"), name]
+    command = [*node_20(), str(JS / "against_server.mjs"), name]
     env = {**os.environ, "PULSE_URL": server.base_url, **environment}
     async with trio.open_nursery() as nursery:
         start = partial(
@@ -50,14 +61,12 @@ def token_for(user_id: str, seconds: float, **claims: float) -> str:
 
 
 async def test_its_own_tests() -> None:
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("no Node.js here: apt-get install nodejs node-ws")
+    command = node_20(with_websocket=False)
     files = [str(file) for file in sorted(JS.glob("*.test.mjs"))]
     assert files
     with trio.fail_after(120):
         result = await trio.run_process(
-            [found, "--test", *files], capture_stdout=True, stderr=subprocess.STDOUT, check=False
+            [*command, "--test", *files], capture_stdout=True, stderr=subprocess.STDOUT, check=False
         )
     assert result.returncode == 0, result.stdout.decode()
     passed = re.search(r"^\S+ pass (\d+)$", result.stdout.decode(), re.MULTILINE)
@@ -130,7 +139,7 @@ Object.defineProperty(globalThis, "sessionStorage", { value: storage() });
 
 
 async def test_the_code_of_its_document_works_as_written(server: Server) -> None:
-    command = node()
+    command = node_20()
     blocks = re.findall(r"```javascript\n(.*?)```", (ROOT / "docs" / "javascript.md").read_text(), re.DOTALL)
     assert len(blocks) == 3
     assert len(blocks[0].strip().splitlines()) <= 10
