@@ -406,6 +406,14 @@ class Settings(BaseSettings):
         description="Most conversations in a `resume`.",
     )
 
+    watched_users: int = Field(
+        500,
+        ge=1,
+        le=5_000,
+        validation_alias="PULSE_WATCHED_USERS",
+        description="Most users in a `watch` of a session connection.",
+    )
+
     # --- database ---
     pool_min: int = Field(
         2,
