@@ -218,7 +218,9 @@ class MemoryStore:
 
     async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
         await trio.lowlevel.checkpoint()
-        mine = [conversation.members for conversation in self._conversations.values() if user_id in conversation.members]
+        mine = [
+            conversation.members for conversation in self._conversations.values() if user_id in conversation.members
+        ]
         return {
             other_id: self._accounts[other_id].last_seen_at
             for other_id in among

@@ -63,9 +63,7 @@ class Conversations(Connected):
                 await _insert_members(connection, new.id, new.member_ids, new.created_at)
                 cursor = await connection.execute(_CONVERSATION + "WHERE c.id = %s", (new.owner_id, new.id))
             else:
-                cursor = await connection.execute(
-                    _CONVERSATION + "WHERE c.direct_key = %s", (new.owner_id, direct_key)
-                )
+                cursor = await connection.execute(_CONVERSATION + "WHERE c.direct_key = %s", (new.owner_id, direct_key))
             row = await cursor.fetchone()
             assert row is not None
             return _conversation(row), created
