@@ -214,6 +214,7 @@ class Limits:
             "renewals of tokens", settings.renewals_per_user / HOUR, max(1, settings.renewals_per_user)
         )
         self.edits = Changes("edits and deletions", settings.edits_per_second, settings.edits_burst)
+        self.reads = Changes("read positions", settings.edits_per_second, settings.edits_burst)
         self.groups = Changes(
             "changes of conversations", settings.group_changes_per_second, settings.group_changes_burst
         )
