@@ -198,7 +198,7 @@ class GuardedServer(TCPServer):
                         data = await self.stream.receive_some(MAX_RECV)
                 if data is None:
                     if self.websocket is not None and trio.current_time() >= begun:
-                        await self.websocket.cut(CloseReason.POLICY_VIOLATION, "a message did not come to its end")
+                        await self.websocket.cut(CloseCode.UNFINISHED, "a message did not come to its end")
                     break
                 await self.protocol.handle(RawData(bytes(data)))
                 if not data:
