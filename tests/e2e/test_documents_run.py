@@ -23,8 +23,22 @@ CLIENT = ROOT / "pulse_trio" / "web" / "pulse-client.js"
 PAUSES = {
     "sh": "read -r _\n",
     "python": "input()\n",
-    "javascript": 'await new Promise((go) => process.stdin.once("data", go)); process.stdin.pause();\n',
+    "javascript": "await standardInput.next();\n",
 }
+# What a page of the service has and Node.js has not, and what `PAUSES` needs.
+PAGE = """
+import { createInterface } from "node:readline";
+const standardInput = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+for (const name of ["sessionStorage", "localStorage"]) {
+  const items = new Map();
+  const value = {
+    getItem: (key) => items.get(key) ?? null,
+    setItem: (key, text) => { items.set(key, String(text)); },
+    removeItem: (key) => { items.delete(key); },
+  };
+  Object.defineProperty(globalThis, name, { value, configurable: true });
+}
+"""
 
 
 def by_place(block: Block) -> str:
@@ -36,6 +50,9 @@ async def test_the_program_does_what_the_document_says(
     program: list[Block], database: str, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     language = program[0].language
+    missing = [name for block in program for name in block.needs if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
     text = PAUSES[language].join(block.text for block in program)
     settings = {"DATABASE_URL": database, "SECRET_KEY": SECRET, "HOME": str(tmp_path)}
     if program[0].how == "server":
@@ -45,11 +62,8 @@ async def test_the_program_does_what_the_document_says(
         for address in ("127.0.0.1:8000", "localhost:8000"):
             text = text.replace(address, f"127.0.0.1:{server.port}")
         text = text.replace('from "/pulse-client.js"', f'from "{CLIENT.as_uri()}"')
-        if language == "javascript":  # as in a page of the service
-            text = f'globalThis.location ??= new URL("{server.base_url}/");\n{text}'
-    missing = [name for block in program for name in block.needs if shutil.which(name) is None]
-    if missing:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+    if language == "javascript":
+        text = PAGE + text
     with trio.fail_after(90):
         async with running(
             *command(language, text, tmp_path),
@@ -62,11 +76,13 @@ async def test_the_program_does_what_the_document_says(
 
 def command(language: str, text: str, folder: Path) -> list[str]:
     """How a program is run."""
-    suffix, start = {
-        "sh": ("sh", ["sh", "-eu"]),
-        "python": ("py", [sys.executable, "-u"]),
-        "javascript": ("mjs", [*node()] if language == "javascript" else []),
-    }[language]
+    match language:
+        case "sh":
+            suffix, start = "sh", ["sh", "-eu"]
+        case "python":
+            suffix, start = "py", [sys.executable, "-u"]
+        case _:
+            suffix, start = "mjs", node()
     file = folder / f"program.{suffix}"
     file.write_text(text)
     return [*start, str(file)]

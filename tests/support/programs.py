@@ -27,8 +27,10 @@ class Running:
     async def wait_line(self, text: str) -> None:
         """Returns when the program prints a line with this text in it."""
         with trio.move_on_after(20):
+            is_running = True
             while not any(text in line for line in self.lines):
-                assert await self._read(), f"the program ended before it said {text!r}; it said: {self.lines}"
+                assert is_running, f"the program ended before it said {text!r}; it said: {self.lines}"
+                is_running = await self._read()
             return
         raise AssertionError(f"the program does not say {text!r}; it said: {self.lines}")
 
