@@ -273,7 +273,7 @@ class GuardedServer(TCPServer):
                 await self.protocol.handle(RawData(data))
             return bool(data)
         if websocket is not None and now >= begun:
-            await websocket.cut(CloseReason.POLICY_VIOLATION, "a message did not come to its end")
+            await websocket.cut(CloseCode.UNFINISHED, "a message did not come to its end")
             return False
         if now >= gone_at or (websocket is not None and websocket.is_carried and websocket.closed):
             return False
