@@ -18,6 +18,15 @@ CALM = 90.0  # virtual seconds in which everything must be well again
 CLOSING = 60.0  # virtual seconds after which nothing may be left of a room or a connection
 RARE = (
     "a retry after an unknown commit",
+    "a resend that was stored already",
+    "a resume over a gap",
+    "a gap was filled",
+    "a room failed",
+    "a kill",
+    "a restart in order",
+    "removal 204",
+    "removal 503",
+    "addition 200",
     "a skipped rev at resume",
     "a slow client cut",
     "a refused message",
