@@ -21,6 +21,7 @@ from tests.simulation.clients import Device
 from tests.simulation.plan import Plan
 from tests.simulation.run import note_leaks, reproducibly, tell
 from tests.simulation.sessions import SessionDevice
+from tests.simulation.test_planted_bugs import off_by_one_at_resume
 from tests.simulation.world import World, deterministic
 
 SEED = 7
@@ -248,3 +249,10 @@ def test_the_promises_hold_whatever_happens_at_any_checkpoint(path: str, event: 
             assert at > LEAST, "so many steps there are at least"
             return
     pytest.fail("it never came to its end")
+
+
+def test_it_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    off_by_one_at_resume(monkeypatch)
+    violations = reproducibly(SEED, Scene("send", "cut bob", LEAST).play)
+    assert violations
+    assert violations[0].startswith("no gap at resume")
