@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar, TypeVarTuple, Unpack
+from typing import TypeVar, TypeVarTuple
 from uuid import UUID
 
 import trio
@@ -77,7 +77,7 @@ def simulate(seed: int, plan: Plan = EVERYTHING) -> Result:
     return reproducibly(seed, _simulate, seed, plan)
 
 
-def reproducibly(seed: int, run: Callable[[Unpack[Arguments]], Awaitable[R]], *arguments: Unpack[Arguments]) -> R:
+def reproducibly(seed: int, run: Callable[[*Arguments], Awaitable[R]], *arguments: *Arguments) -> R:
     """Runs this on a virtual clock, with a schedule that the seed decides."""
     core = trio._core._run
     before = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
