@@ -1,5 +1,6 @@
 """The simulation can fail: bugs are planted in the service, and the checker names the promise that each breaks."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -246,6 +247,14 @@ def dead_peer_kept(patch: Patch) -> None:
     patch.setattr(Config, "from_toml", wrong)
 
 
+def room_that_failed_kept(patch: Patch) -> None:
+    async def wrong(self: Room) -> None:
+        with contextlib.suppress(Exception):
+            await self._writer.run()
+
+    patch.setattr(Room, "_run_writer", wrong)
+
+
 BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (deliver_before_store, {"stored before delivered"}),
     (seq_hole, {"seq has no gap"}),
@@ -267,6 +276,7 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (session_live_before_it_has_caught_up, {"no gap at resume"}),
     (expired_token_kept, {"no connection outlives its token"}),
     (dead_peer_kept, {"nothing leaks"}),
+    (room_that_failed_kept, {"everything ends well"}),
 ]
 
 
