@@ -62,13 +62,14 @@ def test_the_files_of_the_migrations_are_named_for_their_order() -> None:
 
 
 def test_alembic_is_loaded_only_to_migrate(database: str) -> None:
-    """It takes half a second and 30 MB."""
+    """It takes half a second and 20 MB."""
     program = f"""
         import sys, pulse_trio.launch
         pulse_trio.launch.migrate({database!r})
         sys.exit(sorted({{"alembic", "sqlalchemy"}} & set(sys.modules)) or None)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=LIMIT)
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
