@@ -65,7 +65,7 @@ async def test_the_description_has_every_route_of_the_app(server: Server) -> Non
     }
     with trio.fail_after(60):
         described = {(operation.method, operation.path) for operation in await all_operations(server)}
-    documents = {("GET", path) for path in ("/openapi.json", "/docs", "/docs.css", "/docs.js")}
+    documents = {("GET", path) for path in ("/openapi.json", "/asyncapi.json", "/docs", "/docs.css", "/docs.js")}
     assert routes == described | documents
 
 
