@@ -253,6 +253,7 @@ def test_the_promises_hold_whatever_happens_at_any_checkpoint(path: str, event: 
 
 def test_it_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     off_by_one_at_resume(monkeypatch)
-    violations = reproducibly(SEED, Scene("send", "cut bob", LEAST).play)
-    assert violations
+    # Not at every step has he missed something when he comes back.
+    found = (reproducibly(SEED, Scene("send", "cut bob", at).play) for at in range(2 * LEAST, 0, -3))
+    violations = next(filter(None, found))
     assert violations[0].startswith("no gap at resume")
