@@ -208,7 +208,7 @@ class SessionDevice:
                 place.take(frame)
 
     async def _watch(self, ws: WebSocketConnection) -> None:
-        """Watches everybody afresh: first nobody, for whatever comes before the answer to that is of the list before."""
+        """Watches everybody afresh; first nobody, as whatever comes before that answer is of the list before."""
         self.is_told = self._is_watching = False
         await ws.send_message(json.dumps({"type": "watch", "user_ids": []}))
 
