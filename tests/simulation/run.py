@@ -20,6 +20,8 @@ Arguments = TypeVarTuple("Arguments")
 
 CHAOS = (8.0, 25.0)  # virtual seconds
 CALM = 90.0  # virtual seconds in which everything must be well again
+STALL = 20.0  # virtual seconds in which a client goes on that does nothing, or comes back
+SOON = 5.0  # virtual seconds in which everybody is told who came or went
 CLOSING = 60.0  # virtual seconds after which nothing may be left of a room or a connection
 RARE = (
     "a retry after an unknown commit",
@@ -36,6 +38,7 @@ RARE = (
     "a slow client cut",
     "a refused message",
     "a resend",
+    "told who is online",
     "a mark of an unknown seq",
     "a mark behind",
     "a token renewed",
@@ -203,6 +206,9 @@ async def _calm(world: World, devices: list[Device], places: list[Place], sessio
         world.history.add("stuck", what="; ".join(problems))
         return
     world.well = True
+    with trio.move_on_after(STALL):
+        while not all(session.has_asked_anew and session.is_told for session in sessions):  # noqa: ASYNC110  # as above
+            await trio.sleep(0.5)
     await trio.sleep(5)
     for place, conversation_id in enumerate(world.conversations):
         # Somebody comes and goes: whoever missed a frame of presence in the chaos is told anew.
@@ -212,25 +218,37 @@ async def _calm(world: World, devices: list[Device], places: list[Place], sessio
             nursery.start_soon(tell, probe.run, done)
             await trio.sleep(5)
             _note_connected(world, [*devices, probe], places, conversation_id)
-            _note_watched(world, [*devices, probe], sessions)
+            await _note_watched(world, [*devices, probe], sessions)
             probe.end()
             await trio.sleep(5)
         _note_connected(world, devices, places, conversation_id)
-        _note_watched(world, devices, sessions)
+        await _note_watched(world, devices, sessions)
     for device in (*devices, *places):
         if device.connected and device.user.id in world.members(device.conversation_id):
             about = {"user": str(device.user.id), "conversation": str(device.conversation_id)}
             world.history.add("has_read", device=device.name, **about, seq=device.newest, told=device.read_up_to)
 
 
-def _note_watched(world: World, devices: list[Device], sessions: list[SessionDevice]) -> None:
-    everybody = [*devices, *(session for session in sessions if session.connected)]
-    online = sorted({str(each.user.id) for each in everybody if each.connected})
-    for session in sessions:
-        if session.connected:
-            world.history.add(
-                "watched", device=session.name, user=str(session.user.id), online=online, told=session.watched.copy()
-            )
+async def _note_watched(world: World, devices: list[Device], sessions: list[SessionDevice]) -> None:
+    """Notes what sessions were told of who is online; at a moment when it is so, if there is one soon."""
+
+    def look() -> tuple[list[str], list[SessionDevice]]:
+        everybody = [*devices, *(session for session in sessions if session.connected)]
+        asked = [each for each in sessions if each.connected and each.has_asked_anew and each.is_told]
+        return sorted({str(each.user.id) for each in everybody if each.connected}), asked
+
+    def agrees() -> bool:
+        online, asked = look()
+        return all(is_online == (user in online) for each in asked for user, is_online in each.watched.items())
+
+    with trio.move_on_after(SOON):
+        while not agrees():  # noqa: ASYNC110  # the virtual clock jumps
+            await trio.sleep(0.1)
+    online, asked = look()
+    for session in asked:
+        world.history.count("told who is online")
+        told = session.watched.copy()
+        world.history.add("watched", device=session.name, user=str(session.user.id), online=online, told=told)
 
 
 def _note_connected(world: World, devices: list[Device], places: list[Place], conversation_id: UUID) -> None:

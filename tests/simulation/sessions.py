@@ -85,6 +85,9 @@ class SessionDevice:
         self._world = world
         self.connected = False
         self.watched: dict[str, bool] = {}  # user → whether they are online, as it was told
+        self.has_asked_anew = False  # for it, since all was well
+        self.is_told = False  # it has the answer to its latest list
+        self._is_watching = False  # it has sent that list
         self._expires = 0.0
         self._random = world.rand(f"session {name}")
         self._epoch = ""
@@ -133,6 +136,7 @@ class SessionDevice:
                 frame = json.loads(await ws.get_message())
             history.add("session", connection=number)
             self.connected = True
+            self.has_asked_anew = self.is_told = self._is_watching = False
             if frame["type"] != "session":
                 history.add("wrong", what=f"the first frame of a session is {frame}")
             if self._random.random() < 0.3:
@@ -176,7 +180,7 @@ class SessionDevice:
             if frame["type"] == "auth":
                 history.count("the token of a session renewed")
             if frame["type"] == "users":
-                self.watched.update((user["user_id"], user["is_online"]) for user in frame["users"])
+                await self._take_users(ws, {user["user_id"]: user["is_online"] for user in frame["users"]})
             place = self.places.get(frame.get("conversation_id", ""))
             if place is None:
                 continue  # an answer about no conversation
@@ -188,8 +192,6 @@ class SessionDevice:
                 history.count("removed while connected")
                 place.close()
                 place.told_removed = number
-                # What it was told of others before may be more than it may know now; it is not taken back.
-                await self._watch(ws)
             elif frame["type"] == "error" and frame["code"] == "cannot_resume":
                 history.count("a session told to load afresh")
                 return  # and it comes back
@@ -206,9 +208,19 @@ class SessionDevice:
                 place.take(frame)
 
     async def _watch(self, ws: WebSocketConnection) -> None:
-        self.watched.clear()
-        user_ids = [str(user.id) for user in self._world.users]
-        await ws.send_message(json.dumps({"type": "watch", "user_ids": user_ids}))
+        """Watches everybody afresh; first nobody, as whatever comes before that answer is of the list before."""
+        self.is_told = self._is_watching = False
+        await ws.send_message(json.dumps({"type": "watch", "user_ids": []}))
+
+    async def _take_users(self, ws: WebSocketConnection, told: dict[str, bool]) -> None:
+        if told:
+            self.watched.update(told)
+            self.is_told = self._is_watching
+        elif not self._is_watching:  # nobody is watched; of a list there would be at least oneself
+            self.watched.clear()
+            self._is_watching = True
+            user_ids = [str(user.id) for user in self._world.users]
+            await ws.send_message(json.dumps({"type": "watch", "user_ids": user_ids}))
 
     async def renew(self, ws: WebSocketConnection) -> None:
         """Sends a new token."""
@@ -221,7 +233,6 @@ class SessionDevice:
     async def _act(self, ws: WebSocketConnection, number: int) -> None:
         rand = self._random
         last = looked = trio.current_time()
-        has_watched_in_the_calm = False
         try:
             await self._watch(ws)
             for place in self.places.values():
@@ -245,9 +256,9 @@ class SessionDevice:
                 elif self._world.calm:
                     for place in here:
                         await place.read_all(ws, number)
-                if self._world.well and not has_watched_in_the_calm:
+                if self._world.well and not self.has_asked_anew:
                     # Whoever missed a frame while it lagged is told anew; from now on nothing may be missed.
-                    has_watched_in_the_calm = True
+                    self.has_asked_anew = True
                     await self._watch(ws)
         except (ConnectionClosed, trio.BrokenResourceError):
             return
