@@ -86,10 +86,6 @@ def message_of(frame: ChangeFrame) -> Message:
     Raises:
         ProtocolError: it has a timestamp that is none.
     """
-    updated_at = frame.timestamp if isinstance(frame, MessageFrame) else frame.updated_at
-    if isinstance(frame, MessageUpdatedFrame):
-        updated_at = frame.updated_at
-    is_deleted = isinstance(frame, MessageDeletedFrame)
     fields = {
         "id": frame.message_id,
         "conversation_id": frame.conversation_id,
@@ -97,11 +93,11 @@ def message_of(frame: ChangeFrame) -> Message:
         "sender_username": frame.sender_username,
         "content": "" if isinstance(frame, MessageDeletedFrame) else frame.content,
         "created_at": frame.timestamp,
-        "updated_at": updated_at,
+        "updated_at": getattr(frame, "updated_at", frame.timestamp),
         "seq": frame.seq,
         "rev": frame.rev,
         "is_edited": False if isinstance(frame, MessageDeletedFrame) else frame.is_edited,
-        "is_deleted": is_deleted,
+        "is_deleted": isinstance(frame, MessageDeletedFrame),
         "client_id": None if frame.client_id is UNSET else frame.client_id,
     }
     try:

@@ -1,6 +1,7 @@
 """A conversation, live: what happens there, and what is said. `Client.join` opens one."""
 
 from collections import deque
+from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Final, Self
 from uuid import UUID, uuid4
@@ -424,13 +425,13 @@ class Room:
 
     async def _wait_for_room(self, wire: Wire) -> bool:
         """Whether there is room for an event; False: not soon, and somebody waits for an answer."""
-        while self._is_full():
-            wire.is_held = True
-            await self._changes.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
-            with trio.move_on_after(BEHIND_AFTER) as waiting:
-                await self._changes.wait_until(lambda: not self._is_full() or not self._outgoing.has_unanswered)
-            if waiting.cancelled_caught and self._is_full():
-                return False
+        with wire.held() if self._is_full() else nullcontext():
+            while self._is_full():
+                await self._changes.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
+                with trio.move_on_after(BEHIND_AFTER) as waiting:
+                    await self._changes.wait_until(lambda: not self._is_full() or not self._outgoing.has_unanswered)
+                if waiting.cancelled_caught and self._is_full():
+                    return False
         return True
 
     async def _wait_until_read(self, scope: trio.CancelScope) -> None:
@@ -470,7 +471,7 @@ class Room:
             return None  # the answer to a message that was sent again
         if message.is_deleted:
             return MessageDeleted(message)
-        return message if isinstance(frame, MessageFrame) else MessageEdited(message)
+        return MessageEdited(message) if isinstance(frame, MessageUpdatedFrame) else message
 
     def _presence_event(self, frame: PresenceFrame) -> Event | None:
         events: list[Event] = [Joined(u.user_id, u.username) for u in frame.joined if u.user_id != self._user.id]

@@ -1,6 +1,7 @@
 """One WebSocket connection, from dialling to its end, and why it ended."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,8 +44,7 @@ class Wire:
 
     def __init__(self, socket: WebSocketConnection) -> None:
         self._socket = socket
-        self.is_held = False
-        """Nothing was read for a while, on purpose: that no pong came says nothing about the server."""
+        self._is_held = self._was_held = False
 
     async def send(self, text: str) -> None:
         """Sends a message. Only from a task that the body owns: cancelled halfway, it leaves the connection unusable.
@@ -53,6 +53,15 @@ class Wire:
             ConnectionClosed: it has ended.
         """
         await self._socket.send_message(text)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """While nothing is read, on purpose: that no pong comes then says nothing about the server."""
+        self._is_held = self._was_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
 
     async def receive(self) -> str | bytes:
         """The next message.
@@ -66,13 +75,13 @@ class Wire:
         """Ends the connection when the server is silent."""
         while True:
             await trio.sleep(PING_EVERY)
-            self.is_held = False
+            self._was_held = self._is_held
             try:
                 with trio.move_on_after(PING_TIMEOUT) as waiting:
                     await self._socket.ping()
             except ConnectionClosed:
                 return
-            if waiting.cancelled_caught and not self.is_held:
+            if waiting.cancelled_caught and not self._was_held:
                 scope.cancel()
                 return
 
