@@ -52,7 +52,7 @@ def own_frame(seq: int, sent: dict[str, Any], **fields: Any) -> dict[str, Any]:
 class Peer:
     """The server's end of a connection."""
 
-    def __init__(self, socket: WebSocketConnection, path: str, headers: dict[str, str], network: "Network_") -> None:
+    def __init__(self, socket: WebSocketConnection, path: str, headers: dict[str, str], network: Connection) -> None:
         self._socket = socket
         self._network = network
         self.path = path
@@ -112,16 +112,6 @@ class Peer:
                 pass
 
 
-class Network_(Connection):
-    """A connection that can also stand still."""
-
-    def freeze(self) -> None:
-        """What the client sends goes nowhere, and nothing comes back."""
-        self._up._piece = lambda: 1
-        self._frozen = True
-        self.server.gone = True
-
-
 class ScriptedServer(Network):
     """A service that does what the test says.
 
@@ -141,7 +131,7 @@ class ScriptedServer(Network):
         self.refusals: list[tuple[int, dict[str, str], str | None]] = []
         self.dials: list[float] = []
         self.is_down = False
-        self.last_network: Network_
+        self.last_network: Connection
         self.last_peer: Peer
         self.asked: list[tuple[str, str]] = []
         self.answers: dict[tuple[str, str], Answer | Callable[[Any], Answer]] = {
@@ -186,12 +176,12 @@ class ScriptedServer(Network):
         self.dials.append(trio.current_time())
         if self.is_down:
             raise ConnectionRefusedError("nobody listens")
-        network = Network_(random.Random(4))
+        network = Connection(random.Random(4))
         self.last_network = network
         self._nursery.start_soon(self._serve, network)
         return network.client
 
-    async def _serve(self, network: "Network_") -> None:
+    async def _serve(self, network: Connection) -> None:
         stream: End = network.server
         request = await trio_websocket.wrap_server_stream(self._nursery, stream, message_queue_size=100)
         if self.refusals:
