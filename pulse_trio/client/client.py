@@ -1,8 +1,9 @@
 """A user's way to a service: REST, and live conversations."""
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 import httpx2
@@ -224,33 +225,17 @@ class Client:
 
     # --- messages ---
 
-    async def history(
+    def history(
         self, conversation: ConversationRef, *, before_seq: int | None = None, after_seq: int | None = None
-    ) -> AsyncIterator[Message]:
-        """Stored messages, deleted ones too (without content), asked for page by page as they are used.
+    ) -> "History":
+        """Stored messages, deleted ones too (without content): `async for message in client.history(conversation)`.
 
         From the newest back to the first, or back from before `before_seq`; with `after_seq` forwards from after it.
+        Asked for page by page as they are used; a loop may be left at any time.
         """
         if before_seq is not None and after_seq is not None:
             raise ValueError("history goes back from `before_seq` or forwards from `after_seq`, not both")
-        path = f"{_path(conversation)}/messages"
-        while True:
-            params = {"limit": PAGE}
-            if after_seq is not None:
-                params["after_seq"] = after_seq
-            elif before_seq is not None:
-                params["before_seq"] = before_seq
-            page = (await self._ask("GET", path, _Messages, params=params)).messages
-            if after_seq is not None:
-                page.reverse()  # a page is always newest first
-            for message in page:
-                yield message
-            if len(page) < PAGE:
-                return
-            if after_seq is not None:
-                after_seq = page[-1].seq
-            else:
-                before_seq = page[-1].seq
+        return History(self, f"{_path(conversation)}/messages", before_seq, after_seq)
 
     async def edit(self, message: Message, content: str) -> Message:
         """Gives a message of one's own another content; returns it as it then is."""
@@ -328,6 +313,46 @@ class Client:
         except AuthenticationFailed:
             fresh = await self._account.refresh(token)
             await self._rest.request(method, path, None, token=fresh, **options)
+
+
+class History:
+    """Messages of a conversation, one after another, and the requests for them. `Client.history` makes one."""
+
+    def __init__(self, client: Client, path: str, before_seq: int | None, after_seq: int | None) -> None:
+        self._client = client
+        self._path = path
+        self._before_seq = before_seq
+        self._after_seq = after_seq
+        self._page: deque[Message] = deque()
+        self._is_last = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        """The next message. Cancelled: none is skipped."""
+        if not self._page:
+            if self._is_last:
+                raise StopAsyncIteration
+            await self._load()
+            if not self._page:
+                raise StopAsyncIteration
+        return self._page.popleft()
+
+    async def _load(self) -> None:
+        params = {"limit": PAGE}
+        if self._after_seq is not None:
+            params["after_seq"] = self._after_seq
+        elif self._before_seq is not None:
+            params["before_seq"] = self._before_seq
+        page = (await self._client._ask("GET", self._path, _Messages, params=params)).messages
+        self._is_last = len(page) < PAGE
+        if self._after_seq is not None:
+            page.reverse()  # a page is always newest first
+        if page:
+            self._before_seq = page[-1].seq
+            self._after_seq = None if self._after_seq is None else page[-1].seq
+        self._page.extend(page)
 
 
 def _path(conversation: ConversationRef) -> str:
