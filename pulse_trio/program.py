@@ -23,15 +23,14 @@ class Program(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in TERMINAL:
-            return self._service().commands.get(name)
+            found: click.Command | None = self._service().commands.get(name)
+            return found
         try:
             commands: dict[str, click.Command] = import_module("pulse_trio.terminal.commands").COMMANDS
         except ModuleNotFoundError as error:
             if error.name not in NEEDS:
                 raise
-            click.echo(
-                "pulse-trio: the terminal program needs more packages: pip install 'pulse-trio[client]'", err=True
-            )
+            click.echo("pulse-trio: this command needs more packages: pip install 'pulse-trio[client]'", err=True)
             sys.exit(1)
         return commands[name]
 

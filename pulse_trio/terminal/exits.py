@@ -1,5 +1,6 @@
 """How the program ends: exit codes, signals, what is said about an error."""
 
+import contextlib
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -73,7 +74,7 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
         code = trio.run(_until_signal, main)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except (BaseExceptionGroup, ClientError, Stop, LineTooLong, BrokenPipeError, OSError) as error:
+    except (BaseExceptionGroup, ClientError, Stop, LineTooLong, BrokenPipeError) as error:
         found = leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
         known = [leaf for leaf in found if isinstance(leaf, ClientError | Stop | LineTooLong | BrokenPipeError)]
         if len(known) < len(found):
@@ -82,7 +83,6 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
             told = next(leaf for leaf in known if not isinstance(leaf, BrokenPipeError))
             code = code_of(told)
             _say(f"pulse-trio: {safe(str(told))}")
-    sys.stdout = None  # type: ignore[assignment]  # everything was written by descriptor; a broken pipe says nothing
     sys.exit(code)
 
 
@@ -104,7 +104,5 @@ async def _until_signal(main: Callable[[], Awaitable[int]]) -> int:
 
 
 def _say(text: str) -> None:
-    try:
+    with contextlib.suppress(OSError):  # nobody listens
         print(text, file=sys.stderr)  # noqa: T201
-    except OSError:
-        pass  # nobody listens

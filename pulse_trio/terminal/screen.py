@@ -1,5 +1,6 @@
-"""The screen of `pulse-trio chat`: lines that scroll, below them a line that says how things are and one to write in."""
+"""The screen of `pulse-trio chat`: lines that scroll; below them one that says how things are, and one to write in."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -58,10 +59,8 @@ class RawMode:
 
 def _now(text: str) -> None:
     """Writes a few bytes without waiting: also where nothing may be awaited any more."""
-    try:
+    with contextlib.suppress(OSError):  # the terminal is gone, and needs nothing
         os.write(1, text.encode())
-    except OSError:
-        pass  # the terminal is gone, and needs nothing
 
 
 class Screen:

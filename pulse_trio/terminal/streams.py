@@ -6,14 +6,12 @@ that it can be.
 
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import trio
 
-WRITE_BYTES: Final = (
-    512  # at a time: a pipe that is writable takes them (POSIX's PIPE_BUF), and a terminal nearly always
-)
+WRITE_BYTES: Final = 512  # at a time: a pipe that is writable takes as many (POSIX's PIPE_BUF)
 READ_BYTES: Final = 4_096
 LINE_MOST: Final = 65_536  # bytes of a line of input: the service takes no larger message
 
@@ -59,7 +57,7 @@ async def read_some(fd: int) -> bytes:
         return b""
 
 
-async def read_lines(fd: int) -> AsyncIterator[str]:
+async def read_lines(fd: int) -> AsyncGenerator[str, None]:
     """The lines that come, without their ends; the last one need not have one.
 
     Raises:

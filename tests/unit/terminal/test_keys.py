@@ -1,5 +1,7 @@
 """Bytes of a terminal as presses of keys, however they are cut."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +48,7 @@ def test_a_stream_of_keys() -> None:
 def test_it_does_not_matter_where_the_stream_is_cut(cuts: list[int]) -> None:
     reader = KeyReader()
     places = [0, *sorted(cuts), len(STREAM)]
-    presses = [p for a, b in zip(places, places[1:], strict=False) for p in reader.feed(STREAM[a:b])]
+    presses = [p for a, b in pairwise(places) for p in reader.feed(STREAM[a:b])]
     assert joined(presses) == PRESSES
 
 
