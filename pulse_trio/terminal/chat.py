@@ -96,6 +96,7 @@ async def _plainly(client: Client, room: Room, output: Output) -> int:
         await output.write("".join(f"{line}\n" for line in lines.message(message)))
     async with trio.open_nursery() as nursery:
         target: int | None = None
+        shown = 0  # the rev of what has been printed
 
         async def send_lines() -> None:
             nonlocal target
@@ -105,13 +106,14 @@ async def _plainly(client: Client, room: Room, output: Output) -> int:
                     if line.strip():
                         last = (await room.send(line)).rev
             target = last
-            if room.rev >= target:
+            if shown >= target:
                 nursery.cancel_scope.cancel()
 
         nursery.start_soon(send_lines)
-        while target is None or room.rev < target:
+        while target is None or shown < target:
             event = await room.receive()
             await output.write("".join(f"{line}\n" for line in lines.of(event)))
+            shown = room.rev
             if isinstance(event, Message):
                 room.mark_read(event.seq)
     return Exit.OK
