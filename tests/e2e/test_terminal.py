@@ -315,7 +315,7 @@ async def test_a_narrow_terminal(desk: Desk) -> None:
         assert program.display.text[-1].startswith("> ")
         await room.send("the quick brown fox jumps over the lazy dog")
         await program.wait("jumps over the lazy")
-        assert all(len(line) <= 30 for line in program.display.text)
+        assert all(len(line) <= 30 for line in program.display.text[-5:])
         await program.type("\x15")
         await program.wait("> |")
         await program.type("/quit\r")
