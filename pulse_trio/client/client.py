@@ -18,7 +18,7 @@ from pulse_trio.client.groups import unwrapped
 from pulse_trio.client.network import Address, Network
 from pulse_trio.client.records import Conversation, ConversationRef, Message, Presence, User, UserRef, key_of
 from pulse_trio.client.rest import Rest
-from pulse_trio.client.room import MAX_EVENTS, Room
+from pulse_trio.client.room import MAX_EVENTS, Room, check_text
 from pulse_trio.clock import Clock, utc_now
 
 PAGE: Final = 100  # messages of history that are asked for at a time
@@ -239,6 +239,7 @@ class Client:
 
     async def edit(self, message: Message, content: str) -> Message:
         """Gives a message of one's own another content; returns it as it then is."""
+        check_text(content)
         return await self._ask("PATCH", _message_path(message), Message, json={"content": content})
 
     async def delete(self, message: Message) -> None:

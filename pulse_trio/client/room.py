@@ -171,9 +171,7 @@ class Room:
             NotAMember, AuthenticationFailed, ConnectionLost: the room has failed; it may be stored or not.
             ValueError: this client_id is too long, or a message with it is under way.
         """
-        problem = text_problem(content)
-        if problem is not None:
-            raise Refused(ErrorCode.INVALID_TEXT.code, f"the text {problem}", field="content")
+        check_text(content)
         if client_id is not None and not (
             1 <= len(client_id) <= CLIENT_ID_MAX_CHARS and text_problem(client_id) is None
         ):
@@ -264,7 +262,7 @@ class Room:
     # --- connections ---
 
     async def _run(self) -> None:
-        failures = hurries = 0
+        failures = waits = hurries = 0
         while True:
             # Whoever neither reads nor waits for an answer needs no connection.
             await self._changes.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
@@ -273,8 +271,11 @@ class Room:
             began = trio.current_time()
             ending = await converse(self._network, self._address, self._path(), self._token, self._talk)
             was_online, self._is_online = self._is_online, False
+            failures = 0 if was_online else failures + 1
             if was_online and trio.current_time() >= began + STEADY:
-                failures = hurries = 0
+                waits = hurries = 0
+            if ending.is_wanted:
+                continue
             verdict = verdict_of(ending)
             if verdict.error is not None:
                 raise verdict.error
@@ -283,11 +284,11 @@ class Room:
             if at_once and hurries < HURRIES:
                 hurries += 1
                 continue
-            failures += 1
             if self._backoff.attempts is not None and failures >= self._backoff.attempts:
                 raise ConnectionLost(f"{failures} attempts failed, the last one: {ending.reason}")
             spread = verdict.spread * self._backoff.rand.random()
-            delay = self._backoff.delay(failures - 1, least=verdict.least) + spread
+            delay = self._backoff.delay(waits, least=verdict.least) + spread
+            waits += 1
             if was_online:
                 self._active = frozenset()
             if self._was_joined:
@@ -529,3 +530,10 @@ class Room:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def check_text(content: str) -> None:
+    """Raises Refused for a text that no frame and no request can hold."""
+    problem = text_problem(content)
+    if problem is not None:
+        raise Refused(ErrorCode.INVALID_TEXT.code, f"the text {problem}", field="content")

@@ -40,8 +40,6 @@ class Verdict:
 
 def verdict_of(ending: Ending) -> Verdict:
     """What follows from how a connection ended."""
-    if ending.is_wanted:
-        return Verdict(at_once=True)
     if ending.status is not None:
         return _of_refusal(ending)
     match ending.code:

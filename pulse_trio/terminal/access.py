@@ -10,7 +10,7 @@ from pulse_trio.ids import parse_uuid
 from pulse_trio.terminal import tokens
 from pulse_trio.terminal.exits import Exit, Stop
 from pulse_trio.terminal.text import safe
-from pulse_trio.texts import username_key
+from pulse_trio.texts import text_problem, username_key
 
 PAGE: Final = 200  # conversations that are asked for at a time
 SHOWN: Final = 5  # conversations that are named when several have the same name
@@ -81,6 +81,9 @@ async def find(client: Client, text: str, *, creates: bool) -> Conversation:
     Raises:
         Stop: there is none, or several have this name.
     """
+    problem = text_problem(text)
+    if problem is not None:
+        raise Stop(Exit.USAGE, f"the name of a conversation {problem}")
     key = parse_uuid(text)
     if key is not None:
         try:

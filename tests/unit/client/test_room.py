@@ -380,7 +380,7 @@ async def test_waits_double_until_the_attempts_are_used_up(autojump_clock: MockC
                 await room.send("too late")
         waits = [b - a for a, b in zip(server.dials, server.dials[1:], strict=False)]
         assert all(0.1 * 2**n <= wait <= 2 ** (n + 1) for n, wait in enumerate(waits)), waits
-        assert len(waits) == 6
+        assert len(waits) == 7
 
 
 async def drain(room: Room) -> None:
