@@ -801,8 +801,7 @@ async def test_a_send_cancelled_at_any_step_harms_nobody_else(
         others.start_soon(answer)
         trio.lowlevel.add_instrument(axe)
         try:
-            async with trio.open_nursery() as inner:
-                inner.start_soon(chopped)
+            await chopped()
         finally:
             trio.lowlevel.remove_instrument(axe)
         message = await room.send("surely")
