@@ -60,6 +60,13 @@ class Settings(BaseSettings):
         validation_alias="ACCESS_TOKEN_EXPIRE_MINUTES",
         description="Lifetime of the tokens that login gives out, in minutes.",
     )
+    sign_in_days: int = Field(
+        30,
+        ge=1,
+        le=3_650,
+        validation_alias="PULSE_SIGN_IN_DAYS",
+        description="How long after a login its token can be renewed, in days; no renewed token lasts beyond.",
+    )
 
     # --- tokens of an identity provider ---
     public_key: str | None = Field(
@@ -228,15 +235,16 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
         validation_alias="PULSE_EDITS_PER_SECOND",
-        description="Edits and deletions of messages a second that a user may ask for over REST in the long run; 0 is "
-        "no limit.",
+        description="Edits and deletions of messages a second that a user may ask for over REST in the long run, and "
+        "as many read positions; 0 is no limit.",
     )
     edits_burst: int = Field(
         200,
         ge=1,
         le=10_000_000,
         validation_alias="PULSE_EDITS_BURST",
-        description="Edits and deletions of messages that a user may ask for over REST at once.",
+        description="Edits and deletions of messages that a user may ask for over REST at once, and as many read "
+        "positions.",
     )
     group_changes_per_second: int = Field(
         5,
@@ -304,6 +312,13 @@ class Settings(BaseSettings):
         validation_alias="PULSE_REGISTRATIONS_PER_ADDRESS",
         description="Registrations from one address at once; they are forgotten evenly within an hour. 0 is no limit.",
     )
+    renewals_per_user: int = Field(
+        300,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_RENEWALS_PER_USER",
+        description="Renewals of one user's tokens at once; they are forgotten evenly within an hour. 0 is no limit.",
+    )
     trusted_proxies: int = Field(
         0,
         ge=0,
@@ -349,15 +364,16 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000,
         validation_alias="PULSE_PENDING_MESSAGES",
-        description="Messages of one connection that may wait for the database; then it is not read.",
+        description="Messages and read positions of one connection that may wait for the database; then it is not "
+        "read.",
     )
     outbox_bytes: int = Field(
         1_048_576,
         ge=65_536,
         le=1_073_741_824,
         validation_alias="PULSE_OUTBOX_BYTES",
-        description="Bytes that may wait for one connection that reads slowly; from half of it on typing "
-        "and presence frames are dropped, beyond it the connection is closed with 4408.",
+        description="Bytes that may wait for one connection that reads slowly; from half of it on typing, "
+        "presence and read frames are dropped, beyond it the connection is closed with 4408.",
     )
     write_timeout: float = Field(
         10.0,
@@ -380,7 +396,7 @@ class Settings(BaseSettings):
         le=100_000,
         validation_alias="PULSE_PRESENCE_LIST_MAX",
         description="Most active users of a conversation with which every frame about a coming or going lists all of "
-        "them; with more, `presence` frames say who came and went.",
+        "them; with more, `presence` frames say who came and went, and read positions are told to their own user only.",
     )
     room_linger: float = Field(
         60.0,
@@ -404,6 +420,14 @@ class Settings(BaseSettings):
         le=5_000,
         validation_alias="PULSE_RESUME_CONVERSATIONS",
         description="Most conversations in a `resume`.",
+    )
+
+    watched_users: int = Field(
+        500,
+        ge=1,
+        le=5_000,
+        validation_alias="PULSE_WATCHED_USERS",
+        description="Most users in a `watch` of a session connection.",
     )
 
     # --- database ---

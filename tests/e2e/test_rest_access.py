@@ -18,12 +18,22 @@ from tests.support.server import SECRET, Server
 
 CONVERSATIONS = "/api/chat/conversations"
 OPEN = {"register", "login"}  # for everybody
-OWN = {"me", "searchUsers", "createConversation", "listConversations", "drawTicket"}  # for every user
+OWN = {
+    "me",
+    "renewToken",
+    "searchUsers",
+    "createConversation",
+    "listConversations",
+    "drawTicket",
+    "getPresence",
+}  # all users
+
 # What an operation on a conversation is asked with.
 BODIES: dict[str, Any] = {
     "changeConversation": {"name": "New"},
     "addMembers": {"user_ids": ["{carol}"]},
     "editMessage": {"content": "changed"},
+    "markRead": {"seq": 1},
 }
 
 
@@ -63,7 +73,7 @@ async def test_the_description_has_every_route_of_the_app(server: Server) -> Non
     }
     with trio.fail_after(60):
         described = {(operation.method, operation.path) for operation in await all_operations(server)}
-    documents = {("GET", path) for path in ("/openapi.json", "/docs", "/docs.css", "/docs.js")}
+    documents = {("GET", path) for path in ("/openapi.json", "/asyncapi.json", "/docs", "/docs.css", "/docs.js")}
     assert routes == described | documents
 
 
@@ -150,7 +160,7 @@ async def test_operations_about_no_conversation_want_a_token_too(server: Server)
 async def test_a_request_without_a_token_is_refused_before_its_body_is_looked_at(server: Server) -> None:
     with trio.fail_after(60):
         for operation in await all_operations(server):
-            if operation.name in OPEN or operation.method not in {"POST", "PATCH"}:
+            if operation.name in OPEN or operation.method not in {"POST", "PATCH", "PUT"}:
                 continue
             path = operation.path.format(conversation_id=uuid4(), message_id=uuid4())
             answer = await Api(server.base_url).request(

@@ -1,18 +1,28 @@
-"""A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer."""
+"""A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer, breaks."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import trio
 
-from pulse_trio.store.base import Head, Message, NewMessage, Revision, StoreUnavailable, User
+from pulse_trio.store.base import (
+    Head,
+    Message,
+    NewMessage,
+    ReadMark,
+    ReadStanding,
+    Revision,
+    StoreUnavailable,
+    User,
+)
 from pulse_trio.store.memory import MemoryStore
 from tests.simulation.history import History
 
 STATEMENT_TIMEOUT = 5.0  # seconds after which PostgreSQL would give up a statement
+BREAKS = 0.15  # of the fault rate: how often a room's writer meets a fault of ours, which ends the room
 
 
 class FaultyStore:
@@ -22,15 +32,19 @@ class FaultyStore:
         data: the rows.
         history: where commits are noted.
         rand: decides the faults.
+        breaks: decides where the fault is one of ours, and no database's.
         rate: how often something goes wrong, 0 to 1; the world sets it to 0 for the calm.
     """
 
-    def __init__(self, data: MemoryStore, history: History, rand: random.Random, rate: float) -> None:
+    def __init__(
+        self, data: MemoryStore, history: History, rand: random.Random, breaks: random.Random, rate: float
+    ) -> None:
         self.epoch = data.epoch
         self.rate = rate
         self._data = data
         self._history = history
         self._random = rand
+        self._breaks = breaks
         self._died = trio.Event()
 
     def die(self) -> None:
@@ -42,15 +56,19 @@ class FaultyStore:
 
     async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
         after = await self._before("append")
+        self._break("before")
         rows = await self._data.append(batch)
         self._note((row for row in rows if row is not None), {new.id for new in batch})
+        self._break("after")
         await self._after(after, "append")
         return rows
 
     async def revise(self, revision: Revision) -> Message:
         after = await self._before("revise")
+        self._break("before")
         row = await self._data.revise(revision)
         self._note([row], {row.id})
+        self._break("after")
         await self._after(after, "revise")
         return row
 
@@ -70,6 +88,25 @@ class FaultyStore:
         if self._random.random() < self.rate:  # the answer takes a while: a removal may come in between
             await self._wait(self._random.uniform(0, 1))
         return found
+
+    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadStanding | None]:
+        after = await self._before("mark_read")
+        standings = await self._data.mark_read(marks)
+        for mark, standing in zip(marks, standings, strict=True):
+            if standing is not None:
+                about = {"conversation": str(mark.conversation_id), "user": str(mark.user_id)}
+                self._history.add("position", **about, seq=standing.read_seq)
+        await self._after(after, "mark_read")
+        return standings
+
+    async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
+        after = await self._before("mark_seen")
+        await self._data.mark_seen(moments)
+        await self._after(after, "mark_seen")
+
+    async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
+        await self._before("acquaintances", writes=False)
+        return await self._data.acquaintances(user_id, among)
 
     async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
         await self._before("find_subject", writes=False)
@@ -121,6 +158,12 @@ class FaultyStore:
             self._history.add("answer_stuck", what=what)
             await self._wait(STATEMENT_TIMEOUT)
             raise StoreUnavailable("the answer to a commit never came")
+
+    def _break(self, when: str) -> None:
+        """Raises now and then what no database raises: before the commit, or after it."""
+        if self._breaks.random() < self.rate * BREAKS:
+            self._history.add("broken", when=f"{when} the commit")
+            raise RuntimeError("a planned fault")
 
     async def _wait(self, seconds: float) -> None:
         with trio.move_on_after(seconds):
