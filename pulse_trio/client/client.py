@@ -13,13 +13,13 @@ import trio
 from pulse_trio.client.account import Account
 from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import AuthenticationFailed
-from pulse_trio.client.frames import ReadPosition
 from pulse_trio.client.groups import unwrapped
 from pulse_trio.client.network import Address, Network
 from pulse_trio.client.records import Conversation, ConversationRef, Message, Presence, User, UserRef, key_of
 from pulse_trio.client.rest import Rest
 from pulse_trio.client.room import MAX_EVENTS, Room, check_text
 from pulse_trio.clock import Clock, utc_now
+from pulse_trio.protocol import Position
 
 PAGE: Final = 100  # messages of history that are asked for at a time
 
@@ -43,7 +43,7 @@ class _Active(msgspec.Struct):
 
 
 class _Positions(msgspec.Struct):
-    positions: list[ReadPosition]
+    positions: list[Position]
 
 
 @asynccontextmanager

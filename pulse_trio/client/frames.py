@@ -1,7 +1,6 @@
 """Frames of the WebSocket, read and written as a client does. No I/O."""
 
 from typing import Any, Final, TypeAlias
-from uuid import UUID
 
 import msgspec
 from msgspec import UNSET
@@ -15,6 +14,7 @@ from pulse_trio.protocol import (
     MessageFrame,
     MessageUpdatedFrame,
     PresenceFrame,
+    ReadFrame,
     SystemFrame,
     TypingFrame,
 )
@@ -22,22 +22,7 @@ from pulse_trio.protocol import (
 ChangeFrame: TypeAlias = MessageFrame | MessageUpdatedFrame | MessageDeletedFrame
 
 
-class ReadPosition(msgspec.Struct, frozen=True):
-    """How far somebody has read."""
-
-    user_id: UUID
-    seq: int
-
-
-class PositionsFrame(msgspec.Struct, frozen=True, tag_field="type", tag="read"):
-    """How far those members have read whose position moved."""
-
-    positions: list[ReadPosition]
-
-
-IncomingFrame: TypeAlias = (
-    ChangeFrame | TypingFrame | SystemFrame | PresenceFrame | ErrorFrame | AuthFrame | PositionsFrame
-)
+IncomingFrame: TypeAlias = ChangeFrame | TypingFrame | SystemFrame | PresenceFrame | ErrorFrame | AuthFrame | ReadFrame
 
 
 class _Kind(msgspec.Struct):
@@ -56,7 +41,7 @@ _decoders: Final[dict[str, msgspec.json.Decoder[IncomingFrame]]] = {
         PresenceFrame,
         ErrorFrame,
         AuthFrame,
-        PositionsFrame,
+        ReadFrame,
     )
 }
 _encoder: Final = msgspec.json.Encoder()

@@ -37,14 +37,15 @@ from pulse_trio.client.records import (
 from pulse_trio.client.verdicts import Verdict, verdict_of
 from pulse_trio.client.wire import Ending, Wire, converse
 from pulse_trio.errors import ErrorCode
+from pulse_trio.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.protocol import (
-    CLIENT_ID_MAX_CHARS,
     AuthFrame,
     ErrorFrame,
     MessageDeletedFrame,
     MessageFrame,
     MessageUpdatedFrame,
     PresenceFrame,
+    ReadFrame,
     SystemFrame,
     TypingFrame,
 )
@@ -456,7 +457,7 @@ class Room:
                 went = {user.user_id for user in frame.left}
                 self._active = (self._active | came) - went
                 return None if self._is_behind else self._presence_event(frame)
-            case frames.PositionsFrame():
+            case ReadFrame():
                 return ReadPositions(MappingProxyType({p.user_id: p.seq for p in frame.positions}))
             case ErrorFrame():
                 return self._refused(frame)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pulse_trio.client import ClientError, open_client
-from pulse_trio.protocol import CLIENT_ID_MAX_CHARS
+from pulse_trio.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.terminal import tokens
 from pulse_trio.terminal.access import Access, checked_server
 from pulse_trio.terminal.chat import chat as run_chat

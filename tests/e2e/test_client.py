@@ -1,11 +1,7 @@
 """`pulse_trio.client` against the real program: every request, and a server that is killed in mid-conversation."""
 
-import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from uuid import UUID
 
 import msgspec
@@ -21,6 +17,7 @@ from pulse_trio.client import (
     MessageDeleted,
     MessageEdited,
     NotAMember,
+    ReadPositions,
     Refused,
     Room,
     Typing,
@@ -28,8 +25,6 @@ from pulse_trio.client import (
 )
 from tests.support.client import PASSWORD
 from tests.support.server import Server
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 async def sign_up(base_url: str, username: str) -> None:
@@ -106,6 +101,33 @@ async def test_a_conversation_live_and_its_history(people: tuple[Client, Client]
         assert [message.seq for message in forward] == list(range(1, 251))
         assert [message.content for message in forward[:3]] == ["better", "", "message 2"]
         assert forward[2].created_at == sent[2].created_at
+
+
+async def test_read_positions_and_presence(people: tuple[Client, Client]) -> None:
+    alice, bob = people
+    with trio.fail_after(30):
+        team = await alice.create_group("Team", [bob.user])
+        async with alice.join(team) as here, bob.join(team) as there:
+            for _ in range(3):
+                await here.send("hi")
+            there.mark_read(2)
+            event = await next_of(here, ReadPositions)
+            assert isinstance(event, ReadPositions)
+            assert event.positions[bob.user.id] == 2
+            assert (await bob.conversation(team)).unread_count == 1
+            await bob.mark_read(team, 3)
+            assert (await alice.read_positions(team))[bob.user.id] == 3
+            assert (await alice.presence(bob.user)).is_online
+        assert (await bob.conversation(team)).read_seq == 3
+
+
+async def test_a_token_is_renewed(server: Server, people: tuple[Client, Client]) -> None:
+    tokens: list[str] = []
+    with trio.fail_after(30):
+        async with open_client(server.base_url, token=people[0].token, on_token=tokens.append) as client:
+            await client._account._renew()  # as it does by itself at half the token's life
+            assert tokens == [client.token]
+            assert (await client.me()).username == "alice"
 
 
 async def test_a_member_who_is_removed_is_told(people: tuple[Client, Client]) -> None:
@@ -192,19 +214,6 @@ async def test_a_server_that_is_killed_in_mid_conversation(start_server: Callabl
             stored = [message.content async for message in bob.history(team, after_seq=0)]
     assert [message.content for message in heard] == said
     assert stored == said
-
-
-async def test_the_example_of_the_documents_works_as_written(server: Server) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)[:1]
-    assert "http://127.0.0.1:8000" in example
-    for username in ("alice", "bob"):
-        await sign_up(server.base_url, username)
-    program = example.replace("http://127.0.0.1:8000", server.base_url).replace("a password of alice", PASSWORD)
-    with trio.fail_after(60):
-        process = await trio.run_process(
-            [sys.executable, "-c", program], capture_stdout=True, stderr=subprocess.STDOUT, check=False
-        )
-    assert (process.returncode, process.stdout.decode()) == (0, "1 alice: Hello, Bob!\n")
 
 
 def test_ids_may_be_given_in_any_form() -> None:

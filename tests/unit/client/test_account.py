@@ -102,5 +102,5 @@ async def test_errors_of_requests(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("code", CloseCode)
 def test_every_close_code_has_a_verdict_of_its_own(code: CloseCode) -> None:
-    plain = {CloseCode.NORMAL, CloseCode.INTERNAL_ERROR, CloseCode.TOO_SLOW}
+    plain = {CloseCode.NORMAL, CloseCode.UNFINISHED, CloseCode.INTERNAL_ERROR, CloseCode.TOO_SLOW}
     assert (verdict_of(Ending("because", code=code)) == Verdict()) == (code in plain)
