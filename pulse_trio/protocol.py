@@ -93,15 +93,17 @@ FRAME_ERRORS: Final = {
     ErrorCode.CONTENT_TOO_LONG: "`content` is over the limit",
     ErrorCode.INVALID_TEXT: "a NUL character or a lone surrogate",
     ErrorCode.CLIENT_ID_REUSED: "this `client_id` was used for a message with other content",
-    ErrorCode.NO_SUCH_MESSAGE: "the message to edit or delete is not in this conversation, or is deleted",
+    ErrorCode.NO_SUCH_MESSAGE: "the message to edit or delete is not in this conversation, or is deleted; "
+    "no message has the `seq` that was read",
     ErrorCode.NOT_YOUR_MESSAGE: "only its sender may edit a message; its sender and the owner may delete it",
     ErrorCode.CANNOT_RESUME: "there is no such point to resume at; load the history afresh",
     ErrorCode.INVALID_TOKEN: "the token of an `auth` frame is not valid, or another user's",
     ErrorCode.NOT_A_MEMBER: "you are not in the conversation, or have been removed; the same if it does not exist",
     ErrorCode.RATE_LIMITED: "you send too much at once, and this frame was refused; wait, and send it again",
     ErrorCode.NOT_STORED: "the message could not be stored within `PULSE_STORE_TIMEOUT` seconds: send it again with "
-    "the same `client_id`",
-    ErrorCode.UNAVAILABLE: "the database does not answer, and the token of an `auth` frame could not be looked up",
+    "the same `client_id`; with `field` `seq`: the same of a read position",
+    ErrorCode.UNAVAILABLE: "the database does not answer, so your `auth` or `watch` was not taken: send it again in "
+    "a moment",
 }
 """What an `error` frame can be about."""
 
@@ -150,7 +152,7 @@ class SendTyping(Frame, frozen=True, tag="typing"):
 class SendRead(Frame, frozen=True, tag="read"):
     """Everything up to this seq has been read; a lower one than before changes nothing."""
 
-    seq: int
+    seq: Seq
     conversation_id: UUID | None = None
 
 
@@ -267,7 +269,7 @@ class Position(msgspec.Struct, frozen=True):
     """How far a user has read."""
 
     user_id: UUID
-    seq: int
+    seq: Seq
 
 
 class ReadFrame(Frame, frozen=True, tag="read"):
@@ -282,7 +284,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     user_id: UUID
     is_online: bool
-    last_seen_at: str | None
+    last_seen_at: Time | None
 
 
 class UsersFrame(Frame, frozen=True, tag="users"):
@@ -361,7 +363,9 @@ ServerFrame: TypeAlias = (
     | ConversationRemovedFrame
 )
 
-SESSION_ONLY: Final = frozenset({SendResume, SessionFrame, ConversationAddedFrame, ConversationRemovedFrame})
+SESSION_ONLY: Final = frozenset(
+    {SendResume, SendWatch, SessionFrame, UsersFrame, ConversationAddedFrame, ConversationRemovedFrame}
+)
 """Frames that a conversation's own connection does not know."""
 
 _encoder = msgspec.json.Encoder()

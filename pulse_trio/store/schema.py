@@ -80,7 +80,7 @@ def migrate(conninfo: str) -> tuple[str | None, str]:
                 "run the version of pulse-trio that made it, or a later one"
             )
         if before != head:
-            # Alembic and what it needs take half a second and 30 MB: only where there is something to do.
+            # Alembic and what it needs take half a second and 20 MB: only where there is something to do.
             from pulse_trio.store.upgrade import upgrade
 
             upgrade(conninfo, scripts)

@@ -18,16 +18,8 @@ from tests.support.server import SECRET, Server
 
 CONVERSATIONS = "/api/chat/conversations"
 OPEN = {"register", "login"}  # for everybody
-OWN = {
-    "me",
-    "renewToken",
-    "searchUsers",
-    "createConversation",
-    "listConversations",
-    "drawTicket",
-    "getPresence",
-}  # all users
-
+# For every user.
+OWN = {"me", "renewToken", "searchUsers", "createConversation", "listConversations", "drawTicket", "getPresence"}
 # What an operation on a conversation is asked with.
 BODIES: dict[str, Any] = {
     "changeConversation": {"name": "New"},

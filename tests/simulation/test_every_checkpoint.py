@@ -253,6 +253,6 @@ def test_the_promises_hold_whatever_happens_at_any_checkpoint(path: str, event: 
 
 def test_it_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     off_by_one_at_resume(monkeypatch)
-    violations = reproducibly(SEED, Scene("send", "cut bob", LEAST).play)
-    assert violations
-    assert violations[0].startswith("no gap at resume")
+    # Not at every step has he missed something when he comes back.
+    found = {one for at in range(1, 2 * LEAST, 3) for one in reproducibly(SEED, Scene("send", "cut bob", at).play)}
+    assert any(one.startswith("no gap at resume") for one in found), found

@@ -87,7 +87,7 @@ def test_it_tells_the_codes() -> None:
 
 def test_it_tells_the_limits_of_this_service() -> None:
     other = asyncapi.document(
-        Settings(max_content_chars=77, resume_conversations=5, token_in_url=False, ticket_seconds=9),
+        Settings(max_content_chars=77, resume_conversations=5, watched_users=6, token_in_url=False, ticket_seconds=9),
         "localhost:1",
         is_tls=False,
     )
@@ -95,6 +95,7 @@ def test_it_tells_the_limits_of_this_service() -> None:
     for name in ("SendMessage", "EditMessage"):
         assert schemas[name]["properties"]["content"]["maxLength"] == 77
     assert schemas["SendResume"]["properties"]["revs"]["maxProperties"] == 5
+    assert schemas["SendWatch"]["properties"]["user_ids"]["maxItems"] == 6
     assert other["servers"]["service"]["host"] == "localhost:1"
     assert (other["servers"]["service"]["protocol"], DOCUMENT["servers"]["service"]["protocol"]) == ("ws", "wss")
     for channel in ("conversation", "session"):

@@ -59,6 +59,7 @@ def document(settings: Settings, host: str, *, is_tls: bool) -> dict[str, Any]:
     for name in ("SendMessage", "EditMessage"):
         schemas[name]["properties"]["content"]["maxLength"] = settings.max_content_chars
     schemas["SendResume"]["properties"]["revs"]["maxProperties"] = settings.resume_conversations
+    schemas["SendWatch"]["properties"]["user_ids"]["maxItems"] = settings.watched_users
     channels = {
         "conversation": _channel(
             address="/api/chat/ws/{conversation_id}",
