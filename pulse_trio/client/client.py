@@ -19,7 +19,6 @@ from pulse_trio.client.records import Conversation, ConversationRef, Message, Pr
 from pulse_trio.client.rest import Rest
 from pulse_trio.client.room import MAX_EVENTS, Room, check_text
 from pulse_trio.clock import Clock, utc_now
-from pulse_trio.protocol import Position
 
 PAGE: Final = 100  # messages of history that are asked for at a time
 
@@ -42,8 +41,13 @@ class _Active(msgspec.Struct):
     active_users: list[UUID]
 
 
+class _Position(msgspec.Struct):
+    user_id: UUID
+    seq: int  # 0: nothing yet
+
+
 class _Positions(msgspec.Struct):
-    positions: list[Position]
+    positions: list[_Position]
 
 
 @asynccontextmanager
@@ -215,7 +219,7 @@ class Client:
         return frozenset((await self._ask("GET", f"{_path(conversation)}/active", _Active)).active_users)
 
     async def read_positions(self, conversation: ConversationRef) -> dict[UUID, int]:
-        """How far each member has read, by seq."""
+        """How far each member has read, by seq; 0: nothing yet."""
         answer = await self._ask("GET", f"{_path(conversation)}/read", _Positions)
         return {position.user_id: position.seq for position in answer.positions}
 
