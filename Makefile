@@ -48,8 +48,8 @@ lint: $(VENV)/test.stamp
 
 # The lock files name no registry: pip uses the one that the machine is set up for. Needs uv.
 lock:
-	$(LOCK) --group build pyproject.toml -o requirements.lock
-	$(LOCK) --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(LOCK) --extra client --group build pyproject.toml -o requirements.lock
+	$(LOCK) --extra client --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(LOCK) benchmarks/requirements.in -o requirements-bench.lock
 	cd benchmarks/peers/node && npm update --package-lock-only --omit-lockfile-registry-resolved
 	@# Addresses of people's funding pages are in it, too.

@@ -4,6 +4,7 @@ The way of a message:  edge/socket, edge/reader → rooms/hub → rooms/room →
                        → rooms/room → rooms/member → rooms/connection → edge/socket.
 Imports go one way:    asgi, cli > launch > app > edge > rooms > store > trio_psycopg
                        > protocol, errors, settings, clock, ids.
+Beside them:           program > terminal > client > protocol: what users run; it knows nothing of the server.
 `rooms` knows no SQL and no HTTP library, `protocol` does no I/O, and only `edge/hypercorn.py`
 knows Hypercorn's inner classes. `docs/architecture.md` has the tour.
 """

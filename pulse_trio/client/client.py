@@ -1,0 +1,368 @@
+"""A user's way to a service: REST, and live conversations."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Self, TypeVar
+from uuid import UUID
+
+import httpx2
+import msgspec
+import trio
+
+from pulse_trio.client.account import Account
+from pulse_trio.client.backoff import Backoff
+from pulse_trio.client.errors import AuthenticationFailed
+from pulse_trio.client.groups import unwrapped
+from pulse_trio.client.network import Address, Network
+from pulse_trio.client.records import Conversation, ConversationRef, Message, Presence, User, UserRef, key_of
+from pulse_trio.client.rest import Rest
+from pulse_trio.client.room import MAX_EVENTS, Room, check_text
+from pulse_trio.clock import Clock, utc_now
+
+PAGE: Final = 100  # messages of history that are asked for at a time
+
+T = TypeVar("T")
+
+
+class _Users(msgspec.Struct):
+    users: list[User]
+
+
+class _Conversations(msgspec.Struct):
+    conversations: list[Conversation]
+
+
+class _Messages(msgspec.Struct):
+    messages: list[Message]
+
+
+class _Active(msgspec.Struct):
+    active_users: list[UUID]
+
+
+class _Position(msgspec.Struct):
+    user_id: UUID
+    seq: int  # 0: nothing yet
+
+
+class _Positions(msgspec.Struct):
+    positions: list[_Position]
+
+
+@asynccontextmanager
+async def open_client(
+    url: str,
+    *,
+    token: str | None = None,
+    username: str | None = None,
+    password: str | None = None,
+    on_token: Callable[[str], None] | None = None,
+    backoff: Backoff | None = None,
+    network: Network | None = None,
+    clock: Clock = utc_now,
+) -> AsyncIterator["Client"]:
+    """A client of the service at `url`, signed in with a token or with a name and a password, or not at all yet.
+
+    The token is renewed before it ends, for as long as the block runs. What the block raises comes out as it is.
+
+    Args:
+        url: `http://HOST:PORT` or `https://HOST`, with the path that the service is under, if any.
+        token: of the service or its identity provider.
+        username, password: in place of a token. The password is kept in memory, to sign in again with.
+        on_token: is called with each new token, for a program that keeps it. Must not block.
+        backoff: how rooms connect again.
+        network: how the server is reached; `Network(ssl_context)` trusts whom you say.
+
+    Raises:
+        AuthenticationFailed: wrong username or password, or a token that is not good.
+        ConnectionLost: the server cannot be reached. Nothing is tried again here.
+        ValueError: the URL is none, or only one of username and password is given.
+    """
+    if (username is None) != (password is None) or (token is not None and username is not None):
+        raise ValueError("give a token, or both a username and a password, or neither")
+    address = Address.parse(url)
+    network = network or Network()
+    backoff = backoff or Backoff()
+    http = httpx2.AsyncClient(
+        base_url=address.base_url, transport=network.http_transport(address), timeout=None, trust_env=False
+    )
+    with unwrapped():
+        async with http, trio.open_nursery() as nursery:
+            rest = Rest(http)
+            account = Account(rest.request, clock, token=token, on_token=on_token)
+            nursery.start_soon(account.keep, backoff)
+            client = Client(rest, account, address, network, backoff)
+            if username is not None and password is not None:
+                await client.sign_in(username, password)
+            elif token is not None:
+                await client.me()
+            yield client
+            nursery.cancel_scope.cancel()
+
+
+class Client:
+    """What a user can do. `open_client` makes one.
+
+    Every request raises, if it must: `ConnectionLost` (no answer came: a change may be made or not),
+    `AuthenticationFailed`, `Refused` with the server's code, and where it is about a conversation `NotAMember`.
+    Cancelled, a change may be made or not.
+
+    A conversation, a user or a message may be given as such or by its id, as a UUID or as text.
+    """
+
+    def __init__(self, rest: Rest, account: Account, address: Address, network: Network, backoff: Backoff) -> None:
+        self._rest = rest
+        self._account = account
+        self._address = address
+        self._network = network
+        self._backoff = backoff
+        self._user: User | None = None
+
+    # --- who one is ---
+
+    @property
+    def token(self) -> str | None:
+        """The token in use; another one after each renewal."""
+        return self._account.token
+
+    @property
+    def user(self) -> User:
+        """Who is signed in.
+
+        Raises:
+            AuthenticationFailed: nobody is.
+        """
+        if self._user is None:
+            raise AuthenticationFailed("not signed in")
+        return self._user
+
+    async def register(self, username: str, password: str) -> User:
+        """Creates an account; it does not sign in.
+
+        Raises:
+            Refused: `username_taken`, or a name or a password that the service does not take.
+        """
+        body = {"username": username, "password": password}
+        return await self._rest.request("POST", "/api/auth/register", User, json=body, token=None)
+
+    async def sign_in(self, username: str, password: str) -> User:
+        """Gets a token for a name and a password, which is kept in memory to get the next one with.
+
+        Raises:
+            AuthenticationFailed: wrong username or password.
+        """
+        await self._account.sign_in(username, password)
+        return await self.me()
+
+    async def me(self) -> User:
+        """Who is signed in, as the server says."""
+        self._user = await self._ask("GET", "/api/auth/me", User)
+        return self._user
+
+    async def search_users(self, prefix: str, *, limit: int = 20) -> list[User]:
+        """Users whose names begin so, in any case, in the order of their names; at most `limit`, 1 to 200."""
+        answer = await self._ask("GET", "/api/users", _Users, params={"query": prefix, "limit": limit})
+        return answer.users
+
+    async def presence(self, user: UserRef) -> Presence:
+        """Whether somebody that one shares a conversation with is connected."""
+        return await self._ask("GET", f"/api/chat/users/{key_of(user)}/presence", Presence)
+
+    # --- conversations ---
+
+    async def conversations(self, *, limit: int = 50, offset: int = 0) -> list[Conversation]:
+        """The user's conversations, the one with the most recent activity first; `limit` is 1 to 200."""
+        params = {"limit": limit, "offset": offset}
+        return (await self._ask("GET", "/api/chat/conversations", _Conversations, params=params)).conversations
+
+    async def conversation(self, conversation: ConversationRef) -> Conversation:
+        """A conversation as it now is."""
+        return await self._ask("GET", _path(conversation), Conversation)
+
+    async def create_group(
+        self, name: str, members: Iterable[UserRef] = (), *, description: str | None = None
+    ) -> Conversation:
+        """A new group, with these members and oneself."""
+        ids = [str(key_of(member)) for member in members]
+        body = {"name": name, "description": description, "is_group": True, "participant_ids": ids}
+        return await self._ask("POST", "/api/chat/conversations", Conversation, json=body)
+
+    async def open_direct(self, user: UserRef) -> Conversation:
+        """The one-to-one with somebody: two users have one, and this creates it if there is none yet."""
+        body = {"is_group": False, "participant_ids": [str(key_of(user))]}
+        return await self._ask("POST", "/api/chat/conversations", Conversation, json=body)
+
+    async def rename(
+        self, conversation: ConversationRef, *, name: str | None = None, description: str | None = None
+    ) -> Conversation:
+        """Gives a group another name, another description, or both; what is None stays."""
+        changes = {"name": name, "description": description}
+        body = {field: value for field, value in changes.items() if value is not None}
+        return await self._ask("PATCH", _path(conversation), Conversation, json=body)
+
+    async def add_members(self, conversation: ConversationRef, users: Iterable[UserRef]) -> Conversation:
+        """Adds users to a group; who is in it already stays."""
+        body = {"user_ids": [str(key_of(user)) for user in users]}
+        return await self._ask("POST", f"{_path(conversation)}/members", Conversation, json=body)
+
+    async def remove_member(self, conversation: ConversationRef, user: UserRef) -> None:
+        """Removes somebody from a group; only its owner may. Their connections are closed when this returns."""
+        await self._do("DELETE", f"{_path(conversation)}/members/{key_of(user)}")
+
+    async def leave(self, conversation: ConversationRef) -> None:
+        """Leaves a group."""
+        await self._do("DELETE", f"{_path(conversation)}/members/me")
+
+    async def active_users(self, conversation: ConversationRef) -> frozenset[UUID]:
+        """Who has a conversation open."""
+        return frozenset((await self._ask("GET", f"{_path(conversation)}/active", _Active)).active_users)
+
+    async def read_positions(self, conversation: ConversationRef) -> dict[UUID, int]:
+        """How far each member has read, by seq; 0: nothing yet."""
+        answer = await self._ask("GET", f"{_path(conversation)}/read", _Positions)
+        return {position.user_id: position.seq for position in answer.positions}
+
+    async def mark_read(self, conversation: ConversationRef, seq: int) -> None:
+        """Everything up to this seq has been read; lower than before changes nothing."""
+        await self._do("PUT", f"{_path(conversation)}/read", json={"seq": seq})
+
+    # --- messages ---
+
+    def history(
+        self, conversation: ConversationRef, *, before_seq: int | None = None, after_seq: int | None = None
+    ) -> "History":
+        """Stored messages, deleted ones too (without content): `async for message in client.history(conversation)`.
+
+        From the newest back to the first, or back from before `before_seq`; with `after_seq` forwards from after it.
+        Asked for page by page as they are used; a loop may be left at any time.
+        """
+        if before_seq is not None and after_seq is not None:
+            raise ValueError("history goes back from `before_seq` or forwards from `after_seq`, not both")
+        return History(self, f"{_path(conversation)}/messages", before_seq, after_seq)
+
+    async def edit(self, message: Message, content: str) -> Message:
+        """Gives a message of one's own another content; returns it as it then is."""
+        check_text(content)
+        return await self._ask("PATCH", _message_path(message), Message, json={"content": content})
+
+    async def delete(self, message: Message) -> None:
+        """Deletes a message of one's own, or any as the owner of the conversation."""
+        await self._do("DELETE", _message_path(message))
+
+    # --- live ---
+
+    def join(
+        self,
+        conversation: ConversationRef,
+        *,
+        after: int | None = None,
+        epoch: str | None = None,
+        max_events: int = MAX_EVENTS,
+    ) -> AbstractAsyncContextManager[Room]:
+        """A conversation, live, for as long as the block runs: `async with client.join(conversation) as room:`.
+
+        It begins when the first connection stands: nothing that is stored from then on is missed. With `after` (and
+        `epoch`, which it belongs to) it begins with what changed since that rev. What the block raises comes out as
+        it is; a connection that cannot be kept is told by `Room.receive` and `Room.send`.
+
+        Args:
+            max_events: how many events may wait to be read; see `Room`.
+
+        Raises:
+            NotAMember, AuthenticationFailed, ConnectionLost: there is no first connection.
+        """
+        if max_events < 1:
+            raise ValueError("max_events must be 1 or more")
+        return self._join(conversation, after, epoch, max_events)
+
+    @asynccontextmanager
+    async def _join(
+        self, conversation: ConversationRef, after: int | None, epoch: str | None, max_events: int
+    ) -> AsyncIterator[Room]:
+        room = Room(
+            await self.conversation(conversation),
+            self.user,
+            self._account,
+            self._network,
+            self._address,
+            backoff=self._backoff,
+            after=after,
+            epoch=epoch,
+            max_events=max_events,
+        )
+        with unwrapped():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(room.run, name=f"room {room.conversation.id}")  # noqa: ASYNC113  # `wait_joined` waits for it
+                try:
+                    await room.wait_joined()
+                    yield room
+                finally:
+                    room.close()
+                nursery.cancel_scope.cancel()
+
+    # --- requests ---
+
+    async def _ask(self, method: str, path: str, kind: type[T], **options: Any) -> T:
+        token = self._account.token or await self._account.refresh(None)
+        try:
+            return await self._rest.request(method, path, kind, token=token, **options)
+        except AuthenticationFailed:
+            fresh = await self._account.refresh(token)
+        return await self._rest.request(method, path, kind, token=fresh, **options)
+
+    async def _do(self, method: str, path: str, **options: Any) -> None:
+        token = self._account.token or await self._account.refresh(None)
+        try:
+            await self._rest.request(method, path, None, token=token, **options)
+        except AuthenticationFailed:
+            fresh = await self._account.refresh(token)
+            await self._rest.request(method, path, None, token=fresh, **options)
+
+
+class History:
+    """Messages of a conversation, one after another, and the requests for them. `Client.history` makes one."""
+
+    def __init__(self, client: Client, path: str, before_seq: int | None, after_seq: int | None) -> None:
+        self._client = client
+        self._path = path
+        self._before_seq = before_seq
+        self._after_seq = after_seq
+        self._page: deque[Message] = deque()
+        self._is_last = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        """The next message. Cancelled: none is skipped."""
+        if not self._page:
+            if self._is_last:
+                raise StopAsyncIteration
+            await self._load()
+            if not self._page:
+                raise StopAsyncIteration
+        return self._page.popleft()
+
+    async def _load(self) -> None:
+        params = {"limit": PAGE}
+        if self._after_seq is not None:
+            params["after_seq"] = self._after_seq
+        elif self._before_seq is not None:
+            params["before_seq"] = self._before_seq
+        page = (await self._client._ask("GET", self._path, _Messages, params=params)).messages
+        self._is_last = len(page) < PAGE
+        if self._after_seq is not None:
+            page.reverse()  # a page is always newest first
+        if page:
+            self._before_seq = page[-1].seq
+            self._after_seq = None if self._after_seq is None else page[-1].seq
+        self._page.extend(page)
+
+
+def _path(conversation: ConversationRef) -> str:
+    return f"/api/chat/conversations/{key_of(conversation)}"
+
+
+def _message_path(message: Message) -> str:
+    return f"{_path(message.conversation_id)}/messages/{message.id}"

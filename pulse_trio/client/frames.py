@@ -1,0 +1,91 @@
+"""Frames of the WebSocket, read and written as a client does. No I/O."""
+
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec import UNSET
+
+from pulse_trio.client.errors import ProtocolError
+from pulse_trio.client.records import Message
+from pulse_trio.protocol import (
+    AuthFrame,
+    ErrorFrame,
+    MessageDeletedFrame,
+    MessageFrame,
+    MessageUpdatedFrame,
+    PresenceFrame,
+    ReadFrame,
+    SystemFrame,
+    TypingFrame,
+)
+
+ChangeFrame: TypeAlias = MessageFrame | MessageUpdatedFrame | MessageDeletedFrame
+
+
+IncomingFrame: TypeAlias = ChangeFrame | TypingFrame | SystemFrame | PresenceFrame | ErrorFrame | AuthFrame | ReadFrame
+
+
+class _Kind(msgspec.Struct):
+    type: str
+
+
+_kind: Final = msgspec.json.Decoder(_Kind)
+_decoders: Final[dict[str, msgspec.json.Decoder[IncomingFrame]]] = {
+    str(frame.__struct_config__.tag): msgspec.json.Decoder(frame)
+    for frame in (
+        MessageFrame,
+        MessageUpdatedFrame,
+        MessageDeletedFrame,
+        TypingFrame,
+        SystemFrame,
+        PresenceFrame,
+        ErrorFrame,
+        AuthFrame,
+        ReadFrame,
+    )
+}
+_encoder: Final = msgspec.json.Encoder()
+
+
+def decode(text: str | bytes) -> IncomingFrame | None:
+    """The frame in a WebSocket message; None for one of a kind that is not known here, which is to be ignored.
+
+    Raises:
+        ProtocolError: it is no frame.
+    """
+    try:
+        decoder = _decoders.get(_kind.decode(text).type)
+        return None if decoder is None else decoder.decode(text)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"a frame cannot be read: {error}") from None
+
+
+def encode(kind: str, **fields: Any) -> str:
+    """A frame of this type as the text of a WebSocket message. Fields that are None are left out."""
+    return _encoder.encode({"type": kind, **{k: v for k, v in fields.items() if v is not None}}).decode()
+
+
+def message_of(frame: ChangeFrame) -> Message:
+    """The message that a frame tells of.
+
+    Raises:
+        ProtocolError: it has a timestamp that is none.
+    """
+    fields = {
+        "id": frame.message_id,
+        "conversation_id": frame.conversation_id,
+        "sender_id": frame.sender_id,
+        "sender_username": frame.sender_username,
+        "content": "" if isinstance(frame, MessageDeletedFrame) else frame.content,
+        "created_at": frame.timestamp,
+        "updated_at": getattr(frame, "updated_at", frame.timestamp),
+        "seq": frame.seq,
+        "rev": frame.rev,
+        "is_edited": False if isinstance(frame, MessageDeletedFrame) else frame.is_edited,
+        "is_deleted": isinstance(frame, MessageDeletedFrame),
+        "client_id": None if frame.client_id is UNSET else frame.client_id,
+    }
+    try:
+        return msgspec.convert(fields, Message)
+    except msgspec.ValidationError as error:
+        raise ProtocolError(f"a frame cannot be read: {error}") from None

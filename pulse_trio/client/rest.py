@@ -1,0 +1,110 @@
+"""Requests of the REST API: JSON in and out, errors as exceptions."""
+
+from typing import Any, Final, TypeVar, overload
+
+import httpx2
+import msgspec
+import trio
+
+from pulse_trio.client.errors import (
+    AuthenticationFailed,
+    ClientError,
+    ConnectionLost,
+    NotAMember,
+    ProtocolError,
+    Refused,
+)
+
+REQUEST_TIMEOUT: Final = 30.0  # seconds for a request and its answer
+MOST_BYTES: Final = 16 * 1024 * 1024  # of an answer: 200 messages of the longest content are a fifth of it
+
+T = TypeVar("T")
+
+
+class ErrorBody(msgspec.Struct):
+    """How the server says no."""
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class Rest:
+    """Requests to one server.
+
+    Args:
+        http: carries them; whoever made it closes it.
+    """
+
+    def __init__(self, http: httpx2.AsyncClient) -> None:
+        self._http = http
+
+    @overload
+    async def request(
+        self, method: str, path: str, kind: type[T], *, token: str | None, json: Any = None, params: Any = None
+    ) -> T: ...
+
+    @overload
+    async def request(
+        self, method: str, path: str, kind: None, *, token: str | None, json: Any = None, params: Any = None
+    ) -> None: ...
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        kind: type[T] | None,
+        *,
+        token: str | None,
+        json: Any = None,
+        params: Any = None,
+    ) -> T | None:
+        """The answer to a request, read as `kind`.
+
+        Cancelled: it may have been done or not.
+
+        Raises:
+            ConnectionLost: no answer came.
+            AuthenticationFailed, NotAMember, Refused: what the answer was.
+            ProtocolError: it cannot be read.
+        """
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        try:
+            with trio.fail_after(REQUEST_TIMEOUT):
+                async with self._http.stream(method, path, json=json, params=params, headers=headers) as answer:
+                    body = await _read(answer)
+        except httpx2.HTTPError as error:
+            raise ConnectionLost(f"the server cannot be reached: {str(error) or type(error).__name__}") from None
+        except trio.TooSlowError:
+            raise ConnectionLost(f"the server did not answer within {REQUEST_TIMEOUT:g} seconds") from None
+        if answer.status_code >= 300:
+            raise error_of(answer.status_code, body, answer.headers.get("Retry-After"), path)
+        if kind is None:
+            return None
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"an answer of {path.split('?')[0]} cannot be read: {error}") from None
+
+
+async def _read(answer: httpx2.Response) -> bytes:
+    body = bytearray()
+    async for piece in answer.aiter_bytes():
+        body += piece
+        if len(body) > MOST_BYTES:
+            raise ProtocolError(f"an answer is longer than {MOST_BYTES} bytes")
+    return bytes(body)
+
+
+def error_of(status: int, body: bytes, retry_after: str | None, path: str) -> ClientError:
+    """What an answer with an error is raised as."""
+    try:
+        told = msgspec.json.decode(body, type=ErrorBody)
+    except msgspec.DecodeError:
+        told = ErrorBody("unknown", f"the server answered {status}")  # a proxy's words, or another server's
+    if status == 401:
+        return AuthenticationFailed(told.message, told.code)
+    if told.code == "not_a_member" or (told.code == "not_found" and path.startswith("/api/chat/conversations/")):
+        return NotAMember(told.message)
+    seconds = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
+    return Refused(told.code, told.message, field=told.field, status=status, retry_after=seconds)

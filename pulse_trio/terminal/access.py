@@ -1,0 +1,127 @@
+"""The server, the token and the conversation that a command is about."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from pulse_trio.client import Address, Backoff, Client, Conversation, NotAMember, User, open_client
+from pulse_trio.ids import parse_uuid
+from pulse_trio.terminal import tokens
+from pulse_trio.terminal.exits import Exit, Stop
+from pulse_trio.terminal.text import safe
+from pulse_trio.texts import text_problem, username_key
+
+PAGE: Final = 200  # conversations that are asked for at a time
+SHOWN: Final = 5  # conversations that are named when several have the same name
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to get in.
+
+    Attributes:
+        server: its URL.
+        token: given for this run; None: the one that `login` kept.
+        attempts: to connect, in a row.
+    """
+
+    server: str
+    token: str | None = None
+    attempts: int | None = None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Client]:
+        """A client that is signed in. A token that `login` kept is kept anew when it is renewed.
+
+        Raises:
+            Stop: nobody is signed in.
+            ClientError: the server cannot be reached, or the token is not good.
+        """
+        kept = None if self.token else tokens.load(self.server)
+        token = self.token or (kept.token if kept else None)
+        if token is None:
+            raise Stop(Exit.NOT_SIGNED_IN, f"not signed in to {self.server}: pulse-trio login, or set PULSE_TOKEN")
+
+        def keep(token: str) -> None:
+            if kept is not None:
+                tokens.keep(self.server, tokens.Kept(kept.username, token))
+
+        backoff = Backoff(attempts=self.attempts)
+        async with open_client(self.server, token=token, on_token=keep, backoff=backoff) as client:
+            yield client
+
+
+def checked_server(url: str) -> str:
+    """The URL of a server in the form that tokens are kept under.
+
+    Raises:
+        Stop: it is none.
+    """
+    try:
+        return Address.parse(url).base_url
+    except ValueError as error:
+        raise Stop(Exit.USAGE, str(error)) from None
+
+
+def title(conversation: Conversation, me: User) -> str:
+    """What a conversation is called: its name, or the other one's. Safe for a terminal."""
+    if not conversation.is_group:
+        others = [user.username for user in conversation.users if user.id != me.id]
+        return safe(f"@{others[0]}") if others else "@nobody"
+    return safe(conversation.name or "group without a name")
+
+
+async def find(client: Client, text: str, *, creates: bool) -> Conversation:
+    """The conversation that is named by its id, its name, or `@username` for the one-to-one with somebody.
+
+    Args:
+        creates: a one-to-one that is not there yet is created.
+
+    Raises:
+        Stop: there is none, or several have this name.
+    """
+    problem = text_problem(text)
+    if problem is not None:
+        raise Stop(Exit.USAGE, f"the name of a conversation {problem}")
+    key = parse_uuid(text)
+    if key is not None:
+        try:
+            return await client.conversation(key)
+        except NotAMember:
+            raise Stop(Exit.REFUSED, f"you are in no conversation {text}") from None
+    if text.startswith("@"):
+        return await _find_direct(client, text[1:], creates=creates)
+    named = [c for c in await everything(client) if c.is_group and (c.name or "").casefold() == text.casefold()]
+    if not named:
+        raise Stop(Exit.REFUSED, f"you are in no conversation named {text}; @USERNAME is the one-to-one with somebody")
+    if len(named) > 1:
+        ids = ", ".join(str(conversation.id) for conversation in named[:SHOWN])
+        raise Stop(Exit.USAGE, f"{len(named)} conversations are named {text}; give the id: {ids}")
+    return named[0]
+
+
+async def everything(client: Client) -> list[Conversation]:
+    """All conversations of the user, the one with the most recent activity first."""
+    found: list[Conversation] = []
+    while page := await client.conversations(limit=PAGE, offset=len(found)):
+        found += page
+        if len(page) < PAGE:
+            break
+    return found
+
+
+async def _find_direct(client: Client, username: str, *, creates: bool) -> Conversation:
+    for conversation in await everything(client):
+        if not conversation.is_group and any(_is(user, username) for user in conversation.users if user != client.user):
+            return conversation
+    if not creates:
+        raise Stop(Exit.REFUSED, f"you have no one-to-one with {username}")
+    other = next((user for user in await client.search_users(username) if _is(user, username)), None)
+    if other is None:
+        raise Stop(Exit.REFUSED, f"there is no user {username}")
+    return await client.open_direct(other)
+
+
+def _is(user: User, username: str) -> bool:
+    return username_key(user.username) == username_key(username)

@@ -1,0 +1,150 @@
+"""The commands of the terminal program; docs/terminal.md tells the same to people."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import click
+
+from pulse_trio.client import ClientError, open_client
+from pulse_trio.fields import CLIENT_ID_MAX_CHARS
+from pulse_trio.terminal import tokens
+from pulse_trio.terminal.access import Access, checked_server
+from pulse_trio.terminal.chat import chat as run_chat
+from pulse_trio.terminal.exits import Exit, Stop, run
+from pulse_trio.terminal.send import send as run_send
+from pulse_trio.terminal.streams import Output
+from pulse_trio.terminal.tail import Range
+from pulse_trio.terminal.tail import tail as run_tail
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+
+_server = click.option(
+    "--server", envvar="PULSE_URL", default=DEFAULT_SERVER, show_default=True, help="URL of the service (PULSE_URL)."
+)
+_token = click.option(
+    "--token",
+    envvar="PULSE_TOKEN",
+    help="Token to use in place of the one that login kept. PULSE_TOKEN keeps it out of the list of processes.",
+)
+_password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+
+
+@click.command()
+@click.argument("conversation", required=False)
+@_server
+@_token
+def chat(conversation: str | None, server: str, token: str | None) -> None:
+    """Talk in a conversation: its name, its id, or @USERNAME.
+
+    Without one there is a list to choose from. Where standard input or output is no terminal it reads and prints
+    plain lines: each line that is read is sent, and it ends with its input.
+    """
+    run(partial(_with_access, partial(run_chat, name=conversation), server, token))
+
+
+@click.command()
+@click.argument("conversation")
+@click.option("--after", type=click.IntRange(min=0), help="Begin with what changed after this rev.")
+@click.option("--history", type=click.IntRange(min=0), default=0, help="Print so many of the newest messages first.")
+@click.option("--follow/--no-follow", default=True, help="Go on with what comes, or end when caught up.")
+@click.option("--all", "with_all", is_flag=True, help="Also who comes, goes, types and reads, and lost connections.")
+@_server
+@_token
+def tail(
+    conversation: str,
+    after: int | None,
+    history: int,
+    follow: bool,
+    with_all: bool,
+    server: str,
+    token: str | None,
+) -> None:
+    """Print what happens in a conversation, a JSON object a line."""
+    if after is not None and history:
+        raise click.UsageError("--after and --history do not go together: what changed after a rev is its own history")
+    what = Range(after, history, follow, with_all)
+    run(partial(_with_access, partial(run_tail, name=conversation, what=what), server, token))
+
+
+@click.command()
+@click.argument("conversation")
+@click.argument("text", default="-")
+@click.option("--client-id", help="Sent again with the same one, a message is stored once.")
+@click.option(
+    "--timeout", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for all of it."
+)
+@_server
+@_token
+def send(conversation: str, text: str, client_id: str | None, timeout: float, server: str, token: str | None) -> None:
+    """Send one message, TEXT or what standard input has (-), and print its id and its seq when it is stored."""
+    if client_id is not None and not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS:
+        raise click.BadParameter(f"1 to {CLIENT_ID_MAX_CHARS} characters", param_hint="--client-id")
+    program = partial(run_send, conversation=conversation, text=text, client_id=client_id, seconds=timeout)
+    run(partial(_with_access, program, server, token))
+
+
+@click.command()
+@click.argument("username", required=False)
+@_server
+@_password_stdin
+def login(username: str | None, server: str, password_stdin: bool) -> None:
+    """Sign in, and keep the token (not the password) in a file that only you can read."""
+    name = username or click.prompt("Username")
+    password = _password(password_stdin, confirms=False)
+    run(partial(_sign_in, server, name, password, registers=False))
+
+
+@click.command()
+@click.argument("username")
+@_server
+@_password_stdin
+def register(username: str, server: str, password_stdin: bool) -> None:
+    """Create an account, and sign in."""
+    password = _password(password_stdin, confirms=True)
+    run(partial(_sign_in, server, username, password, registers=True))
+
+
+@click.command()
+@_server
+def logout(server: str) -> None:
+    """Forget the token that login kept."""
+    run(partial(_forget, server))
+
+
+COMMANDS = {command.name: command for command in (chat, tail, send, login, register, logout)}
+
+
+async def _with_access(program: Callable[..., Any], server: str, token: str | None) -> int:
+    return int(await program(Access(checked_server(server), token or None)))
+
+
+async def _sign_in(server: str, username: str, password: str, *, registers: bool) -> int:
+    url = checked_server(server)
+    async with open_client(url) as client:
+        if registers:
+            await client.register(username, password)
+        user = await client.sign_in(username, password)
+        if client.token is None:
+            raise ClientError("the server gave out no token")
+        tokens.keep(url, tokens.Kept(user.username, client.token))
+    await Output(1).write(f"Signed in to {url} as {user.username}.\n")
+    return Exit.OK
+
+
+async def _forget(server: str) -> int:
+    tokens.keep(checked_server(server), None)
+    return Exit.OK
+
+
+def _password(from_stdin: bool, *, confirms: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    if not sys.stdin.isatty():
+        run(partial(_refuse, "there is no terminal to ask for the password at: --password-stdin"))
+    return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirms))
+
+
+async def _refuse(message: str) -> int:
+    raise Stop(Exit.USAGE, message)

@@ -1,0 +1,178 @@
+"""The line that is being written. No I/O."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from pulse_trio.terminal.keys import Key, Pasted, Press, Typed
+from pulse_trio.terminal.text import clusters, visible, width
+
+CHARACTERS_MOST: Final = 16_000  # of a line: four times what the service takes by default
+HISTORY_MOST: Final = 500  # lines
+
+
+class Outcome(Enum):
+    """What a key asks for beyond the line."""
+
+    NONE = auto()
+    SUBMIT = auto()  # `take` has the line
+    LEAVE = auto()
+    REDRAW = auto()
+    SUSPEND = auto()
+    FULL = auto()  # no room for what was typed
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A part of the line as it is shown, and in which column of it the cursor stands."""
+
+    text: str
+    cursor: int
+
+
+class LineEditor:
+    """One line of text with a cursor, and the lines before it. A character is what a person takes for one."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._cursor = 0
+        self._history: list[str] = []
+        self._place = 0  # in the history; at its end: the new line
+        self._draft = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    def take(self) -> str:
+        """The line, which is empty then and goes into the history."""
+        line = self.text
+        if line and (not self._history or self._history[-1] != line):
+            self._history.append(line)
+            del self._history[:-HISTORY_MOST]
+        self._set("")
+        self._place = len(self._history)
+        return line
+
+    def put_back(self, line: str) -> None:
+        """A line that could not be sent, if nothing else has been written since."""
+        if not self._pieces:
+            self._set(line)
+
+    def press(self, press: Press) -> Outcome:
+        """Does what a key says."""
+        match press:
+            case Typed(text) | Pasted(text):
+                return self._insert(text)
+            case Key.NEW_LINE:
+                return self._insert("\n")
+            case Key.ENTER:
+                return Outcome.SUBMIT if self.text.strip() else Outcome.NONE
+            case Key.INTERRUPT:
+                if not self._pieces:
+                    return Outcome.LEAVE
+                self._set("")
+            case Key.END_OF_INPUT:
+                if not self._pieces:
+                    return Outcome.LEAVE
+                self._remove(self._cursor, self._cursor + 1)
+            case Key.REDRAW:
+                return Outcome.REDRAW
+            case Key.SUSPEND:
+                return Outcome.SUSPEND
+            case Key.UP:
+                self._go(self._place - 1)
+            case Key.DOWN:
+                self._go(self._place + 1)
+            case _:
+                self._edit(press)
+        return Outcome.NONE
+
+    def _edit(self, key: Key) -> None:
+        here = self._cursor
+        match key:
+            case Key.BACKSPACE:
+                self._remove(here - 1, here)
+            case Key.DELETE:
+                self._remove(here, here + 1)
+            case Key.LEFT:
+                self._cursor = max(here - 1, 0)
+            case Key.RIGHT:
+                self._cursor = min(here + 1, len(self._pieces))
+            case Key.HOME:
+                self._cursor = 0
+            case Key.END:
+                self._cursor = len(self._pieces)
+            case Key.WORD_LEFT:
+                self._cursor = self._word_before(here)
+            case Key.WORD_RIGHT:
+                self._cursor = self._word_after(here)
+            case Key.KILL_TO_START:
+                self._remove(0, here)
+            case Key.KILL_TO_END:
+                self._remove(here, len(self._pieces))
+            case Key.KILL_WORD:
+                self._remove(self._word_before(here), here)
+
+    def view(self, columns: int) -> View:
+        """As much of the line around the cursor as fits into so many columns, the cursor's own included."""
+        shown = [visible(piece) for piece in self._pieces]
+        sizes = [width(piece) for piece in shown]
+        start, used = self._cursor, 0
+        # The cursor has at least one column, and two thirds of the rest before it if the line is that long.
+        room = max(columns - 1, 0)
+        while start > 0 and used + sizes[start - 1] <= room:
+            start -= 1
+            used += sizes[start]
+        if start > 0:  # there is more before: leave some room after the cursor
+            while start < self._cursor and used > room * 2 // 3:
+                used -= sizes[start]
+                start += 1
+        end, total = self._cursor, used
+        while end < len(shown) and total + sizes[end] <= room:
+            total += sizes[end]
+            end += 1
+        return View("".join(shown[start:end]), used)
+
+    # --- the line ---
+
+    def _set(self, text: str) -> None:
+        self._pieces = list(clusters(text))
+        self._cursor = len(self._pieces)
+
+    def _insert(self, text: str) -> Outcome:
+        before, after = "".join(self._pieces[: self._cursor]), "".join(self._pieces[self._cursor :])
+        if len(before) + len(text) + len(after) > CHARACTERS_MOST:
+            return Outcome.FULL
+        # What was typed may belong to the character before it: an accent, a part of an emoji.
+        self._pieces = list(clusters(before + text))
+        self._cursor = len(self._pieces)
+        self._pieces += clusters(after)
+        return Outcome.NONE
+
+    def _remove(self, start: int, end: int) -> None:
+        start = max(start, 0)
+        del self._pieces[start:end]
+        self._cursor = start
+
+    def _word_before(self, place: int) -> int:
+        while place > 0 and self._pieces[place - 1].isspace():
+            place -= 1
+        while place > 0 and not self._pieces[place - 1].isspace():
+            place -= 1
+        return place
+
+    def _word_after(self, place: int) -> int:
+        while place < len(self._pieces) and self._pieces[place].isspace():
+            place += 1
+        while place < len(self._pieces) and not self._pieces[place].isspace():
+            place += 1
+        return place
+
+    def _go(self, place: int) -> None:
+        if not 0 <= place <= len(self._history):
+            return
+        if self._place == len(self._history):
+            self._draft = self.text
+        self._place = place
+        self._set(self._draft if place == len(self._history) else self._history[place])

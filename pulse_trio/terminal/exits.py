@@ -1,0 +1,108 @@
+"""How the program ends: exit codes, signals, what is said about an error."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from typing import NoReturn
+
+import trio
+
+from pulse_trio.client import (
+    AuthenticationFailed,
+    ClientError,
+    ConnectionLost,
+    NotAMember,
+    NotStored,
+    ProtocolError,
+    Refused,
+)
+from pulse_trio.errors import leaves
+from pulse_trio.terminal.streams import LineTooLong
+from pulse_trio.terminal.text import safe
+
+
+class Exit(IntEnum):
+    """Exit codes; docs/terminal.md lists them. A signal ends it with 128 and its number."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_SIGNED_IN = 4
+    REFUSED = 5
+    NOT_STORED = 6
+
+
+class Stop(Exception):
+    """Ends the program with this exit code, saying why on standard error."""
+
+    def __init__(self, code: Exit, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def code_of(error: BaseException) -> Exit:
+    """The exit code for an error."""
+    match error:
+        case Stop(code=code):
+            return code
+        case AuthenticationFailed():
+            return Exit.NOT_SIGNED_IN
+        case NotStored():
+            return Exit.NOT_STORED
+        case NotAMember():
+            return Exit.REFUSED
+        case Refused(status=status) if status is not None and (status >= 500 or status == 429):
+            return Exit.UNREACHABLE
+        case Refused():
+            return Exit.REFUSED
+        case ConnectionLost() | ProtocolError():
+            return Exit.UNREACHABLE
+    return Exit.FAILED
+
+
+def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
+    """Runs the program, and ends it with its exit code.
+
+    SIGINT, SIGTERM and SIGHUP cancel it: what must be put right, the terminal above all, is. A reader of its output
+    who goes away ends it with 0.
+    """
+    code = 0
+    try:
+        code = trio.run(_until_signal, main)
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except (BaseExceptionGroup, ClientError, Stop, LineTooLong, BrokenPipeError) as error:
+        found = leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        known = [leaf for leaf in found if isinstance(leaf, ClientError | Stop | LineTooLong | BrokenPipeError)]
+        if len(known) < len(found):
+            raise
+        if not all(isinstance(leaf, BrokenPipeError) for leaf in known):
+            told = next(leaf for leaf in known if not isinstance(leaf, BrokenPipeError))
+            code = code_of(told)
+            _say(f"pulse-trio: {safe(str(told))}")
+    sys.exit(code)
+
+
+async def _until_signal(main: Callable[[], Awaitable[int]]) -> int:
+    code = 0
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                nonlocal code
+                async for number in signals:
+                    code = 128 + number
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait)
+            code = await main()
+            nursery.cancel_scope.cancel()
+    return code
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens
+        print(text, file=sys.stderr)  # noqa: T201

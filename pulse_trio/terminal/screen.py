@@ -1,0 +1,121 @@
+"""The screen of `pulse-trio chat`: lines that scroll; below them one that says how things are, and one to write in."""
+
+import contextlib
+import os
+import signal
+import sys
+import termios
+from collections.abc import Sequence
+from typing import Final, Self
+
+from pulse_trio.terminal.editor import View
+from pulse_trio.terminal.streams import Output
+from pulse_trio.terminal.text import cut, width
+
+PROMPT: Final = "> "
+PASTE_ON: Final = "\x1b[?2004h"  # a paste comes between marks
+PASTE_OFF: Final = "\x1b[?2004l"
+HIDE: Final = "\x1b[?25l"
+SHOW: Final = "\x1b[?25h"
+CLEAR_DOWN: Final = "\x1b[J"
+
+
+class RawMode:
+    """Keys come one by one, unechoed, Ctrl-C among them; however the block ends, the terminal is as it was."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._before = termios.tcgetattr(fd)
+
+    def __enter__(self) -> Self:
+        self._on()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._off()
+
+    def suspend(self) -> None:
+        """Stops the program, as Ctrl-Z does elsewhere; returns when it is continued."""
+        self._off()
+        os.kill(os.getpid(), signal.SIGTSTP)
+        self._on()
+
+    def _on(self) -> None:
+        raw = termios.tcgetattr(self._fd)
+        raw[0] &= ~(termios.IXON | termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.BRKINT)
+        raw[2] = (raw[2] & ~termios.CSIZE) | termios.CS8
+        raw[3] &= ~(termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN)
+        raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0
+        termios.tcsetattr(self._fd, termios.TCSADRAIN, raw)
+        _now(PASTE_ON)
+
+    def _off(self) -> None:
+        try:
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
+        except termios.error:
+            return  # the terminal is gone, and needs nothing
+        _now(f"{PASTE_OFF}{SHOW}\x1b[0m")
+
+
+def _now(text: str) -> None:
+    """Writes a few bytes without waiting: also where nothing may be awaited any more."""
+    with contextlib.suppress(OSError):  # the terminal is gone, and needs nothing
+        os.write(1, text.encode())
+
+
+class Screen:
+    """Draws. The two lines at the bottom are drawn anew after whatever scrolls above them.
+
+    Not for several tasks at once: each call must have ended before the next.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._status_width = 0
+        self._cursor = 0
+        self._is_drawn = False
+
+    @property
+    def columns(self) -> int:
+        try:
+            return max(os.get_terminal_size(1).columns, 10)
+        except OSError:
+            return 80
+
+    async def draw(self, status: str, view: View, lines: Sequence[str] = ()) -> None:
+        """Puts lines above, and the two at the bottom below them. `status` is safe and has no colours."""
+        columns = self.columns
+        shown = cut(status, columns - 1)
+        text = [HIDE, self._erase(columns), *(f"{line}\n" for line in lines)]
+        text.append(f"\x1b[2m{shown}\x1b[0m\n{PROMPT}{view.text}\r")
+        cursor = len(PROMPT) + view.cursor
+        text.append(f"\x1b[{cursor}C{SHOW}")
+        self._status_width, self._cursor, self._is_drawn = width(shown), cursor, True
+        await self._output.write("".join(text))
+
+    async def erase(self) -> None:
+        """Takes the two lines away; the cursor stands where they were."""
+        await self._output.write(self._erase(self.columns))
+        self._is_drawn = False
+
+    async def ring(self) -> None:
+        """The bell: there is no room for what was typed."""
+        await self._output.write("\a")
+
+    def _erase(self, columns: int) -> str:
+        if not self._is_drawn:
+            return ""
+        # A terminal that became narrower has broken the lines anew.
+        up = max((self._status_width + columns - 1) // columns, 1) + self._cursor // columns
+        return f"\r\x1b[{up}A{CLEAR_DOWN}"
+
+
+def is_interactive() -> bool:
+    """Whether a person sits at both ends."""
+    return (
+        sys.stdin is not None
+        and sys.stdout is not None
+        and os.isatty(0)
+        and os.isatty(1)
+        and os.environ.get("TERM", "dumb") not in {"", "dumb"}
+    )

@@ -1,0 +1,45 @@
+"""`pulse-trio send`: one message, for bots and cron."""
+
+import trio
+
+from pulse_trio.client import ConnectionLost
+from pulse_trio.terminal.access import Access, find
+from pulse_trio.terminal.exits import Exit, Stop
+from pulse_trio.terminal.streams import LINE_MOST, Output, read_some
+
+
+async def send(access: Access, conversation: str, text: str, client_id: str | None, seconds: float) -> int:
+    """Sends a message and prints its id and its seq; `-` as text is standard input.
+
+    Raises:
+        Stop: it was not acknowledged within so many seconds; it may be stored all the same.
+    """
+    if text == "-":
+        text = await _standard_input()
+    try:
+        with trio.fail_after(seconds):
+            async with access.open() as client:
+                found = await find(client, conversation, creates=True)
+                async with client.join(found) as room:
+                    try:
+                        message = await room.send(text, client_id=client_id)
+                    except ConnectionLost as error:
+                        raise Stop(Exit.NOT_STORED, f"no answer: {error}; it may be stored or not") from None
+    except trio.TooSlowError:
+        raise Stop(
+            Exit.NOT_STORED, f"not acknowledged within {seconds:g} seconds; it may be stored or not: --client-id"
+        ) from None
+    await Output(1).write(f"{message.id} {message.seq}\n")
+    return Exit.OK
+
+
+async def _standard_input() -> str:
+    data = b""
+    while piece := await read_some(0):
+        data += piece
+        if len(data) > LINE_MOST:
+            raise Stop(Exit.USAGE, f"a message has at most {LINE_MOST} bytes")
+    try:
+        return data.decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise Stop(Exit.USAGE, "standard input is not UTF-8") from None

@@ -1,0 +1,157 @@
+"""`pulse-trio tail`: what happens in a conversation, a JSON object a line, for scripts."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from pulse_trio.client import (
+    Client,
+    Conversation,
+    Event,
+    Joined,
+    Left,
+    MembersChanged,
+    Message,
+    MessageDeleted,
+    MessageEdited,
+    Offline,
+    Online,
+    ReadPositions,
+    Reset,
+    Room,
+    Typing,
+)
+from pulse_trio.clock import rfc3339
+from pulse_trio.terminal.access import Access, find
+from pulse_trio.terminal.exits import Exit
+from pulse_trio.terminal.streams import Output
+
+# Inside a JSON string only; JSON writes lower ones by number anyway. A terminal may obey them.
+_OBEYED: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What is printed.
+
+    Attributes:
+        after: everything that changed after this rev; None: only what is new.
+        history: so many of the newest messages first.
+        follows: goes on with what comes.
+        with_all: also what nobody keeps: who comes and goes, types, reads; whether there is a connection.
+    """
+
+    after: int | None = None
+    history: int = 0
+    follows: bool = True
+    with_all: bool = False
+
+
+async def tail(access: Access, name: str, what: Range) -> int:
+    """Prints what happens, until it is told to end, or until it has caught up."""
+    output = Output(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_with, output, nursery.cancel_scope)
+        async with access.open() as client:
+            found = await find(client, name, creates=False)
+            if what.after is None and not what.follows:
+                for message in await newest(client, found, what.history):
+                    await output.write(line_of(message))
+            else:
+                async with client.join(found, after=what.after) as room:
+                    await _follow(client, room, output, what)
+        nursery.cancel_scope.cancel()
+    return Exit.OK
+
+
+async def _end_with(output: Output, scope: trio.CancelScope) -> None:
+    await output.wait_broken()
+    scope.cancel()
+
+
+async def newest(client: Client, conversation: Conversation, count: int) -> list[Message]:
+    """So many of the newest messages, the oldest of them first; deleted ones are left out and count."""
+    found: list[Message] = []
+    if count > 0:
+        async for message in client.history(conversation):
+            found.append(message)
+            if len(found) == count:
+                break
+    return [message for message in reversed(found) if not message.is_deleted]
+
+
+async def _follow(client: Client, room: Room, output: Output, what: Range) -> None:
+    target = room.head_rev
+    known: dict[int, int] = {}  # seq → rev, of what was printed as history
+    for message in await newest(client, room.conversation, what.history):
+        known[message.seq] = message.rev
+        await output.write(line_of(message))
+    while what.follows or room.rev < target:
+        event = await room.receive()
+        message_of = event.message if isinstance(event, MessageEdited | MessageDeleted) else event
+        if isinstance(message_of, Message):
+            if message_of.rev <= known.get(message_of.seq, 0):
+                continue
+        elif not what.with_all and not isinstance(event, Reset):
+            continue
+        line = line_of(event)
+        if line:
+            await output.write(line)
+        if isinstance(event, Reset):
+            target = event.last_rev
+
+
+def line_of(event: Event) -> str:
+    """An event as a line of JSON: a message as its frame in docs/protocol.md, others as docs/terminal.md says."""
+    fields = _fields(event)
+    if not fields:
+        return ""
+    text = json.dumps(fields, ensure_ascii=False)
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    match event:
+        case Message():
+            return _message("message_updated" if event.is_edited else "message", event)
+        case MessageEdited(message):
+            return _message("message_updated", message)
+        case MessageDeleted(message):
+            return _message("message_deleted", message)
+        case Reset():
+            return {"type": "reset", "last_seq": event.last_seq, "last_rev": event.last_rev, "epoch": event.epoch}
+        case Typing() | Joined() | Left():
+            kind = type(event).__name__.lower()
+            return {"type": kind, "user_id": str(event.user_id), "username": event.username}
+        case MembersChanged():
+            return {"type": event.what, "user_id": str(event.user_id), "text": event.text}
+        case ReadPositions():
+            positions = [{"user_id": str(user_id), "seq": seq} for user_id, seq in event.positions.items()]
+            return {"type": "read", "positions": positions}
+        case Offline():
+            return {"type": "offline", "reason": event.reason, "retry_in": round(event.retry_in, 3)}
+        case Online():
+            return {"type": "online"}
+    return {}
+
+
+def _message(kind: str, message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "type": kind,
+        "content": message.content,
+        "sender_id": str(message.sender_id),
+        "sender_username": message.sender_username,
+        "message_id": str(message.id),
+        "timestamp": rfc3339(message.created_at),
+        "is_edited": message.is_edited,
+        "conversation_id": str(message.conversation_id),
+        "seq": message.seq,
+        "rev": message.rev,
+        "client_id": message.client_id,
+        "updated_at": rfc3339(message.updated_at),
+    }
+    left_out = {"message": {"updated_at"}, "message_deleted": {"content", "is_edited"}}.get(kind, set())
+    return {k: v for k, v in fields.items() if k not in left_out and v is not None}

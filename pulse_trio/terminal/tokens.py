@@ -1,0 +1,81 @@
+"""Where tokens are kept between runs: one file, for its owner only."""
+
+import json
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from pulse_trio.terminal.exits import Exit, Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Who is signed in to a server."""
+
+    username: str
+    token: str
+
+
+def token_file() -> Path:
+    """The file, in the folder that XDG_CONFIG_HOME names, else in `~/.config`."""
+    folder = os.environ.get("XDG_CONFIG_HOME") or ""
+    base = Path(folder) if Path(folder).is_absolute() else Path.home() / ".config"
+    return base / "pulse-trio" / "tokens.json"
+
+
+def load(server: str) -> Kept | None:
+    """Who is signed in to this server, if anybody is.
+
+    Raises:
+        Stop: the file is open to others, or not one of ours.
+    """
+    entry = _read().get(server)
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        return None
+    return Kept(str(entry.get("username", "")), entry["token"])
+
+
+def keep(server: str, kept: Kept | None) -> None:
+    """Keeps who is signed in to this server; None: nobody is. The file is replaced in one step.
+
+    Raises:
+        Stop: it cannot be written.
+    """
+    entries = _read()
+    entries.pop(server, None)
+    if kept is not None:
+        entries[server] = {"username": kept.username, "token": kept.token}
+    path = token_file()
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(fd, "w") as file:
+                json.dump(entries, file)
+            os.replace(new, path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise Stop(Exit.FAILED, f"{path} cannot be written: {error.strerror}") from None
+
+
+def _read() -> dict[str, object]:
+    path = token_file()
+    try:
+        with path.open() as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise Stop(Exit.FAILED, f"{path} holds tokens and is open to others: chmod 600 {path}")
+            entries = json.load(file)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise Stop(Exit.FAILED, f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        entries = None
+    if not isinstance(entries, dict):
+        raise Stop(Exit.FAILED, f"{path} is not a file of tokens; remove it and sign in again")
+    return entries

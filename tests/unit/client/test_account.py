@@ -1,0 +1,106 @@
+"""A token from elsewhere is renewed in time, and what is told of each new one."""
+
+import json
+from base64 import urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pulse_trio.client import AuthenticationFailed, ConnectionLost, Refused, open_client
+from pulse_trio.client.verdicts import Verdict, verdict_of
+from pulse_trio.client.wire import Ending
+from pulse_trio.protocol import CloseCode
+from tests.unit.client.scripted import TOKEN_SECONDS, ScriptedServer
+
+NOW = datetime(2026, 2, 4, 12, tzinfo=UTC)
+
+
+def token_of(**claims: float) -> str:
+    payload = urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"header.{payload}.signature"
+
+
+@pytest.mark.parametrize(("age", "due"), [(0, 1_800), (1_200, 600), (3_000, 0)])
+async def test_a_given_token_is_renewed_at_half_its_life(autojump_clock: MockClock, age: float, due: float) -> None:
+    issued = (NOW - timedelta(seconds=age)).timestamp()
+    tokens: list[tuple[float, str]] = []
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        began = trio.current_time()
+        async with open_client(
+            "http://chat.example",
+            token=token_of(iat=issued, exp=issued + 3_600),
+            network=server,
+            clock=lambda: NOW,
+            on_token=lambda token: tokens.append((trio.current_time() - began, token)),
+        ) as client:
+            await trio.sleep(due + 1 + TOKEN_SECONDS / 2)
+            assert client.token == "token-2"
+    assert [token for _, token in tokens] == ["token-1", "token-2"]
+    assert tokens[0][0] == pytest.approx(due, abs=1)
+
+
+async def test_a_token_that_says_nothing_is_left_alone(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        async with open_client("http://chat.example", token="opaque", network=server) as client:
+            await trio.sleep(80_000)
+            assert client.token == "opaque"
+    assert ("POST", "/api/auth/renew") not in server.asked
+
+
+async def test_a_server_that_is_away_is_asked_again_for_a_token(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        async with open_client("http://chat.example", username="a", password="b", network=server) as client:
+            server.is_down = True
+            await trio.sleep(TOKEN_SECONDS / 2 + 60)
+            assert client.token == "token-1"
+            with pytest.raises(ConnectionLost):
+                await client.conversations()
+            server.is_down = False
+            await trio.sleep(60)
+            assert client.token == "token-2"
+
+
+async def test_a_request_whose_token_has_ended_is_made_again_with_another(autojump_clock: MockClock) -> None:
+    answers: list[tuple[int, Any]] = [
+        (401, {"code": "invalid_token", "message": "Expired"}),
+        (200, {"conversations": []}),
+    ]
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        server.answers["GET", "/api/chat/conversations"] = lambda _body: answers.pop(0)
+        async with open_client("http://chat.example", username="a", password="b", network=server) as client:
+            assert await client.conversations() == []
+            assert client.token == "token-2"
+
+
+async def test_errors_of_requests(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        async with open_client("http://chat.example", username="a", password="b", network=server) as client:
+            server.answers["GET", "/api/users"] = (
+                429,
+                {"code": "rate_limited", "message": "Slow down", "field": "query"},
+            )
+            with pytest.raises(Refused, match="Slow down") as refused:
+                await client.search_users("x")
+            assert (refused.value.code, refused.value.status, refused.value.field) == ("rate_limited", 429, "query")
+            server.answers["GET", "/api/users"] = 502, "no JSON of ours"
+            with pytest.raises(Refused, match="502"):
+                await client.search_users("x")
+            with pytest.raises(Refused, match="surrogate"):
+                await client.edit(None, "\ud800")  # type: ignore[arg-type]  # looked at before the message is
+        async with open_client("http://chat.example", network=server) as client:
+            with pytest.raises(AuthenticationFailed):
+                await client.me()
+
+
+@pytest.mark.parametrize("code", CloseCode)
+def test_every_close_code_has_a_verdict_of_its_own(code: CloseCode) -> None:
+    plain = {CloseCode.NORMAL, CloseCode.UNFINISHED, CloseCode.INTERNAL_ERROR, CloseCode.TOO_SLOW}
+    assert (verdict_of(Ending("because", code=code)) == Verdict()) == (code in plain)

@@ -1,0 +1,38 @@
+"""The command: each half is loaded only when it is asked for."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_bot_does_not_load_the_server() -> None:
+    done = run(
+        "import sys\n"
+        "from pulse_trio.program import main\n"
+        "try:\n"
+        "    main(['send', '--help'])\n"
+        "finally:\n"
+        "    print({'quart', 'hypercorn', 'psycopg', 'pydantic'} & set(sys.modules))\n"
+    )
+    assert done.stdout.endswith("set()\n"), done
+
+
+@pytest.mark.parametrize("missing", ["httpx2", "trio_websocket"])
+def test_what_is_missing_is_named(missing: str) -> None:
+    done = run(
+        f"import sys\nsys.modules[{missing!r}] = None\n"
+        "from pulse_trio.program import main\nmain(['send', 'Team', 'x'])\n"
+    )
+    assert done.returncode == 1
+    assert done.stderr == "pulse-trio: this command needs more packages: pip install 'pulse-trio[client]'\n"
+
+
+def test_every_command_is_listed() -> None:
+    done = run("from pulse_trio.program import main\nmain(['--help'])")
+    for command in ("serve", "migrate", "token", "chat", "tail", "send", "login"):
+        assert f"  {command} " in done.stdout
