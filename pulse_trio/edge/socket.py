@@ -5,7 +5,7 @@ from uuid import UUID
 
 import structlog
 import trio
-from quart import Blueprint, Response, websocket
+from quart import Blueprint, Response, g, websocket
 from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity
@@ -13,6 +13,7 @@ from pulse_trio.edge.handshake import chosen_subprotocol, identify, not_a_member
 from pulse_trio.edge.outlet import current_outlet
 from pulse_trio.edge.reader import MemberReader, Reader, Receive, SessionReader
 from pulse_trio.edge.services import Services, services
+from pulse_trio.edge.tracing import HEADER
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
@@ -41,12 +42,13 @@ async def session_socket() -> Response | None:
         return refusal(error)
     with place:
         transport = _Transport(socket)
-        await socket.accept(subprotocol=chosen_subprotocol())
+        await _accept(socket, parts)
         scope = trio.CancelScope()
         try:
             session = await parts.hub.open_session(identity.user, transport, on_ended=scope.cancel)
         except StoreError:
-            await transport.close(CloseCode.INTERNAL_ERROR, "the conversations cannot be looked up; reconnect")
+            reason = "the conversations cannot be looked up; reconnect"
+            await _close(parts, transport, CloseCode.INTERNAL_ERROR, reason)
             return None
         reader = SessionReader(parts, session, transport.receive, scope, identity)
         await _serve(reader, leave=lambda: parts.hub.close_session(session))
@@ -82,7 +84,7 @@ async def _converse(
         except (PulseError, StoreError) as error:
             return refusal(error)
         transport = _Transport(socket)
-        await socket.accept(subprotocol=chosen_subprotocol())
+        await _accept(socket, parts)
         scope = trio.CancelScope()
         try:
             member = await parts.hub.connect(
@@ -95,18 +97,25 @@ async def _converse(
                 epoch=socket.args.get("epoch"),
             )
         except NotAMember:
-            await transport.close(CloseCode.REMOVED, "removed from the conversation")
+            await _close(parts, transport, CloseCode.REMOVED, "removed from the conversation")
             return None
         except PulseError as error:
+            parts.metrics.errors[error.code.code] += 1
             await transport.send([encode(error_frame(error))])
-            await transport.close(CloseCode.CANNOT_RESUME, error.message)
+            await _close(parts, transport, CloseCode.CANNOT_RESUME, error.message)
             return None
         except StoreError:
-            await transport.close(CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
+            await _close(parts, transport, CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
             return None
     reader = MemberReader(parts, member, transport.receive, scope, identity)
     await _serve(reader, leave=lambda: parts.hub.disconnect(key, user.id, transport))
     return None
+
+
+async def _accept(socket: Websocket, parts: Services) -> None:
+    """Answers a handshake that is accepted."""
+    await socket.accept(headers={HEADER: g.request_id}, subprotocol=chosen_subprotocol())
+    parts.metrics.handshakes[101] += 1
 
 
 def _parts() -> Services:
@@ -119,6 +128,12 @@ def _parts() -> Services:
     if parts.hub.draining:
         raise PulseError(ErrorCode.UNAVAILABLE, "The server is restarting; reconnect in a moment")
     return parts
+
+
+async def _close(parts: Services, transport: "_Transport", code: CloseCode, reason: str) -> None:
+    """Closes a connection that nothing was served on."""
+    parts.metrics.closes[code] += 1
+    await transport.close(code, reason)
 
 
 async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:
