@@ -12,7 +12,9 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from pulse_trio import __version__
 from pulse_trio.edge.gate import Gate
+from pulse_trio.errors import ErrorCode
 from pulse_trio.metrics import GONE, Histogram, Metrics
+from pulse_trio.protocol import CloseCode
 from pulse_trio.rooms.hub import Hub
 
 
@@ -66,7 +68,9 @@ class _Service(Collector):
         yield _gauge("pulse_rooms", "Conversations in memory.", self._hub.room_count)
         yield _gauge("pulse_outbox_bytes", "Bytes that wait for clients, of all WebSockets.", queued)
         yield _gauge("pulse_outbox_max_bytes", "Bytes that wait for the client that lags most.", most)
-        closes = {"gone" if code == GONE else str(int(code)): count for code, count in self._metrics.closes.items()}
+        # Zeros, too: of a series that begins with its first event Prometheus would not see that one.
+        counts = {GONE: 0, **dict.fromkeys(CloseCode, 0), **self._metrics.closes}
+        closes = {"gone" if code == GONE else str(int(code)): count for code, count in counts.items()}
         text = "WebSockets that ended, by the service's close code; gone: by the client or the network."
         yield _counters("pulse_closes", text, "code", closes)
 
@@ -112,7 +116,8 @@ class _Service(Collector):
         handshakes = {str(status): count for status, count in metrics.handshakes.items()}
         yield _counters("pulse_handshakes", "Answers to WebSocket handshakes.", "status", handshakes)
         text = "Errors that clients were told, over HTTP and in frames."
-        yield _counters("pulse_errors", text, "code", metrics.errors)
+        errors = {**{code.code: 0 for code in ErrorCode}, **metrics.errors}
+        yield _counters("pulse_errors", text, "code", errors)
         yield _counter("pulse_login_failures", "Logins with a wrong name or password.", metrics.login_failures)
 
     def _pool(self) -> Iterator[Metric]:
