@@ -103,6 +103,24 @@ def migrate(conninfo: str) -> tuple[str | None, str]:
     return before, head
 
 
+def revisions(conninfo: str) -> tuple[str | None, str, bool]:
+    """The revision of the database, that of this version, and whether this version knows the database's.
+
+    Raises:
+        psycopg.Error: it cannot be reached.
+    """
+    scripts = ScriptDirectory.from_config(_scripts())
+    head = scripts.get_current_head()
+    assert head is not None
+    with psycopg.connect(conninfo) as connection:
+        table = connection.execute("SELECT to_regclass('alembic_version')").fetchone()
+        if table is None or table[0] is None:
+            return None, head, True
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    current = None if row is None else str(row[0])
+    return current, head, current is None or any(one.revision == current for one in scripts.walk_revisions())
+
+
 def establish_epoch(conninfo: str) -> str:
     """The epoch of the history in this database; a new one if the database is not where it was before.
 

@@ -81,6 +81,9 @@ async def test_lines_of_a_request_carry_its_id_and_those_of_the_next_one_another
     with trio.fail_after(60):
         alice = await Person.register(server.base_url, "alice")
         group = await alice.create_group()
+        async with alice.connect(group) as chat:
+            await chat.send({"type": "message", "content": "there"})
+            await chat.receive_type("message")
         with psycopg.connect(database, autocommit=True) as connection:
             connection.execute("ALTER TABLE messages RENAME TO elsewhere")
         async with open_raw(server.port) as client:

@@ -69,7 +69,8 @@ class _Service(Collector):
         yield _gauge("pulse_outbox_bytes", "Bytes that wait for clients, of all WebSockets.", queued)
         yield _gauge("pulse_outbox_max_bytes", "Bytes that wait for the client that lags most.", most)
         # Zeros, too: of a series that begins with its first event Prometheus would not see that one.
-        counts = {GONE: 0, **dict.fromkeys(CloseCode, 0), **self._metrics.closes}
+        counts: dict[int, int] = {GONE: 0, **dict.fromkeys(map(int, CloseCode), 0)}
+        counts.update(self._metrics.closes)
         closes = {"gone" if code == GONE else str(int(code)): count for code, count in counts.items()}
         text = "WebSockets that ended, by the service's close code; gone: by the client or the network."
         yield _counters("pulse_closes", text, "code", closes)
