@@ -16,6 +16,7 @@ import trio
 from hypercorn.config import Config
 
 from pulse_trio import __version__, logs
+from pulse_trio.backup import dump, restore
 from pulse_trio.clock import utc_now
 from pulse_trio.doctor import examine
 from pulse_trio.edge import hypercorn
@@ -108,6 +109,32 @@ def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
     if as_json:
         click.echo(json.dumps({"ok": is_well, "checks": [asdict(finding) for finding in findings]}, indent=2))
     sys.exit(0 if is_well else 1)
+
+
+@main.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_data_dir
+def backup(file: Path, data_dir: Path | None) -> None:
+    """Write a dump of the database to FILE, also while the service runs.
+
+    The signing key of a data folder (secret_key) is not in it: keep it elsewhere, or everybody logs in again after a
+    restore.
+    """
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+        click.echo(f"{dump(database, file):,} bytes.")
+
+
+@main.command("restore")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_data_dir
+def restore_dump(file: Path, data_dir: Path | None) -> None:
+    """Put a dump from FILE into a database that is empty: a new data folder, or that of DATABASE_URL.
+
+    The history gets a new epoch: clients load it afresh.
+    """
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+        restore(database, file)
+        click.echo("Restored.")
 
 
 @main.command()
