@@ -1,5 +1,6 @@
 """Whether the service can do its work at this moment: for load balancers and whoever restarts it."""
 
+import math
 from typing import Final
 
 import trio
@@ -31,10 +32,14 @@ class Readiness:
         self._until = -1.0  # when what is known of the database is no longer good
 
     async def failing(self) -> list[str]:
-        """The names of the checks that fail: of `stopping` and `database`. Takes `TIMEOUT` seconds at most."""
+        """The names of the checks that fail: of `stopping` and `database`.
+
+        Takes `TIMEOUT` seconds at most, and as long again if who asked for this one has gone.
+        """
         answers = False
-        with trio.move_on_after(TIMEOUT):
+        with trio.move_on_after(TIMEOUT) as waiting:
             async with self._asking:
+                waiting.deadline = math.inf
                 if trio.current_time() >= self._until:
                     await self._ask()
                 answers = self._answers
