@@ -17,14 +17,17 @@ from quart_trio import QuartTrio
 from pulse_trio.clock import Clock, utc_now
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
 from pulse_trio.edge.limits import Limits
+from pulse_trio.edge.loop_lag import watch_loop
 from pulse_trio.edge.origins import Origins
+from pulse_trio.edge.readiness import Readiness
 from pulse_trio.edge.rest import api
 from pulse_trio.edge.rest.tickets import tickets
-from pulse_trio.edge.services import Services, set_services
+from pulse_trio.edge.services import Services, set_metrics, set_services
 from pulse_trio.edge.socket import sockets
 from pulse_trio.edge.tickets import Tickets
 from pulse_trio.errors import LaunchError, leaves
 from pulse_trio.ids import IdSource
+from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import FrameReader
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
@@ -54,6 +57,7 @@ class PulseApp(QuartTrio):
         clock: Clock,
         ids: IdSource,
         moved: Callable[[], Awaitable[None]] | None,
+        metrics: Metrics,
     ) -> None:
         super().__init__("pulse_trio", static_folder=None)
         self.settings = settings
@@ -62,6 +66,8 @@ class PulseApp(QuartTrio):
         self.clock = clock
         self.ids = ids
         self.moved = moved
+        self.metrics = metrics
+        set_metrics(self.extensions, metrics)
         self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
 
 
@@ -72,6 +78,7 @@ def create_app(
     clock: Clock = utc_now,
     ids: IdSource | None = None,
     moved: Callable[[], Awaitable[None]] | None = None,
+    metrics: Metrics | None = None,
 ) -> PulseApp:
     """The app, not open yet.
 
@@ -81,12 +88,21 @@ def create_app(
         clock: where timestamps come from.
         ids: where ids come from.
         moved: returns when the history may be another one; then the service closes, and opens again on it.
+        metrics: where it is counted what happens; a record of its own if none is given.
 
     Raises:
         LaunchError: a key for tokens cannot be used.
     """
     tokens = Tokens(settings, clock)  # here, so that a wrong key is told before anything is served
-    app = PulseApp(settings, open_store, tokens, clock, IdSource(clock) if ids is None else ids, moved)
+    app = PulseApp(
+        settings,
+        open_store,
+        tokens,
+        clock,
+        IdSource(clock) if ids is None else ids,
+        moved,
+        Metrics() if metrics is None else metrics,
+    )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
@@ -98,7 +114,11 @@ def create_app(
 
 
 def postgres_store(
-    settings: Settings, conninfo: str, lock: ServiceLock, embedded: EmbeddedPostgres | None = None
+    settings: Settings,
+    conninfo: str,
+    lock: ServiceLock,
+    metrics: Metrics,
+    embedded: EmbeddedPostgres | None = None,
 ) -> StoreFactory:
     """A store in PostgreSQL, on a pool of connections.
 
@@ -118,7 +138,9 @@ def postgres_store(
             statement_timeout=settings.statement_timeout,
             server_settings=SERVER_SETTINGS,
             autocommit=True,
+            on_acquired=metrics.checkout_seconds.observe,
         )
+        metrics.pool_statistics = pool.statistics
         async with trio.open_nursery() as nursery, pool:
             nursery.start_soon(lock.watch, name="service lock")
             if embedded is not None:
@@ -140,8 +162,9 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
     settings = app.settings
     passwords = Passwords(settings.password_hash_parallel)
     async with app.open_store() as store, trio.open_nursery() as nursery:
-        hub = Hub(store, settings, clock=app.clock, ids=app.ids)
+        hub = Hub(store, settings, clock=app.clock, ids=app.ids, metrics=app.metrics)
         await nursery.start(hub.run, name="hub")
+        nursery.start_soon(watch_loop, app.metrics, name="loop lag")
         authenticator = Authenticator(
             app.tokens, store, provision_users=settings.provision_users, clock=app.clock, ids=app.ids
         )
@@ -158,6 +181,8 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
             frames=FrameReader(settings.max_content_chars),
             limits=Limits(settings),
             tickets=Tickets(settings.ticket_seconds, app.clock),
+            metrics=app.metrics,
+            readiness=Readiness(store, hub),
         )
         set_services(app.extensions, parts)
         try:

@@ -1,9 +1,12 @@
-"""pulse-trio serve | migrate | restored | user add | token"""
+"""pulse-trio serve | migrate | doctor | backup | restore | restored | user add | token"""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ import trio
 from hypercorn.config import Config
 
 from pulse_trio import __version__, logs
+from pulse_trio.backup import dump, restore
 from pulse_trio.clock import utc_now
+from pulse_trio.doctor import examine
 from pulse_trio.edge import hypercorn
 from pulse_trio.edge.auth import Passwords, Tokens
 from pulse_trio.edge.rest.accounts import PASSWORD_MAX_CHARS
@@ -82,6 +87,54 @@ def migrate(data_dir: Path | None) -> None:
     with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
         before, after = migrate_database(database)
         click.echo(f"Schema {after}." if before == after else f"Schema {before or 'none'} → {after}.")
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that the service is to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="And its port.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@_data_dir
+def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
+    """Look for what would keep the service from starting or from keeping its promises, also while it runs.
+
+    A line for each check: ok, warning or failed, and what to mend. The exit code is 1 if one failed.
+    """
+    findings = []
+    for finding in examine(partial(Settings.load, data_dir=data_dir), host, port):
+        findings.append(finding)
+        if not as_json:
+            mend = f"; {finding.mend}" if finding.mend else ""
+            click.echo(f"{finding.status:<8} {finding.name:<12} {finding.text}{mend}")
+    is_well = all(finding.status != "failed" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": is_well, "checks": [asdict(finding) for finding in findings]}, indent=2))
+    sys.exit(0 if is_well else 1)
+
+
+@main.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_data_dir
+def backup(file: Path, data_dir: Path | None) -> None:
+    """Write a dump of the database to FILE, also while the service runs.
+
+    The signing key of a data folder (secret_key) is not in it: keep it elsewhere, or everybody logs in again after a
+    restore.
+    """
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+        click.echo(f"{dump(database, file):,} bytes.")
+
+
+@main.command("restore")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_data_dir
+def restore_dump(file: Path, data_dir: Path | None) -> None:
+    """Put a dump from FILE into a database that is empty: a new data folder, or that of DATABASE_URL.
+
+    The history gets a new epoch: clients load it afresh.
+    """
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+        restore(database, file)
+        click.echo("Restored.")
 
 
 @main.command()

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from pulse_trio.app import PulseApp, create_app, postgres_store
 from pulse_trio.errors import LaunchError
+from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings, check_secret
 from pulse_trio.store.durability import durable_conninfo
 from pulse_trio.store.embedded import (
@@ -108,8 +109,9 @@ def open_app(settings: Settings) -> Iterator[tuple[PulseApp, Database]]:
                 lock.establish()
             except psycopg.Error as error:
                 raise LaunchError(_cannot_reach(error)) from None
-            store = postgres_store(database.settings, noticing(conninfo), lock, database.embedded)
-            yield create_app(database.settings, store, moved=lock.wait_moved), database
+            metrics = Metrics()
+            store = postgres_store(database.settings, noticing(conninfo), lock, metrics, database.embedded)
+            yield create_app(database.settings, store, moved=lock.wait_moved, metrics=metrics), database
         finally:
             lock.close()
 

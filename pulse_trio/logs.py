@@ -14,6 +14,7 @@ def configure(settings: Settings) -> None:
     is_console = settings.log_format == "console" or (settings.log_format == "auto" and is_terminal)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -7,7 +7,7 @@ listed here are ignored, so that clients may be newer than the server.
 
 from datetime import datetime
 from enum import IntEnum
-from typing import Annotated, Any, Final, Self, TypeAlias
+from typing import Annotated, Any, Final, Self, TypeAlias, get_args
 from uuid import UUID
 
 import msgspec
@@ -369,15 +369,18 @@ SESSION_ONLY: Final = frozenset(
 """Frames that a conversation's own connection does not know."""
 
 _encoder = msgspec.json.Encoder()
+_KINDS: Final = {frame: str(frame.__struct_config__.tag) for frame in get_args(ServerFrame)}
 
 
 class Encoded:
     """A frame ready for the wire: encoded once, sent to every member."""
 
-    __slots__ = ("data", "wire")
+    __slots__ = ("data", "kind", "wire")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, kind: str = "") -> None:
         self.data = data
+        self.kind = kind
+        """The `type` of the frame."""
         self.wire = text_header(len(data)) + data
         """The whole WebSocket frame, as a server sends it."""
 
@@ -403,7 +406,7 @@ def text_header(size: int) -> bytes:
 
 def encode(frame: ServerFrame) -> Encoded:
     """The frame as a WebSocket message."""
-    return Encoded(_encoder.encode(frame))
+    return Encoded(_encoder.encode(frame), _KINDS[type(frame)])
 
 
 def timestamp(moment: datetime) -> str:

@@ -16,6 +16,8 @@ from pulse_trio.errors import LaunchError
 # RFC 7518, section 3.2: a key has at least the size of its algorithm's hash.
 MIN_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 
+TOKEN_LEAST_CHARS = 20
+
 _WEAK_SECRETS = {
     "secret",
     "secretkey",
@@ -460,6 +462,26 @@ class Settings(BaseSettings):
     )
 
     # --- operation ---
+    stop_delay: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        validation_alias="PULSE_STOP_DELAY",
+        description="How long the service goes on after it was told to stop, with `/readyz` saying 503, so that a load "
+        "balancer sends nobody new; in seconds.",
+    )
+    metrics: bool = Field(
+        True,
+        validation_alias="PULSE_METRICS",
+        description="Serve `/metrics` for Prometheus: to programs on this machine only, or with `PULSE_METRICS_TOKEN` "
+        "to whoever has that token.",
+    )
+    metrics_token: SecretStr | None = Field(
+        None,
+        validation_alias="PULSE_METRICS_TOKEN",
+        description="The bearer token that `/metrics` asks for, at least 20 characters; with it it may be read from "
+        "anywhere.",
+    )
     log_format: Literal["auto", "console", "json"] = Field(
         "auto",
         validation_alias="PULSE_LOG_FORMAT",
@@ -485,6 +507,18 @@ class Settings(BaseSettings):
             if scheme.lower() not in {"http", "https"} or not separator or not is_host:
                 raise ValueError("each must be like https://app.example, with no path and no *")
         return tuple(origin.lower() for origin in origins)
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _check_metrics_token(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None:
+            text = token.get_secret_value()
+            if len(text) < TOKEN_LEAST_CHARS or not text.isascii() or not text.isprintable() or " " in text:
+                raise ValueError(
+                    f"it must have at least {TOKEN_LEAST_CHARS} characters, printable ASCII without blanks, for "
+                    "instance from: openssl rand -hex 24"
+                )
+        return token
 
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":

@@ -6,8 +6,10 @@ proxy's.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Final
 
@@ -25,8 +27,16 @@ RESERVED_FILES: Final = 256  # at most, of those that a process may open: the da
 ANSWERED_AT_ONCE: Final = 100  # connections that are told why they are turned away; others are closed
 LOG_INTERVAL: Final = 10.0  # seconds between lines about those turned away
 LINGER: Final = 1.0  # seconds that a client has to read why its connection ends
+BEGIN_WAIT: Final = 0.2  # seconds for the first bytes of a request from one that is turned away
 RECEIVE_BYTES: Final = 65_536
 RETRY: Final = 1.0  # seconds until a place may be free
+PROBE: Final = b"GET /healthz "
+ALIVE_BODY: Final = b'{"status":"ok"}'
+ALIVE_HEADERS: Final = [
+    ("content-type", "application/json"),
+    ("content-length", str(len(ALIVE_BODY))),
+    ("connection", "close"),
+]
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +56,9 @@ class Gate:
         self._answering = 0
         self._logged = -math.inf
         self._unlogged = 0
+        self.turned_away: defaultdict[str, int] = defaultdict(int)  # connections and requests, by error code
+        self.stalled = 0  # clients that were cut because they did not read
+        self.cuts: defaultdict[int, int] = defaultdict(int)  # WebSockets closed for breaking a rule, by close code
 
     @property
     def open(self) -> int:
@@ -125,22 +138,27 @@ class Gate:
             self._answering -= 1
 
     async def turn_away(self, stream: trio.abc.Stream, error: PulseError) -> None:
-        """Tells a client why it has no place, without waiting for its request; over TLS it is only closed.
+        """Tells a client why it has no place, without waiting for all of its request; over TLS it is only closed.
 
-        A second at most; whoever calls this closes the stream.
+        A second at most; whoever calls this closes the stream. To who asks whether the process lives the answer is
+        yes: one that is full, or has answered enough for now, must not be ended for it.
         """
         with self.answering() as is_told:
             if not is_told or not isinstance(stream, trio.abc.HalfCloseableStream):
                 return
             with trio.move_on_after(LINGER), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await stream.send_all(http_answer(error))
+                begun = b""
+                with trio.move_on_after(BEGIN_WAIT):
+                    begun = bytes(await stream.receive_some(RECEIVE_BYTES))
+                await stream.send_all(ALIVE if begun.startswith(PROBE) else http_answer(error))
                 await stream.send_eof()
                 # Closed with its request unread, the connection would be reset, and the answer lost.
                 while await stream.receive_some(RECEIVE_BYTES):
                     pass
 
     def _noted(self, error: PulseError, who: str | None) -> PulseError:
-        """Logs that somebody is turned away, now and then: a line for each would be a flood of its own."""
+        """Counts that somebody is turned away, and logs it now and then: a line for each would be a flood."""
+        self.turned_away[error.code.code] += 1
         now = trio.current_time()
         if now - self._logged < LOG_INTERVAL:
             self._unlogged += 1
@@ -148,6 +166,19 @@ class Gate:
         log.warning("a client is turned away", code=error.code.code, address=who, more_before=self._unlogged)
         self._logged, self._unlogged = now, 0
         return error
+
+
+_current: Final[ContextVar[Gate | None]] = ContextVar("gate", default=None)
+
+
+def current_gate() -> Gate | None:
+    """The gate that the connection came through which this task serves, if the server has one."""
+    return _current.get()
+
+
+def set_gate(gate: Gate) -> None:
+    """For this task and those that it starts from now on."""
+    _current.set(gate)
 
 
 class Place:
@@ -188,13 +219,16 @@ class Place:
 
 def http_answer(error: PulseError) -> bytes:
     """The whole answer to a client whose request is not waited for."""
-    status = HTTPStatus(error.code.status)
     body = error_body(error)
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        *(f"{name}: {value}" for name, value in error_headers(error, body)),
-    ]
+    return _plain(HTTPStatus(error.code.status), error_headers(error, body), body)
+
+
+def _plain(status: HTTPStatus, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}", *(f"{name}: {value}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+ALIVE: Final = _plain(HTTPStatus.OK, ALIVE_HEADERS, ALIVE_BODY)
 
 
 def error_body(error: PulseError) -> bytes:

@@ -7,7 +7,7 @@ is not known here nothing is installed, and a warning says so.
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import partial
@@ -38,9 +38,21 @@ from wsproto.handshake import WEBSOCKET_VERSION
 
 from pulse_trio.edge import heads
 from pulse_trio.edge.frames import FrameSplitter
-from pulse_trio.edge.gate import LINGER, RESERVED_FILES, Gate, Place, allowed_files, error_body, error_headers
+from pulse_trio.edge.gate import (
+    ALIVE_BODY,
+    ALIVE_HEADERS,
+    LINGER,
+    RESERVED_FILES,
+    Gate,
+    Place,
+    allowed_files,
+    error_body,
+    error_headers,
+    set_gate,
+)
 from pulse_trio.edge.guard import FrameGuard, MessageBuffer, TooBig
 from pulse_trio.edge.outlet import ConnectionEnded, StreamOutlet, set_outlet
+from pulse_trio.edge.tracing import begin_connection
 from pulse_trio.edge.worker import bind, draining_worker, serve, wrap
 from pulse_trio.errors import ErrorCode, PulseError, leaves
 from pulse_trio.protocol import CloseCode
@@ -85,7 +97,7 @@ def install(
     GuardedServer.gate = Gate(settings, files=files)
     GuardedStream.settings = settings
     GuardedServer.hurried = False
-    worker = partial(draining_worker, stop=stop, guard=guard, hurry=GuardedServer.hurry)
+    worker = partial(draining_worker, stop=stop, guard=guard, hurry=GuardedServer.hurry, delay=settings.stop_delay)
     hypercorn.trio.run.worker_serve = worker
     hypercorn.protocol.H11Protocol = GuardedProtocol  # type: ignore[attr-defined]
     hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[assignment,attr-defined]
@@ -138,6 +150,8 @@ class GuardedServer(TCPServer):
             return
         except OSError:  # it has gone already
             return
+        begin_connection()
+        set_gate(self.gate)
         self._reader = trio.lowlevel.current_task()
         self._read_out = trio.Event()
         self.outlet = StreamOutlet(self)
@@ -225,6 +239,7 @@ class GuardedServer(TCPServer):
         finally:
             self._writes.discard(scope)
         if scope.cancelled_caught:
+            self.gate.stalled += 1
             log.info("a client that does not read was cut off")
             await trio.aclose_forcefully(self.stream)
         return scope.cancelled_caught
@@ -350,7 +365,10 @@ class GuardedProtocol(H11Protocol):
             try:
                 server.place.ask(forwarded, is_websocket=is_websocket)
             except PulseError as error:
-                await self._refuse(error.code.status, error)
+                if request.method == b"GET" and request.target == b"/healthz":
+                    await self._answer_and_end(200, ALIVE_HEADERS, ALIVE_BODY)  # see `Gate.turn_away`
+                else:
+                    await self._refuse(error.code.status, error)
                 return
             set_outlet(server.outlet)  # over HTTP/2 a WebSocket shares its connection with others
             await super()._create_stream(request)
@@ -380,12 +398,16 @@ class GuardedProtocol(H11Protocol):
         """Answers a request that is not taken, and ends the connection."""
         if error is None:
             await self._send_error_response(status)
+            await self.send(ConnectionClosed())
         else:
             body = error_body(error)
-            headers = [(name.encode(), value.encode()) for name, value in error_headers(error, body)]
-            await self._send_h11_event(h11.Response(status_code=status, headers=headers))
-            await self._send_h11_event(h11.Data(data=body))
-            await self._send_h11_event(h11.EndOfMessage())
+            await self._answer_and_end(status, error_headers(error, body), body)
+
+    async def _answer_and_end(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        encoded = [(name.encode(), value.encode()) for name, value in headers]
+        await self._send_h11_event(h11.Response(status_code=status, headers=encoded))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
         await self.send(ConnectionClosed())
 
 
@@ -586,6 +608,7 @@ class GuardedStream(ws_stream.WSStream):
 
     async def cut(self, code: int, reason: str | None = None) -> None:
         """Ends a connection that broke a rule: its client is told how, and nothing more is taken from it."""
+        self._server.gate.cuts[int(code)] += 1
         self._message.clear()
         await self._send_wsproto_event(CloseConnection(code=code, reason=reason))
         await self._finish()
@@ -718,6 +741,7 @@ class GuardedStream(ws_stream.WSStream):
             if self.connection.state is ConnectionState.REMOTE_CLOSING:
                 await self._send_wsproto_event(event.response())
             elif self.connection.state is ConnectionState.OPEN:
+                self._server.gate.cuts[int(event.code)] += 1  # what wsproto found wrong
                 await self._send_wsproto_event(CloseConnection(code=event.code, reason=event.reason))
             await self._finish()
             return False

@@ -107,9 +107,11 @@ class Reader:
 
     def _refuse(self, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> None:
         """Answers a frame that was not taken."""
+        self._parts.metrics.errors[error.code.code] += 1
         self.connection.deliver(encode(error_frame(error, client_id)))
 
     async def _handle(self, frame: ClientFrame) -> None:
+        self._parts.metrics.frames_in[type(frame)] += 1
         match frame:
             case SendPing():
                 self.connection.deliver(_PONG, ephemeral=True)
@@ -220,6 +222,7 @@ class SessionReader(Reader):
             self._refuse(error)
 
     def _refuse(self, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> None:
+        self._parts.metrics.errors[error.code.code] += 1
         self.connection.deliver(encode(error_frame(error, client_id, conversation_id)))
 
 

@@ -9,15 +9,18 @@ from pulse_trio.clock import Clock
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
+from pulse_trio.edge.readiness import Readiness
 from pulse_trio.edge.tickets import Tickets
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
+from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import FrameReader
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
 
 _KEY: Final = "pulse_trio"
+_METRICS: Final = "pulse_trio.metrics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Services:
     frames: FrameReader
     limits: Limits
     tickets: Tickets
+    metrics: Metrics
+    readiness: Readiness
 
 
 def services() -> Services:
@@ -48,6 +53,18 @@ def services() -> Services:
     if not isinstance(found, Services):
         raise PulseError(ErrorCode.UNAVAILABLE, "The service is starting or stopping; try again in a moment")
     return found
+
+
+def current_metrics() -> Metrics:
+    """The record of the app that handles the current request, also while its service starts or stops."""
+    found = current_app.extensions[_METRICS]
+    assert isinstance(found, Metrics)
+    return found
+
+
+def set_metrics(extensions: dict[str, object], value: Metrics) -> None:
+    """Gives an app its record, for good."""
+    extensions[_METRICS] = value
 
 
 def set_services(extensions: dict[str, object], value: Services | None) -> None:

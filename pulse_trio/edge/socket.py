@@ -7,7 +7,7 @@ from uuid import UUID
 
 import structlog
 import trio
-from quart import Blueprint, Response, websocket
+from quart import Blueprint, Response, g, websocket
 from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity
@@ -15,6 +15,7 @@ from pulse_trio.edge.handshake import ResumePoint, chosen_subprotocol, identify,
 from pulse_trio.edge.outlet import ConnectionEnded, current_outlet
 from pulse_trio.edge.reader import MemberReader, Reader, Receive, SessionReader
 from pulse_trio.edge.services import Services, services
+from pulse_trio.edge.tracing import HEADER
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
@@ -43,7 +44,7 @@ async def session_socket() -> Response | None:
             held.push(place)
         except (PulseError, StoreError) as error:
             return refusal(error)
-        transport = await _accept()
+        transport = await _accept(parts)
         held.pop_all()  # whoever serves the connection gives it up
     await transport.serve(partial(_serve_session, parts, transport, identity, place))
     return None
@@ -57,7 +58,8 @@ async def _serve_session(
         try:
             session = await parts.hub.open_session(identity.user, transport, on_ended=scope.cancel)
         except StoreError:
-            await transport.close(CloseCode.INTERNAL_ERROR, "the conversations cannot be looked up; reconnect")
+            reason = "the conversations cannot be looked up; reconnect"
+            await _close(parts, transport, CloseCode.INTERNAL_ERROR, reason)
             return
         reader = SessionReader(parts, session, transport.receive, scope, identity)
         await _serve(reader, leave=partial(parts.hub.close_session, session))
@@ -82,7 +84,7 @@ async def conversation_socket(conversation_id: str) -> Response | None:
                 raise not_a_member()
         except (PulseError, StoreError) as error:
             return refusal(error)
-        transport = await _accept()
+        transport = await _accept(parts)
         held.pop_all()  # whoever serves the connection gives them up
     await transport.serve(partial(_serve_conversation, parts, transport, identity, key, point, place, ticket))
     return None
@@ -112,14 +114,15 @@ async def _serve_conversation(
                     epoch=point.epoch,
                 )
         except NotAMember:
-            await transport.close(CloseCode.REMOVED, "removed from the conversation")
+            await _close(parts, transport, CloseCode.REMOVED, "removed from the conversation")
             return
         except PulseError as error:
+            parts.metrics.errors[error.code.code] += 1
             await transport.send([encode(error_frame(error))])
-            await transport.close(CloseCode.CANNOT_RESUME, error.message)
+            await _close(parts, transport, CloseCode.CANNOT_RESUME, error.message)
             return
         except StoreError:
-            await transport.close(CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
+            await _close(parts, transport, CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
             return
         reader = MemberReader(parts, member, transport.receive, scope, identity)
         await _serve(reader, leave=partial(parts.hub.disconnect, key, user.id, transport))
@@ -137,12 +140,19 @@ def _parts() -> Services:
     return parts
 
 
-async def _accept() -> "_Transport":
+async def _accept(parts: Services) -> "_Transport":
     """Answers the handshake that is under way."""
     socket: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # the one behind the proxy
     transport = _Transport(socket)
-    await socket.accept(subprotocol=chosen_subprotocol())
+    await socket.accept(headers={HEADER: g.request_id}, subprotocol=chosen_subprotocol())
+    parts.metrics.handshakes[101] += 1
     return transport
+
+
+async def _close(parts: Services, transport: "_Transport", code: CloseCode, reason: str) -> None:
+    """Closes a connection that nothing was served on."""
+    parts.metrics.closes[code] += 1
+    await transport.close(code, reason)
 
 
 async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:

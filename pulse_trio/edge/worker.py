@@ -5,13 +5,14 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import hypercorn.trio.run
+import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.trio.run import worker_serve
 from hypercorn.typing import AppWrapper
 from hypercorn.utils import wrap_app
 from quart import Quart
 
-from pulse_trio.edge.services import services
+from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import LaunchError, PulseError
 
 
@@ -46,6 +47,7 @@ async def draining_worker(
     stop: Callable[[], Awaitable[None]] | None,
     guard: Callable[[], AbstractContextManager[None]],
     hurry: Callable[[], None],
+    delay: float = 0.0,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     **options: Any,
 ) -> None:
@@ -59,6 +61,7 @@ async def draining_worker(
         config: how.
         stop: see `hypercorn.install`.
         guard: see `hypercorn.install`.
+        delay: seconds to go on after being asked to end, with `/readyz` saying so.
         hurry: called when the server ends: from then on nobody is to be waited for long.
         shutdown_trigger: returns when the server is to end; if there is none, `stop` does.
         options: whatever else the original takes.
@@ -69,6 +72,9 @@ async def draining_worker(
     async def drained() -> None:
         assert asked is not None
         await asked()
+        if delay:
+            await _tell_not_ready(app)
+            await trio.sleep(delay)
         hurry()
         await _drain(app)
 
@@ -78,15 +84,27 @@ async def draining_worker(
 
 async def _drain(app: AppWrapper) -> None:
     """Closes the WebSockets of our app with 1012, and stores what was taken from them."""
+    parts = await _services_of(app)
+    if parts is not None:
+        await parts.hub.drain()
+
+
+async def _tell_not_ready(app: AppWrapper) -> None:
+    parts = await _services_of(app)
+    if parts is not None:
+        parts.readiness.stopping = True
+
+
+async def _services_of(app: AppWrapper) -> Services | None:
+    """The service of our app; None if it is another's, has not started, or has failed."""
     inner = getattr(app, "app", None)
     if not isinstance(inner, Quart):
-        return
+        return None
     async with inner.app_context():
         try:
-            hub = services().hub
+            return services()
         except PulseError:
-            return  # it has not started, or has failed
-        await hub.drain()
+            return None
 
 
 async def serve(app: AppWrapper, config: Config, sockets: Sockets, shutdown_trigger: object) -> None:

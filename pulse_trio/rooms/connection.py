@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 import structlog
 import trio
 
+from pulse_trio.metrics import GONE, Metrics
 from pulse_trio.protocol import CloseCode, Encoded
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import User
@@ -61,6 +62,8 @@ class Connection:
             beyond it the connection is closed with `CloseCode.TOO_SLOW`.
         pending_messages: how many messages it may have waiting for the store.
         on_ended: called once when `run` has ended, so that whoever reads from the WebSocket can go.
+        metrics: where its frames and its end are counted.
+        is_session: whether it carries all of its user's conversations.
     """
 
     __slots__ = (
@@ -78,6 +81,8 @@ class Connection:
         "_write_now",
         "capacity",
         "dropped_frames",
+        "is_session",
+        "metrics",
         "transport",
         "user",
     )
@@ -90,8 +95,12 @@ class Connection:
         outbox_bytes: int,
         pending_messages: int,
         on_ended: Callable[[], object],
+        metrics: Metrics | None = None,
+        is_session: bool = False,
     ) -> None:
         self.user = user
+        self.metrics = Metrics() if metrics is None else metrics
+        self.is_session = is_session
         self.transport = transport
         self._write_now = transport.write_now  # bound here, once: it is called for every frame of every member
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
@@ -132,6 +141,8 @@ class Connection:
         """
         if not self._is_open:
             return
+        if member is None:  # those of a conversation are counted by its room, once for all
+            self.metrics.frames_out[frame.kind] += 1
         if not self._pending:
             left = self._write_now(frame.wire)
             if left == 0:
@@ -141,6 +152,7 @@ class Connection:
                 return
         if ephemeral and self._queued_bytes > self._outbox_bytes // 2:
             self.dropped_frames += 1
+            self.metrics.dropped_frames += 1
             return
         # One frame may be larger than the outbox, or a long list of users would close everybody.
         if self._queued_bytes and self._queued_bytes + frame.size > self._outbox_bytes:
@@ -172,6 +184,7 @@ class Connection:
 
     async def send_now(self, frames: Sequence[Encoded], member: "Member") -> None:
         """Sends frames past the outbox: for this connection's own task, while a member catches up."""
+        self.metrics.catch_up_frames += len(frames)
         self._sending.append(member)
         if self._write_now(b"".join(frame.wire for frame in frames)) >= 0:
             await self.transport.flush()
@@ -210,6 +223,7 @@ class Connection:
         Cancelled: closes the connection with `CloseCode.INTERNAL_ERROR`, within `CLOSE_TIMEOUT` seconds:
         who stops in order closes the connections first. A fault of the connection ends this one only.
         """
+        self.metrics.connections[self] = None
         try:
             with self._scope, self._source:
                 held: _Item | None = None
@@ -241,6 +255,8 @@ class Connection:
             log.exception("a connection failed", user_id=str(self.user.id))
             self.close(CloseCode.INTERNAL_ERROR, "the connection failed; reconnect")
         finally:
+            del self.metrics.connections[self]
+            self.metrics.closes[GONE if self._close is None else self._close[0]] += 1
             try:
                 if self._close is not None:
                     await self._send_close(*self._close)  # noqa: ASYNC102  # shields itself, with a deadline
@@ -291,7 +307,15 @@ class Connection:
             log.exception("a connection could not be closed in order", user_id=str(self.user.id))
 
 
-def open_connection(user: User, transport: Transport, settings: Settings, on_ended: Callable[[], object]) -> Connection:
+def open_connection(
+    user: User,
+    transport: Transport,
+    settings: Settings,
+    on_ended: Callable[[], object],
+    metrics: Metrics,
+    *,
+    is_session: bool = False,
+) -> Connection:
     """A connection with the bounds that the settings give it."""
     return Connection(
         user,
@@ -299,4 +323,6 @@ def open_connection(user: User, transport: Transport, settings: Settings, on_end
         outbox_bytes=settings.outbox_bytes,
         pending_messages=settings.pending_messages,
         on_ended=on_ended,
+        metrics=metrics,
+        is_session=is_session,
     )

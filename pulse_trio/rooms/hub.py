@@ -14,6 +14,7 @@ import trio
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
+from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import (
     CloseCode,
     DeleteMessage,
@@ -78,6 +79,7 @@ class Hub:
         clock: gives messages their timestamp.
         ids: gives messages their id.
         rand: where the jitter of retries comes from.
+        metrics: where it is counted what happens.
     """
 
     def __init__(
@@ -88,17 +90,19 @@ class Hub:
         clock: Clock,
         ids: IdSource,
         rand: random.Random | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._clock = clock
         self._ids = ids
         rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
+        self._metrics = metrics = Metrics() if metrics is None else metrics
         changes = Changes(store, settings.store_timeout, rand)
         self._sessions = Sessions()
         self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
-        self._rooms = Rooms(store, self._sessions, changes, settings, rand)
-        self._lobby = Lobby(store, self._rooms, self._sessions, changes, settings)
+        self._rooms = Rooms(store, self._sessions, changes, settings, rand, metrics)
+        self._lobby = Lobby(store, self._rooms, self._sessions, changes, settings, metrics)
         self._reads = Reads(store, self._rooms, self._sessions, timeout=settings.store_timeout, rand=rand)
         self._people = People(store, clock)
         self._watches = Watches(
@@ -178,15 +182,18 @@ class Hub:
                 raise StoreUnavailable("the membership is in doubt")
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
+                self._metrics.resumes_refused += 1
                 raise PulseError(
                     ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh"
                 )
+            if after_rev is not None:
+                self._metrics.resumed_changes.observe(last_rev - after_rev)
 
             def ended() -> None:
                 self._people.leave(user.id)
                 on_ended()
 
-            connection = open_connection(user, websocket, self._settings, ended)
+            connection = open_connection(user, websocket, self._settings, ended, self._metrics)
             member = Member(connection, conversation_id, room.last_rev if after_rev is None else after_rev)
             room.join(member)
             self._people.enter(user.id)

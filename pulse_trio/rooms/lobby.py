@@ -6,6 +6,7 @@ from uuid import UUID
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import ConversationRemovedFrame, SendResume, encode, error_frame
 from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.connection import Transport, open_connection
@@ -24,14 +25,24 @@ class Lobby:
         sessions: where it is registered for those that open later.
         changes: reads what is committed.
         settings: the bounds.
+        metrics: where sessions and resumes are counted.
     """
 
-    def __init__(self, store: Store, rooms: Rooms, sessions: Sessions, changes: Changes, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rooms: Rooms,
+        sessions: Sessions,
+        changes: Changes,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
         self._store = store
         self._rooms = rooms
         self._sessions = sessions
         self._changes = changes
         self._settings = settings
+        self._metrics = metrics
 
     async def open(self, user: User, websocket: Transport, *, on_ended: Callable[[], object]) -> Session:
         """Registers a connection for all of a user's conversations.
@@ -48,7 +59,7 @@ class Lobby:
             StoreUnavailable: the user's conversations could not be looked up.
         Cancelled: the session is not registered.
         """
-        session = Session(open_connection(user, websocket, self._settings, on_ended))
+        session = Session(open_connection(user, websocket, self._settings, on_ended, self._metrics, is_session=True))
         session.greet(self._store.epoch)
         self._sessions.add(session)
         try:
@@ -96,6 +107,7 @@ class Lobby:
                         self._refuse_resume(session, conversation_id)
                     else:
                         session.resume(conversation_id, rev, last_rev)
+                        self._metrics.resumed_changes.observe(last_rev - rev)
         session.start()
 
     def close(self, session: Session) -> None:
@@ -133,4 +145,6 @@ class Lobby:
 
     def _refuse_resume(self, session: Session, conversation_id: UUID | None) -> None:
         error = PulseError(ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh")
+        self._metrics.resumes_refused += 1
+        self._metrics.errors[error.code.code] += 1
         session.connection.deliver(encode(error_frame(error, None, conversation_id)))

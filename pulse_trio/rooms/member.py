@@ -59,6 +59,7 @@ class Member:
     def deliver_again(self, rev: int, frame: Encoded) -> None:
         """Answers a resend, to who resent it; one that still catches up gets it in its turn."""
         if self.is_live or rev <= self.cursor:
+            self.connection.metrics.frames_out[frame.kind] += 1
             self.connection.deliver(frame, self)
 
     def start(self) -> None:
@@ -69,6 +70,7 @@ class Member:
 
     def refuse(self, error: PulseError, client_id: str | None = None) -> None:
         """Tells the client that something it asked for was not done."""
+        self.connection.metrics.errors[error.code.code] += 1
         key = self.conversation_id if self.of_session else None
         self.connection.deliver(encode(error_frame(error, client_id, key)))
 

@@ -6,6 +6,7 @@ from uuid import UUID
 import structlog
 import trio
 
+from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import CloseCode
 from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.room import Room
@@ -25,16 +26,24 @@ class Rooms:
         changes: reads what is committed.
         settings: the bounds of rooms.
         rand: where the jitter of retries comes from.
+        metrics: where it is counted what they do.
     """
 
     def __init__(
-        self, store: Store, sessions: Sessions, changes: Changes, settings: Settings, rand: random.Random
+        self,
+        store: Store,
+        sessions: Sessions,
+        changes: Changes,
+        settings: Settings,
+        rand: random.Random,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._changes = changes
         self._settings = settings
         self._random = rand
+        self._metrics = metrics
         self._rooms: dict[UUID, Room] = {}
         self._ending: dict[Room, None] = {}  # nobody joins them any more, but their tasks have not ended
         self._nursery: trio.Nursery | None = None
@@ -78,6 +87,7 @@ class Rooms:
                 changes=self._changes,
                 settings=self._settings,
                 rand=self._random,
+                metrics=self._metrics,
                 on_vacant=self._forget,
             )
             self._rooms[conversation_id] = room
@@ -105,6 +115,8 @@ class Rooms:
 
     async def _run_room(self, room: Room) -> None:
         """Runs a room; its failure ends that room, not the others."""
+        # Its lines in the log are not those of whoever happened to open it.
+        structlog.contextvars.clear_contextvars()
         try:
             await room.run()
         except (StoreUnavailable, NotAMember) as error:

@@ -15,6 +15,7 @@ import trio
 from msgspec import UNSET
 
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import (
     CloseCode,
     Encoded,
@@ -53,6 +54,7 @@ class Room:
         changes: reads what is committed.
         settings: the bounds.
         rand: where the jitter of retries comes from.
+        metrics: where batches and frames are counted.
         on_vacant: called, with no await before or after, when nobody may join this room any more.
     """
 
@@ -65,6 +67,7 @@ class Room:
         changes: Changes,
         settings: Settings,
         rand: random.Random,
+        metrics: Metrics,
         on_vacant: Callable[["Room"], None],
     ) -> None:
         self.conversation_id = conversation_id
@@ -80,6 +83,7 @@ class Room:
         self._store_timeout = settings.store_timeout
         self._linger = settings.room_linger
         self._random = rand
+        self._metrics = metrics
         self._on_vacant = on_vacant
         self._nursery: trio.Nursery | None = None
         self._members: dict[Transport, Member] = {}
@@ -97,6 +101,7 @@ class Room:
             batch_messages=settings.batch_messages,
             store_timeout=settings.store_timeout,
             rand=rand,
+            metrics=metrics,
             on_doubt=self._doubt,
         )
         self._doubts: trio.CancelScope | None = None  # of the task that reads what may have been committed
@@ -206,6 +211,7 @@ class Room:
         is_first = self._enter(member)
         self._nursery.start_soon(member.connection.run, self._changes.catch_up, name=f"member {user.id}")
         joined = encode(self._joined(user, with_list=True))
+        self._metrics.frames_out[joined.kind] += 1
         member.deliver(joined)
         if is_first and not self._presence.is_crowded:
             self.broadcast(joined, exclude_member=member, ephemeral=True)
@@ -328,9 +334,12 @@ class Room:
         ephemeral: bool = False,
     ) -> None:
         """Puts a frame into every member's outbox; never blocks."""
+        count = 0
         for member in list(self._members.values()):
             if member is not exclude_member and member.connection.user.id != exclude_user_id:
                 member.deliver(frame, ephemeral=ephemeral)
+                count += 1
+        self._metrics.frames_out[frame.kind] += count
 
     def announce(self, event: str, content: str, actor_id: UUID) -> None:
         """Tells every member of something that happened to the conversation."""
@@ -478,6 +487,8 @@ class Room:
         self.last_seq = max(self.last_seq, *(message.seq for message in news))
         frames = [encode(change_frame(message)) for message in news]
         members = list(self._members.values())
+        for frame in frames:
+            self._metrics.frames_out[frame.kind] += len(members)
         wire = b"".join(frame.wire for frame in frames) if len(frames) > 1 else b""
         if 0 < len(wire) <= JOINED_BYTES:
             revs = [message.rev for message in news]

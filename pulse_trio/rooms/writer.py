@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.metrics import Metrics
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.store.base import (
     Message,
@@ -81,6 +82,7 @@ class Writer:
         batch_messages: most messages of one transaction.
         store_timeout: seconds after which a message that cannot be stored is refused.
         rand: where the jitter of retries comes from.
+        metrics: where batches are counted.
         on_doubt: called when a message was refused of which nobody knows whether it was committed.
     """
 
@@ -93,6 +95,7 @@ class Writer:
         batch_messages: int,
         store_timeout: float,
         rand: random.Random,
+        metrics: Metrics | None = None,
         on_doubt: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -101,6 +104,7 @@ class Writer:
         self._batch_messages = batch_messages
         self._store_timeout = store_timeout
         self._random = rand
+        self._metrics = Metrics() if metrics is None else metrics
         # Bounded by PULSE_INBOX_MESSAGES: the most that a conversation may hold in memory unstored.
         self._inbox, self._source = trio.open_memory_channel[Submission](inbox_messages)
         self._unsettled = 0
@@ -217,6 +221,7 @@ class Writer:
             except StoreUnavailable as error:
                 # Whether it was committed is not known: the same ids are sent again, and come back as the
                 # rows that exist if it was.
+                self._metrics.failed_batches += 1
                 log.warning("messages not stored yet", count=len(batch), reason=type(error).__name__)
             except _REFUSALS as error:
                 batch[0].sender.refuse(PulseError(*_REFUSAL_ANSWERS[type(error)]), batch[0].client_id)
@@ -226,6 +231,8 @@ class Writer:
                 await self._store_singly(batch)
                 return
             else:
+                self._metrics.batch_messages.observe(len(batch))
+                self._metrics.commit_seconds.observe(trio.current_time() - now)
                 await self._hand_over(batch, rows)
                 return
             waiting = self._refuse_expired(batch)
@@ -258,7 +265,12 @@ class Writer:
             else:
                 stored.append((submission, row))
         if stored:
+            began = trio.current_time()
             await self._release(stored)
+            now = trio.current_time()
+            self._metrics.fanout_seconds.observe(now - began)
+            for submission, _ in stored:
+                self._metrics.delivery_seconds.observe(now - submission.deadline + self._store_timeout)
 
     def _refuse_expired(self, batch: list[Submission]) -> list[Submission]:
         now = trio.current_time()

@@ -213,6 +213,9 @@ class Store(Protocol):
     epoch: str
     """Which history this is: another one when it may have been rolled back, as by a restored backup."""
 
+    async def ping(self) -> None:
+        """Returns when the store answers."""
+
     # --- accounts ---
 
     async def create_user(

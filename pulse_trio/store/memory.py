@@ -67,6 +67,9 @@ class MemoryStore:
         self._resendable: dict[tuple[UUID, UUID, str], UUID] = {}  # conversation, sender, client_id → message
         self._revisions: dict[UUID, UUID] = {}  # of each revised message, the last
 
+    async def ping(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     # --- accounts ---
 
     async def create_user(

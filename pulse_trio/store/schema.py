@@ -87,6 +87,18 @@ def migrate(conninfo: str) -> tuple[str | None, str]:
     return before, head
 
 
+def compare_revisions(conninfo: str) -> tuple[str | None, str, bool]:
+    """The revision of the database, that of this version, and whether this version knows the database's.
+
+    Raises:
+        psycopg.Error: it cannot be reached.
+    """
+    known = revisions(_scripts())
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        current = _revision(connection)
+    return current, known[-1], current is None or current in known
+
+
 def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
     """The revision of the schema that is there, as Alembic keeps it; None if there is none."""
     row = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()

@@ -72,6 +72,7 @@ class Pool:
         configure: Called with each new connection; must leave it IDLE.
         autocommit: Of each connection.
         row_factory: Of each connection.
+        on_acquired: Called with the seconds that each use waited for its connection; must not raise.
         on_event: Called with "opened", "discarded" or "connect_error" and a reason; must not raise.
         random_source: In [0, 1): the jitter of the back-off.
     """
@@ -91,6 +92,7 @@ class Pool:
         configure: Callable[[Connection], Awaitable[None]] | None = None,
         autocommit: bool = False,
         row_factory: AsyncRowFactory[Any] | None = None,
+        on_acquired: Callable[[float], None] | None = None,
         on_event: Callable[[str, str], None] | None = None,
         random_source: Callable[[], float] = random.random,
     ) -> None:
@@ -114,6 +116,7 @@ class Pool:
         self._configure = configure
         self._autocommit = autocommit
         self._row_factory = row_factory
+        self._on_acquired = on_acquired
         self._on_event = on_event
         self._random = random_source
         # Trio's Semaphore hands a slot straight to the longest waiter, so nobody overtakes. A connection is
@@ -206,7 +209,10 @@ class Pool:
             raise PoolClosed("the pool is closed")
         connection = self._take_at_once()
         if connection is not None:
+            if self._on_acquired is not None:
+                self._on_acquired(0.0)
             return connection
+        began = trio.current_time()
         with trio.move_on_after(self._acquire_timeout) as scope:
             self._scopes.add(scope)
             try:
@@ -228,6 +234,8 @@ class Pool:
             raise PoolClosed("the pool was closed")
         if connection is None:
             raise PoolTimeout(f"no connection within {self._acquire_timeout} s")
+        if self._on_acquired is not None:
+            self._on_acquired(trio.current_time() - began)
         return connection
 
     def _take_at_once(self) -> Connection | None:

@@ -504,7 +504,7 @@ async def test_only_listed_origins_may_read_answers(shared: Server, person: Pers
             methods = preflight.headers["Access-Control-Allow-Methods"].replace(" ", "").split(",")
             assert {"GET", "POST", "PATCH", "DELETE"} <= set(methods)
             headers = preflight.headers["Access-Control-Allow-Headers"].lower().replace(" ", "").split(",")
-            assert set(headers) == {"authorization", "content-type"}
+            assert set(headers) == {"authorization", "content-type", "x-request-id"}
 
 
 @pytest.mark.parametrize(

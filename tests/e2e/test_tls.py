@@ -1,6 +1,5 @@
 """TLS by Hypercorn's own settings (`certfile`, `keyfile`), on the real process."""
 
-import ipaddress
 import re
 import ssl
 import struct
@@ -8,7 +7,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,8 @@ import jwt
 import pytest
 import trio
 import trio_websocket
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
+from tests.support.certificate import make_certificate
 from tests.support.client import Chat, Person
 from tests.support.raw import RawClient, frame, open_raw, upgrade_request
 from tests.support.server import SECRET, Server
@@ -50,25 +44,7 @@ class TlsServer(Server):
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    key = generate_private_key(65_537, 2_048)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "chat.example")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    cert_file, key_file = folder / "cert.pem", folder / "key.pem"
-    cert_file.write_bytes(signed.public_bytes(Encoding.PEM))
-    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return cert_file, key_file
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Programs that tests run beside a server, and what they print."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -73,3 +74,14 @@ def node() -> list[str]:
         if subprocess.run(check, capture_output=True, check=False).returncode == 0:
             return [found, *options]
     pytest.skip("this Node.js has no WebSocket: apt-get install node-ws, or use Node.js 22")
+
+
+def require_program(name: str, package: str) -> str:
+    """The path of a program; without it the test is skipped, but under CI it fails."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        reason = f"`{name}` is not installed (Debian: apt-get install {package})"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found

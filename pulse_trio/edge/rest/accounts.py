@@ -136,6 +136,7 @@ async def login(body: Login) -> Response:
     # The same work and the same answer, whether the user exists or not.
     is_right = await parts.passwords.check(stored, body.password)
     if account is None or stored is None or not is_right:
+        parts.metrics.login_failures += 1
         raise PulseError(ErrorCode.INVALID_CREDENTIALS, "Wrong username or password")
     attempt.forgive()
     if parts.passwords.is_outdated(stored):

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 import trio
-from quart import Quart, Response, has_request_context, request, websocket
+from quart import Quart, Response, current_app, g, has_request_context, request, websocket
 from quart_schema import HttpSecurityScheme, Info, OpenAPIProvider, QuartSchema
 from quart_schema.openapi import QUART_SCHEMA_OPERATION_ID_ATTRIBUTE
 from quart_schema.typing import Model
@@ -20,9 +20,11 @@ from pulse_trio.edge.rest.conversations import conversations
 from pulse_trio.edge.rest.documents import documents
 from pulse_trio.edge.rest.messages import messages
 from pulse_trio.edge.rest.operation import EXAMPLE_ID, database_away, error_answer
+from pulse_trio.edge.rest.operators import operators
 from pulse_trio.edge.rest.people import people
 from pulse_trio.edge.rest.reads import reads
-from pulse_trio.edge.services import services
+from pulse_trio.edge.services import current_metrics, services
+from pulse_trio.edge.tracing import HEADER, begin_request
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import StoreError
 
@@ -115,13 +117,16 @@ def install(app: Quart) -> None:
         swagger_ui_path=None,
         openapi_provider_class=_Documents,
     )
-    for blueprint in (accounts, people, conversations, messages, reads, documents):
+    for blueprint in (accounts, people, conversations, messages, reads, documents, operators):
         app.register_blueprint(blueprint)
     app.register_error_handler(PulseError, _pulse_error)
     app.register_error_handler(StoreError, _store_error)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(Exception, _unexpected_error)
+    app.before_request(_begin)
+    app.before_websocket(_begin_handshake)
     app.after_request(_finish)
+    app.after_websocket(_finish_handshake)  # type: ignore[type-var]  # its annotation forgets accepted ones
 
 
 class _Documents(OpenAPIProvider):
@@ -229,6 +234,15 @@ def _example(schema: dict[str, Any], components: dict[str, Any]) -> Any:
     return schema["default"]
 
 
+async def _begin() -> None:
+    g.began = trio.current_time()
+    g.request_id = begin_request(request.headers.getlist(HEADER))
+
+
+async def _begin_handshake() -> None:
+    g.request_id = begin_request(websocket.headers.getlist(HEADER))
+
+
 async def _pulse_error(error: PulseError) -> Response:
     return error_answer(error)
 
@@ -260,6 +274,7 @@ async def _unexpected_error(error: Exception) -> Response:
 async def _finish(response: Response) -> Response:
     """Headers of every answer: no sniffing, no caching, no referrer, and CORS for the listed origins."""
     headers = response.headers
+    headers[HEADER] = g.request_id
     if not await _body_came() and request.http_version.startswith("1"):
         headers["Connection"] = "close"
     headers["X-Content-Type-Options"] = "nosniff"
@@ -270,12 +285,32 @@ async def _finish(response: Response) -> Response:
     origin = request.headers.get("Origin")
     if origin is not None and services().origins.is_listed(origin):
         headers["Access-Control-Allow-Origin"] = origin
-        headers["Access-Control-Expose-Headers"] = "Retry-After"
+        headers["Access-Control-Expose-Headers"] = f"Retry-After, {HEADER}"
         if request.method == "OPTIONS":
             headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
-            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
+            headers["Access-Control-Allow-Headers"] = f"Authorization, Content-Type, {HEADER}"
             headers["Access-Control-Max-Age"] = "600"
+    metrics, operation = current_metrics(), _operation()
+    metrics.requests[operation, response.status_code] += 1
+    metrics.request_seconds[operation].observe(trio.current_time() - g.began)
     return response
+
+
+async def _finish_handshake(response: Response | None) -> Response | None:
+    """Of a handshake that was refused; one that was accepted comes here when its connection has ended."""
+    if response is not None:
+        response.headers[HEADER] = g.request_id
+        current_metrics().handshakes[response.status_code] += 1
+    return response
+
+
+def _operation() -> str:
+    """The name of the operation that was asked for: one of a bounded number, whatever the path was."""
+    endpoint = request.endpoint
+    if endpoint is None:
+        return "none"
+    view = current_app.view_functions[endpoint]
+    return str(getattr(view, QUART_SCHEMA_OPERATION_ID_ATTRIBUTE, endpoint))
 
 
 async def _body_came() -> bool:

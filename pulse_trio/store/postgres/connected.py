@@ -48,6 +48,9 @@ class Connected:
         except (psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:
             raise StoreUnavailable(type(error).__name__) from error
 
+    async def ping(self) -> None:
+        await self.one("SELECT 1", ())
+
     async def one(self, query: LiteralString, values: Sequence[object]) -> tuple[Any, ...] | None:
         """The first row of a query on a connection of its own."""
         async with self.connection() as connection:

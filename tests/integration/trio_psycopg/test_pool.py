@@ -121,3 +121,27 @@ async def test_statement_timeout_merges_options(conninfo: str) -> None:
             assert await (await conn.execute("show application_name")).fetchone() == ("me",)
             with pytest.raises(psycopg.errors.QueryCanceled):
                 await conn.execute("select pg_sleep(20)")
+
+
+async def test_the_wait_for_a_connection_is_told(conninfo: str) -> None:
+    waits: list[float] = []
+    with trio.fail_after(20):
+        async with Pool(conninfo, min_size=0, max_size=1, on_acquired=waits.append) as pool:
+            async with pool.connection():  # is made first
+                pass
+            async with pool.connection():
+                pass
+            assert len(waits) == 2
+            assert waits[0] > waits[1] == 0.0
+
+            async def hold() -> None:
+                async with pool.connection() as connection:
+                    await connection.execute("SELECT pg_sleep(0.2)")
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hold)
+                while pool.statistics().idle:
+                    await trio.lowlevel.checkpoint()
+                nursery.start_soon(hold)
+            assert len(waits) == 4
+            assert waits[3] > 0.1

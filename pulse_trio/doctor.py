@@ -1,0 +1,288 @@
+"""`pulse-trio doctor`: looks for what would keep the service from starting, or from keeping what it promises."""
+
+import os
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import psycopg
+
+from pulse_trio.clock import utc_now
+from pulse_trio.edge.auth import Tokens
+from pulse_trio.edge.gate import RESERVED_FILES
+from pulse_trio.errors import LaunchError
+from pulse_trio.launch import KEY_FILE, Database, open_database
+from pulse_trio.settings import Settings
+from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF
+from pulse_trio.store.embedded import default_data_dir
+from pulse_trio.store.schema import SERVICE_LOCK, compare_revisions
+
+FREE_LEAST: Final = 256 * 2**20  # bytes: PostgreSQL writes its log of changes in files of 16 MiB, several ahead
+FREE_GOOD: Final = 2 * 2**30
+CLOCKS_APART: Final = 1.0  # seconds between this machine and the database; a round trip is part of it
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)  # no clock is right that says less
+PROBE_TIMEOUT: Final = 2.0  # seconds
+
+Status = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found. `mend`: what to do about it, unless it is ok."""
+
+    name: str
+    status: Status
+    text: str
+    mend: str = ""
+
+
+def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Finding]:
+    """Makes all checks, one after the other; a later one is left out if what it needs is not there.
+
+    An embedded PostgreSQL that is not running runs while its checks do. Nothing is made that is not there yet.
+
+    Args:
+        load: reads the settings.
+        host: where the service is to listen.
+        port: and on which port.
+    """
+    try:
+        settings = load()
+    except LaunchError as error:
+        yield Finding(
+            "settings", "failed", str(error), "mend it in the environment; docs/operations.md has every setting"
+        )
+        return
+    yield Finding("settings", "ok", "every one is well-formed")
+    yield _account()
+    yield _clock()
+    yield _files(settings)
+    is_running = False
+    exists = settings.database_url is not None
+    if settings.database_url is None:
+        try:
+            folder = default_data_dir() if settings.data_dir is None else settings.data_dir.absolute()
+        except LaunchError as error:
+            yield Finding("data folder", "failed", str(error), "set PULSE_DATA_DIR")
+            return
+        yield from _data_folder(folder)
+        exists = (folder / "data").is_dir()
+        if not exists:
+            yield Finding("database", "ok", f"none yet in {folder}: the first start makes it")
+    if exists:
+        with ExitStack() as stack:
+            try:
+                database = stack.enter_context(open_database(settings, attach=True))
+            except LaunchError as error:
+                yield Finding("database", "failed", str(error), "see 'What goes wrong' in docs/operations.md")
+            else:
+                try:
+                    for finding in _database(database):
+                        is_running |= finding.name == "service" and finding.text != _NOT_RUNNING
+                        yield finding
+                except psycopg.Error as error:
+                    reason = " ".join(str(error).split()) or type(error).__name__
+                    yield Finding("database", "failed", f"it stopped answering: {reason}", "see its log")
+    yield _port(host, port, is_running=is_running)
+
+
+def _account() -> Finding:
+    if os.geteuid() != 0:
+        return Finding("account", "ok", "not root")
+    return Finding(
+        "account",
+        "warning",
+        "this is root: the service needs no right of it",
+        "run it as an account of its own, as deploy/systemd/pulse-trio.service does",
+    )
+
+
+def _clock() -> Finding:
+    now = utc_now()
+    if now < EPOCH:
+        return Finding("clock", "failed", f"it is said to be {now:%Y-%m-%d}", "set the clock, and keep it by NTP")
+    return Finding("clock", "ok", f"{now:%Y-%m-%d %H:%M} UTC")
+
+
+def _files(settings: Settings) -> Finding:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return Finding("open files", "ok", "this system has no such limit")
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = settings.max_connections + RESERVED_FILES
+    if hard == resource.RLIM_INFINITY:
+        return Finding("open files", "ok", "no limit")
+    if not settings.max_connections:
+        text = f"at most {hard:,}; PULSE_MAX_CONNECTIONS is 0, which takes as many connections as come"
+        return Finding("open files", "warning", text, f"set PULSE_MAX_CONNECTIONS to {max(1, hard - RESERVED_FILES)}")
+    if hard < wanted:
+        return Finding(
+            "open files",
+            "warning",
+            f"at most {hard:,}, too few for PULSE_MAX_CONNECTIONS={settings.max_connections}: the rest is turned away",
+            f"raise the limit to {wanted} (ulimit -Hn, LimitNOFILE), or lower PULSE_MAX_CONNECTIONS",
+        )
+    return Finding("open files", "ok", f"at most {hard:,}; PULSE_MAX_CONNECTIONS needs {wanted:,}")
+
+
+def _data_folder(folder: Path) -> Iterator[Finding]:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if there != folder:
+        if os.access(there, os.W_OK | os.X_OK):
+            yield Finding("data folder", "ok", f"{folder} is not there yet, and can be made")
+        else:
+            text = f"{folder} is not there, and {there} cannot be written"
+            yield Finding(
+                "data folder", "failed", text, "choose another with PULSE_DATA_DIR, or make it for this account"
+            )
+            return
+    else:
+        yield _permissions(folder)
+    free = shutil.disk_usage(there).free
+    text = f"{free / 2**30:.1f} GiB free for {folder}"
+    if free < FREE_LEAST:
+        yield Finding("disk", "failed", text, "make room: PostgreSQL stops when it cannot write")
+    elif free < FREE_GOOD:
+        yield Finding("disk", "warning", text, "make room soon")
+    else:
+        yield Finding("disk", "ok", text)
+
+
+def _permissions(folder: Path) -> Finding:
+    status = folder.stat()
+    if status.st_uid != os.geteuid():
+        text = f"{folder} belongs to user id {status.st_uid}, this is {os.geteuid()}"
+        return Finding("data folder", "failed", text, "run this as the account that runs the service")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("data folder", "failed", f"{folder} cannot be written", f"chmod u+rwx {folder}")
+    for path, closed in ((folder, 0o066), (folder / KEY_FILE, 0o077), (folder / "data", 0o077)):
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & closed:
+            return Finding("data folder", "failed", f"{path} is open to other accounts", f"chmod go-rwx {path}")
+    return Finding("data folder", "ok", f"{folder}, closed to other accounts")
+
+
+_NOT_RUNNING: Final = "none runs on this database"
+
+
+def _database(database: Database) -> Iterator[Finding]:
+    began = time.time()
+    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+
+        def one(query: Any, *values: object) -> Any:
+            row = connection.execute(query, values).fetchone()
+            assert row is not None
+            return row[0]
+
+        version = str(one("SELECT current_setting('server_version')")).split()[0]
+        took = (time.time() - began) * 1_000
+        yield Finding("database", "ok", f"PostgreSQL {version}, {database.description}, answers in {took:.0f} ms")
+        if one("SELECT pg_is_in_recovery()"):
+            text = "it is a standby, which takes no writes"
+            yield Finding(
+                "primary", "failed", text, "name the primary: target_session_attrs=read-write in DATABASE_URL"
+            )
+            return
+        yield _clocks(one)
+        yield _durability(database.settings, connection)
+        yield _sessions(database.settings, one)
+        holds = one(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND (classid::bigint << 32 | objid::bigint) = %s",
+            SERVICE_LOCK,
+        )
+        text = "one runs on this database, and no second one can" if holds else _NOT_RUNNING
+        yield Finding("service", "ok", text)
+    yield _schema(database.conninfo)
+    yield _keys(database.settings)
+
+
+def _clocks(one: Callable[[Any], Any]) -> Finding:
+    before = utc_now()
+    theirs: datetime = one("SELECT clock_timestamp()")
+    after = utc_now()
+    apart = max((before - theirs).total_seconds(), (theirs - after).total_seconds(), 0.0)
+    if apart > CLOCKS_APART:
+        text = f"the database's clock and this one are {apart:.0f} s apart"
+        return Finding("clocks", "warning", text, "keep both by NTP")
+    return Finding("clocks", "ok", "the database's and this one agree")
+
+
+def _durability(settings: Settings, connection: psycopg.Connection) -> Finding:
+    off = [name for (name,) in connection.execute(SETTINGS_OFF, (list(SERVER_SETTINGS),)).fetchall()]
+    if not off:
+        return Finding("durability", "ok", "what is committed is on the disk (fsync, full_page_writes)")
+    text = f"{' and '.join(off)} off: a power cut may lose messages that were acknowledged"
+    mend = f"turn on in postgresql.conf: {', '.join(off)}"
+    return Finding("durability", "warning" if settings.allow_losing_commits else "failed", text, mend)
+
+
+def _sessions(settings: Settings, one: Callable[[Any], Any]) -> Finding:
+    most = int(one("SELECT current_setting('max_connections')"))
+    reserved = int(one("SELECT current_setting('superuser_reserved_connections')"))
+    others = int(
+        one(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND "
+            "datname IS DISTINCT FROM current_database()"
+        )
+    )
+    wanted = settings.pool_max + 2  # the service lock's, and a command's
+    if wanted > most - reserved - others:
+        text = f"PostgreSQL lets {most} connect, {reserved + others} of them others; the service wants {wanted}"
+        mend = "raise max_connections in postgresql.conf, or lower PULSE_POOL_MAX"
+        return Finding("sessions", "warning", text, mend)
+    return Finding("sessions", "ok", f"PostgreSQL lets {most} connect, the service wants {wanted}")
+
+
+def _schema(conninfo: str) -> Finding:
+    current, head, is_known = compare_revisions(conninfo)
+    if not is_known:
+        text = f"the database has schema {current}, newer than this version's {head}"
+        return Finding("schema", "failed", text, "run the version of pulse-trio that made it, or a later one")
+    if current != head:
+        text = f"the database has schema {current or 'none'}, this version {head}"
+        return Finding("schema", "warning", text, "the next start brings it up to date, as does pulse-trio migrate")
+    return Finding("schema", "ok", f"{head}, up to date")
+
+
+def _keys(settings: Settings) -> Finding:
+    try:
+        tokens = Tokens(settings, utc_now)
+    except LaunchError as error:
+        return Finding("keys", "failed", str(error), "give the key that ALGORITHM needs")
+    return Finding("keys", "ok", f"{settings.algorithm}, {'gives out' if tokens.can_issue else 'only checks'} tokens")
+
+
+def _port(host: str, port: int, *, is_running: bool) -> Finding:
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen()
+    except OSError as error:
+        if is_running and _answers(host, port):
+            return Finding("port", "ok", f"{where}: the service answers there")
+        text = f"cannot listen on {where}: {error.strerror or error}"
+        return Finding("port", "failed", text, "stop what uses it, or choose another with --port or --host")
+    return Finding("port", "ok", f"{where} is free")
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether a service says there that it lives."""
+    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    try:
+        with socket.create_connection((target, port), timeout=PROBE_TIMEOUT) as sock:
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return sock.recv(64).startswith(b"HTTP/1.1 200 ")
+    except OSError:
+        return False

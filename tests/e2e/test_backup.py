@@ -1,0 +1,186 @@
+"""`pulse-trio backup` and `restore`: a dump of a service that runs, in a new place, serves the same history."""
+
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import trio
+
+from tests.e2e.test_cli import answer, refusal
+from tests.support.client import PASSWORD, Api, Person
+from tests.support.cluster import Cluster, traversable_folder
+from tests.support.raw import connect_in_order
+from tests.support.server import PROGRAM, SECRET, Server, environment
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    folder = traversable_folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+async def say(person: Person, group: str, *texts: str) -> None:
+    async with person.connect(group) as chat:
+        for text in texts:
+            await chat.send({"type": "message", "content": text})
+            await chat.receive_type("message")
+
+
+@pytest.mark.parametrize("kind", ["embedded", "DATABASE_URL"])
+async def test_a_dump_of_a_service_that_runs_serves_the_same_history_elsewhere(
+    kind: str, folder: Path, cluster: Cluster, database: str
+) -> None:
+    file = folder / "pulse.dump"
+    is_embedded = kind == "embedded"
+    before = (
+        {"PULSE_DATA_DIR": str(folder / "one")} if is_embedded else {"DATABASE_URL": database, "SECRET_KEY": SECRET}
+    )
+    server = Server(before).wait_ready()
+    try:
+        with trio.fail_after(60):
+            alice = await Person.register(server.base_url, "alice")
+            bob = await Person.register(server.base_url, "bob")
+            group = await alice.create_group(bob)
+            async with connect_in_order(group, alice, bob) as (one, two):
+                await one.send({"type": "message", "content": "before", "client_id": "c-1"})
+                message = await two.receive_type("message")
+                await one.send({"type": "message", "content": "\U0001f600 \u202e 'quoted'"})
+                await two.receive_type("message")
+                await one.send({"type": "edit", "message_id": message["message_id"], "content": "edited"})
+                last = await two.receive_type("message_updated")
+                epoch = (await alice.api.get(f"/api/chat/conversations/{group}")).json()["epoch"]
+                dumped = await trio.to_thread.run_sync(lambda: answer("backup", str(file), **before))
+                assert dumped.endswith(" bytes.")
+                assert stat.S_IMODE(file.stat().st_mode) == 0o600
+                history = await alice.history(group)
+                # The service went on meanwhile, and what came later is not in the dump.
+                await one.send({"type": "message", "content": "after"})
+                await two.receive_type("message")
+    finally:
+        assert server.stop() == 0
+
+    if is_embedded:
+        after = {"PULSE_DATA_DIR": str(folder / "two")}
+    else:
+        after = {"DATABASE_URL": cluster.new_database(migrated=False), "SECRET_KEY": SECRET}
+    assert answer("restore", str(file), **after) == "Restored."
+    if is_embedded:
+        shutil.copy(folder / "one" / "secret_key", folder / "two" / "secret_key")  # as docs/operations.md says
+    server = Server(after).wait_ready()
+    try:
+        with trio.fail_after(60):
+            alice = Person(server.base_url, "alice", alice.id, alice.token)
+            assert await alice.history(group) == history
+            login = await Api(server.base_url).post("/api/auth/login", json={"username": "bob", "password": PASSWORD})
+            assert login.status_code == 200
+            # Who knows more than there is must not be left in the belief.
+            async with alice.connect(group, after=last["rev"], epoch=epoch) as chat:
+                assert (await chat.receive())["code"] == "cannot_resume"
+                assert await chat.wait_closed() == 4409
+            async with alice._open("/api/chat/ws", {}) as chat:
+                assert (await chat.receive())["epoch"] != epoch
+                await chat.send({"type": "resume", "revs": {group: last["rev"]}, "epoch": epoch})
+                assert (await chat.receive_type("error"))["code"] == "cannot_resume"
+            # And the history goes on where the dump ends.
+            await say(alice, group, "goes on")
+            found = await alice.history(group)
+            assert [m["seq"] for m in found["messages"]] == [3, 2, 1]
+            async with alice.connect(group) as chat:
+                await chat.send({"type": "message", "content": "before", "client_id": "c-1"})
+                assert (await chat.receive_type("message", "message_updated"))["seq"] == 1, "a resend is still one"
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_database_that_is_not_empty_is_not_touched(cluster: Cluster, database: str, folder: Path) -> None:
+    settings = {"DATABASE_URL": database, "SECRET_KEY": SECRET}
+    file = folder / "pulse.dump"
+    answer("user", "add", "alice", "--password", PASSWORD, **settings)
+    answer("backup", str(file), **settings)
+    assert "not empty" in refusal("restore", str(file), **settings)
+    assert answer("token", "alice", **settings)
+
+
+def test_a_dump_that_is_cut_short_or_none_restores_nothing(cluster: Cluster, database: str, folder: Path) -> None:
+    file = folder / "pulse.dump"
+    answer("user", "add", "alice", "--password", PASSWORD, DATABASE_URL=database, SECRET_KEY=SECRET)
+    answer("backup", str(file), DATABASE_URL=database, SECRET_KEY=SECRET)
+    empty = {"DATABASE_URL": cluster.new_database(migrated=False), "SECRET_KEY": SECRET}
+    data = file.read_bytes()
+    for content in (data[: len(data) // 3], data[: len(data) * 3 // 4], data[:-1], b"not a dump", b""):
+        file.write_bytes(content)
+        refusal("restore", str(file), **empty)
+        with psycopg.connect(empty["DATABASE_URL"]) as connection:
+            row = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+            assert row == (0,)
+    assert "there is no file" in refusal("restore", str(folder / "nothing"), **empty)
+    file.write_bytes(data)
+    assert answer("restore", str(file), **empty) == "Restored."
+
+
+async def test_nothing_is_restored_under_a_service(database: str, folder: Path) -> None:
+    settings = {"DATABASE_URL": database, "SECRET_KEY": SECRET}
+    server = Server(settings).wait_ready()
+    try:
+        answer("backup", str(folder / "pulse.dump"), **settings)
+        assert "another pulse-trio process" in refusal("restore", str(folder / "pulse.dump"), **settings)
+    finally:
+        assert server.stop() == 0
+
+
+def test_a_backup_that_fails_leaves_the_last_one_as_it_was(database: str, folder: Path, own_cluster: Cluster) -> None:
+    file = folder / "pulse.dump"
+    settings = {"DATABASE_URL": own_cluster.new_database(), "SECRET_KEY": SECRET}
+    answer("backup", str(file), **settings)
+    good = file.read_bytes()
+    with psycopg.connect(settings["DATABASE_URL"], autocommit=True) as connection:
+        # A table that cannot be read, as after a fault of the disk.
+        connection.execute(
+            "INSERT INTO users (id, username, username_key, created_at, updated_at) "
+            "SELECT gen_random_uuid(), n::text, n::text, now(), now() FROM generate_series(1, 1000) n"
+        )
+        connection.execute("CHECKPOINT")
+        found = connection.execute("SELECT pg_relation_filepath('users')").fetchone()
+    assert found is not None
+    own_cluster.stop()
+    path = own_cluster.folder / "data" / "data" / found[0]
+    with path.open("r+b") as table:
+        table.seek(0)
+        table.write(os.urandom(8_192))
+    own_cluster.start()
+    assert "pg_dump" in refusal("backup", str(file), **settings)
+    assert file.read_bytes() == good
+    assert [one.name for one in folder.iterdir()] == ["pulse.dump"]
+    assert "cannot be written" in refusal("backup", str(folder / "no" / "folder"), **settings)
+
+
+def test_a_password_is_in_no_argument(own_cluster: Cluster, folder: Path) -> None:
+    """Everybody on the machine may read the arguments of a program."""
+    conninfo = own_cluster.new_database()
+    seen = folder / "seen"
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("postgres", "initdb", "pg_dump"):
+        path = programs / name
+        path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {seen}\nprintf "%s" "$PGPASSWORD" > {seen}.password\n')
+        path.chmod(0o755)
+    done = subprocess.run(
+        [PROGRAM, "backup", str(folder / "pulse.dump")],
+        env=environment(
+            DATABASE_URL=f"{conninfo} password=hunter2", SECRET_KEY=SECRET, PULSE_POSTGRES_BIN=str(programs)
+        ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "dbname" in seen.read_text()
+    assert "hunter2" not in seen.read_text()
+    assert Path(f"{seen}.password").read_text() == "hunter2"

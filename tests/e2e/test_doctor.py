@@ -1,0 +1,209 @@
+"""`pulse-trio doctor`: what it says of a service that is well, and of each fault that it looks for."""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pulse_trio import doctor
+from pulse_trio.settings import Settings
+from tests.support.cluster import Cluster, traversable_folder
+from tests.support.server import PROGRAM, SECRET, Server, environment
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def run(*arguments: str, limit: int | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+    def lower() -> None:
+        assert limit is not None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+
+    return subprocess.run(
+        [PROGRAM, "doctor", *(() if "--port" in arguments else ("--port", str(free_port()))), *arguments],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=None if limit is None else lower,
+    )
+
+
+def findings(*arguments: str, limit: int | None = None, **settings: str) -> dict[str, dict[str, Any]]:
+    """What it finds, by name; what it says to people and its exit code are the same."""
+    done = run("--json", *arguments, limit=limit, **settings)
+    assert done.stderr == ""
+    report = json.loads(done.stdout)
+    checks = report["checks"]
+    assert report["ok"] is (done.returncode == 0) is all(check["status"] != "failed" for check in checks)
+    assert len({check["name"] for check in checks}) == len(checks)
+    for check in checks:
+        assert check["status"] in {"ok", "warning", "failed"}
+        assert bool(check["mend"]) is (check["status"] != "ok"), check
+    return {check["name"]: check for check in checks}
+
+
+def statuses(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {name: check["status"] for name, check in found.items()}
+
+
+@pytest.fixture
+def own(database: str) -> dict[str, str]:
+    return {"DATABASE_URL": database, "SECRET_KEY": SECRET}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    folder = traversable_folder()
+    yield folder / "data"
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def test_a_line_for_each_check_and_an_exit_code(own: dict[str, str]) -> None:
+    done = run(**own)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(lines) >= 12
+    assert all(line.split()[0] in {"ok", "warning", "failed"} for line in lines)
+    assert any(line.startswith("ok       database     PostgreSQL 18.") for line in lines)
+    # The clusters of the tests have fsync off, and their settings allow it.
+    (durability,) = [line for line in lines if " durability " in line]
+    assert durability.startswith("warning")
+    assert "fsync" in durability
+    bad = run(**own, PULSE_POOL_MAX="many")
+    assert bad.returncode == 1
+    assert bad.stdout.startswith("failed   settings     PULSE_POOL_MAX")
+
+
+def test_a_service_that_runs_is_well(own: dict[str, str]) -> None:
+    server = Server(own).wait_ready()
+    try:
+        found = findings("--port", str(server.port), **own)
+        assert "failed" not in statuses(found).values(), found
+        assert "one runs on this database" in found["service"]["text"]
+        assert "answers there" in found["port"]["text"]
+        assert found["schema"]["status"] == "ok"
+    finally:
+        assert server.stop() == 0
+    found = findings("--port", str(server.port), **own)
+    assert "none runs" in found["service"]["text"]
+    assert "is free" in found["port"]["text"]
+
+
+def test_an_embedded_database_before_its_first_start_while_it_runs_and_after(folder: Path) -> None:
+    settings = {"PULSE_DATA_DIR": str(folder), "PULSE_ALLOW_LOSING_COMMITS": "false"}
+    found = findings(**settings)
+    assert "failed" not in statuses(found).values()
+    assert "not there yet" in found["data folder"]["text"]
+    assert not folder.exists(), "it makes nothing"
+    server = Server(settings).wait_ready()
+    try:
+        while_it_runs = findings("--port", str(server.port), **settings)
+    finally:
+        assert server.stop() == 0
+    after = findings(**settings)
+    for found in (while_it_runs, after):
+        assert "failed" not in statuses(found).values(), found
+        assert found["durability"]["status"] == found["schema"]["status"] == found["keys"]["status"] == "ok"
+        assert "closed to other accounts" in found["data folder"]["text"]
+    (folder / "secret_key").chmod(0o644)
+    found = findings(**settings)
+    assert found["data folder"]["status"] == "failed"
+    assert "secret_key" in found["data folder"]["text"]
+
+
+def test_a_database_that_loses_commits_fails_unless_that_is_allowed(own: dict[str, str]) -> None:
+    found = findings(**own, PULSE_ALLOW_LOSING_COMMITS="false")
+    assert found["durability"]["status"] == "failed"
+    assert "fsync" in found["durability"]["mend"]
+
+
+def test_a_database_that_is_away_fails_and_its_password_is_not_shown() -> None:
+    url = f"postgresql://pulse:hunter2@127.0.0.1:{free_port()}/pulse"
+    done = run(DATABASE_URL=url, SECRET_KEY=SECRET)
+    assert done.returncode == 1
+    assert "failed   database " in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+def test_an_old_schema_is_a_warning_and_a_newer_one_fails(cluster: Cluster, own: dict[str, str]) -> None:
+    empty = cluster.new_database(migrated=False)
+    found = findings(DATABASE_URL=empty, SECRET_KEY=SECRET)
+    assert found["schema"]["status"] == "warning"
+    with psycopg.connect(empty) as connection:
+        assert connection.execute("SELECT to_regclass('users')").fetchone() == (None,), "it makes nothing"
+    with psycopg.connect(own["DATABASE_URL"]) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    found = findings(**own)
+    assert found["schema"]["status"] == "failed"
+    assert "9999" in found["schema"]["text"]
+
+
+def test_too_few_files_and_sessions_are_warnings(own: dict[str, str]) -> None:
+    found = findings(limit=1_024, **own)
+    assert found["open files"]["status"] == "warning"
+    assert "1,024" in found["open files"]["text"]
+    assert findings(limit=1_024, PULSE_MAX_CONNECTIONS="500", **own)["open files"]["status"] == "ok"
+    assert findings(limit=1_024, PULSE_MAX_CONNECTIONS="0", **own)["open files"]["status"] == "warning"
+    found = findings(PULSE_POOL_MAX="200", **own)
+    assert found["sessions"]["status"] == "warning"
+    assert "PULSE_POOL_MAX" in found["sessions"]["mend"]
+
+
+def test_a_port_in_use_by_something_else_fails(own: dict[str, str]) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        found = findings("--port", str(sock.getsockname()[1]), **own)
+    assert found["port"]["status"] == "failed"
+    assert findings("--host", "203.0.113.1", **own)["port"]["status"] == "failed"
+
+
+def test_a_standby_fails(own_cluster: Cluster) -> None:
+    standby = own_cluster.new_standby()
+    try:
+        conninfo = make_conninfo(standby.conninfo, dbname=str(conninfo_to_dict(standby.conninfo)["dbname"]))
+        found = findings(DATABASE_URL=conninfo, SECRET_KEY=SECRET)
+        assert found["primary"]["status"] == "failed"
+    finally:
+        standby.remove()
+
+
+def test_keys_that_cannot_be_used_fail(own: dict[str, str]) -> None:
+    found = findings(**own, ALGORITHM="EdDSA", PULSE_PUBLIC_KEY="/nowhere/key.pem")
+    assert found["keys"]["status"] == "failed"
+
+
+@pytest.mark.parametrize(("free", "status"), [(100 * 2**20, "failed"), (2**30, "warning"), (2**40, "ok")])
+def test_a_disk_that_fills(monkeypatch: pytest.MonkeyPatch, folder: Path, free: int, status: str) -> None:
+    usage = type(shutil.disk_usage("/"))(2**40, 2**40 - free, free)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
+    found = {
+        finding.name: finding
+        for finding in doctor.examine(lambda: Settings(PULSE_DATA_DIR=folder), "127.0.0.1", free_port())
+    }
+    assert found["disk"].status == status
+
+
+def test_a_folder_of_somebody_else_fails(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    folder.mkdir()
+    settings = Settings(PULSE_DATA_DIR=folder)
+    me = os.geteuid()
+    monkeypatch.setattr(doctor.os, "geteuid", lambda: me + 1)
+    found = {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port())}
+    assert found["data folder"].status == "failed"
+    assert str(me) in found["data folder"].text

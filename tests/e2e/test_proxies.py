@@ -1,0 +1,294 @@
+"""deploy/nginx and deploy/caddy: the real proxies on our files, before a real server."""
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio_websocket
+
+from tests.support.certificate import make_certificate
+from tests.support.client import Api, Person
+from tests.support.cluster import traversable_folder
+from tests.support.programs import require_program
+from tests.support.raw import Answer, RawClient, upgrade_request
+from tests.support.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Proxy(ABC):
+    """A proxy on a free port, before the service that listens on `upstream`."""
+
+    def __init__(self, folder: Path, upstream: int) -> None:
+        self.folder = folder
+        self.upstream = upstream
+        with socket.socket() as sock:  # free a moment later, too: nobody asks for ports in the same way here
+            sock.bind(("127.0.0.1", 0))
+            self.port = int(sock.getsockname()[1])
+        self.base_url = f"https://127.0.0.1:{self.port}"
+        self.certificate, self.key = make_certificate(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What runs it in the foreground, on our file."""
+
+    def start(self) -> None:
+        with (self.folder / "said").open("ab") as said:
+            self._process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=self.folder
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+            except OSError:
+                assert self._process.poll() is None, self.said
+                assert time.monotonic() < deadline, self.said
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(15)
+            finally:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+    @property
+    def said(self) -> str:
+        """All that it has written, to whatever log."""
+        return "".join(path.read_text(errors="replace") for path in self.folder.rglob("*") if path.name in self.logs)
+
+    logs: tuple[str, ...] = ("said",)
+
+
+def put(text: str, *changes: tuple[str, str]) -> str:
+    """The text with these changes, each of which must be of something that is in it."""
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+class Nginx(Proxy):
+    logs = ("said", "access.log", "error.log")
+
+    def command(self) -> list[str]:
+        program = require_program("nginx", "nginx-light")
+        site = put(
+            (ROOT / "deploy/nginx/pulse-trio.conf").read_text(),
+            ("server 127.0.0.1:8000;", f"server 127.0.0.1:{self.upstream};"),
+            ("listen 443 ssl;", f"listen 127.0.0.1:{self.port} ssl;"),
+            ("listen [::]:443 ssl;", ""),
+            ("/etc/ssl/chat.example.pem", str(self.certificate)),
+            ("/etc/ssl/private/chat.example.key", str(self.key)),
+            ("/var/log/nginx/pulse-trio.log", str(self.folder / "access.log")),
+            ("/var/log/nginx/error.log", str(self.folder / "error.log")),
+        )
+        (self.folder / "site.conf").write_text(site)
+        folders = "".join(
+            f"{kind}_temp_path {self.folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (self.folder / "nginx.conf").write_text(
+            f"daemon off;\npid {self.folder}/pid;\n"
+            + ("user root;\n" if os.geteuid() == 0 else "")
+            + f"error_log {self.folder}/error.log crit;\nevents {{}}\n"
+            f"http {{\n{folders}include {self.folder}/site.conf;\n}}\n"
+        )
+        command = [program, "-e", str(self.folder / "error.log"), "-p", str(self.folder)]
+        return [*command, "-c", str(self.folder / "nginx.conf")]
+
+
+class Caddy(Proxy):
+    def command(self) -> list[str]:
+        program = require_program("caddy", "caddy")
+        tls = f"chat.example {{\n\ttls {self.certificate} {self.key}"
+        site = put(
+            (ROOT / "deploy/caddy/Caddyfile").read_text(),
+            ("reverse_proxy 127.0.0.1:8000 {", f"reverse_proxy 127.0.0.1:{self.upstream} {{"),
+            ("chat.example {", tls.replace("chat.example {", f"https://127.0.0.1:{self.port} {{")),
+            # Of the machine of a test nothing else is taken: no other port, no folder of root's.
+            (
+                "{\n\t# A token",
+                f"{{\n\tadmin off\n\tauto_https disable_redirects\n\tstorage file_system {self.folder}\n\t# A token",
+            ),
+        )
+        (self.folder / "Caddyfile").write_text(site)
+        environment = {"XDG_CONFIG_HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder), "HOME": str(self.folder)}
+        return [
+            "/usr/bin/env",
+            *(f"{name}={value}" for name, value in environment.items()),
+            program,
+            *("run", "--config", str(self.folder / "Caddyfile"), "--adapter", "caddyfile"),
+        ]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    folder = traversable_folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=[Nginx, Caddy], ids=["nginx", "caddy"])
+def start_proxy(request: pytest.FixtureRequest, folder: Path) -> Iterator[Callable[[int], Proxy]]:
+    proxies: list[Proxy] = []
+
+    def start(upstream: int) -> Proxy:
+        proxies.append(request.param(folder, upstream))
+        proxies[-1].start()
+        return proxies[-1]
+
+    yield start
+    for proxy in proxies:
+        proxy.stop()
+
+
+@asynccontextmanager
+async def open_from(address: str, port: int) -> AsyncIterator[RawClient]:
+    """A TLS connection from an address of this machine's own."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port, local_address=address)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    secure = trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
+    try:
+        yield RawClient(secure)  # type: ignore[arg-type]  # it does the same
+    finally:
+        await trio.aclose_forcefully(secure)
+
+
+async def guess(address: str, port: int, *headers: str) -> Answer:
+    """A login with a wrong password, from that address."""
+    body = json.dumps({"username": f"u{time.monotonic_ns()}", "password": "a guess"})
+    lines = ["POST /api/auth/login HTTP/1.1", f"Host: 127.0.0.1:{port}", "Content-Type: application/json", *headers]
+    async with open_from(address, port) as client:
+        return await client.request("\r\n".join([*lines, f"Content-Length: {len(body)}", "", body]).encode())
+
+
+async def test_rest_and_a_chat_go_through(
+    start_server: Callable[..., Server], start_proxy: Callable[[int], Proxy]
+) -> None:
+    server = start_server(PULSE_TRUSTED_PROXIES="1", PULSE_LOG_FORMAT="json")
+    proxy = start_proxy(server.port)
+    with trio.fail_after(60):
+        alice = await Person.register(proxy.base_url, "alice")
+        bob = await Person.register(proxy.base_url, "bob")
+        group = await alice.create_group(bob)
+        async with alice.connect(group) as one, bob.connect(group) as two, bob.session() as three:
+            text = "\U0001f600" * 4_000
+            for number in range(20):
+                await one.send({"type": "message", "content": f"{number} {text}"[:4_000]})
+            for chat in (one, two, three):
+                for number in range(20):
+                    assert (await chat.receive_type("message"))["content"].startswith(f"{number} ")
+            await two.send({"type": "typing"})
+            assert (await one.receive_type("typing"))["sender_id"] == bob.id
+        assert (await bob.history(group))["total"] == 20
+        own = await alice.api.get("/api/auth/me")
+        assert own.status_code == 200
+        assert own.headers["Strict-Transport-Security"].startswith("max-age=")
+        assert len(own.headers["X-Request-ID"]) >= 32
+        large = await alice.api.post("/api/chat/conversations", content=b"x" * 100_000)
+        assert large.status_code in {413, 415}
+        for path in ("/metrics", "/metrics?x=1"):
+            metrics = await Api(proxy.base_url).get(path)
+            assert metrics.status_code == 404
+            assert "pulse_" not in metrics.text
+        assert (await Api(proxy.base_url).get("/readyz")).status_code == 200
+
+
+async def test_a_handshake_of_another_origin_is_refused_and_of_the_own_taken(
+    start_server: Callable[..., Server], start_proxy: Callable[[int], Proxy]
+) -> None:
+    server = start_server(PULSE_TRUSTED_PROXIES="1")
+    proxy = start_proxy(server.port)
+    with trio.fail_after(60):
+        alice = await Person.register(proxy.base_url, "alice")
+        path = f"/api/chat/ws?token={alice.token}"
+        host = ("Host", f"127.0.0.1:{proxy.port}")
+        for origin, status in ((proxy.base_url, 101), ("https://evil.example", 403)):
+            async with open_from("127.0.0.1", proxy.port) as client:
+                answer = await client.request(upgrade_request(path, [host, ("Origin", origin)]))
+                assert answer.status == status, answer
+                if status == 101:
+                    assert (await client.read_json())["type"] == "session"
+
+
+async def test_the_service_sees_each_clients_own_address(
+    start_server: Callable[..., Server], start_proxy: Callable[[int], Proxy]
+) -> None:
+    server = start_server(PULSE_TRUSTED_PROXIES="1", PULSE_LOGIN_FAILURES_PER_ADDRESS="3")
+    proxy = start_proxy(server.port)
+    with trio.fail_after(60):
+        # Whatever the client claims of itself: the proxy knows better.
+        claims = [[f"X-Forwarded-For: 192.0.2.{number}"] for number in range(4)]
+        statuses = [(await guess("127.0.0.2", proxy.port, *claim)).status for claim in claims]
+        assert statuses == [401, 401, 401, 429]
+        assert (await guess("127.0.0.3", proxy.port)).status == 401
+        assert (await guess("127.0.0.2", proxy.port)).status == 429
+
+
+async def test_a_restart_of_the_proxy_loses_nothing(
+    start_server: Callable[..., Server], start_proxy: Callable[[int], Proxy]
+) -> None:
+    server = start_server(PULSE_TRUSTED_PROXIES="1")
+    proxy = start_proxy(server.port)
+    with trio.fail_after(90):
+        alice = await Person.register(proxy.base_url, "alice")
+        group = await alice.create_group()
+        behind = Person(server.base_url, "alice", alice.id, alice.token)
+        async with alice.connect(group) as chat:
+            await chat.send({"type": "message", "content": "before"})
+            seen = await chat.receive_type("message")
+            await trio.to_thread.run_sync(proxy.stop)
+            with pytest.raises(trio_websocket.ConnectionClosed):  # noqa: PT012
+                while True:
+                    await chat.receive()
+        async with behind.connect(group) as chat:
+            await chat.send({"type": "message", "content": "meanwhile"})
+            await chat.receive_type("message")
+        await trio.to_thread.run_sync(proxy.start)
+        async with alice.connect(group, after=seen["rev"]) as chat:
+            assert (await chat.receive_type("message"))["content"] == "meanwhile"
+
+
+async def test_no_token_is_in_the_logs_of_the_proxy(
+    start_server: Callable[..., Server], start_proxy: Callable[[int], Proxy]
+) -> None:
+    server = start_server(PULSE_TRUSTED_PROXIES="1")
+    proxy = start_proxy(server.port)
+    with trio.fail_after(60):
+        alice = await Person.register(proxy.base_url, "alice")
+        host = ("Host", f"127.0.0.1:{proxy.port}")
+        handshakes = [
+            upgrade_request(f"/api/chat/ws?token={alice.token}", [host]),
+            upgrade_request("/api/chat/ws", [host, ("Sec-WebSocket-Protocol", f"pulse.v1, bearer.{alice.token}")]),
+            upgrade_request("/api/chat/ws", [host, ("Authorization", f"Bearer {alice.token}")]),
+            upgrade_request("/api/chat/ws?ticket=the-ticket-of-the-test", [host]),
+        ]
+        for is_there in (True, False):
+            if not is_there:  # what fails is logged in other words
+                assert await trio.to_thread.run_sync(server.stop) == 0
+            for data in handshakes:
+                async with open_from("127.0.0.1", proxy.port) as client:
+                    status = (await client.request(data)).status
+                    assert status in ({101, 401} if is_there else {502}), status
+    proxy.stop()
+    assert "/api/chat/ws" in proxy.said, "it does log: or this shows nothing"
+    for secret in (alice.token, alice.token.rpartition(".")[2], "the-ticket-of-the-test"):
+        assert secret not in proxy.said
