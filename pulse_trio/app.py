@@ -18,7 +18,7 @@ from pulse_trio.clock import Clock, utc_now
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
-from pulse_trio.edge.rest import api
+from pulse_trio.edge.rest import api, web
 from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import Services, set_services
 from pulse_trio.edge.socket import sockets
@@ -92,6 +92,7 @@ def create_app(
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
     app.url_map.strict_slashes = False
     api.install(app)
+    web.install(app, settings)
     app.register_blueprint(tickets)
     app.register_blueprint(sockets)
     return app
