@@ -1,8 +1,8 @@
 // The list of conversations, with what is new in each.
 
 import { local } from "./account.js";
-import { arrange, avatar, h, icon, iconButton, name } from "./dom.js";
-import { openNewChat } from "./newchat.js";
+import { arrange, avatar, fill, h, icon, iconButton, name } from "./dom.js";
+import { ask, openNewChat } from "./newchat.js";
 import { listTime } from "./time.js";
 
 const THEMES = ["auto", "light", "dark"];
@@ -106,7 +106,8 @@ export class Sidebar {
     link.classList.toggle("is-unread", unread > 0);
     link.toggleAttribute("aria-current", false);
     if (isSelected) link.setAttribute("aria-current", "page");
-    link.replaceChildren(
+    fill(
+      link,
       avatar(other?.id ?? conversation.id, title, { isGroup: conversation.is_group, isOnline }),
       h("span", { class: "chat-title" }, name(title), isOnline ? h("span", { class: "unseen" }, " (online)") : null),
       h("span", { class: "chat-time" }, time),
@@ -122,8 +123,8 @@ export class Sidebar {
     if (typists.length > 0) {
       return { who: "", text: conversation.is_group ? `${typists[0]} is typing …` : "typing …", isTyping: true };
     }
-    const under_way = store.pending(conversation.id).at(-1);
-    if (under_way) return { who: "You", text: under_way.content.slice(0, 200), isTyping: false };
+    const underWay = store.pending(conversation.id).at(-1);
+    if (underWay) return { who: "You", text: underWay.content.slice(0, 200), isTyping: false };
     const last = conversation.last_message;
     if (!last) return { who: "", text: conversation.is_group ? "New group" : "Say hello", isTyping: false };
     const isMine = last.sender_id === store.me.id;
@@ -181,9 +182,9 @@ export class Sidebar {
     this._theme.title = label;
   }
 
-  _signOut(signOut) {
+  async _signOut(signOut) {
     const unsent = this._store.unsent();
     const question = unsent === 1 ? "A message is not sent yet" : `${unsent} messages are not sent yet`;
-    if (unsent === 0 || confirm(`${question} and would be lost. Sign out?`)) signOut();
+    if (unsent === 0 || (await ask(`${question} and would be lost. Sign out?`, "Sign out"))) signOut();
   }
 }

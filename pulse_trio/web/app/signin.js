@@ -56,9 +56,9 @@ class SignIn {
 
   _turn(isNew) {
     this._isNew = isNew;
-    this._title.textContent = isNew ? "Create your account" : "Welcome back";
+    this._title.textContent = isNew ? "Create your account" : "Sign in to Pulse";
     this._submit.textContent = isNew ? "Create account" : "Sign in";
-    this._question.textContent = isNew ? "You have an account? " : "New here? ";
+    this._question.textContent = isNew ? "Have an account already? " : "New here? ";
     this._switch.textContent = isNew ? "Sign in" : "Create an account";
     this.password.setAttribute("autocomplete", isNew ? "new-password" : "current-password");
     this._tell({});

@@ -5,7 +5,7 @@
 
 import { Composer } from "./composer.js";
 import { openDetails } from "./details.js";
-import { arrange, avatar, h, icon, iconButton, name, toast } from "./dom.js";
+import { arrange, avatar, fill, h, icon, iconButton, name, toast } from "./dom.js";
 import { ask } from "./newchat.js";
 import { signature, toElement, toRows } from "./rows.js";
 import { listNames } from "./text.js";
@@ -110,7 +110,7 @@ export class Thread {
     if (this._nothing.dataset.kind !== kind) {
       this._nothing.dataset.kind = kind;
       const text = { loading: "Loading …", missing: "There is no such conversation, or you are not in it.", none: "Choose a conversation, or start a new one." }[kind];
-      this._nothing.replaceChildren(icon("logo"), h("p", {}, text), kind === "missing" ? h("a", { href: "#/" }, "All conversations") : "");
+      fill(this._nothing, icon("logo"), h("p", {}, text), kind === "missing" ? h("a", { href: "#/" }, "All conversations") : null);
     }
     if (this._nothing.parentNode !== this.element) this.element.replaceChildren(this._nothing);
   }

@@ -1,6 +1,6 @@
 // Times as people say them, in the form of their system.
 
-const clock = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat([], { hour: "numeric", minute: "2-digit" });
 const weekday = new Intl.DateTimeFormat([], { weekday: "long" });
 const date = new Intl.DateTimeFormat([], { day: "numeric", month: "long" });
 const dateOfYear = new Intl.DateTimeFormat([], { day: "numeric", month: "long", year: "numeric" });
