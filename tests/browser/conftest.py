@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.chromium import executable, launch
 from tests.browser.people import Account, Desk
@@ -14,6 +14,8 @@ from tests.support.server import Server
 
 SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
 _numbers = count(1)
+
+expect.set_options(timeout=15_000)
 
 
 # Not for the whole session: Playwright runs an event loop in this thread, beside which none of Trio's should be.
