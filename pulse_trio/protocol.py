@@ -87,6 +87,13 @@ class SendTyping(Frame, frozen=True, tag="typing"):
     conversation_id: UUID | None = None
 
 
+class SendRead(Frame, frozen=True, tag="read"):
+    """Everything up to this seq has been read; a lower one than before changes nothing."""
+
+    seq: int
+    conversation_id: UUID | None = None
+
+
 class SendPing(Frame, frozen=True, tag="ping"):
     """Answer with a `pong` (browsers cannot send WebSocket pings)."""
 
@@ -104,12 +111,18 @@ class SendResume(Frame, frozen=True, tag="resume"):
     epoch: str | None = None
 
 
-ConversationFrame: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping
+class SendWatch(Frame, frozen=True, tag="watch"):
+    """Of a session: tell it who of these is online, now and whenever that changes; in place of those before."""
+
+    user_ids: list[UUID]
+
+
+ConversationFrame: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping | SendRead
 """What a client sends about one conversation."""
 
-ClientFrame: TypeAlias = ConversationFrame | SendPing | SendAuth | SendResume
+ClientFrame: TypeAlias = ConversationFrame | SendPing | SendAuth | SendResume | SendWatch
 
-_CLIENT_TYPES: Final = "message, edit, delete, typing, ping, auth, resume"
+_CLIENT_TYPES: Final = "message, edit, delete, typing, read, ping, auth, resume, watch"
 
 # --- server → client ---------------------------------------------------------------------------
 
@@ -190,6 +203,34 @@ class PresenceFrame(Frame, frozen=True, tag="presence"):
     active_count: int
 
 
+class Position(msgspec.Struct, frozen=True):
+    """How far a user has read."""
+
+    user_id: UUID
+    seq: int
+
+
+class ReadFrame(Frame, frozen=True, tag="read"):
+    """How far users have read who have read on, within a moment."""
+
+    conversation_id: UUID
+    positions: list[Position]
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Whether a user is online, and since when that is so; None if they never were."""
+
+    user_id: UUID
+    is_online: bool
+    last_seen_at: str | None
+
+
+class UsersFrame(Frame, frozen=True, tag="users"):
+    """Who of those that a session watches is online."""
+
+    users: list[Standing]
+
+
 class ErrorFrame(Frame, frozen=True, tag="error"):
     """A frame of this client was refused, or its message could not be stored.
 
@@ -240,6 +281,8 @@ ServerFrame: TypeAlias = (
     | TypingFrame
     | SystemFrame
     | PresenceFrame
+    | ReadFrame
+    | UsersFrame
     | ErrorFrame
     | AuthFrame
     | PongFrame
@@ -350,12 +393,16 @@ class FrameReader:
                 )
             case "typing":
                 return SendTyping(conversation_id=_conversation_id(value))
+            case "read":
+                return SendRead(seq=_seq(value), conversation_id=_conversation_id(value))
             case "ping":
                 return SendPing()
             case "auth":
                 return SendAuth(token=_string(value, "token"))
             case "resume":
                 return SendResume(revs=_revs(value), epoch=_epoch(value))
+            case "watch":
+                return SendWatch(user_ids=_user_ids(value))
         raise FrameError(ErrorCode.UNKNOWN_TYPE, f"Unknown `type`; known are: {_CLIENT_TYPES}", field="type")
 
     def _content(self, value: dict[str, Any]) -> str:
@@ -432,6 +479,23 @@ def _conversation_id(value: dict[str, Any]) -> UUID | None:
             ErrorCode.INVALID_FRAME, "`conversation_id` must be the id of a conversation", field="conversation_id"
         )
     return key
+
+
+def _seq(value: dict[str, Any]) -> int:
+    seq = value.get("seq")
+    if type(seq) is not int or seq < 1:
+        raise FrameError(ErrorCode.INVALID_FRAME, "`seq` must be a whole number, 1 or more", field="seq")
+    return min(seq, REV_MOST)  # no message has it: the answer is the same
+
+
+def _user_ids(value: dict[str, Any]) -> list[UUID]:
+    texts = value.get("user_ids")
+    if not isinstance(texts, list):
+        raise FrameError(ErrorCode.INVALID_FRAME, "`user_ids` must be a list of ids of users", field="user_ids")
+    keys = [parse_uuid(text) if isinstance(text, str) else None for text in texts]
+    if None in keys:
+        raise FrameError(ErrorCode.INVALID_FRAME, "`user_ids` must have ids of users only", field="user_ids")
+    return list(dict.fromkeys(key for key in keys if key is not None))
 
 
 def _revs(value: dict[str, Any]) -> dict[UUID, int]:

@@ -234,15 +234,16 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
         validation_alias="PULSE_EDITS_PER_SECOND",
-        description="Edits and deletions of messages a second that a user may ask for over REST in the long run; 0 is "
-        "no limit.",
+        description="Edits and deletions of messages a second that a user may ask for over REST in the long run, and "
+        "as many read positions; 0 is no limit.",
     )
     edits_burst: int = Field(
         200,
         ge=1,
         le=10_000_000,
         validation_alias="PULSE_EDITS_BURST",
-        description="Edits and deletions of messages that a user may ask for over REST at once.",
+        description="Edits and deletions of messages that a user may ask for over REST at once, and as many read "
+        "positions.",
     )
     group_changes_per_second: int = Field(
         5,
@@ -355,15 +356,16 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000,
         validation_alias="PULSE_PENDING_MESSAGES",
-        description="Messages of one connection that may wait for the database; then it is not read.",
+        description="Messages and read positions of one connection that may wait for the database; then it is not "
+        "read.",
     )
     outbox_bytes: int = Field(
         1_048_576,
         ge=65_536,
         le=1_073_741_824,
         validation_alias="PULSE_OUTBOX_BYTES",
-        description="Bytes that may wait for one connection that reads slowly; from half of it on typing "
-        "and presence frames are dropped, beyond it the connection is closed with 4408.",
+        description="Bytes that may wait for one connection that reads slowly; from half of it on typing, "
+        "presence and read frames are dropped, beyond it the connection is closed with 4408.",
     )
     write_timeout: float = Field(
         10.0,
@@ -410,6 +412,14 @@ class Settings(BaseSettings):
         le=5_000,
         validation_alias="PULSE_RESUME_CONVERSATIONS",
         description="Most conversations in a `resume`.",
+    )
+
+    watched_users: int = Field(
+        500,
+        ge=1,
+        le=5_000,
+        validation_alias="PULSE_WATCHED_USERS",
+        description="Most users in a `watch` of a session connection.",
     )
 
     # --- database ---

@@ -199,6 +199,7 @@ class Limits:
         self.logins = Logins(settings.login_failures_per_address, settings.login_failures_per_account)
         self.registrations = Registrations(settings.registrations_per_address)
         self.edits = Changes("edits and deletions", settings.edits_per_second, settings.edits_burst)
+        self.reads = Changes("read positions", settings.edits_per_second, settings.edits_burst)
         self.groups = Changes(
             "changes of conversations", settings.group_changes_per_second, settings.group_changes_burst
         )

@@ -23,8 +23,10 @@ from pulse_trio.protocol import (
     SendAuth,
     SendMessage,
     SendPing,
+    SendRead,
     SendResume,
     SendTyping,
+    SendWatch,
     encode,
     error_frame,
 )
@@ -115,6 +117,8 @@ class Reader:
                 await self._renew(frame.token)
             case SendResume():
                 await self._resume(frame)
+            case SendWatch():
+                self._watch(frame)
             case _:
                 member = self._member(frame)
                 hub = self._parts.hub
@@ -125,6 +129,8 @@ class Reader:
                         await hub.send_revision(member.conversation_id, member, frame)
                     case SendTyping():
                         hub.send_typing(member.conversation_id, member)
+                    case SendRead():
+                        await hub.send_read(member, frame.seq)
 
     def _member(self, frame: ConversationFrame) -> Member:
         """Who sends a frame about a conversation.
@@ -135,6 +141,9 @@ class Reader:
         raise NotImplementedError
 
     async def _resume(self, frame: SendResume) -> None:
+        raise NotImplementedError
+
+    def _watch(self, frame: SendWatch) -> None:
         raise NotImplementedError
 
     async def _renew(self, token: str) -> None:
@@ -169,6 +178,9 @@ class MemberReader(Reader):
     async def _resume(self, frame: SendResume) -> None:
         raise FrameError(ErrorCode.INVALID_FRAME, "`resume` is for session connections; use `after` here", field="type")
 
+    def _watch(self, frame: SendWatch) -> None:
+        raise FrameError(ErrorCode.INVALID_FRAME, "`watch` is for session connections", field="type")
+
 
 class SessionReader(Reader):
     """Of a session's connection. Its first frame starts it."""
@@ -200,6 +212,12 @@ class SessionReader(Reader):
         except StoreError:
             reason = "the conversations cannot be looked up; reconnect"
             self.connection.close(CloseCode.INTERNAL_ERROR, reason)
+
+    def _watch(self, frame: SendWatch) -> None:
+        try:
+            self._parts.hub.watch(self._session, frame.user_ids)
+        except PulseError as error:
+            self._refuse(error)
 
     def _refuse(self, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> None:
         self.connection.deliver(encode(error_frame(error, client_id, conversation_id)))

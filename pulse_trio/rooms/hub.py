@@ -22,18 +22,22 @@ from pulse_trio.protocol import (
     SendMessage,
     SendResume,
     ServerFrame,
+    Standing,
     encode,
 )
 from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
 from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.people import People
+from pulse_trio.rooms.reads import Reads
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import not_a_member
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
+from pulse_trio.store.base import Message, NewMessage, NotAMember, ReadStanding, Revision, Store, StoreUnavailable, User
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds, below Hypercorn's graceful_timeout: what the writers hold is stored in it
 RESTARTING: Final = "the server restarts; reconnect in a moment"
@@ -81,6 +85,12 @@ class Hub:
         self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
         self._rooms = Rooms(store, self._sessions, changes, settings, rand)
         self._lobby = Lobby(store, self._rooms, self._sessions, changes, settings)
+        self._reads = Reads(store, self._rooms, self._sessions, timeout=settings.store_timeout, rand=rand)
+        self._people = People(store, clock)
+        self._watches = Watches(
+            store, self._people, most=settings.watched_users, timeout=settings.store_timeout, rand=rand
+        )
+        self._people.on_change = self._watches.note
         self._joining: dict[tuple[UUID, UUID], list[JoinTicket]] = {}
         self.draining = False
 
@@ -88,10 +98,13 @@ class Hub:
         """The nursery in which rooms and sessions live, until cancelled."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._rooms.run)
+            await nursery.start(self._watches.run)
+            nursery.start_soon(self._reads.run, name="read positions")
+            nursery.start_soon(self._people.run, name="when users were seen")
             task_status.started()
 
     async def drain(self) -> None:
-        """Takes nobody in any more, closes every connection with 1012 and lets the writers finish.
+        """Takes nobody in any more, closes every connection with 1012 and lets what is to be stored be stored.
 
         Returns after `DRAIN_TIMEOUT` seconds at the latest.
         """
@@ -101,11 +114,13 @@ class Hub:
         for room in self._rooms.all():
             room.close_all(CloseCode.RESTART, RESTARTING)
         with trio.move_on_after(DRAIN_TIMEOUT):
+            await self._reads.finish()
             while going := [
                 *(session.ended for session in self._sessions.all()),
                 *(room.ended for room in self._rooms.going()),
             ]:
                 await going[0].wait()
+            await self._people.finish()  # now that the last have left
 
     # --- the connection manager of the specification ---
 
@@ -152,9 +167,15 @@ class Hub:
                 raise PulseError(
                     ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh"
                 )
-            connection = open_connection(user, websocket, self._settings, on_ended)
+
+            def ended() -> None:
+                self._people.leave(user.id)
+                on_ended()
+
+            connection = open_connection(user, websocket, self._settings, ended)
             member = Member(connection, conversation_id, room.last_rev if after_rev is None else after_rev)
             room.join(member)
+            self._people.enter(user.id)
             if self.draining:  # it came in after `drain` had closed the others
                 room.close_all(CloseCode.RESTART, RESTARTING)
         finally:
@@ -193,7 +214,18 @@ class Hub:
 
     async def open_session(self, user: User, websocket: Transport, *, on_ended: Callable[[], object]) -> Session:
         """Registers a connection for all of a user's conversations; see `Lobby.open`."""
-        session = await self._lobby.open(user, websocket, on_ended=on_ended)
+
+        def ended() -> None:
+            self._people.leave(user.id)
+            self._watches.end(session.connection)
+            on_ended()
+
+        self._people.enter(user.id)
+        try:
+            session = await self._lobby.open(user, websocket, on_ended=ended)
+        except BaseException:
+            self._people.leave(user.id)
+            raise
         if self.draining:  # it came in after `drain` had closed the others
             session.connection.close(CloseCode.RESTART, RESTARTING)
         return session
@@ -315,6 +347,26 @@ class Hub:
         elif member.of_session and member.connection.is_open:
             member.refuse(not_a_member())
 
+    async def send_read(self, member: Member, seq: int) -> None:
+        """Takes how far a user has read; if it is refused, that comes to the member as a frame.
+
+        Cancelled: it was not taken.
+        """
+        await self._reads.ask(member, seq)
+
+    async def mark_read(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadStanding:
+        """The same for who need not be connected; see `Reads.mark`."""
+        return await self._reads.mark(conversation_id, user_id, seq)
+
+    def watch(self, session: Session, user_ids: list[UUID]) -> None:
+        """Tells a session from now on who of these users is online; see `Watches.watch`."""
+        self._watches.watch(session.connection, user_ids)
+
+    async def presence(self, user_id: UUID, of: UUID) -> Standing | None:
+        """Whether somebody is online; None if the two share no conversation. Raises StoreUnavailable."""
+        found = await self._watches.look_up(user_id, [of])
+        return found[0] if found else None
+
     def add_user(self, conversation_id: UUID, user_id: UUID) -> None:
         """Tells a user's sessions of a conversation that they have been added to; it takes effect at once."""
         for session in self._sessions.of(user_id):
@@ -338,6 +390,7 @@ class Hub:
             member = session.removed(conversation_id)
             if room is not None and member is not None:
                 room.leave(member)
+        self._watches.doubt(user_id, (session.connection for session in self._sessions.of(user_id)))
 
     def reconnect_user(self, conversation_id: UUID, user_id: UUID) -> None:
         """Closes a user's connections because nobody knows whether they were removed.
@@ -354,6 +407,7 @@ class Hub:
         for session in self._sessions.of(user_id):
             session.connection.close(CloseCode.INTERNAL_ERROR, reason)
             self._lobby.close(session)
+        self._watches.doubt(user_id, ())
 
     def announce(self, conversation_id: UUID, event: str, content: str, actor_id: UUID) -> None:
         """Tells everybody connected of something that happened to the conversation."""

@@ -6,7 +6,8 @@ do with it for a while, and the writer has stored what it held, the nursery ends
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -17,6 +18,8 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import (
     CloseCode,
     Encoded,
+    Position,
+    ReadFrame,
     SystemFrame,
     TypingFrame,
     encode,
@@ -32,6 +35,8 @@ from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.writer import Stored, Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Head, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
+
+FRAME_POSITIONS: Final = 200  # most read positions in one frame: about 14 KB
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +73,7 @@ class Room:
         self.failure: Exception | None = None
         self.last_seq = 0
         self.last_rev = 0
+        self.read_seqs: dict[UUID, int] = {}  # how far members have read, as far as it was told; one entry each at most
         self._store = store
         self._sessions = sessions
         self._changes = changes
@@ -229,6 +235,7 @@ class Room:
 
     def dismiss(self, user_id: UUID) -> None:
         """Somebody has been removed: their sessions do not come in when the room opens."""
+        self.read_seqs.pop(user_id, None)
         if not self.opened.is_set():
             self._admitted[user_id] = False
 
@@ -335,6 +342,22 @@ class Room:
         user = member.connection.user
         frame = TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=self.conversation_id)
         self.broadcast(encode(frame), exclude_user_id=user.id, ephemeral=True)
+
+    def tell_read(self, positions: Mapping[UUID, int]) -> None:
+        """Tells how far users have read, what of it is news; in a crowd only to themselves, as the cost of telling
+        everybody is the square of their number."""
+        news = [Position(*item) for item in positions.items() if item[1] > self.read_seqs.get(item[0], 0)]
+        self.read_seqs.update((position.user_id, position.seq) for position in news)
+        if self._presence.is_crowded:
+            frames = {p.user_id: encode(ReadFrame(conversation_id=self.conversation_id, positions=[p])) for p in news}
+            for member in list(self._members.values()):
+                frame = frames.get(member.connection.user.id)
+                if frame is not None:
+                    member.deliver(frame, ephemeral=True)
+        else:
+            for at in range(0, len(news), FRAME_POSITIONS):
+                part = news[at : at + FRAME_POSITIONS]
+                self.broadcast(encode(ReadFrame(conversation_id=self.conversation_id, positions=part)), ephemeral=True)
 
     async def submit(self, member: Member, message: NewMessage | Revision, client_id: str | None) -> None:
         """Hands a message, or a change of one, to the writer; its answer comes to the member as a frame.

@@ -5,7 +5,7 @@ Every operation is atomic: it happens whole or not at all. Every operation may r
 with the same ids. Cancelled: as with `StoreUnavailable`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -134,8 +134,28 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadMark:
+    """A member has read everything up to `seq`."""
+
+    conversation_id: UUID
+    user_id: UUID
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStanding:
+    """How far a member has read, and the highest seq that there is."""
+
+    read_seq: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation with its members in the order they came, and its newest message."""
+    """A conversation with its members in the order they came, and its newest message.
+
+    `read_seq` is how far the user has read who asked for it.
+    """
 
     id: UUID
     name: str | None
@@ -146,6 +166,7 @@ class Conversation:
     updated_at: datetime
     head: Head
     members: tuple[User, ...]
+    read_seq: int
     last_message: Message | None
 
 
@@ -214,7 +235,7 @@ class Store(Protocol):
     # --- conversations ---
 
     async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
-        """Creates it; a one-to-one that these two already have is returned instead, with False.
+        """Creates it, as its owner sees it; a one-to-one that these two already have is returned instead, with False.
 
         Raises UnknownUsers.
         """
@@ -239,6 +260,8 @@ class Store(Protocol):
     ) -> list[User]:
         """Adds users to a group, by any of its members; returns those that were not in it before.
 
+        They begin at the end of the conversation: nothing that is there counts as unread.
+
         Raises NotAMember (of the actor), NotAGroup, UnknownUsers, TooManyMembers.
         """
 
@@ -255,6 +278,25 @@ class Store(Protocol):
         self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
     ) -> Conversation:
         """Sets `name` and `description`, those of them that are in `changes`. Raises NotAMember, NotAGroup."""
+
+    # --- who has read what, and who was here ---
+
+    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadStanding | None]:
+        """Moves members' read positions, in any conversations, forward; where they then stand, in the order given.
+
+        A mark that is behind its position, or beyond the last message, moves nothing. A place is None when the
+        user is not in the conversation. A position may be lower than its mark although there is such a message:
+        then somebody else was at that row; ask again.
+        """
+
+    async def read_positions(self, conversation_id: UUID, user_id: UUID) -> list[tuple[UUID, int]]:
+        """How far each member has read, in the order they came. Raises NotAMember (of `user_id`)."""
+
+    async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
+        """Notes when users were here; a moment that is earlier than the one known changes nothing."""
+
+    async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
+        """Those that share a conversation with a user, and the user if named, each with when they were last seen."""
 
     # --- messages ---
 

@@ -1,6 +1,6 @@
 """The store in memory: the same contract as PostgreSQL's, for tests; nothing survives the process."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -21,6 +21,8 @@ from pulse_trio.store.base import (
     NotYourMessage,
     OwnerOnly,
     Page,
+    ReadMark,
+    ReadStanding,
     Revision,
     StoreRefused,
     TooManyMembers,
@@ -39,6 +41,7 @@ class _Account:
     user: User
     password_hash: str | None
     subject: str | None
+    last_seen_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -48,7 +51,7 @@ class _Conversation:
     description: str | None
     owner_id: UUID
     updated_at: datetime
-    members: list[UUID]
+    members: dict[UUID, int]  # in the order they came, each with how far they have read
     messages: list[Message] = field(default_factory=list)  # messages[n] has seq n + 1
     last_rev: int = 0
 
@@ -115,23 +118,24 @@ class MemoryStore:
         if not new.is_group:
             for other in self._conversations.values():
                 if not other.new.is_group and set(other.members) == set(new.member_ids):
-                    return self._view(other), False
-        conversation = _Conversation(new, new.name, new.description, new.owner_id, new.created_at, list(new.member_ids))
+                    return self._view(other, new.owner_id), False
+        members = dict.fromkeys(new.member_ids, 0)
+        conversation = _Conversation(new, new.name, new.description, new.owner_id, new.created_at, members)
         self._conversations[new.id] = conversation
-        return self._view(conversation), True
+        return self._view(conversation, new.owner_id), True
 
     async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
         await trio.lowlevel.checkpoint()
         conversation = self._conversations.get(conversation_id)
         if conversation is None or user_id not in conversation.members:
             return None
-        return self._view(conversation)
+        return self._view(conversation, user_id)
 
     async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
         await trio.lowlevel.checkpoint()
         mine = [c for c in self._conversations.values() if user_id in c.members]
         mine.sort(key=lambda c: (c.updated_at, c.new.id), reverse=True)
-        return [self._view(c) for c in mine[offset : offset + limit]], len(mine)
+        return [self._view(c, user_id) for c in mine[offset : offset + limit]], len(mine)
 
     async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
         await trio.lowlevel.checkpoint()
@@ -158,7 +162,7 @@ class MemoryStore:
         added = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in group.members]
         if len(group.members) + len(added) > limit:
             raise TooManyMembers
-        group.members += added
+        group.members |= dict.fromkeys(added, len(group.messages))
         if added:
             group.updated_at = max(group.updated_at, now)
         return [self._accounts[user_id].user for user_id in added]
@@ -172,9 +176,9 @@ class MemoryStore:
             raise OwnerOnly
         if user_id not in group.members:
             return None
-        group.members.remove(user_id)
+        del group.members[user_id]
         if group.owner_id == user_id and group.members:
-            group.owner_id = group.members[0]
+            group.owner_id = next(iter(group.members))
         group.updated_at = max(group.updated_at, now)
         return self._accounts[user_id].user
 
@@ -186,7 +190,42 @@ class MemoryStore:
         group.name = changes.get("name", group.name)
         group.description = changes.get("description", group.description)
         group.updated_at = max(group.updated_at, now)
-        return self._view(group)
+        return self._view(group, actor_id)
+
+    # --- who has read what, and who was here ---
+
+    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadStanding | None]:
+        await trio.lowlevel.checkpoint()
+        for mark in marks:
+            conversation = self._conversations.get(mark.conversation_id)
+            if conversation is not None and mark.user_id in conversation.members:
+                self._mark_read(conversation, mark)
+        return [self._standing(mark) for mark in marks]
+
+    async def read_positions(self, conversation_id: UUID, user_id: UUID) -> list[tuple[UUID, int]]:
+        await trio.lowlevel.checkpoint()
+        conversation = self._conversations.get(conversation_id)
+        if conversation is None or user_id not in conversation.members:
+            raise NotAMember
+        return list(conversation.members.items())
+
+    async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
+        await trio.lowlevel.checkpoint()
+        for user_id, moment in moments.items():
+            account = self._accounts.get(user_id)
+            if account is not None and (account.last_seen_at is None or account.last_seen_at < moment):
+                account.last_seen_at = moment
+
+    async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
+        await trio.lowlevel.checkpoint()
+        mine = [
+            conversation.members for conversation in self._conversations.values() if user_id in conversation.members
+        ]
+        return {
+            other_id: self._accounts[other_id].last_seen_at
+            for other_id in among
+            if other_id in self._accounts and (other_id == user_id or any(other_id in members for members in mine))
+        }
 
     # --- messages ---
 
@@ -295,6 +334,16 @@ class MemoryStore:
         self._revisions[old.id] = revision.id
         return conversation.messages[place]
 
+    def _mark_read(self, conversation: _Conversation, mark: ReadMark) -> None:
+        if mark.seq <= len(conversation.messages):
+            conversation.members[mark.user_id] = max(conversation.members[mark.user_id], mark.seq)
+
+    def _standing(self, mark: ReadMark) -> ReadStanding | None:
+        conversation = self._conversations.get(mark.conversation_id)
+        if conversation is None or mark.user_id not in conversation.members:
+            return None
+        return ReadStanding(conversation.members[mark.user_id], len(conversation.messages))
+
     def _check_users(self, user_ids: Iterable[UUID]) -> None:
         unknown = [user_id for user_id in user_ids if user_id not in self._accounts]
         if unknown:
@@ -311,7 +360,7 @@ class MemoryStore:
     def _head(self, conversation: _Conversation) -> Head:
         return Head(len(conversation.messages), conversation.last_rev)
 
-    def _view(self, conversation: _Conversation) -> Conversation:
+    def _view(self, conversation: _Conversation, user_id: UUID) -> Conversation:
         return Conversation(
             id=conversation.new.id,
             name=conversation.name,
@@ -322,6 +371,7 @@ class MemoryStore:
             updated_at=conversation.updated_at,
             head=self._head(conversation),
             members=tuple(self._accounts[user_id].user for user_id in conversation.members),
+            read_seq=conversation.members[user_id],
             last_message=conversation.messages[-1] if conversation.messages else None,
         )
 

@@ -7,7 +7,7 @@ import trio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pulse_trio.store.base import NewConversation, NewMessage, Revision, Store, StoreError, UnknownUsers, User
+from pulse_trio.store.base import NewConversation, NewMessage, ReadMark, Revision, Store, StoreError, UnknownUsers, User
 from tests.contract.conftest import LIMIT, StoreKind
 from tests.contract.people import at
 
@@ -99,6 +99,11 @@ operations: st.SearchStrategy[Operation] = st.one_of(
     _call("append", _batch()),
     _call("revise", _revision()),
     _call("revise", _revision()),
+    _call("mark_read", st.lists(st.builds(ReadMark, conversations, users, st.integers(1, 8)), max_size=4)),
+    _call("mark_read", st.lists(st.builds(ReadMark, conversations, users, st.integers(1, 8)), max_size=4)),
+    _call("read_positions", conversations, users),
+    _call("mark_seen", st.dictionaries(users, moments, max_size=3)),
+    _call("acquaintances", users, st.lists(users, max_size=4)),
     _call("changes", conversations, after_rev=st.integers(0, 15), limit=limits),
     _call("page_messages", conversations, users, limit=limits, offset=offsets),
     _call("page_messages", conversations, users, limit=limits, before_seq=bounds, after_seq=bounds),
@@ -181,4 +186,5 @@ def test_same_operations_give_the_same_answers(postgres_kind: StoreKind) -> None
 
     compare()
     # The operations drawn are of use only if they succeed and fail.
+    assert met >= {"mark_read", "read_positions", "mark_seen", "acquaintances"}, met
     assert met >= {"append", "revise", "changes", "page_messages", "add_members", "remove_member", "NotAMember"}, met

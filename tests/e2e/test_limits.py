@@ -77,7 +77,7 @@ async def test_a_flood_of_frames_is_told_then_closed_and_nobody_else_notices(sta
         assert (await bob.history(conversation))["total"] == len(history) + 1
 
 
-@pytest.mark.parametrize("kind", ["typing", "ping", "nonsense"])
+@pytest.mark.parametrize("kind", ["typing", "ping", "read", "watch", "nonsense"])
 async def test_a_flood_of_anything_is_closed(start_server: Start, kind: str) -> None:
     server = start_server(PULSE_FRAMES_PER_SECOND="1", PULSE_FRAMES_BURST="30")
     with trio.fail_after(60):

@@ -34,9 +34,11 @@ FRAMES: dict[str, tuple[dict[str, Any], bool, str]] = {
     "edit": ({"content": "intruder", "message_id": "{message}"}, True, "error"),
     "delete": ({"message_id": "{message}"}, True, "error"),
     "typing": ({}, True, "error"),
+    "read": ({"seq": 1}, True, "error"),
     "ping": ({}, False, "pong"),
     "auth": ({"token": "{token}"}, False, "error"),
     "resume": ({"revs": {"{conversation}": 0}}, False, "error"),
+    "watch": ({"user_ids": ["{user}"]}, False, "users"),
 }
 
 
@@ -93,6 +95,8 @@ def filled(value: Any, **words: str) -> Any:
     """A value with its placeholders replaced, in names too."""
     if isinstance(value, dict):
         return {filled(name, **words): filled(part, **words) for name, part in value.items()}
+    if isinstance(value, list):
+        return [filled(part, **words) for part in value]
     return value.format(**words) if isinstance(value, str) else value
 
 
@@ -143,6 +147,7 @@ async def test_on_a_session_an_outsider_can_do_nothing_to_a_conversation(server:
                             told = []
                             for wanted in (team.conversation, str(uuid4())):
                                 words = {"message": message, "conversation": wanted, "token": team.alice.token}
+                                words["user"] = team.alice.id
                                 frame = {"type": kind, **filled(fields, **words)}
                                 if is_about_one:
                                     frame["conversation_id"] = wanted
@@ -150,6 +155,7 @@ async def test_on_a_session_an_outsider_can_do_nothing_to_a_conversation(server:
                                 answer = await chat.receive()
                                 if "conversation_id" in answer:
                                     assert answer.pop("conversation_id") == wanted
+                                assert answer.get("users", []) == [], "nobody shares a conversation with an outsider"
                                 told.append(answer)
                             assert told[0] == told[1], (kind, "it tells one that exists from one that does not")
                             assert told[0]["type"] == answered, kind

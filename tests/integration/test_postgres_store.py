@@ -19,6 +19,8 @@ from pulse_trio.store.base import (
     Message,
     NewMessage,
     NotAMember,
+    ReadMark,
+    ReadStanding,
     Store,
     StoreRefused,
     StoreUnavailable,
@@ -398,6 +400,43 @@ async def test_ids_in_the_wrong_hands_change_nothing(database: str) -> None:
         assert await store.head(second) == Head(0, 0)
 
 
+# --- read positions ---
+
+
+async def test_a_locked_position_holds_up_no_other(database: str) -> None:
+    async with open_group(database, groups=2) as (store, people, alice, (first, second)):
+        for group in (first, second):
+            await people.send(group, alice, "a", "b")
+        marks = [ReadMark(first, alice.id, 2), ReadMark(second, alice.id, 2)]
+        async with await TrioConnection.connect(database) as rival:
+            await rival.execute("SELECT FROM conversation_users WHERE conversation_id = %s FOR UPDATE", (first,))
+            assert await store.mark_read(marks) == [ReadStanding(0, 2), ReadStanding(2, 2)]
+        assert await store.mark_read(marks) == [ReadStanding(2, 2), ReadStanding(2, 2)]
+
+
+async def test_rivals_never_move_a_position_back(database: str) -> None:
+    async with open_group(database) as (store, people, alice, (group,)):
+        await people.send(group, alice, *(str(number) for number in range(200)))
+        dice, seen = random.Random(1), [0]
+
+        async def mark() -> None:
+            for _ in range(50):
+                seq = dice.randint(1, 200)
+                while True:
+                    (standing,) = await store.mark_read([ReadMark(group, alice.id, seq)])
+                    assert standing is not None
+                    if standing.read_seq >= seq:
+                        break
+                seen.append(seq)
+                least = max(seen)
+                assert (await store.read_positions(group, alice.id))[0][1] >= least
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(mark)
+        assert (await store.read_positions(group, alice.id)) == [(alice.id, max(seen))]
+
+
 # --- query plans ---
 
 
@@ -527,6 +566,7 @@ _MESSAGE = """
         ("UPDATE conversations SET last_seq = -1", "CheckViolation"),
         ("UPDATE conversations SET last_rev = last_seq - 1", "CheckViolation"),
         (f"INSERT INTO conversation_users VALUES ('{C}', '{U}', now())", "UniqueViolation"),
+        ("UPDATE conversation_users SET read_seq = -1", "CheckViolation"),
         (f"INSERT INTO conversation_users VALUES ('{C}', '{W}', now())", "ForeignKeyViolation"),
         (f"INSERT INTO conversation_users VALUES ('{D}', '{U}', now())", "ForeignKeyViolation"),
         (f"{_MESSAGE} ('{M}', '{C}', '{U}', 2, 2, NULL, '', false, now(), now())", "UniqueViolation"),

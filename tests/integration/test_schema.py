@@ -6,11 +6,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic.command import downgrade
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
 
 from pulse_trio.errors import LaunchError
-from pulse_trio.store.schema import MIGRATION_LOCK, establish_epoch, migrate, renew_epoch
+from pulse_trio.store.schema import MIGRATION_LOCK, _scripts, establish_epoch, migrate, renew_epoch
 from tests.support.cluster import Cluster
 
 LIMIT = 30  # seconds
@@ -38,6 +41,17 @@ def schema_of(conninfo: str) -> list[tuple[Any, ...]]:
     )
 
 
+def take_back(conninfo: str, revision: str) -> None:
+    """Makes the schema an older one."""
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool)
+    config = _scripts()
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        downgrade(config, revision)
+        connection.commit()
+    engine.dispose()
+
+
 def test_fresh_database_gets_the_schema(fresh: str) -> None:
     before, after = migrate(fresh)
     assert before is None
@@ -53,6 +67,26 @@ def test_second_time_changes_nothing(fresh: str) -> None:
     assert migrate(fresh) == (head, head)
     assert schema_of(fresh) == schema
     assert query(fresh, "SELECT epoch FROM history") == [("kept",)]
+
+
+def test_what_was_said_before_positions_were_kept_counts_as_read(fresh: str) -> None:
+    migrate(fresh)
+    take_back(fresh, "0001")
+    query(
+        fresh,
+        """
+        INSERT INTO users (id, username, username_key, created_at, updated_at)
+        SELECT ('00000000-0000-0000-0000-00000000000' || n)::uuid, n, n, now(), now() FROM generate_series(1, 2) n;
+        INSERT INTO conversations (id, is_group, owner_id, created_at, updated_at, last_seq, last_rev)
+        SELECT ('00000000-0000-0000-0000-00000000001' || n)::uuid, true, u.id, now(), now(), n * 7, n * 9
+        FROM generate_series(0, 1) n, users u WHERE username = '1';
+        INSERT INTO conversation_users (conversation_id, user_id, joined_at)
+        SELECT c.id, u.id, now() FROM conversations c, users u
+        """,
+    )
+    assert migrate(fresh)[0] == "0001"
+    assert query(fresh, "SELECT read_seq, count(*) FROM conversation_users GROUP BY 1 ORDER BY 1") == [(0, 2), (7, 2)]
+    assert query(fresh, "SELECT last_seen_at FROM users") == [(None,), (None,)]
 
 
 def test_several_at_once_migrate_once(fresh: str) -> None:

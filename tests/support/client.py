@@ -33,6 +33,9 @@ class Api:
     async def post(self, path: str, **options: Any) -> httpx2.Response:
         return await self.request("POST", path, **options)
 
+    async def put(self, path: str, **options: Any) -> httpx2.Response:
+        return await self.request("PUT", path, **options)
+
     async def patch(self, path: str, **options: Any) -> httpx2.Response:
         return await self.request("PATCH", path, **options)
 

@@ -20,6 +20,8 @@ from pulse_trio.edge.rest.conversations import conversations
 from pulse_trio.edge.rest.documents import documents
 from pulse_trio.edge.rest.messages import messages
 from pulse_trio.edge.rest.operation import EXAMPLE_ID, database_away, error_answer
+from pulse_trio.edge.rest.people import people
+from pulse_trio.edge.rest.reads import reads
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import StoreError
@@ -79,6 +81,8 @@ _LINKS: Final = {
         "addMembers": _link("addMembers", conversation_id=_CONVERSATION),
         "leave": _link("removeMember", conversation_id=_CONVERSATION, user_id="me"),
         "history": _link("listMessages", conversation_id=_CONVERSATION),
+        "markRead": _link("markRead", conversation_id=_CONVERSATION),
+        "readPositions": _link("listReadPositions", conversation_id=_CONVERSATION),
     },
     "listMessages": {
         name: _link(
@@ -111,7 +115,7 @@ def install(app: Quart) -> None:
         swagger_ui_path=None,
         openapi_provider_class=_Documents,
     )
-    for blueprint in (accounts, conversations, messages, documents):
+    for blueprint in (accounts, people, conversations, messages, reads, documents):
         app.register_blueprint(blueprint)
     app.register_error_handler(PulseError, _pulse_error)
     app.register_error_handler(StoreError, _store_error)
@@ -268,7 +272,7 @@ async def _finish(response: Response) -> Response:
         headers["Access-Control-Allow-Origin"] = origin
         headers["Access-Control-Expose-Headers"] = "Retry-After"
         if request.method == "OPTIONS":
-            headers["Access-Control-Allow-Methods"] = "GET, POST, PATCH, DELETE"
+            headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type"
             headers["Access-Control-Max-Age"] = "600"
     return response

@@ -88,6 +88,8 @@ class ConversationBody(msgspec.Struct):
     total_messages: int
     last_seq: int
     last_rev: int
+    read_seq: Annotated[int, Meta(description="Up to where the caller has read.")]
+    unread_count: Annotated[int, Meta(description="`last_seq` less `read_seq`.")]
     epoch: Annotated[str, Meta(description="Changes when the history may have been rolled back: load it afresh.")]
 
 
@@ -333,6 +335,8 @@ def conversation_body(conversation: Conversation) -> ConversationBody:
         total_messages=conversation.head.last_seq,
         last_seq=conversation.head.last_seq,
         last_rev=conversation.head.last_rev,
+        read_seq=conversation.read_seq,
+        unread_count=conversation.head.last_seq - conversation.read_seq,
         epoch=services().store.epoch,
     )
 

@@ -8,11 +8,12 @@ from pulse_trio.store.postgres.accounts import Accounts
 from pulse_trio.store.postgres.connected import SERVER_SETTINGS
 from pulse_trio.store.postgres.conversations import Conversations
 from pulse_trio.store.postgres.messages import Messages
+from pulse_trio.store.postgres.people import People
 
 __all__ = ["SERVER_SETTINGS", "PostgresStore"]
 
 
-class PostgresStore(Accounts, Conversations, Messages):
+class PostgresStore(Accounts, Conversations, People, Messages):
     """A `Store` on a pool of connections, each in autocommit.
 
     Attributes:

@@ -19,10 +19,12 @@ from pulse_trio.store.base import (
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
 from pulse_trio.trio_psycopg import TrioConnection
 
+# As a user sees it, who is the first parameter; none that they are not in.
 _CONVERSATION: Final = f"""
     SELECT c.id, c.name, c.description, c.is_group, c.owner_id, c.created_at, c.updated_at,
-        c.last_seq, c.last_rev, members.ids, members.names, {MESSAGE}
+        c.last_seq, c.last_rev, members.ids, members.names, me.read_seq, {MESSAGE}
     FROM conversations c
+    JOIN conversation_users me ON me.conversation_id = c.id AND me.user_id = %s
     CROSS JOIN LATERAL (
         SELECT array_agg(cu.user_id ORDER BY cu.position) AS ids, array_agg(mu.username ORDER BY cu.position) AS names
         FROM conversation_users cu JOIN users mu ON mu.id = cu.user_id WHERE cu.conversation_id = c.id
@@ -59,22 +61,15 @@ class Conversations(Connected):
             created = cursor.rowcount == 1
             if created:
                 await _insert_members(connection, new.id, new.member_ids, new.created_at)
-                cursor = await connection.execute(_CONVERSATION + "WHERE c.id = %s", (new.id,))
+                cursor = await connection.execute(_CONVERSATION + "WHERE c.id = %s", (new.owner_id, new.id))
             else:
-                cursor = await connection.execute(_CONVERSATION + "WHERE c.direct_key = %s", (direct_key,))
+                cursor = await connection.execute(_CONVERSATION + "WHERE c.direct_key = %s", (new.owner_id, direct_key))
             row = await cursor.fetchone()
             assert row is not None
             return _conversation(row), created
 
     async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
-        row = await self.one(
-            _CONVERSATION
-            + """
-            WHERE c.id = %s
-                AND EXISTS (SELECT FROM conversation_users WHERE conversation_id = c.id AND user_id = %s)
-            """,
-            (conversation_id, user_id),
-        )
+        row = await self.one(_CONVERSATION + "WHERE c.id = %s", (user_id, conversation_id))
         return None if row is None else _conversation(row)
 
     async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
@@ -90,7 +85,7 @@ class Conversations(Connected):
                 ) page ON page.id = c.id
                 ORDER BY c.updated_at DESC, c.id DESC
                 """,
-                (user_id, limit, offset),
+                (user_id, user_id, limit, offset),
             )
             return [_conversation(row) for row in await cursor.fetchall()], total
 
@@ -192,7 +187,8 @@ class Conversations(Connected):
                     conversation_id,
                 ),
             )
-            row = await (await connection.execute(_CONVERSATION + "WHERE c.id = %s", (conversation_id,))).fetchone()
+            cursor = await connection.execute(_CONVERSATION + "WHERE c.id = %s", (actor_id, conversation_id))
+            row = await cursor.fetchone()
             assert row is not None
             return _conversation(row)
 
@@ -211,13 +207,15 @@ async def _insert_members(
     cursor = await connection.execute(
         """
         WITH added AS (
-            INSERT INTO conversation_users (conversation_id, user_id, joined_at)
-            SELECT %s, new.id, %s FROM unnest(%s::uuid[]) WITH ORDINALITY AS new (id, place) ORDER BY place
+            INSERT INTO conversation_users (conversation_id, user_id, joined_at, read_seq)
+            SELECT c.id, new.id, %s, c.last_seq
+            FROM conversations c, unnest(%s::uuid[]) WITH ORDINALITY AS new (id, place)
+            WHERE c.id = %s ORDER BY place
             ON CONFLICT DO NOTHING RETURNING user_id, position
         )
         SELECT u.id, u.username FROM added JOIN users u ON u.id = added.user_id ORDER BY added.position
         """,
-        (conversation_id, now, list(user_ids)),
+        (now, list(user_ids), conversation_id),
     )
     return [User(*row) for row in await cursor.fetchall()]
 
@@ -250,6 +248,6 @@ async def _touch(connection: TrioConnection[Any], conversation_id: UUID, now: da
 
 def _conversation(row: Sequence[Any]) -> Conversation:
     members = tuple(User(*member) for member in zip(row[9] or (), row[10] or (), strict=True))
-    last_message = None if row[11] is None else message(row[11:])
-    rest: tuple[Any, ...] = (Head(row[7], row[8]), members, last_message)
+    last_message = None if row[12] is None else message(row[12:])
+    rest: tuple[Any, ...] = (Head(row[7], row[8]), members, row[11], last_message)
     return Conversation(*row[:7], *rest)

@@ -1,0 +1,77 @@
+"""Read positions: how far the members of a conversation have read."""
+
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+from quart import Blueprint, Response
+
+from pulse_trio.edge.rest.messages import SEQ_MOST
+from pulse_trio.edge.rest.operation import answer, current_user, operation
+from pulse_trio.edge.rest.paths import conversation_key, no_conversation
+from pulse_trio.edge.services import services
+from pulse_trio.errors import ErrorCode
+from pulse_trio.store.base import NotAMember
+
+reads = Blueprint("reads", __name__, url_prefix="/api/chat/conversations/<conversation_id>/read")
+
+
+class ReadMarkBody(msgspec.Struct):
+    """Up to where the caller has read."""
+
+    seq: Annotated[int, Meta(ge=1, le=SEQ_MOST, description="The `seq` of a message.", examples=[1])]
+
+
+class ReadBody(msgspec.Struct):
+    """Up to where the caller has read, and how many messages follow."""
+
+    read_seq: int
+    unread_count: int
+
+
+class PositionBody(msgspec.Struct):
+    """Up to where a member has read."""
+
+    user_id: UUID
+    seq: int
+
+
+class PositionList(msgspec.Struct):
+    """Up to where each member has read, in the order they came."""
+
+    positions: list[PositionBody]
+
+
+@reads.put("")
+@operation(
+    name="markRead",
+    tags=("messages",),
+    body=ReadMarkBody,
+    responses={200: ReadBody},
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.NO_SUCH_MESSAGE, ErrorCode.RATE_LIMITED),
+)
+async def mark_read(conversation_id: str, body: ReadMarkBody) -> Response:
+    """Say that the caller has read everything up to a message.
+
+    A position never goes backwards: a lower one than before changes nothing. Everybody connected gets `read`.
+    """
+    parts, user = services(), current_user()
+    key = conversation_key(conversation_id)
+    parts.limits.reads.start(user.id)
+    try:
+        standing = await parts.hub.mark_read(key, user.id, body.seq)
+    except NotAMember:
+        raise no_conversation() from None
+    return answer(ReadBody(standing.read_seq, standing.last_seq - standing.read_seq))
+
+
+@reads.get("")
+@operation(name="listReadPositions", tags=("messages",), responses={200: PositionList}, errors=(ErrorCode.NOT_FOUND,))
+async def list_read_positions(conversation_id: str) -> Response:
+    """List how far each member has read."""
+    try:
+        found = await services().store.read_positions(conversation_key(conversation_id), current_user().id)
+    except NotAMember:
+        raise no_conversation() from None
+    return answer(PositionList([PositionBody(*position) for position in found]))
