@@ -60,6 +60,13 @@ class Settings(BaseSettings):
         validation_alias="ACCESS_TOKEN_EXPIRE_MINUTES",
         description="Lifetime of the tokens that login gives out, in minutes.",
     )
+    sign_in_days: int = Field(
+        30,
+        ge=1,
+        le=3_650,
+        validation_alias="PULSE_SIGN_IN_DAYS",
+        description="How long after a login its token can be renewed, in days; no renewed token lasts beyond.",
+    )
 
     # --- tokens of an identity provider ---
     public_key: str | None = Field(
@@ -310,6 +317,13 @@ class Settings(BaseSettings):
         le=1_000_000,
         validation_alias="PULSE_REGISTRATIONS_PER_ADDRESS",
         description="Registrations from one address at once; they are forgotten evenly within an hour. 0 is no limit.",
+    )
+    renewals_per_user: int = Field(
+        300,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_RENEWALS_PER_USER",
+        description="Renewals of one user's tokens at once; they are forgotten evenly within an hour. 0 is no limit.",
     )
     trusted_proxies: int = Field(
         0,

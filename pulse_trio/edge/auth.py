@@ -24,6 +24,7 @@ from pulse_trio.texts import USERNAME_MAX_CHARS, text_problem, username_from
 TOKEN_MAX_CHARS: Final = 8_192  # what fits in a header line of common proxies; ours have about 250
 SUBJECT_MAX_CHARS: Final = 255  # OpenID Connect Core, section 2: `sub` has at most 255 characters
 LONGEST_LIFETIME: Final = 10 * 366 * 86_400  # seconds; an `exp` beyond is a mistake, or an attack
+DAY: Final = 86_400  # seconds
 RSA_LEAST_BITS: Final = 2_048  # RFC 7518, section 3.3
 
 log = structlog.get_logger(__name__)
@@ -31,19 +32,27 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a valid token says. `expires` is in seconds since the epoch; `name` may be missing."""
+    """What a valid token says; times are in seconds since the epoch.
+
+    `signed_in` is when its user showed who they are; it and `name` may be missing.
+    """
 
     subject: str
     expires: float
     name: str | None
+    signed_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose token it is, and until when: seconds since the epoch."""
+    """Whose token it is, and until when: seconds since the epoch.
+
+    `signed_in` is when the user signed in here; None if the token is another's, or does not say.
+    """
 
     user: User
     expires: float
+    signed_in: float | None = None
 
 
 class Tokens:
@@ -59,6 +68,7 @@ class Tokens:
         self._leeway = settings.token_leeway
         self._issuer = settings.token_issuer
         self._audience = settings.token_audience
+        self._sign_in_seconds = settings.sign_in_days * DAY
         self.lifetime = settings.access_token_expire_minutes * 60
         self._verify_key: Any
         self._sign_key: Any
@@ -79,15 +89,38 @@ class Tokens:
         return self._sign_key is not None
 
     def issue(self, user: User) -> str:
-        """A token for a user, for `lifetime` seconds.
+        """A token for a user who has just signed in, for `lifetime` seconds.
 
         Raises:
             PulseError: tokens come from an identity provider here.
         """
-        if not self.can_issue:
-            raise PulseError(ErrorCode.LOGIN_DISABLED, "Accounts and tokens come from this server's identity provider")
         now = int(self._clock().timestamp())
-        claims: dict[str, Any] = {"sub": str(user.id), "iat": now, "exp": now + self.lifetime}
+        return self._sign(user, now=now, expires=now + self.lifetime, signed_in=now)
+
+    def renew(self, identity: Identity) -> tuple[str, int]:
+        """A new token for who shows one that is good, and the seconds that it is good for.
+
+        It is of the same sign-in, and does not outlast it: a token that was stolen is of no use `PULSE_SIGN_IN_DAYS`
+        after its user signed in, however often it is renewed.
+
+        Raises:
+            PulseError: tokens come from an identity provider here, this one does, or the sign-in is too long ago.
+        """
+        now = int(self._clock().timestamp())
+        if not self.can_issue:
+            raise _not_issued()
+        if identity.signed_in is None:
+            raise _invalid("it is not of a sign-in at this service")
+        signed_in = int(identity.signed_in)
+        expires = min(now + self.lifetime, signed_in + self._sign_in_seconds)
+        if expires <= now:
+            raise _invalid("the sign-in is too long ago; log in again")
+        return self._sign(identity.user, now=now, expires=expires, signed_in=signed_in), expires - now
+
+    def _sign(self, user: User, *, now: int, expires: int, signed_in: int) -> str:
+        if not self.can_issue:
+            raise _not_issued()
+        claims: dict[str, Any] = {"sub": str(user.id), "iat": now, "exp": expires, "auth_time": signed_in}
         if self._issuer is not None:
             claims["iss"] = self._issuer
         if self._audience is not None:
@@ -136,7 +169,19 @@ class Tokens:
             raise _invalid("`sub` is not a user id")
         names = (payload.get("preferred_username"), payload.get("name"))
         name = next((name for name in names if isinstance(name, str) and name), None)
-        return Claims(subject, expires, name)
+        return Claims(subject, expires, name, self._signed_in(payload, now))
+
+    def _signed_in(self, payload: dict[str, Any], now: float) -> float | None:
+        """When the user signed in (`auth_time` of OpenID Connect Core, section 2; else `iat`), if that can be told.
+
+        A provider's `auth_time` is not ours to judge: one that is no time refuses nothing but the renewal.
+        """
+        claim = "auth_time" if payload.get("auth_time") is not None else "iat"
+        try:
+            signed_in = None if payload.get(claim) is None else _time_claim(payload, claim)
+        except PulseError:
+            return None
+        return None if signed_in is None or signed_in > now + self._leeway else signed_in
 
 
 class Authenticator:
@@ -164,7 +209,9 @@ class Authenticator:
             user = await self._provision(claims)
         if user is None:
             raise _invalid("its user does not exist")
-        return Identity(user, claims.expires)
+        # A provider's token names its user in a way of its own.
+        is_ours = claims.subject == str(user.id)
+        return Identity(user, claims.expires, claims.signed_in if is_ours else None)
 
     async def _provision(self, claims: Claims) -> User | None:
         """Makes the user of an identity provider's token; a name that is taken gets a number behind it."""
@@ -226,6 +273,10 @@ def bearer_token(authorization: str | None) -> str | None:
         return None
     scheme, _, token = authorization.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _not_issued() -> PulseError:
+    return PulseError(ErrorCode.LOGIN_DISABLED, "Accounts and tokens come from this server's identity provider")
 
 
 def _invalid(reason: str) -> PulseError:

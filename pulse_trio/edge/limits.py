@@ -198,6 +198,9 @@ class Limits:
         self.connections = Connections(settings.connections_per_user)
         self.logins = Logins(settings.login_failures_per_address, settings.login_failures_per_account)
         self.registrations = Registrations(settings.registrations_per_address)
+        self.renewals = Changes(
+            "renewals of tokens", settings.renewals_per_user / HOUR, max(1, settings.renewals_per_user)
+        )
         self.edits = Changes("edits and deletions", settings.edits_per_second, settings.edits_burst)
         self.reads = Changes("read positions", settings.edits_per_second, settings.edits_burst)
         self.groups = Changes(

@@ -5,9 +5,9 @@
  * An ES module without dependencies, for browsers and for Node.js from version 20. docs/javascript.md shows how to use
  * it; docs/protocol.md is what it speaks.
  *
- * From the bottom up: `Timers`; `Link`, one WebSocket from its handshake to its end; `Knowledge`, which changes of which
- * conversation have reached the page; `Outbox`, the messages that are not acknowledged yet; `PulseClient`, which holds
- * them together.
+ * From the bottom up: `Timers`; `Link`, one WebSocket from its handshake to its end; `Knowledge`, which changes of
+ * which conversation have reached the page; `Outbox`, the messages that are not acknowledged yet; `PulseClient`, which
+ * holds them together.
  */
 
 /**
@@ -27,8 +27,8 @@
  * @property {string | null} [token] A token from an earlier `login`, or of your identity provider.
  * @property {PendingMessage[]} [pending] Messages that an earlier client's `pending` had; sent first.
  * @property {number} [maxPending] Most messages that may be unacknowledged at a time. Default: 1,000.
- * @property {number} [storeSeconds] How long a message that the server cannot store is sent again, in seconds, before its
- *   promise is rejected with `not_stored`. Default: 120.
+ * @property {number} [storeSeconds] How long a message that the server cannot store is sent again, in seconds, before
+ *   its promise is rejected with `not_stored`. Default: 120.
  * @property {number} [answerSeconds] A message without an answer for so long is sent again. Default: 30.
  * @property {number} [requestSeconds] How long a REST request may take. Default: 30.
  * @property {number} [connectSeconds] How long connecting may take. Default: 15.
@@ -41,7 +41,8 @@
  * @property {() => number} [random] For tests: 0 to less than 1.
  * @property {Surroundings | null} [window] For tests; default: the global one, if there is one.
  *
- * @typedef {{state: "connecting" | "online" | "waiting" | "offline" | "closed", retryAt?: number, reason?: string}} State
+ * @typedef {{state: "connecting" | "online" | "waiting" | "offline" | "closed", retryAt?: number,
+ *   reason?: string}} State
  *   How the connection is. `retryAt`: when it is tried again, in milliseconds since the epoch.
  *
  * @typedef {{id: string, username: string}} User
@@ -68,9 +69,8 @@ const PACE_LEAST = 20; // milliseconds between messages after that; doubled each
 const PACE_MOST = SECOND;
 const TYPING_INTERVAL = 2 * SECOND; // more often tells nobody more
 const AHEAD_MOST = 2_000; // messages of one conversation that are remembered beyond its rev
-const LOAD_ATTEMPTS = 3;
 
-/** What was refused, or failed. `code` is for programs: those of docs/rest.md and docs/protocol.md, and a few of its own. */
+/** What was refused, or failed. `code` is for programs: those of the service, and a few of its own. */
 export class PulseError extends Error {
   /**
    * @param {string} code One of the service, or `network` (no answer), `bad_answer`, `queue_full`, `other_user`.
@@ -254,8 +254,8 @@ class Link {
 /**
  * Which changes of which conversation have reached the page.
  *
- * Of each conversation there is one number, `rev`: every change up to it has reached the page, by a frame or inside what
- * it loaded. It is where the conversation is resumed, so it must never be too high (something would be missed), and had
+ * Of each conversation there is one number, `rev`: every change up to it has reached the page, by a frame or inside
+ * what it loaded. It is where the conversation is resumed, so it must never be too high (something would be missed), and had
  * better not be too low (something would be sent again). What moves it:
  *
  * - A frame: they come in order, without a gap, from the beginning of the session or from where it was resumed.
@@ -358,7 +358,8 @@ class Knowledge {
    * @param {number} most
    */
   resume(most) {
-    const all = [...this.#conversations].sort(([, a], [, b]) => (a.activeAt < b.activeAt ? 1 : -1));
+    const all = [...this.#conversations];
+    all.sort(([, a], [, b]) => (a.activeAt < b.activeAt ? 1 : a.activeAt > b.activeAt ? -1 : 0));
     /** @type {Record<string, number>} */
     const revs = {};
     /** @type {string[]} */
@@ -500,8 +501,7 @@ class Outbox {
   #options;
 
   /**
-   * @param {{timers: Timers, random: () => number, most: number, answerTime: number, storeTime: number,
-   *   onError: (error: PulseError) => void}} options `onError` is told what nobody waits for.
+   * @param {{timers: Timers, random: () => number, most: number, answerTime: number, storeTime: number}} options
    */
   constructor(options) {
     this.#options = options;
@@ -544,7 +544,6 @@ class Outbox {
       resolve = resolved;
       reject = rejected;
     });
-    if (isOld) promise.catch(this.#options.onError);
     const state = { isSent: false, tries: isOld ? 1 : 0, at: 0, failures: 0, failingSince: null };
     this.#entries.set(key, { conversationId, content, clientId, userId, ...state, promise, resolve, reject });
     this.#pump();
@@ -629,9 +628,11 @@ class Outbox {
 
   /** The connection was closed for a frame that is too large; returns whether it can have been one of these. */
   tooLarge() {
-    const sent = [...this.#entries.values()].filter((entry) => entry.tries > 0);
+    const encoder = new TextEncoder();
+    const size = (/** @type {Entry} */ entry) => encoder.encode(JSON.stringify(entry.content)).length;
+    const sent = [...this.#entries.values()].filter((entry) => entry.isSent);
     if (sent.length === 0) return false;
-    const largest = sent.reduce((a, b) => (b.content.length > a.content.length ? b : a));
+    const largest = sent.reduce((a, b) => (size(b) > size(a) ? b : a));
     const text = "The message is larger than the server takes";
     this.#settle(largest, new PulseError("content_too_long", text, { field: "content", ...largest }));
     return true;
@@ -769,6 +770,7 @@ export class PulseClient extends EventTarget {
   /** @type {string | null} */
   #token;
   #expiresAt = 0; // 0: not known
+  #isRenewed = true; // by itself, until `close`
   /** @type {{handle: any} | null} */
   #renewal = null;
 
@@ -824,9 +826,10 @@ export class PulseClient extends EventTarget {
       most: options.maxPending ?? 1_000,
       answerTime: (options.answerSeconds ?? 30) * SECOND,
       storeTime: (options.storeSeconds ?? 120) * SECOND,
-      onError: (error) => this.#emit("error", error),
     });
-    for (const message of options.pending ?? []) this.#outbox.add(message, true);
+    for (const message of options.pending ?? []) {
+      this.#outbox.add(message, true).catch((error) => this.#emit("error", error));
+    }
   }
 
   /** How the connection is; every change is a `state` event. */
@@ -935,9 +938,12 @@ export class PulseClient extends EventTarget {
    * @param {{name?: string | null, description?: string | null, isGroup?: boolean, participantIds?: string[]}} what
    * @returns {Promise<Conversation>}
    */
-  createConversation({ name = null, description = null, isGroup = false, participantIds = [] }) {
+  async createConversation({ name = null, description = null, isGroup = false, participantIds = [] }) {
     const body = { name, description, is_group: isGroup, participant_ids: participantIds };
-    return this.#request("POST", "/api/chat/conversations", { body });
+    const sessions = this.#sessions;
+    /** @type {Conversation} */
+    const conversation = await this.#request("POST", "/api/chat/conversations", { body });
+    return sessions === this.#sessions ? this.#listed(conversation) : conversation;
   }
 
   /**
@@ -969,8 +975,8 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * A page of the history, newest first: the newest, those before a message, or the oldest after one. What came as frames
-   * while it was under way is worked in.
+   * A page of the history, newest first: the newest, those before a message, or the oldest after one. What came as
+   * frames while it was under way is worked in.
    * @param {string} id
    * @param {{beforeSeq?: number, afterSeq?: number, limit?: number}} [page]
    * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number}>}
@@ -978,20 +984,21 @@ export class PulseClient extends EventTarget {
   async history(id, { beforeSeq, afterSeq, limit } = {}) {
     const path = `/api/chat/conversations/${part(id)}/messages`;
     const query = { before_seq: beforeSeq, after_seq: afterSeq, limit };
-    let load = this.#knowledge.loading(id);
+    const isNewest = beforeSeq === undefined && afterSeq === undefined;
+    const load = this.#knowledge.loading(id);
     try {
       const page = await this.#load(
         () => {
-          this.#knowledge.failed(load); // the attempt before, if there was one
-          load = this.#knowledge.loading(id);
+          load.changes.clear(); // an answer from now on has them
           return this.#request("GET", path, { query });
         },
         () => this.#knowledge.isNamed(id),
       );
-      this.#knowledge.loaded(load, page, beforeSeq === undefined && afterSeq === undefined);
+      this.#knowledge.loaded(load, page, isNewest);
       return page;
-    } finally {
+    } catch (error) {
       this.#knowledge.failed(load);
+      throw error;
     }
   }
 
@@ -1044,6 +1051,7 @@ export class PulseClient extends EventTarget {
     if (this.#wanted !== null) return;
     if (!this.#token) throw new PulseError("not_authenticated", "Log in first");
     this.#wanted = new AbortController();
+    this.#isRenewed = true;
     this.#attempts = 0;
     this.#window?.addEventListener("online", this.#hurry);
     this.#window?.addEventListener("offline", this.#doubt);
@@ -1062,7 +1070,7 @@ export class PulseClient extends EventTarget {
    * Sends a message, now or as soon as there is a connection, until it is acknowledged or refused.
    * @param {string} conversationId
    * @param {string} content
-   * @param {{clientId?: string}} [options] `clientId`: one that the page has made; the same message sent again has the same.
+   * @param {{clientId?: string}} [options] `clientId`: the page's own, 1 to 64 characters; a resend has the same.
    * @returns {Promise<Frame>} The message's own frame: it is stored, and where it stands is its `seq`.
    */
   send(conversationId, content, { clientId = newClientId() } = {}) {
@@ -1140,6 +1148,7 @@ export class PulseClient extends EventTarget {
   async #ended(code, reason, token, wasOpen) {
     const wanted = this.#wanted;
     if (wanted === null) return;
+    if (code === 1009 && !this.#outbox.tooLarge()) this.#halveResume();
     this.#outbox.disconnected();
     if (this.#onlineSince > 0 && this.#timers.now() - this.#onlineSince >= STABLE) this.#attempts = 0;
     const isFirst = this.#attempts === 0;
@@ -1156,8 +1165,6 @@ export class PulseClient extends EventTarget {
     } else if (code === 4429) {
       this.#outbox.slower();
       delay += RESTART_SPREAD;
-    } else if (code === 1009 && !this.#outbox.tooLarge()) {
-      this.#halveResume();
     } else if (!wasOpen) {
       delay = Math.max(delay, await this.#refusal(token, wanted));
     }
@@ -1242,6 +1249,7 @@ export class PulseClient extends EventTarget {
     this.#outbox.disconnected();
     this.#timers.clearAll();
     this.#retry = this.#renewal = null;
+    this.#isRenewed = false;
     this.#window?.removeEventListener("online", this.#hurry);
     this.#window?.removeEventListener("offline", this.#doubt);
     this.#window?.document?.removeEventListener("visibilitychange", this.#seen);
@@ -1262,7 +1270,7 @@ export class PulseClient extends EventTarget {
       case "error":
         return this.#refused(frame);
       case "auth":
-        return this.#expiresIn(frame.expires_in);
+        return this.#expiresAt === 0 ? this.#expiresIn(frame.expires_in) : undefined;
       case "conversation_added":
         this.#knowledge.heardOf(frame.conversation_id);
         return this.#emit(frame.type, frame);
@@ -1293,8 +1301,7 @@ export class PulseClient extends EventTarget {
     const { revs, others } = this.#knowledge.resume(this.#resumeMost);
     link.send({ type: "resume", revs, epoch: frame.epoch });
     if (this.#expiresAt === 0) link.send({ type: "auth", token: this.#token }); // says how long it is good for
-    if (this.#watched !== null) link.send({ type: "watch", user_ids: this.#watched });
-    this.#tellReads();
+    this.#tellAgain();
     this.#outbox.connected((message) => link.send(message), frame.user_id);
     this.#setState({ state: "online" });
     if (isAfresh) this.#emit("reload", { conversation_id: null });
@@ -1321,7 +1328,14 @@ export class PulseClient extends EventTarget {
       return this.#loseAll();
     }
     if (frame.code === "rate_limited") {
-      this.#timers.set(this.#outbox.limited(), () => this.#tellReads());
+      this.#timers.set(this.#outbox.limited(), () => this.#tellAgain());
+      return undefined;
+    }
+    if (frame.code === "invalid_token") {
+      // The answer to `auth`: the token is another user's, or no good. A handshake with it tells.
+      this.#link?.close();
+      this.#link = null;
+      this.#ended(4401, frame.content, "", true);
       return undefined;
     }
     if (frame.field === "seq" && frame.conversation_id !== undefined) this.#reads.delete(frame.conversation_id);
@@ -1349,8 +1363,10 @@ export class PulseClient extends EventTarget {
     this.#resumeMost = Math.max(1, Math.floor(this.#resumeMost / 2));
   }
 
-  #tellReads() {
+  /** What is told once, and may have been lost with a connection or been refused. */
+  #tellAgain() {
     if (!this.#link?.isReady) return;
+    if (this.#watched !== null) this.#link.send({ type: "watch", user_ids: this.#watched });
     for (const [id, seq] of this.#reads) this.#link.send({ type: "read", conversation_id: id, seq });
   }
 
@@ -1366,6 +1382,7 @@ export class PulseClient extends EventTarget {
 
   /** @param {Token} token From login or renewal. */
   #accept(token) {
+    this.#isRenewed = true;
     this.#setToken(token.access_token, token.expires_in);
     this.#emit("token", token);
   }
@@ -1393,6 +1410,7 @@ export class PulseClient extends EventTarget {
   /** @param {number} left Milliseconds that the token is good for. */
   #renewIn(left) {
     this.#timers.clear(this.#renewal);
+    if (!this.#isRenewed) return;
     const early = 0.7 + 0.1 * this.#random(); // not all tabs at once, and time to try again
     this.#renewal = this.#timers.set(Math.max(SECOND, left * early), () => this.#renewInTime(0), { background: true });
   }
@@ -1403,13 +1421,16 @@ export class PulseClient extends EventTarget {
     const token = this.#token;
     const endsAt = this.#expiresAt;
     try {
-      await this.renew();
-      // A sign-in that comes to its end: asking again gains nothing.
-      if (this.#token !== token && this.#expiresAt <= endsAt + SECOND) this.#timers.clear(this.#renewal);
+      /** @type {Token} */
+      const renewed = await this.#request("POST", "/api/auth/renew", { keepsToken: true });
+      if (this.#token !== token || !this.#isRenewed) return;
+      this.#accept(renewed);
+      // The sign-in comes to its end: asking again gains nothing.
+      if (this.#expiresAt <= endsAt + SECOND) this.#timers.clear(this.#renewal);
     } catch (error) {
       const status = error instanceof PulseError ? error.status : 0;
       const isFinal = status === 401 || status === 403 || status === 404;
-      if (isFinal || this.#token !== token || this.#renewal === null || now() >= endsAt) return; // 4401 decides
+      if (isFinal || this.#token !== token || !this.#isRenewed || now() >= endsAt) return; // 4401 decides
       const delay = SECOND + backoff(attempt, this.#random);
       this.#renewal = this.#timers.set(delay, () => this.#renewInTime(attempt + 1), { background: true });
     }
@@ -1417,22 +1438,24 @@ export class PulseClient extends EventTarget {
 
   #signOut() {
     this.#stop("signed_out");
+    this.#setToken(null, 0);
     this.#emit("signed_out", null);
   }
 
   // --- REST ---
 
   /**
-   * Loads something that is to fit to what the session sends. If a session began meanwhile, and does not go on where the
-   * page was, the answer may be older than that session, and what changed between would be missed: asked again.
+   * Loads something that is to fit to what the session sends. If a session began meanwhile, and does not go on where
+   * the page was, the answer may be older than that session, and what changed between would be missed: asked again. How
+   * often sessions begin is bounded by the backoff.
    * @param {() => Promise<any>} request
    * @param {() => boolean} isCovered Whether the session goes on where the page was.
    */
   async #load(request, isCovered) {
-    for (let attempt = 1; ; attempt += 1) {
+    for (;;) {
       const sessions = this.#sessions;
       const answer = await request();
-      if (sessions === this.#sessions || isCovered() || attempt === LOAD_ATTEMPTS) return answer;
+      if (sessions === this.#sessions || isCovered()) return answer;
     }
   }
 
@@ -1456,7 +1479,8 @@ export class PulseClient extends EventTarget {
   async #request(method, path, options = {}) {
     const token = options.token === undefined ? this.#token : options.token;
     const query = Object.entries(options.query ?? {}).filter(([, value]) => value !== undefined);
-    const search = query.length > 0 ? `?${new URLSearchParams(query.map(([name, value]) => [name, String(value)]))}` : "";
+    const pairs = query.map(([name, value]) => [name, String(value)]);
+    const search = pairs.length > 0 ? `?${new URLSearchParams(pairs)}` : "";
     /** @type {Record<string, string>} */
     const headers = {};
     if (token) headers.Authorization = `Bearer ${token}`;

@@ -93,7 +93,7 @@ async def test_every_operation_is_described_in_full(server: Server) -> None:
             assert path in {"/api/auth/register", "/api/auth/login"}, f"{name} is open to all"
         if in_path:
             wanted.add("404")
-        if method in {"post", "patch"}:
+        if method in {"post", "patch"} and name != "renewToken":  # what that needs is in the header
             wanted |= {"400", "408", "413", "415", "422"}
             body = operation["requestBody"]
             assert body["required"] is True

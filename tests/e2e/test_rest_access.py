@@ -18,7 +18,8 @@ from tests.support.server import SECRET, Server
 
 CONVERSATIONS = "/api/chat/conversations"
 OPEN = {"register", "login"}  # for everybody
-OWN = {"me", "searchUsers", "createConversation", "listConversations", "drawTicket", "getPresence"}  # for every user
+# For every user.
+OWN = {"me", "renewToken", "searchUsers", "createConversation", "listConversations", "drawTicket", "getPresence"}
 # What an operation on a conversation is asked with.
 BODIES: dict[str, Any] = {
     "changeConversation": {"name": "New"},
@@ -64,7 +65,8 @@ async def test_the_description_has_every_route_of_the_app(server: Server) -> Non
     }
     with trio.fail_after(60):
         described = {(operation.method, operation.path) for operation in await all_operations(server)}
-    documents = {("GET", path) for path in ("/openapi.json", "/docs", "/docs.css", "/docs.js")}
+    pages = {"/", "/app/{name}", "/favicon.svg", "/manifest.webmanifest", "/pulse-client.js"}
+    documents = {("GET", path) for path in pages | {"/openapi.json", "/docs", "/docs.css", "/docs.js"}}
     assert routes == described | documents
 
 

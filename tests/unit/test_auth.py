@@ -27,6 +27,7 @@ from pulse_trio.edge.auth import (
     TOKEN_MAX_CHARS,
     Authenticator,
     Claims,
+    Identity,
     Passwords,
     Tokens,
     bearer_token,
@@ -107,11 +108,12 @@ def refusal(tokens: Tokens, token: str) -> str:
 def test_a_token_says_whose_it_is_and_until_when() -> None:
     tokens = make_tokens(access_token_expire_minutes=5)
     token = tokens.issue(ALICE)
-    assert tokens.verify(token) == Claims(str(ALICE.id), NOW + 300, None)
+    assert tokens.verify(token) == Claims(str(ALICE.id), NOW + 300, None, signed_in=NOW)
     assert jwt.decode(token, options={"verify_signature": False}) == {
         "sub": str(ALICE.id),
         "iat": NOW,
         "exp": NOW + 300,
+        "auth_time": NOW,
     }
     assert jwt.get_unverified_header(token)["alg"] == "HS256"
 
@@ -521,6 +523,87 @@ async def test_an_ordinary_user_is_not_taken_over_by_a_provider_who_calls_somebo
     other = await front.user(sub="auth0|5", preferred_username="alice")
     assert other.id != ALICE.id
     assert other.username == "alice-2"
+
+
+# --- renewal ---
+
+
+def identity_of(tokens: Tokens, token: str) -> Identity:
+    claims = tokens.verify(token)
+    return Identity(ALICE, claims.expires, claims.signed_in)
+
+
+def payload_of(token: str) -> dict[str, Any]:
+    payload: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return payload
+
+
+def test_a_renewed_token_is_as_good_as_the_first_and_of_the_same_sign_in() -> None:
+    clock = FakeClock()
+    tokens = make_tokens(
+        clock, access_token_expire_minutes=60, token_issuer="https://id.example", token_audience="chat"
+    )
+    token = tokens.issue(ALICE)
+    for round_number in range(1, 4):
+        clock.advance(45 * 60)
+        now = NOW + round_number * 45 * 60
+        token, seconds = tokens.renew(identity_of(tokens, token))
+        assert seconds == 3_600
+        payload = {"sub": str(ALICE.id), "iat": now, "exp": now + 3_600, "auth_time": NOW}
+        assert payload_of(token) == {**payload, "iss": "https://id.example", "aud": "chat"}
+
+
+def test_no_renewal_outlasts_the_sign_in() -> None:
+    clock = FakeClock()
+    tokens = make_tokens(clock, access_token_expire_minutes=60, sign_in_days=2)
+    token = tokens.issue(ALICE)
+    end = NOW + 2 * 86_400
+    while payload_of(token)["exp"] < end:
+        clock.advance(30 * 60)
+        token, _ = tokens.renew(identity_of(tokens, token))
+    assert clock.now.timestamp() == end - 3_600
+    clock.advance(3_599)
+    token, seconds = tokens.renew(identity_of(tokens, token))
+    assert (seconds, payload_of(token)["exp"]) == (1, end)
+    last = identity_of(tokens, token)
+    clock.advance(1)
+    with pytest.raises(PulseError, match="log in again") as caught:
+        tokens.renew(last)
+    assert caught.value.code is ErrorCode.INVALID_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("changes", "signed_in"),
+    [
+        ({"auth_time": NOW - 100}, NOW - 100),
+        ({}, NOW),  # of the same service before it kept the time
+        ({"auth_time": None, "iat": None}, None),
+        ({"auth_time": NOW + 5}, NOW + 5),
+        ({"auth_time": NOW + 6}, None),
+        *(({"auth_time": value}, None) for value in ("yesterday", True, [], float("1e300"), -1e300)),
+    ],
+)
+def test_a_sign_in_counts_from_auth_time_else_from_iat(changes: dict[str, Any], signed_in: float | None) -> None:
+    tokens = make_tokens()
+    identity = identity_of(tokens, good(**changes))
+    assert identity.signed_in == signed_in
+    if signed_in is None:
+        with pytest.raises(PulseError) as caught:
+            tokens.renew(identity)
+        assert caught.value.code is ErrorCode.INVALID_TOKEN
+    else:
+        assert payload_of(tokens.renew(identity)[0])["auth_time"] == signed_in
+
+
+async def test_a_token_of_an_identity_provider_is_not_renewed() -> None:
+    front = Front(provision_users=True)
+    await front.store.create_user(ALICE, password_hash="h", subject=None, created_at=START)
+    assert (await front.authenticator.authenticate(good())).signed_in == NOW
+    assert (await front.authenticator.authenticate(good(sub="auth0|5"))).signed_in is None
+    tokens = make_tokens(algorithm="RS256", public_key=public_pem(RSA_KEY))
+    with pytest.raises(PulseError) as caught:
+        tokens.renew(Identity(ALICE, NOW + 60.0, NOW))
+    assert caught.value.code is ErrorCode.LOGIN_DISABLED
 
 
 # --- passwords ---

@@ -1,4 +1,4 @@
-"""Accounts: register, log in, who am I, and finding people to talk to."""
+"""Accounts: register, log in and stay so, who am I, and finding people to talk to."""
 
 from typing import Annotated, Final
 from uuid import UUID
@@ -8,7 +8,7 @@ from msgspec import Meta
 from quart import Blueprint, Response, request
 
 from pulse_trio.edge.limits import client_address
-from pulse_trio.edge.rest.operation import PageQuery, answer, current_user, operation
+from pulse_trio.edge.rest.operation import PageQuery, answer, current_identity, current_user, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import StoreError, User, UsernameTaken
@@ -142,6 +142,25 @@ async def login(body: Login) -> Response:
         password_hash = await parts.passwords.hash(body.password)
         await parts.store.set_password_hash(account.user.id, password_hash, old_hash=stored)
     return answer(TokenBody(parts.tokens.issue(account.user), "bearer", parts.tokens.lifetime))
+
+
+@accounts.post("/auth/renew")
+@operation(
+    name="renewToken",
+    tags=("accounts",),
+    responses={200: TokenBody},
+    errors=(ErrorCode.LOGIN_DISABLED, ErrorCode.RATE_LIMITED),
+)
+async def renew() -> Response:
+    """Get a new token for one that is still good.
+
+    Until `PULSE_SIGN_IN_DAYS` after the login: then it is refused with `invalid_token`, and no token lasts beyond.
+    """
+    parts = services()
+    identity = current_identity()
+    parts.limits.renewals.start(identity.user.id)
+    token, seconds = parts.tokens.renew(identity)
+    return answer(TokenBody(token, "bearer", seconds))
 
 
 @accounts.get("/auth/me")

@@ -41,9 +41,10 @@ function showChats({ token, userId, username }) {
   });
 
   const thread = new Thread(store, client);
-  const sidebar = new Sidebar(store, { signOut });
+  const sidebar = new Sidebar(store, { signOut, onAgain: () => thread.focus() });
   const banner = new Banner(store);
-  const layout = h("div", { class: "layout" }, sidebar.element, h("main", { class: "main" }, banner.element, thread.element));
+  const pane = h("div", { class: "pane" }, banner.element, thread.element);
+  const layout = h("main", { class: "layout" }, sidebar.element, pane);
   app.replaceChildren(layout);
 
   const route = () => {

@@ -8,12 +8,12 @@ import { listTime } from "./time.js";
 const THEMES = ["auto", "light", "dark"];
 
 export class Sidebar {
-  constructor(store, { signOut }) {
+  constructor(store, { signOut, onAgain }) {
     this._store = store;
     this._selected = null;
     this._rows = new Map(); // conversation id → its element
     this._filter = h("input", { type: "search", class: "search-input", placeholder: "Search conversations", "aria-label": "Search conversations", oninput: () => this._render(), onkeydown: (event) => this._onFilterKey(event) });
-    this._list = h("ul", { class: "chats", onkeydown: (event) => this._onKey(event) });
+    this._list = h("ul", { class: "chats", onkeydown: (event) => this._onKey(event), onclick: (event) => this._onClick(event, onAgain) });
     this._empty = h("div", { class: "chats-empty" });
     this._theme = iconButton("auto", "", () => this._nextTheme());
     this.element = h(
@@ -25,7 +25,7 @@ export class Sidebar {
         h("div", { class: "brand" }, icon("logo"), h("h1", {}, "Pulse")),
         iconButton("new", "New conversation", () => openNewChat(store)),
       ),
-      h("div", { class: "search" }, icon("search"), this._filter),
+      h("div", { class: "search", role: "search" }, icon("search"), this._filter),
       h("nav", { class: "chats-frame", "aria-label": "Conversations" }, this._list, this._empty),
       h(
         "footer",
@@ -154,6 +154,11 @@ export class Sidebar {
     event.preventDefault();
     if (next < 0) this._filter.focus();
     else links[Math.min(next, links.length - 1)].focus();
+  }
+
+  /** The conversation that is open already: the address stays, so nobody else would notice. */
+  _onClick(event, onAgain) {
+    if (event.target.closest("a")?.getAttribute("href") === location.hash) onAgain();
   }
 
   // --- the person's own ---

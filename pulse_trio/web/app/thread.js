@@ -67,7 +67,11 @@ export class Thread {
     this._store.open(id);
     this._composer.open(id);
     this._render();
-    if (id !== null && matchMedia("(pointer: fine)").matches) this._composer.focus();
+    if (id !== null && !matchMedia("(pointer: coarse)").matches) this._composer.focus();
+  }
+
+  focus() {
+    this._composer.focus();
   }
 
   update(changes) {

@@ -1,0 +1,561 @@
+// The connection's life: when it comes back, how it notices that the server is gone, and the token's end.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Bench, FakeWindow, later, message, refusal, settle } from "./support.mjs";
+
+const waits = (bench) =>
+  bench.of("state").filter(({ state }) => state === "waiting" || state === "offline").map(({ retryAt }) => retryAt);
+
+/** Milliseconds that the client waits from now. */
+const delay = (bench) => bench.client.state.retryAt - bench.clock.time;
+
+test("the token is in the subprotocols, and not in the URL", async () => {
+  const bench = new Bench({ url: "https://chat.example/" });
+  const socket = await bench.online();
+  assert.equal(socket.url, "wss://chat.example/api/chat/ws");
+  assert.deepEqual(socket.protocols, ["pulse.v1", "bearer.TOKEN"]);
+});
+
+test("the states: connecting, online, waiting, connecting, closed", async () => {
+  const bench = new Bench();
+  assert.equal(bench.client.state.state, "closed");
+  const socket = await bench.online();
+  socket.end(1011, "something went wrong");
+  await settle();
+  assert.deepEqual(bench.client.state, { state: "waiting", retryAt: bench.clock.time + 500, reason: "something went wrong" });
+  await bench.clock.advance(500);
+  bench.client.close();
+  assert.deepEqual(bench.states, ["connecting", "online", "waiting", "connecting", "closed"]);
+});
+
+test("it is online with `session`, not before; connecting has a deadline", async () => {
+  const bench = new Bench();
+  bench.client.connect();
+  bench.socket.open();
+  await bench.clock.advance(14_999);
+  assert.deepEqual(bench.states, ["connecting"]);
+  await bench.clock.advance(1);
+  assert.deepEqual(bench.states, ["connecting", "waiting"]);
+  assert.ok(bench.sockets[0].isClosed);
+});
+
+test("there is one connection, however often one connects; without a token there is none", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.connect();
+  assert.equal(bench.sockets.length, 1);
+  assert.throws(() => new Bench({ token: null }).client.connect(), { code: "not_authenticated" });
+  assert.throws(() => new Bench({ url: undefined }), TypeError);
+});
+
+test("backoff: a random part of 1, 2, 4 … 30 seconds", async () => {
+  const bench = new Bench();
+  bench.client.connect();
+  const found = [];
+  for (let index = 0; index < 7; index += 1) {
+    bench.socket.end();
+    await settle();
+    found.push(delay(bench));
+    await bench.clock.advance(found.at(-1));
+  }
+  assert.deepEqual(found, [500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]);
+  bench.random = 0;
+  bench.socket.end();
+  await settle();
+  assert.equal(delay(bench), 0);
+});
+
+test("the backoff begins afresh after ten seconds online, not before", async () => {
+  const bench = new Bench();
+  await bench.online();
+  for (const [seconds, wait] of [[9, 500], [9, 1_000], [10, 500]]) {
+    await bench.clock.advance(seconds * 1_000);
+    bench.socket.end();
+    await settle();
+    assert.equal(delay(bench), wait);
+    await bench.clock.advance(wait);
+    bench.socket.session();
+  }
+});
+
+test("1012: at a random moment of five seconds", async () => {
+  const bench = new Bench();
+  (await bench.online()).end(1012);
+  await settle();
+  assert.equal(delay(bench), 2_500);
+});
+
+test("4408: at once, but not again and again", async () => {
+  const bench = new Bench();
+  (await bench.online()).end(4408);
+  await settle();
+  assert.equal(delay(bench), 0);
+  await bench.clock.advance(0);
+  bench.socket.session();
+  bench.socket.end(4408);
+  await settle();
+  assert.equal(delay(bench), 1_000);
+});
+
+test("4429: later, and messages more slowly", async () => {
+  const bench = new Bench();
+  (await bench.online()).end(4429);
+  await settle();
+  assert.equal(delay(bench), 5_500);
+  for (const id of ["a", "b", "c"]) bench.client.send(id, "x");
+  await bench.clock.advance(5_500);
+  bench.socket.session();
+  assert.equal(bench.socket.of("message").length, 1);
+  await bench.clock.advance(20);
+  assert.equal(bench.socket.of("message").length, 2);
+});
+
+test("4409: everything is loaded afresh", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 3));
+  const next = await bench.again(4409);
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: null }]);
+  assert.deepEqual(next.of("resume")[0].revs, {});
+});
+
+test("1009 when no message was under way: the resume was too large", async () => {
+  const bench = new Bench({ resumeConversations: 2 });
+  const socket = await bench.online();
+  socket.receive(message("a", 1), message("b", 2));
+  const next = await bench.again(1009);
+  assert.deepEqual(next.of("resume")[0].revs, { b: 2 });
+});
+
+test("4401: the token is renewed, and the connection opened at once", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.answer = () => [200, { access_token: "NEW", token_type: "bearer", expires_in: 3_600 }];
+  bench.socket.end(4401);
+  await settle();
+  await bench.clock.advance(0);
+  assert.deepEqual(bench.requests.map(({ method, path, token }) => [method, path, token]), [["POST", "/api/auth/renew", "Bearer TOKEN"]]);
+  assert.equal(bench.client.token, "NEW");
+  assert.deepEqual(bench.of("token").map((token) => token.access_token), ["NEW"]);
+  assert.equal(bench.socket.protocols[1], "bearer.NEW");
+});
+
+test("4401 and no renewal: signed out", async () => {
+  for (const [status, code] of [[401, "invalid_token"], [403, "login_disabled"]]) {
+    const bench = new Bench();
+    await bench.online();
+    bench.answer = () => [status, { code, message: "no" }];
+    bench.socket.end(4401);
+    await settle();
+    assert.equal(bench.of("signed_out").length, 1);
+    assert.deepEqual([bench.client.state.state, bench.client.state.reason], ["closed", "signed_out"]);
+    assert.equal(bench.client.token, null);
+    assert.equal(bench.clock.timers.size, 0);
+  }
+});
+
+test("4401 with a newer token at hand: that one is used", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.token = "NEW";
+  bench.socket.end(4401);
+  await bench.clock.advance(0);
+  assert.deepEqual(bench.requests, []);
+  assert.equal(bench.socket.protocols[1], "bearer.NEW");
+});
+
+test("a handshake that is refused: the token is asked after, and if it is bad the user signed out", async () => {
+  const bench = new Bench();
+  bench.answer = () => [401, { code: "invalid_token", message: "no" }];
+  bench.client.connect();
+  bench.socket.end();
+  await settle();
+  assert.deepEqual(bench.requests.map(({ path, token }) => [path, token]), [["/api/auth/me", "Bearer TOKEN"]]);
+  assert.equal(bench.of("signed_out").length, 1);
+  await bench.clock.advance(60_000);
+  assert.equal(bench.sockets.length, 1);
+});
+
+test("a handshake that is refused for another reason is tried again, when the service says", async () => {
+  const bench = new Bench();
+  bench.answer = () => [429, { code: "rate_limited", message: "no" }, { "Retry-After": "8" }];
+  bench.client.connect();
+  bench.socket.end();
+  await settle();
+  assert.equal(delay(bench), 9_000);
+  bench.answer = () => new Error("no network");
+  await bench.clock.advance(9_000);
+  bench.socket.end();
+  await settle();
+  assert.equal(delay(bench), 1_000);
+  assert.equal(bench.of("signed_out").length, 0);
+});
+
+test("a connection that was open and is lost does not ask after the token", async () => {
+  const bench = new Bench();
+  (await bench.online()).end();
+  await settle();
+  assert.deepEqual(bench.requests, []);
+});
+
+test("a silent server is asked every 25 seconds, and left when it does not answer within 10", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  await bench.clock.advance(24_999);
+  assert.deepEqual(socket.of("ping"), []);
+  await bench.clock.advance(1);
+  assert.equal(socket.of("ping").length, 1);
+  await bench.clock.advance(9_000);
+  socket.receive({ type: "pong" });
+  await bench.clock.advance(25_000);
+  assert.equal(socket.of("ping").length, 2);
+  await bench.clock.advance(9_999);
+  assert.equal(bench.client.state.state, "online");
+  await bench.clock.advance(1);
+  assert.deepEqual([bench.client.state.state, bench.client.state.reason], ["waiting", "the server does not answer"]);
+  assert.ok(socket.isClosed);
+});
+
+test("who hears something need not ask", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  for (let index = 1; index < 10; index += 1) {
+    await bench.clock.advance(20_000);
+    socket.receive(message("a", index));
+  }
+  assert.deepEqual(socket.of("ping"), []);
+});
+
+test("a machine that slept through the deadline asks again", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  await bench.clock.advance(25_000);
+  const [, timer] = [...bench.clock.timers].find(([, { at }]) => at === bench.clock.time + 10_000);
+  bench.clock.time += 3_600_000; // the timers stood still
+  timer.run();
+  assert.equal(socket.of("ping").length, 2);
+  assert.equal(bench.client.state.state, "online");
+});
+
+test("a late event of a connection that was left is none of the next one's", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  await bench.clock.advance(35_000);
+  await bench.clock.advance(1_000);
+  bench.socket.session();
+  socket.receive(message("a", 1));
+  socket.end(4401);
+  await settle();
+  assert.deepEqual(bench.of("message"), []);
+  assert.equal(bench.client.state.state, "online");
+});
+
+test("without a network it is offline, and connects when there is one", async () => {
+  const window = new FakeWindow();
+  window.navigator.onLine = false;
+  const bench = new Bench({ window });
+  bench.client.connect();
+  assert.equal(bench.client.state.state, "offline");
+  assert.equal(bench.sockets.length, 0);
+  window.online(true);
+  assert.equal(bench.sockets.length, 1);
+  await bench.online();
+  window.online(false); // is it? the server is asked
+  assert.equal(bench.socket.of("ping").length, 1);
+  await bench.clock.advance(5_000);
+  assert.equal(bench.client.state.state, "offline");
+  await bench.clock.advance(29_000);
+  assert.equal(bench.sockets.length, 1);
+  window.online(true);
+  assert.equal(bench.sockets.length, 2);
+});
+
+test("a browser that wrongly says that there is no network is not believed for ever", async () => {
+  const window = new FakeWindow();
+  window.navigator.onLine = false;
+  const bench = new Bench({ window });
+  bench.client.connect();
+  await bench.clock.advance(30_000);
+  assert.equal(bench.sockets.length, 1);
+});
+
+test("a network that goes while it waits, and one that comes: no more waiting, and the backoff begins afresh", async () => {
+  const window = new FakeWindow();
+  const bench = new Bench({ window });
+  bench.client.connect();
+  for (let index = 0; index < 5; index += 1) {
+    bench.socket.end();
+    await settle();
+    await bench.clock.advance(delay(bench));
+  }
+  bench.socket.end();
+  await settle();
+  window.online(false);
+  assert.equal(bench.client.state.state, "offline");
+  window.online(true);
+  assert.equal(bench.client.state.state, "connecting");
+  bench.socket.end();
+  await settle();
+  assert.equal(delay(bench), 500);
+});
+
+test("who looks at the page again does not wait, and a connection is asked whether it lives", async () => {
+  const window = new FakeWindow();
+  const bench = new Bench({ window, url: undefined });
+  const socket = await bench.online();
+  assert.equal(socket.url, "wss://chat.example/api/chat/ws");
+  window.document.visibilityState = "hidden";
+  window.show();
+  assert.deepEqual(socket.of("ping"), []);
+  window.document.visibilityState = "visible";
+  window.show();
+  assert.equal(socket.of("ping").length, 1);
+  await bench.clock.advance(5_000);
+  assert.equal(bench.client.state.state, "waiting");
+  window.show();
+  assert.equal(bench.client.state.state, "connecting");
+});
+
+test("close: no timer, no listener, no connection is left", async () => {
+  const window = new FakeWindow();
+  const bench = new Bench({ window });
+  bench.answer = () => [200, { access_token: "NEW", token_type: "bearer", expires_in: 3_600 }];
+  await bench.client.login("me", "password");
+  const socket = await bench.online();
+  bench.client.send("a", "x");
+  socket.receive({ type: "error", code: "rate_limited", content: "no" });
+  assert.ok(bench.clock.timers.size >= 3);
+  bench.client.close();
+  assert.equal(bench.clock.timers.size, 0);
+  assert.deepEqual([socket.isClosed, socket.closedWith], [true, 1000]);
+  window.online(false);
+  window.online(true);
+  window.show();
+  socket.end();
+  await bench.clock.advance(100_000);
+  assert.equal(bench.sockets.length, 1);
+  assert.deepEqual(bench.states.slice(-1), ["closed"]);
+});
+
+test("close while it waits, connects, or asks after the token", async () => {
+  const waiting = new Bench();
+  (await waiting.online()).end();
+  await settle();
+  waiting.client.close();
+  const connecting = new Bench();
+  connecting.client.connect();
+  connecting.client.close();
+  const asking = new Bench();
+  asking.answer = () => later().promise;
+  asking.client.connect();
+  asking.socket.end();
+  await settle();
+  asking.client.close();
+  for (const bench of [waiting, connecting, asking]) {
+    await settle();
+    assert.equal(bench.clock.timers.size, 0);
+    await bench.clock.advance(100_000);
+    assert.equal(bench.sockets.length, 1);
+    assert.equal(bench.client.state.state, "closed");
+  }
+});
+
+test("a renewal that is answered after close starts nothing", async () => {
+  const bench = new Bench();
+  const renewed = later();
+  bench.answer = () => [200, { access_token: "ONE", token_type: "bearer", expires_in: 100 }];
+  await bench.client.login("me", "password");
+  await bench.online();
+  bench.answer = () => renewed.promise;
+  for (let index = 0; index < 4; index += 1) {
+    await bench.clock.advance(20_000);
+    bench.socket.receive({ type: "pong" });
+  }
+  assert.equal(bench.requests.at(-1).path, "/api/auth/renew");
+  bench.client.close();
+  renewed.resolve([200, { access_token: "TWO", token_type: "bearer", expires_in: 100 }]);
+  await settle();
+  assert.equal(bench.clock.timers.size, 0);
+});
+
+// --- tokens ---
+
+const token = (name, seconds) => [200, { access_token: name, token_type: "bearer", expires_in: seconds }];
+
+/** Lets time pass on a connection whose server answers pings. */
+async function pass(bench, seconds) {
+  for (let left = seconds; left > 0; left -= 20) {
+    await bench.clock.advance(Math.min(left, 20) * 1_000);
+    bench.socket.receive({ type: "pong" });
+  }
+}
+
+test("login keeps the token, and renews it in time on the live connection", async () => {
+  const bench = new Bench({ token: null });
+  bench.answer = () => token("ONE", 3_600);
+  assert.equal((await bench.client.login("me", "secret")).access_token, "ONE");
+  const socket = await bench.online();
+  assert.equal(socket.protocols[1], "bearer.ONE");
+  assert.deepEqual(socket.of("auth"), [], "how long it is good for is known");
+  bench.answer = () => token("TWO", 3_600);
+  await pass(bench, 3_600 * 0.7);
+  assert.equal(bench.client.token, "ONE");
+  await pass(bench, 3_600 * 0.1);
+  assert.equal(bench.client.token, "TWO");
+  assert.deepEqual(socket.of("auth"), [{ type: "auth", token: "TWO" }]);
+  assert.deepEqual(bench.of("token").map(({ access_token }) => access_token), ["ONE", "TWO"]);
+  await pass(bench, 3_600 * 0.8);
+  assert.equal(bench.requests.filter(({ path }) => path === "/api/auth/renew").length, 2);
+  assert.equal(bench.sockets.length, 1);
+});
+
+test("of a token from elsewhere the server is asked how long it is good for", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  assert.deepEqual(socket.sent.map(({ type }) => type), ["resume", "auth"]);
+  socket.receive({ type: "auth", expires_in: 1_000 });
+  bench.answer = () => token("TWO", 3_600);
+  await pass(bench, 801);
+  assert.equal(bench.client.token, "TWO");
+});
+
+test("a renewal that fails is tried again; one that is refused is not", async () => {
+  const bench = new Bench();
+  bench.answer = () => token("ONE", 3_600);
+  await bench.client.login("me", "secret");
+  bench.answer = () => new Error("no network");
+  await bench.online();
+  await pass(bench, 2_700);
+  bench.answer = () => [403, { code: "login_disabled", message: "no" }];
+  const before = bench.requests.length;
+  assert.ok(before >= 2);
+  await pass(bench, 100);
+  assert.equal(bench.requests.length, before + 1);
+  assert.deepEqual([bench.client.token, bench.client.state.state], ["ONE", "online"], "it is still good");
+});
+
+test("a sign-in that comes to its end is not renewed again and again", async () => {
+  const bench = new Bench();
+  bench.answer = () => token("ONE", 1_000);
+  await bench.client.login("me", "secret");
+  await bench.online();
+  bench.answer = () => token("TWO", 250); // 0.75 of the time has gone: as long as the old one
+  await pass(bench, 990);
+  assert.equal(bench.requests.length, 2);
+  assert.equal(bench.client.token, "TWO");
+});
+
+test("a token that is good for a year is not renewed at once: timers end at 24 days", async () => {
+  const bench = new Bench();
+  bench.answer = () => token("ONE", 365 * 86_400);
+  await bench.client.login("me", "secret");
+  await bench.clock.advance(200 * 86_400_000);
+  assert.equal(bench.requests.length, 1);
+  bench.answer = () => token("TWO", 365 * 86_400);
+  await bench.clock.advance(80 * 86_400_000);
+  assert.equal(bench.client.token, "TWO");
+});
+
+test("a new token of an identity provider goes to the live connection", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  bench.client.token = "NEW";
+  assert.deepEqual(socket.of("auth").map((frame) => frame.token), ["TOKEN", "NEW"]);
+});
+
+test("a token of another user: the connection is opened anew with it", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  bench.client.token = "OTHER";
+  socket.receive({ type: "error", code: "invalid_token", content: "The token is another user's" });
+  await bench.clock.advance(0);
+  assert.equal(bench.sockets.length, 2);
+  assert.equal(bench.socket.protocols[1], "bearer.OTHER");
+});
+
+test("a token that a WebSocket cannot carry is told, and nothing is tried again", async () => {
+  const bench = new Bench({
+    WebSocket: class {
+      constructor() {
+        throw new SyntaxError("an invalid subprotocol");
+      }
+    },
+  });
+  bench.client.connect();
+  await bench.clock.advance(100_000);
+  assert.equal(bench.of("error")[0].code, "cannot_connect");
+  assert.deepEqual(bench.states, ["connecting", "closed"]);
+});
+
+// --- REST ---
+
+test("every operation of REST is asked for as docs/rest.md says", async () => {
+  const bench = new Bench();
+  const { client } = bench;
+  bench.answer = ({ method, path }) => {
+    if (method === "DELETE") return [204];
+    if (path.includes("/messages")) return [200, { messages: [], total: 0 }];
+    return [200, { conversations: [], access_token: "NEW", expires_in: 9 }];
+  };
+  const expected = [
+    [() => client.register("ada", "secret"), "POST", "/api/auth/register", { username: "ada", password: "secret" }],
+    [() => client.me(), "GET", "/api/auth/me"],
+    [() => client.searchUsers("a&b", { limit: 5 }), "GET", "/api/users?query=a%26b&limit=5"],
+    [() => client.conversations(), "GET", "/api/chat/conversations"],
+    [() => client.conversations({ limit: 2, offset: 4 }), "GET", "/api/chat/conversations?limit=2&offset=4"],
+    [() => client.conversation("c/1"), "GET", "/api/chat/conversations/c%2F1"],
+    [
+      () => client.createConversation({ name: "Team", isGroup: true, participantIds: ["u"] }),
+      "POST",
+      "/api/chat/conversations",
+      { name: "Team", description: null, is_group: true, participant_ids: ["u"] },
+    ],
+    [() => client.renameConversation("c", { name: "New" }), "PATCH", "/api/chat/conversations/c", { name: "New" }],
+    [() => client.addMembers("c", ["u"]), "POST", "/api/chat/conversations/c/members", { user_ids: ["u"] }],
+    [() => client.removeMember("c", "me"), "DELETE", "/api/chat/conversations/c/members/me"],
+    [() => client.history("c"), "GET", "/api/chat/conversations/c/messages"],
+    [() => client.history("c", { beforeSeq: 9, limit: 3 }), "GET", "/api/chat/conversations/c/messages?before_seq=9&limit=3"],
+    [() => client.history("c", { afterSeq: 0 }), "GET", "/api/chat/conversations/c/messages?after_seq=0"],
+    [() => client.edit("c", "m", "new"), "PATCH", "/api/chat/conversations/c/messages/m", { content: "new" }],
+    [() => client.remove("c", "m"), "DELETE", "/api/chat/conversations/c/messages/m"],
+    [() => client.readPositions("c"), "GET", "/api/chat/conversations/c/read"],
+    [() => client.presence("u"), "GET", "/api/chat/users/u/presence"],
+    [() => client.renew(), "POST", "/api/auth/renew"],
+    [() => client.login("ada", "secret"), "POST", "/api/auth/login", { username: "ada", password: "secret" }],
+  ];
+  for (const [call, method, path, body] of expected) {
+    await call();
+    const request = bench.requests.at(-1);
+    assert.deepEqual([request.method, request.path, request.body], [method, path, body]);
+    assert.equal(request.token, ["/api/auth/register", "/api/auth/login"].includes(path) ? undefined : "Bearer TOKEN");
+    assert.equal(request.init.credentials, "omit");
+  }
+});
+
+test("what REST refuses is a PulseError; a token that is no good signs out", async () => {
+  const bench = new Bench();
+  bench.answer = () => [422, { code: "invalid_field", message: "`limit`: no", field: "limit" }];
+  const refused = await refusal(bench.client.me());
+  assert.deepEqual([refused.code, refused.message, refused.field, refused.status], ["invalid_field", "`limit`: no", "limit", 422]);
+  bench.answer = () => [429, { code: "rate_limited", message: "no" }, { "Retry-After": "3" }];
+  assert.equal((await refusal(bench.client.me())).retryAfter, 3);
+  bench.answer = () => [502, undefined];
+  assert.deepEqual([(await refusal(bench.client.me())).code, bench.of("signed_out").length], ["bad_answer", 0]);
+  bench.answer = () => new Error("no network");
+  assert.equal((await refusal(bench.client.me())).code, "network");
+  await bench.online();
+  bench.answer = () => [401, { code: "invalid_token", message: "no" }];
+  assert.equal((await refusal(bench.client.me())).status, 401);
+  assert.equal(bench.of("signed_out").length, 1);
+  assert.equal(bench.client.state.state, "closed");
+});
+
+test("a request has a deadline", async () => {
+  const bench = new Bench({ requestSeconds: 7 });
+  bench.answer = () => later().promise;
+  const asked = refusal(bench.client.me());
+  await bench.clock.advance(7_000);
+  assert.equal((await asked).code, "network");
+  assert.equal(bench.clock.timers.size, 0);
+});

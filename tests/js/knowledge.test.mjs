@@ -1,0 +1,292 @@
+// What has reached the page: nothing is missed, nothing is told twice, and a session goes on where the last one ended.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Bench, EPOCH, OTHER, conversation, deleted, edited, later, list, message, page, settle } from "./support.mjs";
+
+const revs = (bench, ...types) =>
+  bench.events.filter(([type]) => (types.length ? types : ["message", "message_updated", "message_deleted"]).includes(type))
+    .map(([, frame]) => frame.rev);
+
+const resumed = (socket) => socket.of("resume").map((frame) => frame.revs);
+
+test("the first frame resumes, with no revs and the epoch", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  assert.deepEqual(socket.sent[0], { type: "resume", revs: {}, epoch: EPOCH });
+});
+
+test("frames are told once, and the next session goes on after the highest rev", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 7), message("b", 3), edited("a", 2, 8), message("a", 7), deleted("a", 2, 9), edited("a", 2, 8));
+  assert.deepEqual(revs(bench), [7, 3, 8, 9]);
+  const next = await bench.again();
+  assert.deepEqual(next.sent[0], { type: "resume", revs: { a: 9, b: 3 }, epoch: EPOCH });
+  next.receive(deleted("a", 2, 9), message("a", 10));
+  assert.deepEqual(revs(bench), [7, 3, 8, 9, 10]);
+});
+
+test("a history that was loaded before there was a connection is where the session goes on", async () => {
+  const bench = new Bench();
+  bench.answer = () => [200, page("a", [3, 5], [2, 2], [1, 4])];
+  await bench.client.history("a");
+  const socket = await bench.online();
+  assert.deepEqual(resumed(socket), [{ a: 5 }]);
+  socket.receive(edited("a", 3, 5), message("a", 6, { seq: 4 }));
+  assert.deepEqual(revs(bench), [6]);
+});
+
+test("a history that was loaded in a session: what is in it is no news, what is not is", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 10));
+  bench.answer = () => [200, page("a", [12, 12], [11, 13])];
+  await bench.client.history("a");
+  // 11 is an edit of a message that is not in the page; 13 is the edit of one that is. The first version of that one
+  // would take the page back.
+  socket.receive(edited("a", 4, 11), message("a", 12), message("a", 12, { seq: 11 }), edited("a", 11, 13));
+  assert.deepEqual(revs(bench), [10, 11]);
+  assert.deepEqual(resumed(await bench.again()), [{ a: 13 }]);
+});
+
+test("a page does not move the point at which the session goes on, if there is one", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 10));
+  bench.answer = () => [200, page("a", [12, 12], [11, 11])];
+  await bench.client.history("a");
+  const next = await bench.again();
+  assert.deepEqual(resumed(next), [{ a: 10 }], "an edit of an older message between would be missed");
+  next.receive(message("a", 11), message("a", 12), message("a", 13));
+  assert.deepEqual(revs(bench), [10, 13]);
+});
+
+test("an older page alone says not where the conversation stands: it is loaded afresh", async () => {
+  const bench = new Bench();
+  bench.answer = () => [200, page("a", [3, 90], [2, 2])];
+  await bench.client.history("a", { beforeSeq: 4 });
+  const socket = await bench.online();
+  assert.deepEqual(resumed(socket), [{}]);
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: "a" }]);
+});
+
+test("pages that were under way together: the oldest of them counts", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const [newest, older] = [later(), later()];
+  bench.answer = ({ path }) => (path.includes("before_seq") ? older.promise : newest.promise);
+  const loads = [bench.client.history("a"), bench.client.history("a", { beforeSeq: 10 })];
+  await settle();
+  newest.resolve([200, page("a", [12, 12])]);
+  older.resolve([200, page("a", [9, 9])]); // read before the edit 11 of its message
+  await Promise.all(loads);
+  socket.receive(edited("a", 9, 11), message("a", 12));
+  assert.deepEqual(revs(bench), [11]);
+});
+
+test("a history that was asked for before the session began, and came after, is asked for again", async () => {
+  const bench = new Bench();
+  bench.client.connect();
+  const answers = [later(), later()];
+  bench.answer = () => answers[bench.requests.length - 1].promise;
+  const history = bench.client.history("a");
+  await settle();
+  bench.socket.session(); // what was committed before it is sent to nobody
+  answers[0].resolve([200, page("a", [1, 1])]);
+  await settle();
+  answers[1].resolve([200, page("a", [5, 5])]);
+  assert.equal((await history).messages[0].rev, 5);
+  assert.deepEqual(resumed(await bench.again()), [{ a: 5 }]);
+});
+
+test("the same of a conversation that the session goes on with is not asked for again", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 4));
+  socket.end();
+  const answer = later();
+  bench.answer = ({ path }) => (path.includes("/messages") ? answer.promise : [200, {}]);
+  const history = bench.client.history("a");
+  await bench.clock.advance(5_000);
+  bench.socket.session();
+  bench.socket.receive(message("a", 5));
+  answer.resolve([200, page("a", [4, 4])]);
+  assert.deepEqual((await history).messages.map((item) => item.rev), [5, 4], "what came meanwhile is worked in");
+  assert.equal(bench.requests.filter(({ path }) => path.includes("/messages")).length, 1);
+});
+
+test("a list is asked for again if a session began meanwhile", async () => {
+  const bench = new Bench();
+  bench.client.connect();
+  const answers = [later(), later()];
+  bench.answer = () => answers[bench.requests.length - 1].promise;
+  const conversations = bench.client.conversations();
+  await settle();
+  bench.socket.session();
+  answers[0].resolve([200, list(conversation("a", 1))]);
+  await settle();
+  answers[1].resolve([200, list(conversation("a", 2))]);
+  assert.equal((await conversations).conversations[0].last_rev, 2);
+});
+
+test("what came as frames while a page was under way is worked into it", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const answer = later();
+  bench.answer = () => answer.promise;
+  const history = bench.client.history("a");
+  await settle();
+  socket.receive(edited("a", 2, 4), deleted("a", 1, 5), message("a", 6, { seq: 4 }), message("b", 9));
+  answer.resolve([200, page("a", [3, 3], [2, 2], [1, 1])]);
+  const found = await history;
+  assert.deepEqual(found.messages.map((item) => [item.seq, item.rev]), [[4, 6], [3, 3], [2, 4], [1, 5]]);
+  assert.equal(found.total, 4);
+  assert.equal(found.messages[0].content, "content of 6");
+  assert.deepEqual([found.messages[2].content, found.messages[2].is_edited], ["content of 4", true]);
+  assert.deepEqual([found.messages[3].content, found.messages[3].is_deleted], ["", true]);
+  assert.deepEqual(revs(bench), [4, 5, 6, 9]);
+});
+
+test("what is worked into an older page is not put on top of it", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const answer = later();
+  bench.answer = () => answer.promise;
+  const history = bench.client.history("a", { beforeSeq: 3 });
+  await settle();
+  socket.receive(message("a", 9), edited("a", 2, 10));
+  answer.resolve([200, page("a", [2, 2], [1, 1])]);
+  assert.deepEqual((await history).messages.map((item) => [item.seq, item.rev]), [[2, 10], [1, 1]]);
+});
+
+test("conversations of a list go on from where the list was", async () => {
+  const bench = new Bench();
+  bench.answer = () => [200, list(conversation("a", 12), conversation("b", 0))];
+  const socket = await bench.online();
+  await bench.client.conversations();
+  socket.receive(message("a", 12), message("a", 13));
+  assert.deepEqual(revs(bench), [13]);
+  assert.deepEqual(resumed(await bench.again()), [{ a: 13, b: 0 }]);
+});
+
+test("a list says nothing about a conversation whose history is under way: that may be older", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const history = later();
+  bench.answer = ({ path }) => (path.includes("/messages") ? history.promise : [200, list(conversation("a", 12))]);
+  const loading = bench.client.history("a");
+  await bench.client.conversations();
+  socket.receive(message("a", 11), message("a", 12));
+  history.resolve([200, page("a", [10, 10])]);
+  assert.deepEqual((await loading).messages.map((item) => item.rev), [12, 11, 10]);
+  assert.deepEqual(revs(bench), [11, 12]);
+});
+
+test("a history that fails changes nothing", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  bench.answer = () => [503, { code: "unavailable", message: "no" }];
+  await assert.rejects(bench.client.history("a"), { code: "unavailable" });
+  bench.answer = () => [200, list(conversation("a", 3))];
+  await bench.client.conversations();
+  socket.receive(message("a", 3), message("a", 4));
+  assert.deepEqual(revs(bench), [4]);
+});
+
+test("of more conversations than a resume may name the most recent are named, the others loaded afresh", async () => {
+  const bench = new Bench({ resumeConversations: 2 });
+  bench.answer = () => [200, list(conversation("a", 20), conversation("b", 30), conversation("c", 10))];
+  await bench.client.conversations();
+  const socket = await bench.online();
+  assert.deepEqual(resumed(socket), [{ a: 20, b: 30 }]);
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: "c" }]);
+  socket.receive(message("c", 40));
+  const next = await bench.again();
+  assert.deepEqual(resumed(next), [{ b: 30, c: 40 }]);
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: "c" }, { conversation_id: "a" }]);
+  next.receive(message("a", 2));
+  assert.deepEqual(revs(bench), [40, 2], "what was known of it is forgotten");
+});
+
+test("another epoch: everything is loaded afresh, nothing is resumed", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 9));
+  const next = await bench.again(1012, { epoch: "another" });
+  assert.deepEqual(next.sent[0], { type: "resume", revs: {}, epoch: "another" });
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: null }]);
+  next.receive(message("a", 8));
+  assert.deepEqual(revs(bench), [9, 8]);
+});
+
+test("another epoch in a list, while there is no session", async () => {
+  const bench = new Bench();
+  bench.answer = () => [200, list(conversation("a", 9))];
+  await bench.client.conversations();
+  bench.answer = () => [200, list(conversation("a", 3, { epoch: "another" }))];
+  await bench.client.conversations();
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: null }]);
+  assert.deepEqual(resumed(await bench.online({ epoch: "another" })), [{ a: 3 }]);
+});
+
+test("a conversation that cannot be resumed is loaded afresh; the others go on", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 9), message("b", 5));
+  const next = await bench.again();
+  next.receive({ type: "error", code: "cannot_resume", content: "no", conversation_id: "a" });
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: "a" }]);
+  assert.deepEqual(bench.of("error"), []);
+  next.receive(message("a", 4), message("b", 5));
+  assert.deepEqual(revs(bench), [9, 5, 4]);
+  assert.deepEqual(resumed(await bench.again()), [{ a: 4, b: 5 }]);
+});
+
+test("nothing can be resumed", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 9));
+  const next = await bench.again();
+  next.receive({ type: "error", code: "cannot_resume", content: "no" });
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: null }]);
+  assert.deepEqual(resumed(await bench.again()), [{}]);
+});
+
+test("a service that takes fewer conversations in a resume gets fewer", async () => {
+  const bench = new Bench({ resumeConversations: 4 });
+  bench.answer = () => [200, list(...["a", "b", "c"].map((id, index) => conversation(id, index + 1)))];
+  await bench.client.conversations();
+  const socket = await bench.online();
+  socket.receive({ type: "error", code: "invalid_frame", field: "revs", content: "too many" });
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: null }]);
+  await bench.client.conversations();
+  assert.deepEqual(resumed(await bench.again()), [{ b: 2, c: 3 }]);
+});
+
+test("a conversation that one was added to, and did not look at before the connection was lost, is loaded", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive({ type: "conversation_added", conversation_id: "a" });
+  assert.deepEqual(bench.of("conversation_added").map((frame) => frame.conversation_id), ["a"]);
+  await bench.again();
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: "a" }]);
+});
+
+test("a conversation that one was removed from is not resumed", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 3), { type: "conversation_removed", conversation_id: "a" });
+  assert.equal(bench.of("conversation_removed").length, 1);
+  assert.deepEqual(resumed(await bench.again()), [{}]);
+  assert.deepEqual(bench.of("reload"), []);
+});
+
+test("another user's knowledge is not used", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 3));
+  const next = await bench.again(1006, { user_id: OTHER });
+  assert.deepEqual(resumed(next), [{}]);
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: null }]);
+});

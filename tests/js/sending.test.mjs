@@ -1,0 +1,350 @@
+// Messages: sent until they are acknowledged or refused, in order, each stored once.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Bench, ME, OTHER, conversation, deleted, list, message, refusal, settle, stateOf } from "./support.mjs";
+
+const sent = (socket) => socket.of("message").map((frame) => frame.client_id);
+const error = (code, clientId, changes = {}) => ({
+  type: "error", code, content: code, client_id: clientId, conversation_id: "a", ...changes,
+});
+const own = (clientId, rev, changes = {}) => message("a", rev, { sender_id: ME, client_id: clientId, ...changes });
+
+test("a message is acknowledged by its own frame, which is told, too", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const promise = bench.client.send("a", "Hello", { clientId: "m-1" });
+  assert.deepEqual(socket.of("message"), [{ type: "message", conversation_id: "a", content: "Hello", client_id: "m-1" }]);
+  assert.equal(await stateOf(promise), "pending");
+  socket.receive(own("m-1", 5));
+  assert.equal((await promise).seq, 5);
+  assert.equal(bench.of("message").length, 1);
+  assert.deepEqual(bench.client.pending, []);
+});
+
+test("a clientId is made if there is none: 32 digits, another each time", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  bench.client.send("a", "1");
+  bench.client.send("b", "2");
+  const [first, second] = sent(socket);
+  assert.match(first, /^[0-9a-f]{32}$/);
+  assert.notEqual(first, second);
+});
+
+test("nobody else can acknowledge it: other people's client_ids are theirs", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const promise = bench.client.send("a", "Hello", { clientId: "m-1" });
+  socket.receive(message("a", 1, { client_id: "m-1", sender_id: OTHER }), message("b", 2, { client_id: "m-1", sender_id: ME }));
+  assert.equal(await stateOf(promise), "pending");
+});
+
+test("what is sent without a connection is sent with the next, and again with the same id until it is acknowledged", async () => {
+  const bench = new Bench();
+  const promise = bench.client.send("a", "Hello", { clientId: "m-1" });
+  const socket = await bench.online();
+  assert.deepEqual(sent(socket), ["m-1"]);
+  const next = await bench.again();
+  assert.equal(next.sent[0].type, "resume", "which comes first");
+  assert.deepEqual(sent(next), ["m-1"]);
+  next.receive(own("m-1", 1));
+  assert.equal((await promise).rev, 1);
+  assert.deepEqual(sent(await bench.again()), []);
+});
+
+test("one at a time in a conversation, so that their order is kept; conversations do not wait for each other", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  for (const [id, name] of [["a", "a1"], ["a", "a2"], ["b", "b1"], ["a", "a3"]]) bench.client.send(id, name, { clientId: name });
+  assert.deepEqual(sent(socket), ["a1", "b1"]);
+  socket.receive(own("a1", 1));
+  assert.deepEqual(sent(socket), ["a1", "b1", "a2"]);
+  const next = await bench.again();
+  assert.deepEqual(sent(next), ["a2", "b1"]);
+  next.receive(own("a2", 2));
+  assert.deepEqual(sent(next), ["a2", "b1", "a3"]);
+});
+
+test("no more than 32 are under way", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  for (let index = 0; index < 40; index += 1) bench.client.send(`c${index}`, "x", { clientId: `m${index}` });
+  assert.equal(sent(socket).length, 32);
+  socket.receive(message("c0", 1, { sender_id: ME, client_id: "m0" }));
+  assert.equal(sent(socket).length, 33);
+});
+
+test("what was refused is rejected at once, and the next one goes", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const first = bench.client.send("a", " ", { clientId: "m-1" });
+  bench.client.send("a", "x", { clientId: "m-2" });
+  socket.receive(error("empty_content", "m-1", { field: "content" }));
+  const refused = await refusal(first);
+  assert.deepEqual(
+    [refused.name, refused.code, refused.field, refused.clientId, refused.conversationId],
+    ["PulseError", "empty_content", "content", "m-1", "a"],
+  );
+  assert.deepEqual(sent(socket), ["m-1", "m-2"]);
+  assert.deepEqual(bench.of("error"), []);
+});
+
+test("what could not be stored is sent again, later and later, and the next one waits for it", async () => {
+  const bench = new Bench({ storeSeconds: 60 });
+  bench.random = 0.999;
+  const socket = await bench.online();
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  bench.client.send("a", "y", { clientId: "m-2" });
+  for (const seconds of [1, 2, 4]) {
+    socket.receive(error("not_stored", "m-1"));
+    const before = sent(socket).length;
+    await bench.clock.advance(seconds * 990);
+    assert.equal(sent(socket).length, before);
+    await bench.clock.advance(seconds * 10);
+    assert.equal(sent(socket).length, before + 1);
+  }
+  assert.deepEqual(new Set(sent(socket)), new Set(["m-1"]));
+  socket.receive(own("m-1", 1));
+  await promise;
+  assert.equal(sent(socket).at(-1), "m-2");
+});
+
+test("what cannot be stored for long is rejected as not_stored", async () => {
+  const bench = new Bench({ storeSeconds: 20 });
+  const socket = await bench.online();
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  bench.client.send("a", "y", { clientId: "m-2" });
+  let refused = 0;
+  const began = bench.clock.time;
+  while ((await stateOf(promise)) === "pending") {
+    if (sent(socket).length > refused) {
+      refused += 1;
+      socket.receive(error("not_stored", "m-1"));
+    }
+    if (sent(socket).at(-1) === "m-2") break;
+    await bench.clock.advance(500);
+  }
+  assert.equal((await refusal(promise)).code, "not_stored");
+  assert.ok(refused > 3, `tried ${refused} times`);
+  const took = bench.clock.time - began;
+  assert.ok(took >= 20_000 && took < 40_000, `${took} ms`);
+  assert.equal(sent(socket).at(-1), "m-2");
+});
+
+test("a message that nobody answers is sent again", async () => {
+  const bench = new Bench({ answerSeconds: 30 });
+  const socket = await bench.online();
+  bench.client.send("a", "x", { clientId: "m-1" });
+  await bench.clock.advance(10_000);
+  for (let index = 0; index < 3; index += 1) {
+    socket.receive({ type: "pong" });
+    await bench.clock.advance(9_000);
+  }
+  assert.deepEqual(sent(socket), ["m-1", "m-1"]);
+});
+
+test("rate_limited: all that have no answer wait, and are sent again in order, then more slowly", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const ids = ["a", "b", "c", "d"];
+  const promises = ids.map((id) => bench.client.send(id, "x", { clientId: `m-${id}` }));
+  assert.equal(sent(socket).length, 4);
+  socket.receive(error("rate_limited", "m-b", { conversation_id: "b" }));
+  socket.receive(own("m-a", 1)); // that one had been taken
+  await promises[0];
+  await bench.clock.advance(999);
+  assert.equal(sent(socket).length, 4);
+  await bench.clock.advance(130);
+  assert.deepEqual(sent(socket).slice(4), ["m-b"]);
+  await bench.clock.advance(20);
+  assert.deepEqual(sent(socket).slice(4), ["m-b", "m-c"]);
+  await bench.clock.advance(20);
+  assert.deepEqual(sent(socket).slice(4), ["m-b", "m-c", "m-d"]);
+  for (const [index, id] of ids.entries()) if (id !== "a") socket.receive(message(id, 1, { sender_id: ME, client_id: `m-${ids[index]}` }));
+  await Promise.all(promises);
+  assert.deepEqual(bench.of("error"), []);
+});
+
+test("the queue is bounded", async () => {
+  const bench = new Bench({ maxPending: 2 });
+  const socket = await bench.online();
+  const first = bench.client.send("a", "1", { clientId: "m-1" });
+  bench.client.send("a", "2");
+  assert.equal((await refusal(bench.client.send("a", "3"))).code, "queue_full");
+  socket.receive(own("m-1", 1));
+  await first;
+  assert.equal(await stateOf(bench.client.send("a", "3")), "pending");
+});
+
+test("the same message sent twice is one; another with its clientId is refused", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const first = bench.client.send("a", "x", { clientId: "m-1" });
+  const again = bench.client.send("a", "x", { clientId: "m-1" });
+  assert.equal((await refusal(bench.client.send("a", "y", { clientId: "m-1" }))).code, "client_id_reused");
+  assert.deepEqual(sent(socket), ["m-1"]);
+  socket.receive(own("m-1", 1));
+  assert.deepEqual(await first, await again);
+});
+
+test("what was pending when a page was closed is sent by the next one", async () => {
+  const old = new Bench();
+  old.client.send("a", "1", { clientId: "m-1" });
+  old.client.send("b", "2", { clientId: "m-2" });
+  old.client.send("a", "3", { clientId: "m-3" });
+  const kept = JSON.parse(JSON.stringify(old.client.pending));
+  assert.deepEqual(kept.map(({ clientId, content }) => [clientId, content]), [["m-1", "1"], ["m-2", "2"], ["m-3", "3"]]);
+
+  const bench = new Bench({ pending: kept });
+  assert.deepEqual(bench.client.pending, kept);
+  const socket = await bench.online();
+  assert.deepEqual(sent(socket), ["m-1", "m-2"]);
+  socket.receive(own("m-1", 1), error("not_a_member", "m-2", { conversation_id: "b" }));
+  await settle();
+  assert.equal(bench.of("message")[0].client_id, "m-1");
+  const [told] = bench.of("error");
+  assert.deepEqual([told.code, told.clientId, told.conversationId], ["not_a_member", "m-2", "b"]);
+  assert.deepEqual(bench.client.pending.map(({ clientId }) => clientId), ["m-3"]);
+});
+
+test("what one user left pending is not sent as another", async () => {
+  const bench = new Bench();
+  await bench.online();
+  const refused = refusal(bench.client.send("a", "x", { clientId: "m-1" }));
+  const [kept] = bench.client.pending;
+  assert.equal(kept.userId, ME);
+  const next = await bench.again(1006, { user_id: OTHER });
+  assert.equal((await refused).code, "other_user");
+  assert.deepEqual(sent(next), []);
+  const imported = new Bench({ pending: [kept] });
+  assert.deepEqual(sent(await imported.online({ user_id: OTHER })), []);
+  assert.equal(imported.of("error")[0].code, "other_user");
+});
+
+test("a message that closes the connection by its size is refused, and the others go on", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const small = bench.client.send("a", "small", { clientId: "m-1" });
+  const large = bench.client.send("b", "\u0001".repeat(30), { clientId: "m-2" });
+  bench.client.send("c", "x".repeat(100), { clientId: "m-3" });
+  socket.end(1009);
+  const refused = await refusal(large);
+  assert.deepEqual([refused.code, refused.clientId], ["content_too_long", "m-2"]);
+  await bench.clock.advance(2_000);
+  bench.socket.session();
+  assert.deepEqual(sent(bench.socket), ["m-1", "m-3"]);
+  assert.equal(await stateOf(small), "pending");
+});
+
+test("the answer to a resend may come out of turn: nothing between is missed", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 10));
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  const next = await bench.again();
+  next.receive(own("m-1", 15), message("a", 11), message("a", 14), own("m-1", 15), message("a", 16));
+  assert.equal((await promise).rev, 15);
+  assert.deepEqual(bench.of("message").map((frame) => frame.rev), [10, 15, 11, 14, 16]);
+});
+
+test("a message that was deleted meanwhile is acknowledged by what became of it", async () => {
+  const bench = new Bench();
+  await bench.online();
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  const next = await bench.again();
+  next.receive({ ...deleted("a", 3, 4), sender_id: ME, client_id: "m-1" });
+  assert.equal((await promise).type, "message_deleted");
+});
+
+test("an acknowledgement of what is known already is no news", async () => {
+  const bench = new Bench();
+  await bench.online();
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  bench.answer = () => [200, list(conversation("a", 8))];
+  bench.socket.end();
+  await bench.client.conversations();
+  await bench.clock.advance(1_000);
+  bench.socket.session();
+  bench.socket.receive(own("m-1", 8));
+  await promise;
+  assert.deepEqual(bench.of("message"), []);
+});
+
+test("what waits for a conversation is refused when one is removed from it", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const promises = ["1", "2"].map((text) => bench.client.send("a", text));
+  const other = bench.client.send("b", "3");
+  socket.receive({ type: "conversation_removed", conversation_id: "a" });
+  for (const promise of promises) assert.equal((await refusal(promise)).code, "not_a_member");
+  assert.equal(await stateOf(other), "pending");
+});
+
+test("what is pending stays when the client is closed, and is sent when it is opened again", async () => {
+  const bench = new Bench();
+  await bench.online();
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  bench.client.close();
+  assert.equal(bench.client.pending.length, 1);
+  const socket = await bench.online();
+  socket.receive(own("m-1", 1));
+  assert.equal((await promise).rev, 1);
+});
+
+test("errors that are about no message are told", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive({ type: "error", code: "unknown_type", content: "no such type", field: "type" });
+  const [told] = bench.of("error");
+  assert.deepEqual([told.code, told.message, told.field, told.status], ["unknown_type", "no such type", "type", 0]);
+});
+
+test("typing is told while there is a connection, every two seconds at most", async () => {
+  const bench = new Bench();
+  bench.client.typing("a");
+  const socket = await bench.online();
+  for (let index = 0; index < 21; index += 1) {
+    bench.client.typing("a");
+    bench.client.typing("b");
+    await bench.clock.advance(100);
+  }
+  assert.deepEqual(socket.of("typing").map((frame) => frame.conversation_id), ["a", "b", "a", "b"]);
+});
+
+test("read positions are told until they are confirmed, the highest of each conversation", async () => {
+  const bench = new Bench();
+  bench.client.read("a", 3);
+  bench.client.read("a", 5);
+  bench.client.read("a", 4);
+  const reads = (socket) => socket.of("read").map((frame) => [frame.conversation_id, frame.seq]);
+  const socket = await bench.online();
+  assert.deepEqual(reads(socket), [["a", 5]]);
+  bench.client.read("b", 1);
+  socket.receive(
+    { type: "read", conversation_id: "a", positions: [{ user_id: OTHER, seq: 9 }, { user_id: ME, seq: 4 }] },
+    { type: "read", conversation_id: "b", positions: [{ user_id: ME, seq: 1 }] },
+  );
+  assert.equal(bench.of("read").length, 2);
+  const next = await bench.again();
+  assert.deepEqual(reads(next), [["a", 5]]);
+  next.receive({ type: "error", code: "no_such_message", field: "seq", content: "beyond", conversation_id: "a" });
+  assert.deepEqual(bench.of("error").map(({ code }) => code), ["no_such_message"]);
+  assert.deepEqual(reads(await bench.again()), []);
+});
+
+test("whom one watches is told again with every connection, and after rate_limited", async () => {
+  const bench = new Bench();
+  bench.client.watch([OTHER]);
+  const watched = (socket) => socket.of("watch").map((frame) => frame.user_ids);
+  assert.deepEqual(watched(await bench.online()), [[OTHER]]);
+  bench.client.watch([]);
+  assert.deepEqual(watched(bench.socket), [[OTHER], []]);
+  const next = await bench.again();
+  assert.deepEqual(watched(next), [[]]);
+  next.receive({ type: "error", code: "rate_limited", content: "slower" });
+  await bench.clock.advance(2_000);
+  assert.deepEqual(watched(next), [[], []]);
+  next.receive({ type: "users", users: [{ user_id: OTHER, is_online: true, last_seen_at: null }] });
+  assert.equal(bench.of("users")[0].users[0].is_online, true);
+});
