@@ -94,7 +94,7 @@ class Window:
     def go(self, title: str) -> Self:
         """Opens a conversation by its name, and waits for its messages."""
         self.chat(title).click()
-        expect(self.page.locator(".thread-title h2")).to_have_text(title)
+        expect(self.page.locator(".thread-title h1")).to_have_text(title)
         return self
 
     @property

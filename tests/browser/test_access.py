@@ -21,7 +21,7 @@ def expect_accessible(page: Page) -> None:
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1280, 800), (390, 844)], ids=["desktop", "phone"])
 def test_every_screen_is_accessible(desk: Desk, person: Person, colours: str, size: tuple[int, int]) -> None:
-    look = {"color_scheme": colours, "viewport": {"width": size[0], "height": size[1]}}
+    look = {"color_scheme": colours, "reduced_motion": "reduce", "viewport": {"width": size[0], "height": size[1]}}
     name = f"{colours}-{size[0]}"
     page = desk.window(desk.context(**look), allowed="status of 401").open().page
     expect(page.get_by_role("heading", name="Sign in to Pulse")).to_be_visible()

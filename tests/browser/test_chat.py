@@ -133,7 +133,7 @@ def test_a_group_lives(desk: Desk, person: Person) -> None:
     expect(dialog.get_by_role("heading", name="3 people")).to_be_visible()
     dialog.get_by_label("Name", exact=True).fill("Sunday hikers")
     dialog.get_by_role("button", name="Save").click()
-    expect(at_bob.page.locator(".thread-title h2")).to_have_text("Sunday hikers")
+    expect(at_bob.page.locator(".thread-title h1")).to_have_text("Sunday hikers")
     keep(page, "details")
     at_cem.go("Sunday hikers").expect_texts("I am in")
     expect(at_cem.page.locator(".message-name")).to_have_text(bob.username)
@@ -213,7 +213,7 @@ def test_a_link_leads_to_a_conversation_and_back_leads_back(desk: Desk, person: 
     ann, bob, cem = person("ann"), person("bob"), person("cem")
     with_bob, with_cem = ann.start_chat(bob), ann.start_chat(cem)
     page = desk.sit_down(ann, f"/#/c/{with_cem}").page
-    title = page.locator(".thread-title h2")
+    title = page.locator(".thread-title h1")
     expect(title).to_have_text(cem.username)
     page.locator(f"a[href='#/c/{with_bob}']").click()
     expect(title).to_have_text(bob.username)
@@ -228,7 +228,7 @@ def test_a_link_leads_to_a_conversation_and_back_leads_back(desk: Desk, person: 
     window.page.get_by_label("Username").fill(cem.username)
     window.page.get_by_label("Password", exact=True).fill(PASSWORD)
     window.page.get_by_role("button", name="Sign in").click()
-    expect(window.page.locator(".thread-title h2")).to_have_text(ann.username)
+    expect(window.page.locator(".thread-title h1")).to_have_text(ann.username)
 
 
 def test_a_conversation_of_others_is_none(desk: Desk, person: Person) -> None:

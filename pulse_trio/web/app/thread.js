@@ -134,7 +134,7 @@ export class Thread {
     this._head.replaceChildren(
       h("a", { class: "icon-button back", href: "#/", "aria-label": "All conversations" }, icon("back")),
       avatar(other?.id ?? conversation.id, title, { isGroup: conversation.is_group, isOnline }),
-      h("div", { class: "thread-title" }, h("h2", {}, name(title)), h("p", { class: "hint" }, h("bdi", {}, conversation.description ? `${state} · ${conversation.description}` : state))),
+      h("div", { class: "thread-title" }, h("h1", {}, name(title)), h("p", { class: "hint" }, h("bdi", {}, conversation.description ? `${state} · ${conversation.description}` : state))),
       iconButton("more", "Details", () => openDetails(store, conversation.id)),
     );
     if (hadFocus) this._head.querySelector(`[aria-label="${hadFocus}"]`)?.focus();
