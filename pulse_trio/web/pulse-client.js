@@ -883,7 +883,7 @@ export class PulseClient extends EventTarget {
   async renew() {
     const old = this.#token;
     /** @type {Token} */
-    const token = await this.#request("POST", "/api/auth/renew", { keepsToken: true });
+    const token = await this.#renewedToken();
     if (this.#token === old) this.#accept(token);
     return token;
   }
@@ -988,10 +988,7 @@ export class PulseClient extends EventTarget {
     const load = this.#knowledge.loading(id);
     try {
       const page = await this.#load(
-        () => {
-          load.changes.clear(); // an answer from now on has them
-          return this.#request("GET", path, { query });
-        },
+        () => this.#request("GET", path, { query }),
         () => this.#knowledge.isNamed(id),
       );
       this.#knowledge.loaded(load, page, isNewest);
@@ -1176,8 +1173,10 @@ export class PulseClient extends EventTarget {
    * @param {AbortController} wanted
    */
   async #renewed(wanted) {
+    const old = this.#token;
     try {
-      await this.renew();
+      const token = await this.#renewedToken(wanted.signal);
+      if (!wanted.signal.aborted && this.#token === old) this.#accept(token);
       return true;
     } catch (error) {
       const status = error instanceof PulseError ? error.status : 0;
@@ -1410,7 +1409,6 @@ export class PulseClient extends EventTarget {
   /** @param {number} left Milliseconds that the token is good for. */
   #renewIn(left) {
     this.#timers.clear(this.#renewal);
-    if (!this.#isRenewed) return;
     const early = 0.7 + 0.1 * this.#random(); // not all tabs at once, and time to try again
     this.#renewal = this.#timers.set(Math.max(SECOND, left * early), () => this.#renewInTime(0), { background: true });
   }
@@ -1421,8 +1419,7 @@ export class PulseClient extends EventTarget {
     const token = this.#token;
     const endsAt = this.#expiresAt;
     try {
-      /** @type {Token} */
-      const renewed = await this.#request("POST", "/api/auth/renew", { keepsToken: true });
+      const renewed = await this.#renewedToken();
       if (this.#token !== token || !this.#isRenewed) return;
       this.#accept(renewed);
       // The sign-in comes to its end: asking again gains nothing.
@@ -1434,6 +1431,14 @@ export class PulseClient extends EventTarget {
       const delay = SECOND + backoff(attempt, this.#random);
       this.#renewal = this.#timers.set(delay, () => this.#renewInTime(attempt + 1), { background: true });
     }
+  }
+
+  /**
+   * @param {AbortSignal} [signal]
+   * @returns {Promise<Token>}
+   */
+  #renewedToken(signal) {
+    return this.#request("POST", "/api/auth/renew", { signal, keepsToken: true });
   }
 
   #signOut() {
@@ -1520,7 +1525,7 @@ export class PulseClient extends EventTarget {
       status: response.status,
       retryAfter: Number(response.headers.get("Retry-After")) || null,
     });
-    const isSignedOut = error.code === "invalid_token" && token !== null && token === this.#token;
+    const isSignedOut = error.code === "invalid_token" && token === this.#token;
     if (isSignedOut && !options.keepsToken) this.#signOut();
     throw error;
   }

@@ -361,6 +361,21 @@ test("close while it waits, connects, or asks after the token", async () => {
   }
 });
 
+test("close while a token that has ended is renewed", async () => {
+  const bench = new Bench();
+  await bench.online();
+  const renewed = later();
+  bench.answer = () => renewed.promise;
+  bench.socket.end(4401);
+  await settle();
+  bench.client.close();
+  renewed.resolve([200, { access_token: "NEW", token_type: "bearer", expires_in: 100 }]);
+  await settle();
+  assert.equal(bench.clock.timers.size, 0);
+  assert.equal(bench.client.token, "TOKEN");
+  assert.equal(bench.sockets.length, 1);
+});
+
 test("a renewal that is answered after close starts nothing", async () => {
   const bench = new Bench();
   const renewed = later();
@@ -441,7 +456,10 @@ test("a sign-in that comes to its end is not renewed again and again", async () 
   await bench.client.login("me", "secret");
   await bench.online();
   bench.answer = () => token("TWO", 250); // 0.75 of the time has gone: as long as the old one
-  await pass(bench, 990);
+  await pass(bench, 760);
+  assert.equal(bench.socket.of("auth").length, 1);
+  bench.socket.receive({ type: "auth", expires_in: 249 });
+  await pass(bench, 230);
   assert.equal(bench.requests.length, 2);
   assert.equal(bench.client.token, "TWO");
 });

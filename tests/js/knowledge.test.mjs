@@ -170,6 +170,16 @@ test("conversations of a list go on from where the list was", async () => {
   assert.deepEqual(resumed(await bench.again()), [{ a: 13, b: 0 }]);
 });
 
+test("a list does not move the point at which a conversation goes on, if there is one", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 3));
+  bench.answer = () => [200, list(conversation("a", 5))];
+  await bench.client.conversations();
+  socket.receive(message("a", 4), message("a", 5));
+  assert.deepEqual(revs(bench), [3, 4, 5]);
+});
+
 test("a list says nothing about a conversation whose history is under way: that may be older", async () => {
   const bench = new Bench();
   const socket = await bench.online();

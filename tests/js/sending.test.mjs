@@ -333,6 +333,13 @@ test("read positions are told until they are confirmed, the highest of each conv
   assert.deepEqual(reads(await bench.again()), []);
 });
 
+test("what one user read is not told as another", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.read("a", 3);
+  assert.deepEqual((await bench.again(1006, { user_id: OTHER })).of("read"), []);
+});
+
 test("whom one watches is told again with every connection, and after rate_limited", async () => {
   const bench = new Bench();
   bench.client.watch([OTHER]);

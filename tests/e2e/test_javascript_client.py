@@ -1,0 +1,182 @@
+"""The JavaScript client in Node.js: its own tests, against the real process, and the code of docs/javascript.md."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import jwt
+import pytest
+import trio
+
+from tests.e2e.test_specification_clients import Running, node, running
+from tests.support.client import Api, Person
+from tests.support.server import SECRET, Server
+
+ROOT = Path(__file__).parent.parent.parent
+CLIENT = ROOT / "pulse_trio" / "web" / "pulse-client.js"
+JS = ROOT / "tests" / "js"
+
+
+def node_20(*, with_websocket: bool = True) -> list[str]:
+    """How to run JavaScript with the client."""
+    command = (
+        node() if with_websocket else [shutil.which("node") or pytest.skip("no Node.js here: apt-get install nodejs")]
+    )
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.removeprefix("v").partition(".")[0]) < 20:
+        pytest.skip(f"the JavaScript client needs Node.js 20 or newer; this is {version}")
+    return command
+
+
+@asynccontextmanager
+async def part(name: str, server: Server, **environment: str) -> AsyncIterator[Running]:
+    """Runs a part of tests/js/against_server.mjs for the length of the block."""
+    command = [*node_20(), str(JS / "against_server.mjs"), name]
+    env = {**os.environ, "PULSE_URL": server.base_url, **environment}
+    async with trio.open_nursery() as nursery:
+        start = partial(
+            trio.run_process,
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            env=env,
+        )
+        process: trio.Process = await nursery.start(start)
+        yield Running(process)
+        process.kill()
+
+
+def token_for(user_id: str, seconds: float, **claims: float) -> str:
+    now = time.time()
+    return jwt.encode({"sub": user_id, "iat": int(now), "exp": now + seconds, **claims}, SECRET, algorithm="HS256")
+
+
+async def test_its_own_tests() -> None:
+    command = node_20(with_websocket=False)
+    files = [str(file) for file in sorted(JS.glob("*.test.mjs"))]
+    assert files
+    with trio.fail_after(120):
+        result = await trio.run_process(
+            [*command, "--test", *files], capture_stdout=True, stderr=subprocess.STDOUT, check=False
+        )
+    assert result.returncode == 0, result.stdout.decode()
+    passed = re.search(r"^\S+ pass (\d+)$", result.stdout.decode(), re.MULTILINE)
+    assert passed is not None
+    assert int(passed[1]) >= len(files)
+
+
+async def test_what_two_people_do(server: Server) -> None:
+    with trio.fail_after(60):
+        async with part("walk", server) as program:
+            await program.wait_line("done")
+
+
+async def test_nothing_is_lost_or_doubled_when_the_service_is_killed(start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    with trio.fail_after(90):
+        async with part("kill", server) as program:
+            await program.wait_line("kill it")
+            assert program.process.stdin is not None
+            await trio.to_thread.run_sync(server.stop, signal.SIGKILL)
+            await program.process.stdin.send_all(b"\n")
+            await trio.to_thread.run_sync(start_server, "--port", str(server.port))
+            await program.wait_line("done")
+
+
+async def test_a_token_is_renewed_before_it_ends(server: Server) -> None:
+    with trio.fail_after(60):
+        alice = await Person.register(server.base_url, "alice")
+        conversation = await alice.create_group()
+        environment = {
+            "PULSE_TOKEN": token_for(alice.id, 5),
+            "PULSE_TOKEN_SECONDS": "5",
+            "PULSE_CONVERSATION": conversation,
+        }
+        async with part("renewal", server, **environment) as program:
+            await program.wait_line("done")
+
+
+async def test_a_token_that_ends_signs_out(server: Server) -> None:
+    with trio.fail_after(60):
+        alice = await Person.register(server.base_url, "alice")
+        old = time.time() - 31 * 86_400
+        async with part("signed_out", server, PULSE_TOKEN=token_for(alice.id, 4, auth_time=old)) as program:
+            await program.wait_line("done")
+
+
+async def test_what_is_too_much_at_once_arrives_in_order(start_server: Callable[..., Server]) -> None:
+    limits = {"PULSE_FRAMES_PER_SECOND": "40", "PULSE_FRAMES_BURST": "15", "PULSE_MAX_FRAME_BYTES": "2048"}
+    server = start_server(**limits)
+    with trio.fail_after(60):
+        async with part("limits", server) as program:
+            await program.wait_line("done")
+
+
+# --- docs/javascript.md ---
+
+# What a page has and Node.js has not.
+STORAGE = """
+const storage = () => {
+  const items = new Map();
+  return {
+    getItem: (key) => items.get(key) ?? null,
+    setItem: (key, value) => items.set(key, value),
+    removeItem: (key) => items.delete(key),
+  };
+};
+Object.defineProperty(globalThis, "localStorage", { value: storage() });
+Object.defineProperty(globalThis, "sessionStorage", { value: storage() });
+"""
+
+
+async def test_the_code_of_its_document_works_as_written(server: Server) -> None:
+    command = node_20()
+    blocks = re.findall(r"```javascript\n(.*?)```", (ROOT / "docs" / "javascript.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    assert len(blocks[0].strip().splitlines()) <= 10
+    text = STORAGE + "\n".join(blocks)
+    for placeholder, value in (("http://127.0.0.1:8000", server.base_url), ("/pulse-client.js", CLIENT.as_uri())):
+        assert placeholder in text
+        text = text.replace(placeholder, value)
+    async with running(*command, "--input-type=module", "--eval", text) as page:
+        await page.wait_line("1 alice: Hello!")
+        await page.wait_line("2 alice: How are you")
+        await page.wait_line("sent later: See you")
+        assert "closed" in page.lines
+    with trio.fail_after(30):
+        body = {"username": "alice", "password": "a password of alice"}
+        token = (await Api(server.base_url).post("/api/auth/login", json=body)).json()["access_token"]
+        alice = Person(server.base_url, "alice", "", token)
+        (team,) = (await alice.api.get("/api/chat/conversations")).json()["conversations"]
+        messages = (await alice.history(team["id"]))["messages"]
+    assert [(message["seq"], message["content"]) for message in reversed(messages)] == [
+        (1, "Hello!"),
+        (2, "How are you?"),
+        (3, "See you"),
+    ]
+
+
+async def test_every_option_method_and_event_is_in_its_document() -> None:
+    source = CLIENT.read_text()
+    document = (ROOT / "docs" / "javascript.md").read_text()
+    options = re.findall(r"@property {.*} \[(\w+)\]", source)
+    methods = re.findall(
+        r"^  (?:async |get )?([a-z]\w*)\(.*\) {$", source[source.index("export class PulseClient") :], re.MULTILINE
+    )
+    events = re.findall(r"^      case \"(\w+)\":", source, re.MULTILINE)
+    events += re.findall(r"this\.#emit\(\"(\w+)\"", source)
+    assert len(options) > 10
+    assert {"send", "connect", "history", "state"} <= set(methods)
+    assert {"reload", "message_deleted", "signed_out"} <= set(events)
+    hidden = {"constructor", "session", "auth"}
+    for name in {*options, *methods, *events} - hidden:
+        assert re.search(rf"`{name}[`(]", document), name
