@@ -192,7 +192,7 @@ export class Thread {
       newFrom: this._newFrom,
       conversation,
       store,
-      isLast: this._to === Infinity && timeline.isLoaded,
+      isLast: this._to === Infinity,
     });
     const isOwner = conversation.is_group && conversation.owner_id === store.me.id;
     const keep = this._anchor();
