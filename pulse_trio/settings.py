@@ -402,7 +402,7 @@ class Settings(BaseSettings):
         le=100_000,
         validation_alias="PULSE_PRESENCE_LIST_MAX",
         description="Most active users of a conversation with which every frame about a coming or going lists all of "
-        "them; with more, `presence` frames say who came and went.",
+        "them; with more, `presence` frames say who came and went, and read positions are told to their own user only.",
     )
     room_linger: float = Field(
         60.0,

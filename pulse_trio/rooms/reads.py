@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.protocol import Position, ReadFrame, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.member import Member
@@ -91,7 +92,7 @@ class Reads:
             await self._idle.wait()
 
     async def ask(self, member: Member, seq: int) -> None:
-        """Takes a mark of a connection; if it is refused, that comes to the member as a frame.
+        """Takes a mark of a connection; the answer comes to the member as a frame: where its user stands, or an error.
 
         Each counts among the connection's messages that wait for the database, so that it is not read while too many
         do.
@@ -99,8 +100,10 @@ class Reads:
         """
         room = self._rooms.get(member.conversation_id)
         user_id = member.connection.user.id
-        if room is not None and seq <= room.read_seqs.get(user_id, 0):
-            return  # known and told already
+        known_seq = 0 if room is None else room.read_seqs.get(user_id, 0)
+        if seq <= known_seq:
+            _answer(member, known_seq)
+            return
         is_known = room is not None and room.opened.is_set() and seq <= room.last_seq
         key = member.conversation_id, user_id, is_known
         asked = self._asked.get(key)
@@ -190,6 +193,10 @@ class Reads:
                 self._settle(asked, _no_such_message())
             elif standing is not None and asked.seq <= standing.read_seq:
                 self._settle(asked)
+                room = self._rooms.get(conversation_id)
+                if room is not None and standing.read_seq <= room.read_seqs.get(user_id, 0):
+                    for member in asked.askers.values():  # it is no news, so nobody else is told
+                        _answer(member, standing.read_seq)
                 moved.setdefault(conversation_id, {})[user_id] = standing.read_seq
             elif asked.deadline <= now:
                 self._settle(asked, _not_stored())
@@ -237,6 +244,12 @@ class Reads:
                     continue
                 room.tell_read(self._untold.pop(conversation_id))
                 room.unhold()
+
+
+def _answer(member: Member, seq: int) -> None:
+    """Tells one connection how far its user has read."""
+    position = Position(member.connection.user.id, seq)
+    member.deliver(encode(ReadFrame(conversation_id=member.conversation_id, positions=[position])), ephemeral=True)
 
 
 def _no_such_message() -> PulseError:

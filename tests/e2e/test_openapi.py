@@ -68,7 +68,7 @@ async def test_every_operation_is_described_in_full(server: Server) -> None:
     assert set(schemas["ErrorBody"]["properties"]["code"]["enum"]) == {code.code for code in ErrorCode}
 
     found = list(operations(document))
-    assert {method for _, method, _ in found} == {"get", "post", "patch", "delete"}
+    assert {method for _, method, _ in found} == {"get", "post", "put", "patch", "delete"}
     names = [operation["operationId"] for _, _, operation in found]
     assert len(set(names)) == len(names) >= 13
     for path, method, operation in found:
@@ -93,7 +93,7 @@ async def test_every_operation_is_described_in_full(server: Server) -> None:
             assert path in {"/api/auth/register", "/api/auth/login"}, f"{name} is open to all"
         if in_path:
             wanted.add("404")
-        if method in {"post", "patch"} and name != "renewToken":  # what that needs is in the header
+        if method in {"post", "put", "patch"} and name != "renewToken":  # what that needs is in the header
             wanted |= {"400", "408", "413", "415", "422"}
             body = operation["requestBody"]
             assert body["required"] is True
@@ -148,6 +148,8 @@ async def test_the_examples_of_the_document_work(server: Server) -> None:
         assert (await mine.patch(path, json=bodies["changeConversation"])).status_code == 200
         unknown = await mine.post(f"{path}/members", json=bodies["addMembers"])
         assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_user")
+        unread = await mine.put(f"{path}/read", json=bodies["markRead"])
+        assert (unread.status_code, unread.json()["code"]) == (404, "no_such_message")
         no_message = await mine.patch(f"{path}/messages/{uuid4()}", json=bodies["editMessage"])
         assert (no_message.status_code, no_message.json()["code"]) == (404, "no_such_message")
 

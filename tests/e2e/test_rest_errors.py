@@ -365,6 +365,7 @@ async def test_text_that_cannot_be_stored_is_refused_in_every_field(shared: Serv
             ("PATCH", path, {"description": text}, "description"),
             ("POST", f"{path}/members", {"user_ids": [text]}, "user_ids"),
             ("PATCH", f"{path}/messages/{message}", {"content": text}, "content"),
+            ("PUT", f"{path}/read", {"seq": text}, "seq"),
             ("POST", "/api/chat/ws-ticket", {"conversation_id": text}, "conversation_id"),
         ]
         document = (await Api(shared.base_url).get("/openapi.json")).json()

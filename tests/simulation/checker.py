@@ -67,6 +67,9 @@ class Checker:
         self._sessions: dict[int, int] = {}  # number of a session → the event of its beginning
         self._removed_at: dict[tuple[str, str], int] = {}  # the rev at the answer to a removal that holds
         self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._positions: dict[tuple[str, str], int] = defaultdict(int)  # conversation, user → how far they have read
+        self._marks: dict[tuple[str, str], set[int]] = defaultdict(lambda: {0})  # what their positions may be
+        self._told: dict[tuple[int, str], int] = {}  # connection, user → the position that it was told last
 
     def check(self) -> list[str]:
         """The violations, in the order in which they were noticed."""
@@ -91,6 +94,21 @@ class Checker:
         self._was_member[event.conversation, event.user] = index
         self._removed_at.pop((event.conversation, event.user), None)
         self._last_in[event.conversation, event.user] = index
+        # Who is added has read what is there.
+        start = len(self._latest[event.conversation])
+        self._positions[event.conversation, event.user] = start
+        self._marks[event.conversation, event.user] = {start}
+
+    def _on_position(self, index: int, event: Event) -> None:
+        key = event.conversation, event.user
+        if event.seq < self._positions[key]:
+            what = f"{event.user} had read up to {self._positions[key]}, and now {event.seq}"
+            self._fail("a read position never goes back", what, event)
+        if event.seq > len(self._latest[event.conversation]):
+            self._fail("what is read exists", f"{event.user} has read {event.seq}, which is not there", event)
+        if event.seq not in self._marks[key]:
+            self._fail("a read position is what was asked for", f"{event.user} never asked for {event.seq}", event)
+        self._positions[key] = event.seq
 
     def _on_member_out(self, index: int, event: Event) -> None:
         self._members[event.conversation].discard(event.user)
@@ -154,11 +172,20 @@ class Checker:
             self._sent[event.device][frame["client_id"]] = frame["content"]
         elif "message_id" in frame:
             connection.sent_ids.add(frame["message_id"])
+        elif frame["type"] == "read":
+            key = connection.conversation, connection.user
+            self._marks[key].add(frame["seq"])
+            if frame["seq"] > len(self._latest[connection.conversation]):
+                self._history.count("a mark of an unknown seq")
+            elif frame["seq"] < self._positions[key]:
+                self._history.count("a mark behind")
 
     def _on_frame(self, index: int, event: Event) -> None:
         frame = event.frame
         connection = self._connections[event.connection]
         stands_at = frame.get("rev", frame.get("last_rev"))
+        if frame["type"] == "read":  # no rev is below its seq
+            stands_at = max(position["seq"] for position in frame["positions"])
         limit = connection.ended_at_rev
         if limit is not None and stands_at is not None and stands_at > limit:
             let_in = connection.joined < 0 and connection.user in self._members[connection.conversation]
@@ -173,6 +200,8 @@ class Checker:
                 self._fail("the first frame is `joined`", f"{connection.device} got {_brief(frame)}", event)
         elif frame["type"] in CHANGES:
             self._on_change(event, connection, frame)
+        elif frame["type"] == "read":
+            self._on_read(event, connection, frame)
         self._check_answered(event, connection, frame)
         if frame["type"] == "error" and frame["code"] in {"client_id_reused", "invalid_frame", "cannot_resume"}:
             self._fail("no refusal without reason", f"{connection.device} got {_brief(frame)}", event)
@@ -219,6 +248,16 @@ class Checker:
         else:
             connection.rev = connection.after
             self._since.setdefault(connection.device, 0)
+
+    def _on_read(self, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
+        for position in frame["positions"]:
+            user, seq = position["user_id"], position["seq"]
+            if seq < self._told.get((event.connection, user), 0):
+                self._fail("a read position never goes back", f"{connection.device} was told {seq} of {user}", event)
+            self._told[event.connection, user] = seq
+            is_member = user in self._members[connection.conversation]
+            if is_member and seq > self._positions[connection.conversation, user]:
+                self._fail("stored before told", f"{connection.device} was told {seq} of {user}", event)
 
     def _on_change(self, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
         device, rev, seq = connection.device, frame["rev"], frame["seq"]
@@ -286,6 +325,24 @@ class Checker:
                 self._fail("presence converges", what, event)
             if len(connection.active) != len(set(connection.active)):
                 self._fail("presence converges", f"{connection.device} was told of a user twice", event)
+
+    def _on_watched(self, index: int, event: Event) -> None:
+        """What a session was told of who is online; it watches everybody."""
+        known = {event.user}.union(*(users for users in self._members.values() if event.user in users))
+        if event.told != {user: user in event.online for user in known}:
+            what = f"{event.device} was told {event.told}, online are {event.online}, it may know of {sorted(known)}"
+            self._fail("who is online converges", what, event)
+
+    def _on_has_read(self, index: int, event: Event) -> None:
+        """A connected device has said that it has read up to the last message that it saw."""
+        if self._positions[event.conversation, event.user] < event.seq or event.told < event.seq:
+            self._fail("what is read is stored and told", f"{event.device} read {event.seq}, told {event.told}", event)
+
+    def _on_positions(self, index: int, event: Event) -> None:
+        for user, seq in event.positions.items():
+            if seq != self._positions[event.conversation, user]:
+                what = f"{user} ended at {seq}, not at {self._positions[event.conversation, user]}"
+                self._fail("what was read is kept", what, event)
 
     def _on_wrong(self, index: int, event: Event) -> None:
         self._fail("the first frame is `session`", event.what, event)

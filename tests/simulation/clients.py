@@ -28,6 +28,7 @@ ACTIONS = (
     (0.88, "close"),
     (0.91, "renew"),
     (0.93, "vanish"),
+    (0.99, "read"),
 )
 """Below which chance a client does what; above the last, nothing."""
 
@@ -58,6 +59,8 @@ class Device:
         self._mine: list[str] = []
         self._others: list[str] = []
         self._made = 0
+        self.newest = 0  # the highest seq that it has seen
+        self.read_up_to = 0  # how far it was told that its user has read
         self.stalled = False
         self._fresh = False
         self._client_ids: dict[str, str] = {}  # message_id → client_id, of this user's messages
@@ -163,6 +166,7 @@ class Device:
                     self.cursor = frame["last_rev"]
         if kind in {"message", "message_updated", "message_deleted"}:
             self.cursor = max(self.cursor, frame["rev"])
+            self.newest = max(self.newest, frame["seq"])
             is_mine = frame["sender_id"] == str(self.user.id)
             if kind == "message":
                 (self._mine if is_mine else self._others).append(frame["message_id"])
@@ -172,12 +176,15 @@ class Device:
                 self.pending.pop(frame.get("client_id", ""), None)
                 if kind == "message_deleted":
                     self.pending.pop(self._client_ids.get(frame["message_id"], ""), None)
+        if kind == "read":
+            mine = [each["seq"] for each in frame["positions"] if each["user_id"] == str(self.user.id)]
+            self.read_up_to = max(self.read_up_to, *mine, 0)
         if kind == "auth":
             self._history.count("a token renewed")
         if kind == "error":
             self._history.count(f"refused: {frame['code']}")
             if frame["code"] == "not_stored":
-                self._history.count("a refused message")
+                self._history.count("a refused read" if frame.get("field") == "seq" else "a refused message")
             elif frame["code"] == "not_a_member":
                 self.pending.pop(frame.get("client_id", ""), None)
 
@@ -200,8 +207,15 @@ class Device:
                         await self._send(ws, number, client_id, content)
                 if not self._world.calm and self._talks:
                     await self._something(ws, number)
+                elif self._world.calm:
+                    await self.read_all(ws, number)
         except (ConnectionClosed, trio.BrokenResourceError):
             return
+
+    async def read_all(self, ws: WebSocketConnection, number: int) -> None:
+        """Says that it has read all it has seen, until it is told that this is known."""
+        if self.newest > self.read_up_to:
+            await self._put(ws, number, {"type": "read", "seq": self.newest})
 
     async def _something(self, ws: WebSocketConnection, number: int) -> None:
         rand = self._random
@@ -226,6 +240,9 @@ class Device:
             await self._put(ws, number, {"type": "edit", "message_id": rand.choice(self._others), "content": content})
         elif action == "typing":
             await self._put(ws, number, {"type": "typing"})
+        elif action == "read":
+            seq = rand.choice((self.newest, self.newest, rand.randint(0, self.newest), self.newest + 50))
+            await self._put(ws, number, {"type": "read", "seq": max(seq, 1)})
         elif action == "cut":
             self._world.cut(number)
         elif action == "vanish":
@@ -253,7 +270,7 @@ class Device:
     async def _send(self, ws: WebSocketConnection, number: int, client_id: str, content: str) -> None:
         await self._put(ws, number, {"type": "message", "content": content, "client_id": client_id})
 
-    async def _put(self, ws: WebSocketConnection, number: int, frame: dict[str, str]) -> None:
+    async def _put(self, ws: WebSocketConnection, number: int, frame: dict[str, Any]) -> None:
         self._note("sent", number, frame=frame)
         await ws.send_message(json.dumps(frame))
 

@@ -1,14 +1,23 @@
 """A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import trio
 
-from pulse_trio.store.base import Head, Message, NewMessage, Revision, StoreUnavailable, User
+from pulse_trio.store.base import (
+    Head,
+    Message,
+    NewMessage,
+    ReadMark,
+    ReadStanding,
+    Revision,
+    StoreUnavailable,
+    User,
+)
 from pulse_trio.store.memory import MemoryStore
 from tests.simulation.history import History
 
@@ -70,6 +79,25 @@ class FaultyStore:
         if self._random.random() < self.rate:  # the answer takes a while: a removal may come in between
             await self._wait(self._random.uniform(0, 1))
         return found
+
+    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadStanding | None]:
+        after = await self._before("mark_read")
+        standings = await self._data.mark_read(marks)
+        for mark, standing in zip(marks, standings, strict=True):
+            if standing is not None:
+                about = {"conversation": str(mark.conversation_id), "user": str(mark.user_id)}
+                self._history.add("position", **about, seq=standing.read_seq)
+        await self._after(after, "mark_read")
+        return standings
+
+    async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
+        after = await self._before("mark_seen")
+        await self._data.mark_seen(moments)
+        await self._after(after, "mark_seen")
+
+    async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
+        await self._before("acquaintances", writes=False)
+        return await self._data.acquaintances(user_id, among)
 
     async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
         await self._before("find_subject", writes=False)

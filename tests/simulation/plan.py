@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 PARTS: Final = ("restarts", "faults", "administrators", "sessions")
-ACTIONS: Final = ("edit", "delete", "theft", "typing", "cut", "vanish", "stall", "close", "renew", "expire", "burst")
+ACTIONS: Final = (
+    "edit", "delete", "theft", "typing", "read", "cut", "vanish", "stall", "close", "renew", "expire", "burst",
+)  # fmt: skip
 """What clients do beside sending messages, one at a time."""
 
 

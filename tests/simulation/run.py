@@ -22,6 +22,8 @@ RARE = (
     "a slow client cut",
     "a refused message",
     "a resend",
+    "a mark of an unknown seq",
+    "a mark behind",
     "a token renewed",
     "a token expired",
     "a half-open client let go",
@@ -97,7 +99,7 @@ async def _simulate(seed: int, plan: Plan) -> Result:
             world.calm_down()
             for ran in runs[administrators:]:
                 await ran.wait()
-            await _calm(world, devices, places)
+            await _calm(world, devices, places, sessions)
             for device in (*devices, *sessions):
                 device.end()
             with trio.move_on_after(CLOSING) as closing:
@@ -152,7 +154,7 @@ async def _chaos(world: World) -> float:
     return seconds
 
 
-async def _calm(world: World, devices: list[Device], places: list[Place]) -> None:
+async def _calm(world: World, devices: list[Device], places: list[Place], sessions: list[SessionDevice]) -> None:
     def is_well() -> list[str]:
         if not world.is_up:
             return ["the service is down"]
@@ -175,6 +177,7 @@ async def _calm(world: World, devices: list[Device], places: list[Place]) -> Non
     if problems := is_well():
         world.history.add("stuck", what="; ".join(problems))
         return
+    world.well = True
     await trio.sleep(5)
     for place, conversation_id in enumerate(world.conversations):
         # Somebody comes and goes: whoever missed a frame of presence in the chaos is told anew.
@@ -184,9 +187,25 @@ async def _calm(world: World, devices: list[Device], places: list[Place]) -> Non
             nursery.start_soon(_tell, probe.run, done)
             await trio.sleep(5)
             _note_connected(world, [*devices, probe], places, conversation_id)
+            _note_watched(world, [*devices, probe], sessions)
             probe.end()
             await trio.sleep(5)
         _note_connected(world, devices, places, conversation_id)
+        _note_watched(world, devices, sessions)
+    for device in (*devices, *places):
+        if device.connected and device.user.id in world.members(device.conversation_id):
+            about = {"user": str(device.user.id), "conversation": str(device.conversation_id)}
+            world.history.add("has_read", device=device.name, **about, seq=device.newest, told=device.read_up_to)
+
+
+def _note_watched(world: World, devices: list[Device], sessions: list[SessionDevice]) -> None:
+    everybody = [*devices, *(session for session in sessions if session.connected)]
+    online = sorted({str(each.user.id) for each in everybody if each.connected})
+    for session in sessions:
+        if session.connected:
+            world.history.add(
+                "watched", device=session.name, user=str(session.user.id), online=online, told=session.watched.copy()
+            )
 
 
 def _note_connected(world: World, devices: list[Device], places: list[Place], conversation_id: UUID) -> None:

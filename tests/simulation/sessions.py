@@ -66,7 +66,7 @@ class Place(Device):
     async def _renew(self, ws: WebSocketConnection) -> None:
         await self._device.renew(ws)
 
-    async def _put(self, ws: WebSocketConnection, number: int, frame: dict[str, str]) -> None:
+    async def _put(self, ws: WebSocketConnection, number: int, frame: dict[str, Any]) -> None:
         if self.is_open:
             self._note("sent", self.number, frame=frame)
             await ws.send_message(json.dumps({**frame, "conversation_id": str(self.conversation_id)}))
@@ -83,6 +83,8 @@ class SessionDevice:
             str(key): Place(world, f"{name}.{place}", user, key, self) for place, key in enumerate(conversations)
         }
         self._world = world
+        self.connected = False
+        self.watched: dict[str, bool] = {}  # user → whether they are online, as it was told
         self._expires = 0.0
         self._random = world.rand(f"session {name}")
         self._epoch = ""
@@ -116,6 +118,7 @@ class SessionDevice:
         except* trio_websocket.ConnectionRejected:
             pass
         finally:
+            self.connected = False
             for place in self.places.values():
                 place.close()
             await quietly_closed(stream)
@@ -129,6 +132,7 @@ class SessionDevice:
                 )
                 frame = json.loads(await ws.get_message())
             history.add("session", connection=number)
+            self.connected = True
             if frame["type"] != "session":
                 history.add("wrong", what=f"the first frame of a session is {frame}")
             if self._random.random() < 0.3:
@@ -171,6 +175,8 @@ class SessionDevice:
             frame = json.loads(await ws.get_message())
             if frame["type"] == "auth":
                 history.count("the token of a session renewed")
+            if frame["type"] == "users":
+                self.watched.update((user["user_id"], user["is_online"]) for user in frame["users"])
             place = self.places.get(frame.get("conversation_id", ""))
             if place is None:
                 continue  # an answer about no conversation
@@ -197,6 +203,11 @@ class SessionDevice:
                     place.open(None, number, self._expires)
                 place.take(frame)
 
+    async def _watch(self, ws: WebSocketConnection) -> None:
+        self.watched.clear()
+        user_ids = [str(user.id) for user in self._world.users]
+        await ws.send_message(json.dumps({"type": "watch", "user_ids": user_ids}))
+
     async def renew(self, ws: WebSocketConnection) -> None:
         """Sends a new token."""
         token, expires = lease(self._world, self.user, self._random)
@@ -208,7 +219,9 @@ class SessionDevice:
     async def _act(self, ws: WebSocketConnection, number: int) -> None:
         rand = self._random
         last = looked = trio.current_time()
+        has_watched_in_the_calm = False
         try:
+            await self._watch(ws)
             for place in self.places.values():
                 await place.resend(ws)
             while True:
@@ -227,5 +240,12 @@ class SessionDevice:
                 here = [place for place in self.places.values() if place.is_open]
                 if here and not self._world.calm:
                     await rand.choice(here).act(ws, number)
+                elif self._world.calm:
+                    for place in here:
+                        await place.read_all(ws, number)
+                if self._world.well and not has_watched_in_the_calm:
+                    # Whoever missed a frame while it lagged is told anew; from now on nothing may be missed.
+                    has_watched_in_the_calm = True
+                    await self._watch(ws)
         except (ConnectionClosed, trio.BrokenResourceError):
             return

@@ -18,8 +18,9 @@ from pulse_trio.rooms.presence import Presence
 from pulse_trio.rooms.room import Room, change_frame
 from pulse_trio.rooms.senders import MemberSender
 from pulse_trio.rooms.session import Session
+from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Submission, Writer
-from pulse_trio.store.base import Message, NewMessage, StoreUnavailable, User
+from pulse_trio.store.base import Message, NewMessage, ReadMark, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 from tests.simulation.run import simulate
 from tests.simulation.shrink import promise_of, shrink
@@ -245,6 +246,30 @@ def dead_peer_kept(patch: Patch) -> None:
     patch.setattr(Config, "from_toml", wrong)
 
 
+def read_position_goes_back(patch: Patch) -> None:
+    def wrong(self: MemoryStore, conversation: Any, mark: ReadMark) -> None:
+        if mark.seq <= len(conversation.messages):
+            conversation.members[mark.user_id] = mark.seq
+
+    patch.setattr(MemoryStore, "_mark_read", wrong)
+
+
+def nobody_told_who_went_offline(patch: Patch) -> None:
+    def wrong(self: Watches, user_id: UUID, moment: Any) -> None:
+        if user_id in self._people._since:
+            note(self, user_id, moment)
+
+    note = Watches.note
+    patch.setattr(Watches, "note", wrong)
+
+
+def watched_after_the_last_shared_conversation(patch: Patch) -> None:
+    async def wrong(self: MemoryStore, _user_id: UUID, among: Any) -> Any:
+        return dict.fromkeys(among)
+
+    patch.setattr(MemoryStore, "acquaintances", wrong)
+
+
 BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (deliver_before_store, {"stored before delivered"}),
     (seq_hole, {"seq has no gap"}),
@@ -266,6 +291,9 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (session_live_before_it_has_caught_up, {"no gap at resume"}),
     (expired_token_kept, {"no connection outlives its token"}),
     (dead_peer_kept, {"nothing leaks"}),
+    (read_position_goes_back, {"a read position never goes back"}),
+    (nobody_told_who_went_offline, {"who is online converges"}),
+    (watched_after_the_last_shared_conversation, {"who is online converges"}),
 ]
 
 

@@ -56,6 +56,7 @@ class World:
         self.history = History()
         self.fault_rate = fault_rate
         self.calm = False
+        self.well = False  # everybody is connected and has caught up
         self._epoch_of_clock = trio.current_time()
         self.settings = Settings(
             SECRET_KEY=SECRET,
@@ -275,6 +276,8 @@ class World:
             self.history.add("rows", conversation=str(conversation_id), rows=[row_of(row) for row in rows])
             members = sorted(str(user_id) for user_id in self.members(conversation_id))
             self.history.add("members", conversation=str(conversation_id), users=members)
+            positions = {str(key): seq for key, seq in self.data._conversations[conversation_id].members.items()}
+            self.history.add("positions", conversation=str(conversation_id), positions=positions)
 
 
 @contextmanager

@@ -8,50 +8,10 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.protocol import CloseCode, EditMessage, SendMessage, SendResume
-from pulse_trio.rooms.session import Session
-from pulse_trio.store.base import NewMessage, StoreUnavailable, User
+from pulse_trio.protocol import CloseCode, EditMessage, SendResume
+from pulse_trio.store.base import NewMessage, StoreUnavailable
 
-from .world import FakeTransport, World, a_world, settle, virtual_now
-
-
-class Device:
-    """A session of a user: what the edge does, without its I/O."""
-
-    def __init__(self, world: World, user: User) -> None:
-        self.world = world
-        self.user = user
-        self.transport = FakeTransport()
-        self.ended = trio.Event()
-        self._session: Session | None = None
-
-    @property
-    def session(self) -> Session:
-        assert self._session is not None
-        return self._session
-
-    async def open(self, revs: dict[UUID, int] | None = None, epoch: str | None = None) -> "Device":
-        self._session = await self.world.hub.open_session(self.user, self.transport, on_ended=self.ended.set)
-        if revs is not None:
-            await self.world.hub.resume(self._session, SendResume(revs=revs, epoch=epoch))
-        return self
-
-    def leave(self) -> None:
-        self.world.hub.close_session(self.session)
-
-    async def send(self, conversation_id: UUID, content: str, client_id: str | None = None) -> None:
-        frame = SendMessage(content=content, client_id=client_id, conversation_id=conversation_id)
-        await self.world.hub.send_message(conversation_id, self.session.member(conversation_id), frame)
-
-    def of_type(self, *kinds: str) -> list[dict[str, Any]]:
-        return [frame for frame in self.transport.frames if frame["type"] in kinds]
-
-    def contents(self, conversation_id: UUID) -> list[str]:
-        return [f["content"] for f in self.of_type("message") if f["conversation_id"] == str(conversation_id)]
-
-    @property
-    def errors(self) -> list[tuple[str, str | None, str | None]]:
-        return [(f["code"], f.get("client_id"), f.get("conversation_id")) for f in self.of_type("error")]
+from .world import Device, World, a_world, device, settle, virtual_now
 
 
 def hold_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
@@ -65,10 +25,6 @@ def hold_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
 
     monkeypatch.setattr(world.store, "member_ids", slow)
     return gate
-
-
-async def device(world: World, user: User, revs: dict[UUID, int] | None = None) -> Device:
-    return await Device(world, user).open({} if revs is None else revs)
 
 
 async def store(world: World, conversation_id: UUID, *contents: str) -> None:

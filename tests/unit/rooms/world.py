@@ -12,9 +12,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from pulse_trio.ids import IdSource
-from pulse_trio.protocol import Encoded, SendMessage
+from pulse_trio.protocol import Encoded, SendMessage, SendResume
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.session import Session
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import (
     Message,
@@ -221,6 +222,9 @@ class Guest:
             frame = SendMessage(content=content, client_id=client_id)
             await self.world.hub.send_message(self.world.conversation_id, self.member, frame)
 
+    async def read(self, seq: int) -> None:
+        await self.world.hub.send_read(self.member, seq)
+
     def of_type(self, *kinds: str) -> list[dict[str, Any]]:
         return [frame for frame in self.transport.frames if frame["type"] in kinds]
 
@@ -238,6 +242,51 @@ class Guest:
     def events(self) -> list[tuple[str, str]]:
         """What happened to whom."""
         return [(frame["event"], frame["sender_id"]) for frame in self.of_type("system")]
+
+
+class Device:
+    """A session of a user: what the edge does, without its I/O."""
+
+    def __init__(self, world: "World", user: User) -> None:
+        self.world = world
+        self.user = user
+        self.transport = FakeTransport()
+        self.ended = trio.Event()
+        self._session: Session | None = None
+
+    @property
+    def session(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    async def open(self, revs: dict[UUID, int] | None = None, epoch: str | None = None) -> "Device":
+        self._session = await self.world.hub.open_session(self.user, self.transport, on_ended=self.ended.set)
+        if revs is not None:
+            await self.world.hub.resume(self._session, SendResume(revs=revs, epoch=epoch))
+        return self
+
+    def leave(self) -> None:
+        self.world.hub.close_session(self.session)
+
+    async def send(self, conversation_id: UUID, content: str, client_id: str | None = None) -> None:
+        frame = SendMessage(content=content, client_id=client_id, conversation_id=conversation_id)
+        await self.world.hub.send_message(conversation_id, self.session.member(conversation_id), frame)
+
+    async def read(self, conversation_id: UUID, seq: int) -> None:
+        await self.world.hub.send_read(self.session.member(conversation_id), seq)
+
+    def watch(self, *users: User) -> None:
+        self.world.hub.watch(self.session, [user.id for user in users])
+
+    def of_type(self, *kinds: str) -> list[dict[str, Any]]:
+        return [frame for frame in self.transport.frames if frame["type"] in kinds]
+
+    def contents(self, conversation_id: UUID) -> list[str]:
+        return [f["content"] for f in self.of_type("message") if f["conversation_id"] == str(conversation_id)]
+
+    @property
+    def errors(self) -> list[tuple[str, str | None, str | None]]:
+        return [(f["code"], f.get("client_id"), f.get("conversation_id")) for f in self.of_type("error")]
 
 
 class World:
@@ -286,6 +335,10 @@ class World:
         messages = self.store.stored(self.conversation_id)
         assert [(m.seq, m.rev) for m in messages] == [(n, n) for n in range(1, len(messages) + 1)]
         return [message.content for message in messages]
+
+
+async def device(world: World, user: User, revs: dict[UUID, int] | None = None) -> Device:
+    return await Device(world, user).open({} if revs is None else revs)
 
 
 async def settle() -> None:
