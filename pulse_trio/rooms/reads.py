@@ -18,6 +18,7 @@ from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.registry import Rooms
+from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.writer import not_a_member
 from pulse_trio.store.base import NotAMember, ReadMark, ReadStanding, Store, StoreUnavailable
@@ -101,8 +102,7 @@ class Reads:
         room = self._rooms.get(member.conversation_id)
         user_id = member.connection.user.id
         known_seq = 0 if room is None else room.read_seqs.get(user_id, 0)
-        if seq <= known_seq:
-            _answer(member, known_seq)
+        if room is not None and seq <= known_seq and _answer(room, member, known_seq):
             return
         is_known = room is not None and room.opened.is_set() and seq <= room.last_seq
         key = member.conversation_id, user_id, is_known
@@ -196,7 +196,7 @@ class Reads:
                 room = self._rooms.get(conversation_id)
                 if room is not None and standing.read_seq <= room.read_seqs.get(user_id, 0):
                     for member in asked.askers.values():  # it is no news, so nobody else is told
-                        _answer(member, standing.read_seq)
+                        _answer(room, member, standing.read_seq)
                 moved.setdefault(conversation_id, {})[user_id] = standing.read_seq
             elif asked.deadline <= now:
                 self._settle(asked, _not_stored())
@@ -246,10 +246,14 @@ class Reads:
                 room.unhold()
 
 
-def _answer(member: Member, seq: int) -> None:
-    """Tells one connection how far its user has read."""
-    position = Position(member.connection.user.id, seq)
-    member.deliver(encode(ReadFrame(conversation_id=member.conversation_id, positions=[position])), ephemeral=True)
+def _answer(room: Room, member: Member, seq: int) -> bool:
+    """Tells one connection how far its user has read, if it is in the room (still)."""
+    attached = room.member_of(member.connection.transport)
+    if attached is None:
+        return False
+    positions = [Position(member.connection.user.id, seq)]
+    attached.deliver(encode(ReadFrame(conversation_id=room.conversation_id, positions=positions)), ephemeral=True)
+    return True
 
 
 def _no_such_message() -> PulseError:

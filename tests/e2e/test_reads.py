@@ -56,6 +56,7 @@ async def test_what_is_read_is_told_to_everybody_and_kept(start_server: Callable
             for chat in (a, phone, laptop):
                 assert await chat.receive_type("read") == told
             await phone.send({"type": "read", "seq": 1})
+            assert await phone.receive_type("read") == told, "no more than before, and nobody else is told"
             await laptop.send({"type": "read", "seq": 3})
             for chat in (a, phone, laptop):
                 assert (await chat.receive_type("read", "error"))["positions"] == [{"user_id": bob.id, "seq": 3}]

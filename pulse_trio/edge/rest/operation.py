@@ -198,6 +198,11 @@ def read_query(arguments: MultiDict[str, str], model: type[Model]) -> Model:
     return _convert(arguments.to_dict(), model, strict=False)
 
 
+def _is_bad_text(value: object, name: str) -> bool:
+    text = value.get(name) if isinstance(value, dict) else None
+    return isinstance(text, str) and text_problem(text) is not None
+
+
 def _convert(value: Any, model: type[Model], *, strict: bool) -> Model:
     try:
         converted = msgspec.convert(value, model, strict=strict)
@@ -209,8 +214,13 @@ def _convert(value: Any, model: type[Model], *, strict: bool) -> Model:
         message = text if path is None else text[: path.start()]
         prefix = f"`{field}`: " if field else ""
         raise PulseError(ErrorCode.INVALID_FIELD, prefix + message, field=field or None) from None
-    except UnicodeEncodeError:  # msgspec, of the name of a field; in a text it is found below
-        raise PulseError(ErrorCode.INVALID_FIELD, "The name of a field must not contain a lone surrogate") from None
+    except UnicodeEncodeError:  # msgspec, of a name, or of a text where a number should be; other texts are seen below
+        wrong = (name for name in model.__struct_fields__ if _is_bad_text(value, name))
+        field = next(wrong, None)
+        message = (
+            "The name of a field must not contain a lone surrogate" if field is None else f"`{field}`: Expected no text"
+        )
+        raise PulseError(ErrorCode.INVALID_FIELD, message, field=field) from None
     for name in model.__struct_fields__:
         item = getattr(converted, name)
         for text in item if isinstance(item, list | tuple) else (item,):
