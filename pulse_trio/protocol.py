@@ -7,15 +7,35 @@ listed here are ignored, so that clients may be newer than the server.
 
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Self, TypeAlias
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from pulse_trio import strict_json
 from pulse_trio.clock import rfc3339
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.fields import (
+    CLIENT_ID_MAX_CHARS,
+    REV_MOST,
+    ActiveCount,
+    ClientId,
+    Content,
+    Epoch,
+    Event,
+    LastRev,
+    LastSeq,
+    Rev,
+    Revs,
+    Seconds,
+    Seq,
+    Text,
+    Time,
+    Token,
+    ToldBack,
+    Username,
+)
 from pulse_trio.ids import parse_uuid
 from pulse_trio.texts import text_problem
 
@@ -25,25 +45,67 @@ SUBPROTOCOL: Final = "pulse.v1"
 BEARER_PREFIX: Final = "bearer."
 """A `Sec-WebSocket-Protocol` entry with this before it carries the token; it is never chosen."""
 
-CLIENT_ID_MAX_CHARS: Final = 64
-REV_MOST: Final = 10**18 - 1
-"""Higher than any rev will be, and within what the database counts to."""
-
 
 class CloseCode(IntEnum):
-    """Why the server closes a connection (RFC 6455, section 7.4; 4000 and above are this service's)."""
+    """Why the server closes a connection (RFC 6455, section 7.4; 4000 and above are this service's).
 
-    NORMAL = 1000
-    PROTOCOL_ERROR = 1002
-    INVALID_TEXT = 1007
-    TOO_BIG = 1009
-    INTERNAL_ERROR = 1011
-    RESTART = 1012
-    TOKEN_EXPIRED = 4401
-    REMOVED = 4403
-    TOO_SLOW = 4408
-    CANNOT_RESUME = 4409
-    FLOODING = 4429
+    Each with what it means and what the client is to do.
+    """
+
+    NORMAL = 1000, "you closed it", ""
+    PROTOCOL_ERROR = 1002, "you broke the WebSocket protocol", "mend the client"
+    INVALID_TEXT = 1007, "a text message was not UTF-8", "mend the client"
+    UNFINISHED = 1008, "a message did not come to its end within `PULSE_MESSAGE_TIMEOUT` seconds", "reconnect"
+    TOO_BIG = 1009, "a message over `PULSE_MAX_FRAME_BYTES` bytes", "send less at a time"
+    INTERNAL_ERROR = 1011, "a fault of the server", "reconnect"
+    RESTART = 1012, "the server restarts", "reconnect after a random moment, so that not everybody comes at once"
+    TOKEN_EXPIRED = 4401, "your token has expired", "reconnect with a new one; send `auth` in time to avoid it"
+    REMOVED = 4403, "you were removed from the conversation", "do not reconnect"
+    TOO_SLOW = (
+        4408,
+        "you read too slowly: over `PULSE_OUTBOX_BYTES` waited for you",
+        "reconnect with `after`, or `resume`",
+    )
+    CANNOT_RESUME = 4409, "you cannot resume at this `after`", "load the history afresh, then reconnect"
+    FLOODING = (
+        4429,
+        "you went on sending too much after `rate_limited`, or sent too many pings, pongs or pieces of messages",
+        "reconnect, and send more slowly",
+    )
+
+    meaning: str
+    advice: str
+
+    def __new__(cls, value: int, meaning: str, advice: str) -> Self:
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        code.advice = advice
+        return code
+
+
+FRAME_ERRORS: Final = {
+    ErrorCode.INVALID_JSON: "not JSON, or JSON with repeated names, NaN, endless nesting or endless numbers",
+    ErrorCode.INVALID_FRAME: "not an object, or a field of the wrong kind",
+    ErrorCode.UNKNOWN_TYPE: "`type` is none of the above",
+    ErrorCode.BINARY_FRAME: "frames are text messages",
+    ErrorCode.EMPTY_CONTENT: "`content` is missing, empty or only white space",
+    ErrorCode.CONTENT_TOO_LONG: "`content` is over the limit",
+    ErrorCode.INVALID_TEXT: "a NUL character or a lone surrogate",
+    ErrorCode.CLIENT_ID_REUSED: "this `client_id` was used for a message with other content",
+    ErrorCode.NO_SUCH_MESSAGE: "the message to edit or delete is not in this conversation, or is deleted; "
+    "no message has the `seq` that was read",
+    ErrorCode.NOT_YOUR_MESSAGE: "only its sender may edit a message; its sender and the owner may delete it",
+    ErrorCode.CANNOT_RESUME: "there is no such point to resume at; load the history afresh",
+    ErrorCode.INVALID_TOKEN: "the token of an `auth` frame is not valid, or another user's",
+    ErrorCode.NOT_A_MEMBER: "you are not in the conversation, or have been removed; the same if it does not exist",
+    ErrorCode.RATE_LIMITED: "you send too much at once, and this frame was refused; wait, and send it again",
+    ErrorCode.NOT_STORED: "the message could not be stored within `PULSE_STORE_TIMEOUT` seconds: send it again with "
+    "the same `client_id`; with `field` `seq`: the same of a read position",
+    ErrorCode.UNAVAILABLE: "the database does not answer, so your `auth` or `watch` was not taken: send it again in "
+    "a moment",
+}
+"""What an `error` frame can be about."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -59,8 +121,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 class SendMessage(Frame, frozen=True, tag="message"):
     """Store this and deliver it to every member of the conversation."""
 
-    content: str
-    client_id: str | None = None
+    content: Content
+    client_id: ClientId | None = None
     conversation_id: UUID | None = None
 
 
@@ -68,8 +130,8 @@ class EditMessage(Frame, frozen=True, tag="edit"):
     """Give a message of one's own new content. `client_id` is only told back in an error."""
 
     message_id: UUID
-    content: str
-    client_id: str | None = None
+    content: Content
+    client_id: ClientId | None = None
     conversation_id: UUID | None = None
 
 
@@ -77,7 +139,7 @@ class DeleteMessage(Frame, frozen=True, tag="delete"):
     """Delete a message of one's own, or any as the conversation's owner."""
 
     message_id: UUID
-    client_id: str | None = None
+    client_id: ClientId | None = None
     conversation_id: UUID | None = None
 
 
@@ -90,7 +152,7 @@ class SendTyping(Frame, frozen=True, tag="typing"):
 class SendRead(Frame, frozen=True, tag="read"):
     """Everything up to this seq has been read; a lower one than before changes nothing."""
 
-    seq: int
+    seq: Seq
     conversation_id: UUID | None = None
 
 
@@ -101,14 +163,14 @@ class SendPing(Frame, frozen=True, tag="ping"):
 class SendAuth(Frame, frozen=True, tag="auth"):
     """Go on with this token; the old one is about to expire."""
 
-    token: str
+    token: Token
 
 
 class SendResume(Frame, frozen=True, tag="resume"):
     """The first frame of a session: go on in these conversations after the rev last seen in each."""
 
-    revs: dict[UUID, int]
-    epoch: str | None = None
+    revs: Revs
+    epoch: Epoch | None = None
 
 
 class SendWatch(Frame, frozen=True, tag="watch"):
@@ -130,43 +192,43 @@ _CLIENT_TYPES: Final = "message, edit, delete, typing, read, ping, auth, resume,
 class MessageFrame(Frame, frozen=True, tag="message"):
     """A stored message."""
 
-    content: str
+    content: Text
     sender_id: UUID
-    sender_username: str
+    sender_username: Username
     message_id: UUID
-    timestamp: str
+    timestamp: Time
     is_edited: bool
     conversation_id: UUID
-    seq: int
-    rev: int
-    client_id: str | UnsetType = UNSET
+    seq: Seq
+    rev: Rev
+    client_id: ClientId | UnsetType = UNSET
 
 
 class MessageUpdatedFrame(MessageFrame, frozen=True, kw_only=True, tag="message_updated"):
     """A message that was edited, as it now is, with its new `rev`."""
 
-    updated_at: str
+    updated_at: Time
 
 
 class MessageDeletedFrame(Frame, frozen=True, tag="message_deleted"):
     """A message that was deleted: its place, with its new `rev`, and no content."""
 
     sender_id: UUID
-    sender_username: str
+    sender_username: Username
     message_id: UUID
-    timestamp: str
-    updated_at: str
+    timestamp: Time
+    updated_at: Time
     conversation_id: UUID
-    seq: int
-    rev: int
-    client_id: str | UnsetType = UNSET
+    seq: Seq
+    rev: Rev
+    client_id: ClientId | UnsetType = UNSET
 
 
 class TypingFrame(Frame, frozen=True, tag="typing"):
     """Somebody else is typing."""
 
     sender_id: UUID
-    sender_username: str
+    sender_username: Username
     conversation_id: UUID
 
 
@@ -176,22 +238,22 @@ class SystemFrame(Frame, frozen=True, kw_only=True, tag="system"):
     `active_users` is left out for all but who joins when there are too many of them.
     """
 
-    content: str
+    content: Annotated[str, Meta(examples=["User john_doe joined the conversation"])]
     sender_id: UUID
     active_users: list[UUID] | UnsetType = UNSET
-    active_count: int
-    event: str
+    active_count: ActiveCount
+    event: Event
     conversation_id: UUID
-    last_seq: int
-    last_rev: int
-    epoch: str
+    last_seq: LastSeq
+    last_rev: LastRev
+    epoch: Epoch
 
 
 class PresentUser(msgspec.Struct, frozen=True):
     """Who came or went."""
 
     user_id: UUID
-    username: str
+    username: Username
 
 
 class PresenceFrame(Frame, frozen=True, tag="presence"):
@@ -200,14 +262,14 @@ class PresenceFrame(Frame, frozen=True, tag="presence"):
     conversation_id: UUID
     joined: list[PresentUser]
     left: list[PresentUser]
-    active_count: int
+    active_count: ActiveCount
 
 
 class Position(msgspec.Struct, frozen=True):
     """How far a user has read."""
 
     user_id: UUID
-    seq: int
+    seq: Seq
 
 
 class ReadFrame(Frame, frozen=True, tag="read"):
@@ -222,7 +284,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     user_id: UUID
     is_online: bool
-    last_seen_at: str | None
+    last_seen_at: Time | None
 
 
 class UsersFrame(Frame, frozen=True, tag="users"):
@@ -237,10 +299,20 @@ class ErrorFrame(Frame, frozen=True, tag="error"):
     `conversation_id`: only on a session's connection, when it concerns one conversation.
     """
 
-    content: str
-    code: str
-    field: str | UnsetType = UNSET
-    client_id: str | UnsetType = UNSET
+    content: Annotated[str, Meta(description="A sentence for a person.", examples=["Message content cannot be empty"])]
+    code: Annotated[
+        str,
+        Meta(
+            description="For programs; stays the same.",
+            examples=[ErrorCode.EMPTY_CONTENT.code],
+            extra_json_schema={
+                "enum": [code.code for code in FRAME_ERRORS],
+                "x-meanings": {code.code: meaning for code, meaning in FRAME_ERRORS.items()},
+            },
+        ),
+    ]
+    field: Annotated[str, Meta(examples=["content"])] | UnsetType = UNSET
+    client_id: ToldBack | UnsetType = UNSET
     conversation_id: UUID | UnsetType = UNSET
 
 
@@ -248,8 +320,8 @@ class SessionFrame(Frame, frozen=True, tag="session"):
     """The first frame of a session: whatever is committed from now on will be sent."""
 
     user_id: UUID
-    username: str
-    epoch: str
+    username: Username
+    epoch: Epoch
 
 
 class ConversationAddedFrame(Frame, frozen=True, tag="conversation_added"):
@@ -267,7 +339,7 @@ class ConversationRemovedFrame(Frame, frozen=True, tag="conversation_removed"):
 class AuthFrame(Frame, frozen=True, tag="auth"):
     """The answer to `auth`: the connection may go on for so many seconds."""
 
-    expires_in: int
+    expires_in: Seconds
 
 
 class PongFrame(Frame, frozen=True, tag="pong"):
@@ -290,6 +362,11 @@ ServerFrame: TypeAlias = (
     | ConversationAddedFrame
     | ConversationRemovedFrame
 )
+
+SESSION_ONLY: Final = frozenset(
+    {SendResume, SendWatch, SessionFrame, UsersFrame, ConversationAddedFrame, ConversationRemovedFrame}
+)
+"""Frames that a conversation's own connection does not know."""
 
 _encoder = msgspec.json.Encoder()
 

@@ -1,8 +1,8 @@
 """WebSocket frames as clients send them, cut out of the bytes of a connection (RFC 6455, section 5.2).
 
-Nearly all of them are whole text messages in one frame: these are read here, at a fraction of what a full parser
-costs. Everything else (control frames, fragments, binary messages, whatever breaks a rule) is handed on for the
-parser that knows all rules, always at the border of a frame. No I/O.
+Nearly all of them are whole text messages in one frame, or pongs: these are read here, at a fraction of what a full
+parser costs. Everything else (other control frames, fragments, binary messages, whatever breaks a rule) is handed on
+for the parser that knows all rules, always at the border of a frame. No I/O.
 """
 
 from typing import Final
@@ -12,6 +12,8 @@ _FIN: Final = 0x80
 _RESERVED: Final = 0x70
 _MASKED: Final = 0x80
 _FIRST_CONTROL: Final = 8
+_FIN_PONG: Final = 0x8A
+_LONGEST_CONTROL: Final = 125
 
 
 class FrameSplitter:
@@ -35,8 +37,8 @@ class FrameSplitter:
         """Whether a frame has begun and not ended."""
         return bool(self._held)
 
-    def feed(self, data: bytes) -> list[str | bytes]:
-        """What the bytes complete: texts of messages, and frames for the full parser, in order.
+    def feed(self, data: bytes) -> list[str | bytes | None]:
+        """What the bytes complete: texts of messages, None for a pong, and frames for the full parser, in order.
 
         After a frame that breaks a rule all is for the parser.
         """
@@ -48,7 +50,7 @@ class FrameSplitter:
                 return []
             data = bytes(self._held)
             self._held.clear()
-        done: list[str | bytes] = []
+        done: list[str | bytes | None] = []
         at, end = 0, len(data)
         self._need = 2
         while end - at >= 2:
@@ -72,6 +74,8 @@ class FrameSplitter:
                     done.append(_unmasked(data, payload, size).decode())
                 except UnicodeDecodeError:
                     return self._pass(done, data[at:])
+            elif first == _FIN_PONG and size <= _LONGEST_CONTROL:
+                done.append(None)
             else:
                 if first & 0x0F < _FIRST_CONTROL:
                     self._in_fragments = not first & _FIN
@@ -81,7 +85,7 @@ class FrameSplitter:
             self._held += data[at:]
         return done
 
-    def _pass(self, done: list[str | bytes], rest: bytes) -> list[str | bytes]:
+    def _pass(self, done: list[str | bytes | None], rest: bytes) -> list[str | bytes | None]:
         self._passes = True
         done.append(rest)
         return done

@@ -1,5 +1,6 @@
 """What a WebSocket handshake must show before it is accepted: origin, token, where to resume."""
 
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -52,18 +53,29 @@ def _token(parts: Services) -> str | None:
     return token
 
 
-def resume_point() -> int | None:
-    """Where the client wants to resume: the last rev that it has seen.
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """Where a client wants to resume.
+
+    Args:
+        after_rev: the last rev that it has seen; None: it does not resume.
+        epoch: the history that it belongs to, if the client knows it.
+    """
+
+    after_rev: int | None
+    epoch: str | None
+
+
+def resume_point() -> ResumePoint:
+    """What the handshake says of resuming.
 
     Raises:
-        PulseError: it is not a number.
+        PulseError: its `after` is not a number.
     """
     text = websocket.args.get("after")
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= REV_MOST_DIGITS):
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= REV_MOST_DIGITS):
         raise PulseError(ErrorCode.INVALID_FIELD, "`after` must be a rev: a whole number, 0 or more", field="after")
-    return int(text)
+    return ResumePoint(None if text is None else int(text), websocket.args.get("epoch"))
 
 
 def _check_origin(parts: Services) -> None:

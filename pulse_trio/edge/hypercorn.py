@@ -31,7 +31,7 @@ from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 from hypercorn.protocol.ws_stream import ASGIWebsocketState
 from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.utils import parse_socket_addr
-from wsproto.connection import ConnectionState
+from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
 from wsproto.handshake import WEBSOCKET_VERSION
@@ -40,7 +40,7 @@ from pulse_trio.edge import heads
 from pulse_trio.edge.frames import FrameSplitter
 from pulse_trio.edge.gate import LINGER, RESERVED_FILES, Gate, Place, allowed_files, error_body, error_headers
 from pulse_trio.edge.guard import FrameGuard, MessageBuffer, TooBig
-from pulse_trio.edge.outlet import StreamOutlet, set_outlet
+from pulse_trio.edge.outlet import ConnectionEnded, StreamOutlet, set_outlet
 from pulse_trio.edge.worker import bind, draining_worker, serve, wrap
 from pulse_trio.errors import ErrorCode, PulseError, leaves
 from pulse_trio.protocol import CloseCode
@@ -49,6 +49,8 @@ from pulse_trio.settings import Settings
 __all__ = ["GuardedServer", "bind", "install", "serve", "wrap"]
 
 KNOWN_VERSIONS: Final = ("0.18.0",)
+PING: Final = b"\x89\x00"  # a frame of WebSocket, without content
+TURN: Final = 16  # messages of one client that are read before others have their turn
 LAST_WRITE: Final = 1.0  # seconds that a write may still take when the server ends
 
 _FLOODING: Final = "too many pings or pieces; reconnect, and send fewer"
@@ -86,7 +88,7 @@ def install(
     worker = partial(draining_worker, stop=stop, guard=guard, hurry=GuardedServer.hurry)
     hypercorn.trio.run.worker_serve = worker
     hypercorn.protocol.H11Protocol = GuardedProtocol  # type: ignore[attr-defined]
-    hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[attr-defined]
+    hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.WSStream = GuardedStream  # type: ignore[attr-defined]
     hypercorn.protocol.h2.WSStream = GuardedStream  # type: ignore[attr-defined]
     ws_stream.Handshake = PlainHandshake  # type: ignore[misc]
@@ -101,11 +103,20 @@ class GuardedServer(TCPServer):
     hurried: ClassVar[bool] = False
     _writes: ClassVar[set[trio.CancelScope]] = set()  # those under way, of all connections
 
+    __slots__ = ("_heard_at", "_read_out", "_reader", "_reading", "_serve", "outlet", "ping_at", "place", "websocket")
+
     outlet: StreamOutlet
     place: Place
-    websocket: "GuardedStream | None" = None  # of HTTP/1.1, where it has the connection for itself
     _reader: trio.lowlevel.Task
     _read_out: trio.Event  # set when the client has sent its last
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.websocket: GuardedStream | None = None  # of HTTP/1.1, where it has the connection for itself
+        self.ping_at = math.inf  # on Trio's clock: when the next ping is due
+        self._heard_at = trio.current_time()  # when the client sent something last
+        self._reading: trio.CancelScope | None = None  # while the socket is waited for
+        self._serve: Callable[[], Awaitable[None]] | None = None  # what this task does in place of the framework's
 
     @classmethod
     def hurry(cls) -> None:
@@ -132,11 +143,36 @@ class GuardedServer(TCPServer):
         self.outlet = StreamOutlet(self)
         _server.set(self)
         try:
-            await super().run()
+            try:
+                await super().run()
+            finally:
+                # The client may have gone before: what was set up for it is taken down.
+                await self._carry_on()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
         except* Exception as group:
             log.warning("a connection failed", errors=[repr(error) for error in leaves(group)])
         finally:
             self.place.leave()
+
+    def carry_on(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Lets this connection's task, which reads from it, run `serve` from now on; see `Outlet.carry_on`."""
+        assert self.websocket is not None
+        self._serve = serve
+        self.websocket.leave_framework()
+        protocol = self.protocol.protocol
+        assert isinstance(protocol, GuardedProtocol)
+        protocol.leave_http()
+        self.wake()
+
+    async def _carry_on(self) -> None:
+        if self._serve is not None:
+            serving = self._serve()
+            self._serve = None
+            await serving
+
+    def wake(self) -> None:
+        """Whoever waits for the socket sees whether there is still something to wait for."""
+        if self._reading is not None:
+            self._reading.cancel()
 
     def _peer(self) -> str | None:
         """The address at the other end. Raises OSError when it has gone."""
@@ -163,51 +199,94 @@ class GuardedServer(TCPServer):
             data: what to write.
             is_frames: they are of no use any more when a close frame has gone before them.
         """
-        is_gone = False
-        async with self.send_lock:
-            data = self.outlet.take() + (b"" if is_frames and self.outlet.is_shut else data)
-            if self.outlet.is_abandoned:  # in the middle of a frame: nothing can follow
-                is_gone = True
-                await trio.aclose_forcefully(self.stream)
-            scope = trio.move_on_after(LAST_WRITE if self.hurried else self.write_timeout, shield=True)
-            self._writes.add(scope)
-            try:
-                with scope:
-                    await self.stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                is_gone = True
-            finally:
-                self._writes.discard(scope)
-            if scope.cancelled_caught:
-                is_gone = True
-                log.info("a client that does not read was cut off")
-                await trio.aclose_forcefully(self.stream)
+        self.outlet.begin_write()
+        try:
+            async with self.send_lock:
+                is_gone = await self._write(data, is_frames=is_frames)
+        finally:
+            self.outlet.end_write()
         if is_gone:
             self.outlet.shut()
             await self.protocol.handle(ConnectionClosed())
 
-    async def _read_data(self) -> None:
-        """As the original, but a WebSocket message that does not come to its end is not waited for."""
-        silence = self.config.read_timeout or math.inf
+    async def _write(self, data: bytes, *, is_frames: bool) -> bool:
+        """Writes, under the lock; returns whether the client has gone."""
+        data = self.outlet.take() + (b"" if is_frames and self.outlet.is_shut else data)
+        if self.outlet.is_abandoned:  # in the middle of a frame: nothing can follow
+            await trio.aclose_forcefully(self.stream)
+            return True
+        scope = trio.move_on_after(LAST_WRITE if self.hurried else self.write_timeout, shield=True)
+        self._writes.add(scope)
         try:
-            while True:
-                begun = math.inf if self.websocket is None else self.websocket.guard.deadline
-                data = None
-                with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
-                    with trio.move_on_at(min(trio.current_time() + silence, begun)):
-                        data = await self.stream.receive_some(MAX_RECV)
-                if data is None:
-                    if self.websocket is not None and trio.current_time() >= begun:
-                        await self.websocket.cut(CloseReason.POLICY_VIOLATION, "a message did not come to its end")
-                    break
-                await self.protocol.handle(RawData(bytes(data)))
-                if not data:
-                    break
+            with scope:
+                await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+        finally:
+            self._writes.discard(scope)
+        if scope.cancelled_caught:
+            log.info("a client that does not read was cut off")
+            await trio.aclose_forcefully(self.stream)
+        return scope.cancelled_caught
+
+    async def _read_data(self) -> None:
+        """As the original, until there is something better to do: serve a WebSocket without the framework."""
+        try:
+            is_open = True
+            while is_open and self._serve is None:
+                is_open = await self.read()
+            await self._carry_on()
             await self.protocol.handle(ConnectionClosed())
         finally:
             self._read_out.set()
         # There will be no further request: the original keeps the connection until `keep_alive_timeout`.
         await self.idle_task.stop()
+
+    async def read(self) -> bool:
+        """Waits for the client, and handles what it sends; False when nothing more will come.
+
+        A client that is silent for `read_timeout`, or does not bring a message to its end, has gone; it is pinged
+        in between. Returns early when it was woken (`wake`).
+        """
+        websocket = self.websocket
+        begun = math.inf
+        if websocket is not None:
+            if websocket.has_no_taker:
+                await websocket.wait_for_taker()
+                return True
+            begun = websocket.guard.deadline
+        gone_at = self._heard_at + (self.config.read_timeout or math.inf)
+        self._reading = scope = trio.CancelScope(deadline=min(gone_at, begun, self.ping_at))
+        try:
+            with scope:
+                data = bytes(await self.stream.receive_some(MAX_RECV))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return False
+        finally:
+            self._reading = None
+        now = trio.current_time()
+        if not scope.cancelled_caught:
+            self._heard_at = now
+            if websocket is not None and websocket.is_carried:
+                await websocket.take(data)
+            else:
+                await self.protocol.handle(RawData(data))
+            return bool(data)
+        if websocket is not None and now >= begun:
+            await websocket.cut(CloseCode.UNFINISHED, "a message did not come to its end")
+            return False
+        if now >= gone_at or (websocket is not None and websocket.is_carried and websocket.closed):
+            return False
+        if now >= self.ping_at:
+            await self._ping(now)
+        return True
+
+    async def _ping(self, now: float) -> None:
+        assert self.config.websocket_ping_interval is not None
+        self.ping_at = now + self.config.websocket_ping_interval
+        left = self.outlet.write_now(PING)
+        if left:
+            await self.write(b"" if left > 0 else PING, is_frames=True)
 
     async def _close(self) -> None:
         """As the original, but what the client still sends is read and thrown away for a moment.
@@ -264,6 +343,11 @@ class GuardedProtocol(H11Protocol):
         else:
             await super().handle(event)
 
+    def leave_http(self) -> None:
+        """A WebSocket has the connection for good: what HTTP has kept of it goes."""
+        assert isinstance(self.connection, H11WSConnection)
+        del self.connection.h11_connection
+
     async def _maybe_recycle(self) -> None:
         """As the original, but a connection that is of no more use is closed, whoever is cancelled meanwhile.
 
@@ -303,29 +387,67 @@ class PlainHandshake(ws_stream.Handshake):
 class GuardedStream(ws_stream.WSStream):
     """A WebSocket that ends when it is told to, and says why."""
 
+    __slots__ = (
+        "_answering",
+        "_app_ended",
+        "_has_parsed",
+        "_is_gone",
+        "_message",
+        "_messages",
+        "_parser",
+        "_puts",
+        "_server",
+        "_since_turn",
+        "_splitter",
+        "_taken",
+        "_taker",
+        "guard",
+        "is_carried",
+    )
+
     settings: ClassVar[Settings]
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        self._gone = trio.Event()
+        self._server = _server.get()
+        self._is_gone = False
         self._answering = False
         self._app_ended = False
         self._puts: set[trio.CancelScope] = set()
+        self._messages: list[str | bytes] | None = None  # what one read brought, once they do not go to ASGI
+        self._taken = 0  # of those
+        self._parser: Connection | None = None
+        self._has_parsed = False  # whether it may be in the middle of something
+        self._taker: trio.Event | None = None
+        self.is_carried = False  # whether the connection's own task serves it
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.guard = FrameGuard(self.settings)
         self._splitter = FrameSplitter(self.settings.max_frame_bytes)
-        self._inlet: trio.MemorySendChannel[str | bytes] | None = None
         self._message = MessageBuffer(self.settings.max_frame_bytes)
+        self._since_turn = 0
+
+    @property
+    def connection(self) -> Connection:
+        """The parser that knows every rule: there when it is needed, which for most connections is at their end."""
+        if self._parser is None:
+            self._parser = Connection(ConnectionType.SERVER)
+        return self._parser
+
+    @connection.setter
+    def connection(self, value: Connection) -> None:
+        self._parser = value
 
     @property
     def closed(self) -> bool:
         """Whether nothing more is sent, nor taken."""
-        return self._gone.is_set()
+        return self._is_gone
 
     @closed.setter
     def closed(self, value: bool) -> None:
         if value:
-            self._gone.set()
-            _server.get().outlet.shut()
+            self._is_gone = True
+            self._server.outlet.shut()
+            if self.is_carried:
+                self._server.wake()
 
     async def handle(self, event: Event) -> None:
         """As the original, but with a clear end.
@@ -346,10 +468,10 @@ class GuardedStream(ws_stream.WSStream):
             is_closed = self.state in {ASGIWebsocketState.HTTPCLOSED, ASGIWebsocketState.CLOSED}
             self._end(CloseReason.NORMAL_CLOSURE if is_closed else CloseReason.ABNORMAL_CLOSURE)
         elif isinstance(event, Body | Data):
-            await self._take(event.data)
+            await self.take(event.data)
         else:
             if isinstance(event, Request) and event.http_version == "1.1":
-                _server.get().websocket = self  # over HTTP/2 it shares its connection with others
+                self._server.websocket = self  # over HTTP/2 it shares its connection with others
             await super().handle(event)
             if isinstance(event, Request):
                 if self.app_put is None:  # refused: nobody else will close this
@@ -386,7 +508,7 @@ class GuardedStream(ws_stream.WSStream):
 
     async def _send_wsproto_event(self, event: Any) -> None:
         if isinstance(event, CloseConnection):
-            _server.get().outlet.shut()
+            self._server.outlet.shut()
         await super()._send_wsproto_event(event)
 
     async def app_send(self, message: Any) -> None:
@@ -395,13 +517,17 @@ class GuardedStream(ws_stream.WSStream):
             self._app_ended = True
             for scope in self._puts:
                 scope.cancel()
-        if self.closed:
+            self._taken_over()
+        if self.closed or self.is_carried:
             await trio.lowlevel.checkpoint()
             return
         await super().app_send(message)
 
     async def _accept(self, message: Any) -> None:
         self._answering = True
+        interval = self.config.websocket_ping_interval
+        if interval is not None and self._server.websocket is self:
+            self._server.ping_at = trio.current_time() + interval
         await super()._accept(message)
 
     async def _send_rejection(self, message: Any) -> None:
@@ -426,15 +552,15 @@ class GuardedStream(ws_stream.WSStream):
         await self.config.log.access(self.scope, answer, time.time() - self.start_time)
 
     async def _send_pings(self) -> None:
-        """As the original, but it ends with the connection, which would otherwise stay until the next ping.
+        """As the original, but only where others share the connection: else its own task pings it.
 
-        And the first one comes after the interval: at once it would get in the way of the first frames.
+        And it ends with the WebSocket, and the first one comes after the interval: at once it would get in the way of
+        the first frames.
         """
         interval = self.config.websocket_ping_interval
         assert interval is not None
-        while True:
-            with trio.move_on_after(interval):
-                await self._gone.wait()
+        while self._server.websocket is not self:
+            await trio.sleep(interval)
             if self.closed:
                 return
             await self._send_wsproto_event(Ping())
@@ -443,19 +569,81 @@ class GuardedStream(ws_stream.WSStream):
         """Ends a connection that broke a rule: its client is told how, and nothing more is taken from it."""
         self._message.clear()
         await self._send_wsproto_event(CloseConnection(code=code, reason=reason))
-        await self.send(StreamClosed(stream_id=self.stream_id))
+        await self._finish()
 
-    def divert(self) -> trio.MemoryReceiveChannel[str | bytes]:
-        """From now on messages come here, past ASGI and the framework, which spends three tasks on each.
+    async def close(self, code: int, reason: str) -> None:
+        """Sends a close frame."""
+        self.state = ASGIWebsocketState.CLOSED
+        await self._send_wsproto_event(CloseConnection(code=code, reason=reason))
+
+    async def _finish(self) -> None:
+        """It has come to its end; whoever serves it ends first, and then the connection."""
+        if self.is_carried:
+            self.closed = True
+        else:
+            await self.send(StreamClosed(stream_id=self.stream_id))
+
+    # --- past the framework ---
+
+    def divert(self) -> Callable[[], Awaitable[str | bytes]]:
+        """From now on messages are taken here, past ASGI and the framework, which spends three tasks on each.
 
         Before the handshake is answered: no message is on the other way.
         """
-        # As many as Hypercorn lets wait for an application: then nothing more is read from the client.
-        self._inlet, messages = trio.open_memory_channel[str | bytes](self.config.max_app_queue_size)
-        self._inlet_put = self._releasing(self._inlet.send)
-        return messages
+        self._messages = []
+        return self._next_message
 
-    async def _take(self, data: bytes) -> None:
+    def leave_framework(self) -> None:
+        """The connection's own task serves it from now on; what was kept for the framework goes."""
+        self.is_carried = True
+        self.app_put = None
+        self.scope = {}  # type: ignore[typeddict-item]
+        self.handshake.subprotocols = None
+        if not self._has_parsed:
+            self._parser = None
+        self._taken_over()
+
+    @property
+    def has_no_taker(self) -> bool:
+        """Whether there are messages that nobody takes yet: then no more are read."""
+        return bool(self._messages) and not (self.is_carried or self._app_ended)
+
+    async def wait_for_taker(self) -> None:
+        """Returns when somebody takes messages, or nobody ever will."""
+        self._taker = trio.Event()
+        await self._taker.wait()
+
+    def _taken_over(self) -> None:
+        if self._taker is not None:
+            self._taker.set()
+            self._taker = None
+
+    async def _next_message(self) -> str | bytes:
+        """The client's next message: for the connection's own task.
+
+        Raises:
+            ConnectionEnded: no more will come.
+        """
+        messages = self._messages
+        assert messages is not None
+        if messages and self._since_turn < TURN:  # of one read, which may bring thousands
+            self._since_turn += 1
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._since_turn = 0
+            if messages:
+                await trio.lowlevel.checkpoint()
+        while not messages:
+            if self.closed or not await self._server.read():
+                raise ConnectionEnded
+        message = messages[self._taken]
+        self._taken += 1
+        if self._taken == len(messages):
+            messages.clear()
+            self._taken = 0
+        return message
+
+    async def take(self, data: bytes) -> None:
         """Takes what one read brought: whole texts at once, all else through the parser that knows every rule.
 
         As the original, but a connection that broke the rules is told how and then closed (RFC 6455,
@@ -468,7 +656,13 @@ class GuardedStream(ws_stream.WSStream):
                 frames += 1
                 if not await self._put(item):
                     return
+            elif item is None:
+                frames += 1
+                if not self.guard.take():
+                    await self.cut(CloseCode.FLOODING, _FLOODING)
+                    return
             else:
+                self._has_parsed = True
                 self.connection.receive_data(item)
                 for event in self.connection.events():
                     frames += 1
@@ -481,14 +675,12 @@ class GuardedStream(ws_stream.WSStream):
         """Hands a message to the application; False when the connection has come to its end."""
         self.guard.end_message()
         # After our close frame nobody else counts messages.
-        if self.connection.state is not ConnectionState.OPEN and not self.guard.take():
+        is_closing = self._parser is not None and self._parser.state is not ConnectionState.OPEN
+        if is_closing and not self.guard.take():
             await self.cut(CloseCode.FLOODING, _FLOODING)
             return False
-        if self._inlet is not None:
-            try:
-                self._inlet.send_nowait(message)
-            except trio.WouldBlock:
-                await self._inlet_put(message)
+        if self._messages is not None:
+            self._messages.append(message)
         else:
             is_text = isinstance(message, str)
             assert self.app_put is not None
@@ -508,7 +700,7 @@ class GuardedStream(ws_stream.WSStream):
                 await self._send_wsproto_event(event.response())
             elif self.connection.state is ConnectionState.OPEN:
                 await self._send_wsproto_event(CloseConnection(code=event.code, reason=event.reason))
-            await self.send(StreamClosed(stream_id=self.stream_id))
+            await self._finish()
             return False
         is_message = isinstance(event, Message) and event.message_finished
         if not is_message and not self.guard.take():

@@ -6,10 +6,9 @@ What is over is refused. Everything is in this process's memory and bounded; a r
 import hashlib
 import ipaddress
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 import trio
@@ -84,26 +83,39 @@ class Connections:
         """How many the user has."""
         return self._open.get(user_id, 0)
 
-    def hold(self, user_id: UUID) -> AbstractContextManager[None]:
-        """A place for one connection, taken when the context is entered and given up when it is left.
+    def hold(self, user_id: UUID) -> "ConnectionPlace":
+        """Takes a place for one connection.
 
         Raises:
-            PulseError: the user has as many as there may be (raised by the call, before any context).
+            PulseError: the user has as many as there may be.
         """
         if self._most and self.count(user_id) >= self._most:
             message = f"You have {self._most} connections open, which is the most; close one first"
             raise PulseError(ErrorCode.TOO_MANY_CONNECTIONS, message, retry_after=ERROR_INTERVAL)
-        return self._held(user_id)
-
-    @contextmanager
-    def _held(self, user_id: UUID) -> Iterator[None]:
         self._open[user_id] = self.count(user_id) + 1
-        try:
-            yield
-        finally:
-            self._open[user_id] -= 1
-            if not self._open[user_id]:
-                del self._open[user_id]
+        return ConnectionPlace(self, user_id)
+
+    def give_up(self, user_id: UUID) -> None:
+        """A place of the user's is free again."""
+        self._open[user_id] -= 1
+        if not self._open[user_id]:
+            del self._open[user_id]
+
+
+class ConnectionPlace:
+    """A place for a connection: a context manager that gives it up at its end."""
+
+    __slots__ = ("_connections", "_user_id")
+
+    def __init__(self, connections: Connections, user_id: UUID) -> None:
+        self._connections = connections
+        self._user_id = user_id
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._connections.give_up(self._user_id)
 
 
 class LoginAttempt:

@@ -1,4 +1,4 @@
-"""The short way out: whole WebSocket frames straight to a connection's socket, when it is free.
+"""The short way to a WebSocket: whole frames straight to its socket when it is free, and a task of its own.
 
 The server puts an outlet in place for each connection that can have one; a route finds it here. Where there is
 none everything goes the long way, through the ASGI server, with the same outcome.
@@ -10,18 +10,22 @@ from typing import Any, Final, Protocol
 
 import trio
 
+NOT_TAKEN: Final = -1
+"""What `write_now` answers when a frame must go another way."""
+
+
+class ConnectionEnded(Exception):
+    """The client has gone, or the connection was closed: no message comes any more."""
+
 
 class Outlet(Protocol):
     """A connection as far as the short way needs it."""
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether something that was taken is not out yet."""
-
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: bytes) -> int:
         """Takes whole frames, if nothing else is on its way to the client and the connection is open.
 
-        What the network does not take at once is kept, `is_behind` is then true, and `flush` must follow.
+        Returns how many bytes the network has not taken: those are kept, and if there are any `flush` must follow.
+        NOT_TAKEN: nothing was taken, and the frames must be sent.
         """
 
     async def send(self, data: bytes) -> bool:
@@ -36,20 +40,28 @@ class Outlet(Protocol):
     def abandon(self) -> None:
         """What was kept must not reach the client: the connection is cut if anything was, with no close frame."""
 
+    async def close(self, code: int, reason: str) -> bool:
+        """Sends a close frame; False where there is no short way."""
+
     def divert(self) -> Callable[[], Awaitable[str | bytes]] | None:
         """What returns the client's messages one by one from now on; None: they come as the framework brings them.
 
-        To be asked for before the handshake is answered.
+        To be asked for before the handshake is answered. It raises ConnectionEnded when no more will come.
+        """
+
+    def carry_on(self, serve: Callable[[], Awaitable[None]]) -> bool:
+        """Lets the connection's own task run `serve`, whatever becomes of the connection and of the caller.
+
+        After `divert`. The framework's handler may return then, and with it goes all that it held. False: there is
+        no such task, and the handler itself must run it.
         """
 
 
 class NoOutlet:
     """Of a connection that has no short way."""
 
-    is_behind = False
-
-    def write_now(self, data: bytes) -> bool:
-        return False
+    def write_now(self, data: bytes) -> int:
+        return NOT_TAKEN
 
     async def send(self, data: bytes) -> bool:
         await trio.lowlevel.checkpoint()
@@ -61,33 +73,53 @@ class NoOutlet:
     def abandon(self) -> None:
         pass
 
+    async def close(self, code: int, reason: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
+
     def divert(self) -> None:
         return None
+
+    def carry_on(self, serve: Callable[[], Awaitable[None]]) -> bool:
+        return False
+
+
+class WebSocketStream(Protocol):
+    """The server's side of a WebSocket that has its connection for itself."""
+
+    def divert(self) -> Callable[[], Awaitable[str | bytes]]: ...
+
+    async def close(self, code: int, reason: str) -> None: ...
 
 
 class Server(Protocol):
     """The server's side of one connection."""
 
     stream: Any
-    send_lock: trio.Lock
-    websocket: Any
+
+    @property
+    def websocket(self) -> WebSocketStream | None: ...
 
     async def write(self, data: bytes, *, is_frames: bool = False) -> None:
         """Writes to the client, after whatever the outlet has kept; frames only while it is not shut."""
+
+    def carry_on(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """See `Outlet.carry_on`."""
 
 
 class StreamOutlet:
     """The short way to a client: no task, no lock, no copy, when its connection is free.
 
     A prepared frame that goes through Quart, ASGI, wsproto and a shielded write costs some 60 µs of CPU; this
-    way a few. Over TLS, whose records only the stream can make, there is no short way.
+    way a few. Over TLS, whose records only the stream can make, frames take `send`.
     """
 
-    __slots__ = ("_kept", "_send", "_server", "is_abandoned", "is_shut")
+    __slots__ = ("_kept", "_send", "_server", "_writers", "is_abandoned", "is_free", "is_shut")
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._kept = b""
+        self._writers = 0  # who writes to the stream, or waits for it
         self.is_shut = False
         self.is_abandoned = False
         stream: object = server.stream
@@ -95,21 +127,23 @@ class StreamOutlet:
             self._send: Callable[[bytes], int] | None = stream.socket._sock.send  # type: ignore[attr-defined]  # the socket itself
         else:
             self._send = getattr(stream, "send_now", None)  # of streams in memory
+        self.is_free = self._send is not None  # whether frames can go straight to the socket
 
-    @property
-    def is_behind(self) -> bool:
-        return bool(self._kept)
+    def _look(self) -> None:
+        """Sees again whether frames can go straight to the socket: asked for every frame of every member."""
+        self.is_free = self._send is not None and not (self._kept or self._writers or self.is_shut)
 
-    def write_now(self, data: bytes) -> bool:
-        if self._send is None or self.is_shut or self._kept or self._server.send_lock.locked():
-            return False
+    def write_now(self, data: bytes) -> int:
+        if not self.is_free:
+            return NOT_TAKEN
         try:
-            sent = self._send(data)
+            left = len(data) - self._send(data)  # type: ignore[misc]  # free: there is one
         except OSError:  # it would block, or is broken: the long way finds out
-            return False
-        if sent < len(data):
-            self._kept = data[sent:]
-        return True
+            return NOT_TAKEN
+        if left:
+            self._kept = data[-left:]
+            self._look()
+        return left
 
     async def send(self, data: bytes) -> bool:
         await self._server.write(data, is_frames=True)
@@ -125,22 +159,47 @@ class StreamOutlet:
         if self._kept:
             self._kept = b""
             self.is_abandoned = self.is_shut = True
+            self._look()
+
+    async def close(self, code: int, reason: str) -> bool:
+        websocket = self._server.websocket
+        if websocket is None:
+            await trio.lowlevel.checkpoint()
+            return False
+        await websocket.close(code, reason)
+        return True
 
     def divert(self) -> Callable[[], Awaitable[str | bytes]] | None:
         websocket = self._server.websocket
-        if websocket is None:
-            return None
-        receive: Callable[[], Awaitable[str | bytes]] = websocket.divert().receive
-        return receive
+        return None if websocket is None else websocket.divert()
+
+    def carry_on(self, serve: Callable[[], Awaitable[None]]) -> bool:
+        if self._server.websocket is None:
+            return False
+        self._server.carry_on(serve)
+        return True
+
+    # --- for whoever writes to the stream ---
 
     def take(self) -> bytes:
         """What was kept, for whoever writes next."""
         kept, self._kept = self._kept, b""
         return kept
 
+    def begin_write(self) -> None:
+        """Somebody is about to write to the stream, or to wait for it; `end_write` must follow."""
+        self._writers += 1
+        self.is_free = False
+
+    def end_write(self) -> None:
+        """Ends a `begin_write`."""
+        self._writers -= 1
+        self._look()
+
     def shut(self) -> None:
         """A close frame is on its way, or the connection has ended: no frame may follow."""
         self.is_shut = True
+        self.is_free = False
 
 
 _NONE: Final = NoOutlet()

@@ -1,6 +1,8 @@
 """The WebSocket routes: authenticate, join, always receive, say why when it ends, leave."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -9,8 +11,8 @@ from quart import Blueprint, Response, websocket
 from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity
-from pulse_trio.edge.handshake import chosen_subprotocol, identify, not_a_member, refusal, resume_point
-from pulse_trio.edge.outlet import current_outlet
+from pulse_trio.edge.handshake import ResumePoint, chosen_subprotocol, identify, not_a_member, refusal, resume_point
+from pulse_trio.edge.outlet import ConnectionEnded, current_outlet
 from pulse_trio.edge.reader import MemberReader, Reader, Receive, SessionReader
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -22,6 +24,7 @@ from pulse_trio.protocol import (
     error_frame,
 )
 from pulse_trio.rooms.connection import CLOSE_TIMEOUT
+from pulse_trio.rooms.hub import JoinTicket
 from pulse_trio.store.base import NotAMember, StoreError
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
@@ -32,81 +35,94 @@ log = structlog.get_logger(__name__)
 @sockets.websocket("")
 async def session_socket() -> Response | None:
     """All of a user's conversations on one connection."""
-    socket: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # the one behind the proxy
-    try:
-        parts = _parts()
-        identity = await identify(parts, None)
-        place = parts.limits.connections.hold(identity.user.id)
-    except (PulseError, StoreError) as error:
-        return refusal(error)
+    with ExitStack() as held:
+        try:
+            parts = _parts()
+            identity = await identify(parts, None)
+            place = parts.limits.connections.hold(identity.user.id)
+            held.push(place)
+        except (PulseError, StoreError) as error:
+            return refusal(error)
+        transport = await _accept()
+        held.pop_all()  # whoever serves the connection gives it up
+    await transport.serve(partial(_serve_session, parts, transport, identity, place))
+    return None
+
+
+async def _serve_session(
+    parts: Services, transport: "_Transport", identity: Identity, place: AbstractContextManager[object]
+) -> None:
     with place:
-        transport = _Transport(socket)
-        await socket.accept(subprotocol=chosen_subprotocol())
         scope = trio.CancelScope()
         try:
             session = await parts.hub.open_session(identity.user, transport, on_ended=scope.cancel)
         except StoreError:
             await transport.close(CloseCode.INTERNAL_ERROR, "the conversations cannot be looked up; reconnect")
-            return None
+            return
         reader = SessionReader(parts, session, transport.receive, scope, identity)
-        await _serve(reader, leave=lambda: parts.hub.close_session(session))
-    return None
+        await _serve(reader, leave=partial(parts.hub.close_session, session))
 
 
 @sockets.websocket("/<conversation_id>")
 async def conversation_socket(conversation_id: str) -> Response | None:
     """One conversation on one connection."""
-    socket: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # the one behind the proxy
-    try:
-        parts = _parts()
-        key = parse_uuid(conversation_id)
-        identity = await identify(parts, key)
-        after_rev = resume_point()
-        place = parts.limits.connections.hold(identity.user.id)
-    except (PulseError, StoreError) as error:
-        return refusal(error)
-    with place:
-        return await _converse(socket, parts, identity, key, after_rev)
-
-
-async def _converse(
-    socket: Websocket, parts: Services, identity: Identity, key: UUID | None, after_rev: int | None
-) -> Response | None:
-    user = identity.user
-    if key is None:
-        return refusal(not_a_member())
-    with parts.hub.joining(key, user.id) as ticket:
+    with ExitStack() as held:
         try:
-            if not await parts.store.is_member(key, user.id):
+            parts = _parts()
+            key = parse_uuid(conversation_id)
+            identity = await identify(parts, key)
+            point = resume_point()
+            place = parts.limits.connections.hold(identity.user.id)
+            held.push(place)
+            if key is None:
+                raise not_a_member()
+            ticket = parts.hub.joining(key, identity.user.id)
+            held.push(ticket)
+            if not await parts.store.is_member(key, identity.user.id):
                 raise not_a_member()
         except (PulseError, StoreError) as error:
             return refusal(error)
-        transport = _Transport(socket)
-        await socket.accept(subprotocol=chosen_subprotocol())
-        scope = trio.CancelScope()
+        transport = await _accept()
+        held.pop_all()  # whoever serves the connection gives them up
+    await transport.serve(partial(_serve_conversation, parts, transport, identity, key, point, place, ticket))
+    return None
+
+
+async def _serve_conversation(
+    parts: Services,
+    transport: "_Transport",
+    identity: Identity,
+    key: UUID,
+    point: ResumePoint,
+    place: AbstractContextManager[object],
+    ticket: JoinTicket,
+) -> None:
+    user = identity.user
+    scope = trio.CancelScope()
+    with place:
         try:
-            member = await parts.hub.connect(
-                key,
-                user,
-                transport,
-                ticket=ticket,
-                on_ended=scope.cancel,
-                after_rev=after_rev,
-                epoch=socket.args.get("epoch"),
-            )
+            with ticket:
+                member = await parts.hub.connect(
+                    key,
+                    user,
+                    transport,
+                    ticket=ticket,
+                    on_ended=scope.cancel,
+                    after_rev=point.after_rev,
+                    epoch=point.epoch,
+                )
         except NotAMember:
             await transport.close(CloseCode.REMOVED, "removed from the conversation")
-            return None
+            return
         except PulseError as error:
             await transport.send([encode(error_frame(error))])
             await transport.close(CloseCode.CANNOT_RESUME, error.message)
-            return None
+            return
         except StoreError:
             await transport.close(CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
-            return None
-    reader = MemberReader(parts, member, transport.receive, scope, identity)
-    await _serve(reader, leave=lambda: parts.hub.disconnect(key, user.id, transport))
-    return None
+            return
+        reader = MemberReader(parts, member, transport.receive, scope, identity)
+        await _serve(reader, leave=partial(parts.hub.disconnect, key, user.id, transport))
 
 
 def _parts() -> Services:
@@ -121,6 +137,14 @@ def _parts() -> Services:
     return parts
 
 
+async def _accept() -> "_Transport":
+    """Answers the handshake that is under way."""
+    socket: Websocket = websocket._get_current_object()  # type: ignore[attr-defined]  # the one behind the proxy
+    transport = _Transport(socket)
+    await socket.accept(subprotocol=chosen_subprotocol())
+    return transport
+
+
 async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:
     """Reads from a connection until it ends, says why, and takes it out of the hub."""
     connection = reader.connection
@@ -129,6 +153,8 @@ async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:
             await reader.receive()
         if reader.is_expired():
             connection.close(CloseCode.TOKEN_EXPIRED, "the token has expired; reconnect with a new one")
+    except ConnectionEnded:
+        return
     except Exception:
         # Left to Quart this would close with 1000, and disappear if the client leaves meanwhile.
         log.exception("a connection failed", user_id=str(connection.user.id))
@@ -140,32 +166,38 @@ async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:
 
 async def _wait_for_close(receive: Receive) -> None:
     """Gives the client a moment to answer our close frame; ends as soon as it has gone."""
-    with trio.move_on_after(CLOSE_TIMEOUT):
+    with trio.move_on_after(CLOSE_TIMEOUT), suppress(ConnectionEnded):
         while True:
             await receive()
 
 
 class _Transport:
-    """A member's connection over Quart's WebSocket."""
+    """A member's connection: by its outlet, or over Quart's WebSocket where that has no short way."""
 
     __slots__ = ("_outlet", "_socket", "abandon", "flush", "receive", "write_now")
 
     def __init__(self, socket: Websocket) -> None:
-        self._socket = socket
         self._outlet = outlet = current_outlet()
-        self.write_now = outlet.write_now  # bound here, once: it is called for every frame of every member
+        self.write_now = outlet.write_now
         self.flush = outlet.flush
         self.abandon = outlet.abandon
-        self.receive: Receive = outlet.divert() or socket.receive
+        receive = outlet.divert()
+        self.receive: Receive = socket.receive if receive is None else receive
+        # Where there is a short way nothing of the framework's is kept for as long as the connection lasts.
+        self._socket = socket if receive is None else None
 
-    @property
-    def is_behind(self) -> bool:
-        return self._outlet.is_behind
+    async def serve(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Runs `serve`, in the connection's own task if it can be: then this returns at once."""
+        if not self._outlet.carry_on(serve):
+            await serve()
 
     async def send(self, frames: Sequence[Encoded]) -> None:
         if not await self._outlet.send(b"".join(frame.wire for frame in frames)):
+            assert self._socket is not None
             for frame in frames:
                 await self._socket.send(frame.text)
 
     async def close(self, code: int, reason: str) -> None:
-        await self._socket.close(code, reason)
+        if not await self._outlet.close(code, reason):
+            assert self._socket is not None
+            await self._socket.close(code, reason)

@@ -31,12 +31,12 @@ log = structlog.get_logger(__name__)
 class Transport(Protocol):
     """What a connection needs of its WebSocket; the edge provides it."""
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether `write_now` took something that is not out yet: `flush` must follow."""
+    def write_now(self, data: bytes) -> int:
+        """Takes whole WebSocket frames at once if nothing else is on its way.
 
-    def write_now(self, data: bytes) -> bool:
-        """Takes whole WebSocket frames at once if nothing else is on its way; False: they must be sent."""
+        Returns how many bytes are not out yet: if there are any `flush` must follow. Below zero: nothing was taken,
+        and the frames must be sent.
+        """
 
     async def flush(self) -> None:
         """Returns when what `write_now` took is on its way."""
@@ -75,6 +75,7 @@ class Connection:
         "_scope",
         "_sending",
         "_source",
+        "_write_now",
         "capacity",
         "dropped_frames",
         "transport",
@@ -92,6 +93,7 @@ class Connection:
     ) -> None:
         self.user = user
         self.transport = transport
+        self._write_now = transport.write_now  # bound here, once: it is called for every frame of every member
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
         self.dropped_frames = 0
         self._outbox, self._source = trio.open_memory_channel[_Item](OUTBOX_FRAMES)
@@ -130,10 +132,13 @@ class Connection:
         """
         if not self._is_open:
             return
-        if not self._pending and self.transport.write_now(frame.wire):
-            if self.transport.is_behind:
+        if not self._pending:
+            left = self._write_now(frame.wire)
+            if left == 0:
+                return
+            if left > 0:
                 self._flush_later(frame.size, member)
-            return
+                return
         if ephemeral and self._queued_bytes > self._outbox_bytes // 2:
             self.dropped_frames += 1
             return
@@ -145,8 +150,8 @@ class Connection:
 
     def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, member: "Member") -> None:
         """As `deliver` for each; `wire` is all of them."""
-        if self._is_open and not self._pending and self.transport.write_now(wire):
-            if self.transport.is_behind:
+        if self._is_open and not self._pending and (left := self._write_now(wire)) >= 0:
+            if left:
                 self._flush_later(len(wire), member)
             return
         for frame in frames:
@@ -168,7 +173,7 @@ class Connection:
     async def send_now(self, frames: Sequence[Encoded], member: "Member") -> None:
         """Sends frames past the outbox: for this connection's own task, while a member catches up."""
         self._sending.append(member)
-        if self.transport.write_now(b"".join(frame.wire for frame in frames)):
+        if self._write_now(b"".join(frame.wire for frame in frames)) >= 0:
             await self.transport.flush()
         else:
             await self.transport.send(frames)

@@ -4,9 +4,8 @@ It has the connection manager's operations of the specification under their name
 """
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Self
 from uuid import UUID
 
 import structlog
@@ -46,13 +45,28 @@ log = structlog.get_logger(__name__)
 
 
 class JoinTicket:
-    """A join under way: what happened to the membership between its check and the join."""
+    """A join under way: what happened to the membership between its check and the join.
 
-    __slots__ = ("doubtful", "revoked")
+    A context manager, at whose end nothing is watched for any more.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_all", "_key", "doubtful", "revoked")
+
+    def __init__(self, all_tickets: dict[tuple[UUID, UUID], list["JoinTicket"]], key: tuple[UUID, UUID]) -> None:
         self.revoked = False
         self.doubtful = False
+        self._all = all_tickets
+        self._key = key
+        all_tickets.setdefault(key, []).append(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        tickets = self._all[self._key]
+        tickets.remove(self)
+        if not tickets:
+            del self._all[self._key]
 
 
 class Hub:
@@ -240,18 +254,9 @@ class Hub:
 
     # --- what clients and REST ask for ---
 
-    @contextmanager
-    def joining(self, conversation_id: UUID, user_id: UUID) -> Iterator[JoinTicket]:
-        """Watches for the removal of a user while a connection of theirs is being set up."""
-        ticket = JoinTicket()
-        tickets = self._joining.setdefault((conversation_id, user_id), [])
-        tickets.append(ticket)
-        try:
-            yield ticket
-        finally:
-            tickets.remove(ticket)
-            if not tickets:
-                del self._joining[(conversation_id, user_id)]
+    def joining(self, conversation_id: UUID, user_id: UUID) -> JoinTicket:
+        """Watches for the removal of a user, until the end of what it returns, while their connection is set up."""
+        return JoinTicket(self._joining, (conversation_id, user_id))
 
     async def send_message(self, conversation_id: UUID, member: Member, frame: SendMessage) -> None:
         """Takes a message; its answer comes to the member as a frame. Waits while too many are unstored.

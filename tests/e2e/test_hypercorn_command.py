@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,14 +13,20 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.support.blocks import ROOT, blocks
 from tests.support.client import Person
 from tests.support.cluster import traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment
 
-CONFIG = Path(__file__).parent.parent.parent / "hypercorn.toml"
+CONFIG = ROOT / "hypercorn.toml"
+(WRITTEN,) = (
+    shlex.split(block.text) for block in blocks(ROOT / "docs" / "operations.md") if block.text.startswith("hypercorn ")
+)
+# As docs/operations.md has it, but for the port and where we are.
 COMMAND = [
     str(Path(sys.executable).with_name("hypercorn")),
-    *("--config", str(CONFIG), "--bind", "127.0.0.1:0", "pulse_trio.asgi:app"),
+    *(str(CONFIG) if word == "hypercorn.toml" else word for word in WRITTEN[1:]),
+    *("--bind", "127.0.0.1:0"),
 ]
 
 Start = Callable[..., Server]

@@ -15,8 +15,8 @@ import jwt
 import pytest
 import trio
 
-from tests.e2e.test_specification_clients import Running, node, running
-from tests.support.client import Api, Person
+from tests.support.client import Person
+from tests.support.programs import Running, node
 from tests.support.server import SECRET, Server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -122,47 +122,6 @@ async def test_what_is_too_much_at_once_arrives_in_order(start_server: Callable[
 
 
 # --- docs/javascript.md ---
-
-# What a page has and Node.js has not.
-STORAGE = """
-const storage = () => {
-  const items = new Map();
-  return {
-    getItem: (key) => items.get(key) ?? null,
-    setItem: (key, value) => items.set(key, value),
-    removeItem: (key) => items.delete(key),
-  };
-};
-Object.defineProperty(globalThis, "localStorage", { value: storage() });
-Object.defineProperty(globalThis, "sessionStorage", { value: storage() });
-"""
-
-
-async def test_the_code_of_its_document_works_as_written(server: Server) -> None:
-    command = node_20()
-    blocks = re.findall(r"```javascript\n(.*?)```", (ROOT / "docs" / "javascript.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
-    assert len(blocks[0].strip().splitlines()) <= 10
-    text = STORAGE + "\n".join(blocks)
-    for placeholder, value in (("http://127.0.0.1:8000", server.base_url), ("/pulse-client.js", CLIENT.as_uri())):
-        assert placeholder in text
-        text = text.replace(placeholder, value)
-    async with running(*command, "--input-type=module", "--eval", text) as page:
-        await page.wait_line("1 alice: Hello!")
-        await page.wait_line("2 alice: How are you")
-        await page.wait_line("sent later: See you")
-        assert "closed" in page.lines
-    with trio.fail_after(30):
-        body = {"username": "alice", "password": "a password of alice"}
-        token = (await Api(server.base_url).post("/api/auth/login", json=body)).json()["access_token"]
-        alice = Person(server.base_url, "alice", "", token)
-        (team,) = (await alice.api.get("/api/chat/conversations")).json()["conversations"]
-        messages = (await alice.history(team["id"]))["messages"]
-    assert [(message["seq"], message["content"]) for message in reversed(messages)] == [
-        (1, "Hello!"),
-        (2, "How are you?"),
-        (3, "See you"),
-    ]
 
 
 async def test_every_option_method_and_event_is_in_its_document() -> None:

@@ -123,7 +123,7 @@ async def walk(server: Server) -> tuple[Person, str, str, list[str]]:
         message = await talk(chat, group, eve.token)
     url = f"{server.base_url.replace('http', 'ws', 1)}/api/chat/ws?ticket={tickets[2]}"
     async with trio_websocket.open_websocket_url(url) as connection:
-        await talk(Chat(connection), group, eve.token)
+        await talk(Chat(connection, "session"), group, eve.token)
 
     api = ada.api
     await api.get(f"{CONVERSATIONS}/{group}/messages")

@@ -183,7 +183,7 @@ async def test_the_page_loads_under_its_policy_and_asks_nothing_of_other_hosts(s
         assert page.headers["X-Content-Type-Options"] == "nosniff"
         parser = Addresses()
         parser.feed(page.text)
-        assert {"/docs.css", "/docs.js", "/openapi.json"} <= set(parser.found)
+        assert {"/docs.css", "/docs.js", "/openapi.json", "/asyncapi.json"} <= set(parser.found)
         for address in parser.found:
             assert re.match(r"/[^/]", address), address
             part = await api.get(address)

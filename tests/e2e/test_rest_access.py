@@ -66,8 +66,9 @@ async def test_the_description_has_every_route_of_the_app(server: Server) -> Non
     with trio.fail_after(60):
         described = {(operation.method, operation.path) for operation in await all_operations(server)}
     pages = {"/", "/app/{name}", "/favicon.svg", "/manifest.webmanifest", "/pulse-client.js"}
-    documents = {("GET", path) for path in pages | {"/openapi.json", "/docs", "/docs.css", "/docs.js"}}
-    assert routes == described | documents
+    documents = {"/openapi.json", "/asyncapi.json", "/docs", "/docs.css", "/docs.js"}
+    shown = {("GET", path) for path in pages | documents}
+    assert routes == described | shown
 
 
 async def test_only_members_get_another_answer_than_for_an_id_that_does_not_exist(server: Server) -> None:

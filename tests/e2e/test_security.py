@@ -57,7 +57,7 @@ async def session(person: Person) -> AsyncIterator[Chat]:
     """All of a person's conversations on one connection, with its first frame read."""
     url = f"{person.base_url.replace('http', 'ws', 1)}{SESSION}?token={person.token}"
     async with trio_websocket.open_websocket_url(url) as connection:
-        chat = Chat(connection)
+        chat = Chat(connection, "session")
         assert (await chat.receive())["type"] == "session"
         yield chat
 

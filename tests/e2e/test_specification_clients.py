@@ -1,18 +1,13 @@
 """The specification's own client programs, as they stand there, against the real process."""
 
-import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
-import pytest
 import trio
 
 from tests.support.client import Person
+from tests.support.programs import node, running
 from tests.support.server import Server
 
 FOLDER = Path(__file__).parent / "specification"
@@ -29,51 +24,6 @@ def program(name: str, server: Server, conversation_id: str, token: str) -> str:
         assert placeholder in text
         text = text.replace(placeholder, value)
     return text
-
-
-class Running:
-    """A client program at work, and the lines that it prints."""
-
-    def __init__(self, process: trio.Process) -> None:
-        assert process.stdout is not None
-        self.process = process
-        self.lines: list[str] = []
-        self._output = process.stdout
-        self._rest = b""
-
-    async def wait_line(self, text: str) -> None:
-        """Returns when the program prints a line with this text in it."""
-        with trio.fail_after(20):
-            while not any(text in line for line in self.lines):
-                chunk = await self._output.receive_some()
-                assert chunk, f"the program ended; it said: {self.lines}"
-                *lines, self._rest = (self._rest + chunk).split(b"\n")
-                self.lines += [line.decode() for line in lines]
-
-
-@asynccontextmanager
-async def running(*command: str) -> AsyncIterator[Running]:
-    """Runs a program for the length of the block."""
-    async with trio.open_nursery() as nursery:
-        start = partial(trio.run_process, list(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        process: trio.Process = await nursery.start(start)
-        yield Running(process)
-        process.kill()
-
-
-def node() -> list[str]:
-    """How to run JavaScript that uses the WebSocket of browsers.
-
-    Node.js has it since version 22, behind a flag since 20.10; for older ones Debian's package node-ws does.
-    """
-    found = shutil.which("node")
-    if found is None:
-        pytest.skip("no Node.js here: apt-get install nodejs node-ws")
-    for options in ([], ["--experimental-websocket"], ["--require", str(FOLDER / "with_ws.cjs")]):
-        check = [found, *options, "--eval", "process.exit(typeof WebSocket === 'function' ? 0 : 1)"]
-        if subprocess.run(check, capture_output=True, check=False).returncode == 0:
-            return [found, *options]
-    pytest.skip("this Node.js has no WebSocket: apt-get install node-ws, or use Node.js 22")
 
 
 async def test_python_program_as_it_stands(server: Server) -> None:

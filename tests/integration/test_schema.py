@@ -1,22 +1,29 @@
 """The schema is brought up to date once, whole or not at all; the epoch tells histories apart."""
 
+import subprocess
+import sys
+import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from alembic.command import downgrade
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from pulse_trio.errors import LaunchError
-from pulse_trio.store.schema import MIGRATION_LOCK, _scripts, establish_epoch, migrate, renew_epoch
+from pulse_trio.store.schema import MIGRATION_LOCK, establish_epoch, migrate, renew_epoch, revisions
 from tests.support.cluster import Cluster
 
 LIMIT = 30  # seconds
+SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 
 
 @pytest.fixture
@@ -41,10 +48,16 @@ def schema_of(conninfo: str) -> list[tuple[Any, ...]]:
     )
 
 
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    return config
+
+
 def take_back(conninfo: str, revision: str) -> None:
     """Makes the schema an older one."""
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool)
-    config = _scripts()
+    config = _config()
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         downgrade(config, revision)
@@ -58,6 +71,25 @@ def test_fresh_database_gets_the_schema(fresh: str) -> None:
     assert query(fresh, "SELECT version_num FROM alembic_version") == [(after,)]
     tables = {row[0] for row in schema_of(fresh)}
     assert tables == {"alembic_version", "users", "conversations", "conversation_users", "messages", "history"}
+
+
+def test_the_files_of_the_migrations_are_named_for_their_order() -> None:
+    """So that the newest is known without Alembic."""
+    newest_first = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    assert revisions(SCRIPTS) == newest_first[::-1]
+
+
+def test_alembic_is_loaded_only_to_migrate(database: str) -> None:
+    """It takes half a second and 30 MB."""
+    program = f"""
+        import sys, pulse_trio.launch
+        pulse_trio.launch.migrate({database!r})
+        sys.exit(sorted({{"alembic", "sqlalchemy"}} & set(sys.modules)) or None)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=LIMIT
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_second_time_changes_nothing(fresh: str) -> None:

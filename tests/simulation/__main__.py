@@ -12,6 +12,7 @@ from tests.simulation.plan import Plan
 from tests.simulation.run import RARE, simulate
 from tests.simulation.shrink import shrink
 
+FAULTS = ("a kill", "a restart in order", "a room failed")  # beside those of the store
 AT_ONCE = 8  # seeds that a process is given at a time
 
 
@@ -41,7 +42,8 @@ def main() -> int:
                 break
     for name, count in sorted(counters.items()):
         print(f"{count:8} {name}")
-    print(f"{ran} seeds in {time.perf_counter() - began:.1f} s, {len(failed)} failed {failed[:20]}")
+    faults = sum(count for name, count in counters.items() if name.startswith("fault: ") or name in FAULTS)
+    print(f"{ran} seeds in {time.perf_counter() - began:.1f} s, {faults} faults, {len(failed)} failed {failed[:20]}")
     if failed and not options.go_on and not options.trace:
         print(shrink(simulate(failed[0], plan)).report())
     missing = [name for name in RARE if not counters[name]] if ran >= 100 else []

@@ -164,6 +164,8 @@ class Device:
                 self.connected = True
                 if self._fresh:
                     self.cursor = frame["last_rev"]
+                elif self.cursor < frame["last_rev"]:
+                    self._history.count("a resume over a gap")
         if kind in {"message", "message_updated", "message_deleted"}:
             self.cursor = max(self.cursor, frame["rev"])
             self.newest = max(self.newest, frame["seq"])

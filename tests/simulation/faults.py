@@ -1,4 +1,4 @@
-"""A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer."""
+"""A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer, breaks."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +22,7 @@ from pulse_trio.store.memory import MemoryStore
 from tests.simulation.history import History
 
 STATEMENT_TIMEOUT = 5.0  # seconds after which PostgreSQL would give up a statement
+BREAKS = 0.15  # of the fault rate: how often a room's writer meets a fault of ours, which ends the room
 
 
 class FaultyStore:
@@ -31,15 +32,19 @@ class FaultyStore:
         data: the rows.
         history: where commits are noted.
         rand: decides the faults.
+        breaks: decides where the fault is one of ours, and no database's.
         rate: how often something goes wrong, 0 to 1; the world sets it to 0 for the calm.
     """
 
-    def __init__(self, data: MemoryStore, history: History, rand: random.Random, rate: float) -> None:
+    def __init__(
+        self, data: MemoryStore, history: History, rand: random.Random, breaks: random.Random, rate: float
+    ) -> None:
         self.epoch = data.epoch
         self.rate = rate
         self._data = data
         self._history = history
         self._random = rand
+        self._breaks = breaks
         self._died = trio.Event()
 
     def die(self) -> None:
@@ -51,15 +56,19 @@ class FaultyStore:
 
     async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
         after = await self._before("append")
+        self._break("before")
         rows = await self._data.append(batch)
         self._note((row for row in rows if row is not None), {new.id for new in batch})
+        self._break("after")
         await self._after(after, "append")
         return rows
 
     async def revise(self, revision: Revision) -> Message:
         after = await self._before("revise")
+        self._break("before")
         row = await self._data.revise(revision)
         self._note([row], {row.id})
+        self._break("after")
         await self._after(after, "revise")
         return row
 
@@ -149,6 +158,12 @@ class FaultyStore:
             self._history.add("answer_stuck", what=what)
             await self._wait(STATEMENT_TIMEOUT)
             raise StoreUnavailable("the answer to a commit never came")
+
+    def _break(self, when: str) -> None:
+        """Raises now and then what no database raises: before the commit, or after it."""
+        if self._breaks.random() < self.rate * BREAKS:
+            self._history.add("broken", when=f"{when} the commit")
+            raise RuntimeError("a planned fault")
 
     async def _wait(self, seconds: float) -> None:
         with trio.move_on_after(seconds):

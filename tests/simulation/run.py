@@ -1,6 +1,8 @@
 """One run of the simulated service, from one number and what it leaves out."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar, TypeVarTuple
 from uuid import UUID
 
 import trio
@@ -13,11 +15,23 @@ from tests.simulation.plan import Plan
 from tests.simulation.sessions import Place, SessionDevice
 from tests.simulation.world import World, deterministic
 
+R = TypeVar("R")
+Arguments = TypeVarTuple("Arguments")
+
 CHAOS = (8.0, 25.0)  # virtual seconds
 CALM = 90.0  # virtual seconds in which everything must be well again
 CLOSING = 60.0  # virtual seconds after which nothing may be left of a room or a connection
 RARE = (
     "a retry after an unknown commit",
+    "a resend that was stored already",
+    "a resume over a gap",
+    "a gap was filled",
+    "a room failed",
+    "a kill",
+    "a restart in order",
+    "removal 204",
+    "removal 503",
+    "addition 200",
     "a skipped rev at resume",
     "a slow client cut",
     "a refused message",
@@ -62,12 +76,17 @@ EVERYTHING = Plan()
 
 def simulate(seed: int, plan: Plan = EVERYTHING) -> Result:
     """One run; the same seed and plan give the same run."""
+    return reproducibly(seed, _simulate, seed, plan)
+
+
+def reproducibly(seed: int, run: Callable[[*Arguments], Awaitable[R]], *arguments: *Arguments) -> R:
+    """Runs this on a virtual clock, with a schedule that the seed decides."""
     core = trio._core._run
     before = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
     core._ALLOW_DETERMINISTIC_SCHEDULING = True  # the run order of tasks comes from _r alone
     core._r.seed(seed)
     try:
-        return trio.run(_simulate, seed, plan, clock=trio.testing.MockClock(autojump_threshold=0))
+        return trio.run(run, *arguments, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         core._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
         core._r.setstate(before[1])
@@ -88,13 +107,13 @@ async def _simulate(seed: int, plan: Plan) -> Result:
             sessions = [session for session in sessions if plan.has("sessions") and plan.has(session.name)]
             for device in (*devices, *sessions):
                 runs.append(trio.Event())
-                nursery.start_soon(_tell, device.run, runs[-1])
+                nursery.start_soon(tell, device.run, runs[-1])
             places = [place for session in sessions for place in session.places.values()]
             administrators = len(runs)
             for conversation_id in world.conversations if plan.has("administrators") else ():
                 administrator = Administrator(world, conversation_id)
                 runs.append(trio.Event())
-                nursery.start_soon(_tell, administrator.run, runs[-1])
+                nursery.start_soon(tell, administrator.run, runs[-1])
             chaos = await _chaos(world)
             world.calm_down()
             for ran in runs[administrators:]:
@@ -102,17 +121,22 @@ async def _simulate(seed: int, plan: Plan) -> Result:
             await _calm(world, devices, places, sessions)
             for device in (*devices, *sessions):
                 device.end()
-            with trio.move_on_after(CLOSING) as closing:
-                for ran in runs:
-                    await ran.wait()
-                while world.hub._rooms.going() or world.serving:  # noqa: ASYNC110  # the virtual clock jumps
-                    await trio.sleep(0.5)
-            if closing.cancelled_caught:
-                what = f"{world.hub.room_count} rooms and {world.serving} connections are left"
-                world.history.add("leak", what=what)
+            await note_leaks(world, runs)
             nursery.cancel_scope.cancel()
         world.note_rows()
     return Result(seed, plan, Checker(world.history).check(), world.history, names, chaos)
+
+
+async def note_leaks(world: World, runs: list[trio.Event]) -> None:
+    """Nothing may be left a while after everybody has ended."""
+    with trio.move_on_after(CLOSING) as closing:
+        for ran in runs:
+            await ran.wait()
+        while world.hub._rooms.going() or world.serving:  # noqa: ASYNC110  # the virtual clock jumps
+            await trio.sleep(0.5)
+    if closing.cancelled_caught:
+        what = f"{world.hub.room_count} rooms and {world.serving} connections are left"
+        world.history.add("leak", what=what)
 
 
 def _devices(world: World) -> list[Device]:
@@ -134,7 +158,8 @@ def _sessions(world: World) -> list[SessionDevice]:
     ]
 
 
-async def _tell(run: object, done: trio.Event) -> None:
+async def tell(run: object, done: trio.Event) -> None:
+    """Runs this, and says when it has ended."""
     assert callable(run)
     await run()
     done.set()
@@ -184,7 +209,7 @@ async def _calm(world: World, devices: list[Device], places: list[Place], sessio
         probe = Device(world, f"probe.{place}", world.users[-1], conversation_id, talks=False)
         done = trio.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell, probe.run, done)
+            nursery.start_soon(tell, probe.run, done)
             await trio.sleep(5)
             _note_connected(world, [*devices, probe], places, conversation_id)
             _note_watched(world, [*devices, probe], sessions)

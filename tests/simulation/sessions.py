@@ -188,6 +188,8 @@ class SessionDevice:
                 history.count("removed while connected")
                 place.close()
                 place.told_removed = number
+                # What it was told of others before may be more than it may know now; it is not taken back.
+                await self._watch(ws)
             elif frame["type"] == "error" and frame["code"] == "cannot_resume":
                 history.count("a session told to load afresh")
                 return  # and it comes back

@@ -1,5 +1,6 @@
 """The simulation can fail: bugs are planted in the service, and the checker names the promise that each breaks."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,8 @@ from pulse_trio.store.memory import MemoryStore
 from tests.simulation.run import simulate
 from tests.simulation.shrink import promise_of, shrink
 
-SEEDS = 200  # in which each must be found; what ends well by itself in most runs takes some
+SEEDS = 80  # in which each must be found
+QUICK = {"lost_batch_on_retry": 30, "expired_token_kept": 8}  # seeds that are tried first: most do not find these
 
 Patch = pytest.MonkeyPatch
 
@@ -270,6 +272,14 @@ def watched_after_the_last_shared_conversation(patch: Patch) -> None:
     patch.setattr(MemoryStore, "acquaintances", wrong)
 
 
+def room_that_failed_kept(patch: Patch) -> None:
+    async def wrong(self: Room) -> None:
+        with contextlib.suppress(Exception):
+            await self._writer.run()
+
+    patch.setattr(Room, "_run_writer", wrong)
+
+
 BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (deliver_before_store, {"stored before delivered"}),
     (seq_hole, {"seq has no gap"}),
@@ -294,6 +304,7 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (read_position_goes_back, {"a read position never goes back"}),
     (nobody_told_who_went_offline, {"who is online converges"}),
     (watched_after_the_last_shared_conversation, {"who is online converges"}),
+    (room_that_failed_kept, {"everything ends well"}),
 ]
 
 
@@ -301,7 +312,7 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
 def test_planted_bug_is_named(plant: Callable[[Patch], None], promises: set[str], monkeypatch: Patch) -> None:
     plant(monkeypatch)
     named: set[str] = set()
-    for seed in range(1, SEEDS + 1):
+    for seed in sorted(range(1, SEEDS + 1), key=lambda seed: seed != QUICK.get(plant.__name__)):
         named |= {violation.partition(":")[0] for violation in simulate(seed).violations}
         if promises <= named:
             return

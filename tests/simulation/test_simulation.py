@@ -17,6 +17,7 @@ KNOWN_SEEDS = range(1, 41)  # enough for every rare path, and always the same
 FOUND = {
     1010: "a removal that took too long was answered with 204, and the connections stayed open",
     1024: "a client that had caught up beyond what its room knew of was refused its resume",
+    684526559: "what a session had been told of others before its removal was held against the service",
     1050: "a commit whose answer was lost, and whose sender had left, was told to nobody until the next message",
 }
 """Seeds that failed once, and what they showed."""

@@ -12,6 +12,8 @@ import trio
 import trio_websocket
 from trio_websocket import WebSocketConnection
 
+from tests.support import frames
+
 PASSWORD = "correct horse battery staple"
 
 
@@ -94,7 +96,7 @@ class Person:
         url = f"{self.base_url.replace('http', 'ws', 1)}{path}?{parameters}"
         async with trio_websocket.open_websocket_url(url) as connection:
             try:
-                yield Chat(connection)
+                yield Chat(connection, "session" if path == "/api/chat/ws" else "conversation")
             finally:
                 if connection.closed is not None:
                     # When the server closes first, trio-websocket leaves its own socket open.
@@ -102,10 +104,16 @@ class Person:
 
 
 class Chat:
-    """A WebSocket connection that speaks frames."""
+    """A WebSocket connection that speaks frames, and holds those that come to the AsyncAPI document.
 
-    def __init__(self, connection: WebSocketConnection) -> None:
+    Args:
+        connection: an open one.
+        channel: which of the document's it is.
+    """
+
+    def __init__(self, connection: WebSocketConnection, channel: str = "conversation") -> None:
         self.connection = connection
+        self.channel = channel
 
     async def send(self, frame: object) -> None:
         await self.connection.send_message(frame if isinstance(frame, str | bytes) else json.dumps(frame))
@@ -114,7 +122,8 @@ class Chat:
         """The next frame."""
         with trio.fail_after(seconds):
             frame: dict[str, Any] = json.loads(await self.connection.get_message())
-            return frame
+        frames.check(frame, self.channel)
+        return frame
 
     async def receive_type(self, *kinds: str) -> dict[str, Any]:
         """The next frame of one of these types; others are passed over."""

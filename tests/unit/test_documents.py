@@ -10,7 +10,7 @@ import pytest
 
 from pulse_trio import protocol
 from pulse_trio.errors import ErrorCode
-from pulse_trio.protocol import CloseCode, FrameReader
+from pulse_trio.protocol import FRAME_ERRORS, CloseCode, FrameReader
 from pulse_trio.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -66,9 +66,14 @@ def test_every_error_code_is_documented(code: ErrorCode) -> None:
     assert f"`{code.code}`" in PROTOCOL + REST
 
 
-@pytest.mark.parametrize("code", CloseCode, ids=lambda code: str(int(code)))
-def test_every_close_code_is_documented(code: CloseCode) -> None:
-    assert f"\n| {int(code)} |" in PROTOCOL
+def test_the_tables_of_codes_are_those_of_the_code() -> None:
+    closed = re.search(r"## Close codes\n\n.*\n.*\n((\|.*\n)+)", PROTOCOL)
+    assert closed is not None
+    rows = [f"| {int(code)} | {code.meaning} | {code.advice} |".replace("|  |", "| |") for code in CloseCode]
+    assert closed[1].splitlines() == rows
+    refused = re.search(r"### `error`\n[^#]*?\n\|---\|---\|\n((\|.*\n)+)", PROTOCOL)
+    assert refused is not None
+    assert refused[1].splitlines() == [f"| `{code.code}` | {meaning} |" for code, meaning in FRAME_ERRORS.items()]
 
 
 def examples(section: str) -> list[dict[str, object]]:

@@ -13,8 +13,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.protocol import (
-    CLIENT_ID_MAX_CHARS,
     AuthFrame,
     CloseCode,
     DeleteMessage,
@@ -215,6 +215,7 @@ def test_close_codes_are_those_of_the_documents() -> None:
         "NORMAL": 1000,
         "PROTOCOL_ERROR": 1002,
         "INVALID_TEXT": 1007,
+        "UNFINISHED": 1008,
         "TOO_BIG": 1009,
         "INTERNAL_ERROR": 1011,
         "RESTART": 1012,

@@ -1,10 +1,14 @@
-"""The page that shows the API's OpenAPI document to people; it fetches nothing from anywhere else."""
+"""The AsyncAPI document, and the page that shows the OpenAPI one to people; it fetches nothing from anywhere else."""
 
 from importlib.resources import files
 from typing import Final
 
-from quart import Blueprint, Response
+import msgspec
+from quart import Blueprint, Response, request
 from quart_schema import hide
+
+from pulse_trio.edge.rest import asyncapi
+from pulse_trio.edge.services import services
 
 documents = Blueprint("documents", __name__)
 
@@ -39,6 +43,17 @@ async def docs_css() -> Response:
 async def docs_js() -> Response:
     """Its program."""
     return _static("docs.js")
+
+
+@documents.get("/asyncapi.json")
+@hide
+async def asyncapi_json() -> Response:
+    """The WebSocket protocol, for programs."""
+    settings = services().settings
+    # A proxy that ended TLS says so; without one of our own anybody can.
+    ended = settings.trusted_proxies > 0 and request.headers.get("X-Forwarded-Proto") == "https"
+    document = asyncapi.document(settings, request.host, is_tls=ended or request.scheme == "https")
+    return Response(msgspec.json.encode(document), 200, content_type="application/json")
 
 
 def _static(name: str) -> Response:

@@ -1,16 +1,16 @@
 """A room: one order for everybody, presence, gaps, and what becomes of it when people come and go."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.protocol import CloseCode, SendMessage
+from pulse_trio.protocol import CloseCode, SendMessage, SendResume
 from pulse_trio.store.base import Message, NewMessage, Revision, StoreUnavailable
 
-from .world import Rows, World, a_world, settle
+from .world import FakeTransport, Rows, World, a_world, settle, virtual_now
 
 
 def places(guest_frames: list[dict[str, object]]) -> list[tuple[object, object]]:
@@ -695,6 +695,67 @@ async def test_a_send_cancelled_at_any_checkpoint_is_stored_at_most_once_and_lea
         if done and checkpoint > 20:
             return
     raise AssertionError("the sends never came to their end")
+
+
+async def join(world: World) -> None:
+    guest = world.guest(world.bob)
+    try:
+        await guest.join(after_rev=2)
+    finally:
+        guest.leave()
+
+
+async def come_with_a_session(world: World) -> None:
+    session = await world.hub.open_session(world.bob, FakeTransport(), on_ended=lambda: None)
+    try:
+        await world.hub.resume(session, SendResume(revs={world.conversation_id: 2}))
+    finally:
+        world.hub.close_session(session)
+
+
+async def edit_over_rest(world: World) -> None:
+    first = world.store.stored(world.conversation_id)[0]
+    await world.hub.revise(world.conversation_id, first.id, world.alice, "edited")
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["room is open", "room is opened for it"])
+@pytest.mark.parametrize("ask", [join, come_with_a_session, edit_over_rest])
+async def test_what_is_cancelled_at_any_checkpoint_leaves_nothing_behind(
+    autojump_clock: MockClock, ask: Callable[[World], Awaitable[None]], is_open: bool
+) -> None:
+    """Joining and resuming, and a change over REST: at the first checkpoint, the second, and so on."""
+    for checkpoint in range(1, 40):
+        async with a_world(seed=checkpoint) as world:
+            sender = world.alice.id
+            for number in range(5):
+                new = NewMessage(world.ids(), world.conversation_id, sender, str(number), None, virtual_now())
+                await world.store.append([new])
+            guests = [await world.join(world.alice)] if is_open else []
+            with trio.CancelScope() as scope:
+                ticks = Ticks(checkpoint, scope)
+                trio.lowlevel.add_instrument(ticks)
+                try:
+                    await ask(world)
+                finally:
+                    trio.lowlevel.remove_instrument(ticks)
+            await trio.sleep(30)
+            assert world.hub.get_connection_count(world.conversation_id) == len(guests)
+            assert not world.hub._joining
+            assert not world.hub._sessions
+            guests += [await world.join(world.alice, after_rev=2), await world.join(world.bob)]
+            await guests[-1].send("after")
+            await settle()
+            assert guests[-1].contents == ["after"]
+            revs = [frame["rev"] for frame in guests[-2].of_type("message", "message_updated")]
+            assert revs == list(range(3, len(revs) + 3))
+            for guest in guests:
+                guest.leave()
+            await settle()
+            assert world.hub.room_count == 0
+        if not scope.cancelled_caught:
+            assert checkpoint >= 2, "one checkpoint there is at least"
+            return
+    raise AssertionError("it never came to its end")
 
 
 class Ticks(trio.abc.Instrument):

@@ -124,19 +124,15 @@ class FakeTransport:
         self.close_stall: trio.Event | None = None
         self.broken: Exception | None = None
 
-    @property
-    def is_behind(self) -> bool:
-        return bool(self.kept)
-
-    def write_now(self, data: bytes) -> bool:
+    def write_now(self, data: bytes) -> int:
         is_stalled = self.stall is not None and not self.stall.is_set()
         if not self.has_short_way or self.kept or is_stalled or self.broken or self.closed or self.room == 0:
-            return False
+            return -1
         if self.room is not None and len(data) > self.room:
             self.kept = data
         else:
             self._take(data)
-        return True
+        return len(self.kept)
 
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -146,7 +142,7 @@ class FakeTransport:
         self._take(kept)
 
     def abandon(self) -> None:
-        self.is_abandoned = self.is_behind
+        self.is_abandoned = bool(self.kept)
         self.kept = b""
 
     def _take(self, data: bytes) -> None:
