@@ -59,7 +59,10 @@ const TONES = 10;
 export function tone(id) {
   let hash = 2166136261;
   for (const character of id) hash = Math.imul(hash ^ character.codePointAt(0), 16777619);
-  return `tone-${(hash >>> 0) % TONES}`;
+  // Mixed once more: ids that are made one after the other differ in few places.
+  hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
+  hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+  return `tone-${((hash ^ (hash >>> 16)) >>> 0) % TONES}`;
 }
 
 /** The picture of a person (round) or a group. */
