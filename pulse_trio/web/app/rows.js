@@ -41,7 +41,7 @@ export function toRows({ messages, pending, before, newFrom, conversation, store
     if (row.isMine && row.state === "" && !row.message.is_deleted) {
       const readers = store.readers(conversation, row.message.seq);
       row.readers = readers;
-      row.state = readers.length === 0 ? "sent" : "read";
+      row.state = readers.count === 0 ? "sent" : "read";
     }
   });
   return rows;
@@ -60,7 +60,7 @@ function together(a, b) {
 export function signature(row) {
   if (row.kind !== "message") return row.text ?? "";
   const { message } = row;
-  return [message.rev, message.is_deleted, row.isFirst, row.isLast, row.state, row.failure, row.readers?.length, row.canDelete].join();
+  return [message.rev, message.is_deleted, row.isFirst, row.isLast, row.state, row.failure, row.readers?.count, row.readers?.names, row.canDelete].join();
 }
 
 /** The element of a row. `act` has what its buttons do. */
@@ -96,7 +96,7 @@ function bubble(message) {
 
 function meta(row) {
   const { message } = row;
-  const marks = { sending: ["clock", "Sending"], sent: ["sent", "Sent"], read: ["read", `Read by ${listNames(row.readers ?? [])}`], failed: ["alert", "Not sent"] };
+  const marks = { sending: ["clock", "Sending"], sent: ["sent", "Sent"], read: ["read", `Read by ${row.readers ? readerNames(row.readers) : ""}`], failed: ["alert", "Not sent"] };
   const [picture, label] = marks[row.state] ?? [null, ""];
   return h(
     "span",
@@ -105,6 +105,10 @@ function meta(row) {
     h("time", { datetime: message.created_at, title: fullTime(message.created_at) }, clockTime(message.created_at)),
     picture ? h("span", { class: "mark", title: label }, icon(picture), h("span", { class: "unseen" }, label)) : null,
   );
+}
+
+function readerNames({ count, names }) {
+  return count > names.length ? `${names.join(", ")} and ${count - names.length} more` : listNames(names);
 }
 
 function tools(row, act) {

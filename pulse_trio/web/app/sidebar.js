@@ -123,7 +123,7 @@ export class Sidebar {
     if (typists.length > 0) {
       return { who: "", text: conversation.is_group ? `${typists[0]} is typing …` : "typing …", isTyping: true };
     }
-    const underWay = store.pending(conversation.id).at(-1);
+    const underWay = store.sending.in(conversation.id).at(-1);
     if (underWay) return { who: "You", text: underWay.content.slice(0, 200), isTyping: false };
     const last = conversation.last_message;
     if (!last) return { who: "", text: conversation.is_group ? "New group" : "Say hello", isTyping: false };
@@ -188,7 +188,7 @@ export class Sidebar {
   }
 
   async _signOut(signOut) {
-    const unsent = this._store.unsent();
+    const unsent = this._store.sending.count();
     const question = unsent === 1 ? "A message is not sent yet" : `${unsent} messages are not sent yet`;
     if (unsent === 0 || (await ask(`${question} and would be lost. Sign out?`, "Sign out"))) signOut();
   }

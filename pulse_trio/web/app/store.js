@@ -3,7 +3,8 @@
 // Views listen to "change": its detail says which parts changed, gathered for a frame of the screen:
 // "list", "state", "people", and the ids of conversations.
 
-import { newClientId } from "./outbox.js";
+import { Positions, Typists } from "./others.js";
+import { Sending } from "./sending.js";
 import { Timeline, toMessage } from "./timeline.js";
 
 const LIST_PAGE = 200;
@@ -12,7 +13,7 @@ const PAGE = 100;
 const KEPT = 300; // messages of a conversation that is not open
 const KEPT_TIMELINES = 12;
 const WATCHED = 500; // what the service watches for one connection
-const TYPING_MS = 6000;
+const READERS_NAMED = 3;
 const BEHIND_MS = 3000;
 const AGAIN_MS = 3000;
 
@@ -21,16 +22,18 @@ export class Store extends EventTarget {
     super();
     this.client = client;
     this.me = me;
-    this.outbox = outbox;
+    this.sending = new Sending(client, outbox, {
+      changed: (id) => this._changed("list", id),
+      stored: (frame) => this._receive(frame),
+    });
+    this._typists = new Typists((id) => this._changed("list", id));
     this.conversations = new Map();
     this.timelines = new Map();
     this.online = new Map(); // user id → {is_online, last_seen_at}
     this.connection = { state: "connecting" };
     this.isListed = false;
     this.openId = null;
-    this._positions = new Map(); // conversation id → user id → seq
-    this._typing = new Map(); // conversation id → user id → {name, timer}
-    this._pending = new Map(); // conversation id → messages under way
+    this._positions = new Map(); // conversation id → how far its members have read
     this._changes = new Set();
     this._watched = "";
     this._fetching = new Map();
@@ -39,10 +42,7 @@ export class Store extends EventTarget {
 
   /** Connects, and sends again what no answer has come for. */
   start() {
-    for (const item of this.outbox.all()) {
-      this._pendingOf(item.conversation_id).push(item);
-      if (!item.failure) this._dispatch(item);
-    }
+    this.sending.start();
     this.client.connect();
   }
 
@@ -59,17 +59,9 @@ export class Store extends EventTarget {
     return timeline;
   }
 
-  pending(id) {
-    return this._pending.get(id) ?? [];
-  }
-
-  unsent() {
-    return this.outbox.all().length;
-  }
-
   /** The names of those who type. */
   typists(id) {
-    return [...(this._typing.get(id)?.values() ?? [])].map((typist) => typist.name);
+    return this._typists.names(id);
   }
 
   unread(conversation) {
@@ -100,13 +92,18 @@ export class Store extends EventTarget {
     return this.online.get(userId)?.is_online ?? null;
   }
 
-  /** The names of those who have read up to `seq`, without the caller. */
+  /** Who else has read up to `seq`: how many, and the names of some of them. */
   readers(conversation, seq) {
-    const positions = this._positions.get(conversation.id);
-    if (positions === undefined) return [];
-    return conversation.users
-      .filter((user) => user.id !== this.me.id && (positions.get(user.id) ?? 0) >= seq)
-      .map((user) => user.username);
+    const members = this._members(conversation);
+    const isCounted = (userId) => userId !== this.me.id && members.has(userId);
+    const { count, ids } = this._positions.get(conversation.id)?.readers(seq, READERS_NAMED, isCounted) ?? { count: 0, ids: [] };
+    return { count, names: ids.map((userId) => members.get(userId)) };
+  }
+
+  /** The names of the members by their ids. */
+  _members(conversation) {
+    conversation.members ??= new Map(conversation.users.map((user) => [user.id, user.username]));
+    return conversation.members;
   }
 
   // --- what people do ---
@@ -137,32 +134,6 @@ export class Store extends EventTarget {
       timeline.merge(page.messages.map(toMessage));
       this._changed(id);
     });
-  }
-
-  /** Sends a message: it shows at once, and is tried until it is stored or refused. */
-  send(conversationId, content) {
-    const item = {
-      client_id: newClientId(),
-      conversation_id: conversationId,
-      content,
-      created_at: new Date().toISOString(),
-      failure: null,
-    };
-    this._pendingOf(conversationId).push(item);
-    this.outbox.put(item);
-    this._changed(conversationId);
-    this._dispatch(item);
-  }
-
-  retry(item) {
-    item.failure = null;
-    this.outbox.put(item);
-    this._changed(item.conversation_id);
-    this._dispatch(item);
-  }
-
-  discard(item) {
-    this._settlePending(item.conversation_id, item.client_id);
   }
 
   async edit(message, content) {
@@ -213,7 +184,9 @@ export class Store extends EventTarget {
       if (isNew) this._catchUp();
     });
     for (const type of ["message", "message_updated", "message_deleted"]) on(type, (frame) => this._receive(frame));
-    on("typing", (frame) => this._typed(frame));
+    on("typing", (frame) => {
+      if (frame.sender_id !== this.me.id) this._typists.typed(frame.conversation_id, frame.sender_id, frame.sender_username);
+    });
     on("system", (frame) => {
       if (["added", "removed", "renamed"].includes(frame.event)) this._refresh(frame.conversation_id);
     });
@@ -383,8 +356,8 @@ export class Store extends EventTarget {
       timeline.add(message);
       if (timeline.hasGap) this._fill(id).catch(() => {});
     }
-    if (message.sender_id === this.me.id && message.client_id !== null) this._settlePending(id, message.client_id);
-    this._stopTyping(id, message.sender_id);
+    if (message.sender_id === this.me.id && message.client_id !== null) this.sending.settle(id, message.client_id);
+    this._typists.stopped(id, message.sender_id);
     this._changed("list", id);
     if (isNew && message.sender_id !== this.me.id) {
       this.dispatchEvent(new CustomEvent("arrived", { detail: message }));
@@ -394,62 +367,14 @@ export class Store extends EventTarget {
   _read(frame) {
     const id = frame.conversation_id;
     let positions = this._positions.get(id);
-    if (positions === undefined) this._positions.set(id, (positions = new Map()));
+    if (positions === undefined) this._positions.set(id, (positions = new Positions()));
     for (const { user_id, seq } of frame.positions) {
-      if (seq > (positions.get(user_id) ?? 0)) positions.set(user_id, seq);
+      positions.take(user_id, seq);
       const conversation = this.conversations.get(id);
       if (user_id === this.me.id && conversation !== undefined && seq > conversation.read_seq) {
         conversation.read_seq = seq; // in another tab
       }
     }
-    this._changed("list", id);
-  }
-
-  _typed(frame) {
-    if (frame.sender_id === this.me.id) return;
-    const id = frame.conversation_id;
-    let typists = this._typing.get(id);
-    if (typists === undefined) this._typing.set(id, (typists = new Map()));
-    clearTimeout(typists.get(frame.sender_id)?.timer);
-    const timer = setTimeout(() => this._stopTyping(id, frame.sender_id), TYPING_MS);
-    typists.set(frame.sender_id, { name: frame.sender_username, timer });
-    this._changed("list", id);
-  }
-
-  _stopTyping(id, userId) {
-    const typist = this._typing.get(id)?.get(userId);
-    if (typist === undefined) return;
-    clearTimeout(typist.timer);
-    this._typing.get(id).delete(userId);
-    this._changed("list", id);
-  }
-
-  // --- messages under way ---
-
-  _pendingOf(id) {
-    let items = this._pending.get(id);
-    if (items === undefined) this._pending.set(id, (items = []));
-    return items;
-  }
-
-  async _dispatch(item) {
-    try {
-      const frame = await this.client.send(item.conversation_id, item.content, { clientId: item.client_id });
-      if (frame?.message_id) this._receive({ type: "message", ...frame });
-      this._settlePending(item.conversation_id, item.client_id);
-    } catch (error) {
-      if (!this.pending(item.conversation_id).includes(item)) return;
-      item.failure = error?.message || "It could not be sent";
-      this.outbox.put(item);
-      this._changed(item.conversation_id);
-    }
-  }
-
-  _settlePending(id, clientId) {
-    const items = this._pending.get(id);
-    const index = items?.findIndex((item) => item.client_id === clientId) ?? -1;
-    if (index >= 0) items.splice(index, 1);
-    this.outbox.remove(clientId);
     this._changed("list", id);
   }
 

@@ -25,8 +25,8 @@ export class Thread {
     this._act = {
       edit: (message) => this._composer.edit(message),
       remove: (message) => this._remove(message),
-      retry: (item) => store.retry(item),
-      discard: (item) => store.discard(item),
+      retry: (item) => store.sending.retry(item),
+      discard: (item) => store.sending.settle(item.conversation_id, item.client_id),
     };
     this._composer = new Composer(store, client, { onSent: () => this._sent(), lastOwn: () => this._lastOwn() });
     this._head = h("header", { class: "thread-head" });
@@ -187,7 +187,7 @@ export class Thread {
     const end = this._to === Infinity ? timeline.items.length : timeline.indexOf(this._to) + 1;
     const rows = toRows({
       messages: timeline.items.slice(start, end),
-      pending: store.pending(this._id),
+      pending: store.sending.in(this._id),
       before: start > 0 ? timeline.items[start - 1] : null,
       newFrom: this._newFrom,
       conversation,
