@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
-ADVICE: Final = "there is no Chromium for the tests of the web client; on Debian: apt-get install chromium"
+ADVICE: Final = "No Chromium: the tests of the web client are left out. On Debian: apt-get install chromium"
 FLAGS: Final = (
     "--disable-gpu",
     "--disable-background-networking",
@@ -18,18 +18,21 @@ FLAGS: Final = (
 )
 
 
-def executable() -> str:
-    """Where it is. Without one the tests are skipped; in CI (`CI=true`) they fail."""
-    path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(ADVICE, pytrace=False)
-        pytest.skip(ADVICE)
-    return path
+def executable() -> str | None:
+    """Where it is, if there is one."""
+    return next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+def is_left_out() -> bool:
+    """Whether the tests that need it are left out. In CI (`CI=true`) they are not: there they fail without one."""
+    return executable() is None and os.environ.get("CI") != "true"
 
 
 def launch(playwright: Any) -> Any:
     """A browser without a window."""
+    path = executable()
+    if path is None:
+        pytest.fail(ADVICE, pytrace=False)
     # Its sandbox does not run as root.
     flags = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else list(FLAGS)
-    return playwright.chromium.launch(executable_path=executable(), args=flags)
+    return playwright.chromium.launch(executable_path=path, args=flags)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.chromium import executable, launch
+from tests.browser.chromium import is_left_out, launch
 from tests.browser.people import Account, Desk
 from tests.support.cluster import Cluster
 from tests.support.server import Server
+
+collect_ignore_glob = ["test_*.py"] if is_left_out() else []
 
 SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
 _numbers = count(1)
@@ -22,7 +24,6 @@ expect.set_options(timeout=15_000)
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium."""
-    executable()
     with sync_playwright() as playwright:
         started = launch(playwright)
         yield started
