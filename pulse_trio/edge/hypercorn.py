@@ -259,8 +259,8 @@ class GuardedServer(TCPServer):
         self._reading = scope = trio.CancelScope(deadline=min(gone_at, begun, self.ping_at))
         try:
             with scope:
-                data = bytes(await self.stream.receive_some(MAX_RECV))
-        except (trio.ClosedResourceError, trio.BrokenResourceError):
+                data = await self._receive()
+        except (trio.ClosedResourceError, trio.BrokenResourceError, OSError):
             return False
         finally:
             self._reading = None
@@ -280,6 +280,25 @@ class GuardedServer(TCPServer):
         if now >= self.ping_at:
             await self._ping(now)
         return True
+
+    async def _receive(self) -> bytes:
+        """Some bytes of the client's; none when it has sent its last.
+
+        As the stream's `receive_some`, but it waits first: here there is seldom something already, and to find that
+        out costs as much as to read. Raises also OSError.
+        """
+        stream: object = self.stream
+        if not isinstance(stream, trio.SocketStream):
+            return bytes(await self.stream.receive_some(MAX_RECV))
+        socket = stream.socket
+        while True:
+            if socket.fileno() < 0:
+                raise trio.ClosedResourceError
+            await trio.lowlevel.wait_readable(socket)
+            try:
+                return socket._sock.recv(MAX_RECV)  # type: ignore[attr-defined,no-any-return]  # the socket itself
+            except BlockingIOError:
+                pass  # it only seemed so
 
     async def _ping(self, now: float) -> None:
         assert self.config.websocket_ping_interval is not None

@@ -192,7 +192,8 @@ class Room:
     def unhold(self) -> None:
         """Ends a `hold`."""
         self._joining -= 1
-        self._changed.set()
+        if not self._joining and not self._keepers:  # else the room stays: `run` need not look, for every message
+            self._changed.set()
 
     # --- members ---
 

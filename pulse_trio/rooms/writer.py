@@ -209,9 +209,12 @@ class Writer:
         while batch:
             now = trio.current_time()
             try:
-                with trio.fail_at(max(batch[0].deadline, now + ATTEMPT_LEAST)):
+                rows = None
+                with trio.CancelScope(deadline=max(batch[0].deadline, now + ATTEMPT_LEAST)):
                     rows = await self._write(batch)
-            except (StoreUnavailable, trio.TooSlowError) as error:
+                if rows is None:
+                    raise StoreUnavailable("the store does not answer in time")
+            except StoreUnavailable as error:
                 # Whether it was committed is not known: the same ids are sent again, and come back as the
                 # rows that exist if it was.
                 log.warning("messages not stored yet", count=len(batch), reason=type(error).__name__)
