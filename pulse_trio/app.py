@@ -20,7 +20,7 @@ from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.loop_lag import watch_loop
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
-from pulse_trio.edge.rest import api
+from pulse_trio.edge.rest import api, web
 from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import Services, set_metrics, set_services
 from pulse_trio.edge.socket import sockets
@@ -108,6 +108,7 @@ def create_app(
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
     app.url_map.strict_slashes = False
     api.install(app)
+    web.install(app, settings)
     app.register_blueprint(tickets)
     app.register_blueprint(sockets)
     return app

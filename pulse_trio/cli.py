@@ -72,7 +72,8 @@ def serve(host: str, port: int, data_dir: Path | None) -> None:
             with open_app(settings) as (app, database):
                 signals.keep()
                 listening = (sockets.secure_sockets or sockets.insecure_sockets)[0]
-                _greet("https" if config.ssl_enabled else "http", host, listening.getsockname()[1], database)
+                scheme = "https" if config.ssl_enabled else "http"
+                _greet(scheme, host, listening.getsockname()[1], database, settings)
                 trio.run(_serve, app, config, sockets, signals)
         except KeyboardInterrupt:
             _say("Stopped before it was ready.", err=True)
@@ -239,13 +240,14 @@ def _hypercorn_toml() -> Path:
     return found
 
 
-def _greet(scheme: str, host: str, port: int, database: Database) -> None:
+def _greet(scheme: str, host: str, port: int, database: Database, settings: Settings) -> None:
     shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104
     base = f"{scheme}://{shown}:{port}"
+    chat = f"  Chat in the browser:    {base}/\n" if settings.web_client else ""
     _say(
         f"Pulse on Trio {__version__} on {base}, with {database.description}.\n"
+        f"{chat}"
         f"  API to browse and try:  {base}/docs\n"
-        f"  A first chat:           README.md, 'A first chat in two minutes'\n"
         f"  Ctrl-C stops it."
     )
 

@@ -128,6 +128,12 @@ class Settings(BaseSettings):
         description="Folder of PostgreSQL's programs for the embedded server, instead of the packaged ones.",
     )
 
+    web_client: bool = Field(
+        True,
+        validation_alias="PULSE_WEB_CLIENT",
+        description="Serve the web client at `/`. The JavaScript library at `/pulse-client.js` is served in any case.",
+    )
+
     # --- who may connect ---
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -4,8 +4,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.browser.chromium import ADVICE, is_left_out
 from tests.support.cluster import Cluster
 from tests.support.server import Server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says once what was left out, and why."""
+    if is_left_out():
+        terminalreporter.write_line(ADVICE, yellow=True)
 
 
 @pytest.fixture(scope="session")

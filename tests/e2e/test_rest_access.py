@@ -65,9 +65,11 @@ async def test_the_description_has_every_route_of_the_app(server: Server) -> Non
     }
     with trio.fail_after(60):
         described = {(operation.method, operation.path) for operation in await all_operations(server)}
-    documents = {("GET", path) for path in ("/openapi.json", "/asyncapi.json", "/docs", "/docs.css", "/docs.js")}
-    operators = {("GET", path) for path in ("/healthz", "/readyz", "/metrics")}  # they have tests of their own
-    assert routes == described | documents | operators
+    pages = {"/", "/app/{name}", "/favicon.svg", "/manifest.webmanifest", "/pulse-client.js"}
+    documents = {"/openapi.json", "/asyncapi.json", "/docs", "/docs.css", "/docs.js"}
+    operators = {"/healthz", "/readyz", "/metrics"}  # they have tests of their own
+    shown = {("GET", path) for path in pages | documents | operators}
+    assert routes == described | shown
 
 
 async def test_only_members_get_another_answer_than_for_an_id_that_does_not_exist(server: Server) -> None:

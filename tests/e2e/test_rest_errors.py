@@ -73,7 +73,10 @@ def check_headers(answer: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/app", 404, "not_found"),
+        ("GET", "/app/nothing.js", 404, "not_found"),
+        ("GET", "/app/..%2findex.html", 404, "not_found"),
+        ("POST", "/", 405, "method_not_allowed"),
         ("GET", "/api", 404, "not_found"),
         ("POST", "/nothing/here", 404, "not_found"),
         ("GET", "/static/../../etc/passwd", 404, "not_found"),

@@ -1,0 +1,132 @@
+"""The web client and the JavaScript library: files that are read once, at the start, and told apart by their ETag.
+
+The pages take no part of any address or message as code: scripts and styles come from files of this package only,
+and the policy refuses everything else, also what would turn text into markup (`require-trusted-types-for`).
+"""
+
+import hashlib
+import html
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Final
+
+from quart import Blueprint, Quart, Response, request
+from quart_schema import hide
+from werkzeug.exceptions import NotFound
+
+from pulse_trio.settings import Settings
+
+LIBRARY: Final = "pulse-client.js"
+_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src {connect}; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+# What may stand in a policy: a Host header is the client's own text.
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it is sent."""
+
+    content: bytes
+    content_type: str
+    etag: str
+
+
+def install(app: Quart, settings: Settings) -> None:
+    """Serves the library, and the web client if the settings want it.
+
+    Raises:
+        OSError: a file of the package cannot be read.
+    """
+    folder = files("pulse_trio") / "web"
+    web = Blueprint("web", __name__)
+    library = _load(folder / LIBRARY)
+
+    @web.get(f"/{LIBRARY}")
+    @hide
+    async def client_library() -> Response:
+        """The JavaScript library, for pages of one's own, too."""
+        return _answer(library)
+
+    if settings.web_client:
+        page = _load(folder / "index.html", _filled_in(settings))
+        beside = {name: _load(folder / name) for name in ("favicon.svg", "manifest.webmanifest")}
+        parts = {entry.name: _load(entry) for entry in (folder / "app").iterdir() if _suffix(entry.name) in _TYPES}
+
+        @web.get("/")
+        @hide
+        async def client_page() -> Response:
+            """The page."""
+            return _answer(page)
+
+        @web.get("/favicon.svg")
+        @hide
+        async def client_icon() -> Response:
+            """Its icon."""
+            return _answer(beside["favicon.svg"])
+
+        @web.get("/manifest.webmanifest")
+        @hide
+        async def client_manifest() -> Response:
+            """What a phone shows of it on its home screen."""
+            return _answer(beside["manifest.webmanifest"])
+
+        @web.get("/app/<name>")
+        @hide
+        async def client_part(name: str) -> Response:
+            """Its programs and styles."""
+            if name not in parts:
+                raise NotFound
+            return _answer(parts[name])
+
+    app.register_blueprint(web)
+
+
+def _suffix(name: str) -> str:
+    return name[name.rfind(".") :]
+
+
+def _load(path: Traversable, values: dict[str, str] | None = None) -> _File:
+    content = path.read_bytes()
+    for name, value in (values or {}).items():
+        content = content.replace(f"{{{{{name}}}}}".encode(), html.escape(value).encode())
+    return _File(content, _TYPES[_suffix(path.name)], hashlib.sha256(content).hexdigest()[:32])
+
+
+def _filled_in(settings: Settings) -> dict[str, str]:
+    """The limits that the page tells of before the service has to."""
+    return {
+        "max_content_chars": str(settings.max_content_chars),
+        "password_min_chars": str(settings.password_min_chars),
+    }
+
+
+def _answer(file: _File) -> Response:
+    """The file, or that the browser has it already."""
+    is_known = request.if_none_match.contains_weak(file.etag)
+    response = Response(b"" if is_known else file.content, 304 if is_known else 200, content_type=file.content_type)
+    response.set_etag(file.etag)
+    headers = response.headers
+    headers["Cache-Control"] = "no-cache"
+    headers["Content-Security-Policy"] = _POLICY.format(connect=_sources(request.host))
+    headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    if is_known:
+        del headers["Content-Type"], headers["Content-Length"]
+    return response
+
+
+def _sources(host: str) -> str:
+    """Where the page may connect to: here. Older browsers do not count WebSockets to the same host as 'self'."""
+    return f"'self' ws://{host} wss://{host}" if _HOST.fullmatch(host) else "'self'"

@@ -1,0 +1,53 @@
+// Says that there is no connection, and when the next try is.
+
+import { h } from "./dom.js";
+
+const PATIENCE_MS = 700; // a reconnect that is quicker than this bothers nobody
+
+export class Banner {
+  constructor(store) {
+    this._store = store;
+    this._text = h("span", {});
+    this._countdown = h("span", { "aria-hidden": "true" });
+    this._retry = h("button", { type: "button", class: "link-button", onclick: () => this._hurry() }, "Try now");
+    this.element = h("div", { class: "banner", role: "status", hidden: true }, this._text, this._countdown, this._retry);
+    this._wasOnline = false;
+    this._timers = [];
+  }
+
+  update(changes) {
+    if (!changes.has("state")) return;
+    for (const timer of this._timers) clearTimeout(timer);
+    this._timers = [];
+    const { state } = this._store.connection;
+    if (state === "online") {
+      this.element.hidden = true;
+      this._wasOnline = true;
+      return;
+    }
+    const shown = !this.element.hidden;
+    this._timers.push(setTimeout(() => this._show(), shown ? 0 : PATIENCE_MS));
+  }
+
+  _hurry() {
+    this._store.client.close();
+    this._store.client.connect();
+  }
+
+  _show() {
+    const { state, retryAt } = this._store.connection;
+    const seconds = retryAt ? Math.max(0, Math.ceil((retryAt - Date.now()) / 1000)) : 0;
+    const text = {
+      connecting: this._wasOnline ? "Connecting again …" : "Connecting …",
+      waiting: "No connection. ",
+      offline: "You are offline. What you write is sent when you are back.",
+      closed: "Disconnected.",
+    }[state];
+    if (this._text.textContent !== text) this._text.textContent = text ?? "";
+    this._countdown.textContent = state === "waiting" ? (seconds > 0 ? `Next try in ${seconds} s` : "Trying …") : "";
+    this._retry.hidden = state === "connecting";
+    this.element.hidden = false;
+    this.element.dataset.state = state;
+    if (state === "waiting" && seconds > 0) this._timers.push(setTimeout(() => this._show(), 500));
+  }
+}

@@ -1,0 +1,128 @@
+// The field that messages are written in.
+
+import { h, icon, iconButton, toast } from "./dom.js";
+import { countCharacters } from "./text.js";
+
+const MOST = Number(document.querySelector('meta[name="pulse-max-content-chars"]').content);
+const HINT_FROM = Math.min(200, Math.floor(MOST / 10)); // characters that are left when the count shows
+const TYPING_MS = 2100;
+
+export class Composer {
+  constructor(store, client, { onSent, lastOwn }) {
+    this._store = store;
+    this._client = client;
+    this._onSent = onSent;
+    this._lastOwn = lastOwn;
+    this._id = null;
+    this._drafts = new Map(); // conversation id → text
+    this._edited = null; // the message that is being edited
+    this._typingTimer = 0;
+    this._field = h("textarea", { id: "composer", rows: 1, dir: "auto", placeholder: "Message", "aria-label": "Message", "aria-describedby": "composer-count", enterkeyhint: "send", autocomplete: "off", oninput: () => this._onInput(), onkeydown: (event) => this._onKey(event) });
+    this._count = h("span", { id: "composer-count", class: "count" });
+    this._send = h("button", { type: "submit", class: "send", "aria-label": "Send", title: "Send" }, icon("send"));
+    this._editing = h("div", { class: "editing", hidden: true }, icon("edit"), h("span", {}, "Editing a message"), iconButton("close", "Cancel editing", () => this._stopEditing()));
+    this.element = h("form", { class: "composer", onsubmit: (event) => this._onSubmit(event) }, this._editing, h("div", { class: "composer-row" }, this._field, this._count, this._send));
+  }
+
+  open(id) {
+    this._keepDraft();
+    this._id = id;
+    this._edited = null;
+    this._editing.hidden = true;
+    this._set(this._drafts.get(id) ?? "");
+  }
+
+  focus() {
+    this._field.focus();
+  }
+
+  edit(message) {
+    this._keepDraft();
+    this._edited = message;
+    this._editing.hidden = false;
+    this._set(message.content);
+    this._field.focus();
+    this._field.setSelectionRange(this._field.value.length, this._field.value.length);
+  }
+
+  _keepDraft() {
+    if (this._edited !== null || this._id === null) return;
+    if (this._field.value === "") this._drafts.delete(this._id);
+    else this._drafts.set(this._id, this._field.value);
+  }
+
+  _stopEditing() {
+    this._edited = null;
+    this._editing.hidden = true;
+    this._set(this._drafts.get(this._id) ?? "");
+    this._field.focus();
+  }
+
+  _set(text) {
+    this._field.value = text;
+    this._fit();
+  }
+
+  _onInput() {
+    this._fit();
+    if (this._field.value.trim() === "" || this._edited !== null) return;
+    this._client.typing(this._id);
+    // The client tells it every two seconds at most: what it kept back now is told then.
+    clearTimeout(this._typingTimer);
+    const id = this._id;
+    this._typingTimer = setTimeout(() => {
+      if (id === this._id && this._field.value.trim() !== "") this._client.typing(id);
+    }, TYPING_MS);
+  }
+
+  /** The height that the text needs, and how many characters are left. */
+  _fit() {
+    this._field.style.height = "auto";
+    if (this._field.scrollHeight > 0) this._field.style.height = `${this._field.scrollHeight}px`;
+    const left = MOST - countCharacters(this._field.value);
+    this._count.textContent = left > HINT_FROM ? "" : left >= 0 ? `${left} left` : `${-left} too many`;
+    this._count.classList.toggle("is-over", left < 0);
+    this._field.toggleAttribute("aria-invalid", false);
+    if (left < 0) this._field.setAttribute("aria-invalid", "true");
+    this._send.disabled = left < 0 || this._field.value.trim() === "";
+  }
+
+  _onKey(event) {
+    if (event.isComposing) return; // Enter ends a word of an input method
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      this.element.requestSubmit();
+    } else if (event.key === "Escape" && this._edited !== null) {
+      event.preventDefault();
+      this._stopEditing();
+    } else if (event.key === "ArrowUp" && this._field.value === "" && this._edited === null) {
+      const last = this._lastOwn();
+      if (last === null) return;
+      event.preventDefault();
+      this.edit(last);
+    }
+  }
+
+  async _onSubmit(event) {
+    event.preventDefault();
+    const content = this._field.value;
+    if (this._send.disabled || this._id === null) return;
+    if (this._edited === null) {
+      this._set("");
+      this._drafts.delete(this._id);
+      this._store.sending.send(this._id, content);
+      this._onSent();
+      return;
+    }
+    const message = this._edited;
+    if (content !== message.content) {
+      try {
+        await this._store.edit(message, content);
+      } catch (error) {
+        toast(`The message could not be edited: ${error.message}`);
+        return;
+      }
+    }
+    if (this._edited === message) this._stopEditing();
+  }
+}

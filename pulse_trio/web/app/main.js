@@ -1,0 +1,87 @@
+// The page: who is signed in, which conversation the address names, and the parts that show them.
+
+import { PulseClient } from "/pulse-client.js";
+import * as account from "./account.js";
+import { Banner } from "./banner.js";
+import { announce, h, toast } from "./dom.js";
+import { Outbox } from "./outbox.js";
+import { Sidebar } from "./sidebar.js";
+import { showSignIn } from "./signin.js";
+import { Store } from "./store.js";
+import { Thread } from "./thread.js";
+
+const app = document.getElementById("app");
+
+function start() {
+  const session = account.current();
+  if (session === null) {
+    account.follow({ userId: null, onToken: () => {} });
+    showSignIn(app, { notice: account.takeNotice(), onDone: () => location.reload() });
+  } else {
+    showChats(session);
+  }
+}
+
+function showChats({ token, userId, username }) {
+  const me = { id: userId, username };
+  const outbox = new Outbox(account.place(), userId);
+  const client = new PulseClient({ token, pending: outbox.toSend() });
+  const store = new Store(client, me, outbox);
+
+  const signOut = () => {
+    client.close();
+    outbox.clear();
+    account.forget(userId, { tell: true });
+  };
+  account.follow({ userId, onToken: (renewed) => (client.token = renewed) });
+  client.addEventListener("token", () => account.remember(client.token, me, account.isKept()));
+  client.addEventListener("signed_out", () => {
+    client.close();
+    account.forget(userId, { tell: false, notice: "Your sign-in has ended. Please sign in again." });
+  });
+
+  const thread = new Thread(store, client);
+  const sidebar = new Sidebar(store, { signOut, onAgain: () => thread.focus() });
+  const banner = new Banner(store);
+  const pane = h("div", { class: "pane" }, banner.element, thread.element);
+  const layout = h("main", { class: "layout" }, sidebar.element, pane);
+  app.replaceChildren(layout);
+
+  const route = () => {
+    const id = /^#\/c\/([\w-]+)$/.exec(location.hash)?.[1] ?? null;
+    layout.classList.toggle("has-thread", id !== null);
+    sidebar.select(id);
+    thread.show(id);
+  };
+  const title = () => {
+    const unread = store.totalUnread();
+    const open = store.conversations.get(store.openId);
+    document.title = `${unread ? `(${unread}) ` : ""}${open ? `${store.title(open)} – ` : ""}Pulse`;
+  };
+  // The thread goes first: what it shows is read, and the list does not count it.
+  store.addEventListener("change", (event) => {
+    thread.update(event.detail);
+    sidebar.update(event.detail);
+    banner.update(event.detail);
+    title();
+  });
+  store.addEventListener("gone", (event) => {
+    if (event.detail.id !== store.openId) return;
+    toast(`You are no longer in “${event.detail.title}”.`);
+    location.hash = "#/";
+  });
+  store.addEventListener("arrived", (event) => {
+    const message = event.detail;
+    const conversation = store.conversations.get(message.conversation_id);
+    if (message.conversation_id === store.openId) announce(`${message.sender_username}: ${message.content}`);
+    else if (conversation) announce(`New message from ${message.sender_username} in ${store.title(conversation)}`);
+  });
+  addEventListener("hashchange", () => {
+    route();
+    title();
+  });
+  route();
+  store.start();
+}
+
+start();

@@ -1,0 +1,164 @@
+// Choosing people: for a new conversation, and to add to a group.
+
+import { avatar, h, icon, iconButton, name } from "./dom.js";
+
+const WAIT_MS = 180; // after the last key
+const SHOWN = 20;
+
+/** A dialog with a heading; it goes away when it is closed. */
+export function dialog(title, ...children) {
+  const element = h(
+    "dialog",
+    { class: "dialog", "aria-labelledby": "dialog-title" },
+    h("header", { class: "dialog-head" }, h("h2", { id: "dialog-title" }, title), iconButton("close", "Close", () => element.close())),
+    ...children,
+  );
+  element.addEventListener("close", () => element.remove());
+  element.addEventListener("click", (event) => {
+    if (event.target === element) element.close(); // beside it
+  });
+  document.body.append(element);
+  element.showModal();
+  return element;
+}
+
+/** A question with one way to say yes. Resolves to whether it was said. */
+export function ask(question, yes) {
+  return new Promise((resolve) => {
+    const confirmed = h("button", { type: "button", class: "button is-danger", onclick: () => element.close("yes") }, yes);
+    const element = dialog(
+      question,
+      h("div", { class: "dialog-foot" }, h("button", { type: "button", class: "button", onclick: () => element.close() }, "Cancel"), confirmed),
+    );
+    element.addEventListener("close", () => resolve(element.returnValue === "yes"));
+    confirmed.focus();
+  });
+}
+
+/** Finds people by the beginning of their names, and keeps those that are chosen. */
+export class PeoplePicker {
+  constructor(store, { except = new Set(), onChange }) {
+    this.chosen = new Map();
+    this._store = store;
+    this._except = new Set([...except, store.me.id]);
+    this._onChange = onChange;
+    this._timer = 0;
+    this._asked = 0;
+    this._chips = h("ul", { class: "chips", "aria-label": "Chosen", hidden: true });
+    this._results = h("ul", { class: "people", "aria-label": "People" });
+    this._status = h("p", { class: "hint", role: "status" }, "Type the beginning of a name.");
+    this.input = h("input", { type: "search", class: "search-input", placeholder: "Name", "aria-label": "Find people", autocomplete: "off", autocapitalize: "none", spellcheck: "false", oninput: () => this._later(), onkeydown: (event) => this._onKey(event) });
+    this.element = h("div", { class: "picker" }, this._chips, h("div", { class: "search" }, icon("search"), this.input), this._status, this._results);
+  }
+
+  _later() {
+    clearTimeout(this._timer);
+    this._timer = setTimeout(() => this._search(), WAIT_MS);
+  }
+
+  async _search() {
+    const prefix = this.input.value.trim();
+    const asked = ++this._asked;
+    if (prefix === "") return this._show([], "Type the beginning of a name.");
+    try {
+      const { users } = await this._store.client.searchUsers(prefix, { limit: SHOWN });
+      if (asked !== this._asked) return; // an answer to an older question
+      const found = users.filter((user) => !this._except.has(user.id));
+      this._show(found, found.length === 0 ? "Nobody found." : `${found.length} found.`);
+    } catch (error) {
+      if (asked === this._asked) this._show([], error.message);
+    }
+  }
+
+  _show(users, status) {
+    this._status.textContent = status;
+    this._status.classList.toggle("unseen", users.length > 0);
+    this._results.replaceChildren(
+      ...users.map((user) => {
+        const button = h(
+          "button",
+          { type: "button", class: "person", "aria-pressed": String(this.chosen.has(user.id)), onclick: () => this._toggle(user, button) },
+          avatar(user.id, user.username),
+          name(user.username),
+          icon("sent"),
+        );
+        return h("li", {}, button);
+      }),
+    );
+  }
+
+  _toggle(user, button) {
+    if (!this.chosen.delete(user.id)) this.chosen.set(user.id, user);
+    button?.setAttribute("aria-pressed", String(this.chosen.has(user.id)));
+    this._chips.replaceChildren(
+      ...[...this.chosen.values()].map((one) =>
+        h("li", { class: "chip" }, name(one.username), iconButton("close", `Remove ${one.username}`, () => this._unchoose(one))),
+      ),
+    );
+    this._chips.hidden = this.chosen.size === 0;
+    this._onChange();
+  }
+
+  _unchoose(user) {
+    this._toggle(user, null);
+    this._search();
+    this.input.focus();
+  }
+
+  _onKey(event) {
+    const first = this._results.querySelector("button");
+    if (event.key === "Enter" && first) {
+      event.preventDefault();
+      first.click();
+    } else if (event.key === "ArrowDown" && first) {
+      event.preventDefault();
+      first.focus();
+    }
+  }
+}
+
+/** The dialog for a new conversation: with one person, or a group. */
+export function openNewChat(store) {
+  const picker = new PeoplePicker(store, { onChange: () => update() });
+  const isGroup = h("input", { type: "checkbox", id: "is-group", onchange: () => update() });
+  const groupName = h("input", { id: "group-name", maxlength: 100, dir: "auto", autocomplete: "off" });
+  const nameField = h("div", { class: "field" }, h("label", { for: "group-name" }, "Name of the group"), groupName);
+  const problem = h("p", { class: "problem", role: "alert" });
+  const submit = h("button", { type: "submit", class: "button is-primary" });
+  const form = h(
+    "form",
+    { onsubmit: (event) => create(event) },
+    picker.element,
+    h("label", { class: "check", for: "is-group" }, isGroup, h("span", {}, "Make it a group")),
+    nameField,
+    problem,
+    h("div", { class: "dialog-foot" }, submit),
+  );
+  const update = () => {
+    const count = picker.chosen.size;
+    if (count > 1) isGroup.checked = true;
+    isGroup.disabled = count > 1;
+    nameField.hidden = !isGroup.checked;
+    submit.textContent = isGroup.checked ? "Create group" : "Start chat";
+    submit.disabled = count === 0;
+  };
+  const create = async (event) => {
+    event.preventDefault();
+    submit.disabled = true;
+    try {
+      const id = await store.create({
+        isGroup: isGroup.checked,
+        name: isGroup.checked ? groupName.value.trim() || null : null,
+        participantIds: [...picker.chosen.keys()],
+      });
+      element.close();
+      location.hash = `#/c/${id}`;
+    } catch (error) {
+      problem.textContent = error.message;
+      submit.disabled = false;
+    }
+  };
+  update();
+  const element = dialog("New conversation", form);
+  picker.input.focus();
+}

@@ -1,0 +1,195 @@
+// The list of conversations, with what is new in each.
+
+import { local } from "./account.js";
+import { arrange, avatar, fill, h, icon, iconButton, name } from "./dom.js";
+import { ask, openNewChat } from "./newchat.js";
+import { listTime } from "./time.js";
+
+const THEMES = ["auto", "light", "dark"];
+
+export class Sidebar {
+  constructor(store, { signOut, onAgain }) {
+    this._store = store;
+    this._selected = null;
+    this._rows = new Map(); // conversation id → its element
+    this._filter = h("input", { type: "search", class: "search-input", placeholder: "Search conversations", "aria-label": "Search conversations", oninput: () => this._render(), onkeydown: (event) => this._onFilterKey(event) });
+    this._list = h("ul", { class: "chats", onkeydown: (event) => this._onKey(event), onclick: (event) => this._onClick(event, onAgain) });
+    this._empty = h("div", { class: "chats-empty" });
+    this._theme = iconButton("auto", "", () => this._nextTheme());
+    this.element = h(
+      "div",
+      { class: "sidebar" },
+      h(
+        "header",
+        { class: "sidebar-head" },
+        h("div", { class: "brand" }, icon("logo"), h("h1", {}, "Pulse")),
+        iconButton("new", "New conversation", () => openNewChat(store)),
+      ),
+      h("div", { class: "search", role: "search" }, icon("search"), this._filter),
+      h("nav", { class: "chats-frame", "aria-label": "Conversations" }, this._list, this._empty),
+      h(
+        "footer",
+        { class: "sidebar-foot" },
+        avatar(store.me.id, store.me.username),
+        h("span", { class: "me" }, name(store.me.username)),
+        this._theme,
+        iconButton("out", "Sign out", () => this._signOut(signOut)),
+      ),
+    );
+    this._showTheme();
+    setInterval(() => this._render(), 60_000); // "10:24" becomes "Yesterday"
+  }
+
+  select(id) {
+    this._selected = id;
+    this._render();
+  }
+
+  update(changes) {
+    if (changes.has("list") || changes.has("people")) this._render();
+  }
+
+  _render() {
+    const wanted = this._filter.value.trim().toLowerCase();
+    const all = this._store.list();
+    const shown = wanted === "" ? all : all.filter((conversation) => this._matches(conversation, wanted));
+    const rows = shown.map((conversation) => this._row(conversation));
+    const focused = this._list.contains(document.activeElement) ? document.activeElement : null;
+    arrange(this._list, rows);
+    if (focused?.isConnected) focused.focus(); // moving an element takes the focus from it
+    for (const id of this._rows.keys()) if (!this._store.conversations.has(id)) this._rows.delete(id);
+    this._list.hidden = rows.length === 0;
+    this._showEmpty(rows.length === 0, wanted);
+    // One stop for the Tab key; the arrows go on from there.
+    const current = rows.find((row) => row.dataset.id === this._selected) ?? rows[0];
+    for (const row of rows) row.firstElementChild.tabIndex = row === current ? 0 : -1;
+  }
+
+  _matches(conversation, wanted) {
+    const names = [this._store.title(conversation), ...conversation.users.map((user) => user.username)];
+    return names.some((text) => text.toLowerCase().includes(wanted));
+  }
+
+  _showEmpty(isEmpty, wanted) {
+    const kind = !isEmpty ? "" : wanted !== "" ? "none" : this._store.isListed ? "new" : "loading";
+    if (this._empty.dataset.kind === kind) return;
+    this._empty.dataset.kind = kind;
+    this._empty.hidden = kind === "";
+    if (kind === "none") this._empty.replaceChildren(h("p", {}, "Nothing found."));
+    else if (kind === "new") {
+      this._empty.replaceChildren(
+        h("p", {}, "No conversations yet."),
+        h("button", { type: "button", class: "button", onclick: () => openNewChat(this._store) }, "Find people"),
+      );
+    } else this._empty.replaceChildren(h("p", {}, "Loading …"));
+  }
+
+  _row(conversation) {
+    const { _store: store } = this;
+    let row = this._rows.get(conversation.id);
+    if (row === undefined) {
+      row = h("li", { "data-id": conversation.id }, h("a", { class: "chat", href: `#/c/${conversation.id}` }));
+      this._rows.set(conversation.id, row);
+    }
+    const title = store.title(conversation);
+    const unread = store.unread(conversation);
+    const isSelected = conversation.id === this._selected;
+    const other = store.other(conversation);
+    const isOnline = other === null ? null : store.isOnline(other.id);
+    const preview = this._preview(conversation);
+    const time = listTime(conversation.last_message?.created_at ?? conversation.created_at);
+    const shown = JSON.stringify([title, unread, isSelected, isOnline, preview, time]);
+    if (row.dataset.shown === shown) return row;
+    row.dataset.shown = shown;
+    const link = row.firstElementChild;
+    link.classList.toggle("is-selected", isSelected);
+    link.classList.toggle("is-unread", unread > 0);
+    link.toggleAttribute("aria-current", false);
+    if (isSelected) link.setAttribute("aria-current", "page");
+    fill(
+      link,
+      avatar(other?.id ?? conversation.id, title, { isGroup: conversation.is_group, isOnline }),
+      h("span", { class: "chat-title" }, name(title), isOnline ? h("span", { class: "unseen" }, " (online)") : null),
+      h("span", { class: "chat-time" }, time),
+      h("span", { class: `chat-preview${preview.isTyping ? " is-typing" : ""}` }, preview.who ? [name(preview.who), ": "] : null, h("bdi", {}, preview.text)),
+      unread > 0 ? h("span", { class: "badge" }, h("span", { "aria-hidden": "true" }, unread > 999 ? "999+" : String(unread)), h("span", { class: "unseen" }, ` ${unread} unread`)) : null,
+    );
+    return row;
+  }
+
+  _preview(conversation) {
+    const { _store: store } = this;
+    const typists = store.typists(conversation.id);
+    if (typists.length > 0) {
+      return { who: "", text: conversation.is_group ? `${typists[0]} is typing …` : "typing …", isTyping: true };
+    }
+    const underWay = store.sending.in(conversation.id).at(-1);
+    if (underWay) return { who: "You", text: underWay.content.slice(0, 200), isTyping: false };
+    const last = conversation.last_message;
+    if (!last) return { who: "", text: conversation.is_group ? "New group" : "Say hello", isTyping: false };
+    const isMine = last.sender_id === store.me.id;
+    const who = isMine ? "You" : conversation.is_group ? last.sender_username : "";
+    return { who, text: last.is_deleted ? "Message deleted" : last.content.slice(0, 200), isTyping: false };
+  }
+
+  // --- keys ---
+
+  _onFilterKey(event) {
+    if (event.key === "Escape") {
+      this._filter.value = "";
+      this._render();
+    } else if (event.key === "ArrowDown") {
+      event.preventDefault();
+      this._list.querySelector("a")?.focus();
+    } else if (event.key === "Enter") {
+      this._list.querySelector("a")?.click();
+    }
+  }
+
+  _onKey(event) {
+    const links = [...this._list.querySelectorAll("a")];
+    const index = links.indexOf(document.activeElement);
+    const next = { ArrowDown: index + 1, ArrowUp: index - 1, Home: 0, End: links.length - 1 }[event.key];
+    if (next === undefined || index < 0) return;
+    event.preventDefault();
+    if (next < 0) this._filter.focus();
+    else links[Math.min(next, links.length - 1)].focus();
+  }
+
+  /** The conversation that is open already: the address stays, so nobody else would notice. */
+  _onClick(event, onAgain) {
+    if (event.target.closest("a")?.getAttribute("href") === location.hash) onAgain();
+  }
+
+  // --- the person's own ---
+
+  _nextTheme() {
+    const theme = THEMES[(THEMES.indexOf(this._currentTheme()) + 1) % THEMES.length];
+    if (theme === "auto") {
+      delete document.documentElement.dataset.theme;
+      local.remove("pulse.theme");
+    } else {
+      document.documentElement.dataset.theme = theme;
+      local.set("pulse.theme", theme);
+    }
+    this._showTheme();
+  }
+
+  _currentTheme() {
+    return document.documentElement.dataset.theme ?? "auto";
+  }
+
+  _showTheme() {
+    const theme = this._currentTheme();
+    const label = { auto: "Colours: as the system", light: "Colours: light", dark: "Colours: dark" }[theme];
+    this._theme.replaceChildren(icon(theme));
+    this._theme.setAttribute("aria-label", label);
+    this._theme.title = label;
+  }
+
+  async _signOut(signOut) {
+    const unsent = this._store.sending.count();
+    const question = unsent === 1 ? "A message is not sent yet" : `${unsent} messages are not sent yet`;
+    if (unsent === 0 || (await ask(`${question} and would be lost. Sign out?`, "Sign out"))) signOut();
+  }
+}

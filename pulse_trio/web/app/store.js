@@ -1,0 +1,425 @@
+// What this person's conversations are like now: kept up to date by the one connection, read by the views.
+//
+// Views listen to "change": its detail says which parts changed, gathered for a frame of the screen:
+// "list", "state", "people", and the ids of conversations.
+
+import { Positions, Typists } from "./others.js";
+import { Sending } from "./sending.js";
+import { Timeline, toMessage } from "./timeline.js";
+
+const LIST_PAGE = 200;
+const LIST_MOST = 2000; // conversations; the rest is reached by its link
+const PAGE = 100;
+const KEPT = 300; // messages of a conversation that is not open
+const KEPT_TIMELINES = 12;
+const WATCHED = 500; // what the service watches for one connection
+const READERS_NAMED = 3;
+const BEHIND_MS = 3000;
+const AGAIN_MS = 3000;
+
+export class Store extends EventTarget {
+  constructor(client, me, outbox) {
+    super();
+    this.client = client;
+    this.me = me;
+    this.sending = new Sending(client, outbox, {
+      changed: (id) => this._changed("list", id),
+      stored: (frame) => this._receive(frame),
+    });
+    this._typists = new Typists((id) => this._changed("list", id));
+    this.conversations = new Map();
+    this.timelines = new Map();
+    this.online = new Map(); // user id → {is_online, last_seen_at}
+    this.connection = { state: "connecting" };
+    this.isListed = false;
+    this.openId = null;
+    this._positions = new Map(); // conversation id → how far its members have read
+    this._changes = new Set();
+    this._watched = "";
+    this._fetching = new Map();
+    this._listen();
+  }
+
+  /** Connects, and sends again what no answer has come for. */
+  start() {
+    this.sending.start();
+    this.client.connect();
+  }
+
+  // --- what views read ---
+
+  /** The conversations, the one with the latest activity first. */
+  list() {
+    return [...this.conversations.values()].sort((a, b) => (a.updated_at < b.updated_at ? 1 : -1));
+  }
+
+  timeline(id) {
+    let timeline = this.timelines.get(id);
+    if (timeline === undefined) this.timelines.set(id, (timeline = new Timeline()));
+    return timeline;
+  }
+
+  /** The names of those who type. */
+  typists(id) {
+    return this._typists.names(id);
+  }
+
+  unread(conversation) {
+    return Math.max(0, conversation.last_seq - conversation.read_seq);
+  }
+
+  totalUnread() {
+    let total = 0;
+    for (const conversation of this.conversations.values()) total += this.unread(conversation);
+    return total;
+  }
+
+  /** The other one of a one-to-one. */
+  other(conversation) {
+    if (conversation.is_group) return null;
+    return conversation.users.find((user) => user.id !== this.me.id) ?? this.me;
+  }
+
+  title(conversation) {
+    const other = this.other(conversation);
+    if (other !== null) return other.username;
+    const others = conversation.users.filter((user) => user.id !== this.me.id).slice(0, 4);
+    return conversation.name || others.map((user) => user.username).join(", ") || "Only you";
+  }
+
+  /** True, false, or null if it is not known. */
+  isOnline(userId) {
+    return this.online.get(userId)?.is_online ?? null;
+  }
+
+  /** Who else has read up to `seq`: how many, and the names of some of them. */
+  readers(conversation, seq) {
+    const members = this._members(conversation);
+    const isCounted = (userId) => userId !== this.me.id && members.has(userId);
+    const { count, ids } = this._positions.get(conversation.id)?.readers(seq, READERS_NAMED, isCounted) ?? { count: 0, ids: [] };
+    return { count, names: ids.map((userId) => members.get(userId)) };
+  }
+
+  /** The names of the members by their ids. */
+  _members(conversation) {
+    conversation.members ??= new Map(conversation.users.map((user) => [user.id, user.username]));
+    return conversation.members;
+  }
+
+  // --- what people do ---
+
+  /** A conversation is on the screen (null: none). */
+  open(id) {
+    if (this.openId !== null && this.openId !== id) this.timelines.get(this.openId)?.trim(KEPT);
+    this.openId = id;
+    if (id === null) return;
+    const timeline = this.timeline(id);
+    this.timelines.delete(id); // the one used last is the last one
+    this.timelines.set(id, timeline);
+    for (const other of this.timelines.keys()) {
+      if (this.timelines.size <= KEPT_TIMELINES) break;
+      if (other !== id) this.timelines.delete(other);
+    }
+    this._watch();
+    // Before there is a list, `_catchUp` does this: what is loaded after the session began misses nothing.
+    if (this.isListed) this._loadOpen(id);
+  }
+
+  /** The page before what is known. */
+  loadOlder(id) {
+    return this._once(`older ${id}`, async () => {
+      const timeline = this.timeline(id);
+      if (!timeline.isLoaded || timeline.isComplete) return;
+      const page = await this.client.history(id, { beforeSeq: timeline.firstSeq, limit: PAGE });
+      timeline.merge(page.messages.map(toMessage));
+      this._changed(id);
+    });
+  }
+
+  async edit(message, content) {
+    await this.client.edit(message.conversation_id, message.id, content);
+  }
+
+  async remove(message) {
+    await this.client.remove(message.conversation_id, message.id);
+  }
+
+  /** Everything up to `seq` was shown. */
+  markRead(id, seq) {
+    const conversation = this.conversations.get(id);
+    if (conversation === undefined || seq <= conversation.read_seq) return;
+    conversation.read_seq = seq;
+    this.client.read(id, seq);
+    this._changed("list", id);
+  }
+
+  async create(request) {
+    const body = await this.client.createConversation(request);
+    this._take(body);
+    return body.id;
+  }
+
+  async rename(id, names) {
+    this._take(await this.client.renameConversation(id, names));
+  }
+
+  async addMembers(id, userIds) {
+    this._take(await this.client.addMembers(id, userIds));
+  }
+
+  async removeMember(id, userId) {
+    await this.client.removeMember(id, userId);
+    if (userId === "me") this._drop(id);
+    else await this._refresh(id);
+  }
+
+  // --- what the service tells ---
+
+  _listen() {
+    const on = (type, act) => this.client.addEventListener(type, (event) => act(event.detail));
+    on("state", (state) => {
+      const isNew = state.state === "online" && this.connection.state !== "online";
+      this.connection = state;
+      this._changed("state");
+      if (isNew) this._catchUp();
+    });
+    for (const type of ["message", "message_updated", "message_deleted"]) on(type, (frame) => this._receive(frame));
+    on("typing", (frame) => {
+      if (frame.sender_id !== this.me.id) this._typists.typed(frame.conversation_id, frame.sender_id, frame.sender_username);
+    });
+    on("system", (frame) => {
+      if (["added", "removed", "renamed"].includes(frame.event)) this._refresh(frame.conversation_id);
+    });
+    on("read", (frame) => this._read(frame));
+    on("users", (frame) => {
+      for (const user of frame.users) this.online.set(user.user_id, user);
+      this._changed("people");
+    });
+    on("conversation_added", (frame) => this._refresh(frame.conversation_id));
+    on("conversation_removed", (frame) => this._drop(frame.conversation_id));
+    on("reload", (detail) => this._reload(detail?.conversation_id ?? null));
+  }
+
+  async _catchUp() {
+    this._watched = "";
+    try {
+      await this._loadList();
+    } catch {
+      return; // the connection is gone again: the next one brings the next try
+    }
+    this._watch();
+    if (this.openId !== null) this._loadOpen(this.openId);
+    // What was missed comes by itself. If it did not, the history is loaded afresh: better twice than never.
+    setTimeout(() => {
+      for (const [id, timeline] of this.timelines) {
+        const conversation = this.conversations.get(id);
+        if (timeline.isLoaded && conversation !== undefined && timeline.rev < conversation.listed_rev) this._reload(id);
+      }
+    }, BEHIND_MS);
+  }
+
+  async _loadList() {
+    const seen = new Set();
+    let total = 1;
+    for (let offset = 0; offset < Math.min(total, LIST_MOST); offset += LIST_PAGE) {
+      const page = await this.client.conversations({ limit: LIST_PAGE, offset });
+      total = page.total;
+      for (const body of page.conversations) {
+        this._take(body);
+        seen.add(body.id);
+      }
+    }
+    if (total <= LIST_MOST) for (const id of this.conversations.keys()) if (!seen.has(id)) this._drop(id);
+    this.isListed = true;
+    this._changed("list");
+  }
+
+  /** A conversation as REST shows it. What came live since is newer. */
+  _take(body) {
+    const known = this.conversations.get(body.id);
+    const last = body.last_message ? toMessage(body.last_message) : null;
+    const conversation = { ...body, last_message: last, read_seq: body.read_seq ?? body.last_seq };
+    conversation.listed_rev = body.last_rev;
+    if (known !== undefined && known.epoch === body.epoch) {
+      if (known.last_rev > body.last_rev) {
+        const { last_message, last_seq, last_rev } = known;
+        const updated_at = known.updated_at > body.updated_at ? known.updated_at : body.updated_at;
+        Object.assign(conversation, { last_message, last_seq, last_rev, updated_at });
+      }
+      if (known.read_seq > conversation.read_seq) {
+        conversation.read_seq = known.read_seq;
+        this.client.read(body.id, known.read_seq); // it was told while there was no connection
+      }
+    }
+    this.conversations.set(body.id, conversation);
+    this._watch();
+    this._changed("list", body.id);
+  }
+
+  async _refresh(id) {
+    await this._once(`conversation ${id}`, async () => {
+      try {
+        this._take(await this.client.conversation(id));
+      } catch (error) {
+        if (error.status === 404) this._drop(id);
+      }
+    });
+  }
+
+  _drop(id) {
+    const conversation = this.conversations.get(id);
+    if (conversation === undefined) return;
+    this.conversations.delete(id);
+    this.timelines.delete(id);
+    this._positions.delete(id);
+    this.dispatchEvent(new CustomEvent("gone", { detail: { id, title: this.title(conversation) } }));
+    this._changed("list", id);
+  }
+
+  async _loadNewest(id) {
+    await this._once(`newest ${id}`, async () => {
+      const timeline = this.timeline(id);
+      if (timeline.isLoaded) return;
+      const rev = this.conversations.get(id)?.last_rev ?? 0;
+      const page = await this.client.history(id, { limit: PAGE });
+      timeline.rev = Math.max(timeline.rev, rev, ...page.messages.map((message) => message.rev));
+      timeline.merge(page.messages.map(toMessage));
+      this._changed(id);
+      if (timeline.hasGap) await this._fill(id);
+    });
+  }
+
+  /** What the conversation on the screen needs; tried again for as long as it is there. */
+  async _loadOpen(id) {
+    try {
+      if (!this.conversations.has(id)) await this._refresh(id);
+      if (this.conversations.has(id)) await Promise.all([this._loadNewest(id), this._loadPositions(id)]);
+    } catch {
+      setTimeout(() => {
+        if (id === this.openId && this.connection.state === "online") this._loadOpen(id);
+      }, AGAIN_MS);
+    }
+  }
+
+  async _loadPositions(id) {
+    try {
+      this._read({ conversation_id: id, positions: (await this.client.readPositions(id)).positions });
+    } catch {
+      // They come live, too; nobody waits for them.
+    }
+  }
+
+  /** Messages are missing between what is known and what has come: they are fetched. */
+  async _fill(id) {
+    await this._once(`gap ${id}`, async () => {
+      const timeline = this.timeline(id);
+      while (timeline.hasGap) {
+        const page = await this.client.history(id, { afterSeq: timeline.lastSeq, limit: LIST_PAGE });
+        if (page.messages.length === 0) return;
+        timeline.merge(page.messages.map(toMessage));
+        this._changed(id);
+      }
+    });
+  }
+
+  _reload(id) {
+    for (const [other, timeline] of this.timelines) {
+      if (id !== null && other !== id) continue;
+      if (other !== this.openId) this.timelines.delete(other);
+      else {
+        timeline.reset();
+        this._loadOpen(other);
+      }
+      this._changed(other);
+    }
+    if (id === null) this._loadList().catch(() => {});
+    else this._refresh(id);
+  }
+
+  _receive(frame) {
+    const message = toMessage(frame);
+    const id = message.conversation_id;
+    const isNew = frame.type === "message";
+    const conversation = this.conversations.get(id);
+    if (conversation === undefined) this._refresh(id);
+    else {
+      if (message.seq >= conversation.last_seq && message.rev > (conversation.last_message?.rev ?? 0)) {
+        conversation.last_message = message;
+        if (message.seq > conversation.last_seq) conversation.updated_at = message.created_at;
+        conversation.last_seq = message.seq;
+      }
+      conversation.last_rev = Math.max(conversation.last_rev, message.rev);
+    }
+    const timeline = this.timelines.get(id);
+    if (timeline !== undefined) {
+      timeline.rev = Math.max(timeline.rev, message.rev);
+      timeline.add(message);
+      if (timeline.hasGap) this._fill(id).catch(() => {});
+    }
+    if (message.sender_id === this.me.id && message.client_id !== null) this.sending.settle(id, message.client_id);
+    this._typists.stopped(id, message.sender_id);
+    this._changed("list", id);
+    if (isNew && message.sender_id !== this.me.id) {
+      this.dispatchEvent(new CustomEvent("arrived", { detail: message }));
+    }
+  }
+
+  _read(frame) {
+    const id = frame.conversation_id;
+    let positions = this._positions.get(id);
+    if (positions === undefined) this._positions.set(id, (positions = new Positions()));
+    for (const { user_id, seq } of frame.positions) {
+      positions.take(user_id, seq);
+      const conversation = this.conversations.get(id);
+      if (user_id === this.me.id && conversation !== undefined && seq > conversation.read_seq) {
+        conversation.read_seq = seq; // in another tab
+      }
+    }
+    this._changed("list", id);
+  }
+
+  // --- housekeeping ---
+
+  /** Asks who is online of those that matter: the other ones of one-to-ones, then members of groups. */
+  _watch() {
+    const ids = new Set();
+    const open = this.conversations.get(this.openId);
+    const groups = [];
+    if (open) for (const user of open.users) ids.add(user.id);
+    for (const conversation of this.list()) {
+      if (conversation.is_group) groups.push(conversation);
+      else ids.add(this.other(conversation).id);
+    }
+    for (const group of groups) for (const user of group.users) if (ids.size < WATCHED) ids.add(user.id);
+    ids.delete(this.me.id);
+    const wanted = [...ids].slice(0, WATCHED);
+    const key = [...wanted].sort().join();
+    if (key === this._watched || this.connection.state !== "online" || wanted.length === 0) return;
+    this._watched = key;
+    this.client.watch(wanted);
+  }
+
+  /** One of a kind at a time: who asks while one runs gets that one's end. */
+  _once(key, act) {
+    let running = this._fetching.get(key);
+    if (running === undefined) {
+      running = act().finally(() => this._fetching.delete(key));
+      this._fetching.set(key, running);
+    }
+    return running;
+  }
+
+  _changed(...what) {
+    const isFirst = this._changes.size === 0;
+    for (const part of what) this._changes.add(part);
+    if (!isFirst) return;
+    const tell = () => {
+      const changes = this._changes;
+      this._changes = new Set();
+      this.dispatchEvent(new CustomEvent("change", { detail: changes }));
+    };
+    // A page in the background is given no frames; its title still counts what is unread.
+    if (document.visibilityState === "visible") requestAnimationFrame(tell);
+    else setTimeout(tell, 100);
+  }
+}

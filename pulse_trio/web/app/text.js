@@ -1,0 +1,66 @@
+// What people write, as it is shown: text, with links that lead to http and https only.
+
+import { h } from "./dom.js";
+
+// No blanks, no quotes or brackets that end a link in prose, and no invisible characters: those could turn it around.
+const LINK = /\bhttps?:\/\/[^\s<>"`\p{Cc}\p{Cf}]+/giu;
+const TRAILING = /[.,;:!?'*_~…)\]}»”’]/u;
+const PAIRS = { ")": "(", "]": "[", "}": "{" };
+const EMOJI = /^(?:\p{Regional_Indicator}{2}|[0-9#*]\uFE0F?\u20E3|\p{Emoji_Presentation}|\p{Extended_Pictographic})/u;
+const graphemes = new Intl.Segmenter();
+
+/** How many characters (code points) a text has: what the service counts. */
+export function countCharacters(text) {
+  let count = 0;
+  for (const _ of text) count += 1;
+  return count;
+}
+
+/** The text as nodes: links are links, the rest is text. */
+export function rich(content) {
+  const nodes = [];
+  let end = 0;
+  for (const match of content.matchAll(LINK)) {
+    const shown = withoutTrailing(match[0]);
+    const url = safeUrl(shown);
+    if (url === null) continue;
+    nodes.push(content.slice(end, match.index));
+    nodes.push(h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer", title: url.href }, shown));
+    end = match.index + shown.length;
+  }
+  nodes.push(content.slice(end));
+  return nodes;
+}
+
+function withoutTrailing(link) {
+  while (TRAILING.test(link.slice(-1))) {
+    const opening = PAIRS[link.slice(-1)];
+    // A bracket that was opened in the link belongs to it.
+    if (opening && link.split(opening).length >= link.split(link.slice(-1)).length) break;
+    link = link.slice(0, -1);
+  }
+  return link;
+}
+
+function safeUrl(text) {
+  if (!URL.canParse(text)) return null;
+  const url = new URL(text);
+  // A name before the host makes a link look like one to somewhere else.
+  const isPlain = url.username === "" && url.password === "";
+  return (url.protocol === "http:" || url.protocol === "https:") && isPlain ? url : null;
+}
+
+/** Whether a text is nothing but one to three emoji: those are shown large. */
+export function isEmojiOnly(content) {
+  const text = content.trim();
+  if (text.length > 60) return false;
+  const parts = [...graphemes.segment(text)].map((part) => part.segment).filter((part) => part.trim() !== "");
+  return parts.length > 0 && parts.length <= 3 && parts.every((part) => EMOJI.test(part));
+}
+
+/** "Ann", "Ann and Bob", "Ann, Bob and 3 more". */
+export function listNames(names, most = 3) {
+  if (names.length <= 1) return names.join("");
+  if (names.length <= most) return `${names.slice(0, -1).join(", ")} and ${names.at(-1)}`;
+  return `${names.slice(0, most - 1).join(", ")} and ${names.length - most + 1} more`;
+}

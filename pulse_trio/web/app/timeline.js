@@ -1,0 +1,110 @@
+// The messages of one conversation that are known here: a run of seqs without gaps, each message as it now is.
+
+/** A message of a frame or of REST, in one form. */
+export function toMessage(source) {
+  const isFrame = source.message_id !== undefined;
+  return {
+    id: isFrame ? source.message_id : source.id,
+    conversation_id: source.conversation_id,
+    seq: source.seq,
+    rev: source.rev,
+    sender_id: source.sender_id,
+    sender_username: source.sender_username,
+    content: source.content ?? "",
+    created_at: isFrame ? source.timestamp : source.created_at,
+    is_edited: Boolean(source.is_edited),
+    is_deleted: isFrame ? source.type === "message_deleted" : source.is_deleted,
+    client_id: source.client_id ?? null,
+  };
+}
+
+export class Timeline {
+  constructor() {
+    this.reset();
+  }
+
+  /** Forgets everything. What comes live from now on is put in its place when a page has come. */
+  reset() {
+    this.items = [];
+    this.isLoaded = false; // the newest page has come
+    this.rev = 0; // every change up to here is known
+    this._ahead = new Map(); // seq → what came before the messages that it follows
+    this._behind = new Map(); // seq → what a message became that is not loaded yet
+  }
+
+  get firstSeq() {
+    return this.items.length ? this.items[0].seq : 0;
+  }
+
+  get lastSeq() {
+    return this.items.length ? this.items[this.items.length - 1].seq : 0;
+  }
+
+  /** Whether the beginning of the conversation is here. */
+  get isComplete() {
+    return this.isLoaded && this.firstSeq <= 1;
+  }
+
+  /** Whether something came that is further on than the run. */
+  get hasGap() {
+    return this.isLoaded && this._ahead.size > 0;
+  }
+
+  /** Where a seq stands in `items`; -1 if it is not here. */
+  indexOf(seq) {
+    const index = seq - this.firstSeq;
+    return this.items.length > 0 && index >= 0 && index < this.items.length ? index : -1;
+  }
+
+  /** Takes a page in, in any order, that continues the run at either end. The first one is the newest. */
+  merge(messages) {
+    this.isLoaded = true;
+    const sorted = [...messages].sort((a, b) => a.seq - b.seq);
+    const older = this.items.length === 0 ? sorted : sorted.filter((message) => message.seq < this.firstSeq);
+    if (older.length && (this.items.length === 0 || older.at(-1).seq === this.firstSeq - 1)) {
+      this.items = [...older, ...this.items];
+    }
+    for (const message of sorted) this.add(message);
+    this._settle();
+  }
+
+  /** Takes a message in that came live, or in a page. */
+  add(message) {
+    const index = this.indexOf(message.seq);
+    if (index >= 0) this._replace(index, message);
+    else if (!this.isLoaded || message.seq > this.lastSeq + 1) keep(this._ahead, message);
+    else if (message.seq === this.lastSeq + 1) this.items.push(message);
+    else keep(this._behind, message);
+  }
+
+  /** Forgets all but the newest messages. */
+  trim(most) {
+    if (this.items.length > most) this.items = this.items.slice(-most);
+  }
+
+  _replace(index, message) {
+    const known = this.items[index];
+    if (message.rev > known.rev) this.items[index] = { ...message, client_id: message.client_id ?? known.client_id };
+  }
+
+  /** Puts in place what came early and fits now. */
+  _settle() {
+    for (const [seq, message] of this._behind) {
+      const index = this.indexOf(seq);
+      if (index < 0) continue;
+      this._replace(index, message);
+      this._behind.delete(seq);
+    }
+    for (const seq of [...this._ahead.keys()].sort((a, b) => a - b)) {
+      if (seq > this.lastSeq + 1) break;
+      const message = this._ahead.get(seq);
+      this._ahead.delete(seq);
+      this.add(message);
+    }
+  }
+}
+
+function keep(map, message) {
+  const known = map.get(message.seq);
+  if (known === undefined || known.rev < message.rev) map.set(message.seq, message);
+}

@@ -1,0 +1,66 @@
+"""A browser for a module, a server for it, and a desk for each test."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.browser.chromium import is_left_out, launch
+from tests.browser.people import Account, Desk
+from tests.support.cluster import Cluster
+from tests.support.server import Server
+
+collect_ignore_glob = ["test_*.py"] if is_left_out() else []
+
+SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
+_numbers = count(1)
+
+expect.set_options(timeout=15_000)
+
+
+# Not for the whole session: Playwright runs an event loop in this thread, beside which none of Trio's should be.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium."""
+    with sync_playwright() as playwright:
+        started = launch(playwright)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def shared_database(cluster: Cluster) -> Iterator[str]:
+    """The database of `shared`."""
+    conninfo = cluster.new_database()
+    yield conninfo
+    cluster.drop_database(conninfo)
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Browser, shared_database: str) -> Iterator[Server]:
+    """A server for the tests of a module; each uses people of its own."""
+    server = Server({"DATABASE_URL": shared_database}).wait_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def desk(browser: Browser, shared: Server) -> Iterator[Desk]:
+    """Windows on the shared server."""
+    opened = Desk(browser, shared.base_url)
+    yield opened
+    opened.leave()
+
+
+@pytest.fixture
+def person(shared: Server) -> Callable[[str], Account]:
+    """Makes an account with a name that begins so."""
+    return lambda name: Account.register(shared.base_url, f"{name}{next(_numbers)}")
+
+
+def keep(page: Page, name: str) -> None:
+    """Keeps a picture of a page, for people to look at."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")

@@ -1,0 +1,160 @@
+"""People with a browser each, and what they see."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx2
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+
+PASSWORD = "a long enough password"
+# What the browser itself says when the network or the server is away.
+NETWORK = r"net::ERR_|WebSocket connection to|status of 503"
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user, made over REST."""
+
+    base_url: str
+    id: str
+    username: str
+    token: str
+
+    @classmethod
+    def register(cls, base_url: str, username: str) -> Self:
+        """A new one."""
+        credentials = {"username": username, "password": PASSWORD}
+        user = _answer(httpx2.post(f"{base_url}/api/auth/register", json=credentials))
+        token = _answer(httpx2.post(f"{base_url}/api/auth/login", json=credentials))["access_token"]
+        return cls(base_url, user["id"], username, token)
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """An operation of REST that succeeds; its answer."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return _answer(httpx2.request(method, f"{self.base_url}{path}", json=body, headers=headers))
+
+    def start_chat(self, other: "Account") -> str:
+        """A one-to-one; its id."""
+        return str(self.ask("POST", "/api/chat/conversations", {"participant_ids": [other.id]})["id"])
+
+    def start_group(self, *others: "Account", name: str = "Team") -> str:
+        """A group; its id."""
+        body = {"name": name, "is_group": True, "participant_ids": [other.id for other in others]}
+        return str(self.ask("POST", "/api/chat/conversations", body)["id"])
+
+    def contents(self, conversation_id: str) -> list[str]:
+        """What was said last, oldest first."""
+        path = f"/api/chat/conversations/{conversation_id}/messages?limit=200"
+        return [message["content"] for message in reversed(self.ask("GET", path)["messages"])]
+
+
+def _answer(response: httpx2.Response) -> Any:
+    assert response.is_success, response.text
+    return response.json() if response.content else None
+
+
+class Window:
+    """A page of the web client, which must not complain.
+
+    Args:
+        page: where it is to be shown.
+        base_url: where the service is.
+        allowed: what the console may say besides, a regular expression.
+    """
+
+    def __init__(self, page: Page, base_url: str, allowed: str = r"(?!)") -> None:
+        self.page = page
+        self.base_url = base_url
+        self.allowed = allowed
+        self.complaints: list[str] = []
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: message.type == "error" and self._complain(message.text))
+        page.on("pageerror", lambda error: self._complain(f"uncaught: {error}"))
+
+    def _complain(self, text: str) -> None:
+        if not re.search(self.allowed, text):
+            self.complaints.append(text)
+
+    def open(self, path: str = "/") -> Self:
+        """Goes to the page."""
+        self.page.goto(self.base_url + path)
+        return self
+
+    @property
+    def chats(self) -> Locator:
+        """The entries of the list of conversations."""
+        return self.page.locator(".chat")
+
+    def chat(self, title: str) -> Locator:
+        """One of them."""
+        return self.chats.filter(has=self.page.locator(".chat-title", has_text=re.compile(f"^{re.escape(title)}")))
+
+    def go(self, title: str) -> Self:
+        """Opens a conversation by its name, and waits for its messages."""
+        self.chat(title).click()
+        expect(self.page.locator(".thread-title h1")).to_have_text(title)
+        return self
+
+    @property
+    def field(self) -> Locator:
+        """Where messages are written."""
+        return self.page.get_by_role("textbox", name="Message")
+
+    def say(self, text: str) -> Self:
+        """Writes a message and sends it."""
+        self.field.fill(text)
+        self.field.press("Enter")
+        return self
+
+    @property
+    def texts(self) -> Locator:
+        """The texts of the messages that are shown."""
+        return self.page.locator(".message .text")
+
+    def message(self, text: str) -> Locator:
+        """The message with this text."""
+        return self.page.locator(".message", has=self.page.get_by_text(text, exact=True))
+
+    def expect_texts(self, *texts: str) -> None:
+        """These messages are shown, and no others, in this order."""
+        expect(self.texts).to_have_text(list(texts), timeout=20_000)
+
+
+class Desk:
+    """Opens windows, and looks at the end whether one of them complained."""
+
+    def __init__(self, browser: Browser, base_url: str) -> None:
+        self.browser = browser
+        self.base_url = base_url
+        self._contexts: list[BrowserContext] = []
+        self._windows: list[Window] = []
+
+    def context(self, account: Account | None = None, **options: Any) -> BrowserContext:
+        """A browser of its own, in which an account may be signed in."""
+        if account is not None:
+            session = {"token": account.token, "userId": account.id, "username": account.username}
+            item = {"name": "pulse.session", "value": json.dumps(session)}
+            origin = {"origin": self.base_url, "localStorage": [item]}
+            options["storage_state"] = {"cookies": [], "origins": [origin]}
+        context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        self._contexts.append(context)
+        return context
+
+    def window(self, context: BrowserContext, allowed: str = r"(?!)") -> Window:
+        """A tab of it."""
+        window = Window(context.new_page(), self.base_url, allowed)
+        self._windows.append(window)
+        return window
+
+    def sit_down(self, account: Account, path: str = "/", allowed: str = r"(?!)", **options: Any) -> Window:
+        """A window of an account that is signed in."""
+        return self.window(self.context(account, **options), allowed).open(path)
+
+    def leave(self) -> None:
+        """Closes everything; no window may have complained."""
+        complaints = [text for window in self._windows for text in window.complaints]
+        for context in self._contexts:
+            context.close()
+        assert complaints == []

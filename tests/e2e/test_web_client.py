@@ -1,0 +1,152 @@
+"""How the web client and the JavaScript library are served."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.client import Api
+from tests.support.server import Server
+
+ROOT = Path(__file__).parent.parent.parent
+WEB = ROOT / "pulse_trio" / "web"
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".webmanifest": "application/manifest+json",
+}
+FILES = sorted(path for path in WEB.rglob("*.*") if path.suffix in TYPES)
+ADDRESSES = ["/", *(f"/{path.relative_to(WEB)}" for path in FILES if path.name != "index.html")]
+TO_MARKUP = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function"
+
+
+class Elements(HTMLParser):
+    """The addresses in a page; it has no program and no style of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._is_in_script = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._is_in_script = tag == "script"
+        for name, value in attrs:
+            assert not name.startswith("on"), f"a handler in the page: {name}"
+            assert name != "style", "an inline style"
+            if name in {"href", "src", "action"}:
+                assert value is not None
+                self.found.append(value)
+        assert tag != "style", "an inline style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._is_in_script = False
+
+    def handle_data(self, data: str) -> None:
+        assert not self._is_in_script, "an inline script"
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+async def test_a_file_is_sent_once_and_then_only_if_it_changed(server: Server, address: str) -> None:
+    with trio.fail_after(30):
+        api = Api(server.base_url)
+        answer = await api.get(address)
+        path = WEB / (address[1:] or "index.html")
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"] == TYPES[path.suffix]
+        if path.name != "index.html":
+            assert answer.content == path.read_bytes()
+        headers = answer.headers
+        assert headers["Cache-Control"] == "no-cache"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        for known in (headers["ETag"], f'"other", W/{headers["ETag"]}', "*"):
+            again = await api.get(address, headers={"If-None-Match": known})
+            assert (again.status_code, again.content) == (304, b""), known
+            assert again.headers["ETag"] == headers["ETag"]
+            assert "Content-Type" not in again.headers
+        changed = await api.get(address, headers={"If-None-Match": '"another"'})
+        assert (changed.status_code, changed.content) == (200, answer.content)
+        head = await api.request("HEAD", address)
+        assert (head.status_code, head.content, head.headers["ETag"]) == (200, b"", headers["ETag"])
+
+
+async def test_the_page_has_a_strict_policy_and_asks_nothing_of_other_hosts(server: Server) -> None:
+    with trio.fail_after(30):
+        api = Api(server.base_url)
+        page = await api.get("/")
+        host = server.base_url.removeprefix("http://")
+        policy = dict(part.strip().partition(" ")[::2] for part in page.headers["Content-Security-Policy"].split(";"))
+        assert policy == {
+            "default-src": "'none'",
+            "script-src": "'self'",
+            "style-src": "'self'",
+            "img-src": "'self' data:",
+            "connect-src": f"'self' ws://{host} wss://{host}",
+            "manifest-src": "'self'",
+            "base-uri": "'none'",
+            "form-action": "'none'",
+            "frame-ancestors": "'none'",
+            "require-trusted-types-for": "'script'",
+            "trusted-types": "'none'",
+        }
+        elements = Elements()
+        elements.feed(page.text)
+        assert {"/app/main.js", "/app/base.css", "/favicon.svg", "/manifest.webmanifest"} <= set(elements.found)
+        for address in elements.found:
+            assert (await api.get(address)).status_code == 200, address
+    for path in FILES:
+        text = path.read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"""["'(]\s*(https?:)?//[a-z0-9-]+\.[a-z]""", text), path
+        assert not re.search(TO_MARKUP, text), path
+
+
+@pytest.mark.parametrize("host", ["evil'; script-src *", "a b", "a;b", "x" * 300, "[::1]:8000", "chat.example"])
+async def test_a_host_gets_into_the_policy_only_if_it_is_one(server: Server, host: str) -> None:
+    with trio.fail_after(30):
+        answer = await Api(server.base_url).get("/", headers={"Host": host})
+        policy = answer.headers.get("Content-Security-Policy", "")
+        assert "script-src *" not in policy
+        if answer.status_code == 200:
+            expected = f"connect-src 'self' ws://{host} wss://{host};"
+            assert (expected in policy) or "connect-src 'self';" in policy
+            assert (expected in policy) == (host in {"[::1]:8000", "chat.example"})
+
+
+async def test_the_page_tells_the_limits_of_the_service(start_server: Callable[..., Server]) -> None:
+    server = start_server(PULSE_MAX_CONTENT_CHARS="123", PULSE_PASSWORD_MIN_CHARS="12")
+    with trio.fail_after(30):
+        page = (await Api(server.base_url).get("/")).text
+    assert '<meta name="pulse-max-content-chars" content="123">' in page
+    assert '<meta name="pulse-password-min-chars" content="12">' in page
+    assert f"{server.base_url}/\n" in server.output
+
+
+async def test_the_page_can_be_switched_off(start_server: Callable[..., Server]) -> None:
+    server = start_server(PULSE_WEB_CLIENT="false")
+    with trio.fail_after(30):
+        api = Api(server.base_url)
+        for address in ADDRESSES:
+            answer = await api.get(address)
+            if address == "/pulse-client.js":
+                assert answer.status_code == 200
+            else:
+                assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), address
+    assert "Chat in the browser" not in server.output
+
+
+def test_the_files_are_in_the_wheel(tmp_path: Path) -> None:
+    build = f"import sys; from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
+    command = [sys.executable, "-c", build]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        names = set(wheel.namelist())
+    assert {f"pulse_trio/web/{path.relative_to(WEB)}" for path in FILES} <= names
