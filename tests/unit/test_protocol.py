@@ -15,6 +15,7 @@ from wsproto.events import TextMessage
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.protocol import (
+    REV_MOST,
     AuthFrame,
     CloseCode,
     DeleteMessage,
@@ -30,8 +31,10 @@ from pulse_trio.protocol import (
     SendAuth,
     SendMessage,
     SendPing,
+    SendRead,
     SendResume,
     SendTyping,
+    SendWatch,
     ServerFrame,
     SystemFrame,
     TypingFrame,
@@ -239,6 +242,8 @@ def test_what_is_written_is_strict_json_that_says_the_same(content: str) -> None
 def test_the_frames_of_the_specification_are_read() -> None:
     assert READER.read('{"type": "message", "content": "Hello, world!"}') == SendMessage(content="Hello, world!")
     assert READER.read('{"type": "typing"}') == SendTyping()
+    assert READER.read('{"type": "read", "seq": 7}') == SendRead(seq=7)
+    assert READER.read('{"type": "read", "seq": 99999999999999999999}') == SendRead(seq=REV_MOST), "none has it either"
     assert READER.read('{"type": "ping"}') == SendPing()
 
 
@@ -294,6 +299,25 @@ def test_fields_that_clients_may_not_set_are_ignored() -> None:
     assert READER.read(json.dumps(frame)) == SendMessage(content="x")
     assert READER.read('{"type": "typing", "sender_id": 1, "content": [2]}') == SendTyping()
     assert READER.read('{"type": "ping", "client_id": 5}') == SendPing()
+
+
+@pytest.mark.parametrize("seq", [0, -1, 1.0, "1", True, None, [1]])
+def test_what_is_read_is_a_whole_number_from_one_on(seq: object) -> None:
+    error = refusal(json.dumps({"type": "read", "seq": seq, "conversation_id": str(CONVERSATION)}))
+    assert (error.code, error.field) == (ErrorCode.INVALID_FRAME, "seq")
+    assert str(error.conversation_id) == str(CONVERSATION)
+
+
+def test_each_user_is_watched_once() -> None:
+    texts = [str(USER), str(MESSAGE), str(USER).upper()]
+    assert READER.read(json.dumps({"type": "watch", "user_ids": texts})) == SendWatch(user_ids=[USER, MESSAGE])
+    assert READER.read('{"type": "watch", "user_ids": []}') == SendWatch(user_ids=[])
+
+
+@pytest.mark.parametrize("user_ids", [None, "x", {}, [1], ["x"], [None], [[str(USER)]], [str(USER), ""]])
+def test_who_is_watched_is_a_list_of_ids(user_ids: object) -> None:
+    error = refusal(json.dumps({"type": "watch", "user_ids": user_ids}))
+    assert (error.code, error.field) == (ErrorCode.INVALID_FRAME, "user_ids")
 
 
 @pytest.mark.parametrize("kind", ["typing", "ping"])
