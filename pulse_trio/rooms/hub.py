@@ -40,6 +40,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import Message, NewMessage, NotAMember, ReadStanding, Revision, Store, StoreUnavailable, User
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds, below Hypercorn's graceful_timeout: what the writers hold is stored in it
+ANNOUNCEMENTS: Final = 64  # rooms that open at a time to tell of a change: so many that few are missed
 RESTARTING: Final = "the server restarts; reconnect in a moment"
 
 log = structlog.get_logger(__name__)
@@ -100,6 +101,7 @@ class Hub:
         self._metrics = metrics = Metrics() if metrics is None else metrics
         changes = Changes(store, settings.store_timeout, rand)
         self._sessions = Sessions()
+        self._announcing = 0
         self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
         self._rooms = Rooms(store, self._sessions, changes, settings, rand, metrics)
         self._lobby = Lobby(store, self._rooms, self._sessions, changes, settings, metrics)
@@ -422,10 +424,31 @@ class Hub:
         self._watches.doubt(user_id, ())
 
     def announce(self, conversation_id: UUID, event: str, content: str, actor_id: UUID) -> None:
-        """Tells everybody connected of something that happened to the conversation."""
+        """Tells everybody connected of something that happened to the conversation.
+
+        Where its room is not open, but there are sessions, it opens for that: some of them may be its members'. That
+        may be missed, as when the store fails.
+        """
         room = self._rooms.get(conversation_id)
-        if room is not None:
+        if room is not None and room.opened.is_set():
             room.announce(event, content, actor_id)
+        elif self._sessions and self._announcing < ANNOUNCEMENTS:
+            self._announcing += 1
+            name = f"{event} in {conversation_id}"
+            self._rooms.nursery.start_soon(
+                self._open_and_announce, conversation_id, event, content, actor_id, name=name
+            )
+
+    async def _open_and_announce(self, conversation_id: UUID, event: str, content: str, actor_id: UUID) -> None:
+        try:
+            room = await self._rooms.hold_open(conversation_id)
+        except (NotAMember, StoreUnavailable):
+            pass
+        else:
+            room.announce(event, content, actor_id)
+            room.unhold()
+        finally:
+            self._announcing -= 1
 
     @property
     def room_count(self) -> int:

@@ -77,6 +77,17 @@ async def test_a_session_costs_nothing_where_nothing_happens(autojump_clock: Moc
         assert world.hub.room_count == 1
 
 
+async def test_what_happens_to_a_conversation_is_told_where_no_room_is_open(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await device(world, world.alice)
+        world.hub.announce(world.conversation_id, "renamed", "bob renamed it", world.bob.id)
+        await settle()
+        assert [frame["event"] for frame in alice.of_type("system")] == ["renamed"]
+        world.hub.announce(world.ids(), "renamed", "nobody is there", world.bob.id)
+        await settle()
+        assert len(alice.of_type("system")) == 1
+
+
 async def test_a_room_of_sessions_goes_when_it_was_not_used_for_a_while(autojump_clock: MockClock) -> None:
     async with a_world(room_linger=60.0) as world:
         key = world.conversation_id
