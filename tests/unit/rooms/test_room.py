@@ -1,6 +1,7 @@
 """A room: one order for everybody, presence, gaps, and what becomes of it when people come and go."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
 
 import pytest
 import trio
@@ -771,3 +772,57 @@ class Ticks(trio.abc.Instrument):
             self._count -= 1
             if self._count == 0:
                 self._scope.cancel()
+
+
+async def test_those_who_come_back_at_once_are_served_by_one_reading(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    async with a_world() as world:
+        changes = world.store.changes
+
+        async def slow(conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+            reads.append(after_rev)
+            await trio.sleep(1)
+            return await changes(conversation_id, after_rev=after_rev, limit=limit)
+
+        monkeypatch.setattr(world.store, "changes", slow)
+        alice = await world.join(world.alice)
+        await alice.send("one")
+        await alice.send("two")
+        await settle()
+        back = [await world.join(world.bob, after_rev=0) for _ in range(5)]
+        await trio.sleep(5)
+        assert reads == [0]
+        assert all(someone.contents == ["one", "two"] for someone in back)
+        # What has changed since is read anew, and nothing of before is told to who comes then.
+        message = world.store.stored(world.conversation_id)[0]
+        await world.hub.revise(world.conversation_id, message.id, world.alice, None)
+        late = await world.join(world.bob, after_rev=0)
+        await trio.sleep(5)
+        assert reads == [0, 0]
+        assert late.contents == ["two"]
+        assert [frame["seq"] for frame in late.of_type("message_deleted")] == [1]
+
+
+async def test_who_waits_for_a_reading_is_served_when_its_reader_has_gone(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        changes = world.store.changes
+
+        async def slow(conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+            await trio.sleep(3)
+            return await changes(conversation_id, after_rev=after_rev, limit=limit)
+
+        monkeypatch.setattr(world.store, "changes", slow)
+        alice = await world.join(world.alice)
+        await alice.send("one")
+        await settle()
+        first = await world.join(world.bob, after_rev=0)
+        second = await world.join(world.carol, after_rev=0)
+        await trio.sleep(1)
+        first.leave()
+        await trio.sleep(20)
+        assert second.contents == ["one"]
