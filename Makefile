@@ -5,7 +5,7 @@
 
 VENV := .venv
 # Test processes at a time: most tests wait for a server or a database.
-JOBS ?= 3
+JOBS ?= 4
 ASYNC_OFF := ASYNC122,ASYNC124,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913
 BIN := $(VENV)/bin
 BENCH := .venv-bench
@@ -20,7 +20,7 @@ serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # Many runs of the simulated service, each from one number; a run that fails says how to see it again.
 SEEDS ?= 2000

@@ -15,7 +15,7 @@ from pulse_trio.edge.handshake import ResumePoint, chosen_subprotocol, identify,
 from pulse_trio.edge.outlet import ConnectionEnded, current_outlet
 from pulse_trio.edge.reader import MemberReader, Reader, Receive, SessionReader
 from pulse_trio.edge.services import Services, services
-from pulse_trio.edge.tracing import HEADER
+from pulse_trio.edge.tracing import HEADER, go_on_with
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
@@ -198,7 +198,13 @@ class _Transport:
 
     async def serve(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Runs `serve`, in the connection's own task if it can be: then this returns at once."""
-        if not self._outlet.carry_on(serve):
+        request_id: str = g.request_id
+
+        def begin() -> Awaitable[None]:
+            go_on_with(request_id)
+            return serve()
+
+        if not self._outlet.carry_on(begin):
             await serve()
 
     async def send(self, frames: Sequence[Encoded]) -> None:

@@ -20,6 +20,11 @@ def begin_connection() -> None:
     bind_contextvars(connection_id=secrets.token_hex(6))
 
 
+def go_on_with(request_id: str) -> None:
+    """This task serves a WebSocket from now on: the one whose handshake was this request."""
+    bind_contextvars(request_id=request_id)
+
+
 def begin_request(given: list[str]) -> str:
     """The id of the request that this task serves: the one given with it, if it is a good one, or a new one.
 

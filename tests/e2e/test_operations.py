@@ -1,7 +1,6 @@
 """The commands of docs/operations.md, as they stand there, beside a service that runs."""
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,15 +10,16 @@ import pytest
 import trio
 
 from pulse_trio.cli import main
+from tests.support.blocks import ROOT, blocks
 from tests.support.client import Person
 from tests.support.cluster import traversable_folder
 from tests.support.programs import require_program
 from tests.support.server import PROGRAM, Server, environment
 
-ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/operations.md").read_text()
-RUN = re.findall(r"<!-- run -->\n```sh\n(.*?)```", TEXT, re.DOTALL)
-(RESTORE,) = re.findall(r"<!-- run: restore -->\n```sh\n(.*?)```", TEXT, re.DOTALL)
+HERE = [block.text for block in blocks(ROOT / "docs/operations.md") if block.test == "tests/e2e/test_operations.py"]
+(RESTORE,) = (text for text in HERE if text.startswith("pulse-trio restore"))
+RUN = [text for text in HERE if text != RESTORE]
 
 
 @pytest.fixture
