@@ -1,6 +1,7 @@
 """The commands of docs/operations.md, as they stand there, beside a service that runs."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
