@@ -101,6 +101,12 @@ class Changes:
         else:
             member.is_live = True
 
+    def forget(self, conversation_id: UUID) -> None:
+        """Something has changed in a conversation, or nobody is there any more: what was read serves nobody now."""
+        if self._pages:
+            for key in [key for key in self._pages if key[0] == conversation_id]:
+                del self._pages[key]
+
     async def _page(self, member: Member) -> _Page:
         """The next page for a member: one that was read for another, if nothing has changed since, or a new one."""
         key = member.conversation_id, member.cursor

@@ -107,6 +107,8 @@ class Lobby:
                         self._refuse_resume(session, conversation_id)
                     else:
                         session.resume(conversation_id, rev, last_rev)
+                        if room is not None and room.opened.is_set():
+                            room.attach(session)  # if it was added while the store failed, nobody has told the room
                         self._metrics.resumed_changes.observe(last_rev - rev)
         session.start()
 

@@ -137,6 +137,7 @@ class Room:
             self._presence.clear()
             if self._gathering is not None:
                 self._gathering.cancel()
+            self._changes.forget(self.conversation_id)
             self._on_vacant(self)
 
     async def _look_up(self) -> tuple[Head, list[UUID]]:
@@ -483,6 +484,7 @@ class Room:
         news = [message for message in messages if message.rev > self.last_rev]
         if not news:
             return
+        self._changes.forget(self.conversation_id)
         self.last_rev = news[-1].rev
         self.last_seq = max(self.last_seq, *(message.seq for message in news))
         frames = [encode(change_frame(message)) for message in news]

@@ -18,6 +18,7 @@ FOUND = {
     220: "a message whose commit's answer was lost was deleted before anybody heard of it: its rev was missed",
     1010: "a removal that took too long was answered with 204, and the connections stayed open",
     1024: "a client that had caught up beyond what its room knew of was refused its resume",
+    479420919: "a session that resumed where its user had been added by a lost answer was told of nothing more",
     684526559: "what a session had been told of others before its removal was held against the service",
     1050: "a commit whose answer was lost, and whose sender had left, was told to nobody until the next message",
 }

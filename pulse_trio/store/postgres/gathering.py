@@ -1,7 +1,8 @@
 """Group commit: what the writers of different rooms hand over at the same moment shares one transaction.
 
 While one statement commits, what comes gathers, and the next statement takes all of it: no timers. A lane is
-a task that does one statement at a time. A writer waits for its own messages only.
+a task that does one statement at a time. A writer waits for its own messages only; where no statement is under way it
+does its own, and spares the way to a lane and back.
 
 What goes wrong for all may be one room's fault: a message that PostgreSQL refuses, or a conversation whose row
 somebody else has locked. Then each room's messages are appended alone, and a room that fails alone stays alone
@@ -50,6 +51,7 @@ class Gathering:
         self._append = append
         self._alone: dict[UUID, None] = {}  # conversations whose last append failed, and failed alone
         self._parcels: trio.MemorySendChannel[_Parcel] | None = None
+        self._under_way = 0  # statements
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The lanes, until cancelled."""
@@ -74,24 +76,15 @@ class Gathering:
             return await self._append(messages)
         conversation_id = messages[0].conversation_id
         if self._parcels is not None and conversation_id not in self._alone:
-            parcel = _Parcel(messages)
             try:
-                try:
-                    self._parcels.send_nowait(parcel)
-                except trio.WouldBlock:
-                    await self._parcels.send(parcel)
-                await parcel.done.wait()
-            except trio.BrokenResourceError:
-                raise StoreUnavailable("the store is closing") from None
-            except trio.Cancelled:
-                parcel.messages = ()  # if no lane has it yet, it is not stored
+                if not self._under_way:
+                    return await self._append_counted(messages)
+                rows = await self._hand_over(self._parcels, messages)
+            except (StoreRefused, StoreBusy):
+                self._alone[conversation_id] = None
                 raise
-            if isinstance(parcel.outcome, StoreError):
-                if isinstance(parcel.outcome, StoreRefused | StoreBusy):
-                    self._alone[conversation_id] = None
-                raise type(parcel.outcome)(*parcel.outcome.args) from parcel.outcome
-            if parcel.outcome is not None:
-                return parcel.outcome
+            if rows is not None:
+                return rows
         try:
             rows = await self._append(messages)
         except StoreError:
@@ -99,6 +92,31 @@ class Gathering:
             raise
         self._alone.pop(conversation_id, None)
         return rows
+
+    async def _append_counted(self, messages: Sequence[NewMessage]) -> Rows:
+        self._under_way += 1
+        try:
+            return await self._append(messages)
+        finally:
+            self._under_way -= 1
+
+    async def _hand_over(self, parcels: trio.MemorySendChannel[_Parcel], messages: Sequence[NewMessage]) -> Rows | None:
+        """Lets a lane append messages; None: they are to be appended alone."""
+        parcel = _Parcel(messages)
+        try:
+            try:
+                parcels.send_nowait(parcel)
+            except trio.WouldBlock:
+                await parcels.send(parcel)
+            await parcel.done.wait()
+        except trio.BrokenResourceError:
+            raise StoreUnavailable("the store is closing") from None
+        except trio.Cancelled:
+            parcel.messages = ()  # if no lane has it yet, it is not stored
+            raise
+        if isinstance(parcel.outcome, StoreError):
+            raise type(parcel.outcome)(*parcel.outcome.args) from parcel.outcome
+        return parcel.outcome
 
     async def _lane(self, source: trio.MemoryReceiveChannel[_Parcel]) -> None:
         held: _Parcel | None = None
@@ -134,7 +152,7 @@ class Gathering:
         outcome: Rows | StoreError | None = StoreUnavailable("the store failed")
         try:
             messages = [message for parcel in parcels for message in parcel.messages]
-            outcome = await self._append(messages) if messages else []
+            outcome = await self._append_counted(messages) if messages else []
         except (StoreRefused, StoreBusy) as error:
             outcome = None if len(parcels) > 1 else error
         except StoreError as error:

@@ -88,6 +88,24 @@ async def test_what_happens_to_a_conversation_is_told_where_no_room_is_open(auto
         assert len(alice.of_type("system")) == 1
 
 
+async def test_who_was_added_while_the_store_failed_is_live_where_it_resumes(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        bob = Device(world, world.bob)
+        await bob.open(None)
+        alice = await device(world, world.alice)
+        await alice.send(key, "before")  # the room is open, and knows nothing of bob
+        await settle()
+        # The answer to this is lost: nobody tells the hub.
+        await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+        await world.hub.resume(bob.session, SendResume(revs={key: 0}))
+        await settle()
+        await alice.send(key, "after")
+        await settle()
+        assert bob.contents(key) == ["before", "after"]
+
+
 async def test_a_room_of_sessions_goes_when_it_was_not_used_for_a_while(autojump_clock: MockClock) -> None:
     async with a_world(room_linger=60.0) as world:
         key = world.conversation_id
