@@ -208,6 +208,9 @@ class Http:
             int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
         )
         body = await reader.readexactly(length)
+        if b"connection: close" in head.lower():  # a server may end a connection after so many requests
+            self.close()
+            self._streams = None
         if not head.startswith(b"HTTP/1.1 200"):
             raise Lost(f"{head[:40]!r} {body[:200]!r}")
         return body
