@@ -343,6 +343,7 @@ def test_killed_server_recovers_every_acknowledged_row(server: EmbeddedPostgres)
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
     writer.join(30)
+    wait_ended(server.pid)  # its processes die first, and end the writer's connection before
     assert server.poll() == -signal.SIGKILL
     server.stop()
     with server:
