@@ -243,16 +243,16 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
         validation_alias="PULSE_EDITS_PER_SECOND",
-        description="Edits and deletions of messages a second that a user may ask for over REST in the long run, and "
-        "as many read positions; 0 is no limit.",
+        description="Edits and deletions of messages a second that a user may ask for over REST in the long run, as "
+        "many new messages, and as many read positions; 0 is no limit.",
     )
     edits_burst: int = Field(
         200,
         ge=1,
         le=10_000_000,
         validation_alias="PULSE_EDITS_BURST",
-        description="Edits and deletions of messages that a user may ask for over REST at once, and as many read "
-        "positions.",
+        description="Edits and deletions of messages that a user may ask for over REST at once, as many new messages, "
+        "and as many read positions.",
     )
     group_changes_per_second: int = Field(
         5,

@@ -12,13 +12,16 @@ import trio
 
 from pulse_trio.client.account import Account
 from pulse_trio.client.backoff import Backoff
-from pulse_trio.client.errors import AuthenticationFailed
+from pulse_trio.client.errors import AuthenticationFailed, ConnectionLost, NotStored, Refused
 from pulse_trio.client.groups import unwrapped
 from pulse_trio.client.network import Address, Network
+from pulse_trio.client.outgoing import STORE_ATTEMPTS, check_client_id, check_text, new_client_id
 from pulse_trio.client.records import Conversation, ConversationRef, Message, Presence, User, UserRef, key_of
 from pulse_trio.client.rest import Rest
-from pulse_trio.client.room import MAX_EVENTS, Room, check_text
+from pulse_trio.client.room import MAX_EVENTS, Room
+from pulse_trio.client.verdicts import MENDABLE_STATUSES
 from pulse_trio.clock import Clock, utc_now
+from pulse_trio.errors import ErrorCode
 
 PAGE: Final = 100  # messages of history that are asked for at a time
 
@@ -240,6 +243,47 @@ class Client:
         if before_seq is not None and after_seq is not None:
             raise ValueError("history goes back from `before_seq` or forwards from `after_seq`, not both")
         return History(self, f"{_path(conversation)}/messages", before_seq, after_seq)
+
+    async def send(self, conversation: ConversationRef, content: str, *, client_id: str | None = None) -> Message:
+        """Sends a message without joining the conversation; returns it when it is stored.
+
+        It is asked again until there is an answer, after pauses as `Backoff` says, and stored once however often that
+        is. `client_id` (1 to 64 characters; by default a new UUID): a program that repeats a message after it was
+        started anew gives the same one again.
+
+        There is no timeout: put `trio.fail_after` around it.
+        Cancelled: the message may be stored or not. Send it again with its `client_id` to be sure.
+
+        Raises:
+            Refused: the server will not take it; `code` and `field` say why.
+            NotStored: the server could not store it, three times.
+            ConnectionLost: as many requests in a row had no answer as `Backoff` allows; it may be stored or not.
+            ValueError: this client_id is too long.
+        """
+        check_text(content)
+        if client_id is None:
+            client_id = new_client_id()
+        check_client_id(client_id)
+        body = {"content": content, "client_id": client_id}
+        failures = refusals = 0
+        while True:
+            least = 0.0
+            try:
+                return await self._ask("POST", f"{_path(conversation)}/messages", Message, json=body)
+            except ConnectionLost:
+                failures += 1
+                if failures == self._backoff.attempts:
+                    raise
+            except Refused as error:
+                if error.status not in MENDABLE_STATUSES:
+                    raise
+                failures = 0  # it answers
+                least = error.retry_after or 0.0
+                if error.code == ErrorCode.NOT_STORED.code:
+                    refusals += 1
+                    if refusals == STORE_ATTEMPTS:
+                        raise NotStored(client_id) from None
+            await trio.sleep(self._backoff.delay(failures + refusals, least=least))
 
     async def edit(self, message: Message, content: str) -> Message:
         """Gives a message of one's own another content; returns it as it then is."""

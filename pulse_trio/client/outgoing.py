@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import uuid4
 
 import trio
 
@@ -10,6 +11,8 @@ from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import ClientError, NotAMember, NotStored, Refused
 from pulse_trio.client.records import Message
 from pulse_trio.errors import ErrorCode
+from pulse_trio.fields import CLIENT_ID_MAX_CHARS
+from pulse_trio.texts import text_problem
 
 RESEND_AFTER: Final = 30.0  # seconds without an answer on a live connection; the server gives up in 10
 RATE_PAUSE: Final = 1.5  # seconds: within one second of `rate_limited` further refusals are not told one by one
@@ -180,3 +183,21 @@ class Outgoing:
         for pending in self._pending.values():
             pending.settle(error)
         self._pending.clear()
+
+
+def new_client_id() -> str:
+    """For a message that the program has no name for."""
+    return str(uuid4())
+
+
+def check_client_id(client_id: str) -> None:
+    """Raises ValueError for what can be none."""
+    if not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS or text_problem(client_id) is not None:
+        raise ValueError(f"a client_id has 1 to {CLIENT_ID_MAX_CHARS} characters, without NUL and lone surrogates")
+
+
+def check_text(content: str) -> None:
+    """Raises Refused for a text that no frame and no request can hold."""
+    problem = text_problem(content)
+    if problem is not None:
+        raise Refused(ErrorCode.INVALID_TEXT.code, f"the text {problem}", field="content")

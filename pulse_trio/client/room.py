@@ -4,7 +4,7 @@ from collections import deque
 from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Final, Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import trio
 from msgspec import UNSET, UnsetType
@@ -16,7 +16,7 @@ from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.changes import Changes
 from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, Refused
 from pulse_trio.client.network import Address, Network
-from pulse_trio.client.outgoing import Outgoing
+from pulse_trio.client.outgoing import Outgoing, check_client_id, check_text, new_client_id
 from pulse_trio.client.records import (
     Conversation,
     Event,
@@ -36,8 +36,6 @@ from pulse_trio.client.records import (
 )
 from pulse_trio.client.verdicts import Verdict, verdict_of
 from pulse_trio.client.wire import Ending, Wire, converse
-from pulse_trio.errors import ErrorCode
-from pulse_trio.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.protocol import (
     AuthFrame,
     ErrorFrame,
@@ -49,7 +47,6 @@ from pulse_trio.protocol import (
     SystemFrame,
     TypingFrame,
 )
-from pulse_trio.texts import text_problem
 
 MAX_EVENTS: Final = 256  # unread: a moment's burst fits; with the longest content it is 4 MB
 SENDS_AT_ONCE: Final = 32  # half of what a connection may have waiting for the database
@@ -173,13 +170,12 @@ class Room:
             ValueError: this client_id is too long, or a message with it is under way.
         """
         check_text(content)
-        if client_id is not None and not (
-            1 <= len(client_id) <= CLIENT_ID_MAX_CHARS and text_problem(client_id) is None
-        ):
-            raise ValueError(f"a client_id has 1 to {CLIENT_ID_MAX_CHARS} characters")
+        if client_id is None:
+            client_id = new_client_id()
+        check_client_id(client_id)
         async with self._places:
             self._check()
-            pending = self._outgoing.add(client_id or str(uuid4()), content)
+            pending = self._outgoing.add(client_id, content)
             self._tell()
             try:
                 await pending.settled.wait()
@@ -531,10 +527,3 @@ class Room:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-def check_text(content: str) -> None:
-    """Raises Refused for a text that no frame and no request can hold."""
-    problem = text_problem(content)
-    if problem is not None:
-        raise Refused(ErrorCode.INVALID_TEXT.code, f"the text {problem}", field="content")

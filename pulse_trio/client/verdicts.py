@@ -10,7 +10,8 @@ from pulse_trio.protocol import CloseCode
 RESTART_SPREAD: Final = 3.0  # seconds within which clients of a server that restarts come back
 FLOOD_PAUSE: Final = 5.0  # seconds, and everything is sent more slowly after it
 
-_MENDABLE_STATUSES: Final = {408, 425, 429, 500, 502, 503, 504}
+MENDABLE_STATUSES: Final = {408, 425, 429, 500, 502, 503, 504}
+"""Of HTTP: what was refused with one of these may be taken later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def _of_refusal(ending: Ending) -> Verdict:
     if ending.status == 401:
         return Verdict(at_once=True, renews=True)
     if isinstance(told, Refused):
-        if ending.status in _MENDABLE_STATUSES:
+        if ending.status in MENDABLE_STATUSES:
             return Verdict(least=told.retry_after or 0.0)
         return Verdict(error=told)
     return Verdict(error=told or ProtocolError(ending.reason))

@@ -213,6 +213,7 @@ class Limits:
         self.renewals = Changes(
             "renewals of tokens", settings.renewals_per_user / HOUR, max(1, settings.renewals_per_user)
         )
+        self.messages = Changes("messages", settings.edits_per_second, settings.edits_burst)
         self.edits = Changes("edits and deletions", settings.edits_per_second, settings.edits_burst)
         self.reads = Changes("read positions", settings.edits_per_second, settings.edits_burst)
         self.groups = Changes(

@@ -272,14 +272,7 @@ class Hub:
 
         Cancelled: the message was not taken.
         """
-        message = NewMessage(
-            id=self._ids(),
-            conversation_id=conversation_id,
-            sender_id=member.connection.user.id,
-            content=frame.content,
-            client_id=frame.client_id,
-            created_at=self._clock(),
-        )
+        message = self._message(conversation_id, member.connection.user, frame.content, frame.client_id)
         await self._submit(member, message, frame.client_id)
 
     async def send_revision(self, conversation_id: UUID, member: Member, frame: EditMessage | DeleteMessage) -> None:
@@ -291,18 +284,41 @@ class Hub:
         revision = self._revision(conversation_id, frame.message_id, member.connection.user, content)
         await self._submit(member, revision, frame.client_id)
 
+    async def post(
+        self, conversation_id: UUID, sender: User, content: str, client_id: str | None
+    ) -> tuple[Message, bool]:
+        """Stores a message of somebody who need not be connected; returns it, and whether it was not stored before.
+
+        Raises:
+            PulseError: it was refused, or could not be stored in time.
+            NotAMember: the sender is not in the conversation, or it does not exist.
+            StoreUnavailable: the room could not be opened.
+        Cancelled: it may be stored or not.
+        """
+        asked = self._message(conversation_id, sender, content, client_id)
+        room = await self._rooms.hold_open(conversation_id)
+        try:
+            message = await room.store(asked, client_id)
+        finally:
+            room.unhold()
+        is_new = message.id == asked.id
+        # The store finds what was stored before also for who has been removed since.
+        if not is_new and not await self._store.is_member(conversation_id, sender.id):
+            raise NotAMember
+        return message, is_new
+
     async def revise(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Message:
         """Edits a message, or deletes it with None, through its room; returns it as it then is.
 
         Raises:
             PulseError: it was refused, or could not be stored in time.
-            NotAMember: the conversation does not exist.
+            NotAMember: the conversation does not exist, or the actor is not in it.
             StoreUnavailable: the room could not be opened.
         Cancelled: the change may be made or not.
         """
         room = await self._rooms.hold_open(conversation_id)
         try:
-            return await room.revise(self._revision(conversation_id, message_id, actor, content))
+            return await room.store(self._revision(conversation_id, message_id, actor, content))
         finally:
             room.unhold()
 
@@ -321,6 +337,16 @@ class Hub:
             await room.submit(member, message, client_id)
         finally:
             room.unhold()
+
+    def _message(self, conversation_id: UUID, sender: User, content: str, client_id: str | None) -> NewMessage:
+        return NewMessage(
+            id=self._ids(),
+            conversation_id=conversation_id,
+            sender_id=sender.id,
+            content=content,
+            client_id=client_id,
+            created_at=self._clock(),
+        )
 
     def _revision(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
         return Revision(

@@ -392,18 +392,19 @@ class Room:
             connection.capacity.release()
             raise
 
-    async def revise(self, revision: Revision) -> Message:
-        """Changes a message for somebody who need not be connected; returns it as it then is.
+    async def store(self, message: NewMessage | Revision, client_id: str | None = None) -> Message:
+        """Stores a message, or a change of one, for somebody who need not be connected; returns it as it then is.
 
         Raises:
+            NotAMember: its sender is not in the conversation.
             PulseError: it was refused, or could not be stored in time.
-        Cancelled: the change may be made or not.
+        Cancelled: it may be stored or not.
         """
         sender = WaitingSender()
         try:
-            await self._writer.submit(revision, sender)
+            await self._writer.submit(message, sender, client_id)
         except trio.BrokenResourceError:
-            raise PulseError(ErrorCode.NOT_STORED, "The change could not be stored") from None
+            raise not_stored() from None
         return await sender.wait()
 
     def _system(self, event: str, content: str, user_id: UUID, *, with_list: bool = False) -> SystemFrame:

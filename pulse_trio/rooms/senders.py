@@ -9,8 +9,8 @@ from pulse_trio.protocol import encode
 from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
-from pulse_trio.rooms.writer import not_a_member
-from pulse_trio.store.base import Message
+from pulse_trio.rooms.writer import not_a_member, not_stored
+from pulse_trio.store.base import Message, NotAMember
 
 
 class MemberSender:
@@ -62,7 +62,15 @@ class WaitingSender:
         self._outcome = error
 
     async def wait(self) -> Message:
+        """What was stored.
+
+        Raises:
+            NotAMember: who sent it is not in the conversation.
+            PulseError: it was refused, or could not be stored in time.
+        """
         await self._settled.wait()
         if isinstance(self._outcome, Message):
             return self._outcome
-        raise self._outcome or PulseError(ErrorCode.NOT_STORED, "The change could not be stored")
+        if self._outcome is not None and self._outcome.code is ErrorCode.NOT_A_MEMBER:
+            raise NotAMember
+        raise self._outcome or not_stored()

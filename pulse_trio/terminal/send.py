@@ -2,7 +2,6 @@
 
 import trio
 
-from pulse_trio.client import ConnectionLost
 from pulse_trio.terminal.access import Access, find
 from pulse_trio.terminal.exits import Exit, Stop
 from pulse_trio.terminal.streams import LINE_MOST, Output, read_some
@@ -20,11 +19,7 @@ async def send(access: Access, conversation: str, text: str, client_id: str | No
         with trio.fail_after(seconds):
             async with access.open() as client:
                 found = await find(client, conversation, creates=True)
-                async with client.join(found) as room:
-                    try:
-                        message = await room.send(text, client_id=client_id)
-                    except ConnectionLost as error:
-                        raise Stop(Exit.NOT_STORED, f"no answer: {error}; it may be stored or not") from None
+                message = await client.send(found, text, client_id=client_id)
     except trio.TooSlowError:
         raise Stop(
             Exit.NOT_STORED, f"not acknowledged within {seconds:g} seconds; it may be stored or not: --client-id"

@@ -338,7 +338,7 @@ async def test_behind_a_proxy_every_client_has_its_own_limits(start_server: Star
 # --- Changes over REST ---
 
 
-async def test_edits_and_deletions_of_a_user_are_limited(start_server: Start) -> None:
+async def test_messages_edits_and_deletions_of_a_user_over_rest_are_limited(start_server: Start) -> None:
     server = start_server(PULSE_EDITS_PER_SECOND="1", PULSE_EDITS_BURST="4")
     with trio.fail_after(60):
         alice, bob, conversation, _ = await pair(server)
@@ -362,6 +362,14 @@ async def test_edits_and_deletions_of_a_user_are_limited(start_server: Start) ->
             assert (await bob.api.patch(f"{path}/{of_bob['message_id']}", json={"content": "b"})).status_code == 200
             contents = [each["content"] for each in (await bob.history(conversation))["messages"]]
             assert f"edit {number - 1}" in contents, "what was refused was not done"
+            # New messages are counted for themselves.
+            said = 0
+            while (answer := await alice.api.post(path, json={"content": f"said {said}"})).status_code == 201:
+                said += 1
+            assert 4 <= said < 20
+            assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+            contents = [each["content"] for each in (await bob.history(conversation))["messages"]]
+            assert contents[0] == f"said {said - 1}", "what was refused was not stored"
 
 
 async def test_changes_of_conversations_by_a_user_are_limited(start_server: Start) -> None:

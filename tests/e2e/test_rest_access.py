@@ -24,6 +24,7 @@ OWN = {"me", "renewToken", "searchUsers", "createConversation", "listConversatio
 BODIES: dict[str, Any] = {
     "changeConversation": {"name": "New"},
     "addMembers": {"user_ids": ["{carol}"]},
+    "postMessage": {"content": "said"},
     "editMessage": {"content": "changed"},
     "markRead": {"seq": 1},
 }

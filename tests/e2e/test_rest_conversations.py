@@ -360,3 +360,50 @@ async def test_messages_are_edited_and_deleted_over_rest(server: Server) -> None
         tombstone, now = (await bob.history(group))["messages"]
         assert (tombstone["content"], tombstone["is_deleted"], tombstone["seq"]) == ("", True, 2)
         assert now == edited.json()
+
+
+async def test_messages_are_posted_over_rest(server: Server) -> None:
+    with trio.fail_after(60):
+        alice, bob = await people(server, "alice", "bob")
+        group = await alice.create_group(bob)
+        path = f"{CONVERSATIONS}/{group}/messages"
+        async with bob.connect(group) as chat, alice.session() as session:
+            posted = await alice.api.post(path, json={"content": "by a program", "client_id": "p-1"})
+            assert posted.status_code == 201
+            message = posted.json()
+            assert set(message) == MESSAGE_FIELDS
+            assert (message["content"], message["seq"], message["sender_id"]) == ("by a program", 1, alice.id)
+            for live in (chat, session):
+                frame = await live.receive_type("message")
+                assert (frame["message_id"], frame["seq"]) == (message["id"], 1)
+            again = await alice.api.post(path, json={"content": "by a program", "client_id": "p-1"})
+            assert (again.status_code, again.json()) == (200, message)
+            other = await alice.api.post(path, json={"content": "something else", "client_id": "p-1"})
+            refused(other, 409, "client_id_reused", "client_id")
+            # A client_id is its sender's; without one every request is a message of its own.
+            for number, body in enumerate(({"client_id": "p-1"}, {}, {"client_id": None})):
+                posted = await bob.api.post(path, json={"content": "by a program", **body})
+                assert (posted.status_code, posted.json()["seq"]) == (201, number + 2)
+        assert [m["seq"] for m in (await alice.history(group))["messages"]] == [4, 3, 2, 1]
+
+
+async def test_what_cannot_be_posted_says_why(server: Server) -> None:
+    with trio.fail_after(60):
+        alice, bob, carol = await people(server, "alice", "bob", "carol")
+        group = await alice.create_group(bob)
+        path = f"{CONVERSATIONS}/{group}/messages"
+        for bad, code, field in (
+            ({}, "invalid_field", "content"),
+            ({"content": None}, "invalid_field", "content"),
+            ({"content": ""}, "empty_content", "content"),
+            ({"content": " \n\t"}, "empty_content", "content"),
+            ({"content": "x" * 4_001}, "content_too_long", "content"),
+            ({"content": "a\0b"}, "invalid_field", "content"),
+            ({"content": "x", "client_id": ""}, "invalid_field", "client_id"),
+            ({"content": "x", "client_id": "x" * 65}, "invalid_field", "client_id"),
+            ({"content": "x", "client_id": 7}, "invalid_field", "client_id"),
+            ({"content": "x", "client_id": "a\0b"}, "invalid_field", "client_id"),
+        ):
+            refused(await alice.api.post(path, json=bad), 422, code, field)
+        refused(await carol.api.post(path, json={"content": "x"}), 404, "not_found")
+        assert (await alice.history(group))["total"] == 0

@@ -82,17 +82,21 @@ _LINKS: Final = {
         "change": _link("changeConversation", conversation_id=_CONVERSATION),
         "addMembers": _link("addMembers", conversation_id=_CONVERSATION),
         "leave": _link("removeMember", conversation_id=_CONVERSATION, user_id="me"),
+        "post": _link("postMessage", conversation_id=_CONVERSATION),
         "history": _link("listMessages", conversation_id=_CONVERSATION),
         "markRead": _link("markRead", conversation_id=_CONVERSATION),
         "readPositions": _link("listReadPositions", conversation_id=_CONVERSATION),
     },
-    "listMessages": {
-        name: _link(
-            operation,
-            conversation_id="$response.body#/messages/0/conversation_id",
-            message_id="$response.body#/messages/0/id",
-        )
-        for name, operation in (("edit", "editMessage"), ("delete", "deleteMessage"))
+    **{
+        name: {
+            link: _link(
+                operation,
+                conversation_id=f"$response.body#{message}/conversation_id",
+                message_id=f"$response.body#{message}/id",
+            )
+            for link, operation in (("edit", "editMessage"), ("delete", "deleteMessage"))
+        }
+        for name, message in (("postMessage", ""), ("listMessages", "/messages/0"))
     },
 }
 LATE_BODY: Final = 1.0  # seconds that an answer which does not depend on the body waits for it

@@ -1,4 +1,4 @@
-"""Messages: the history of a conversation."""
+"""Messages: the history of a conversation, and what is said without a WebSocket."""
 
 from typing import Annotated, Final
 from uuid import UUID
@@ -11,6 +11,7 @@ from pulse_trio.edge.rest.operation import PageQuery, Time, answer, current_user
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.fields import ClientId
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import content_problem, timestamp
 from pulse_trio.store.base import Message, NotAMember
@@ -26,6 +27,7 @@ Content = Annotated[
     ),
 ]
 
+_CONTENT_ERRORS: Final = (ErrorCode.EMPTY_CONTENT, ErrorCode.CONTENT_TOO_LONG, ErrorCode.INVALID_TEXT)
 _REVISION_ERRORS: Final = (
     ErrorCode.NOT_FOUND,
     ErrorCode.NO_SUCH_MESSAGE,
@@ -49,6 +51,13 @@ class MessageQuery(PageQuery):
         Annotated[int, Meta(ge=0, le=SEQ_MOST, description="Only messages after this one: the oldest of them.")]
         | UnsetType
     ) = UNSET
+
+
+class NewMessageBody(msgspec.Struct):
+    """What to say."""
+
+    content: Content
+    client_id: ClientId | None = None
 
 
 class MessageChange(msgspec.Struct):
@@ -120,22 +129,53 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
     return answer(MessageList(bodies, page.total, query.limit, query.offset))
 
 
+@messages.post("")
+@operation(
+    name="postMessage",
+    tags=("messages",),
+    body=NewMessageBody,
+    responses={201: MessageBody, 200: MessageBody},
+    errors=(
+        ErrorCode.NOT_FOUND,
+        ErrorCode.NOT_STORED,
+        ErrorCode.RATE_LIMITED,
+        ErrorCode.CLIENT_ID_REUSED,
+        *_CONTENT_ERRORS,
+    ),
+)
+async def post_message(conversation_id: str, body: NewMessageBody) -> Response:
+    """Say something without a WebSocket: for programs that only send.
+
+    The answer says that it is stored, and where it stands. With a `client_id` it may be sent again, until there is an
+    answer: 200 is the message that is stored already. Everybody connected gets `message`.
+    """
+    key, user, parts = conversation_key(conversation_id), current_user(), services()
+    _check_content(body.content)
+    parts.limits.messages.start(user.id)
+    # Before the room is opened: nobody opens a conversation that is not theirs.
+    if not await parts.store.is_member(key, user.id):
+        raise no_conversation()
+    try:
+        message, is_new = await parts.hub.post(key, user, body.content, body.client_id)
+    except NotAMember:
+        raise no_conversation() from None
+    return answer(message_body(message), 201 if is_new else 200)
+
+
 @messages.patch("/<message_id>")
 @operation(
     name="editMessage",
     tags=("messages",),
     body=MessageChange,
     responses={200: MessageBody},
-    errors=(*_REVISION_ERRORS, ErrorCode.EMPTY_CONTENT, ErrorCode.CONTENT_TOO_LONG, ErrorCode.INVALID_TEXT),
+    errors=(*_REVISION_ERRORS, *_CONTENT_ERRORS),
 )
 async def edit_message(conversation_id: str, message_id: str, body: MessageChange) -> Response:
     """Give a message new content; its sender may.
 
     It keeps its `seq` and takes the next `rev`. Everybody connected gets `message_updated`.
     """
-    problem = content_problem(body.content, services().settings.max_content_chars)
-    if problem is not None:
-        raise PulseError(*problem, field="content")
+    _check_content(body.content)
     return answer(message_body(await _revise(conversation_id, message_id, body.content)))
 
 
@@ -149,6 +189,12 @@ async def delete_message(conversation_id: str, message_id: str) -> Response:
     """
     await _revise(conversation_id, message_id, None)
     return empty()
+
+
+def _check_content(content: str) -> None:
+    problem = content_problem(content, services().settings.max_content_chars)
+    if problem is not None:
+        raise PulseError(*problem, field="content")
 
 
 async def _revise(conversation_id: str, message_id: str, content: str | None) -> Message:

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, SendMessage, SendResume
-from pulse_trio.store.base import Message, NewMessage, Revision, StoreUnavailable
+from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, StoreUnavailable
 
 from .world import FakeTransport, Rows, World, a_world, settle, virtual_now
 
@@ -638,6 +638,70 @@ async def test_who_waits_for_a_change_when_the_writer_fails_is_answered(autojump
             await settle()
             gate.set()
         assert answers == [ErrorCode.NOT_STORED] * 2
+
+
+# --- messages of who is not connected ---
+
+
+async def test_what_is_posted_is_answered_when_it_is_stored_and_reaches_everybody(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        await alice.send("one")
+        posted, is_new = await world.hub.post(world.conversation_id, world.bob, "two", "b-1")
+        assert is_new
+        assert (posted.seq, posted.content, posted.sender_id) == (2, "two", world.bob.id)
+        again, is_new = await world.hub.post(world.conversation_id, world.bob, "two", "b-1")
+        assert (again, is_new) == (posted, False)
+        with pytest.raises(PulseError) as caught:
+            await world.hub.post(world.conversation_id, world.bob, "three", "b-1")
+        assert (caught.value.code, caught.value.field) == (ErrorCode.CLIENT_ID_REUSED, "client_id")
+        await settle()
+        assert alice.contents == bob.contents == ["one", "two"]
+
+
+async def test_what_is_posted_where_nobody_is_connected_is_stored_and_the_room_ends(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        posted, _ = await world.hub.post(world.conversation_id, world.alice, "hello", None)
+        assert (posted.seq, world.stored) == (1, ["hello"])
+        await settle()
+        assert world.hub.room_count == 0
+
+
+async def test_a_post_of_who_is_not_in_the_conversation_is_refused(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        posted, _ = await world.hub.post(world.conversation_id, world.bob, "mine", "b-1")
+        await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=virtual_now())
+        for content, client_id in (("new", None), ("mine", "b-1")):  # also what was stored before is not shown again
+            with pytest.raises(NotAMember):
+                await world.hub.post(world.conversation_id, world.bob, content, client_id)
+        assert world.stored == [posted.content]
+
+
+@pytest.mark.parametrize("outcome", ["commit", "commit_and_lose", "fail"])
+async def test_a_post_cancelled_at_any_checkpoint_and_sent_again_is_stored_once(
+    autojump_clock: MockClock, outcome: str
+) -> None:
+    for checkpoint in range(1, 40):
+        async with a_world(seed=checkpoint, inbox_messages=1) as world:
+            bob = await world.join(world.bob)
+            world.store.answers = [getattr(world.store, outcome)]
+            with trio.CancelScope() as scope:
+                ticks = Ticks(checkpoint, scope)
+                trio.lowlevel.add_instrument(ticks)
+                try:
+                    await world.hub.post(world.conversation_id, world.alice, "once", "a-1")
+                finally:
+                    trio.lowlevel.remove_instrument(ticks)
+            posted, _ = await world.hub.post(world.conversation_id, world.alice, "once", "a-1")
+            await settle()
+            assert (posted.seq, world.stored, bob.contents) == (1, ["once"], ["once"])
+            bob.leave()
+            await settle()
+            assert world.hub.room_count == 0
+            done = not scope.cancelled_caught
+        if done and checkpoint > 8:
+            return
+    raise AssertionError("the post never came to its end")
 
 
 async def test_resuming_gives_what_changed_and_then_what_is_new_without_a_gap(autojump_clock: MockClock) -> None:
