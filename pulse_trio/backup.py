@@ -60,8 +60,6 @@ def restore(database: Database, file: Path) -> None:
     Raises:
         LaunchError: it cannot be done; one line for a person.
     """
-    if not file.is_file():
-        raise LaunchError(f"there is no file {file}")
     lock = ServiceLock(database.conninfo)  # no service may start on what is half there
     try:
         with psycopg.connect(database.conninfo) as connection:

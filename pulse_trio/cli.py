@@ -121,7 +121,7 @@ def backup(file: Path, data_dir: Path | None) -> None:
     The signing key of a data folder (secret_key) is not in it: keep it elsewhere, or everybody logs in again after a
     restore.
     """
-    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, creates=False) as database:
         click.echo(f"{dump(database, file):,} bytes.")
 
 
@@ -133,8 +133,11 @@ def restore_dump(file: Path, data_dir: Path | None) -> None:
 
     The history gets a new epoch: clients load it afresh.
     """
-    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
-        restore(database, file)
+    with _one_line():
+        if not file.is_file():
+            raise LaunchError(f"there is no file {file}")
+        with open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+            restore(database, file)
         click.echo("Restored.")
 
 
@@ -146,7 +149,7 @@ def restored(data_dir: Path | None) -> None:
     Not needed after restoring a dump, promoting a standby or recovering to an earlier time: those are noticed.
     A service that runs takes it in when it starts again.
     """
-    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, creates=False) as database:
         migrate_database(database)
         establish_epoch(database.conninfo)
         renew_epoch(database.conninfo)
@@ -187,7 +190,7 @@ def add_user(username: str, password: str | None, data_dir: Path | None) -> None
 @_data_dir
 def token(username: str, data_dir: Path | None) -> None:
     """Print a token for a user, also while the service runs."""
-    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, creates=False) as database:
         migrate_database(database)
         click.echo(trio.run(_token, database, username))
 

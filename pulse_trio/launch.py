@@ -32,12 +32,14 @@ from pulse_trio.store.embedded import (
     find_binaries,
     running_conninfo,
 )
-from pulse_trio.store.lock import ServiceLock, noticing
-from pulse_trio.store.schema import migrate
+from pulse_trio.store.lock import ServiceLock, noticing, with_timeout
+from pulse_trio.store.schema import compare_revisions, migrate
 
 OLDEST_POSTGRES: Final = 140_000  # server_version_num
 KEY_FILE: Final = "secret_key"
 INTERRUPT_AGAIN: Final = 0.02  # seconds
+
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 @dataclass(frozen=True)
@@ -54,22 +56,28 @@ class Database:
 
 
 @contextmanager
-def open_database(settings: Settings, *, attach: bool = False) -> Iterator[Database]:
+def open_database(settings: Settings, *, attach: bool = False, creates: bool = True) -> Iterator[Database]:
     """The database of the settings: DATABASE_URL's, or the embedded one, which runs while the block does.
 
     Args:
         settings: all settings.
         attach: use the embedded PostgreSQL of a service that is running, if there is one.
+        creates: make what is not there yet. Without it the database must have been used by this service before.
 
     Raises:
         LaunchError: it cannot be reached or started; says what to do.
     """
     if settings.database_url is not None:
-        conninfo = settings.database_url.get_secret_value()
-        _check_reachable(conninfo)
+        conninfo = _checked(settings.database_url.get_secret_value())
+        if not creates:
+            _check_used(conninfo)
         yield Database(settings, conninfo, "the database of DATABASE_URL")
         return
     data_dir = default_data_dir() if settings.data_dir is None else settings.data_dir.absolute()
+    if not creates and not (data_dir / "data").is_dir():
+        raise LaunchError(
+            f"there is no database in {data_dir}: say where it is with --data-dir, PULSE_DATA_DIR or DATABASE_URL"
+        )
     running = running_conninfo(data_dir) if attach else None
     if running is not None:
         yield Database(_with_key(settings, data_dir), running, f"the data folder {data_dir}")
@@ -128,12 +136,18 @@ def migrate_database(database: Database) -> tuple[str | None, str]:
         raise LaunchError(_cannot_reach(error)) from None
 
 
-def _check_reachable(conninfo: str) -> None:
+def _checked(conninfo: str) -> str:
+    """How to reach the database, each attempt within some seconds, once it is seen to be one that can be used.
+
+    Raises:
+        LaunchError: it is not.
+    """
     if not _is_well_formed(conninfo):
         raise LaunchError(
             "DATABASE_URL is not well-formed: give a URL like postgresql://user:password@host:5432/database, with "
             "every special character of the password percent-encoded, or a libpq connection string"
         )
+    conninfo = with_timeout(conninfo)
     try:
         with psycopg.connect(conninfo) as connection:
             version = connection.info.server_version
@@ -144,6 +158,18 @@ def _check_reachable(conninfo: str) -> None:
         raise LaunchError(f"the database is PostgreSQL {version // 10_000}; 14 or newer is needed")
     if encoding != "UTF8":
         raise LaunchError(f"the database has the encoding {encoding}; create one with ENCODING 'UTF8'")
+    return conninfo
+
+
+def _check_used(conninfo: str) -> None:
+    try:
+        found, _, _ = compare_revisions(conninfo)
+    except psycopg.Error as error:
+        raise LaunchError(_cannot_reach(error)) from None
+    if found is None:
+        raise LaunchError(
+            "the database of DATABASE_URL has nothing of this service in it: see that it is the right one"
+        )
 
 
 def _is_well_formed(conninfo: str) -> bool:
@@ -215,7 +241,9 @@ def plain_exit() -> Iterator[None]:
 
 
 class StopSignals:
-    """SIGINT and SIGTERM, from here to the end of the program.
+    """SIGINT, SIGTERM and SIGHUP, from here to the end of the program.
+
+    SIGHUP is what a terminal sends that is closed, and what `nohup` has set aside: then it stays so.
 
     The first one ends the start by a KeyboardInterrupt, or asks the service to stop. More of them change
     nothing, so that PostgreSQL is stopped in peace. (Trio's own receiver would pass a second one on to Python,
@@ -229,8 +257,9 @@ class StopSignals:
         self._unraisable = sys.unraisablehook
         sys.unraisablehook = self._not_raised
         signal.signal(signal.SIGALRM, self._interrupt)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        for number in _STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN or number is signal.SIGINT:
+                signal.signal(number, self._handle)
         atexit.register(_ignore_signals)
 
     def keep(self) -> None:
@@ -268,5 +297,5 @@ class StopSignals:
 
 def _ignore_signals() -> None:
     # Python's last act gives them their deadly default back, but not to those that are ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)

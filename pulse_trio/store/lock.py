@@ -43,16 +43,21 @@ _CONNECT_TIMEOUT: Final = 5  # seconds for each host
 log = structlog.get_logger(__name__)
 
 
+def with_timeout(conninfo: str) -> str:
+    """How to reach the database so that an attempt ends, also at a server that takes connections and says nothing."""
+    params = conninfo_to_dict(conninfo)
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        params.setdefault("connect_timeout", _CONNECT_TIMEOUT)
+    return make_conninfo("", **params)
+
+
 def noticing(conninfo: str) -> str:
     """How to reach the database so that the loss of the network, or of the other machine, is soon noticed.
 
     The session at the other end ends, too, and with it the lock of a service whose machine is gone. What the
     string itself sets stays.
     """
-    params = conninfo_to_dict(conninfo)
-    params = {**_CLIENT_NOTICES, **params}
-    if "PGCONNECT_TIMEOUT" not in os.environ:
-        params.setdefault("connect_timeout", _CONNECT_TIMEOUT)
+    params = {**_CLIENT_NOTICES, **conninfo_to_dict(with_timeout(conninfo))}
     ours = " ".join(f"-c {name}={value}" for name, value in _SERVER_NOTICES.items())
     params["options"] = f"{ours} {session_options(params)}".strip()
     return make_conninfo("", **params)

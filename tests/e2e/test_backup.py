@@ -184,3 +184,25 @@ def test_a_password_is_in_no_argument(own_cluster: Cluster, folder: Path) -> Non
     assert "dbname" in seen.read_text()
     assert "hunter2" not in seen.read_text()
     assert Path(f"{seen}.password").read_text() == "hunter2"
+
+
+@pytest.mark.parametrize("command", [("backup", "{file}"), ("token", "alice"), ("restored",)])
+def test_where_there_is_no_database_none_is_made(command: tuple[str, ...], folder: Path, cluster: Cluster) -> None:
+    """An empty one in the wrong place would be dumped over last night's good dump."""
+    file = folder / "pulse.dump"
+    file.write_bytes(b"of last night")
+    arguments = [part.format(file=file) for part in command]
+    nowhere = folder / "nowhere"
+    line = refusal(*arguments, PULSE_DATA_DIR=str(nowhere))
+    assert str(nowhere) in line
+    assert "--data-dir" in line
+    assert not nowhere.exists()
+    empty = cluster.new_database(migrated=False)
+    assert "nothing of this service" in refusal(*arguments, DATABASE_URL=empty, SECRET_KEY=SECRET)
+    assert file.read_bytes() == b"of last night"
+
+
+def test_a_dump_that_is_not_there_is_told_before_anything_is_made(folder: Path) -> None:
+    nowhere = folder / "nowhere"
+    assert "there is no file" in refusal("restore", str(folder / "no.dump"), PULSE_DATA_DIR=str(nowhere))
+    assert not nowhere.exists()

@@ -1,6 +1,7 @@
 """The commands beside `serve`: migrate, user add, token; alone, and while the service runs."""
 
 import shutil
+import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -152,6 +153,15 @@ def test_a_token_cannot_be_made_without_the_private_key(own_database: dict[str, 
     answer("user", "add", "alice", "--password", PASSWORD, **own_database)
     line = refusal("token", "alice", ALGORITHM="EdDSA", PULSE_PUBLIC_KEY=str(key), **own_database)
     assert "identity provider" in line
+
+
+def test_a_database_that_takes_a_connection_and_says_nothing_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://pulse:hunter2@127.0.0.1:{silent.getsockname()[1]}/pulse"
+        line = refusal("migrate", DATABASE_URL=url, SECRET_KEY=SECRET)
+        assert "cannot be used" in line
+        assert "timeout" in line
+        assert "hunter2" not in line
 
 
 @pytest.mark.parametrize("arguments", [("migrate",), ("user", "add", "alice", "--password", PASSWORD), ("token", "a")])

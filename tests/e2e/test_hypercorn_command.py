@@ -77,7 +77,7 @@ def is_at_rest(data_dir: Path) -> bool:
         return True
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_serves_and_a_signal_stops_everything(launch: Start, data_dir: Path, how: signal.Signals) -> None:
     server = launch(PULSE_DATA_DIR=str(data_dir)).wait_ready()
     with trio.fail_after(60):

@@ -116,7 +116,7 @@ async def test_says_what_to_open_and_serves_it(launch: Start, data_dir: Path) ->
     assert "Traceback" not in server.output
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_stops_everything_with_a_client_connected(
     launch: Start, data_dir: Path, how: signal.Signals
 ) -> None:
@@ -125,7 +125,9 @@ async def test_a_signal_stops_everything_with_a_client_connected(
         alice = await Person.register(server.base_url, "alice")
         async with alice.connect(await alice.create_group()) as chat:
             await chat.receive()
-            assert server.stop(how, 20) == 0
+            server.process.send_signal(how)
+            assert await chat.wait_closed() == 1012
+            assert server.wait(20) == 0
     assert is_at_rest(data_dir)
     assert server.output.endswith("Stopped.\n")
     assert "Traceback" not in server.output
@@ -142,6 +144,16 @@ def test_a_second_signal_changes_nothing(launch: Start, data_dir: Path, how: sig
     assert server.wait() == 0
     assert is_at_rest(data_dir)
     assert server.output.endswith("Stopped.\n")
+
+
+async def test_under_nohup_a_closed_terminal_stops_nothing(data_dir: Path) -> None:
+    server = Server({"PULSE_DATA_DIR": str(data_dir)}, command=["nohup", PROGRAM, "serve", "--port", "0"]).wait_ready()
+    try:
+        server.process.send_signal(signal.SIGHUP)
+        with trio.fail_after(60):
+            await Person.register(server.base_url, "alice")
+    finally:
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
