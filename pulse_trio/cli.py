@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import psycopg
+import structlog
 import trio
 from hypercorn.config import Config
 
@@ -40,6 +41,8 @@ from pulse_trio.store.schema import establish_epoch, renew_epoch
 from pulse_trio.texts import text_problem, username_problem
 from pulse_trio.trio_psycopg import Pool
 
+log = structlog.get_logger(__name__)
+
 _data_dir = click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
@@ -63,7 +66,7 @@ def serve(host: str, port: int, data_dir: Path | None) -> None:
         try:
             signals = StopSignals()
             settings = Settings.load(data_dir=data_dir)
-            logs.configure(settings)
+            is_for_people = logs.configure(settings)
             hypercorn.install(settings)
             config = Config.from_toml(_hypercorn_toml())
             config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
@@ -74,7 +77,12 @@ def serve(host: str, port: int, data_dir: Path | None) -> None:
                 listening = (sockets.secure_sockets or sockets.insecure_sockets)[0]
                 scheme = "https" if config.ssl_enabled else "http"
                 _greet(scheme, host, listening.getsockname()[1], database, settings)
+                if not is_for_people:
+                    where = f"{host}:{listening.getsockname()[1]}"
+                    log.info("started", version=__version__, address=where, database=database.description)
                 trio.run(_serve, app, config, sockets, signals)
+                if not is_for_people:
+                    log.info("stopped", signal=signals.name)
         except KeyboardInterrupt:
             _say("Stopped before it was ready.", err=True)
         else:

@@ -60,7 +60,7 @@ def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Find
             "settings", "failed", str(error), "mend it in the environment; docs/operations.md has every setting"
         )
         return
-    yield Finding("settings", "ok", "every one is well-formed")
+    yield _settings()
     yield _account()
     yield _clock()
     yield _files(settings)
@@ -91,6 +91,14 @@ def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Find
                     reason = " ".join(str(error).split()) or type(error).__name__
                     yield Finding("database", "failed", f"it stopped answering: {reason}", "see its log")
     yield _port(host, port, is_running=is_running)
+
+
+def _settings() -> Finding:
+    found = Settings.unknown()
+    if not found:
+        return Finding("settings", "ok", "every one is well-formed")
+    meant = ", ".join(f"{name} (perhaps {close})" if close else name for name, close in found.items())
+    return Finding("settings", "warning", f"no such setting, and passed over: {meant}", "correct or remove it")
 
 
 def _account() -> Finding:

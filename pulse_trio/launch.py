@@ -251,6 +251,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
+        self.name: str | None = None  # of the first one that came
         self._is_asked = False
         self._is_kept = False
         self._wake: Callable[[], None] | None = None
@@ -278,6 +279,8 @@ class StopSignals:
 
     def _handle(self, number: int, frame: object) -> None:
         is_first, self._is_asked = not self._is_asked, True
+        if is_first:
+            self.name = signal.Signals(number).name
         if self._wake is not None:
             self._wake()
         elif is_first:

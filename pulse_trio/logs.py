@@ -8,8 +8,11 @@ import structlog
 from pulse_trio.settings import Settings
 
 
-def configure(settings: Settings) -> None:
-    """Sends our lines, and those of the libraries, to standard error in the format of the settings."""
+def configure(settings: Settings) -> bool:
+    """Sends our lines, and those of the libraries, to standard error in the format of the settings.
+
+    Returns whether that is the one for people. What in the environment only looks like a setting is told.
+    """
     is_terminal = sys.stderr is not None and sys.stderr.isatty()  # None: the process was started with it closed
     is_console = settings.log_format == "console" or (settings.log_format == "auto" and is_terminal)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
@@ -46,3 +49,6 @@ def configure(settings: Settings) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+    for name, meant in Settings.unknown().items():
+        structlog.get_logger(__name__).warning("there is no such setting", name=name, meant=meant)
+    return is_console

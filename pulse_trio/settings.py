@@ -5,6 +5,7 @@ The variables of the specification have their own names (`DATABASE_URL`, `SECRET
 test holds that list to this module.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pulse_trio.errors import LaunchError
+from pulse_trio.settings_errors import describe, unknown
 
 # RFC 7518, section 3.2: a key has at least the size of its algorithm's hash.
 MIN_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -497,6 +499,11 @@ class Settings(BaseSettings):
         "info", validation_alias="PULSE_LOG_LEVEL", description="Least severe log line that is written."
     )
 
+    @field_validator("log_format", "log_level", mode="before")
+    @classmethod
+    def _in_any_case(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
     @field_validator("allowed_origins", mode="before")
     @classmethod
     def _split_origins(cls, value: object) -> object:
@@ -529,7 +536,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_together(self) -> "Settings":
         if self.pool_min > self.pool_max:
-            raise ValueError("PULSE_POOL_MIN is above PULSE_POOL_MAX")
+            raise ValueError(f"PULSE_POOL_MIN ({self.pool_min}) is above PULSE_POOL_MAX ({self.pool_max})")
         if self.algorithm.startswith("HS"):
             if self.secret_key is not None:
                 check_secret(self.secret_key.get_secret_value(), self.algorithm)
@@ -552,8 +559,14 @@ class Settings(BaseSettings):
         try:
             return cls(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
-            problems = "; ".join(_describe(item) for item in error.errors(include_input=False))
+            fields = cls.model_fields.values()
+            problems = "; ".join(describe(item, fields) for item in error.errors(include_input=False))
             raise LaunchError(problems) from None
+
+    @classmethod
+    def unknown(cls) -> dict[str, str | None]:
+        """Variables of the environment that look like settings and are none, each with the one that may be meant."""
+        return unknown(os.environ, (str(field.validation_alias) for field in cls.model_fields.values()))
 
 
 def check_secret(secret: str, algorithm: str = "HS256") -> None:
@@ -579,10 +592,3 @@ def check_secret(secret: str, algorithm: str = "HS256") -> None:
             "SECRET_KEY is a placeholder or repeats itself: give random bytes, for instance from: "
             "openssl rand -base64 48"
         )
-
-
-def _describe(item: object) -> str:
-    assert isinstance(item, dict)
-    location = ".".join(str(part) for part in item["loc"])
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return f"{location}: {message}" if location and not message.startswith(location) else message

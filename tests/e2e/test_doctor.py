@@ -84,6 +84,10 @@ def test_a_line_for_each_check_and_an_exit_code(own: dict[str, str]) -> None:
     (durability,) = [line for line in lines if " durability " in line]
     assert durability.startswith("warning")
     assert "fsync" in durability
+    misspelt = run(**own, PULSE_MAX_CONECTIONS="5")
+    assert misspelt.returncode == 0
+    assert misspelt.stdout.startswith("warning  settings     no such setting")
+    assert "PULSE_MAX_CONECTIONS (perhaps PULSE_MAX_CONNECTIONS)" in misspelt.stdout
     bad = run(**own, PULSE_POOL_MAX="many")
     assert bad.returncode == 1
     assert bad.stdout.startswith("failed   settings     PULSE_POOL_MAX")

@@ -1,6 +1,7 @@
 """`hypercorn --config hypercorn.toml pulse_trio.asgi:app`: the operators' way does the same job."""
 
 import fcntl
+import json
 import os
 import shlex
 import shutil
@@ -195,3 +196,12 @@ async def test_a_second_signal_changes_nothing(launch: Start, data_dir: Path, ho
     assert server.wait() == 0
     assert is_at_rest(data_dir)
     assert "Traceback" not in server.output
+
+
+async def test_every_line_of_its_log_is_json_and_there_once(launch: Start, data_dir: Path) -> None:
+    server = launch(PULSE_DATA_DIR=str(data_dir), PULSE_LOG_FORMAT="json").wait_ready()
+    with trio.fail_after(60):
+        await Person.register(server.base_url, "alice")
+    assert server.stop() == 0
+    lines = [json.loads(line) for line in server.output.splitlines()]
+    assert sum("Running on" in line["event"] for line in lines) == 1

@@ -68,6 +68,7 @@ async def test_a_chat_in_figures(server: Server) -> None:
             assert 0 < now("pulse_commit_seconds_sum") <= now("pulse_delivery_seconds_sum") < 30
             assert now("pulse_delivery_seconds_bucket", le="+Inf") == 5
             assert now("pulse_handshakes_total", status="101") == 3
+            assert now("pulse_database_up") == 1
             assert now("pulse_draining") == now("pulse_outbox_bytes") == now("pulse_failed_batches_total") == 0
             assert now("pulse_pool_connections", state="idle") >= 1
             assert now("pulse_pool_checkout_seconds_count") > before("pulse_pool_checkout_seconds_count")

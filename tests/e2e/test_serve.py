@@ -146,6 +146,16 @@ def test_a_second_signal_changes_nothing(launch: Start, data_dir: Path, how: sig
     assert server.output.endswith("Stopped.\n")
 
 
+def test_its_log_tells_a_start_and_a_stop_and_what_is_no_setting(launch: Start, data_dir: Path) -> None:
+    server = launch("--data-dir", str(data_dir), PULSE_MAX_CONECTIONS="5").wait_ready()
+    assert server.stop(signal.SIGTERM) == 0
+    lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+    told = {line["event"]: line for line in lines}
+    assert told["there is no such setting"]["meant"] == "PULSE_MAX_CONNECTIONS"
+    assert told["started"]["address"] == f"127.0.0.1:{server.port}"
+    assert told["stopped"]["signal"] == "SIGTERM"
+
+
 async def test_under_nohup_a_closed_terminal_stops_nothing(data_dir: Path) -> None:
     server = Server({"PULSE_DATA_DIR": str(data_dir)}, command=["nohup", PROGRAM, "serve", "--port", "0"]).wait_ready()
     try:

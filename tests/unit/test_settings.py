@@ -225,3 +225,38 @@ def test_what_the_command_line_says_goes_before_the_environment(monkeypatch: pyt
 def test_settings_do_not_change_once_read() -> None:
     with pytest.raises(Exception, match="frozen"):
         Settings.load().pool_max = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("PULSE_POOL_MAX", "many", "PULSE_POOL_MAX must be a whole number, at least 1 and at most 1,000"),
+        ("PULSE_STORE_TIMEOUT", "NaN", "PULSE_STORE_TIMEOUT must be a number, above 0 and at most 300"),
+        ("PULSE_WEB_CLIENT", "maybe", "PULSE_WEB_CLIENT must be true or false"),
+        ("PULSE_LOG_FORMAT", "xml", "PULSE_LOG_FORMAT: it must be 'auto', 'console' or 'json'"),
+        ("PULSE_POOL_MIN", "20", "PULSE_POOL_MIN (20) is above PULSE_POOL_MAX (10)"),
+    ],
+)
+def test_a_refusal_says_what_was_expected(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    assert refused(monkeypatch, **{name: value}) == expected
+
+
+def test_levels_and_formats_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PULSE_LOG_LEVEL", "WARNING")
+    monkeypatch.setenv("PULSE_LOG_FORMAT", "JSON")
+    settings = Settings.load()
+    assert (settings.log_level, settings.log_format) == ("warning", "json")
+
+
+def test_what_only_looks_like_a_setting_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("PULSE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PULSE_URL", "of the terminal programs")
+    monkeypatch.setenv("PULSE_POOL_MAX", "5")
+    assert Settings.unknown() == {}
+    monkeypatch.setenv("PULSE_MAX_CONECTIONS", "5")
+    monkeypatch.setenv("PULSE_XYZZY", "5")
+    assert Settings.unknown() == {"PULSE_MAX_CONECTIONS": "PULSE_MAX_CONNECTIONS", "PULSE_XYZZY": None}

@@ -73,7 +73,9 @@ async def metrics() -> Response:
     """All figures, for Prometheus."""
     parts = services()
     _check_reader(parts.settings)
-    text, content_type = exposition(parts.metrics, parts.hub, current_gate(), request.headers.get("Accept", ""))
+    answers = "database" not in await parts.readiness.failing()
+    accept = request.headers.get("Accept", "")
+    text, content_type = exposition(parts.metrics, parts.hub, current_gate(), accept, database_answers=answers)
     return Response(text, 200, content_type=content_type)
 
 

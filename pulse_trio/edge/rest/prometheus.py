@@ -18,7 +18,9 @@ from pulse_trio.protocol import CloseCode
 from pulse_trio.rooms.hub import Hub
 
 
-def exposition(metrics: Metrics, hub: Hub, gate: Gate | None, accept: str) -> tuple[bytes, str]:
+def exposition(
+    metrics: Metrics, hub: Hub, gate: Gate | None, accept: str, *, database_answers: bool
+) -> tuple[bytes, str]:
     """All figures as text, and its content type.
 
     Args:
@@ -26,9 +28,10 @@ def exposition(metrics: Metrics, hub: Hub, gate: Gate | None, accept: str) -> tu
         hub: its rooms.
         gate: that of the server which serves it, if it has one.
         accept: the request's `Accept` header, which may prefer OpenMetrics.
+        database_answers: what `/readyz` would say of the database.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Service(metrics, hub, gate))
+    registry.register(_Service(metrics, hub, gate, database_answers=database_answers))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
@@ -39,14 +42,16 @@ def exposition(metrics: Metrics, hub: Hub, gate: Gate | None, accept: str) -> tu
 class _Service(Collector):
     """Reads the record once."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, gate: Gate | None) -> None:
+    def __init__(self, metrics: Metrics, hub: Hub, gate: Gate | None, *, database_answers: bool) -> None:
+        self._database_answers = database_answers
         self._metrics = metrics
         self._hub = hub
         self._gate = gate
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauges("pulse_build", "1, with the version that runs.", "version", {__version__: 1})
+        yield _gauges("pulse_build_info", "1, with the version that runs.", "version", {__version__: 1})
         yield _gauge("pulse_draining", "Whether the service is ending: 1 or 0.", int(self._hub.draining))
+        yield _gauge("pulse_database_up", "Whether the database answers: 1 or 0.", int(self._database_answers))
         yield from self._connections()
         yield from self._frames()
         yield from self._messages()
