@@ -20,6 +20,7 @@ class ErrorCode(Enum):
     TOO_LARGE = ("too_large", 413)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415)
     REQUEST_TIMEOUT = ("request_timeout", 408)
+    UPGRADE_REQUIRED = ("upgrade_required", 426)
     RATE_LIMITED = ("rate_limited", 429)
     TOO_MANY_CONNECTIONS = ("too_many_connections", 429)
     INTERNAL = ("internal", 500)

@@ -23,7 +23,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     `seq` is where it stands in its conversation: 1, 2, 3 … without gaps. `rev` numbers the changes of the
     conversation: of two records of one message the one with the higher rev is how it now is.
-    A deleted one keeps its place and has no content. `client_id` is what its sender gave it; history does not have it.
+    A deleted one keeps its place and has no content. `client_id` is what its sender gave it.
     """
 
     id: UUID

@@ -78,6 +78,18 @@ def resume_point() -> ResumePoint:
     return ResumePoint(None if text is None else int(text), websocket.args.get("epoch"))
 
 
+def refuse_resume_point() -> None:
+    """For a handshake that cannot have one: its client would believe that it goes on there, and miss what it missed.
+
+    Raises:
+        PulseError: it has.
+    """
+    for name in ("after", "epoch"):
+        if name in websocket.args:
+            message = f"`{name}` is for one conversation; a session goes on with a `resume` frame"
+            raise PulseError(ErrorCode.INVALID_FIELD, message, field=name)
+
+
 def _check_origin(parts: Services) -> None:
     headers = websocket.headers
     # A browser sends one. Of several each must be allowed: whoever comes first must not speak for the others.

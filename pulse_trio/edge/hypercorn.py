@@ -366,7 +366,8 @@ class GuardedProtocol(H11Protocol):
                 server.place.ask(forwarded, is_websocket=is_websocket)
             except PulseError as error:
                 if request.method == b"GET" and request.target == b"/healthz":
-                    await self._answer_and_end(200, ALIVE_HEADERS, ALIVE_BODY)  # see `Gate.turn_away`
+                    await self._send_answer(200, ALIVE_HEADERS, ALIVE_BODY)  # see `Gate.turn_away`
+                    await self.send(ConnectionClosed())
                 else:
                     await self._refuse(error.code.status, error)
                 return
@@ -398,17 +399,26 @@ class GuardedProtocol(H11Protocol):
         """Answers a request that is not taken, and ends the connection."""
         if error is None:
             await self._send_error_response(status)
-            await self.send(ConnectionClosed())
         else:
-            body = error_body(error)
-            await self._answer_and_end(status, error_headers(error, body), body)
+            await self._answer(status, error)
+        await self.send(ConnectionClosed())
 
-    async def _answer_and_end(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def _send_error_response(self, status_code: int) -> None:
+        """As the original, but with the JSON that every error has."""
+        is_large = status_code == 431
+        text = "The head of the request is too large" if is_large else "The request is not good HTTP/1.1"
+        await self._answer(status_code, PulseError(ErrorCode.TOO_LARGE if is_large else ErrorCode.BAD_REQUEST, text))
+
+    async def _answer(self, status: int, error: PulseError) -> None:
+        body = error_body(error)
+        await self._send_answer(status, error_headers(error, body), body)
+
+    async def _send_answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
         encoded = [(name.encode(), value.encode()) for name, value in headers]
         await self._send_h11_event(h11.Response(status_code=status, headers=encoded))
-        await self._send_h11_event(h11.Data(data=body))
+        if not (isinstance(self.connection, h11.Connection) and self.connection._request_method == b"HEAD"):
+            await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
-        await self.send(ConnectionClosed())
 
 
 class PlainHandshake(ws_stream.Handshake):

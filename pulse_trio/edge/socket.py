@@ -11,7 +11,15 @@ from quart import Blueprint, Response, g, websocket
 from quart.wrappers import Websocket
 
 from pulse_trio.edge.auth import Identity
-from pulse_trio.edge.handshake import ResumePoint, chosen_subprotocol, identify, not_a_member, refusal, resume_point
+from pulse_trio.edge.handshake import (
+    ResumePoint,
+    chosen_subprotocol,
+    identify,
+    not_a_member,
+    refusal,
+    refuse_resume_point,
+    resume_point,
+)
 from pulse_trio.edge.outlet import ConnectionEnded, current_outlet
 from pulse_trio.edge.reader import MemberReader, Reader, Receive, SessionReader
 from pulse_trio.edge.services import Services, services
@@ -40,6 +48,7 @@ async def session_socket() -> Response | None:
         try:
             parts = _parts()
             identity = await identify(parts, None)
+            refuse_resume_point()
             place = parts.limits.connections.hold(identity.user.id)
             held.push(place)
         except (PulseError, StoreError) as error:

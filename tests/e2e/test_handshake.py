@@ -252,12 +252,18 @@ async def test_huge_headers_are_refused(server: Server) -> None:
                 await client.send_some(upgrade_request(url, headers))
                 answer = await client.read_answer()
             assert answer.status in {400, 431}
+            assert set(answer.json()) == {"code", "message"}
         assert (await _handshake(server, url)).status == 101
 
 
 async def test_a_plain_request_to_the_websocket_route_is_answered_with_a_json_error(server: Server) -> None:
     with trio.fail_after(60):
         alice, conversation, path = await _alice_alone(server)
+        for address in (path, "/api/chat/ws"):
+            answer = await alice.api.get(address)
+            assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
+            assert answer.headers["Upgrade"] == "websocket"
+            assert "proxy" in answer.json()["message"]
         for method in ("GET", "POST", "DELETE", "OPTIONS"):
             answer = await alice.api.request(method, path)
             assert answer.status_code in {400, 404, 405, 426}, method
@@ -267,6 +273,15 @@ async def test_a_plain_request_to_the_websocket_route_is_answered_with_a_json_er
     for refused in (elsewhere, rest_route):
         assert refused.status in {400, 404, 405}
         assert set(refused.json()) >= {"code", "message"}
+
+
+async def test_a_session_does_not_pass_over_where_a_client_wants_to_go_on(server: Server) -> None:
+    with trio.fail_after(60):
+        alice, _, _ = await _alice_alone(server)
+        for name in ("after", "epoch"):
+            answer = await _handshake(server, f"/api/chat/ws?token={alice.token}&{name}=3")
+            assert (answer.status, answer.json()["code"], answer.json()["field"]) == (422, "invalid_field", name)
+            assert "resume" in answer.json()["message"]
 
 
 async def test_no_token_is_ever_in_the_log(server: Server) -> None:

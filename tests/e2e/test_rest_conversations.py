@@ -371,7 +371,8 @@ async def test_messages_are_posted_over_rest(server: Server) -> None:
             posted = await alice.api.post(path, json={"content": "by a program", "client_id": "p-1"})
             assert posted.status_code == 201
             message = posted.json()
-            assert set(message) == MESSAGE_FIELDS
+            assert set(message) == MESSAGE_FIELDS | {"client_id"}
+            assert message["client_id"] == "p-1"
             assert (message["content"], message["seq"], message["sender_id"]) == ("by a program", 1, alice.id)
             for live in (chat, session):
                 frame = await live.receive_type("message")
@@ -384,7 +385,8 @@ async def test_messages_are_posted_over_rest(server: Server) -> None:
             for number, body in enumerate(({"client_id": "p-1"}, {}, {"client_id": None})):
                 posted = await bob.api.post(path, json={"content": "by a program", **body})
                 assert (posted.status_code, posted.json()["seq"]) == (201, number + 2)
-        assert [m["seq"] for m in (await alice.history(group))["messages"]] == [4, 3, 2, 1]
+        messages = (await alice.history(group))["messages"]
+        assert [(m["seq"], m.get("client_id")) for m in messages] == [(4, None), (3, None), (2, "p-1"), (1, "p-1")]
 
 
 async def test_what_cannot_be_posted_says_why(server: Server) -> None:

@@ -364,6 +364,8 @@ async def test_text_that_cannot_be_stored_is_refused_in_every_field(shared: Serv
             ("PATCH", path, {"name": text}, "name"),
             ("PATCH", path, {"description": text}, "description"),
             ("POST", f"{path}/members", {"user_ids": [text]}, "user_ids"),
+            ("POST", f"{path}/messages", {"content": text}, "content"),
+            ("POST", f"{path}/messages", {"content": "x", "client_id": text}, "client_id"),
             ("PATCH", f"{path}/messages/{message}", {"content": text}, "content"),
             ("PUT", f"{path}/read", {"seq": text}, "seq"),
             ("POST", "/api/chat/ws-ticket", {"conversation_id": text}, "conversation_id"),
@@ -614,3 +616,47 @@ async def test_secrets_and_messages_are_in_no_output(start_server: Callable[...,
     _, payload, signature = ada.token.split(".")
     for secret in (ada.token, payload, signature, password, wrong, content, SECRET):
         assert secret not in server.output
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "code"),
+    [
+        (b"GET /\xd9\xa1 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000 + b"\r\n\r\n", 431, "too_large"),
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
+    ],
+)
+async def test_what_is_no_request_is_answered_in_json_too(server: Server, head: bytes, status: int, code: str) -> None:
+    with trio.fail_after(60):
+        async with open_raw(server.port) as client:
+            answer = await client.request(head)
+        assert (answer.status, answer.json()["code"], answer.json().keys()) == (status, code, {"code", "message"})
+
+
+async def test_an_answer_to_head_has_no_body_if_it_is_a_refusal_too(server: Server) -> None:
+    large = b"X: " + b"x" * 15_000 + b"\r\nY: " + b"y" * 2_000 + b"\r\n"
+    with trio.fail_after(60):
+        for more, status in ((b"", 200), (large, 431)):
+            async with open_raw(server.port) as client:
+                await client.send(b"HEAD /docs HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + more + b"\r\n")
+                answer = b"".join([piece async for piece in client.stream])
+            assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+            assert answer.endswith(b"\r\n\r\n"), answer
+        assert "Traceback" not in server.output
+
+
+async def test_a_name_of_white_space_is_none(server: Server) -> None:
+    with trio.fail_after(60):
+        alice = await Person.register(server.base_url, "alice")
+        group = await alice.create_group()
+        for name in ("", "  ", "\u3000\n"):
+            made = await alice.api.post(CONVERSATIONS, json={"is_group": True, "name": name})
+            renamed = await alice.api.patch(f"{CONVERSATIONS}/{group}", json={"name": name})
+            for answer in (made, renamed):
+                assert (answer.status_code, answer.json()["code"], answer.json()["field"]) == (
+                    422,
+                    "invalid_field",
+                    "name",
+                )

@@ -12,7 +12,7 @@ from quart_schema.openapi import QUART_SCHEMA_OPERATION_ID_ATTRIBUTE
 from quart_schema.typing import Model
 from quart_schema.validation import DataSource
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter, Rule
+from werkzeug.routing import BaseConverter, Rule, WebsocketMismatch
 
 from pulse_trio import __version__
 from pulse_trio.edge.rest.accounts import accounts
@@ -57,7 +57,7 @@ _SUMMARIES: Final = {
     415: "The body is not JSON",
     422: "A field is not as it should be",
     500: "A fault of the service",
-    429: "Too many attempts; try again later",
+    429: "Too much at once; try again later",
     503: "Try again in a moment",
 }
 _RETRY_AFTER: Final = {
@@ -99,6 +99,7 @@ _LINKS: Final = {
         for name, message in (("postMessage", ""), ("listMessages", "/messages/0"))
     },
 }
+_NO_UPGRADE: Final = "This address is for WebSocket; if you asked for one, a proxy in between dropped `Upgrade`"
 LATE_BODY: Final = 1.0  # seconds that an answer which does not depend on the body waits for it
 
 log = structlog.get_logger(__name__)
@@ -259,6 +260,12 @@ async def _store_error(error: StoreError) -> Response:
 async def _http_error(error: HTTPException) -> Response:
     original = error.get_response()
     status = error.code or 500
+    if isinstance(error, WebsocketMismatch) and has_request_context():
+        response = error_answer(PulseError(ErrorCode.UPGRADE_REQUIRED, _NO_UPGRADE))
+        if request.http_version != "2":
+            response.headers["Upgrade"] = "websocket"  # RFC 9110, sections 7.8 and 15.5.22
+            response.headers["Connection"] = "upgrade"
+        return response
     if 300 <= status < 400:
         return Response(b"", status, headers={"Location": original.headers["Location"]})
     code = _CODES.get(status, ErrorCode.BAD_REQUEST if status < 500 else ErrorCode.INTERNAL)

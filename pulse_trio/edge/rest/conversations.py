@@ -37,7 +37,9 @@ IDS_SHOWN: Final = 10  # in an error about several ids
 
 conversations = Blueprint("conversations", __name__, url_prefix="/api/chat/conversations")
 
-Name = Annotated[str, Meta(max_length=NAME_MAX_CHARS, examples=["Team Discussion"])]
+Name = Annotated[
+    str, Meta(max_length=NAME_MAX_CHARS, description="Not only white space.", examples=["Team Discussion"])
+]
 Description = Annotated[str, Meta(max_length=DESCRIPTION_MAX_CHARS, examples=["Discuss project plans"])]
 # Taken as texts, so that those that are no ids are named like those that are nobody's.
 UserIds = Annotated[
@@ -124,6 +126,7 @@ async def create_conversation(body: ConversationRequest) -> Response:
     """
     parts = services()
     user = current_user()
+    _check_name(body.name)
     parts.limits.groups.start(user.id)
     others = [user_id for user_id in _user_ids(body.participant_ids, "participant_ids") if user_id != user.id]
     if not body.is_group and len(others) != 1:
@@ -220,6 +223,7 @@ async def change_conversation(conversation_id: str, body: ConversationChanges) -
         if not found.is_group:
             raise _not_a_group()
         return answer(conversation_body(found))
+    _check_name(body.name)
     parts.limits.groups.start(user.id)
     with _told_once_done(parts.settings.store_timeout):
         try:
@@ -374,6 +378,12 @@ def _unknown_users(ids: Sequence[str], field: str) -> PulseError:
 def _listed(ids: Sequence[str]) -> str:
     shown = ", ".join(text[:64] for text in ids[:IDS_SHOWN])
     return shown if len(ids) <= IDS_SHOWN else f"{shown} and {len(ids) - IDS_SHOWN} more"
+
+
+def _check_name(name: str | UnsetType | None) -> None:
+    if isinstance(name, str) and not name.strip():
+        message = "`name` must not be only white space; null is no name"
+        raise PulseError(ErrorCode.INVALID_FIELD, message, field="name")
 
 
 def _not_a_group() -> PulseError:

@@ -80,6 +80,7 @@ class MessageBody(msgspec.Struct):
     updated_at: Time
     seq: Annotated[int, Meta(description="Where it stands in its conversation: 1, 2, 3 …")]
     rev: Annotated[int, Meta(description="Its latest change, numbered within its conversation.")]
+    client_id: ClientId | UnsetType = UNSET
 
 
 class MessageList(msgspec.Struct):
@@ -227,4 +228,5 @@ def message_body(message: Message) -> MessageBody:
         updated_at=timestamp(message.updated_at),
         seq=message.seq,
         rev=message.rev,
+        client_id=UNSET if message.client_id is None else message.client_id,
     )

@@ -100,7 +100,7 @@ def operation(
                 arguments["body"] = await read_body(body)
             return await handler(**arguments)
 
-        codes = {*errors, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE}
+        codes = {*errors, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE}
         if not public:
             codes |= {ErrorCode.NOT_AUTHENTICATED, ErrorCode.INVALID_TOKEN}
             wrapper = security_scheme([{"bearer": []}])(wrapper)
