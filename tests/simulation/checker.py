@@ -72,6 +72,7 @@ class Checker:
         self._positions: dict[tuple[str, str], int] = defaultdict(int)  # conversation, user → how far they have read
         self._marks: dict[tuple[str, str], set[int]] = defaultdict(lambda: {0})  # what their positions may be
         self._told: dict[tuple[int, str], int] = {}  # connection, user → the position that it was told last
+        self._posting: dict[tuple[str, str], int] = {}  # conversation, user → the event of their latest request
         self._broken = 0  # faults that were planted into a room and not logged yet
 
     def check(self) -> list[str]:
@@ -321,6 +322,25 @@ class Checker:
                 self._history.count("a skipped rev at resume")
                 continue
             return
+
+    # --- over REST ---
+
+    def _on_posting(self, index: int, event: Event) -> None:
+        self._posting[event.conversation, event.user] = index
+
+    def _on_posted(self, index: int, event: Event) -> None:
+        """An answer to a message over REST is an acknowledgement, and says where it stands."""
+        key = event.conversation, event.user, event.client_id
+        if event.status not in {0, 200, 201, 404, 503}:
+            self._fail("no refusal without reason", f"{event.client_id} was answered with {event.status}", event)
+        if event.id is None:
+            return
+        if self._stored_as.get(key) != event.id:
+            self._fail("stored before delivered", f"{event.client_id} was answered, and is not committed", event)
+        is_out = event.user not in self._members[event.conversation]
+        if is_out and self._was_member[event.conversation, event.user] < self._posting[event.conversation, event.user]:
+            self._fail("a removed member gets nothing", f"{event.client_id} was answered with {event.status}", event)
+        self._acknowledged[key] = {"seq": event.seq, "message_id": event.id}
 
     # --- the end ---
 

@@ -303,7 +303,45 @@ class Administrator:
     async def _ask(self, what: str, user: User, actor: User, method: str, path: str, body: object = None) -> None:
         about = {"conversation": str(self._conversation_id), "user": str(user.id)}
         self._world.history.add(f"{what}_asked", **about)
-        status = await self._world.request(actor, method, path, body)
+        status, _ = await self._world.request(actor, method, path, body)
         rev = self._world.last_rev(self._conversation_id)
         self._world.history.add(f"{what}_answered", **about, status=status, rev=rev)
         self._world.history.count(f"{what} {status}")
+
+
+class Poster:
+    """A program that says something now and then, over REST: again and again until there is an answer."""
+
+    def __init__(self, world: World, conversation_id: UUID) -> None:
+        self._world = world
+        self._conversation_id = conversation_id
+        self._random = world.rand(f"poster {conversation_id}")
+        self._user = self._random.choice(world.users[:-1])
+        self._made = 0
+
+    async def run(self) -> None:
+        """Until the calm, and until what it has said last is answered."""
+        while not self._world.calm:
+            await trio.sleep(self._random.uniform(0.1, 3))
+            self._made += 1
+            client_id = f"poster-{self._user.username}-{self._made}"
+            while not await self._post(client_id):
+                await trio.sleep(self._random.uniform(0.1, 1.5))
+                self._world.history.count("a post made again")
+
+    async def _post(self, client_id: str) -> bool:
+        """Whether it was answered for good. Now and then it does not wait for that, or asks once more all the same."""
+        path = f"/api/chat/conversations/{self._conversation_id}/messages"
+        about = {"conversation": str(self._conversation_id), "user": str(self._user.id), "client_id": client_id}
+        content = f"{client_id} {'x' * (len(client_id) % 7)}"
+        self._world.history.add("posting", content=content, **about)
+        status, said = 0, None
+        is_patient = self._world.calm or self._random.random() < 0.8
+        with trio.move_on_after(100 if is_patient else self._random.uniform(0, 0.3)):
+            status, said = await self._world.request(
+                self._user, "POST", path, {"content": content, "client_id": client_id}
+            )
+        found = said if status in {200, 201} else {}
+        self._world.history.add("posted", status=status, id=found.get("id"), seq=found.get("seq"), **about)
+        self._world.history.count(f"a post {status}")
+        return status not in {0, 429, 500, 503} and (self._world.calm or self._random.random() < 0.9)

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from tests.simulation.checker import Checker
-from tests.simulation.clients import Administrator, Device
+from tests.simulation.clients import Administrator, Device, Poster
 from tests.simulation.history import History
 from tests.simulation.plan import Plan
 from tests.simulation.sessions import Place, SessionDevice
@@ -50,6 +50,11 @@ RARE = (
     "removed while connected",
     "the token of a session renewed",
     "the token of a session expired",
+    "a post 201",
+    "a post 200",
+    "a post 404",
+    "a post 503",
+    "a post made again",
 )
 """Paths that must be taken now and then: else the simulation shows nothing about them."""
 
@@ -117,10 +122,16 @@ async def _simulate(seed: int, plan: Plan) -> Result:
                 administrator = Administrator(world, conversation_id)
                 runs.append(trio.Event())
                 nursery.start_soon(tell, administrator.run, runs[-1])
+            for conversation_id in world.conversations if plan.has("posters") else ():
+                runs.append(trio.Event())
+                nursery.start_soon(tell, Poster(world, conversation_id).run, runs[-1])
             chaos = await _chaos(world)
             world.calm_down()
-            for ran in runs[administrators:]:
-                await ran.wait()
+            with trio.move_on_after(CALM) as waiting:
+                for ran in runs[administrators:]:
+                    await ran.wait()
+            if waiting.cancelled_caught:
+                world.history.add("stuck", what="a request over REST is not answered for good")
             await _calm(world, devices, places, sessions)
             for device in (*devices, *sessions):
                 device.end()

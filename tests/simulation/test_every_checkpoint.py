@@ -207,7 +207,7 @@ class Scene:
         """Bob is removed; alice asks until it is answered."""
         world, user, conversation_id = self._world, self._bob.user, self._bob.conversation_id
         path = f"/api/chat/conversations/{conversation_id}/members/{user.id}"
-        status = await world.request(world.users[0], "DELETE", path)
+        status, _ = await world.request(world.users[0], "DELETE", path)
         about = {"conversation": str(conversation_id), "user": str(user.id)}
         world.history.add("removal_answered", **about, status=status, rev=world.last_rev(conversation_id))
         assert status == 204

@@ -17,11 +17,11 @@ from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.presence import Presence
 from pulse_trio.rooms.room import Room, change_frame
-from pulse_trio.rooms.senders import MemberSender
+from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.session import Session
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Submission, Writer
-from pulse_trio.store.base import Message, NewMessage, ReadMark, StoreUnavailable, User
+from pulse_trio.store.base import Message, NewMessage, ReadMark, Revision, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 from tests.simulation.run import simulate
 from tests.simulation.shrink import promise_of, shrink
@@ -238,6 +238,37 @@ def expired_token_kept(patch: Patch) -> None:
     patch.setattr(Reader, "is_expired", lambda _: False)
 
 
+def client_id_of_a_post_lost(patch: Patch) -> None:
+    post = Hub.post
+
+    async def wrong(self: Hub, where: UUID, sender: User, content: str, _: str | None) -> tuple[Message, bool]:
+        return await post(self, where, sender, content, None)
+
+    patch.setattr(Hub, "post", wrong)
+
+
+def post_answered_before_it_is_stored(patch: Patch) -> None:
+    async def wrong(self: Room, message: NewMessage | Revision, client_id: str | None = None) -> Message:
+        assert isinstance(message, NewMessage)
+        await self._writer.submit(message, WaitingSender(), client_id)
+        return Message(
+            id=message.id,
+            conversation_id=message.conversation_id,
+            sender_id=message.sender_id,
+            sender_username="",
+            content=message.content,
+            is_edited=False,
+            is_deleted=False,
+            created_at=message.created_at,
+            updated_at=message.created_at,
+            seq=self.last_seq + 1,
+            rev=self.last_rev + 1,
+            client_id=client_id,
+        )
+
+    patch.setattr(Room, "store", wrong)
+
+
 def dead_peer_kept(patch: Patch) -> None:
     from_toml = Config.from_toml
 
@@ -301,6 +332,8 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (session_resumed_one_too_late, {"no gap at resume"}),
     (session_live_before_it_has_caught_up, {"no gap at resume"}),
     (expired_token_kept, {"no connection outlives its token"}),
+    (client_id_of_a_post_lost, {"stored before delivered"}),
+    (post_answered_before_it_is_stored, {"stored before delivered"}),
     (dead_peer_kept, {"nothing leaks"}),
     (read_position_goes_back, {"a read position never goes back"}),
     (nobody_told_who_went_offline, {"who is online converges"}),

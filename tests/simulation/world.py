@@ -239,8 +239,8 @@ class World:
             self._vanished[number] = trio.current_time()
             self.connections[number].vanish()
 
-    async def request(self, user: User, method: str, path: str, body: object = None) -> int:
-        """A REST request; its status, or 0 when no answer came."""
+    async def request(self, user: User, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """A REST request; its status and what it says, or 0 when no answer came."""
         data = b"" if body is None else json.dumps(body).encode()
         head = (
             f"{method} {path} HTTP/1.1\r\nHost: chat.example\r\nConnection: close\r\n"
@@ -261,7 +261,10 @@ class World:
             if stream is not None:
                 with trio.CancelScope(shield=True):
                     await stream.aclose()
-        return int(answer[9:12]) if _is_whole(answer) else 0
+        if not _is_whole(answer):
+            return 0, None
+        said = answer.partition(b"\r\n\r\n")[2]
+        return int(answer[9:12]), json.loads(said) if said else None
 
     # --- what is there ---
 
