@@ -22,6 +22,9 @@
  * @typedef {{conversationId: string, content: string, clientId: string, userId?: string | null}} PendingMessage
  *   A message that is not acknowledged; plain data, which JSON keeps.
  *
+ * @typedef {{userId: string | null}} SignIn Who has signed in: from one token to the next that is no renewal of it. The
+ *   user is null until the server has told it.
+ *
  * @typedef {object} Options
  * @property {string} [url] Where the service is. Default: the page's origin.
  * @property {string | null} [token] A token from an earlier `login`, or of your identity provider.
@@ -485,7 +488,7 @@ function messageOf(frame) {
  */
 class Outbox {
   /**
-   * @typedef {{conversationId: string, content: string, clientId: string, userId: string | null, isSent: boolean,
+   * @typedef {{conversationId: string, content: string, clientId: string, signIn: SignIn, isSent: boolean,
    *   tries: number, at: number, failures: number, failingSince: number | null, promise: Promise<Frame>,
    *   resolve: (frame: Frame) => void, reject: (error: PulseError) => void}} Entry
    *   `at`: not to be sent before; of one that is sent, when it is sent again.
@@ -494,6 +497,8 @@ class Outbox {
   #entries = new Map();
   /** @type {((frame: Frame) => void) | null} */
   #transmit = null;
+  /** @type {string | null} whose session it is */
+  #userId = null;
   /** @type {{handle: any} | null} */
   #timer = null;
   #pausedUntil = 0;
@@ -509,20 +514,21 @@ class Outbox {
 
   /** @returns {PendingMessage[]} */
   get pending() {
-    return [...this.#entries.values()].map(({ conversationId, content, clientId, userId }) => ({
+    return [...this.#entries.values()].map(({ conversationId, content, clientId, signIn }) => ({
       conversationId,
       content,
       clientId,
-      userId,
+      userId: signIn.userId,
     }));
   }
 
   /**
    * @param {PendingMessage} message
+   * @param {SignIn} signIn Whose it is.
    * @param {boolean} isOld It may have been sent by an earlier client.
    * @returns {Promise<Frame>}
    */
-  add({ conversationId, content, clientId, userId = null }, isOld = false) {
+  add({ conversationId, content, clientId }, signIn, isOld = false) {
     const key = keyOf(conversationId, clientId);
     const existing = this.#entries.get(key);
     const about = { conversationId, clientId };
@@ -545,7 +551,7 @@ class Outbox {
       reject = rejected;
     });
     const state = { isSent: false, tries: isOld ? 1 : 0, at: 0, failures: 0, failingSince: null };
-    this.#entries.set(key, { conversationId, content, clientId, userId, ...state, promise, resolve, reject });
+    this.#entries.set(key, { conversationId, content, clientId, signIn, ...state, promise, resolve, reject });
     this.#pump();
     return promise;
   }
@@ -554,16 +560,21 @@ class Outbox {
    * A session has begun.
    * @param {(frame: Frame) => void} transmit
    * @param {string} userId
+   * @param {SignIn} newest Of an earlier one whose user is not known yet nobody will tell it any more.
    */
-  connected(transmit, userId) {
+  connected(transmit, userId, newest) {
     for (const entry of [...this.#entries.values()]) {
-      if (entry.userId !== null && entry.userId !== userId) {
-        this.#settle(entry, new PulseError("other_user", "Another user signed in before this message was sent", entry));
-      } else {
-        entry.userId = userId;
-      }
+      const isUnknown = entry.signIn.userId === null && entry.signIn === newest;
+      if (entry.signIn.userId === userId || isUnknown) continue;
+      this.#settle(entry, new PulseError("other_user", "Another user signed in before this message was sent", entry));
     }
     this.#transmit = transmit;
+    this.#userId = userId;
+    this.#pump();
+  }
+
+  /** The user of a sign-in has become known: what waited for that goes on. */
+  identified() {
     this.#pump();
   }
 
@@ -688,6 +699,7 @@ class Outbox {
       if (now < this.#pausedUntil) break;
       if (seen.has(entry.conversationId)) continue;
       seen.add(entry.conversationId);
+      if (entry.signIn.userId !== this.#userId) continue; // a sign-in that this session does not know yet
       if (entry.at <= now && (entry.isSent || flying < FLYING_MOST)) {
         if (!entry.isSent) flying += 1;
         entry.isSent = true;
@@ -769,6 +781,11 @@ export class PulseClient extends EventTarget {
 
   /** @type {string | null} */
   #token;
+  #hasHadToken;
+  /** @type {SignIn} */
+  #signIn = { userId: null };
+  /** @type {SignIn[]} whose tokens the session was given and has not answered */
+  #asked = [];
   #expiresAt = 0; // 0: not known
   #isRenewed = true; // by itself, until `close`
   /** @type {{handle: any} | null} */
@@ -778,6 +795,8 @@ export class PulseClient extends EventTarget {
   #wanted = null;
   /** @type {Link | null} */
   #link = null;
+  /** @type {{token: string | null, signIn: SignIn}} what it was opened with */
+  #opened = { token: null, signIn: this.#signIn };
   /** @type {{handle: any} | null} */
   #retry = null;
   #attempts = 0;
@@ -785,11 +804,11 @@ export class PulseClient extends EventTarget {
   #sessions = 0; // how many have begun
   #resumeMost;
   /** @type {string | null} */
-  #userId = null;
+  #userId = null; // of the newest session
 
   /** @type {string[] | null} */
   #watched = null;
-  /** @type {Map<string, number>} read positions that the server has not confirmed */
+  /** @type {Map<string, {seq: number, signIn: SignIn}>} read positions that the server has not confirmed */
   #reads = new Map();
   /** @type {Map<string, number>} when typing was told */
   #typed = new Map();
@@ -819,6 +838,7 @@ export class PulseClient extends EventTarget {
     };
     this.#timers = new Timers(this.#clock);
     this.#token = options.token ?? null;
+    this.#hasHadToken = this.#token !== null;
     this.#resumeMost = options.resumeConversations ?? 1_000;
     this.#outbox = new Outbox({
       timers: this.#timers,
@@ -828,7 +848,8 @@ export class PulseClient extends EventTarget {
       storeTime: (options.storeSeconds ?? 120) * SECOND,
     });
     for (const message of options.pending ?? []) {
-      this.#outbox.add(message, true).catch((error) => this.#emit("error", error));
+      const signIn = message.userId ? { userId: message.userId } : this.#signIn;
+      this.#outbox.add(message, signIn, true).catch((error) => this.#emit("error", error));
     }
   }
 
@@ -837,7 +858,10 @@ export class PulseClient extends EventTarget {
     return this.#state;
   }
 
-  /** The token, or null. A new one of the same user (of your identity provider) renews the connection. */
+  /**
+   * The token, or null. A new one of the same user (of your identity provider) renews the connection. As it may be
+   * another user's, too, what was written before waits until the server has said whose it is.
+   */
   get token() {
     return this.#token;
   }
@@ -884,7 +908,7 @@ export class PulseClient extends EventTarget {
     const old = this.#token;
     /** @type {Token} */
     const token = await this.#renewedToken();
-    if (this.#token === old) this.#accept(token);
+    if (this.#token === old) this.#accept(token, { isRenewal: true });
     return token;
   }
 
@@ -1071,7 +1095,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<Frame>} The message's own frame: it is stored, and where it stands is its `seq`.
    */
   send(conversationId, content, { clientId = newClientId() } = {}) {
-    return this.#outbox.add({ conversationId, content: String(content), clientId, userId: this.#userId });
+    return this.#outbox.add({ conversationId, content: String(content), clientId }, this.#signIn);
   }
 
   /**
@@ -1080,10 +1104,10 @@ export class PulseClient extends EventTarget {
    */
   typing(conversationId) {
     const now = this.#timers.now();
-    if (!this.#link?.isReady || now - (this.#typed.get(conversationId) ?? -Infinity) < TYPING_INTERVAL) return;
+    if (!this.#isIdentified() || now - (this.#typed.get(conversationId) ?? -Infinity) < TYPING_INTERVAL) return;
     for (const [id, at] of this.#typed) if (now - at >= TYPING_INTERVAL) this.#typed.delete(id);
     this.#typed.set(conversationId, now);
-    this.#link.send({ type: "typing", conversation_id: conversationId });
+    this.#link?.send({ type: "typing", conversation_id: conversationId });
   }
 
   /**
@@ -1092,9 +1116,10 @@ export class PulseClient extends EventTarget {
    * @param {number} seq
    */
   read(conversationId, seq) {
-    if (seq <= (this.#reads.get(conversationId) ?? 0)) return;
-    this.#reads.set(conversationId, seq);
-    if (this.#link?.isReady) this.#link.send({ type: "read", conversation_id: conversationId, seq });
+    const told = this.#reads.get(conversationId);
+    if (told?.signIn === this.#signIn && seq <= told.seq) return;
+    this.#reads.set(conversationId, { seq, signIn: this.#signIn });
+    if (this.#isIdentified()) this.#link?.send({ type: "read", conversation_id: conversationId, seq });
   }
 
   /**
@@ -1115,6 +1140,7 @@ export class PulseClient extends EventTarget {
     this.#onlineSince = 0;
     this.#setState({ state: "connecting" });
     const token = this.#token ?? "";
+    this.#opened = { token, signIn: this.#signIn };
     try {
       const link = new Link({
         WebSocket: this.#options.WebSocket,
@@ -1176,7 +1202,7 @@ export class PulseClient extends EventTarget {
     const old = this.#token;
     try {
       const token = await this.#renewedToken(wanted.signal);
-      if (!wanted.signal.aborted && this.#token === old) this.#accept(token);
+      if (!wanted.signal.aborted && this.#token === old) this.#accept(token, { isRenewal: true });
       return true;
     } catch (error) {
       const status = error instanceof PulseError ? error.status : 0;
@@ -1269,7 +1295,7 @@ export class PulseClient extends EventTarget {
       case "error":
         return this.#refused(frame);
       case "auth":
-        return this.#expiresAt === 0 ? this.#expiresIn(frame.expires_in) : undefined;
+        return this.#authenticated(frame);
       case "conversation_added":
         this.#knowledge.heardOf(frame.conversation_id);
         return this.#emit(frame.type, frame);
@@ -1290,21 +1316,52 @@ export class PulseClient extends EventTarget {
   #started(frame) {
     const link = /** @type {Link} */ (this.#link);
     const isOther = this.#userId !== null && this.#userId !== frame.user_id;
-    if (isOther) this.#reads.clear();
     const isAfresh = isOther || (this.#knowledge.epoch !== null && this.#knowledge.epoch !== frame.epoch);
     if (isAfresh) this.#knowledge.clear();
     this.#knowledge.epoch = frame.epoch;
     this.#userId = frame.user_id;
+    this.#identify(frame.user_id);
     this.#sessions += 1;
     this.#onlineSince = this.#timers.now();
     const { revs, others } = this.#knowledge.resume(this.#resumeMost);
     link.send({ type: "resume", revs, epoch: frame.epoch });
-    if (this.#expiresAt === 0) link.send({ type: "auth", token: this.#token }); // says how long it is good for
+    this.#asked = [];
+    // The answer says how long it is good for, and, if it came while this connection was being opened, whose it is.
+    if (this.#expiresAt === 0 || this.#token !== this.#opened.token) this.#authenticate();
+    this.#dropReads();
     this.#tellAgain();
-    this.#outbox.connected((message) => link.send(message), frame.user_id);
+    this.#outbox.connected((message) => link.send(message), frame.user_id, this.#signIn);
     this.#setState({ state: "online" });
     if (isAfresh) this.#emit("reload", { conversation_id: null });
     for (const id of others) this.#emit("reload", { conversation_id: id });
+  }
+
+  /** @param {string} userId Whose the token is that the session was opened with. */
+  #identify(userId) {
+    const { signIn } = this.#opened;
+    if (signIn.userId === null) signIn.userId = userId;
+    else if (signIn.userId !== userId && signIn === this.#signIn) this.#signIn = { userId };
+  }
+
+  /** Gives the session the newest token. */
+  #authenticate() {
+    this.#asked.push(this.#signIn);
+    this.#link?.send({ type: "auth", token: this.#token });
+  }
+
+  /** @param {Frame} frame The token is the session's user's. */
+  #authenticated(frame) {
+    const signIn = this.#asked.shift();
+    if (this.#expiresAt === 0) this.#expiresIn(frame.expires_in);
+    if (signIn === undefined || signIn.userId !== null) return;
+    signIn.userId = this.#userId;
+    this.#tellReads();
+    this.#outbox.identified();
+  }
+
+  /** Whether the session is known to be that of who is signed in now. */
+  #isIdentified() {
+    return this.#link?.isReady === true && this.#signIn.userId === this.#userId;
   }
 
   /** @param {Frame} frame */
@@ -1366,37 +1423,61 @@ export class PulseClient extends EventTarget {
   #tellAgain() {
     if (!this.#link?.isReady) return;
     if (this.#watched !== null) this.#link.send({ type: "watch", user_ids: this.#watched });
-    for (const [id, seq] of this.#reads) this.#link.send({ type: "read", conversation_id: id, seq });
+    this.#tellReads();
+  }
+
+  #tellReads() {
+    for (const [id, { seq, signIn }] of this.#reads) {
+      if (signIn.userId === this.#userId) this.#link?.send({ type: "read", conversation_id: id, seq });
+    }
+  }
+
+  /** What another user has read is none of this one's. */
+  #dropReads() {
+    for (const [id, { signIn }] of this.#reads) {
+      if (signIn !== this.#signIn && signIn.userId !== this.#userId) this.#reads.delete(id);
+    }
   }
 
   /** @param {Frame} frame */
   #confirmReads(frame) {
     for (const { user_id, seq } of frame.positions ?? []) {
       const told = this.#reads.get(frame.conversation_id);
-      if (user_id === this.#userId && told !== undefined && seq >= told) this.#reads.delete(frame.conversation_id);
+      if (user_id === this.#userId && told !== undefined && seq >= told.seq) this.#reads.delete(frame.conversation_id);
     }
   }
 
   // --- tokens ---
 
-  /** @param {Token} token From login or renewal. */
-  #accept(token) {
+  /**
+   * @param {Token} token From login or renewal.
+   * @param {{isRenewal?: boolean}} [options]
+   */
+  #accept(token, options) {
     this.#isRenewed = true;
-    this.#setToken(token.access_token, token.expires_in);
+    this.#setToken(token.access_token, token.expires_in, options);
     this.#emit("token", token);
   }
 
   /**
    * @param {string | null} token
    * @param {number} expiresIn Seconds; 0 if that is not known.
+   * @param {{isRenewal?: boolean}} [options] `isRenewal`: it is the same user's for certain.
    */
-  #setToken(token, expiresIn) {
+  #setToken(token, expiresIn, { isRenewal = false } = {}) {
     if (token === this.#token) return;
     this.#token = token;
+    if (token !== null && !isRenewal) this.#signedIn();
     this.#expiresAt = 0;
     this.#timers.clear(this.#renewal);
     this.#expiresIn(expiresIn);
-    if (token !== null && this.#link?.isReady) this.#link.send({ type: "auth", token });
+    if (token !== null && this.#link?.isReady) this.#authenticate();
+  }
+
+  /** Somebody signs in. What was written before anybody had is of the first who does. */
+  #signedIn() {
+    if (this.#hasHadToken) this.#signIn = { userId: null };
+    this.#hasHadToken = true;
   }
 
   /** @param {number} seconds How long the token is good for. */
@@ -1421,7 +1502,7 @@ export class PulseClient extends EventTarget {
     try {
       const renewed = await this.#renewedToken();
       if (this.#token !== token || !this.#isRenewed) return;
-      this.#accept(renewed);
+      this.#accept(renewed, { isRenewal: true });
       // The sign-in comes to its end: asking again gains nothing.
       if (this.#expiresAt <= endsAt + SECOND) this.#timers.clear(this.#renewal);
     } catch (error) {

@@ -222,6 +222,99 @@ test("what one user left pending is not sent as another", async () => {
   assert.equal(imported.of("error")[0].code, "other_user");
 });
 
+const login = (name) => () => [200, { access_token: name, token_type: "bearer", expires_in: 3_600 }];
+
+test("what the next user writes before the session is there is that user's", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.close();
+  bench.answer = login("BOB");
+  await bench.client.login("bob", "secret");
+  bench.client.connect();
+  const promise = bench.client.send("a", "by bob", { clientId: "m-1" });
+  bench.client.read("a", 2);
+  bench.socket.session({ user_id: OTHER });
+  assert.equal(await stateOf(promise), "pending");
+  assert.deepEqual(sent(bench.socket), ["m-1"]);
+  assert.equal(bench.socket.of("read").length, 1);
+  assert.equal(bench.client.pending[0].userId, OTHER);
+});
+
+test("what was written before the first session is not sent, nor told as read, by another user's", async () => {
+  for (const signIn of [(client) => client.login("bob", "secret"), (client) => (client.token = "BOB")]) {
+    const bench = new Bench();
+    bench.client.connect();
+    const refused = refusal(bench.client.send("a", "by alice"));
+    bench.client.read("a", 2);
+    bench.client.close();
+    bench.answer = login("BOB");
+    await signIn(bench.client);
+    bench.client.connect();
+    bench.socket.session({ user_id: OTHER });
+    assert.equal((await refused).code, "other_user");
+    assert.deepEqual([sent(bench.socket), bench.socket.of("read")], [[], []]);
+  }
+});
+
+test("the same user's next sign-in sends what is pending, also what was written while signed out", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.send("a", "1", { clientId: "m-1" });
+  bench.answer = () => [401, { code: "invalid_token", message: "no" }];
+  await refusal(bench.client.me());
+  bench.client.send("b", "2", { clientId: "m-2" });
+  bench.answer = login("AGAIN");
+  await bench.client.login("me", "secret");
+  const socket = await bench.online();
+  assert.deepEqual(sent(socket), ["m-1", "m-2"]);
+});
+
+test("what was written before anybody had signed in is sent by the first who does", async () => {
+  const bench = new Bench({ token: null });
+  bench.client.send("a", "x", { clientId: "m-1" });
+  bench.answer = login("ONE");
+  await bench.client.login("me", "secret");
+  assert.deepEqual(sent(await bench.online()), ["m-1"]);
+});
+
+test("a renewal is no sign-in: what was written before the first session is sent", async () => {
+  const bench = new Bench();
+  bench.client.send("a", "x", { clientId: "m-1" });
+  bench.answer = login("NEW");
+  await bench.client.renew();
+  assert.deepEqual(sent(await bench.online()), ["m-1"]);
+});
+
+test("after a new token on the live connection nothing is sent until the server has said whose it is", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive({ type: "auth", expires_in: 3_600 });
+  bench.client.token = "NEW";
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  bench.client.read("a", 3);
+  assert.deepEqual([sent(socket), socket.of("read")], [[], []]);
+  socket.receive({ type: "auth", expires_in: 3_600 });
+  assert.deepEqual([sent(socket), socket.of("read").length], [["m-1"], 1]);
+
+  bench.client.token = "BOB";
+  bench.client.send("b", "by bob", { clientId: "m-2" });
+  socket.receive({ type: "error", code: "invalid_token", content: "The token is another user's" });
+  await bench.clock.advance(0);
+  bench.socket.session({ user_id: OTHER });
+  assert.deepEqual([sent(socket), sent(bench.socket)], [["m-1"], ["m-2"]]);
+  assert.equal((await refusal(promise)).code, "other_user");
+});
+
+test("a token that comes while the connection is being opened with another one is told to it", async () => {
+  const bench = new Bench();
+  bench.client.connect();
+  bench.answer = login("BOB");
+  await bench.client.login("bob", "secret");
+  bench.client.send("a", "by bob", { clientId: "m-1" });
+  bench.socket.session();
+  assert.deepEqual([sent(bench.socket), bench.socket.of("auth")], [[], [{ type: "auth", token: "BOB" }]]);
+});
+
 test("a message that closes the connection by its size is refused, and the others go on", async () => {
   const bench = new Bench();
   const socket = await bench.online();
