@@ -1134,11 +1134,13 @@ export class PulseClient extends EventTarget {
   // --- the connection's life ---
 
   #open() {
-    if (this.#wanted === null || this.#link !== null) return;
+    const wanted = this.#wanted;
+    if (wanted === null || this.#link !== null) return;
     this.#timers.clear(this.#retry);
     this.#retry = null;
     this.#onlineSince = 0;
     this.#setState({ state: "connecting" });
+    if (this.#wanted !== wanted) return; // who was told has closed it, and may have connected again
     const token = this.#token ?? "";
     this.#opened = { token, signIn: this.#signIn };
     try {

@@ -338,6 +338,23 @@ test("close: no timer, no listener, no connection is left", async () => {
   assert.deepEqual(bench.states.slice(-1), ["closed"]);
 });
 
+test("close, and close and connect, by who is told that it connects", async () => {
+  for (const isAgain of [false, true]) {
+    const bench = new Bench();
+    let told = 0;
+    bench.client.addEventListener("state", ({ detail }) => {
+      if (detail.state !== "connecting" || told++ > 0) return;
+      bench.client.close();
+      if (isAgain) bench.client.connect();
+    });
+    bench.client.connect();
+    assert.equal(bench.sockets.length, isAgain ? 1 : 0);
+    bench.client.close();
+    assert.deepEqual(bench.sockets.filter((socket) => !socket.isClosed), []);
+    assert.equal(bench.clock.timers.size, 0);
+  }
+});
+
 test("close while it waits, connects, or asks after the token", async () => {
   const waiting = new Bench();
   (await waiting.online()).end();
