@@ -812,6 +812,11 @@ export class PulseClient extends EventTarget {
   #reads = new Map();
   /** @type {Map<string, number>} when typing was told */
   #typed = new Map();
+  /** @type {Set<"auth" | "watch">} what was refused for the moment */
+  #refusals = new Set();
+  #refusedTimes = 0; // in a row
+  /** @type {{handle: any} | null} */
+  #repeat = null;
 
   /** @param {Options} [options] */
   constructor(options = {}) {
@@ -1128,7 +1133,7 @@ export class PulseClient extends EventTarget {
    */
   watch(userIds) {
     this.#watched = [...userIds];
-    if (this.#link?.isReady) this.#link.send({ type: "watch", user_ids: this.#watched });
+    this.#tellWatched();
   }
 
   // --- the connection's life ---
@@ -1275,7 +1280,7 @@ export class PulseClient extends EventTarget {
     this.#link = null;
     this.#outbox.disconnected();
     this.#timers.clearAll();
-    this.#retry = this.#renewal = null;
+    this.#retry = this.#renewal = this.#repeat = null;
     this.#isRenewed = false;
     this.#window?.removeEventListener("online", this.#hurry);
     this.#window?.removeEventListener("offline", this.#doubt);
@@ -1309,7 +1314,9 @@ export class PulseClient extends EventTarget {
       case "typing":
       case "system":
       case "presence":
+        return this.#emit(frame.type, frame);
       case "users":
+        this.#refusedTimes = 0;
         return this.#emit(frame.type, frame);
     }
   }
@@ -1328,10 +1335,12 @@ export class PulseClient extends EventTarget {
     const { revs, others } = this.#knowledge.resume(this.#resumeMost);
     link.send({ type: "resume", revs, epoch: frame.epoch });
     this.#asked = [];
-    // The answer says how long it is good for, and, if it came while this connection was being opened, whose it is.
-    if (this.#expiresAt === 0 || this.#token !== this.#opened.token) this.#authenticate();
+    this.#refusals.clear();
+    this.#refusedTimes = 0;
     this.#dropReads();
     this.#tellAgain();
+    // The answer says how long it is good for, and, if it came while this connection was being opened, whose it is.
+    if (this.#expiresAt === 0 || this.#token !== this.#opened.token) this.#authenticate();
     this.#outbox.connected((message) => link.send(message), frame.user_id, this.#signIn);
     this.#setState({ state: "online" });
     if (isAfresh) this.#emit("reload", { conversation_id: null });
@@ -1354,6 +1363,7 @@ export class PulseClient extends EventTarget {
   /** @param {Frame} frame The token is the session's user's. */
   #authenticated(frame) {
     const signIn = this.#asked.shift();
+    this.#refusedTimes = 0;
     if (this.#expiresAt === 0) this.#expiresIn(frame.expires_in);
     if (signIn === undefined || signIn.userId !== null) return;
     signIn.userId = this.#userId;
@@ -1396,6 +1406,10 @@ export class PulseClient extends EventTarget {
       this.#ended(4401, frame.content, "", true);
       return undefined;
     }
+    if (frame.code === "unavailable" && frame.client_id === undefined) {
+      if (frame.field === "user_ids") return this.#repeatLater("watch");
+      if (this.#asked.shift() !== undefined) return this.#repeatLater("auth");
+    }
     if (frame.field === "seq" && frame.conversation_id !== undefined) this.#reads.delete(frame.conversation_id);
     if (!this.#outbox.refused(frame)) this.#emit("error", errorOf(frame));
     return undefined;
@@ -1424,8 +1438,34 @@ export class PulseClient extends EventTarget {
   /** What is told once, and may have been lost with a connection or been refused. */
   #tellAgain() {
     if (!this.#link?.isReady) return;
-    if (this.#watched !== null) this.#link.send({ type: "watch", user_ids: this.#watched });
+    if (this.#asked.length > 0) {
+      this.#asked = [];
+      this.#authenticate();
+    }
+    this.#tellWatched();
     this.#tellReads();
+  }
+
+  #tellWatched() {
+    if (this.#watched !== null && this.#link?.isReady) this.#link.send({ type: "watch", user_ids: this.#watched });
+  }
+
+  /** @param {"auth" | "watch"} what The server could not take now. */
+  #repeatLater(what) {
+    this.#refusals.add(what);
+    if (this.#repeat !== null) return;
+    const delay = SECOND + backoff(this.#refusedTimes, this.#random);
+    this.#refusedTimes += 1;
+    this.#repeat = this.#timers.set(delay, () => this.#repeatNow());
+  }
+
+  #repeatNow() {
+    this.#repeat = null;
+    const refusals = [...this.#refusals];
+    this.#refusals.clear();
+    if (!this.#link?.isReady) return; // the next session is told everything
+    if (refusals.includes("auth")) this.#authenticate();
+    if (refusals.includes("watch")) this.#tellWatched();
   }
 
   #tellReads() {

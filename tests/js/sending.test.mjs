@@ -448,3 +448,41 @@ test("whom one watches is told again with every connection, and after rate_limit
   next.receive({ type: "users", users: [{ user_id: OTHER, is_online: true, last_seen_at: null }] });
   assert.equal(bench.of("users")[0].users[0].is_online, true);
 });
+
+const unavailable = (field) => ({ type: "error", code: "unavailable", content: "in a moment", field });
+
+test("whom one watches is told again, later and later, when the server could not take it", async () => {
+  const bench = new Bench();
+  bench.random = 0.999;
+  const socket = await bench.online();
+  bench.client.watch([OTHER]);
+  for (const [index, seconds] of [2, 3, 5].entries()) {
+    socket.receive(unavailable("user_ids"));
+    await bench.clock.advance(seconds * 1_000 - 50);
+    assert.equal(socket.of("watch").length, index + 1);
+    await bench.clock.advance(50);
+    assert.equal(socket.of("watch").length, index + 2);
+  }
+  assert.deepEqual(socket.of("watch").at(-1).user_ids, [OTHER]);
+  assert.deepEqual(bench.of("error"), []);
+  socket.receive(unavailable("user_ids"));
+  const next = await bench.again();
+  await bench.clock.advance(10_000);
+  assert.equal(next.of("watch").length, 1, "a new session is told it anyway");
+});
+
+test("a token is given again when the server could not take it, and after rate_limited", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  assert.equal(socket.of("auth").length, 1);
+  socket.receive(unavailable());
+  await bench.clock.advance(2_000);
+  assert.equal(socket.of("auth").length, 2);
+  socket.receive({ type: "error", code: "rate_limited", content: "slower" });
+  await bench.clock.advance(2_000);
+  assert.equal(socket.of("auth").length, 3);
+  assert.deepEqual([socket.of("watch"), bench.of("error")], [[], []]);
+  socket.receive({ type: "auth", expires_in: 3_600 }, unavailable());
+  await bench.clock.advance(10_000);
+  assert.equal(socket.of("auth").length, 3);
+});
