@@ -812,7 +812,7 @@ export class PulseClient extends EventTarget {
   #reads = new Map();
   /** @type {Map<string, number>} when typing was told */
   #typed = new Map();
-  /** @type {Set<"auth" | "watch">} what was refused for the moment */
+  /** @type {Set<"auth" | "watch" | "read">} what was refused for the moment */
   #refusals = new Set();
   #refusedTimes = 0; // in a row
   /** @type {{handle: any} | null} */
@@ -1410,7 +1410,11 @@ export class PulseClient extends EventTarget {
       if (frame.field === "user_ids") return this.#repeatLater("watch");
       if (this.#asked.shift() !== undefined) return this.#repeatLater("auth");
     }
-    if (frame.field === "seq" && frame.conversation_id !== undefined) this.#reads.delete(frame.conversation_id);
+    if (frame.field === "seq" && frame.client_id === undefined) {
+      if (frame.code === "not_stored") return this.#repeatLater("read");
+      const isFinal = /^(no_such_message|not_a_member|invalid_.*)$/.test(frame.code);
+      if (isFinal && frame.conversation_id !== undefined) this.#reads.delete(frame.conversation_id);
+    }
     if (!this.#outbox.refused(frame)) this.#emit("error", errorOf(frame));
     return undefined;
   }
@@ -1450,7 +1454,7 @@ export class PulseClient extends EventTarget {
     if (this.#watched !== null && this.#link?.isReady) this.#link.send({ type: "watch", user_ids: this.#watched });
   }
 
-  /** @param {"auth" | "watch"} what The server could not take now. */
+  /** @param {"auth" | "watch" | "read"} what The server could not take now. */
   #repeatLater(what) {
     this.#refusals.add(what);
     if (this.#repeat !== null) return;
@@ -1466,6 +1470,7 @@ export class PulseClient extends EventTarget {
     if (!this.#link?.isReady) return; // the next session is told everything
     if (refusals.includes("auth")) this.#authenticate();
     if (refusals.includes("watch")) this.#tellWatched();
+    if (refusals.includes("read")) this.#tellReads();
   }
 
   #tellReads() {
@@ -1485,7 +1490,9 @@ export class PulseClient extends EventTarget {
   #confirmReads(frame) {
     for (const { user_id, seq } of frame.positions ?? []) {
       const told = this.#reads.get(frame.conversation_id);
-      if (user_id === this.#userId && told !== undefined && seq >= told.seq) this.#reads.delete(frame.conversation_id);
+      if (user_id !== this.#userId || told === undefined || seq < told.seq) continue;
+      this.#reads.delete(frame.conversation_id);
+      this.#refusedTimes = 0;
     }
   }
 

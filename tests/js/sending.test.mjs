@@ -426,6 +426,28 @@ test("read positions are told until they are confirmed, the highest of each conv
   assert.deepEqual(reads(await bench.again()), []);
 });
 
+test("a read position that could not be stored is told again, later and later; one that is refused is not", async () => {
+  const bench = new Bench();
+  bench.random = 0.999;
+  const socket = await bench.online();
+  bench.client.read("a", 5);
+  const refuse = (code) => socket.receive({ type: "error", code, field: "seq", content: "no", conversation_id: "a" });
+  for (const [index, seconds] of [2, 3].entries()) {
+    refuse("not_stored");
+    await bench.clock.advance(seconds * 1_000 - 50);
+    assert.equal(socket.of("read").length, index + 1);
+    await bench.clock.advance(50);
+    assert.deepEqual(socket.of("read").at(-1), { type: "read", conversation_id: "a", seq: 5 });
+    assert.equal(socket.of("read").length, index + 2);
+  }
+  assert.deepEqual(bench.of("error"), []);
+  refuse("not_stored");
+  refuse("no_such_message");
+  await bench.clock.advance(10_000);
+  assert.equal(socket.of("read").length, 3);
+  assert.deepEqual(bench.of("error").map(({ code }) => code), ["no_such_message"]);
+});
+
 test("what one user read is not told as another", async () => {
   const bench = new Bench();
   await bench.online();
