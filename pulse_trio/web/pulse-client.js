@@ -399,8 +399,10 @@ class Knowledge {
     this.#conversations.delete(id);
   }
 
+  /** Nothing is known any more, nor what changed while the pages came that are under way. */
   clear() {
     this.#conversations.clear();
+    for (const load of this.#loads) load.changes.clear();
   }
 
   /**
