@@ -639,13 +639,16 @@ class Outbox {
     this.#pace = Math.min(PACE_MOST, Math.max(PACE_LEAST, this.#pace * 2));
   }
 
-  /** The connection was closed for a frame that is too large; returns whether it can have been one of these. */
-  tooLarge() {
-    const encoder = new TextEncoder();
-    const size = (/** @type {Entry} */ entry) => encoder.encode(JSON.stringify(entry.content)).length;
+  /**
+   * The connection was closed for a frame that is too large; returns whether it can have been one of these.
+   * @param {number} other The size of the largest other frame.
+   */
+  tooLarge(other) {
+    const size = (/** @type {Entry} */ entry) => sizeOf(frameOf(entry));
     const sent = [...this.#entries.values()].filter((entry) => entry.isSent);
     if (sent.length === 0) return false;
     const largest = sent.reduce((a, b) => (size(b) > size(a) ? b : a));
+    if (size(largest) <= other) return false;
     const text = "The message is larger than the server takes";
     this.#settle(largest, new PulseError("content_too_long", text, { field: "content", ...largest }));
     return true;
@@ -707,12 +710,7 @@ class Outbox {
         entry.isSent = true;
         entry.tries += 1;
         entry.at = now + answerTime;
-        this.#transmit({
-          type: "message",
-          conversation_id: entry.conversationId,
-          content: entry.content,
-          client_id: entry.clientId,
-        });
+        this.#transmit(frameOf(entry));
         if (this.#pace > 0) this.#pausedUntil = next = now + this.#pace;
       }
       if (entry.at > now) next = Math.min(next, entry.at);
@@ -727,6 +725,19 @@ class Outbox {
  */
 function keyOf(conversationId, clientId) {
   return `${conversationId} ${clientId}`;
+}
+
+/**
+ * @param {{conversationId: string, content: string, clientId: string}} message
+ * @returns {Frame}
+ */
+function frameOf({ conversationId, content, clientId }) {
+  return { type: "message", conversation_id: conversationId, content, client_id: clientId };
+}
+
+/** @param {Frame} frame How many bytes it is. */
+function sizeOf(frame) {
+  return new TextEncoder().encode(JSON.stringify(frame)).length;
 }
 
 /**
@@ -805,6 +816,7 @@ export class PulseClient extends EventTarget {
   #onlineSince = 0;
   #sessions = 0; // how many have begun
   #resumeMost;
+  #resumeSize = 0; // bytes of the newest one
   /** @type {string | null} */
   #userId = null; // of the newest session
 
@@ -1180,7 +1192,7 @@ export class PulseClient extends EventTarget {
   async #ended(code, reason, token, wasOpen) {
     const wanted = this.#wanted;
     if (wanted === null) return;
-    if (code === 1009 && !this.#outbox.tooLarge()) this.#halveResume();
+    if (code === 1009 && !this.#outbox.tooLarge(this.#resumeSize)) this.#halveResume();
     this.#outbox.disconnected();
     if (this.#onlineSince > 0 && this.#timers.now() - this.#onlineSince >= STABLE) this.#attempts = 0;
     const isFirst = this.#attempts === 0;
@@ -1335,7 +1347,9 @@ export class PulseClient extends EventTarget {
     this.#sessions += 1;
     this.#onlineSince = this.#timers.now();
     const { revs, others } = this.#knowledge.resume(this.#resumeMost);
-    link.send({ type: "resume", revs, epoch: frame.epoch });
+    const resume = { type: "resume", revs, epoch: frame.epoch };
+    this.#resumeSize = sizeOf(resume);
+    link.send(resume);
     this.#asked = [];
     this.#refusals.clear();
     this.#refusedTimes = 0;

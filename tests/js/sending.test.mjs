@@ -330,6 +330,21 @@ test("a message that closes the connection by its size is refused, and the other
   assert.equal(await stateOf(small), "pending");
 });
 
+test("a resume that closes the connection by its size is halved, and no smaller message is refused for it", async () => {
+  const bench = new Bench({ resumeConversations: 8 });
+  const socket = await bench.online();
+  for (let index = 0; index < 8; index += 1) socket.receive(message(`conversation ${index}`, index + 1));
+  const promise = bench.client.send("a", "x".repeat(100), { clientId: "m-1" });
+  const next = await bench.again();
+  assert.equal(Object.keys(next.of("resume")[0].revs).length, 8);
+  assert.deepEqual(sent(next), ["m-1"]);
+  const last = await bench.again(1009);
+  assert.equal(Object.keys(last.of("resume")[0].revs).length, 4);
+  assert.equal(await stateOf(promise), "pending");
+  last.end(1009);
+  assert.equal((await refusal(promise)).code, "content_too_long", "which is larger than this resume");
+});
+
 test("the answer to a resend may come out of turn: nothing between is missed", async () => {
   const bench = new Bench();
   const socket = await bench.online();
