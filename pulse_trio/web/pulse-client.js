@@ -493,7 +493,7 @@ class Outbox {
    * @typedef {{conversationId: string, content: string, clientId: string, signIn: SignIn, isSent: boolean,
    *   tries: number, at: number, failures: number, failingSince: number | null, promise: Promise<Frame>,
    *   resolve: (frame: Frame) => void, reject: (error: PulseError) => void}} Entry
-   *   `at`: not to be sent before; of one that is sent, when it is sent again.
+   *   `at`: not to be sent before; of one that is sent, when it is sent again. `failingSince`: of `#connectedTime`.
    * @type {Map<string, Entry>}
    */
   #entries = new Map();
@@ -503,6 +503,8 @@ class Outbox {
   #userId = null;
   /** @type {{handle: any} | null} */
   #timer = null;
+  #connectedAt = 0;
+  #connectedBefore = 0; // milliseconds, of all sessions that have ended
   #pausedUntil = 0;
   #pace = 0;
   #options;
@@ -570,6 +572,8 @@ class Outbox {
       if (entry.signIn.userId === userId || isUnknown) continue;
       this.#settle(entry, new PulseError("other_user", "Another user signed in before this message was sent", entry));
     }
+    this.#connectedBefore = this.#connectedTime();
+    this.#connectedAt = this.#options.timers.now();
     this.#transmit = transmit;
     this.#userId = userId;
     this.#pump();
@@ -582,6 +586,7 @@ class Outbox {
 
   /** The session has ended: what became of the messages that were under way nobody knows. */
   disconnected() {
+    this.#connectedBefore = this.#connectedTime();
     this.#transmit = null;
     this.#options.timers.clear(this.#timer);
     this.#recall();
@@ -611,13 +616,13 @@ class Outbox {
     if (frame.code !== "not_stored" && frame.code !== "unavailable") {
       this.#settle(entry, errorOf(frame, entry));
     } else {
-      const now = timers.now();
-      entry.failingSince ??= now;
-      if (now - entry.failingSince >= storeTime) {
+      const connected = this.#connectedTime();
+      entry.failingSince ??= connected;
+      if (connected - entry.failingSince >= storeTime) {
         this.#settle(entry, errorOf(frame, entry));
       } else {
         entry.isSent = false;
-        entry.at = now + backoff(entry.failures, random);
+        entry.at = timers.now() + backoff(entry.failures, random);
         entry.failures += 1;
       }
     }
@@ -679,6 +684,12 @@ class Outbox {
     this.#entries.delete(keyOf(entry.conversationId, entry.clientId));
     if (outcome instanceof PulseError) entry.reject(outcome);
     else entry.resolve(outcome);
+  }
+
+  /** How long there was a session, in milliseconds: without one nothing can be stored. */
+  #connectedTime() {
+    const current = this.#transmit === null ? 0 : this.#options.timers.now() - this.#connectedAt;
+    return this.#connectedBefore + current;
   }
 
   #recall() {

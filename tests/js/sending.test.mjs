@@ -132,6 +132,23 @@ test("what cannot be stored for long is rejected as not_stored", async () => {
   assert.equal(sent(socket).at(-1), "m-2");
 });
 
+test("the time without a connection is not counted as time in which it could not be stored", async () => {
+  const bench = new Bench({ storeSeconds: 20 });
+  bench.random = 0;
+  let socket = await bench.online();
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  for (let session = 0; session < 3; session += 1) {
+    socket.receive(error("not_stored", "m-1"));
+    await bench.clock.advance(8_000);
+    bench.client.close();
+    await bench.clock.advance(100_000);
+    socket = await bench.online();
+    assert.equal(await stateOf(promise), "pending");
+  }
+  socket.receive(error("not_stored", "m-1"));
+  assert.equal((await refusal(promise)).code, "not_stored");
+});
+
 test("a message that nobody answers is sent again", async () => {
   const bench = new Bench({ answerSeconds: 30 });
   const socket = await bench.online();
