@@ -1212,7 +1212,7 @@ export class PulseClient extends EventTarget {
     if (code === 1012) {
       delay = Math.max(delay, this.#random() * RESTART_SPREAD);
     } else if (code === 4401) {
-      if (this.#token !== token || (await this.#renewed(wanted))) delay = isFirst ? 0 : delay;
+      if (this.#token !== token || (await this.#renewed(wanted, reason))) delay = isFirst ? 0 : delay;
     } else if (code === 4408) {
       delay = isFirst ? 0 : delay;
     } else if (code === 4409) {
@@ -1229,8 +1229,11 @@ export class PulseClient extends EventTarget {
   /**
    * Whether a token that has ended could be renewed; if it cannot be for good, the user is signed out.
    * @param {AbortController} wanted
+   * @param {string} reason Why it has to be.
    */
-  async #renewed(wanted) {
+  async #renewed(wanted, reason) {
+    this.#setState({ state: "connecting", reason });
+    if (wanted.signal.aborted) return false;
     const old = this.#token;
     try {
       const token = await this.#renewedToken(wanted.signal);

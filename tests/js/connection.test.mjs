@@ -141,6 +141,22 @@ test("4401: the token is renewed, and the connection opened at once", async () =
   assert.equal(bench.socket.protocols[1], "bearer.NEW");
 });
 
+test("4401: it is not online while the token is renewed", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.answer = () => later().promise;
+  bench.socket.end(4401, "expired");
+  assert.deepEqual(bench.client.state, { state: "connecting", reason: "expired" });
+  bench.client.close();
+
+  await bench.online();
+  const asked = bench.requests.length;
+  bench.client.addEventListener("state", ({ detail }) => detail.state === "connecting" && bench.client.close());
+  bench.socket.end(4401);
+  await settle();
+  assert.deepEqual([bench.client.state.state, bench.requests.length], ["closed", asked]);
+});
+
 test("4401 and no renewal: signed out", async () => {
   for (const [status, code] of [[401, "invalid_token"], [403, "login_disabled"]]) {
     const bench = new Bench();
