@@ -529,7 +529,7 @@ class Outbox {
   /**
    * @param {PendingMessage} message
    * @param {SignIn} signIn Whose it is.
-   * @param {boolean} isOld It may have been sent by an earlier client.
+   * @param {boolean} isOld It may have been sent before: by an earlier client, or another tab.
    * @returns {Promise<Frame>}
    */
   add({ conversationId, content, clientId }, signIn, isOld = false) {
@@ -593,7 +593,7 @@ class Outbox {
   }
 
   /**
-   * Takes a message's own frame; returns whether it was sent more than once, or undefined if it is none of these.
+   * Takes a message's own frame; returns whether it may have been sent twice, or undefined if it is none of these.
    * @param {Frame} frame
    */
   acknowledge(frame) {
@@ -1124,8 +1124,9 @@ export class PulseClient extends EventTarget {
    * @param {{clientId?: string}} [options] `clientId`: the page's own, 1 to 64 characters; a resend has the same.
    * @returns {Promise<Frame>} The message's own frame: it is stored, and where it stands is its `seq`.
    */
-  send(conversationId, content, { clientId = newClientId() } = {}) {
-    return this.#outbox.add({ conversationId, content: String(content), clientId }, this.#signIn);
+  send(conversationId, content, { clientId } = {}) {
+    const message = { conversationId, content: String(content), clientId: clientId ?? newClientId() };
+    return this.#outbox.add(message, this.#signIn, clientId !== undefined);
   }
 
   /**

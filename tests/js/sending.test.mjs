@@ -373,6 +373,16 @@ test("the answer to a resend may come out of turn: nothing between is missed", a
   assert.deepEqual(bench.of("message").map((frame) => frame.rev), [10, 15, 11, 14, 16]);
 });
 
+test("so may the answer to a message whose clientId the page gave: another client may have sent it before", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 5));
+  bench.client.send("a", "x", { clientId: "m-1" });
+  socket.receive(own("m-1", 9), message("a", 6), message("a", 7), message("a", 8), own("m-1", 9), message("a", 10));
+  assert.deepEqual(bench.of("message").map((frame) => frame.rev), [5, 9, 6, 7, 8, 10]);
+  assert.deepEqual((await bench.again()).of("resume")[0].revs, { a: 10 });
+});
+
 test("a message that was deleted meanwhile is acknowledged by what became of it", async () => {
   const bench = new Bench();
   await bench.online();
