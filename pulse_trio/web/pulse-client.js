@@ -800,6 +800,8 @@ export class PulseClient extends EventTarget {
   #timers;
   #outbox;
   #knowledge = new Knowledge();
+  /** @type {Set<AbortController>} */
+  #requests = new Set();
   /** @type {State} */
   #state = { state: "closed" };
 
@@ -1112,9 +1114,13 @@ export class PulseClient extends EventTarget {
     else this.#open();
   }
 
-  /** Closes the connection. Messages that are not acknowledged stay: `connect` sends them, `pending` shows them. */
+  /**
+   * Closes the connection, and rejects the requests that are under way with `network`. Messages that are not
+   * acknowledged stay: `connect` sends them, `pending` shows them.
+   */
   close() {
     this.#stop("closed by the page");
+    for (const request of this.#requests) request.abort(new Error("the client was closed"));
   }
 
   /**
@@ -1580,7 +1586,7 @@ export class PulseClient extends EventTarget {
     const token = this.#token;
     const endsAt = this.#expiresAt;
     try {
-      const renewed = await this.#renewedToken();
+      const renewed = await this.#renewedToken(this.#wanted?.signal);
       if (this.#token !== token || !this.#isRenewed) return;
       this.#accept(renewed, { isRenewal: true });
       // The sign-in comes to its end: asking again gains nothing.
@@ -1655,6 +1661,7 @@ export class PulseClient extends EventTarget {
     const controller = new AbortController();
     const abort = () => controller.abort();
     options.signal?.addEventListener("abort", abort);
+    this.#requests.add(controller);
     const timer = this.#clock.setTimeout(abort, this.#options.request);
     let response;
     let text;
@@ -1672,6 +1679,7 @@ export class PulseClient extends EventTarget {
       throw new PulseError("network", `No answer to ${method} ${path}: ${String(error)}`);
     } finally {
       this.#clock.clearTimeout(timer);
+      this.#requests.delete(controller);
       options.signal?.removeEventListener("abort", abort);
     }
     const answer = parsed(text);

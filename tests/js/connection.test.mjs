@@ -409,6 +409,24 @@ test("close while a token that has ended is renewed", async () => {
   assert.equal(bench.sockets.length, 1);
 });
 
+test("close: no request is left, neither a renewal nor one of the page", async () => {
+  const bench = new Bench();
+  bench.answer = () => token("ONE", 100);
+  await bench.client.login("me", "password");
+  await bench.online();
+  bench.answer = () => later().promise;
+  await pass(bench, 80);
+  assert.equal(bench.requests.at(-1).path, "/api/auth/renew");
+  const asked = refusal(bench.client.me());
+  assert.ok(bench.requests.slice(-2).every(({ init }) => !init.signal.aborted));
+  bench.client.close();
+  assert.ok(bench.requests.slice(-2).every(({ init }) => init.signal.aborted));
+  assert.equal((await asked).code, "network");
+  await settle();
+  assert.equal(bench.clock.timers.size, 0);
+  assert.deepEqual(bench.of("error"), []);
+});
+
 test("a renewal that is answered after close starts nothing", async () => {
   const bench = new Bench();
   const renewed = later();
