@@ -1114,6 +1114,11 @@ export class PulseClient extends EventTarget {
     else this.#open();
   }
 
+  /** Somebody wants it now: no more waiting for the next attempt. A connection that is there is asked if it lives. */
+  reconnect() {
+    this.#hurry();
+  }
+
   /**
    * Closes the connection, and rejects the requests that are under way with `network`. Messages that are not
    * acknowledged stay: `connect` sends them, `pending` shows them.

@@ -333,6 +333,25 @@ test("who looks at the page again does not wait, and a connection is asked wheth
   assert.equal(bench.client.state.state, "connecting");
 });
 
+test("reconnect: no more waiting; one that connects or is there stays, and a closed one is closed", async () => {
+  const bench = new Bench();
+  bench.client.reconnect();
+  assert.equal(bench.sockets.length, 0);
+  const socket = await bench.online();
+  bench.client.reconnect();
+  assert.equal(socket.of("ping").length, 1);
+  socket.end();
+  await settle();
+  assert.equal(bench.client.state.state, "waiting");
+  bench.client.reconnect();
+  bench.client.reconnect();
+  assert.equal(bench.client.state.state, "connecting");
+  assert.equal(bench.sockets.length, 2);
+  bench.socket.end();
+  await settle();
+  assert.equal(delay(bench), 500, "the backoff begins afresh");
+});
+
 test("close: no timer, no listener, no connection is left", async () => {
   const window = new FakeWindow();
   const bench = new Bench({ window });
