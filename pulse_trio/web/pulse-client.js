@@ -1137,11 +1137,13 @@ export class PulseClient extends EventTarget {
    */
   send(conversationId, content, { clientId } = {}) {
     const message = { conversationId, content: String(content), clientId: clientId ?? newClientId() };
+    this.#typed.delete(conversationId); // for the others a message ends the typing
     return this.#outbox.add(message, this.#signIn, clientId !== undefined);
   }
 
   /**
-   * Tells the others that the user is typing: call it with every key, it is told every two seconds at most.
+   * Tells the others that the user is typing: call it with every key, it is told every two seconds at most, and
+   * at once after a message.
    * @param {string} conversationId
    */
   typing(conversationId) {

@@ -447,6 +447,18 @@ test("typing is told while there is a connection, every two seconds at most", as
   assert.deepEqual(socket.of("typing").map((frame) => frame.conversation_id), ["a", "b", "a", "b"]);
 });
 
+test("typing after a message is told at once", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  bench.client.typing("a");
+  bench.client.typing("b");
+  bench.client.send("a", "x");
+  bench.client.typing("a");
+  bench.client.typing("a");
+  bench.client.typing("b");
+  assert.deepEqual(socket.of("typing").map((frame) => frame.conversation_id), ["a", "b", "a"]);
+});
+
 test("read positions are told until they are confirmed, the highest of each conversation", async () => {
   const bench = new Bench();
   bench.client.read("a", 3);
