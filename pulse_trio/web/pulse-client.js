@@ -1254,6 +1254,7 @@ export class PulseClient extends EventTarget {
       if (!wanted.signal.aborted && this.#token === old) this.#accept(token, { isRenewal: true });
       return true;
     } catch (error) {
+      if (this.#token !== old) return true; // somebody has signed in meanwhile
       const status = error instanceof PulseError ? error.status : 0;
       if (!wanted.signal.aborted && (status === 401 || status === 403)) this.#signOut();
       return false;
@@ -1616,8 +1617,8 @@ export class PulseClient extends EventTarget {
   }
 
   #signOut() {
+    this.#setToken(null, 0); // first: who is told that it is closed may sign in
     this.#stop("signed_out");
-    this.#setToken(null, 0);
     this.#emit("signed_out", null);
   }
 

@@ -157,6 +157,31 @@ test("4401: it is not online while the token is renewed", async () => {
   assert.deepEqual([bench.client.state.state, bench.requests.length], ["closed", asked]);
 });
 
+test("4401 and no renewal, but somebody has signed in meanwhile", async () => {
+  const bench = new Bench();
+  await bench.online();
+  const renewed = later();
+  bench.answer = () => renewed.promise;
+  bench.socket.end(4401);
+  await settle();
+  bench.client.token = "NEW";
+  renewed.resolve([401, { code: "invalid_token", message: "no" }]);
+  await bench.clock.advance(0);
+  assert.equal(bench.socket.protocols[1], "bearer.NEW");
+  assert.deepEqual(bench.of("signed_out"), []);
+});
+
+test("who is told that it is closed may sign in at once", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.addEventListener("state", ({ detail }) => {
+    if (detail.reason === "signed_out") bench.client.token = "NEW";
+  });
+  bench.answer = () => [401, { code: "invalid_token", message: "no" }];
+  await refusal(bench.client.me());
+  assert.equal(bench.client.token, "NEW");
+});
+
 test("4401 and no renewal: signed out", async () => {
   for (const [status, code] of [[401, "invalid_token"], [403, "login_disabled"]]) {
     const bench = new Bench();
