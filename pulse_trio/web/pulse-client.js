@@ -22,6 +22,9 @@
  * @typedef {{conversationId: string, content: string, clientId: string, userId?: string | null}} PendingMessage
  *   A message that is not acknowledged; plain data, which JSON keeps.
  *
+ * @typedef {{userId: string | null}} SignIn Who has signed in: from one token to the next that is no renewal of it. The
+ *   user is null until the server has told it.
+ *
  * @typedef {object} Options
  * @property {string} [url] Where the service is. Default: the page's origin.
  * @property {string | null} [token] A token from an earlier `login`, or of your identity provider.
@@ -396,8 +399,10 @@ class Knowledge {
     this.#conversations.delete(id);
   }
 
+  /** Nothing is known any more, nor what changed while the pages came that are under way. */
   clear() {
     this.#conversations.clear();
+    for (const load of this.#loads) load.changes.clear();
   }
 
   /**
@@ -485,17 +490,21 @@ function messageOf(frame) {
  */
 class Outbox {
   /**
-   * @typedef {{conversationId: string, content: string, clientId: string, userId: string | null, isSent: boolean,
+   * @typedef {{conversationId: string, content: string, clientId: string, signIn: SignIn, isSent: boolean,
    *   tries: number, at: number, failures: number, failingSince: number | null, promise: Promise<Frame>,
    *   resolve: (frame: Frame) => void, reject: (error: PulseError) => void}} Entry
-   *   `at`: not to be sent before; of one that is sent, when it is sent again.
+   *   `at`: not to be sent before; of one that is sent, when it is sent again. `failingSince`: of `#connectedTime`.
    * @type {Map<string, Entry>}
    */
   #entries = new Map();
   /** @type {((frame: Frame) => void) | null} */
   #transmit = null;
+  /** @type {string | null} whose session it is */
+  #userId = null;
   /** @type {{handle: any} | null} */
   #timer = null;
+  #connectedAt = 0;
+  #connectedBefore = 0; // milliseconds, of all sessions that have ended
   #pausedUntil = 0;
   #pace = 0;
   #options;
@@ -509,20 +518,21 @@ class Outbox {
 
   /** @returns {PendingMessage[]} */
   get pending() {
-    return [...this.#entries.values()].map(({ conversationId, content, clientId, userId }) => ({
+    return [...this.#entries.values()].map(({ conversationId, content, clientId, signIn }) => ({
       conversationId,
       content,
       clientId,
-      userId,
+      userId: signIn.userId,
     }));
   }
 
   /**
    * @param {PendingMessage} message
-   * @param {boolean} isOld It may have been sent by an earlier client.
+   * @param {SignIn} signIn Whose it is.
+   * @param {boolean} isOld It may have been sent before: by an earlier client, or another tab.
    * @returns {Promise<Frame>}
    */
-  add({ conversationId, content, clientId, userId = null }, isOld = false) {
+  add({ conversationId, content, clientId }, signIn, isOld = false) {
     const key = keyOf(conversationId, clientId);
     const existing = this.#entries.get(key);
     const about = { conversationId, clientId };
@@ -545,7 +555,7 @@ class Outbox {
       reject = rejected;
     });
     const state = { isSent: false, tries: isOld ? 1 : 0, at: 0, failures: 0, failingSince: null };
-    this.#entries.set(key, { conversationId, content, clientId, userId, ...state, promise, resolve, reject });
+    this.#entries.set(key, { conversationId, content, clientId, signIn, ...state, promise, resolve, reject });
     this.#pump();
     return promise;
   }
@@ -554,28 +564,36 @@ class Outbox {
    * A session has begun.
    * @param {(frame: Frame) => void} transmit
    * @param {string} userId
+   * @param {SignIn} newest Of an earlier one whose user is not known yet nobody will tell it any more.
    */
-  connected(transmit, userId) {
+  connected(transmit, userId, newest) {
     for (const entry of [...this.#entries.values()]) {
-      if (entry.userId !== null && entry.userId !== userId) {
-        this.#settle(entry, new PulseError("other_user", "Another user signed in before this message was sent", entry));
-      } else {
-        entry.userId = userId;
-      }
+      const isUnknown = entry.signIn.userId === null && entry.signIn === newest;
+      if (entry.signIn.userId === userId || isUnknown) continue;
+      this.#settle(entry, new PulseError("other_user", "Another user signed in before this message was sent", entry));
     }
+    this.#connectedBefore = this.#connectedTime();
+    this.#connectedAt = this.#options.timers.now();
     this.#transmit = transmit;
+    this.#userId = userId;
+    this.#pump();
+  }
+
+  /** The user of a sign-in has become known: what waited for that goes on. */
+  identified() {
     this.#pump();
   }
 
   /** The session has ended: what became of the messages that were under way nobody knows. */
   disconnected() {
+    this.#connectedBefore = this.#connectedTime();
     this.#transmit = null;
     this.#options.timers.clear(this.#timer);
     this.#recall();
   }
 
   /**
-   * Takes a message's own frame; returns whether it was sent more than once, or undefined if it is none of these.
+   * Takes a message's own frame; returns whether it may have been sent twice, or undefined if it is none of these.
    * @param {Frame} frame
    */
   acknowledge(frame) {
@@ -598,13 +616,13 @@ class Outbox {
     if (frame.code !== "not_stored" && frame.code !== "unavailable") {
       this.#settle(entry, errorOf(frame, entry));
     } else {
-      const now = timers.now();
-      entry.failingSince ??= now;
-      if (now - entry.failingSince >= storeTime) {
+      const connected = this.#connectedTime();
+      entry.failingSince ??= connected;
+      if (connected - entry.failingSince >= storeTime) {
         this.#settle(entry, errorOf(frame, entry));
       } else {
         entry.isSent = false;
-        entry.at = now + backoff(entry.failures, random);
+        entry.at = timers.now() + backoff(entry.failures, random);
         entry.failures += 1;
       }
     }
@@ -626,13 +644,16 @@ class Outbox {
     this.#pace = Math.min(PACE_MOST, Math.max(PACE_LEAST, this.#pace * 2));
   }
 
-  /** The connection was closed for a frame that is too large; returns whether it can have been one of these. */
-  tooLarge() {
-    const encoder = new TextEncoder();
-    const size = (/** @type {Entry} */ entry) => encoder.encode(JSON.stringify(entry.content)).length;
+  /**
+   * The connection was closed for a frame that is too large; returns whether it can have been one of these.
+   * @param {number} other The size of the largest other frame.
+   */
+  tooLarge(other) {
+    const size = (/** @type {Entry} */ entry) => sizeOf(frameOf(entry));
     const sent = [...this.#entries.values()].filter((entry) => entry.isSent);
     if (sent.length === 0) return false;
     const largest = sent.reduce((a, b) => (size(b) > size(a) ? b : a));
+    if (size(largest) <= other) return false;
     const text = "The message is larger than the server takes";
     this.#settle(largest, new PulseError("content_too_long", text, { field: "content", ...largest }));
     return true;
@@ -665,6 +686,12 @@ class Outbox {
     else entry.resolve(outcome);
   }
 
+  /** How long there was a session, in milliseconds: without one nothing can be stored. */
+  #connectedTime() {
+    const current = this.#transmit === null ? 0 : this.#options.timers.now() - this.#connectedAt;
+    return this.#connectedBefore + current;
+  }
+
   #recall() {
     for (const entry of this.#entries.values()) {
       if (entry.isSent) {
@@ -688,17 +715,13 @@ class Outbox {
       if (now < this.#pausedUntil) break;
       if (seen.has(entry.conversationId)) continue;
       seen.add(entry.conversationId);
+      if (entry.signIn.userId !== this.#userId) continue; // a sign-in that this session does not know yet
       if (entry.at <= now && (entry.isSent || flying < FLYING_MOST)) {
         if (!entry.isSent) flying += 1;
         entry.isSent = true;
         entry.tries += 1;
         entry.at = now + answerTime;
-        this.#transmit({
-          type: "message",
-          conversation_id: entry.conversationId,
-          content: entry.content,
-          client_id: entry.clientId,
-        });
+        this.#transmit(frameOf(entry));
         if (this.#pace > 0) this.#pausedUntil = next = now + this.#pace;
       }
       if (entry.at > now) next = Math.min(next, entry.at);
@@ -713,6 +736,19 @@ class Outbox {
  */
 function keyOf(conversationId, clientId) {
   return `${conversationId} ${clientId}`;
+}
+
+/**
+ * @param {{conversationId: string, content: string, clientId: string}} message
+ * @returns {Frame}
+ */
+function frameOf({ conversationId, content, clientId }) {
+  return { type: "message", conversation_id: conversationId, content, client_id: clientId };
+}
+
+/** @param {Frame} frame How many bytes it is. */
+function sizeOf(frame) {
+  return new TextEncoder().encode(JSON.stringify(frame)).length;
 }
 
 /**
@@ -764,11 +800,18 @@ export class PulseClient extends EventTarget {
   #timers;
   #outbox;
   #knowledge = new Knowledge();
+  /** @type {Set<AbortController>} */
+  #requests = new Set();
   /** @type {State} */
   #state = { state: "closed" };
 
   /** @type {string | null} */
   #token;
+  #hasHadToken;
+  /** @type {SignIn} */
+  #signIn = { userId: null };
+  /** @type {SignIn[]} whose tokens the session was given and has not answered */
+  #asked = [];
   #expiresAt = 0; // 0: not known
   #isRenewed = true; // by itself, until `close`
   /** @type {{handle: any} | null} */
@@ -778,21 +821,29 @@ export class PulseClient extends EventTarget {
   #wanted = null;
   /** @type {Link | null} */
   #link = null;
+  /** @type {{token: string | null, signIn: SignIn}} what it was opened with */
+  #opened = { token: null, signIn: this.#signIn };
   /** @type {{handle: any} | null} */
   #retry = null;
   #attempts = 0;
   #onlineSince = 0;
   #sessions = 0; // how many have begun
   #resumeMost;
+  #resumeSize = 0; // bytes of the newest one
   /** @type {string | null} */
-  #userId = null;
+  #userId = null; // of the newest session
 
   /** @type {string[] | null} */
   #watched = null;
-  /** @type {Map<string, number>} read positions that the server has not confirmed */
+  /** @type {Map<string, {seq: number, signIn: SignIn}>} read positions that the server has not confirmed */
   #reads = new Map();
   /** @type {Map<string, number>} when typing was told */
   #typed = new Map();
+  /** @type {Set<"auth" | "watch" | "read">} what was refused for the moment */
+  #refusals = new Set();
+  #refusedTimes = 0; // in a row
+  /** @type {{handle: any} | null} */
+  #repeat = null;
 
   /** @param {Options} [options] */
   constructor(options = {}) {
@@ -819,6 +870,7 @@ export class PulseClient extends EventTarget {
     };
     this.#timers = new Timers(this.#clock);
     this.#token = options.token ?? null;
+    this.#hasHadToken = this.#token !== null;
     this.#resumeMost = options.resumeConversations ?? 1_000;
     this.#outbox = new Outbox({
       timers: this.#timers,
@@ -828,7 +880,8 @@ export class PulseClient extends EventTarget {
       storeTime: (options.storeSeconds ?? 120) * SECOND,
     });
     for (const message of options.pending ?? []) {
-      this.#outbox.add(message, true).catch((error) => this.#emit("error", error));
+      const signIn = message.userId ? { userId: message.userId } : this.#signIn;
+      this.#outbox.add(message, signIn, true).catch((error) => this.#emit("error", error));
     }
   }
 
@@ -837,7 +890,10 @@ export class PulseClient extends EventTarget {
     return this.#state;
   }
 
-  /** The token, or null. A new one of the same user (of your identity provider) renews the connection. */
+  /**
+   * The token, or null. A new one of the same user (of your identity provider) renews the connection. As it may be
+   * another user's, too, what was written before waits until the server has said whose it is.
+   */
   get token() {
     return this.#token;
   }
@@ -884,7 +940,7 @@ export class PulseClient extends EventTarget {
     const old = this.#token;
     /** @type {Token} */
     const token = await this.#renewedToken();
-    if (this.#token === old) this.#accept(token);
+    if (this.#token === old) this.#accept(token, { isRenewal: true });
     return token;
   }
 
@@ -1058,9 +1114,18 @@ export class PulseClient extends EventTarget {
     else this.#open();
   }
 
-  /** Closes the connection. Messages that are not acknowledged stay: `connect` sends them, `pending` shows them. */
+  /** Somebody wants it now: no more waiting for the next attempt. A connection that is there is asked if it lives. */
+  reconnect() {
+    this.#hurry();
+  }
+
+  /**
+   * Closes the connection, and rejects the requests that are under way with `network`. Messages that are not
+   * acknowledged stay: `connect` sends them, `pending` shows them.
+   */
   close() {
     this.#stop("closed by the page");
+    for (const request of this.#requests) request.abort(new Error("the client was closed"));
   }
 
   /**
@@ -1070,20 +1135,23 @@ export class PulseClient extends EventTarget {
    * @param {{clientId?: string}} [options] `clientId`: the page's own, 1 to 64 characters; a resend has the same.
    * @returns {Promise<Frame>} The message's own frame: it is stored, and where it stands is its `seq`.
    */
-  send(conversationId, content, { clientId = newClientId() } = {}) {
-    return this.#outbox.add({ conversationId, content: String(content), clientId, userId: this.#userId });
+  send(conversationId, content, { clientId } = {}) {
+    const message = { conversationId, content: String(content), clientId: clientId ?? newClientId() };
+    this.#typed.delete(conversationId); // for the others a message ends the typing
+    return this.#outbox.add(message, this.#signIn, clientId !== undefined);
   }
 
   /**
-   * Tells the others that the user is typing: call it with every key, it is told every two seconds at most.
+   * Tells the others that the user is typing: call it with every key, it is told every two seconds at most, and
+   * at once after a message.
    * @param {string} conversationId
    */
   typing(conversationId) {
     const now = this.#timers.now();
-    if (!this.#link?.isReady || now - (this.#typed.get(conversationId) ?? -Infinity) < TYPING_INTERVAL) return;
+    if (!this.#isIdentified() || now - (this.#typed.get(conversationId) ?? -Infinity) < TYPING_INTERVAL) return;
     for (const [id, at] of this.#typed) if (now - at >= TYPING_INTERVAL) this.#typed.delete(id);
     this.#typed.set(conversationId, now);
-    this.#link.send({ type: "typing", conversation_id: conversationId });
+    this.#link?.send({ type: "typing", conversation_id: conversationId });
   }
 
   /**
@@ -1092,9 +1160,10 @@ export class PulseClient extends EventTarget {
    * @param {number} seq
    */
   read(conversationId, seq) {
-    if (seq <= (this.#reads.get(conversationId) ?? 0)) return;
-    this.#reads.set(conversationId, seq);
-    if (this.#link?.isReady) this.#link.send({ type: "read", conversation_id: conversationId, seq });
+    const told = this.#reads.get(conversationId);
+    if (told?.signIn === this.#signIn && seq <= told.seq) return;
+    this.#reads.set(conversationId, { seq, signIn: this.#signIn });
+    if (this.#isIdentified()) this.#link?.send({ type: "read", conversation_id: conversationId, seq });
   }
 
   /**
@@ -1103,18 +1172,21 @@ export class PulseClient extends EventTarget {
    */
   watch(userIds) {
     this.#watched = [...userIds];
-    if (this.#link?.isReady) this.#link.send({ type: "watch", user_ids: this.#watched });
+    this.#tellWatched();
   }
 
   // --- the connection's life ---
 
   #open() {
-    if (this.#wanted === null || this.#link !== null) return;
+    const wanted = this.#wanted;
+    if (wanted === null || this.#link !== null) return;
     this.#timers.clear(this.#retry);
     this.#retry = null;
     this.#onlineSince = 0;
     this.#setState({ state: "connecting" });
+    if (this.#wanted !== wanted) return; // who was told has closed it, and may have connected again
     const token = this.#token ?? "";
+    this.#opened = { token, signIn: this.#signIn };
     try {
       const link = new Link({
         WebSocket: this.#options.WebSocket,
@@ -1145,7 +1217,7 @@ export class PulseClient extends EventTarget {
   async #ended(code, reason, token, wasOpen) {
     const wanted = this.#wanted;
     if (wanted === null) return;
-    if (code === 1009 && !this.#outbox.tooLarge()) this.#halveResume();
+    if (code === 1009 && !this.#outbox.tooLarge(this.#resumeSize)) this.#halveResume();
     this.#outbox.disconnected();
     if (this.#onlineSince > 0 && this.#timers.now() - this.#onlineSince >= STABLE) this.#attempts = 0;
     const isFirst = this.#attempts === 0;
@@ -1154,7 +1226,7 @@ export class PulseClient extends EventTarget {
     if (code === 1012) {
       delay = Math.max(delay, this.#random() * RESTART_SPREAD);
     } else if (code === 4401) {
-      if (this.#token !== token || (await this.#renewed(wanted))) delay = isFirst ? 0 : delay;
+      if (this.#token !== token || (await this.#renewed(wanted, reason))) delay = isFirst ? 0 : delay;
     } else if (code === 4408) {
       delay = isFirst ? 0 : delay;
     } else if (code === 4409) {
@@ -1171,14 +1243,18 @@ export class PulseClient extends EventTarget {
   /**
    * Whether a token that has ended could be renewed; if it cannot be for good, the user is signed out.
    * @param {AbortController} wanted
+   * @param {string} reason Why it has to be.
    */
-  async #renewed(wanted) {
+  async #renewed(wanted, reason) {
+    this.#setState({ state: "connecting", reason });
+    if (wanted.signal.aborted) return false;
     const old = this.#token;
     try {
       const token = await this.#renewedToken(wanted.signal);
-      if (!wanted.signal.aborted && this.#token === old) this.#accept(token);
+      if (!wanted.signal.aborted && this.#token === old) this.#accept(token, { isRenewal: true });
       return true;
     } catch (error) {
+      if (this.#token !== old) return true; // somebody has signed in meanwhile
       const status = error instanceof PulseError ? error.status : 0;
       if (!wanted.signal.aborted && (status === 401 || status === 403)) this.#signOut();
       return false;
@@ -1247,7 +1323,7 @@ export class PulseClient extends EventTarget {
     this.#link = null;
     this.#outbox.disconnected();
     this.#timers.clearAll();
-    this.#retry = this.#renewal = null;
+    this.#retry = this.#renewal = this.#repeat = null;
     this.#isRenewed = false;
     this.#window?.removeEventListener("online", this.#hurry);
     this.#window?.removeEventListener("offline", this.#doubt);
@@ -1269,7 +1345,7 @@ export class PulseClient extends EventTarget {
       case "error":
         return this.#refused(frame);
       case "auth":
-        return this.#expiresAt === 0 ? this.#expiresIn(frame.expires_in) : undefined;
+        return this.#authenticated(frame);
       case "conversation_added":
         this.#knowledge.heardOf(frame.conversation_id);
         return this.#emit(frame.type, frame);
@@ -1281,7 +1357,9 @@ export class PulseClient extends EventTarget {
       case "typing":
       case "system":
       case "presence":
+        return this.#emit(frame.type, frame);
       case "users":
+        this.#refusedTimes = 0;
         return this.#emit(frame.type, frame);
     }
   }
@@ -1290,21 +1368,57 @@ export class PulseClient extends EventTarget {
   #started(frame) {
     const link = /** @type {Link} */ (this.#link);
     const isOther = this.#userId !== null && this.#userId !== frame.user_id;
-    if (isOther) this.#reads.clear();
     const isAfresh = isOther || (this.#knowledge.epoch !== null && this.#knowledge.epoch !== frame.epoch);
     if (isAfresh) this.#knowledge.clear();
     this.#knowledge.epoch = frame.epoch;
     this.#userId = frame.user_id;
+    this.#identify(frame.user_id);
     this.#sessions += 1;
     this.#onlineSince = this.#timers.now();
     const { revs, others } = this.#knowledge.resume(this.#resumeMost);
-    link.send({ type: "resume", revs, epoch: frame.epoch });
-    if (this.#expiresAt === 0) link.send({ type: "auth", token: this.#token }); // says how long it is good for
+    const resume = { type: "resume", revs, epoch: frame.epoch };
+    this.#resumeSize = sizeOf(resume);
+    link.send(resume);
+    this.#asked = [];
+    this.#refusals.clear();
+    this.#refusedTimes = 0;
+    this.#dropReads();
     this.#tellAgain();
-    this.#outbox.connected((message) => link.send(message), frame.user_id);
+    // The answer says how long it is good for, and, if it came while this connection was being opened, whose it is.
+    if (this.#expiresAt === 0 || this.#token !== this.#opened.token) this.#authenticate();
+    this.#outbox.connected((message) => link.send(message), frame.user_id, this.#signIn);
     this.#setState({ state: "online" });
     if (isAfresh) this.#emit("reload", { conversation_id: null });
     for (const id of others) this.#emit("reload", { conversation_id: id });
+  }
+
+  /** @param {string} userId Whose the token is that the session was opened with. */
+  #identify(userId) {
+    const { signIn } = this.#opened;
+    if (signIn.userId === null) signIn.userId = userId;
+    else if (signIn.userId !== userId && signIn === this.#signIn) this.#signIn = { userId };
+  }
+
+  /** Gives the session the newest token. */
+  #authenticate() {
+    this.#asked.push(this.#signIn);
+    this.#link?.send({ type: "auth", token: this.#token });
+  }
+
+  /** @param {Frame} frame The token is the session's user's. */
+  #authenticated(frame) {
+    const signIn = this.#asked.shift();
+    this.#refusedTimes = 0;
+    if (this.#expiresAt === 0) this.#expiresIn(frame.expires_in);
+    if (signIn === undefined || signIn.userId !== null) return;
+    signIn.userId = this.#userId;
+    this.#tellReads();
+    this.#outbox.identified();
+  }
+
+  /** Whether the session is known to be that of who is signed in now. */
+  #isIdentified() {
+    return this.#link?.isReady === true && this.#signIn.userId === this.#userId;
   }
 
   /** @param {Frame} frame */
@@ -1337,7 +1451,15 @@ export class PulseClient extends EventTarget {
       this.#ended(4401, frame.content, "", true);
       return undefined;
     }
-    if (frame.field === "seq" && frame.conversation_id !== undefined) this.#reads.delete(frame.conversation_id);
+    if (frame.code === "unavailable" && frame.client_id === undefined) {
+      if (frame.field === "user_ids") return this.#repeatLater("watch");
+      if (this.#asked.shift() !== undefined) return this.#repeatLater("auth");
+    }
+    if (frame.field === "seq" && frame.client_id === undefined) {
+      if (frame.code === "not_stored") return this.#repeatLater("read");
+      const isFinal = /^(no_such_message|not_a_member|invalid_.*)$/.test(frame.code);
+      if (isFinal && frame.conversation_id !== undefined) this.#reads.delete(frame.conversation_id);
+    }
     if (!this.#outbox.refused(frame)) this.#emit("error", errorOf(frame));
     return undefined;
   }
@@ -1365,38 +1487,91 @@ export class PulseClient extends EventTarget {
   /** What is told once, and may have been lost with a connection or been refused. */
   #tellAgain() {
     if (!this.#link?.isReady) return;
-    if (this.#watched !== null) this.#link.send({ type: "watch", user_ids: this.#watched });
-    for (const [id, seq] of this.#reads) this.#link.send({ type: "read", conversation_id: id, seq });
+    if (this.#asked.length > 0) {
+      this.#asked = [];
+      this.#authenticate();
+    }
+    this.#tellWatched();
+    this.#tellReads();
+  }
+
+  #tellWatched() {
+    if (this.#watched !== null && this.#link?.isReady) this.#link.send({ type: "watch", user_ids: this.#watched });
+  }
+
+  /** @param {"auth" | "watch" | "read"} what The server could not take now. */
+  #repeatLater(what) {
+    this.#refusals.add(what);
+    if (this.#repeat !== null) return;
+    const delay = SECOND + backoff(this.#refusedTimes, this.#random);
+    this.#refusedTimes += 1;
+    this.#repeat = this.#timers.set(delay, () => this.#repeatNow());
+  }
+
+  #repeatNow() {
+    this.#repeat = null;
+    const refusals = [...this.#refusals];
+    this.#refusals.clear();
+    if (!this.#link?.isReady) return; // the next session is told everything
+    if (refusals.includes("auth")) this.#authenticate();
+    if (refusals.includes("watch")) this.#tellWatched();
+    if (refusals.includes("read")) this.#tellReads();
+  }
+
+  #tellReads() {
+    for (const [id, { seq, signIn }] of this.#reads) {
+      if (signIn.userId === this.#userId) this.#link?.send({ type: "read", conversation_id: id, seq });
+    }
+  }
+
+  /** What another user has read is none of this one's. */
+  #dropReads() {
+    for (const [id, { signIn }] of this.#reads) {
+      if (signIn !== this.#signIn && signIn.userId !== this.#userId) this.#reads.delete(id);
+    }
   }
 
   /** @param {Frame} frame */
   #confirmReads(frame) {
     for (const { user_id, seq } of frame.positions ?? []) {
       const told = this.#reads.get(frame.conversation_id);
-      if (user_id === this.#userId && told !== undefined && seq >= told) this.#reads.delete(frame.conversation_id);
+      if (user_id !== this.#userId || told === undefined || seq < told.seq) continue;
+      this.#reads.delete(frame.conversation_id);
+      this.#refusedTimes = 0;
     }
   }
 
   // --- tokens ---
 
-  /** @param {Token} token From login or renewal. */
-  #accept(token) {
+  /**
+   * @param {Token} token From login or renewal.
+   * @param {{isRenewal?: boolean}} [options]
+   */
+  #accept(token, options) {
     this.#isRenewed = true;
-    this.#setToken(token.access_token, token.expires_in);
+    this.#setToken(token.access_token, token.expires_in, options);
     this.#emit("token", token);
   }
 
   /**
    * @param {string | null} token
    * @param {number} expiresIn Seconds; 0 if that is not known.
+   * @param {{isRenewal?: boolean}} [options] `isRenewal`: it is the same user's for certain.
    */
-  #setToken(token, expiresIn) {
+  #setToken(token, expiresIn, { isRenewal = false } = {}) {
     if (token === this.#token) return;
     this.#token = token;
+    if (token !== null && !isRenewal) this.#signedIn();
     this.#expiresAt = 0;
     this.#timers.clear(this.#renewal);
     this.#expiresIn(expiresIn);
-    if (token !== null && this.#link?.isReady) this.#link.send({ type: "auth", token });
+    if (token !== null && this.#link?.isReady) this.#authenticate();
+  }
+
+  /** Somebody signs in. What was written before anybody had is of the first who does. */
+  #signedIn() {
+    if (this.#hasHadToken) this.#signIn = { userId: null };
+    this.#hasHadToken = true;
   }
 
   /** @param {number} seconds How long the token is good for. */
@@ -1419,9 +1594,9 @@ export class PulseClient extends EventTarget {
     const token = this.#token;
     const endsAt = this.#expiresAt;
     try {
-      const renewed = await this.#renewedToken();
+      const renewed = await this.#renewedToken(this.#wanted?.signal);
       if (this.#token !== token || !this.#isRenewed) return;
-      this.#accept(renewed);
+      this.#accept(renewed, { isRenewal: true });
       // The sign-in comes to its end: asking again gains nothing.
       if (this.#expiresAt <= endsAt + SECOND) this.#timers.clear(this.#renewal);
     } catch (error) {
@@ -1442,8 +1617,8 @@ export class PulseClient extends EventTarget {
   }
 
   #signOut() {
+    this.#setToken(null, 0); // first: who is told that it is closed may sign in
     this.#stop("signed_out");
-    this.#setToken(null, 0);
     this.#emit("signed_out", null);
   }
 
@@ -1494,6 +1669,7 @@ export class PulseClient extends EventTarget {
     const controller = new AbortController();
     const abort = () => controller.abort();
     options.signal?.addEventListener("abort", abort);
+    this.#requests.add(controller);
     const timer = this.#clock.setTimeout(abort, this.#options.request);
     let response;
     let text;
@@ -1511,6 +1687,7 @@ export class PulseClient extends EventTarget {
       throw new PulseError("network", `No answer to ${method} ${path}: ${String(error)}`);
     } finally {
       this.#clock.clearTimeout(timer);
+      this.#requests.delete(controller);
       options.signal?.removeEventListener("abort", abort);
     }
     const answer = parsed(text);

@@ -141,6 +141,47 @@ test("4401: the token is renewed, and the connection opened at once", async () =
   assert.equal(bench.socket.protocols[1], "bearer.NEW");
 });
 
+test("4401: it is not online while the token is renewed", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.answer = () => later().promise;
+  bench.socket.end(4401, "expired");
+  assert.deepEqual(bench.client.state, { state: "connecting", reason: "expired" });
+  bench.client.close();
+
+  await bench.online();
+  const asked = bench.requests.length;
+  bench.client.addEventListener("state", ({ detail }) => detail.state === "connecting" && bench.client.close());
+  bench.socket.end(4401);
+  await settle();
+  assert.deepEqual([bench.client.state.state, bench.requests.length], ["closed", asked]);
+});
+
+test("4401 and no renewal, but somebody has signed in meanwhile", async () => {
+  const bench = new Bench();
+  await bench.online();
+  const renewed = later();
+  bench.answer = () => renewed.promise;
+  bench.socket.end(4401);
+  await settle();
+  bench.client.token = "NEW";
+  renewed.resolve([401, { code: "invalid_token", message: "no" }]);
+  await bench.clock.advance(0);
+  assert.equal(bench.socket.protocols[1], "bearer.NEW");
+  assert.deepEqual(bench.of("signed_out"), []);
+});
+
+test("who is told that it is closed may sign in at once", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.addEventListener("state", ({ detail }) => {
+    if (detail.reason === "signed_out") bench.client.token = "NEW";
+  });
+  bench.answer = () => [401, { code: "invalid_token", message: "no" }];
+  await refusal(bench.client.me());
+  assert.equal(bench.client.token, "NEW");
+});
+
 test("4401 and no renewal: signed out", async () => {
   for (const [status, code] of [[401, "invalid_token"], [403, "login_disabled"]]) {
     const bench = new Bench();
@@ -317,6 +358,25 @@ test("who looks at the page again does not wait, and a connection is asked wheth
   assert.equal(bench.client.state.state, "connecting");
 });
 
+test("reconnect: no more waiting; one that connects or is there stays, and a closed one is closed", async () => {
+  const bench = new Bench();
+  bench.client.reconnect();
+  assert.equal(bench.sockets.length, 0);
+  const socket = await bench.online();
+  bench.client.reconnect();
+  assert.equal(socket.of("ping").length, 1);
+  socket.end();
+  await settle();
+  assert.equal(bench.client.state.state, "waiting");
+  bench.client.reconnect();
+  bench.client.reconnect();
+  assert.equal(bench.client.state.state, "connecting");
+  assert.equal(bench.sockets.length, 2);
+  bench.socket.end();
+  await settle();
+  assert.equal(delay(bench), 500, "the backoff begins afresh");
+});
+
 test("close: no timer, no listener, no connection is left", async () => {
   const window = new FakeWindow();
   const bench = new Bench({ window });
@@ -336,6 +396,23 @@ test("close: no timer, no listener, no connection is left", async () => {
   await bench.clock.advance(100_000);
   assert.equal(bench.sockets.length, 1);
   assert.deepEqual(bench.states.slice(-1), ["closed"]);
+});
+
+test("close, and close and connect, by who is told that it connects", async () => {
+  for (const isAgain of [false, true]) {
+    const bench = new Bench();
+    let told = 0;
+    bench.client.addEventListener("state", ({ detail }) => {
+      if (detail.state !== "connecting" || told++ > 0) return;
+      bench.client.close();
+      if (isAgain) bench.client.connect();
+    });
+    bench.client.connect();
+    assert.equal(bench.sockets.length, isAgain ? 1 : 0);
+    bench.client.close();
+    assert.deepEqual(bench.sockets.filter((socket) => !socket.isClosed), []);
+    assert.equal(bench.clock.timers.size, 0);
+  }
 });
 
 test("close while it waits, connects, or asks after the token", async () => {
@@ -374,6 +451,24 @@ test("close while a token that has ended is renewed", async () => {
   assert.equal(bench.clock.timers.size, 0);
   assert.equal(bench.client.token, "TOKEN");
   assert.equal(bench.sockets.length, 1);
+});
+
+test("close: no request is left, neither a renewal nor one of the page", async () => {
+  const bench = new Bench();
+  bench.answer = () => token("ONE", 100);
+  await bench.client.login("me", "password");
+  await bench.online();
+  bench.answer = () => later().promise;
+  await pass(bench, 80);
+  assert.equal(bench.requests.at(-1).path, "/api/auth/renew");
+  const asked = refusal(bench.client.me());
+  assert.ok(bench.requests.slice(-2).every(({ init }) => !init.signal.aborted));
+  bench.client.close();
+  assert.ok(bench.requests.slice(-2).every(({ init }) => init.signal.aborted));
+  assert.equal((await asked).code, "network");
+  await settle();
+  assert.equal(bench.clock.timers.size, 0);
+  assert.deepEqual(bench.of("error"), []);
 });
 
 test("a renewal that is answered after close starts nothing", async () => {

@@ -300,3 +300,20 @@ test("another user's knowledge is not used", async () => {
   assert.deepEqual(resumed(next), [{}]);
   assert.deepEqual(bench.of("reload"), [{ conversation_id: null }]);
 });
+
+test("a history that is under way when another history begins has nothing of the lost one", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 1));
+  const first = later();
+  bench.answer = () => first.promise;
+  const loaded = bench.client.history("a");
+  await settle();
+  socket.receive(message("a", 2, { content: "lost" }), message("a", 3, { content: "lost, too" }));
+  socket.end();
+  await bench.clock.advance(500);
+  bench.socket.session({ epoch: "another" });
+  bench.answer = () => [200, page("a", [2, 2], [1, 1])];
+  first.resolve([200, page("a", [3, 3], [2, 2], [1, 1])]);
+  assert.deepEqual((await loaded).messages.map(({ seq, content }) => [seq, content]), [[2, "content of 2"], [1, "content of 1"]]);
+});

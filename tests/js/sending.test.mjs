@@ -132,6 +132,23 @@ test("what cannot be stored for long is rejected as not_stored", async () => {
   assert.equal(sent(socket).at(-1), "m-2");
 });
 
+test("the time without a connection is not counted as time in which it could not be stored", async () => {
+  const bench = new Bench({ storeSeconds: 20 });
+  bench.random = 0;
+  let socket = await bench.online();
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  for (let session = 0; session < 3; session += 1) {
+    socket.receive(error("not_stored", "m-1"));
+    await bench.clock.advance(8_000);
+    bench.client.close();
+    await bench.clock.advance(100_000);
+    socket = await bench.online();
+    assert.equal(await stateOf(promise), "pending");
+  }
+  socket.receive(error("not_stored", "m-1"));
+  assert.equal((await refusal(promise)).code, "not_stored");
+});
+
 test("a message that nobody answers is sent again", async () => {
   const bench = new Bench({ answerSeconds: 30 });
   const socket = await bench.online();
@@ -222,6 +239,99 @@ test("what one user left pending is not sent as another", async () => {
   assert.equal(imported.of("error")[0].code, "other_user");
 });
 
+const login = (name) => () => [200, { access_token: name, token_type: "bearer", expires_in: 3_600 }];
+
+test("what the next user writes before the session is there is that user's", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.close();
+  bench.answer = login("BOB");
+  await bench.client.login("bob", "secret");
+  bench.client.connect();
+  const promise = bench.client.send("a", "by bob", { clientId: "m-1" });
+  bench.client.read("a", 2);
+  bench.socket.session({ user_id: OTHER });
+  assert.equal(await stateOf(promise), "pending");
+  assert.deepEqual(sent(bench.socket), ["m-1"]);
+  assert.equal(bench.socket.of("read").length, 1);
+  assert.equal(bench.client.pending[0].userId, OTHER);
+});
+
+test("what was written before the first session is not sent, nor told as read, by another user's", async () => {
+  for (const signIn of [(client) => client.login("bob", "secret"), (client) => (client.token = "BOB")]) {
+    const bench = new Bench();
+    bench.client.connect();
+    const refused = refusal(bench.client.send("a", "by alice"));
+    bench.client.read("a", 2);
+    bench.client.close();
+    bench.answer = login("BOB");
+    await signIn(bench.client);
+    bench.client.connect();
+    bench.socket.session({ user_id: OTHER });
+    assert.equal((await refused).code, "other_user");
+    assert.deepEqual([sent(bench.socket), bench.socket.of("read")], [[], []]);
+  }
+});
+
+test("the same user's next sign-in sends what is pending, also what was written while signed out", async () => {
+  const bench = new Bench();
+  await bench.online();
+  bench.client.send("a", "1", { clientId: "m-1" });
+  bench.answer = () => [401, { code: "invalid_token", message: "no" }];
+  await refusal(bench.client.me());
+  bench.client.send("b", "2", { clientId: "m-2" });
+  bench.answer = login("AGAIN");
+  await bench.client.login("me", "secret");
+  const socket = await bench.online();
+  assert.deepEqual(sent(socket), ["m-1", "m-2"]);
+});
+
+test("what was written before anybody had signed in is sent by the first who does", async () => {
+  const bench = new Bench({ token: null });
+  bench.client.send("a", "x", { clientId: "m-1" });
+  bench.answer = login("ONE");
+  await bench.client.login("me", "secret");
+  assert.deepEqual(sent(await bench.online()), ["m-1"]);
+});
+
+test("a renewal is no sign-in: what was written before the first session is sent", async () => {
+  const bench = new Bench();
+  bench.client.send("a", "x", { clientId: "m-1" });
+  bench.answer = login("NEW");
+  await bench.client.renew();
+  assert.deepEqual(sent(await bench.online()), ["m-1"]);
+});
+
+test("after a new token on the live connection nothing is sent until the server has said whose it is", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive({ type: "auth", expires_in: 3_600 });
+  bench.client.token = "NEW";
+  const promise = bench.client.send("a", "x", { clientId: "m-1" });
+  bench.client.read("a", 3);
+  assert.deepEqual([sent(socket), socket.of("read")], [[], []]);
+  socket.receive({ type: "auth", expires_in: 3_600 });
+  assert.deepEqual([sent(socket), socket.of("read").length], [["m-1"], 1]);
+
+  bench.client.token = "BOB";
+  bench.client.send("b", "by bob", { clientId: "m-2" });
+  socket.receive({ type: "error", code: "invalid_token", content: "The token is another user's" });
+  await bench.clock.advance(0);
+  bench.socket.session({ user_id: OTHER });
+  assert.deepEqual([sent(socket), sent(bench.socket)], [["m-1"], ["m-2"]]);
+  assert.equal((await refusal(promise)).code, "other_user");
+});
+
+test("a token that comes while the connection is being opened with another one is told to it", async () => {
+  const bench = new Bench();
+  bench.client.connect();
+  bench.answer = login("BOB");
+  await bench.client.login("bob", "secret");
+  bench.client.send("a", "by bob", { clientId: "m-1" });
+  bench.socket.session();
+  assert.deepEqual([sent(bench.socket), bench.socket.of("auth")], [[], [{ type: "auth", token: "BOB" }]]);
+});
+
 test("a message that closes the connection by its size is refused, and the others go on", async () => {
   const bench = new Bench();
   const socket = await bench.online();
@@ -237,6 +347,21 @@ test("a message that closes the connection by its size is refused, and the other
   assert.equal(await stateOf(small), "pending");
 });
 
+test("a resume that closes the connection by its size is halved, and no smaller message is refused for it", async () => {
+  const bench = new Bench({ resumeConversations: 8 });
+  const socket = await bench.online();
+  for (let index = 0; index < 8; index += 1) socket.receive(message(`conversation ${index}`, index + 1));
+  const promise = bench.client.send("a", "x".repeat(100), { clientId: "m-1" });
+  const next = await bench.again();
+  assert.equal(Object.keys(next.of("resume")[0].revs).length, 8);
+  assert.deepEqual(sent(next), ["m-1"]);
+  const last = await bench.again(1009);
+  assert.equal(Object.keys(last.of("resume")[0].revs).length, 4);
+  assert.equal(await stateOf(promise), "pending");
+  last.end(1009);
+  assert.equal((await refusal(promise)).code, "content_too_long", "which is larger than this resume");
+});
+
 test("the answer to a resend may come out of turn: nothing between is missed", async () => {
   const bench = new Bench();
   const socket = await bench.online();
@@ -246,6 +371,16 @@ test("the answer to a resend may come out of turn: nothing between is missed", a
   next.receive(own("m-1", 15), message("a", 11), message("a", 14), own("m-1", 15), message("a", 16));
   assert.equal((await promise).rev, 15);
   assert.deepEqual(bench.of("message").map((frame) => frame.rev), [10, 15, 11, 14, 16]);
+});
+
+test("so may the answer to a message whose clientId the page gave: another client may have sent it before", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 5));
+  bench.client.send("a", "x", { clientId: "m-1" });
+  socket.receive(own("m-1", 9), message("a", 6), message("a", 7), message("a", 8), own("m-1", 9), message("a", 10));
+  assert.deepEqual(bench.of("message").map((frame) => frame.rev), [5, 9, 6, 7, 8, 10]);
+  assert.deepEqual((await bench.again()).of("resume")[0].revs, { a: 10 });
 });
 
 test("a message that was deleted meanwhile is acknowledged by what became of it", async () => {
@@ -312,6 +447,18 @@ test("typing is told while there is a connection, every two seconds at most", as
   assert.deepEqual(socket.of("typing").map((frame) => frame.conversation_id), ["a", "b", "a", "b"]);
 });
 
+test("typing after a message is told at once", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  bench.client.typing("a");
+  bench.client.typing("b");
+  bench.client.send("a", "x");
+  bench.client.typing("a");
+  bench.client.typing("a");
+  bench.client.typing("b");
+  assert.deepEqual(socket.of("typing").map((frame) => frame.conversation_id), ["a", "b", "a"]);
+});
+
 test("read positions are told until they are confirmed, the highest of each conversation", async () => {
   const bench = new Bench();
   bench.client.read("a", 3);
@@ -331,6 +478,28 @@ test("read positions are told until they are confirmed, the highest of each conv
   next.receive({ type: "error", code: "no_such_message", field: "seq", content: "beyond", conversation_id: "a" });
   assert.deepEqual(bench.of("error").map(({ code }) => code), ["no_such_message"]);
   assert.deepEqual(reads(await bench.again()), []);
+});
+
+test("a read position that could not be stored is told again, later and later; one that is refused is not", async () => {
+  const bench = new Bench();
+  bench.random = 0.999;
+  const socket = await bench.online();
+  bench.client.read("a", 5);
+  const refuse = (code) => socket.receive({ type: "error", code, field: "seq", content: "no", conversation_id: "a" });
+  for (const [index, seconds] of [2, 3].entries()) {
+    refuse("not_stored");
+    await bench.clock.advance(seconds * 1_000 - 50);
+    assert.equal(socket.of("read").length, index + 1);
+    await bench.clock.advance(50);
+    assert.deepEqual(socket.of("read").at(-1), { type: "read", conversation_id: "a", seq: 5 });
+    assert.equal(socket.of("read").length, index + 2);
+  }
+  assert.deepEqual(bench.of("error"), []);
+  refuse("not_stored");
+  refuse("no_such_message");
+  await bench.clock.advance(10_000);
+  assert.equal(socket.of("read").length, 3);
+  assert.deepEqual(bench.of("error").map(({ code }) => code), ["no_such_message"]);
 });
 
 test("what one user read is not told as another", async () => {
@@ -354,4 +523,42 @@ test("whom one watches is told again with every connection, and after rate_limit
   assert.deepEqual(watched(next), [[], []]);
   next.receive({ type: "users", users: [{ user_id: OTHER, is_online: true, last_seen_at: null }] });
   assert.equal(bench.of("users")[0].users[0].is_online, true);
+});
+
+const unavailable = (field) => ({ type: "error", code: "unavailable", content: "in a moment", field });
+
+test("whom one watches is told again, later and later, when the server could not take it", async () => {
+  const bench = new Bench();
+  bench.random = 0.999;
+  const socket = await bench.online();
+  bench.client.watch([OTHER]);
+  for (const [index, seconds] of [2, 3, 5].entries()) {
+    socket.receive(unavailable("user_ids"));
+    await bench.clock.advance(seconds * 1_000 - 50);
+    assert.equal(socket.of("watch").length, index + 1);
+    await bench.clock.advance(50);
+    assert.equal(socket.of("watch").length, index + 2);
+  }
+  assert.deepEqual(socket.of("watch").at(-1).user_ids, [OTHER]);
+  assert.deepEqual(bench.of("error"), []);
+  socket.receive(unavailable("user_ids"));
+  const next = await bench.again();
+  await bench.clock.advance(10_000);
+  assert.equal(next.of("watch").length, 1, "a new session is told it anyway");
+});
+
+test("a token is given again when the server could not take it, and after rate_limited", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  assert.equal(socket.of("auth").length, 1);
+  socket.receive(unavailable());
+  await bench.clock.advance(2_000);
+  assert.equal(socket.of("auth").length, 2);
+  socket.receive({ type: "error", code: "rate_limited", content: "slower" });
+  await bench.clock.advance(2_000);
+  assert.equal(socket.of("auth").length, 3);
+  assert.deepEqual([socket.of("watch"), bench.of("error")], [[], []]);
+  socket.receive({ type: "auth", expires_in: 3_600 }, unavailable());
+  await bench.clock.advance(10_000);
+  assert.equal(socket.of("auth").length, 3);
 });

@@ -30,8 +30,9 @@ export class Banner {
   }
 
   _hurry() {
-    this._store.client.close();
-    this._store.client.connect();
+    const { client, connection } = this._store;
+    if (connection.state === "closed") client.connect();
+    else client.reconnect();
   }
 
   _show() {

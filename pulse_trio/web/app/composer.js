@@ -5,7 +5,6 @@ import { countCharacters } from "./text.js";
 
 const MOST = Number(document.querySelector('meta[name="pulse-max-content-chars"]').content);
 const HINT_FROM = Math.min(200, Math.floor(MOST / 10)); // characters that are left when the count shows
-const TYPING_MS = 2100;
 
 export class Composer {
   constructor(store, client, { onSent, lastOwn }) {
@@ -16,7 +15,6 @@ export class Composer {
     this._id = null;
     this._drafts = new Map(); // conversation id → text
     this._edited = null; // the message that is being edited
-    this._typingTimer = 0;
     this._field = h("textarea", { id: "composer", rows: 1, dir: "auto", placeholder: "Message", "aria-label": "Message", "aria-describedby": "composer-count", enterkeyhint: "send", autocomplete: "off", oninput: () => this._onInput(), onkeydown: (event) => this._onKey(event) });
     this._count = h("span", { id: "composer-count", class: "count" });
     this._send = h("button", { type: "submit", class: "send", "aria-label": "Send", title: "Send" }, icon("send"));
@@ -65,14 +63,7 @@ export class Composer {
 
   _onInput() {
     this._fit();
-    if (this._field.value.trim() === "" || this._edited !== null) return;
-    this._client.typing(this._id);
-    // The client tells it every two seconds at most: what it kept back now is told then.
-    clearTimeout(this._typingTimer);
-    const id = this._id;
-    this._typingTimer = setTimeout(() => {
-      if (id === this._id && this._field.value.trim() !== "") this._client.typing(id);
-    }, TYPING_MS);
+    if (this._field.value.trim() !== "" && this._edited === null) this._client.typing(this._id);
   }
 
   /** The height that the text needs, and how many characters are left. */

@@ -323,6 +323,7 @@ export class Store extends EventTarget {
   }
 
   _reload(id) {
+    if (id === null) this._positions.clear(); // after a restored backup they are of messages that are lost
     for (const [other, timeline] of this.timelines) {
       if (id !== null && other !== id) continue;
       if (other !== this.openId) this.timelines.delete(other);
