@@ -18,6 +18,7 @@ from pulse_trio.client import (
     NotStored,
     ReadPositions,
     Refused,
+    Reset,
     Room,
     Typing,
     Warned,
@@ -208,9 +209,17 @@ class Chat:
                     self._mine = event
             case MessageEdited(message) | MessageDeleted(message) if message.rev <= self._shown.get(message.seq, 0):
                 return []
+            case Reset():
+                self._forget(event)
             case ReadPositions() | Warned():
                 return []
         return self._lines.of(event)
+
+    def _forget(self, reset: Reset) -> None:
+        """What is known of messages is of the history that is lost: there are others under these numbers now."""
+        self._shown.clear()
+        self._mine = None
+        self._oldest = reset.last_seq + 1
 
     async def _tick(self) -> None:
         """Takes away who has stopped typing."""

@@ -102,6 +102,7 @@ async def _follow(client: Client, room: Room, output: Output, what: Range) -> No
             await output.write(line)
         if isinstance(event, Reset):
             target = event.last_rev
+            known.clear()  # seq and rev begin again there: what is new may have numbers of what is lost
 
 
 def line_of(event: Event) -> str:
