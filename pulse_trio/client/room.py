@@ -99,10 +99,12 @@ class Room:
         self._places = trio.Semaphore(SENDS_AT_ONCE)
         self._failure: ClientError | trio.ClosedResourceError | None = None
         self._cursor = after  # the highest rev that was put into `_events`
+        self._epoch = epoch  # what `_cursor` belongs to
         self._read_rev = after or 0
-        self._epoch = epoch
+        self._read_epoch = epoch
         self._head_seq = conversation.last_seq
         self._head_rev = conversation.last_rev
+        self._head_epoch = conversation.epoch
         self._target_rev = 0  # caught up there, a new connection has told what was missed
         self._active: frozenset[UUID] = frozenset()
         self._names = {member.id: member.username for member in conversation.users}
@@ -125,13 +127,18 @@ class Room:
 
     @property
     def epoch(self) -> str:
-        """Which history `rev` belongs to."""
-        return self._epoch or ""
+        """Which history `rev` belongs to; another one after a `Reset`. Empty as long as that is not known."""
+        return self._read_epoch or ""
 
     @property
     def head_rev(self) -> int:
         """The highest rev of the conversation when the present connection began, or that came since."""
         return self._head_rev
+
+    @property
+    def head_epoch(self) -> str:
+        """Which history `head_rev` belongs to: not the one of `rev` if a `Reset` is to come."""
+        return self._head_epoch
 
     @property
     def last_seq(self) -> int:
@@ -217,8 +224,8 @@ class Room:
         match event:
             case Message(rev=rev) | MessageEdited(Message(rev=rev)) | MessageDeleted(Message(rev=rev)):
                 self._read_rev = rev
-            case Reset(last_rev=rev):
-                self._read_rev = rev
+            case Reset(last_rev=rev, epoch=epoch):
+                self._read_rev, self._read_epoch = rev, epoch
         self._tell()
         return event
 
@@ -357,16 +364,16 @@ class Room:
     def _joined(self, frame: SystemFrame) -> None:
         is_first = not self._was_joined
         was_known = self._cursor is not None
-        self._head_rev, self._head_seq = frame.last_rev, frame.last_seq
+        self._head_rev, self._head_seq, self._head_epoch = frame.last_rev, frame.last_seq, frame.epoch
         self._target_rev = frame.last_rev
         self._take_head(frame)
         if not was_known:
             self._cursor = frame.last_rev
             self._epoch = frame.epoch
-            if is_first:
-                self._read_rev = frame.last_rev
+            if is_first and not self._was_reset:
+                self._read_rev, self._read_epoch = frame.last_rev, frame.epoch
         elif self._epoch is None:
-            self._epoch = frame.epoch
+            self._epoch = self._read_epoch = frame.epoch
         self._is_caught_up = self._cursor is not None and self._cursor >= frame.last_rev
         self._was_joined = self._is_online = True
         self._has_fresh_token = False

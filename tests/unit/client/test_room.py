@@ -507,6 +507,45 @@ async def test_a_history_that_was_rolled_back_is_told_once_it_is_live_again(
     assert await seqs(room, 1) == [2]
 
 
+async def test_rev_and_epoch_are_of_one_history_until_the_reset_is_received(
+    autojump_clock: MockClock, joined: Joined_
+) -> None:
+    room, server, peer, _ = joined
+    await peer.send(message_frame(1), message_frame(2))
+    assert await seqs(room, 1) == [1]
+    await peer.close(4409)
+    peer = await server.accept()
+    assert (room.rev, room.epoch) == (1, EPOCH), "while there is no connection"
+    await peer.greet(1, epoch="another")
+    await peer.send(message_frame(2))
+    await trio.testing.wait_all_tasks_blocked()
+    assert (room.rev, room.epoch) == (1, EPOCH), "what follows may be lost, and is to be told again"
+    assert (room.head_rev, room.head_epoch) == (2, "another")
+    assert await seqs(room, 1) == [2]
+    assert (room.rev, room.epoch) == (2, EPOCH)
+    await event_of(room, Reset)
+    assert (room.rev, room.epoch) == (1, "another")
+    assert await seqs(room, 1) == [2]
+    assert (room.rev, room.epoch) == (2, "another")
+
+
+@pytest.mark.parametrize("epoch", [None, "older"])
+async def test_a_program_that_cannot_go_on_is_where_it_was_until_it_knows(
+    autojump_clock: MockClock, epoch: str | None
+) -> None:
+    async with scripted() as (server, client), trio.open_nursery() as nursery:
+
+        async def refuse() -> None:
+            await (await server.accept()).close(4409)
+            await server.accept_greeted(rev=3)
+
+        nursery.start_soon(refuse)
+        async with client.join(TEAM, after=999, epoch=epoch) as room:
+            assert (room.rev, room.epoch, room.head_rev, room.head_epoch) == (999, epoch or "", 3, EPOCH)
+            await event_of(room, Reset)
+            assert (room.rev, room.epoch) == (3, EPOCH)
+
+
 async def test_an_epoch_that_changes_under_a_connection_is_noticed(autojump_clock: MockClock, joined: Joined_) -> None:
     room, server, peer, _ = joined
     await peer.send(peer.system("joined", BOB, 0, epoch="another"))
