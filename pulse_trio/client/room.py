@@ -4,6 +4,7 @@ from collections import deque
 from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Final, Self
+from urllib.parse import quote
 from uuid import UUID
 
 import trio
@@ -304,7 +305,7 @@ class Room:
         path = f"/api/chat/ws/{self.conversation.id}"
         if self._cursor is None or self._is_behind:
             return path
-        return f"{path}?after={self._cursor}" + (f"&epoch={self._epoch}" if self._epoch else "")
+        return f"{path}?after={self._cursor}" + (f"&epoch={quote(self._epoch, safe='')}" if self._epoch else "")
 
     def _take_in(self, verdict: Verdict) -> None:
         if verdict.resets:
