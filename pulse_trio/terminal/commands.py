@@ -17,8 +17,18 @@ from pulse_trio.terminal.send import send as run_send
 from pulse_trio.terminal.streams import Output
 from pulse_trio.terminal.tail import Range
 from pulse_trio.terminal.tail import tail as run_tail
+from pulse_trio.texts import text_problem
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+
+
+def _storable(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """What was given for an option, if a server can be sent it: an argument may be any bytes but NUL."""
+    problem = None if text is None else text_problem(text)
+    if problem is not None:
+        raise click.BadParameter(problem)
+    return text
+
 
 _server = click.option(
     "--server", envvar="PULSE_URL", default=DEFAULT_SERVER, show_default=True, help="URL of the service (PULSE_URL)."
@@ -47,6 +57,7 @@ def chat(conversation: str | None, server: str, token: str | None) -> None:
 @click.command()
 @click.argument("conversation")
 @click.option("--after", type=click.IntRange(min=0), help="Begin with what changed after this rev.")
+@click.option("--epoch", callback=_storable, help="The epoch that --after belongs to, as the lines tell it.")
 @click.option("--history", type=click.IntRange(min=0), default=0, help="Print so many of the newest messages first.")
 @click.option("--follow/--no-follow", default=True, help="Go on with what comes, or end when caught up.")
 @click.option("--all", "with_all", is_flag=True, help="Also who comes, goes, types and reads, and lost connections.")
@@ -55,6 +66,7 @@ def chat(conversation: str | None, server: str, token: str | None) -> None:
 def tail(
     conversation: str,
     after: int | None,
+    epoch: str | None,
     history: int,
     follow: bool,
     with_all: bool,
@@ -64,7 +76,9 @@ def tail(
     """Print what happens in a conversation, a JSON object a line."""
     if after is not None and history:
         raise click.UsageError("--after and --history do not go together: what changed after a rev is its own history")
-    what = Range(after, history, follow, with_all)
+    if epoch is not None and after is None:
+        raise click.UsageError("--epoch goes with --after: it says which history that rev belongs to")
+    what = Range(after, epoch, history, follow, with_all)
     run(partial(_with_access, partial(run_tail, name=conversation, what=what), server, token))
 
 

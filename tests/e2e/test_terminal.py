@@ -196,6 +196,28 @@ async def test_tail_of_what_there_is(desk: Desk) -> None:
     assert (done.returncode, done.stdout) == (0, b"")
 
 
+async def test_tail_after_what_is_not_in_this_history(desk: Desk) -> None:
+    await desk.bob.send(desk.team, "one")
+    epoch = desk.team.epoch
+    reset = {"type": "reset", "last_seq": 1, "last_rev": 1, "epoch": epoch}
+    assert await tailed(desk, "--after", "999") == [reset]
+    assert await tailed(desk, "--after", "1", "--epoch", "another") == [reset]
+    await desk.bob.send(desk.team, "two")
+    (line,) = await tailed(desk, "--after", "1", "--epoch", epoch)
+    assert (line["content"], line["rev"], line["epoch"]) == ("two", 2, epoch)
+    assert await tailed(desk, "--after", "2", "--epoch", epoch) == []
+    assert [line["epoch"] for line in await tailed(desk, "--history", "2")] == [epoch, epoch]
+    for wrong in (("--epoch", epoch), ("--after", "1", "--epoch", "\udcff")):
+        assert (await desk.run("tail", "Team", *wrong)).returncode == 2
+
+
+async def tailed(desk: Desk, *arguments: str) -> list[dict[str, Any]]:
+    """What `tail` prints until it has caught up."""
+    done = await desk.run("tail", "Team", "--no-follow", *arguments)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 async def test_tail_follows_until_it_is_told_to_end(desk: Desk) -> None:
     async with desk.bob.join(desk.team) as room:
         await room.send("before")
