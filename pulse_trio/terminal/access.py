@@ -32,7 +32,7 @@ class Access:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Client]:
-        """A client that is signed in. A token that `login` kept is kept anew when it is renewed.
+        """A client that is signed in. A token that `login` kept is kept anew when it is renewed, as long as it is kept.
 
         Raises:
             Stop: nobody is signed in.
@@ -44,8 +44,10 @@ class Access:
             raise Stop(Exit.NOT_SIGNED_IN, f"not signed in to {self.server}: pulse-trio login, or set PULSE_TOKEN")
 
         def keep(token: str) -> None:
+            nonlocal kept
             if kept is not None:
-                tokens.keep(self.server, tokens.Kept(kept.username, token))
+                following = tokens.Kept(kept.username, token)
+                kept = following if tokens.keep_next(self.server, kept, following) else None
 
         backoff = Backoff(attempts=self.attempts)
         async with open_client(self.server, token=token, on_token=keep, backoff=backoff) as client:
