@@ -761,6 +761,28 @@ async def test_what_was_read_is_told_again_on_the_next_connection(autojump_clock
     assert (await event_of(room, Warned)).code == "no_such_message"
 
 
+@pytest.mark.parametrize(
+    "refusal", [{"code": "rate_limited"}, {"code": "not_stored", "field": "seq"}], ids=["rate_limited", "not_stored"]
+)
+async def test_what_was_read_is_told_again_after_a_refusal_that_will_not_last(
+    autojump_clock: MockClock, joined: Joined_, refusal: dict[str, str]
+) -> None:
+    room, _, peer, _ = joined
+    room.mark_read(7)
+    waits = []
+    for _ in range(3):
+        assert (await peer.receive("read"))["seq"] == 7
+        began = trio.current_time()
+        await peer.send({"type": "error", "content": "Not now", **refusal})
+        assert (await peer.receive("read"))["seq"] == 7
+        waits.append(trio.current_time() - began)
+        await peer.send({"type": "error", "content": "Not now", **refusal})
+    assert min(waits) > 0.05
+    assert (await peer.receive("read"))["seq"] == 7
+    await peer.silence(100)
+    await nothing_comes(room)
+
+
 # --- blocks and cancellation -------------------------------------------------------------------
 
 
