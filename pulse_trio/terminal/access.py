@@ -60,6 +60,9 @@ def checked_server(url: str) -> str:
     Raises:
         Stop: it is none.
     """
+    problem = text_problem(url)
+    if problem is not None:
+        raise Stop(Exit.USAGE, f"the URL of a server {problem}")
     try:
         return Address.parse(url).base_url
     except ValueError as error:

@@ -23,11 +23,23 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
 def _storable(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
-    """What was given for an option, if a server can be sent it: an argument may be any bytes but NUL."""
+    """What was given, if a server can be sent it: an argument of a program may be any bytes but NUL."""
     problem = None if text is None else text_problem(text)
     if problem is not None:
         raise click.BadParameter(problem)
     return text
+
+
+def _token_of(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not text.isascii():
+        raise click.BadParameter("a token has only ASCII characters")
+    return text
+
+
+def _client_id(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not 1 <= len(text) <= CLIENT_ID_MAX_CHARS:
+        raise click.BadParameter(f"1 to {CLIENT_ID_MAX_CHARS} characters")
+    return _storable(context, parameter, text)
 
 
 _server = click.option(
@@ -36,6 +48,7 @@ _server = click.option(
 _token = click.option(
     "--token",
     envvar="PULSE_TOKEN",
+    callback=_token_of,
     help="Token to use in place of the one that login kept. PULSE_TOKEN keeps it out of the list of processes.",
 )
 _password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
@@ -85,7 +98,7 @@ def tail(
 @click.command()
 @click.argument("conversation")
 @click.argument("text", default="-")
-@click.option("--client-id", help="Sent again with the same one, a message is stored once.")
+@click.option("--client-id", callback=_client_id, help="Sent again with the same one, a message is stored once.")
 @click.option(
     "--timeout", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for all of it."
 )
@@ -93,14 +106,12 @@ def tail(
 @_token
 def send(conversation: str, text: str, client_id: str | None, timeout: float, server: str, token: str | None) -> None:
     """Send one message, TEXT or what standard input has (-), and print its id and its seq when it is stored."""
-    if client_id is not None and not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS:
-        raise click.BadParameter(f"1 to {CLIENT_ID_MAX_CHARS} characters", param_hint="--client-id")
     program = partial(run_send, conversation=conversation, text=text, client_id=client_id, seconds=timeout)
     run(partial(_with_access, program, server, token))
 
 
 @click.command()
-@click.argument("username", required=False)
+@click.argument("username", required=False, callback=_storable)
 @_server
 @_password_stdin
 def login(username: str | None, server: str, password_stdin: bool) -> None:
@@ -111,7 +122,7 @@ def login(username: str | None, server: str, password_stdin: bool) -> None:
 
 
 @click.command()
-@click.argument("username")
+@click.argument("username", callback=_storable)
 @_server
 @_password_stdin
 def register(username: str, server: str, password_stdin: bool) -> None:
@@ -154,7 +165,11 @@ async def _forget(server: str) -> int:
 
 def _password(from_stdin: bool, *, confirms: bool) -> str:
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        password = sys.stdin.buffer.readline().rstrip(b"\r\n")
+        try:
+            return password.decode()
+        except UnicodeDecodeError:
+            run(partial(_refuse, "the password on standard input is not UTF-8"))
     if not sys.stdin.isatty():
         run(partial(_refuse, "there is no terminal to ask for the password at: --password-stdin"))
     return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirms))
