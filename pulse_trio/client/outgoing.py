@@ -89,6 +89,10 @@ class Outgoing:
         """The user has read up to there; lower than before changes nothing."""
         self._read_seq = max(self._read_seq, seq)
 
+    def forget_read(self) -> None:
+        """What was read is of a history that is lost: the seqs begin again, lower."""
+        self._read_seq = self._told_seq = 0
+
     def connected(self, number: int) -> None:
         """There is a new connection; what has no answer is due again."""
         self._connection = number

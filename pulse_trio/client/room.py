@@ -202,7 +202,10 @@ class Room:
             self._tell()
 
     def mark_read(self, seq: int) -> None:
-        """Everything up to this seq has been read. Told as soon as there is a connection; never goes backwards."""
+        """Everything up to this seq has been read. Told as soon as there is a connection.
+
+        It never goes backwards, but after a `Reset`.
+        """
         self._outgoing.read(seq)
         self._tell()
 
@@ -227,6 +230,7 @@ class Room:
                 self._read_rev = rev
             case Reset(last_rev=rev, epoch=epoch):
                 self._read_rev, self._read_epoch = rev, epoch
+                self._outgoing.forget_read()
         self._tell()
         return event
 
@@ -312,6 +316,7 @@ class Room:
             self._cursor = None
             self._epoch = None
             self._was_reset = True
+            self._outgoing.forget_read()
         if verdict.too_big:
             self._outgoing.drop_largest()
         if verdict.slows:

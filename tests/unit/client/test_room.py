@@ -783,6 +783,21 @@ async def test_what_was_read_is_told_again_after_a_refusal_that_will_not_last(
     await nothing_comes(room)
 
 
+async def test_what_was_read_of_a_history_that_is_lost_is_not_told(autojump_clock: MockClock, joined: Joined_) -> None:
+    room, server, peer, _ = joined
+    room.mark_read(7)
+    assert (await peer.receive("read"))["seq"] == 7
+    await peer.close(4409)
+    peer = await server.accept()
+    await peer.greet(3, epoch="another")
+    await peer.silence(5)
+    room.mark_read(7)
+    assert (await peer.receive("read"))["seq"] == 7, "it may be of an event that came before"
+    await event_of(room, Reset)
+    room.mark_read(3)
+    assert (await peer.receive("read"))["seq"] == 3
+
+
 # --- blocks and cancellation -------------------------------------------------------------------
 
 
