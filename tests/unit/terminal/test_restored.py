@@ -5,14 +5,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from pulse_trio.client import Client, Event, Message, Reset, Room
-from pulse_trio.terminal.chat import Chat
+from pulse_trio.terminal import chat as chat_module
+from pulse_trio.terminal.chat import Chat, _plainly
 from pulse_trio.terminal.streams import Output
 from pulse_trio.terminal.tail import Range, _follow
-from tests.unit.client.scripted import ALICE, BOB, NOW, TEAM, Peer, ScriptedServer, message_frame, scripted
+from tests.unit.client.scripted import ALICE, BOB, NOW, TEAM, Peer, ScriptedServer, message_frame, own_frame, scripted
 
 HISTORY = "GET", f"/api/chat/conversations/{TEAM}/messages"
 
@@ -94,6 +97,38 @@ async def test_chat_shows_what_is_new_in_the_restored_history(autojump_clock: Mo
         server.answers[HISTORY] = 200, {"messages": [stored(45, "as it was at 45")]}
         await chat._command("/older")
         assert "as it was at 45" in printed.text
+
+
+@pytest.mark.parametrize("is_used_again", [False, True])
+async def test_plain_chat_ends_with_its_input_also_when_what_it_sent_is_lost(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_used_again: bool
+) -> None:
+    typing, typed = trio.open_memory_channel[str](0)
+
+    async def read_lines(_fd: int) -> AsyncIterator[str]:
+        async for line in typed:
+            yield line
+
+    monkeypatch.setattr(chat_module, "read_lines", read_lines)
+    printed = Printed()
+    async with joined(rev=60) as (server, client, room, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(_plainly, client, room, printed.output)
+        await typing.send("lost")
+        await peer.send(own_frame(61, await peer.receive()))
+        await printed.wait("alice lost")
+        peer = await restore(server, peer, 45)
+        await printed.wait("restored")
+        if is_used_again:
+            await typing.send("kept")
+            sent = await peer.receive()
+            typing.close()
+            await trio.testing.wait_all_tasks_blocked()
+            await peer.send(own_frame(46, sent))
+        typing.close()
+        with trio.fail_after(100):
+            while nursery.child_tasks:  # noqa: ASYNC110
+                await trio.sleep(1)
+    assert ("alice kept" in printed.text) == is_used_again
 
 
 async def _event(room: Room, kind: type[Event]) -> Event:
