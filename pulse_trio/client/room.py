@@ -98,6 +98,7 @@ class Room:
         self._events: deque[Event] = deque()
         self._outgoing = Outgoing(backoff)
         self._places = trio.Semaphore(SENDS_AT_ONCE)
+        self._running = trio.CancelScope()
         self._failure: ClientError | trio.ClosedResourceError | None = None
         self._cursor = after  # the highest rev that was put into `_events`
         self._epoch = epoch  # what `_cursor` belongs to
@@ -216,7 +217,7 @@ class Room:
 
         Raises:
             NotAMember: you were removed from the conversation.
-            AuthenticationFailed: the token has ended, and there is no getting another.
+            AuthenticationFailed: the token has ended, and there is no getting another; or somebody else signed in.
             ConnectionLost: as many attempts to connect failed as `Backoff` allows.
             ProtocolError: this client and the server do not understand each other.
             trio.ClosedResourceError: the block of `Client.join` has ended.
@@ -255,16 +256,26 @@ class Room:
             self._outgoing.fail(ConnectionLost("the room was left"))
             self._tell()
 
+    def end(self, error: ClientError) -> None:
+        """There is no use in it any more: `receive` and `send` raise this."""
+        if self._failure is None:
+            self._fail(error)
+            self._running.cancel()
+
+    def _fail(self, error: ClientError) -> None:
+        self._is_online = False
+        self._failure = error
+        self._outgoing.fail(error)
+        self._tell()
+
     async def run(self) -> None:
         """Connects, again and again, until cancelled, or until there is no use in it: `receive` and `send` tell."""
         self._account.listeners.add(self._tell)
         try:
-            await self._run()
+            with self._running:
+                await self._run()
         except ClientError as error:
-            self._is_online = False
-            self._failure = error
-            self._outgoing.fail(error)
-            self._tell()
+            self._fail(error)
         finally:
             self._account.listeners.discard(self._tell)
 

@@ -730,6 +730,33 @@ async def test_a_server_that_greets_and_refuses_in_turns_is_not_hammered(
     assert trio.current_time() > began
 
 
+async def test_a_room_of_somebody_who_is_not_signed_in_any_more_fails(autojump_clock: MockClock) -> None:
+    async with scripted() as (server, client), trio.open_nursery() as nursery:
+        nursery.start_soon(server.accept_greeted)
+        async with client.join(TEAM) as room:
+            peer = server.last_peer
+            await client.sign_in("alice", "a password")
+            sending = Sending(nursery, room)
+            await peer.receive("auth")
+            await peer.send(own_frame(1, await peer.receive()))
+            assert isinstance(await sending.wait(), Message), "it is the same user"
+            sending = Sending(nursery, room)
+            await peer.receive()
+            server.answers["GET", "/api/auth/me"] = 200, {"id": BOB, "username": "bob"}
+            await client.sign_in("bob", "a password")
+            assert isinstance(await sending.wait(), AuthenticationFailed)
+            await peer.wait_closed()
+            assert await seqs(room, 1) == [1]
+            with pytest.raises(AuthenticationFailed, match="somebody else"):
+                await room.receive()
+            with pytest.raises(AuthenticationFailed, match="somebody else"):
+                await room.send("too late")
+            assert not room.is_online
+        nursery.start_soon(server.accept_greeted)
+        async with client.join(TEAM) as room:
+            assert room.is_online
+
+
 # --- what is told ------------------------------------------------------------------------------
 
 
