@@ -99,10 +99,11 @@ async def find(client: Client, text: str, *, creates: bool) -> Conversation:
         return await _find_direct(client, text[1:], creates=creates)
     named = [c for c in await everything(client) if c.is_group and (c.name or "").casefold() == text.casefold()]
     if not named:
-        raise Stop(Exit.REFUSED, f"you are in no conversation named {text}; @USERNAME is the one-to-one with somebody")
+        about = "@USERNAME is the one-to-one with somebody"
+        raise Stop(Exit.REFUSED, f'you are in no conversation named "{text}"; {about}')
     if len(named) > 1:
         ids = ", ".join(str(conversation.id) for conversation in named[:SHOWN])
-        raise Stop(Exit.USAGE, f"{len(named)} conversations are named {text}; give the id: {ids}")
+        raise Stop(Exit.USAGE, f'{len(named)} conversations are named "{text}"; give the id: {ids}')
     return named[0]
 
 
@@ -117,14 +118,16 @@ async def everything(client: Client) -> list[Conversation]:
 
 
 async def _find_direct(client: Client, username: str, *, creates: bool) -> Conversation:
+    if _is(client.user, username):
+        raise Stop(Exit.REFUSED, f'"{username}" is you: a one-to-one is with somebody else')
     for conversation in await everything(client):
         if not conversation.is_group and any(_is(user, username) for user in conversation.users if user != client.user):
             return conversation
     if not creates:
-        raise Stop(Exit.REFUSED, f"you have no one-to-one with {username}")
+        raise Stop(Exit.REFUSED, f'you have no one-to-one with "{username}"')
     other = next((user for user in await client.search_users(username) if _is(user, username)), None)
     if other is None:
-        raise Stop(Exit.REFUSED, f"there is no user {username}")
+        raise Stop(Exit.REFUSED, f'there is no user "{username}"')
     return await client.open_direct(other)
 
 

@@ -105,6 +105,8 @@ async def test_send_to_a_person(desk: Desk) -> None:
 
 async def test_exit_codes(desk: Desk, unused_port: int) -> None:
     assert "no conversation named" in await desk.refused(5, "send", "Nobody's", "x")
+    assert 'named "";' in await desk.refused(5, "tail", "")
+    assert '"Alice" is you' in await desk.refused(5, "send", "@Alice", "x")
     assert "no user" in await desk.refused(5, "send", "@nobody", "x")
     assert "empty" in await desk.refused(5, "send", "Team", " ")
     await desk.refused(5, "send", "0190a6bf-01aa-7b3c-8d4e-9f8e7d6c5b4a", "x")
