@@ -398,8 +398,8 @@ async def test_a_conversation_is_chosen_from_the_list(desk: Desk) -> None:
 async def test_a_chat_without_a_terminal_sends_lines_and_prints_lines(desk: Desk) -> None:
     async with desk.bob.join(desk.team) as room:
         await room.send("\x1b[31mred")
-    done = await desk.run("chat", "Team", stdin="one\n\ntwo\n")
+    done = await desk.run("chat", "Team", stdin="one\n\n/quit\n")
     assert (done.returncode, done.stderr) == (0, b"")
     lines = done.stdout.decode().splitlines()
-    assert [line.split(" ", 1)[1] for line in lines[1:]] == ["bob ␛[31mred", "alice one", "alice two"]
-    assert await said(desk.bob, desk.team) == ["\x1b[31mred", "one", "two"]
+    assert [line.split(" ", 1)[1] for line in lines[1:]] == ["bob ␛[31mred", "alice one", "alice /quit"]
+    assert await said(desk.bob, desk.team) == ["\x1b[31mred", "one", "/quit"]
