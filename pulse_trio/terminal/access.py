@@ -70,11 +70,16 @@ def checked_server(url: str) -> str:
 
 
 def title(conversation: Conversation, me: User) -> str:
-    """What a conversation is called: its name, or the other one's. Safe for a terminal."""
+    """What a conversation is called. Safe for a terminal."""
+    return safe(name_of(conversation, me) or "group without a name")
+
+
+def name_of(conversation: Conversation, me: User) -> str | None:
+    """Its name, or `@` and the other one's: what `find` finds it by. As it was written."""
     if not conversation.is_group:
         others = [user.username for user in conversation.users if user.id != me.id]
-        return safe(f"@{others[0]}") if others else "@nobody"
-    return safe(conversation.name or "group without a name")
+        return f"@{others[0]}" if others else "@nobody"
+    return conversation.name
 
 
 async def find(client: Client, text: str, *, creates: bool) -> Conversation:

@@ -13,6 +13,7 @@ from pulse_trio.terminal import tokens
 from pulse_trio.terminal.access import Access, checked_server
 from pulse_trio.terminal.chat import chat as run_chat
 from pulse_trio.terminal.exits import Exit, Stop, run
+from pulse_trio.terminal.listing import listing
 from pulse_trio.terminal.send import send as run_send
 from pulse_trio.terminal.streams import Output
 from pulse_trio.terminal.tail import Range
@@ -110,6 +111,15 @@ def send(conversation: str, text: str, client_id: str | None, timeout: float, se
     run(partial(_with_access, program, server, token))
 
 
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for scripts.")
+@_server
+@_token
+def list_(as_json: bool, server: str, token: str | None) -> None:
+    """List your conversations, the one with the most recent activity first: id, name, what is unread."""
+    run(partial(_with_access, partial(listing, as_json=as_json), server, token))
+
+
 @click.command()
 @click.argument("username", required=False, callback=_storable)
 @_server
@@ -138,7 +148,7 @@ def logout(server: str) -> None:
     run(partial(_forget, server))
 
 
-COMMANDS = {command.name: command for command in (chat, tail, send, login, register, logout)}
+COMMANDS = {command.name: command for command in (chat, tail, send, list_, login, register, logout)}
 
 
 async def _with_access(program: Callable[..., Any], server: str, token: str | None) -> int:

@@ -118,6 +118,11 @@ def line_of(event: Event, *, epoch: str = "") -> str:
         return ""
     if epoch and "rev" in fields:
         fields["epoch"] = epoch
+    return json_line(fields)
+
+
+def json_line(fields: dict[str, Any]) -> str:
+    """A line of JSON with nothing in it that a terminal obeys."""
     text = json.dumps(fields, ensure_ascii=False)
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 

@@ -178,6 +178,39 @@ async def test_the_password_is_asked_for_without_an_echo(desk: Desk) -> None:
         assert await program.wait_end() == 0
 
 
+# --- list --------------------------------------------------------------------------------------
+
+
+async def test_list_tells_the_conversations(desk: Desk) -> None:
+    direct = await desk.alice.open_direct(desk.bob.user)
+    odd = await desk.alice.create_group("\x1b[31mred\u202e")
+    await desk.bob.send(desk.team, "one")
+    done = await desk.run("list")
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == f"{desk.team.id}  Team  (1 unread)", "the most recent activity first"
+    assert sorted(lines[1:]) == sorted([f"{direct.id}  @bob", f"{odd.id}  ␛[31mred<U+202E>"])
+    done = await desk.run("list", "--json")
+    assert not any(byte < 32 or byte > 126 for line in done.stdout.splitlines() for byte in line)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found[0] == {
+        "id": str(desk.team.id),
+        "title": "Team",
+        "is_group": True,
+        "members": ["alice", "bob"],
+        "last_seq": 1,
+        "last_rev": 1,
+        "epoch": desk.team.epoch,
+        "unread_count": 1,
+    }
+    assert {line["title"] for line in found[1:]} == {"@bob", "\x1b[31mred\u202e"}
+    async with open_client(desk.server.base_url) as anybody:
+        await anybody.register("carol", PASSWORD)
+        await anybody.sign_in("carol", PASSWORD)
+        done = await desk.run("list", PULSE_TOKEN=anybody.token or "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 # --- tail --------------------------------------------------------------------------------------
 
 

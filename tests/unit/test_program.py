@@ -34,7 +34,7 @@ def test_what_is_missing_is_named(missing: str) -> None:
 
 def test_every_command_is_listed() -> None:
     done = run("from pulse_trio.program import main\nmain(['--help'])")
-    for command in ("serve", "migrate", "token", "chat", "tail", "send", "login"):
+    for command in ("serve", "migrate", "token", "chat", "tail", "send", "list", "login"):
         assert f"  {command} " in done.stdout
 
 
