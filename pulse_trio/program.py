@@ -11,7 +11,7 @@ import click
 
 from pulse_trio import __version__
 
-TERMINAL: Final = ("chat", "tail", "send", "login", "logout", "register")
+TERMINAL: Final = ("chat", "tail", "send", "list", "login", "logout", "register")
 NEEDS: Final = {"httpx2", "trio_websocket"}
 
 

@@ -121,6 +121,7 @@ class Client:
         self._network = network
         self._backoff = backoff
         self._user: User | None = None
+        self._rooms: set[Room] = set()
 
     # --- who one is ---
 
@@ -152,6 +153,8 @@ class Client:
     async def sign_in(self, username: str, password: str) -> User:
         """Gets a token for a name and a password, which is kept in memory to get the next one with.
 
+        If this is another user, the rooms that are open fail: they are the other one's.
+
         Raises:
             AuthenticationFailed: wrong username or password.
         """
@@ -160,8 +163,12 @@ class Client:
 
     async def me(self) -> User:
         """Who is signed in, as the server says."""
-        self._user = await self._ask("GET", "/api/auth/me", User)
-        return self._user
+        user = await self._ask("GET", "/api/auth/me", User)
+        if self._user is not None and self._user.id != user.id:
+            for room in self._rooms:
+                room.end(AuthenticationFailed("somebody else has signed in"))
+        self._user = user
+        return user
 
     async def search_users(self, prefix: str, *, limit: int = 20) -> list[User]:
         """Users whose names begin so, in any case, in the order of their names; at most `limit`, 1 to 200."""
@@ -335,6 +342,7 @@ class Client:
             epoch=epoch,
             max_events=max_events,
         )
+        self._rooms.add(room)
         with unwrapped():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(room.run, name=f"room {room.conversation.id}")  # noqa: ASYNC113  # `wait_joined` waits for it
@@ -343,6 +351,7 @@ class Client:
                     yield room
                 finally:
                     room.close()
+                    self._rooms.discard(room)
                 nursery.cancel_scope.cancel()
 
     # --- requests ---

@@ -54,6 +54,8 @@ class Outgoing:
         self._next_typing = 0.0
         self._read_seq = 0
         self._told_seq = 0
+        self._read_refusals = 0
+        self._read_not_before = 0.0
         self._hold_until = 0.0
         self._slow_until = 0.0
         self._connection = 0
@@ -87,11 +89,16 @@ class Outgoing:
         """The user has read up to there; lower than before changes nothing."""
         self._read_seq = max(self._read_seq, seq)
 
+    def forget_read(self) -> None:
+        """What was read is of a history that is lost: the seqs begin again, lower."""
+        self._read_seq = self._told_seq = 0
+
     def connected(self, number: int) -> None:
         """There is a new connection; what has no answer is due again."""
         self._connection = number
         self._typing = False
-        self._told_seq = 0
+        self._told_seq = self._read_refusals = 0
+        self._read_not_before = 0.0
 
     def slow_down(self) -> None:
         """The server was sent too much."""
@@ -117,7 +124,7 @@ class Outgoing:
             self._typing = False
             self._next_typing = now + TYPING_EVERY
             return frames.encode("typing")
-        if self._read_seq > self._told_seq:
+        if self._read_seq > self._told_seq and now >= self._read_not_before:
             self._told_seq = self._read_seq
             return frames.encode("read", seq=self._read_seq)
         return None
@@ -134,6 +141,8 @@ class Outgoing:
         times += [p.not_before for p in self._pending.values() if p.not_before > now]
         if self._typing:
             times.append(self._next_typing)
+        if self._read_seq > self._told_seq:
+            times.append(self._read_not_before)
         if self._hold_until > now:
             times.append(self._hold_until)
         return min((time for time in times if time > now), default=float("inf"))
@@ -152,6 +161,12 @@ class Outgoing:
             self.slow_down()
             for pending in self._pending.values():
                 pending.connection = 0
+            self._told_seq = 0
+            return True
+        if code == ErrorCode.NOT_STORED.code and field == "seq":
+            self._read_refusals += 1
+            self._read_not_before = trio.current_time() + self._backoff.delay(self._read_refusals)
+            self._told_seq = 0
             return True
         refused = self._pending.get(client_id or "")
         if refused is None:

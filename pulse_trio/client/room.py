@@ -4,6 +4,7 @@ from collections import deque
 from contextlib import nullcontext
 from types import MappingProxyType
 from typing import Final, Self
+from urllib.parse import quote
 from uuid import UUID
 
 import trio
@@ -97,12 +98,15 @@ class Room:
         self._events: deque[Event] = deque()
         self._outgoing = Outgoing(backoff)
         self._places = trio.Semaphore(SENDS_AT_ONCE)
+        self._running = trio.CancelScope()
         self._failure: ClientError | trio.ClosedResourceError | None = None
         self._cursor = after  # the highest rev that was put into `_events`
+        self._epoch = epoch  # what `_cursor` belongs to
         self._read_rev = after or 0
-        self._epoch = epoch
+        self._read_epoch = epoch
         self._head_seq = conversation.last_seq
         self._head_rev = conversation.last_rev
+        self._head_epoch = conversation.epoch
         self._target_rev = 0  # caught up there, a new connection has told what was missed
         self._active: frozenset[UUID] = frozenset()
         self._names = {member.id: member.username for member in conversation.users}
@@ -125,13 +129,18 @@ class Room:
 
     @property
     def epoch(self) -> str:
-        """Which history `rev` belongs to."""
-        return self._epoch or ""
+        """Which history `rev` belongs to; another one after a `Reset`. Empty as long as that is not known."""
+        return self._read_epoch or ""
 
     @property
     def head_rev(self) -> int:
         """The highest rev of the conversation when the present connection began, or that came since."""
         return self._head_rev
+
+    @property
+    def head_epoch(self) -> str:
+        """Which history `head_rev` belongs to: not the one of `rev` if a `Reset` is to come."""
+        return self._head_epoch
 
     @property
     def last_seq(self) -> int:
@@ -194,7 +203,10 @@ class Room:
             self._tell()
 
     def mark_read(self, seq: int) -> None:
-        """Everything up to this seq has been read. Told as soon as there is a connection; never goes backwards."""
+        """Everything up to this seq has been read. Told as soon as there is a connection.
+
+        It never goes backwards, but after a `Reset`.
+        """
         self._outgoing.read(seq)
         self._tell()
 
@@ -205,7 +217,7 @@ class Room:
 
         Raises:
             NotAMember: you were removed from the conversation.
-            AuthenticationFailed: the token has ended, and there is no getting another.
+            AuthenticationFailed: the token has ended, and there is no getting another; or somebody else signed in.
             ConnectionLost: as many attempts to connect failed as `Backoff` allows.
             ProtocolError: this client and the server do not understand each other.
             trio.ClosedResourceError: the block of `Client.join` has ended.
@@ -217,8 +229,9 @@ class Room:
         match event:
             case Message(rev=rev) | MessageEdited(Message(rev=rev)) | MessageDeleted(Message(rev=rev)):
                 self._read_rev = rev
-            case Reset(last_rev=rev):
-                self._read_rev = rev
+            case Reset(last_rev=rev, epoch=epoch):
+                self._read_rev, self._read_epoch = rev, epoch
+                self._outgoing.forget_read()
         self._tell()
         return event
 
@@ -243,16 +256,26 @@ class Room:
             self._outgoing.fail(ConnectionLost("the room was left"))
             self._tell()
 
+    def end(self, error: ClientError) -> None:
+        """There is no use in it any more: `receive` and `send` raise this."""
+        if self._failure is None:
+            self._fail(error)
+            self._running.cancel()
+
+    def _fail(self, error: ClientError) -> None:
+        self._is_online = False
+        self._failure = error
+        self._outgoing.fail(error)
+        self._tell()
+
     async def run(self) -> None:
         """Connects, again and again, until cancelled, or until there is no use in it: `receive` and `send` tell."""
         self._account.listeners.add(self._tell)
         try:
-            await self._run()
+            with self._running:
+                await self._run()
         except ClientError as error:
-            self._is_online = False
-            self._failure = error
-            self._outgoing.fail(error)
-            self._tell()
+            self._fail(error)
         finally:
             self._account.listeners.discard(self._tell)
 
@@ -297,13 +320,14 @@ class Room:
         path = f"/api/chat/ws/{self.conversation.id}"
         if self._cursor is None or self._is_behind:
             return path
-        return f"{path}?after={self._cursor}" + (f"&epoch={self._epoch}" if self._epoch else "")
+        return f"{path}?after={self._cursor}" + (f"&epoch={quote(self._epoch, safe='')}" if self._epoch else "")
 
     def _take_in(self, verdict: Verdict) -> None:
         if verdict.resets:
             self._cursor = None
             self._epoch = None
             self._was_reset = True
+            self._outgoing.forget_read()
         if verdict.too_big:
             self._outgoing.drop_largest()
         if verdict.slows:
@@ -357,16 +381,16 @@ class Room:
     def _joined(self, frame: SystemFrame) -> None:
         is_first = not self._was_joined
         was_known = self._cursor is not None
-        self._head_rev, self._head_seq = frame.last_rev, frame.last_seq
+        self._head_rev, self._head_seq, self._head_epoch = frame.last_rev, frame.last_seq, frame.epoch
         self._target_rev = frame.last_rev
         self._take_head(frame)
         if not was_known:
             self._cursor = frame.last_rev
             self._epoch = frame.epoch
-            if is_first:
-                self._read_rev = frame.last_rev
+            if is_first and not self._was_reset:
+                self._read_rev, self._read_epoch = frame.last_rev, frame.epoch
         elif self._epoch is None:
-            self._epoch = frame.epoch
+            self._epoch = self._read_epoch = frame.epoch
         self._is_caught_up = self._cursor is not None and self._cursor >= frame.last_rev
         self._was_joined = self._is_online = True
         self._has_fresh_token = False

@@ -1,4 +1,4 @@
-"""The terminal program: `pulse-trio chat | tail | send | login | logout | register`, docs/terminal.md.
+"""The terminal program: `pulse-trio chat | tail | send | list | login | logout | register`, docs/terminal.md.
 
 commands   the command line; `access` finds the server, the token and the conversation, `exits` says how it ends
 chat       the conversation on the screen: screen (what is drawn) ← editor (the line) ← keys (what was pressed)

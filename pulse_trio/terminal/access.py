@@ -32,7 +32,7 @@ class Access:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Client]:
-        """A client that is signed in. A token that `login` kept is kept anew when it is renewed.
+        """A client that is signed in. A token that `login` kept is kept anew when it is renewed, as long as it is kept.
 
         Raises:
             Stop: nobody is signed in.
@@ -44,8 +44,10 @@ class Access:
             raise Stop(Exit.NOT_SIGNED_IN, f"not signed in to {self.server}: pulse-trio login, or set PULSE_TOKEN")
 
         def keep(token: str) -> None:
+            nonlocal kept
             if kept is not None:
-                tokens.keep(self.server, tokens.Kept(kept.username, token))
+                following = tokens.Kept(kept.username, token)
+                kept = following if tokens.keep_next(self.server, kept, following) else None
 
         backoff = Backoff(attempts=self.attempts)
         async with open_client(self.server, token=token, on_token=keep, backoff=backoff) as client:
@@ -58,6 +60,9 @@ def checked_server(url: str) -> str:
     Raises:
         Stop: it is none.
     """
+    problem = text_problem(url)
+    if problem is not None:
+        raise Stop(Exit.USAGE, f"the URL of a server {problem}")
     try:
         return Address.parse(url).base_url
     except ValueError as error:
@@ -65,11 +70,16 @@ def checked_server(url: str) -> str:
 
 
 def title(conversation: Conversation, me: User) -> str:
-    """What a conversation is called: its name, or the other one's. Safe for a terminal."""
+    """What a conversation is called. Safe for a terminal."""
+    return safe(name_of(conversation, me) or "group without a name")
+
+
+def name_of(conversation: Conversation, me: User) -> str | None:
+    """Its name, or `@` and the other one's: what `find` finds it by. As it was written."""
     if not conversation.is_group:
         others = [user.username for user in conversation.users if user.id != me.id]
-        return safe(f"@{others[0]}") if others else "@nobody"
-    return safe(conversation.name or "group without a name")
+        return f"@{others[0]}" if others else "@nobody"
+    return conversation.name
 
 
 async def find(client: Client, text: str, *, creates: bool) -> Conversation:
@@ -94,10 +104,11 @@ async def find(client: Client, text: str, *, creates: bool) -> Conversation:
         return await _find_direct(client, text[1:], creates=creates)
     named = [c for c in await everything(client) if c.is_group and (c.name or "").casefold() == text.casefold()]
     if not named:
-        raise Stop(Exit.REFUSED, f"you are in no conversation named {text}; @USERNAME is the one-to-one with somebody")
+        about = "@USERNAME is the one-to-one with somebody"
+        raise Stop(Exit.REFUSED, f'you are in no conversation named "{text}"; {about}')
     if len(named) > 1:
         ids = ", ".join(str(conversation.id) for conversation in named[:SHOWN])
-        raise Stop(Exit.USAGE, f"{len(named)} conversations are named {text}; give the id: {ids}")
+        raise Stop(Exit.USAGE, f'{len(named)} conversations are named "{text}"; give the id: {ids}')
     return named[0]
 
 
@@ -112,14 +123,16 @@ async def everything(client: Client) -> list[Conversation]:
 
 
 async def _find_direct(client: Client, username: str, *, creates: bool) -> Conversation:
+    if _is(client.user, username):
+        raise Stop(Exit.REFUSED, f'"{username}" is you: a one-to-one is with somebody else')
     for conversation in await everything(client):
         if not conversation.is_group and any(_is(user, username) for user in conversation.users if user != client.user):
             return conversation
     if not creates:
-        raise Stop(Exit.REFUSED, f"you have no one-to-one with {username}")
+        raise Stop(Exit.REFUSED, f'you have no one-to-one with "{username}"')
     other = next((user for user in await client.search_users(username) if _is(user, username)), None)
     if other is None:
-        raise Stop(Exit.REFUSED, f"there is no user {username}")
+        raise Stop(Exit.REFUSED, f'there is no user "{username}"')
     return await client.open_direct(other)
 
 

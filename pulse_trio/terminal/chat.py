@@ -18,6 +18,7 @@ from pulse_trio.client import (
     NotStored,
     ReadPositions,
     Refused,
+    Reset,
     Room,
     Typing,
     Warned,
@@ -95,25 +96,30 @@ async def _plainly(client: Client, room: Room, output: Output) -> int:
     for message in await newest(client, room.conversation, HISTORY):
         await output.write("".join(f"{line}\n" for line in lines.message(message)))
     async with trio.open_nursery() as nursery:
-        target: int | None = None
-        shown = 0  # the rev of what has been printed
+        has_ended = False
+        sent, sent_epoch = 0, room.epoch  # the rev of the last line that was stored
+        shown, shown_epoch = 0, room.epoch  # the rev of what has been printed
+
+        def is_shown() -> bool:
+            return not sent or (shown_epoch == sent_epoch and shown >= sent)
 
         async def send_lines() -> None:
-            nonlocal target
-            last = 0
+            nonlocal has_ended, sent, sent_epoch
             async with aclosing(read_lines(0)) as given:
                 async for line in given:
                     if line.strip():
-                        last = (await room.send(line)).rev
-            target = last
-            if shown >= target:
+                        sent, sent_epoch = (await room.send(line)).rev, room.head_epoch
+            has_ended = True
+            if is_shown():
                 nursery.cancel_scope.cancel()
 
         nursery.start_soon(send_lines)
-        while target is None or shown < target:
+        while not has_ended or not is_shown():
             event = await room.receive()
             await output.write("".join(f"{line}\n" for line in lines.of(event)))
-            shown = room.rev
+            shown, shown_epoch = room.rev, room.epoch
+            if isinstance(event, Reset) and event.epoch != sent_epoch:
+                sent = 0  # it is of the history that is lost, and does not come any more
             if isinstance(event, Message):
                 room.mark_read(event.seq)
     return Exit.OK
@@ -208,9 +214,17 @@ class Chat:
                     self._mine = event
             case MessageEdited(message) | MessageDeleted(message) if message.rev <= self._shown.get(message.seq, 0):
                 return []
+            case Reset():
+                self._forget(event)
             case ReadPositions() | Warned():
                 return []
         return self._lines.of(event)
+
+    def _forget(self, reset: Reset) -> None:
+        """What is known of messages is of the history that is lost: there are others under these numbers now."""
+        self._shown.clear()
+        self._mine = None
+        self._oldest = reset.last_seq + 1
 
     async def _tick(self) -> None:
         """Takes away who has stopped typing."""

@@ -13,12 +13,35 @@ from pulse_trio.terminal import tokens
 from pulse_trio.terminal.access import Access, checked_server
 from pulse_trio.terminal.chat import chat as run_chat
 from pulse_trio.terminal.exits import Exit, Stop, run
+from pulse_trio.terminal.listing import listing
 from pulse_trio.terminal.send import send as run_send
 from pulse_trio.terminal.streams import Output
 from pulse_trio.terminal.tail import Range
 from pulse_trio.terminal.tail import tail as run_tail
+from pulse_trio.texts import text_problem
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+
+
+def _storable(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """What was given, if a server can be sent it: an argument of a program may be any bytes but NUL."""
+    problem = None if text is None else text_problem(text)
+    if problem is not None:
+        raise click.BadParameter(problem)
+    return text
+
+
+def _token_of(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not text.isascii():
+        raise click.BadParameter("a token has only ASCII characters")
+    return text
+
+
+def _client_id(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and not 1 <= len(text) <= CLIENT_ID_MAX_CHARS:
+        raise click.BadParameter(f"1 to {CLIENT_ID_MAX_CHARS} characters")
+    return _storable(context, parameter, text)
+
 
 _server = click.option(
     "--server", envvar="PULSE_URL", default=DEFAULT_SERVER, show_default=True, help="URL of the service (PULSE_URL)."
@@ -26,6 +49,7 @@ _server = click.option(
 _token = click.option(
     "--token",
     envvar="PULSE_TOKEN",
+    callback=_token_of,
     help="Token to use in place of the one that login kept. PULSE_TOKEN keeps it out of the list of processes.",
 )
 _password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
@@ -47,6 +71,7 @@ def chat(conversation: str | None, server: str, token: str | None) -> None:
 @click.command()
 @click.argument("conversation")
 @click.option("--after", type=click.IntRange(min=0), help="Begin with what changed after this rev.")
+@click.option("--epoch", callback=_storable, help="The epoch that --after belongs to, as the lines tell it.")
 @click.option("--history", type=click.IntRange(min=0), default=0, help="Print so many of the newest messages first.")
 @click.option("--follow/--no-follow", default=True, help="Go on with what comes, or end when caught up.")
 @click.option("--all", "with_all", is_flag=True, help="Also who comes, goes, types and reads, and lost connections.")
@@ -55,6 +80,7 @@ def chat(conversation: str | None, server: str, token: str | None) -> None:
 def tail(
     conversation: str,
     after: int | None,
+    epoch: str | None,
     history: int,
     follow: bool,
     with_all: bool,
@@ -64,14 +90,16 @@ def tail(
     """Print what happens in a conversation, a JSON object a line."""
     if after is not None and history:
         raise click.UsageError("--after and --history do not go together: what changed after a rev is its own history")
-    what = Range(after, history, follow, with_all)
+    if epoch is not None and after is None:
+        raise click.UsageError("--epoch goes with --after: it says which history that rev belongs to")
+    what = Range(after, epoch, history, follow, with_all)
     run(partial(_with_access, partial(run_tail, name=conversation, what=what), server, token))
 
 
 @click.command()
 @click.argument("conversation")
 @click.argument("text", default="-")
-@click.option("--client-id", help="Sent again with the same one, a message is stored once.")
+@click.option("--client-id", callback=_client_id, help="Sent again with the same one, a message is stored once.")
 @click.option(
     "--timeout", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for all of it."
 )
@@ -79,14 +107,21 @@ def tail(
 @_token
 def send(conversation: str, text: str, client_id: str | None, timeout: float, server: str, token: str | None) -> None:
     """Send one message, TEXT or what standard input has (-), and print its id and its seq when it is stored."""
-    if client_id is not None and not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS:
-        raise click.BadParameter(f"1 to {CLIENT_ID_MAX_CHARS} characters", param_hint="--client-id")
     program = partial(run_send, conversation=conversation, text=text, client_id=client_id, seconds=timeout)
     run(partial(_with_access, program, server, token))
 
 
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for scripts.")
+@_server
+@_token
+def list_(as_json: bool, server: str, token: str | None) -> None:
+    """List your conversations, the one with the most recent activity first: id, name, what is unread."""
+    run(partial(_with_access, partial(listing, as_json=as_json), server, token))
+
+
 @click.command()
-@click.argument("username", required=False)
+@click.argument("username", required=False, callback=_storable)
 @_server
 @_password_stdin
 def login(username: str | None, server: str, password_stdin: bool) -> None:
@@ -97,7 +132,7 @@ def login(username: str | None, server: str, password_stdin: bool) -> None:
 
 
 @click.command()
-@click.argument("username")
+@click.argument("username", callback=_storable)
 @_server
 @_password_stdin
 def register(username: str, server: str, password_stdin: bool) -> None:
@@ -113,7 +148,7 @@ def logout(server: str) -> None:
     run(partial(_forget, server))
 
 
-COMMANDS = {command.name: command for command in (chat, tail, send, login, register, logout)}
+COMMANDS = {command.name: command for command in (chat, tail, send, list_, login, register, logout)}
 
 
 async def _with_access(program: Callable[..., Any], server: str, token: str | None) -> int:
@@ -140,7 +175,11 @@ async def _forget(server: str) -> int:
 
 def _password(from_stdin: bool, *, confirms: bool) -> str:
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        password = sys.stdin.buffer.readline().rstrip(b"\r\n")
+        try:
+            return password.decode()
+        except UnicodeDecodeError:
+            run(partial(_refuse, "the password on standard input is not UTF-8"))
     if not sys.stdin.isatty():
         run(partial(_refuse, "there is no terminal to ask for the password at: --password-stdin"))
     return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirms))

@@ -15,15 +15,15 @@ async def send(access: Access, conversation: str, text: str, client_id: str | No
     """
     if text == "-":
         text = await _standard_input()
-    try:
-        with trio.fail_after(seconds):
-            async with access.open() as client:
-                found = await find(client, conversation, creates=True)
-                message = await client.send(found, text, client_id=client_id)
-    except trio.TooSlowError:
+    message = None
+    with trio.move_on_after(seconds):  # of leaving, too: but what was acknowledged is told
+        async with access.open() as client:
+            found = await find(client, conversation, creates=True)
+            message = await client.send(found, text, client_id=client_id)
+    if message is None:
         raise Stop(
             Exit.NOT_STORED, f"not acknowledged within {seconds:g} seconds; it may be stored or not: --client-id"
-        ) from None
+        )
     await Output(1).write(f"{message.id} {message.seq}\n")
     return Exit.OK
 

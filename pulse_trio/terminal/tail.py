@@ -39,12 +39,14 @@ class Range:
 
     Attributes:
         after: everything that changed after this rev; None: only what is new.
+        epoch: the history that `after` belongs to; None: the one that there is.
         history: so many of the newest messages first.
         follows: goes on with what comes.
         with_all: also what nobody keeps: who comes and goes, types, reads; whether there is a connection.
     """
 
     after: int | None = None
+    epoch: str | None = None
     history: int = 0
     follows: bool = True
     with_all: bool = False
@@ -59,9 +61,9 @@ async def tail(access: Access, name: str, what: Range) -> int:
             found = await find(client, name, creates=False)
             if what.after is None and not what.follows:
                 for message in await newest(client, found, what.history):
-                    await output.write(line_of(message))
+                    await output.write(line_of(message, epoch=found.epoch))
             else:
-                async with client.join(found, after=what.after) as room:
+                async with client.join(found, after=what.after, epoch=what.epoch) as room:
                     await _follow(client, room, output, what)
         nursery.cancel_scope.cancel()
     return Exit.OK
@@ -88,8 +90,8 @@ async def _follow(client: Client, room: Room, output: Output, what: Range) -> No
     known: dict[int, int] = {}  # seq → rev, of what was printed as history
     for message in await newest(client, room.conversation, what.history):
         known[message.seq] = message.rev
-        await output.write(line_of(message))
-    while what.follows or room.rev < target:
+        await output.write(line_of(message, epoch=room.epoch))
+    while what.follows or room.rev < target or room.epoch != room.head_epoch:
         event = await room.receive()
         message_of = event.message if isinstance(event, MessageEdited | MessageDeleted) else event
         if isinstance(message_of, Message):
@@ -97,18 +99,30 @@ async def _follow(client: Client, room: Room, output: Output, what: Range) -> No
                 continue
         elif not what.with_all and not isinstance(event, Reset):
             continue
-        line = line_of(event)
+        line = line_of(event, epoch=room.epoch)
         if line:
             await output.write(line)
         if isinstance(event, Reset):
             target = event.last_rev
+            known.clear()  # seq and rev begin again there: what is new may have numbers of what is lost
 
 
-def line_of(event: Event) -> str:
-    """An event as a line of JSON: a message as its frame in docs/protocol.md, others as docs/terminal.md says."""
+def line_of(event: Event, *, epoch: str = "") -> str:
+    """An event as a line of JSON: a message as its frame in docs/protocol.md, others as docs/terminal.md says.
+
+    Args:
+        epoch: what the `rev` of a message belongs to: whoever keeps the one needs the other to go on.
+    """
     fields = _fields(event)
     if not fields:
         return ""
+    if epoch and "rev" in fields:
+        fields["epoch"] = epoch
+    return json_line(fields)
+
+
+def json_line(fields: dict[str, Any]) -> str:
+    """A line of JSON with nothing in it that a terminal obeys."""
     text = json.dumps(fields, ensure_ascii=False)
     return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 

@@ -1,9 +1,12 @@
 """Where tokens are kept between runs: one file, for its owner only."""
 
+import fcntl
 import json
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +41,48 @@ def load(server: str) -> Kept | None:
 
 
 def keep(server: str, kept: Kept | None) -> None:
-    """Keeps who is signed in to this server; None: nobody is. The file is replaced in one step.
+    """Keeps who is signed in to this server; None: nobody is.
 
     Raises:
-        Stop: it cannot be written.
+        Stop: the file cannot be written.
     """
+    with _locked():
+        _replace(server, kept)
+
+
+def keep_next(server: str, last: Kept, following: Kept) -> bool:
+    """Keeps the token that `last` was renewed to. Whether it did: not if `last` is not the one that is kept now.
+
+    Then its user has signed out, or in as somebody else, or another program has renewed it first.
+
+    Raises:
+        Stop: the file cannot be written.
+    """
+    with _locked():
+        if load(server) != last:
+            return False
+        _replace(server, following)
+    return True
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """One program at a time reads, changes and replaces. The lock has a file of its own, which is never replaced."""
+    path = token_file().with_name("tokens.lock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        raise Stop(Exit.FAILED, f"{path} cannot be locked: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _replace(server: str, kept: Kept | None) -> None:
+    """Writes the file anew, in one step: whoever reads it meanwhile has the one or the other."""
     entries = _read()
     entries.pop(server, None)
     if kept is not None:
@@ -50,7 +90,6 @@ def keep(server: str, kept: Kept | None) -> None:
     path = token_file()
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(fd, "w") as file:

@@ -105,6 +105,8 @@ async def test_send_to_a_person(desk: Desk) -> None:
 
 async def test_exit_codes(desk: Desk, unused_port: int) -> None:
     assert "no conversation named" in await desk.refused(5, "send", "Nobody's", "x")
+    assert 'named "";' in await desk.refused(5, "tail", "")
+    assert '"Alice" is you' in await desk.refused(5, "send", "@Alice", "x")
     assert "no user" in await desk.refused(5, "send", "@nobody", "x")
     assert "empty" in await desk.refused(5, "send", "Team", " ")
     await desk.refused(5, "send", "0190a6bf-01aa-7b3c-8d4e-9f8e7d6c5b4a", "x")
@@ -176,6 +178,39 @@ async def test_the_password_is_asked_for_without_an_echo(desk: Desk) -> None:
         assert await program.wait_end() == 0
 
 
+# --- list --------------------------------------------------------------------------------------
+
+
+async def test_list_tells_the_conversations(desk: Desk) -> None:
+    direct = await desk.alice.open_direct(desk.bob.user)
+    odd = await desk.alice.create_group("\x1b[31mred\u202e")
+    await desk.bob.send(desk.team, "one")
+    done = await desk.run("list")
+    assert (done.returncode, done.stderr) == (0, b"")
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == f"{desk.team.id}  Team  (1 unread)", "the most recent activity first"
+    assert sorted(lines[1:]) == sorted([f"{direct.id}  @bob", f"{odd.id}  ␛[31mred<U+202E>"])
+    done = await desk.run("list", "--json")
+    assert not any(byte < 32 or byte > 126 for line in done.stdout.splitlines() for byte in line)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found[0] == {
+        "id": str(desk.team.id),
+        "title": "Team",
+        "is_group": True,
+        "members": ["alice", "bob"],
+        "last_seq": 1,
+        "last_rev": 1,
+        "epoch": desk.team.epoch,
+        "unread_count": 1,
+    }
+    assert {line["title"] for line in found[1:]} == {"@bob", "\x1b[31mred\u202e"}
+    async with open_client(desk.server.base_url) as anybody:
+        await anybody.register("carol", PASSWORD)
+        await anybody.sign_in("carol", PASSWORD)
+        done = await desk.run("list", PULSE_TOKEN=anybody.token or "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 # --- tail --------------------------------------------------------------------------------------
 
 
@@ -194,6 +229,28 @@ async def test_tail_of_what_there_is(desk: Desk) -> None:
     assert [(line["rev"], line["content"]) for line in lines] == [(4, "message 3"), (6, "better")]
     done = await desk.run("tail", "Team", "--after", "6", "--no-follow")
     assert (done.returncode, done.stdout) == (0, b"")
+
+
+async def test_tail_after_what_is_not_in_this_history(desk: Desk) -> None:
+    await desk.bob.send(desk.team, "one")
+    epoch = desk.team.epoch
+    reset = {"type": "reset", "last_seq": 1, "last_rev": 1, "epoch": epoch}
+    assert await tailed(desk, "--after", "999") == [reset]
+    assert await tailed(desk, "--after", "1", "--epoch", "another") == [reset]
+    await desk.bob.send(desk.team, "two")
+    (line,) = await tailed(desk, "--after", "1", "--epoch", epoch)
+    assert (line["content"], line["rev"], line["epoch"]) == ("two", 2, epoch)
+    assert await tailed(desk, "--after", "2", "--epoch", epoch) == []
+    assert [line["epoch"] for line in await tailed(desk, "--history", "2")] == [epoch, epoch]
+    for wrong in (("--epoch", epoch), ("--after", "1", "--epoch", "\udcff")):
+        assert (await desk.run("tail", "Team", *wrong)).returncode == 2
+
+
+async def tailed(desk: Desk, *arguments: str) -> list[dict[str, Any]]:
+    """What `tail` prints until it has caught up."""
+    done = await desk.run("tail", "Team", "--no-follow", *arguments)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 async def test_tail_follows_until_it_is_told_to_end(desk: Desk) -> None:
@@ -374,8 +431,8 @@ async def test_a_conversation_is_chosen_from_the_list(desk: Desk) -> None:
 async def test_a_chat_without_a_terminal_sends_lines_and_prints_lines(desk: Desk) -> None:
     async with desk.bob.join(desk.team) as room:
         await room.send("\x1b[31mred")
-    done = await desk.run("chat", "Team", stdin="one\n\ntwo\n")
+    done = await desk.run("chat", "Team", stdin="one\n\n/quit\n")
     assert (done.returncode, done.stderr) == (0, b"")
     lines = done.stdout.decode().splitlines()
-    assert [line.split(" ", 1)[1] for line in lines[1:]] == ["bob ␛[31mred", "alice one", "alice two"]
-    assert await said(desk.bob, desk.team) == ["\x1b[31mred", "one", "two"]
+    assert [line.split(" ", 1)[1] for line in lines[1:]] == ["bob ␛[31mred", "alice one", "alice /quit"]
+    assert await said(desk.bob, desk.team) == ["\x1b[31mred", "one", "/quit"]

@@ -34,5 +34,12 @@ def test_what_is_missing_is_named(missing: str) -> None:
 
 def test_every_command_is_listed() -> None:
     done = run("from pulse_trio.program import main\nmain(['--help'])")
-    for command in ("serve", "migrate", "token", "chat", "tail", "send", "login"):
+    for command in ("serve", "migrate", "token", "chat", "tail", "send", "list", "login"):
         assert f"  {command} " in done.stdout
+
+
+def test_it_is_a_module_too() -> None:
+    command = [sys.executable, "-m", "pulse_trio", "send", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: pulse-trio send ")

@@ -507,6 +507,45 @@ async def test_a_history_that_was_rolled_back_is_told_once_it_is_live_again(
     assert await seqs(room, 1) == [2]
 
 
+async def test_rev_and_epoch_are_of_one_history_until_the_reset_is_received(
+    autojump_clock: MockClock, joined: Joined_
+) -> None:
+    room, server, peer, _ = joined
+    await peer.send(message_frame(1), message_frame(2))
+    assert await seqs(room, 1) == [1]
+    await peer.close(4409)
+    peer = await server.accept()
+    assert (room.rev, room.epoch) == (1, EPOCH), "while there is no connection"
+    await peer.greet(1, epoch="another")
+    await peer.send(message_frame(2))
+    await trio.testing.wait_all_tasks_blocked()
+    assert (room.rev, room.epoch) == (1, EPOCH), "what follows may be lost, and is to be told again"
+    assert (room.head_rev, room.head_epoch) == (2, "another")
+    assert await seqs(room, 1) == [2]
+    assert (room.rev, room.epoch) == (2, EPOCH)
+    await event_of(room, Reset)
+    assert (room.rev, room.epoch) == (1, "another")
+    assert await seqs(room, 1) == [2]
+    assert (room.rev, room.epoch) == (2, "another")
+
+
+@pytest.mark.parametrize("epoch", [None, "of a year ago"])
+async def test_a_program_that_cannot_go_on_is_where_it_was_until_it_knows(
+    autojump_clock: MockClock, epoch: str | None
+) -> None:
+    async with scripted() as (server, client), trio.open_nursery() as nursery:
+
+        async def refuse() -> None:
+            await (await server.accept()).close(4409)
+            await server.accept_greeted(rev=3)
+
+        nursery.start_soon(refuse)
+        async with client.join(TEAM, after=999, epoch=epoch) as room:
+            assert (room.rev, room.epoch, room.head_rev, room.head_epoch) == (999, epoch or "", 3, EPOCH)
+            await event_of(room, Reset)
+            assert (room.rev, room.epoch) == (3, EPOCH)
+
+
 async def test_an_epoch_that_changes_under_a_connection_is_noticed(autojump_clock: MockClock, joined: Joined_) -> None:
     room, server, peer, _ = joined
     await peer.send(peer.system("joined", BOB, 0, epoch="another"))
@@ -691,6 +730,33 @@ async def test_a_server_that_greets_and_refuses_in_turns_is_not_hammered(
     assert trio.current_time() > began
 
 
+async def test_a_room_of_somebody_who_is_not_signed_in_any_more_fails(autojump_clock: MockClock) -> None:
+    async with scripted() as (server, client), trio.open_nursery() as nursery:
+        nursery.start_soon(server.accept_greeted)
+        async with client.join(TEAM) as room:
+            peer = server.last_peer
+            await client.sign_in("alice", "a password")
+            sending = Sending(nursery, room)
+            await peer.receive("auth")
+            await peer.send(own_frame(1, await peer.receive()))
+            assert isinstance(await sending.wait(), Message), "it is the same user"
+            sending = Sending(nursery, room)
+            await peer.receive()
+            server.answers["GET", "/api/auth/me"] = 200, {"id": BOB, "username": "bob"}
+            await client.sign_in("bob", "a password")
+            assert isinstance(await sending.wait(), AuthenticationFailed)
+            await peer.wait_closed()
+            assert await seqs(room, 1) == [1]
+            with pytest.raises(AuthenticationFailed, match="somebody else"):
+                await room.receive()
+            with pytest.raises(AuthenticationFailed, match="somebody else"):
+                await room.send("too late")
+            assert not room.is_online
+        nursery.start_soon(server.accept_greeted)
+        async with client.join(TEAM) as room:
+            assert room.is_online
+
+
 # --- what is told ------------------------------------------------------------------------------
 
 
@@ -720,6 +786,43 @@ async def test_what_was_read_is_told_again_on_the_next_connection(autojump_clock
     await peer.send({"type": "error", "code": "no_such_message", "content": "Beyond the end", "field": "seq"})
     await event_of(room, Online)
     assert (await event_of(room, Warned)).code == "no_such_message"
+
+
+@pytest.mark.parametrize(
+    "refusal", [{"code": "rate_limited"}, {"code": "not_stored", "field": "seq"}], ids=["rate_limited", "not_stored"]
+)
+async def test_what_was_read_is_told_again_after_a_refusal_that_will_not_last(
+    autojump_clock: MockClock, joined: Joined_, refusal: dict[str, str]
+) -> None:
+    room, _, peer, _ = joined
+    room.mark_read(7)
+    waits = []
+    for _ in range(3):
+        assert (await peer.receive("read"))["seq"] == 7
+        began = trio.current_time()
+        await peer.send({"type": "error", "content": "Not now", **refusal})
+        assert (await peer.receive("read"))["seq"] == 7
+        waits.append(trio.current_time() - began)
+        await peer.send({"type": "error", "content": "Not now", **refusal})
+    assert min(waits) > 0.05
+    assert (await peer.receive("read"))["seq"] == 7
+    await peer.silence(100)
+    await nothing_comes(room)
+
+
+async def test_what_was_read_of_a_history_that_is_lost_is_not_told(autojump_clock: MockClock, joined: Joined_) -> None:
+    room, server, peer, _ = joined
+    room.mark_read(7)
+    assert (await peer.receive("read"))["seq"] == 7
+    await peer.close(4409)
+    peer = await server.accept()
+    await peer.greet(3, epoch="another")
+    await peer.silence(5)
+    room.mark_read(7)
+    assert (await peer.receive("read"))["seq"] == 7, "it may be of an event that came before"
+    await event_of(room, Reset)
+    room.mark_read(3)
+    assert (await peer.receive("read"))["seq"] == 3
 
 
 # --- blocks and cancellation -------------------------------------------------------------------

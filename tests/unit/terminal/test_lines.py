@@ -102,6 +102,7 @@ def test_a_message_as_json_is_the_frame_of_the_protocol() -> None:
         "rev": 1,
         "client_id": "m-1",
     }
+    assert json.loads(line_of(message("héllo", client_id="m-1"), epoch="e")) == {**frame, "epoch": "e"}
     assert "héllo" in line_of(message("héllo"))
     assert json.loads(line_of(MessageEdited(message("x"))))["type"] == "message_updated"
     assert "content" not in json.loads(line_of(MessageDeleted(message("", is_deleted=True))))
