@@ -1,7 +1,5 @@
 """`pulse-trio list`: the conversations of a user, for people and for scripts."""
 
-from typing import Any
-
 from pulse_trio.client import Conversation, User
 from pulse_trio.terminal.access import Access, everything, name_of, title
 from pulse_trio.terminal.exits import Exit
@@ -25,7 +23,7 @@ def _line(conversation: Conversation, me: User) -> str:
 
 
 def _json(conversation: Conversation, me: User) -> str:
-    fields: dict[str, Any] = {
+    fields = {
         "id": str(conversation.id),
         "title": name_of(conversation, me),
         "is_group": conversation.is_group,
