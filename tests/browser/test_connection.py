@@ -33,25 +33,30 @@ def test_who_was_offline_catches_up_exactly(desk: Desk, person: Person) -> None:
     at_bob = desk.window(context, allowed=NETWORK).open(f"/#/c/{chat}")
     at_ann.say("before")
     at_bob.expect_texts("before")
+    at_bob.say("mine")
+    at_ann.expect_texts("before", "mine")
 
     context.set_offline(True)
     expect(at_bob.page.get_by_text("You are offline.")).to_be_visible(timeout=20_000)
     at_bob.say("written offline")
     expect(at_bob.message("written offline").locator(".mark")).to_contain_text("Sending")
+    at_bob.field.press("ArrowUp")  # the last one cannot be edited yet, and no other is meant
+    expect(at_bob.field).to_have_value("")
     missed = [f"missed {number}" for number in range(1, 31)]
     for text in missed:
         at_ann.say(text)
-    at_ann.expect_texts("before", *missed)
+    at_ann.expect_texts("before", "mine", *missed)
+    expect(at_ann.page.locator(".is-sending")).to_have_count(0)
     at_ann.field.press("ArrowUp")
     at_ann.say("missed 30, edited")
     missed[-1] = "missed 30, edited"
-    at_ann.expect_texts("before", *missed)
+    at_ann.expect_texts("before", "mine", *missed)
 
     context.set_offline(False)
-    at_bob.expect_texts("before", *missed, "written offline")
-    at_ann.expect_texts("before", *missed, "written offline")
+    at_bob.expect_texts("before", "mine", *missed, "written offline")
+    at_ann.expect_texts("before", "mine", *missed, "written offline")
     expect(at_bob.page.locator(".banner")).to_be_hidden()
-    assert ann.contents(chat) == ["before", *missed, "written offline"]
+    assert ann.contents(chat) == ["before", "mine", *missed, "written offline"]
 
 
 def test_a_server_that_is_killed_and_started_again(browser: Browser, database: str) -> None:

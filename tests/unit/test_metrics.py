@@ -36,7 +36,7 @@ async def test_what_prometheus_reads_of_a_histogram(autojump_clock: object) -> N
     for seconds in (0.0001, 0.003, 0.003, 99.0):
         metrics.commit_seconds.observe(seconds)
     async with a_world() as world:
-        text, _ = exposition(metrics, world.hub, None, "")
+        text, _ = exposition(metrics, world.hub, None, "", database_answers=True)
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     samples = families["pulse_commit_seconds"].samples
     buckets = {s.labels["le"]: s.value for s in samples if s.name.endswith("_bucket")}

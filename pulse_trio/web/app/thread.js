@@ -355,7 +355,9 @@ export class Thread {
     this._toEnd();
   }
 
+  /** What ↑ edits. While the last one is on its way there is none: an earlier one is not what is meant. */
   _lastOwn() {
+    if (this._store.sending.in(this._id).length > 0) return null;
     const timeline = this._store.timeline(this._id);
     return timeline.items.findLast((message) => message.sender_id === this._store.me.id && !message.is_deleted) ?? null;
   }
