@@ -32,14 +32,19 @@ export function rich(content) {
   return nodes;
 }
 
-function withoutTrailing(link) {
-  while (TRAILING.test(link.slice(-1))) {
-    const opening = PAIRS[link.slice(-1)];
+/** A link without what ends the sentence that it stands in. Each character is looked at once: links can be long. */
+export function withoutTrailing(link) {
+  const counts = new Map();
+  for (const character of link) counts.set(character, (counts.get(character) ?? 0) + 1);
+  let end = link.length;
+  while (TRAILING.test(link.charAt(end - 1))) {
+    const last = link.charAt(end - 1);
     // A bracket that was opened in the link belongs to it.
-    if (opening && link.split(opening).length >= link.split(link.slice(-1)).length) break;
-    link = link.slice(0, -1);
+    if (last in PAIRS && (counts.get(PAIRS[last]) ?? 0) >= counts.get(last)) break;
+    counts.set(last, counts.get(last) - 1);
+    end -= 1;
   }
-  return link;
+  return link.slice(0, end);
 }
 
 function safeUrl(text) {

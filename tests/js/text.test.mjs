@@ -1,0 +1,27 @@
+// What people write, as the web client shows it: where a link ends.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { withoutTrailing } from "../../pulse_trio/web/app/text.js";
+
+test("what ends a sentence is not part of the link in it", () => {
+  for (const [text, link] of [
+    ["http://a.example", "http://a.example"],
+    ["http://a.example/.", "http://a.example/"],
+    ["http://a.example/x?!…", "http://a.example/x"],
+    ["http://a.example/x)", "http://a.example/x"],
+    ["http://a.example/x_(y)", "http://a.example/x_(y)"],
+    ["http://a.example/x_(y)).", "http://a.example/x_(y)"],
+    ["http://a.example/[1]{2}", "http://a.example/[1]{2}"],
+    ["http://a.example/x”", "http://a.example/x"],
+  ]) {
+    assert.equal(withoutTrailing(text), link);
+  }
+});
+
+test("a link of many brackets is no work", () => {
+  const many = 500_000;
+  assert.equal(withoutTrailing(`http://a${")".repeat(many)}`), "http://a");
+  assert.equal(withoutTrailing(`http://a${"(".repeat(many)}${")".repeat(many)}`).length, 8 + 2 * many);
+});
