@@ -107,6 +107,7 @@ def create_app(
     app.config["BODY_TIMEOUT"] = settings.body_timeout
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # a redirect would name the `Host` that it was asked with, and no https
     api.install(app)
     web.install(app, settings)
     app.register_blueprint(tickets)

@@ -115,7 +115,19 @@ class GuardedServer(TCPServer):
     hurried: ClassVar[bool] = False
     _writes: ClassVar[set[trio.CancelScope]] = set()  # those under way, of all connections
 
-    __slots__ = ("_heard_at", "_read_out", "_reader", "_reading", "_serve", "outlet", "ping_at", "place", "websocket")
+    __slots__ = (
+        "_frames",
+        "_heard_at",
+        "_is_cut",
+        "_read_out",
+        "_reader",
+        "_reading",
+        "_serve",
+        "outlet",
+        "ping_at",
+        "place",
+        "websocket",
+    )
 
     outlet: StreamOutlet
     place: Place
@@ -128,6 +140,8 @@ class GuardedServer(TCPServer):
         self.ping_at = math.inf  # on Trio's clock: when the next ping is due
         self._heard_at = trio.current_time()  # when the client sent something last
         self._reading: trio.CancelScope | None = None  # while the socket is waited for
+        self._frames: trio.CancelScope | None = None  # while frames are being written
+        self._is_cut = False
         self._serve: Callable[[], Awaitable[None]] | None = None  # what this task does in place of the framework's
 
     @classmethod
@@ -225,12 +239,14 @@ class GuardedServer(TCPServer):
 
     async def _write(self, data: bytes, *, is_frames: bool) -> bool:
         """Writes, under the lock; returns whether the client has gone."""
-        data = self.outlet.take() + (b"" if is_frames and self.outlet.is_shut else data)
+        kept = self.outlet.take()
+        data = kept + (b"" if is_frames and self.outlet.is_shut else data)
         if self.outlet.is_abandoned:  # in the middle of a frame: nothing can follow
             await trio.aclose_forcefully(self.stream)
             return True
         scope = trio.move_on_after(LAST_WRITE if self.hurried else self.write_timeout, shield=True)
         self._writes.add(scope)
+        self._frames = scope if kept or is_frames else None
         try:
             with scope:
                 await self.stream.send_all(data)
@@ -238,11 +254,19 @@ class GuardedServer(TCPServer):
             return True
         finally:
             self._writes.discard(scope)
+            self._frames = None
         if scope.cancelled_caught:
-            self.gate.stalled += 1
-            log.info("a client that does not read was cut off")
+            if not self._is_cut:
+                self.gate.stalled += 1
+                log.info("a client that does not read was cut off")
             await trio.aclose_forcefully(self.stream)
         return scope.cancelled_caught
+
+    def abandon_frames(self) -> None:
+        """Frames that are being written must not reach the client: what the network did not take yet is dropped."""
+        if self._frames is not None:
+            self._is_cut = True
+            self._frames.cancel()
 
     async def _read_data(self) -> None:
         """As the original, until there is something better to do: serve a WebSocket without the framework."""

@@ -103,6 +103,9 @@ class Server(Protocol):
     async def write(self, data: bytes, *, is_frames: bool = False) -> None:
         """Writes to the client, after whatever the outlet has kept; frames only while it is not shut."""
 
+    def abandon_frames(self) -> None:
+        """Frames that are being written must not reach the client: if there are any, nothing else does."""
+
     def carry_on(self, serve: Callable[[], Awaitable[None]]) -> None:
         """See `Outlet.carry_on`."""
 
@@ -160,6 +163,8 @@ class StreamOutlet:
             self._kept = b""
             self.is_abandoned = self.is_shut = True
             self._look()
+        else:
+            self._server.abandon_frames()
 
     async def close(self, code: int, reason: str) -> bool:
         websocket = self._server.websocket

@@ -62,9 +62,10 @@ async def _ready(fd: int, want: Wait) -> Ready:
         try:
             await _wait_either(fd)
         except BaseExceptionGroup as group:
-            # Only closing can fail here; a plain Cancelled is not wrapped into what we hand on.
+            # Only closing can fail here.
             if group.split((trio.ClosedResourceError, OSError))[0] is not None:
                 raise psycopg.OperationalError("connection socket closed") from group
+            await trio.lowlevel.checkpoint_if_cancelled()  # a plain Cancelled: who waits for this must know it as one
             raise
         return poll_now(fd, want)
     except (OSError, trio.ClosedResourceError) as error:

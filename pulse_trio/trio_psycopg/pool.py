@@ -366,6 +366,9 @@ class Pool:
             return False  # all slots are with tasks, which make their own
         try:
             connection = await self._connect()
+            if self._is_closed():  # while the last of the handshake came
+                self._discard(connection, "closed")
+                return False
             self._idle.appendleft(_Idle(connection, trio.current_time()))
         finally:
             self._slots.release()

@@ -660,3 +660,13 @@ async def test_a_name_of_white_space_is_none(server: Server) -> None:
                     "invalid_field",
                     "name",
                 )
+
+
+async def test_no_path_is_redirected_to_another(server: Server) -> None:
+    """A `Location` would name whatever host was asked for, without https."""
+    with trio.fail_after(60):
+        for path in ("/api//auth/me", "//api/auth/me", "/api/auth//me", "//evil.example/", "/docs/", "/docs//"):
+            async with open_raw(server.port) as client:
+                answer = await client.request(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+            assert answer.status in {200, 401, 404}, path
+            assert "location" not in answer.headers

@@ -40,6 +40,15 @@ def wait_streaming(primary: Cluster) -> None:
     )
 
 
+def wait_caught_up(primary: Cluster) -> None:
+    """Returns when the standby has kept all that was written before."""
+    primary.execute(
+        "DO $$ DECLARE here pg_lsn := pg_current_wal_lsn(); BEGIN "
+        "WHILE NOT EXISTS (SELECT FROM pg_stat_replication WHERE flush_lsn >= here) LOOP "
+        "PERFORM pg_sleep(0.01); PERFORM pg_stat_clear_snapshot(); END LOOP; END $$"
+    )
+
+
 def both(first: Cluster, second: Cluster) -> str:
     """How to reach whichever of the two takes changes; the first one is asked first."""
     host, port = f"{first.socket_folder},{second.socket_folder}", "5432,5432"
@@ -86,7 +95,8 @@ async def test_what_a_standby_never_had_is_trusted_by_nobody() -> None:
                 epoch = (await chat.receive())["epoch"]
                 for seq in (1, 2, 3):
                     await say(chat, f"kept {seq}", seq)
-                standby.stop()  # in order: it has received everything so far
+                wait_caught_up(primary)
+                standby.stop()
                 for seq in (4, 5, 6):
                     await say(chat, f"lost {seq}", seq)
                 primary.kill()
@@ -105,7 +115,7 @@ async def test_what_a_standby_never_had_is_trusted_by_nobody() -> None:
                     assert (await chat.receive())["code"] == "cannot_resume"
                     assert await chat.wait_closed() == 4409
             async with alice.session({conversation: 2}, epoch=epoch) as session:
-                pass
+                assert (await session.receive_type("error"))["code"] == "cannot_resume"
             async with alice.connect(conversation) as chat:
                 joined = await chat.receive()
                 assert joined["epoch"] != epoch

@@ -84,11 +84,14 @@ class Person:
             yield chat
 
     @asynccontextmanager
-    async def session(self, revs: dict[str, int] | None = None, **query: object) -> AsyncIterator["Chat"]:
-        """A session's connection, which goes on after these revs; its first frame has been read."""
+    async def session(
+        self, revs: dict[str, int] | None = None, *, epoch: str | None = None, **query: object
+    ) -> AsyncIterator["Chat"]:
+        """A session's connection, which goes on after these revs (of that epoch); its first frame has been read."""
         async with self._open("/api/chat/ws", query) as chat:
             assert (await chat.receive())["type"] == "session"
-            await chat.send({"type": "resume", "revs": revs or {}})
+            known = {} if epoch is None else {"epoch": epoch}
+            await chat.send({"type": "resume", "revs": revs or {}, **known})
             yield chat
 
     @asynccontextmanager

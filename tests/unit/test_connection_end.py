@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+import trio.testing
 
 from pulse_trio.edge.hypercorn import GuardedServer
 from pulse_trio.edge.outlet import StreamOutlet
@@ -12,6 +13,44 @@ class Protocol:
 
     async def handle(self, event: object) -> None:
         await trio.lowlevel.checkpoint()
+
+
+class Gate:
+    """Counts who was cut off."""
+
+    stalled = 0
+
+
+@pytest.mark.parametrize("way", ["kept", "flushed", "sent"])
+async def test_what_is_on_its_way_to_a_removed_member_does_not_arrive(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is being written, and the network takes no more of it at that moment."""
+    ours, theirs = trio.socket.socketpair()
+    ours.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 4_096)
+    server = GuardedServer(None, None, None, {}, trio.SocketStream(ours))  # type: ignore[arg-type]
+    monkeypatch.setattr(GuardedServer, "gate", Gate(), raising=False)
+    server.protocol = Protocol()  # type: ignore[assignment]
+    server.outlet = StreamOutlet(server)
+    data = bytes(4 * 2**20) + b"secret"
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            if way == "sent":
+                nursery.start_soon(server.outlet.send, data)
+            else:
+                assert server.outlet.write_now(data) > 0
+            if way == "flushed":
+                nursery.start_soon(server.outlet.flush)
+            await trio.testing.wait_all_tasks_blocked()
+            server.outlet.abandon()
+            if way == "kept":  # nobody is at it yet: what is written next finds out
+                nursery.start_soon(server.write, b"a close frame")
+            async with trio.SocketStream(theirs) as peer:
+                found = b"".join([piece async for piece in peer])
+    assert len(found) < len(data) / 2
+    assert b"secret" not in found
+    assert server.gate.stalled == 0, "it was not the client's fault"
+    assert server.outlet.is_shut
 
 
 @pytest.mark.parametrize("is_shut", [False, True], ids=["open", "after the close frame"])

@@ -233,3 +233,32 @@ async def test_when_the_lanes_end_nobody_waits_for_ever(autojump_clock: MockCloc
         gate.set()
         await wait_all_tasks_blocked()
         assert writers.outcomes[900] == ["900.0"], "its statement is its own"
+
+
+async def test_who_waits_for_the_next_statement_of_a_lane_is_told_when_the_lanes_end(autojump_clock: MockClock) -> None:
+    statements = Statements()
+    gathering = Gathering(statements.append)
+    lanes = trio.CancelScope()
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with lanes:
+            await gathering.run(task_status=task_status)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run)
+            writers, others = Writers(gathering, nursery), Writers(gathering, nursery)
+            before = statements.gate = trio.Event()
+            for room in range(10, 10 + AT_ONCE):
+                writers.start(room)
+                await wait_all_tasks_blocked()
+            for same_room in (writers, others):
+                same_room.start(1)
+                await wait_all_tasks_blocked()
+            statements.gate = trio.Event()
+            before.set()
+            await wait_all_tasks_blocked()
+            assert statements.rooms[-1] == [1], "the second one of the room is kept for the statement after this"
+            lanes.cancel()
+    assert isinstance(writers.outcomes[1], StoreUnavailable)
+    assert isinstance(others.outcomes[1], StoreUnavailable)

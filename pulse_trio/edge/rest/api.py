@@ -266,8 +266,6 @@ async def _http_error(error: HTTPException) -> Response:
             response.headers["Upgrade"] = "websocket"  # RFC 9110, sections 7.8 and 15.5.22
             response.headers["Connection"] = "upgrade"
         return response
-    if 300 <= status < 400:
-        return Response(b"", status, headers={"Location": original.headers["Location"]})
     code = _CODES.get(status, ErrorCode.BAD_REQUEST if status < 500 else ErrorCode.INTERNAL)
     response = error_answer(PulseError(code, _MESSAGES.get(code, "The request cannot be read")))
     if "Allow" in original.headers:

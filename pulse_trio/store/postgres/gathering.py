@@ -120,10 +120,14 @@ class Gathering:
 
     async def _lane(self, source: trio.MemoryReceiveChannel[_Parcel]) -> None:
         held: _Parcel | None = None
-        while True:
-            first = await source.receive() if held is None else held
-            parcels, held = self._gather(first, source)
-            await self._append_all(parcels)
+        try:
+            while True:
+                first = await source.receive() if held is None else held
+                parcels, held = self._gather(first, source)
+                await self._append_all(parcels)
+        finally:
+            if held is not None:
+                _refuse(held)
 
     def _gather(
         self, first: _Parcel, source: trio.MemoryReceiveChannel[_Parcel]
@@ -171,5 +175,9 @@ def _refuse_the_rest(source: trio.MemoryReceiveChannel[_Parcel]) -> None:
             parcel = source.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):
             return
-        parcel.outcome = StoreUnavailable("the store is closing")
-        parcel.done.set()
+        _refuse(parcel)
+
+
+def _refuse(parcel: _Parcel) -> None:
+    parcel.outcome = StoreUnavailable("the store is closing")
+    parcel.done.set()
