@@ -139,7 +139,7 @@ def test_a_group_lives(desk: Desk, person: Person) -> None:
     expect(at_cem.page.locator(".message-name")).to_have_text(bob.username)
 
     dialog.get_by_role("button", name=f"Remove {cem.username}").click()
-    page.get_by_role("dialog").last.get_by_role("button", name="Remove", exact=True).click()
+    page.get_by_role("alertdialog", name="Remove").get_by_role("button", name="Remove", exact=True).click()
     expect(at_cem.page.get_by_text("You are no longer in “Sunday hikers”.")).to_be_visible()
     expect(at_cem.chats).to_have_count(0)
     expect(dialog.get_by_role("heading", name="2 people")).to_be_visible()
@@ -149,6 +149,61 @@ def test_a_group_lives(desk: Desk, person: Person) -> None:
     at_bob.page.get_by_role("button", name="Leave", exact=True).click()
     expect(at_bob.chats).to_have_count(0)
     expect(dialog.get_by_role("heading", name="1 person")).to_be_visible()
+
+
+def test_what_is_written_in_the_details_stays_while_people_come_and_go(desk: Desk, person: Person) -> None:
+    ann, bob, cem = person("ann"), person("bob"), person("W" * 24)
+    group = ann.start_group(bob, name="Hikers")
+    at_ann = desk.sit_down(ann, f"/#/c/{group}")
+    page = at_ann.page
+    page.get_by_role("button", name="Details").click()
+    dialog = page.get_by_role("dialog", name="Details")
+    description = dialog.get_by_label("Description")
+    description.fill("Every Sunday")
+    find(at_ann, cem.username)
+    dialog.get_by_role("heading", name="Details").click()  # nobody is in a field now
+    at_bob = desk.sit_down(bob, f"/#/c/{group}")
+    expect(dialog.locator(".person", has_text=bob.username).locator(".hint")).to_have_text("Online")
+    expect(description).to_have_value("Every Sunday")
+    expect(dialog.locator(".chip")).to_have_count(1)
+
+    # What others change meanwhile is followed, and not undone by saving.
+    at_bob.page.get_by_role("button", name="Details").click()
+    at_bob.page.get_by_label("Name", exact=True).fill("Walkers")
+    at_bob.page.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_label("Name", exact=True)).to_have_value("Walkers")
+    expect(page.locator(".start")).to_contain_text("Walkers")
+    dialog.get_by_role("button", name="Save").click()
+    dialog.get_by_role("button", name="Add", exact=True).click()
+    expect(dialog.get_by_role("heading", name="3 people")).to_be_visible()
+    expect(dialog.locator(".chip")).to_have_count(0)
+    expect(at_bob.page.get_by_label("Description")).to_have_value("Every Sunday")
+    expect(at_bob.page.get_by_label("Name", exact=True)).to_have_value("Walkers")
+
+    # The longest name breaks nothing, and a question says what is asked.
+    assert dialog.evaluate("element => element.scrollWidth <= element.clientWidth")
+    dialog.get_by_role("button", name=f"Remove {cem.username}").click()
+    question = page.get_by_role("alertdialog", name=f"Remove {cem.username} from this group?")
+    assert question.evaluate("element => element.scrollWidth <= element.clientWidth")
+    question.get_by_role("button", name="Cancel").click()
+    expect(dialog.get_by_role("heading", name="3 people")).to_be_visible()
+
+
+def test_a_conversation_is_begun_with_enter_alone(desk: Desk, person: Person) -> None:
+    ann, bob, cem = person("ann"), person("bob"), person("cem")
+    page = desk.sit_down(ann).page
+    page.get_by_role("button", name="New conversation").click()
+    field = page.get_by_role("searchbox", name="Find people")
+    for number, other in enumerate((bob, cem), 1):
+        field.fill(other.username)
+        expect(page.locator("button.person")).to_have_count(1)
+        field.press("Enter")
+        expect(page.locator(".chip")).to_have_count(number)
+        expect(field).to_have_value("")
+    expect(page.locator("button.person")).to_have_count(0)
+    field.press("Enter")
+    expect(page.get_by_text("The group begins here.")).to_be_visible()
+    expect(page.locator(".thread-title .hint")).to_contain_text("3 people")
 
 
 def test_own_messages_are_edited_and_deleted(desk: Desk, person: Person) -> None:
@@ -176,7 +231,7 @@ def test_own_messages_are_edited_and_deleted(desk: Desk, person: Person) -> None
 
     at_ann.message("First").hover()
     at_ann.message("First").get_by_role("button", name="Delete message").click()
-    at_ann.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    at_ann.page.get_by_role("alertdialog").get_by_role("button", name="Delete").click()
     at_bob.expect_texts("Message deleted", "Second", "Third")
     at_ann.expect_texts("Message deleted", "Second", "Third")
     expect(at_bob.page.get_by_role("button", name="Edit message")).to_have_count(0)

@@ -13,20 +13,29 @@ export class Banner {
     this.element = h("div", { class: "banner", role: "status", hidden: true }, this._text, this._countdown, this._retry);
     this._wasOnline = false;
     this._timers = [];
+    // The device knows at once that it is offline; the connection is given some seconds to show that it lives.
+    for (const kind of ["online", "offline"]) addEventListener(kind, () => this._follow());
   }
 
   update(changes) {
-    if (!changes.has("state")) return;
+    if (changes.has("state")) this._follow();
+  }
+
+  _follow() {
     for (const timer of this._timers) clearTimeout(timer);
     this._timers = [];
-    const { state } = this._store.connection;
-    if (state === "online") {
+    if (this._state() === "online") {
       this.element.hidden = true;
       this._wasOnline = true;
       return;
     }
     const shown = !this.element.hidden;
     this._timers.push(setTimeout(() => this._show(), shown ? 0 : PATIENCE_MS));
+  }
+
+  _state() {
+    const { state } = this._store.connection;
+    return state === "online" && navigator.onLine === false ? "offline" : state;
   }
 
   _hurry() {
@@ -36,7 +45,8 @@ export class Banner {
   }
 
   _show() {
-    const { state, retryAt } = this._store.connection;
+    const { retryAt } = this._store.connection;
+    const state = this._state();
     const seconds = retryAt ? Math.max(0, Math.ceil((retryAt - Date.now()) / 1000)) : 0;
     const text = {
       connecting: this._wasOnline ? "Connecting again …" : "Connecting …",

@@ -4,42 +4,55 @@ import { avatar, h, iconButton, name, toast } from "./dom.js";
 import { PeoplePicker, ask, dialog } from "./newchat.js";
 import { agoName } from "./time.js";
 
-/** The dialog about a conversation; it follows what happens to it. */
+/**
+ * The dialog about a conversation; it follows what happens to it. What somebody is writing or choosing in it stays, as
+ * the fields are made once.
+ */
 export function openDetails(store, id) {
-  const body = h("div", { class: "details" });
-  const element = dialog("Details", body);
+  const first = store.conversations.get(id);
+  const section = h("section", {});
+  const element = dialog("Details", h("div", { class: "details" }));
+  const forms = first.is_group ? [names(store, first), adding(store, first)] : [];
+  const [naming, inviting] = forms.map((form) => form.element);
+  element.lastChild.append(...(first.is_group ? [naming, section, inviting, leaving(store, first, element)] : [section]));
   let shown = "";
   const render = () => {
     const conversation = store.conversations.get(id);
     if (conversation === undefined) return element.close();
-    const now = JSON.stringify([conversation.name, conversation.description, conversation.owner_id, conversation.users, conversation.users.map((user) => store.isOnline(user.id))]);
+    for (const form of forms) form.follow(conversation);
+    const now = JSON.stringify([conversation.owner_id, conversation.users, conversation.users.map((user) => store.isOnline(user.id))]);
     if (now === shown) return;
     shown = now;
-    // Whoever is writing in a field goes on with it.
-    if (!body.contains(document.activeElement) || document.activeElement.tagName !== "INPUT") {
-      body.replaceChildren(...parts(store, conversation, element));
-    }
+    const focused = section.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+    section.replaceChildren(...people(store, conversation));
+    if (focused) [...section.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === focused)?.focus();
   };
   store.addEventListener("change", render);
   element.addEventListener("close", () => store.removeEventListener("change", render));
   render();
 }
 
-function parts(store, conversation, element) {
-  if (!conversation.is_group) return [people(store, conversation)];
-  return [names(store, conversation), people(store, conversation), adding(store, conversation), leaving(store, conversation, element)];
-}
-
 function names(store, conversation) {
-  const title = h("input", { id: "details-name", maxlength: 100, dir: "auto", autocomplete: "off", value: conversation.name ?? "" });
-  const about = h("input", { id: "details-about", maxlength: 1000, dir: "auto", autocomplete: "off", value: conversation.description ?? "" });
+  const title = h("input", { id: "details-name", maxlength: 100, dir: "auto", autocomplete: "off" });
+  const about = h("input", { id: "details-about", maxlength: 1000, dir: "auto", autocomplete: "off" });
+  const fields = { name: title, description: about };
+  const known = { name: "", description: "" }; // what the server has
+  const follow = (now) => {
+    for (const [key, input] of Object.entries(fields)) {
+      const value = now[key] ?? "";
+      if (input.value === known[key]) input.value = value; // else somebody is writing there
+      known[key] = value;
+    }
+  };
   const save = h("button", { type: "submit", class: "button" }, "Save");
   const onsubmit = async (event) => {
     event.preventDefault();
+    // Only what was changed here: the rest may have been changed by others meanwhile.
+    const changed = Object.entries(fields).filter(([key, input]) => input.value.trim() !== known[key]);
     save.disabled = true;
     save.focus();
     try {
-      await store.rename(conversation.id, { name: title.value.trim() || null, description: about.value.trim() || null });
+      await store.rename(conversation.id, Object.fromEntries(changed.map(([key, input]) => [key, input.value.trim() || null])));
       toast("Saved.");
     } catch (error) {
       toast(error.message);
@@ -47,13 +60,15 @@ function names(store, conversation) {
       save.disabled = false;
     }
   };
-  return h(
+  const element = h(
     "form",
     { onsubmit },
     h("div", { class: "field" }, h("label", { for: "details-name" }, "Name"), title),
     h("div", { class: "field" }, h("label", { for: "details-about" }, "Description"), about),
     save,
   );
+  follow(conversation);
+  return { element, follow };
 }
 
 function people(store, conversation) {
@@ -73,7 +88,7 @@ function people(store, conversation) {
       conversation.is_group && isOwner && !isMe ? iconButton("close", `Remove ${user.username}`, () => remove(store, conversation, user)) : null,
     );
   };
-  return h("section", {}, h("h3", {}, count === 1 ? "1 person" : `${count} people`), h("ul", { class: "people" }, conversation.users.map(row)));
+  return [h("h3", {}, count === 1 ? "1 person" : `${count} people`), h("ul", { class: "people" }, conversation.users.map(row))];
 }
 
 async function remove(store, conversation, user) {
@@ -86,9 +101,8 @@ async function remove(store, conversation, user) {
 }
 
 function adding(store, conversation) {
-  const except = new Set(conversation.users.map((user) => user.id));
   const add = h("button", { type: "submit", class: "button", disabled: true }, "Add");
-  const picker = new PeoplePicker(store, { except, onChange: () => (add.disabled = picker.chosen.size === 0) });
+  const picker = new PeoplePicker(store, { onChange: () => (add.disabled = picker.chosen.size === 0) });
   const onsubmit = async (event) => {
     event.preventDefault();
     add.focus();
@@ -98,7 +112,8 @@ function adding(store, conversation) {
       toast(error.message);
     }
   };
-  return h("form", { onsubmit }, h("h3", {}, "Add people"), picker.element, add);
+  const follow = (now) => picker.leaveOut(now.users.map((user) => user.id));
+  return { element: h("form", { onsubmit }, h("h3", {}, "Add people"), picker.element, add), follow };
 }
 
 function leaving(store, conversation, element) {
@@ -106,7 +121,7 @@ function leaving(store, conversation, element) {
     if (!(await ask("Leave this group? You will not see it any more.", "Leave"))) return;
     try {
       element.close();
-      location.hash = "#/";
+      location.replace("#/"); // there is no going back to it
       await store.removeMember(conversation.id, "me");
     } catch (error) {
       toast(error.message);

@@ -68,7 +68,7 @@ function showChats({ token, userId, username }) {
   store.addEventListener("gone", (event) => {
     if (event.detail.id !== store.openId) return;
     toast(`You are no longer in “${event.detail.title}”.`);
-    location.hash = "#/";
+    location.replace("#/"); // there is no going back to it
   });
   store.addEventListener("arrived", (event) => {
     const message = event.detail;

@@ -5,12 +5,15 @@ import { avatar, h, icon, iconButton, name } from "./dom.js";
 const WAIT_MS = 180; // after the last key
 const SHOWN = 20;
 
+let dialogs = 0; // one may open another
+
 /** A dialog with a heading; it goes away when it is closed. */
 export function dialog(title, ...children) {
+  const id = `dialog-title-${++dialogs}`;
   const element = h(
     "dialog",
-    { class: "dialog", "aria-labelledby": "dialog-title" },
-    h("header", { class: "dialog-head" }, h("h2", { id: "dialog-title" }, title), iconButton("close", "Close", () => element.close())),
+    { class: "dialog", "aria-labelledby": id },
+    h("header", { class: "dialog-head" }, h("h2", { id }, title), iconButton("close", "Close", () => element.close())),
     ...children,
   );
   element.addEventListener("close", () => element.remove());
@@ -30,6 +33,7 @@ export function ask(question, yes) {
       question,
       h("div", { class: "dialog-foot" }, h("button", { type: "button", class: "button", onclick: () => element.close() }, "Cancel"), confirmed),
     );
+    element.setAttribute("role", "alertdialog");
     element.addEventListener("close", () => resolve(element.returnValue === "yes"));
     confirmed.focus();
   });
@@ -37,10 +41,10 @@ export function ask(question, yes) {
 
 /** Finds people by the beginning of their names, and keeps those that are chosen. */
 export class PeoplePicker {
-  constructor(store, { except = new Set(), onChange }) {
+  constructor(store, { onChange }) {
     this.chosen = new Map();
     this._store = store;
-    this._except = new Set([...except, store.me.id]);
+    this._except = new Set([store.me.id]);
     this._onChange = onChange;
     this._timer = 0;
     this._asked = 0;
@@ -49,6 +53,16 @@ export class PeoplePicker {
     this._status = h("p", { class: "hint", role: "status" }, "Type the beginning of a name.");
     this.input = h("input", { type: "search", class: "search-input", placeholder: "Name", "aria-label": "Find people", autocomplete: "off", autocapitalize: "none", spellcheck: "false", oninput: () => this._later(), onkeydown: (event) => this._onKey(event) });
     this.element = h("div", { class: "picker" }, this._chips, h("div", { class: "search" }, icon("search"), this.input), this._status, this._results);
+  }
+
+  /** Who is not to be found, as they are there already; who has just been added is chosen no more. */
+  leaveOut(ids) {
+    const except = new Set([...ids, this._store.me.id]);
+    if (except.size === this._except.size && [...except].every((id) => this._except.has(id))) return;
+    this._except = except;
+    for (const id of ids) this.chosen.delete(id);
+    this._showChosen();
+    this._search();
   }
 
   _later() {
@@ -90,6 +104,10 @@ export class PeoplePicker {
   _toggle(user, button) {
     if (!this.chosen.delete(user.id)) this.chosen.set(user.id, user);
     button?.setAttribute("aria-pressed", String(this.chosen.has(user.id)));
+    this._showChosen();
+  }
+
+  _showChosen() {
     this._chips.replaceChildren(
       ...[...this.chosen.values()].map((one) =>
         h("li", { class: "chip" }, name(one.username), iconButton("close", `Remove ${one.username}`, () => this._unchoose(one))),
@@ -105,11 +123,19 @@ export class PeoplePicker {
     this.input.focus();
   }
 
+  /** Enter chooses the first one found, and never unchooses; the field is free for the next name, or for Enter again. */
+  _take(button) {
+    if (button.getAttribute("aria-pressed") === "false") button.click();
+    this.input.value = "";
+    this._search();
+  }
+
   _onKey(event) {
     const first = this._results.querySelector("button");
-    if (event.key === "Enter" && first) {
+    if (event.key === "Enter") {
       event.preventDefault();
-      first.click();
+      if (first) this._take(first);
+      else if (this.input.value.trim() === "" && this.chosen.size > 0) this.input.form.requestSubmit();
     } else if (event.key === "ArrowDown" && first) {
       event.preventDefault();
       first.focus();

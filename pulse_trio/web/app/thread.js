@@ -154,9 +154,10 @@ export class Thread {
   _renderTop(conversation, timeline) {
     const isStart = timeline.isComplete && this._from <= 1;
     const kind = isStart ? "start" : "loading";
-    if (this._top.dataset.kind === kind && this._top.dataset.id === this._id) return;
-    Object.assign(this._top.dataset, { kind, id: this._id });
     const title = this._store.title(conversation);
+    const { dataset } = this._top;
+    if (dataset.kind === kind && dataset.id === this._id && dataset.title === title) return;
+    Object.assign(dataset, { kind, id: this._id, title });
     const other = this._store.other(conversation);
     if (kind !== "start") {
       this._top.replaceChildren(h("p", { class: "hint" }, "Loading …"));
