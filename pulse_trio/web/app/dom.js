@@ -99,6 +99,9 @@ export function announce(text) {
 /** Tells everybody that something went wrong or was done, for some seconds. */
 export function toast(text) {
   const element = h("div", { class: "toast" }, h("span", { dir: "auto" }, text));
-  document.getElementById("toasts").append(element);
+  const place = document.getElementById("toasts");
+  place.append(element);
+  if (place.matches(":popover-open")) place.hidePopover();
+  place.showPopover(); // anew: above a dialog that was opened since
   setTimeout(() => element.remove(), 6000);
 }
