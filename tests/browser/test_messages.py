@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import psycopg
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import keep
-from tests.browser.people import Account, Desk, Window
+from tests.browser.people import NETWORK, Account, Desk, Window
 
 Person = Callable[[str], Account]
 
@@ -205,3 +205,75 @@ def test_ten_thousand_messages_scroll_past_once_each_and_in_order(
     expect(window.texts.last).to_have_text("Are you there?")
     expect(window.texts.last).to_be_in_viewport()
     expect(window.page.locator(".jump")).to_be_hidden()
+
+
+def test_what_is_typed_while_an_edit_is_saved_is_the_next_message(desk: Desk, person: Person) -> None:
+    ann, bob = person("ann"), person("bob")
+    chat = ann.start_chat(bob)
+    window = desk.sit_down(ann, f"/#/c/{chat}", allowed=NETWORK)
+    window.say("one")
+    expect(window.page.locator(".is-sending")).to_have_count(0)
+    held: list[Route] = []
+    window.page.route("**/messages/*", lambda route: held.append(route))  # Playwright marks it
+    window.field.press("ArrowUp")
+    window.say("two")
+    window.field.press_sequentially("three")
+    while not held:
+        window.page.wait_for_timeout(20)
+    held[0].continue_()
+    window.expect_texts("two")
+    expect(window.field).to_have_value("three")
+    window.field.press("Enter")
+    window.expect_texts("two", "three")
+    assert len(held) == 1
+
+    # What could not be saved is given back.
+    expect(window.page.locator(".is-sending")).to_have_count(0)
+    window.page.unroute("**/messages/*")
+    window.page.route("**/messages/*", lambda route: route.abort())
+    window.field.press("ArrowUp")
+    window.say("four")
+    expect(window.page.locator(".toast")).to_contain_text("could not be edited")
+    expect(window.field).to_have_value("four")
+    expect(window.page.get_by_text("Editing a message")).to_be_visible()
+
+
+def test_what_is_not_sent_yet_stays(desk: Desk, person: Person) -> None:
+    ann, bob, cem = person("ann"), person("bob"), person("cem")
+    with_bob, _ = ann.start_chat(bob), ann.start_chat(cem)
+    window = desk.sit_down(ann, f"/#/c/{with_bob}")
+    window.say("one")
+    expect(window.page.locator(".is-sending")).to_have_count(0)
+    window.field.press("ArrowUp")
+    window.field.fill("one, edited for long")
+    window.go(cem.username)
+    expect(window.field).to_have_value("")
+    window.field.fill("a draft")
+    window.go(bob.username)
+    expect(window.page.get_by_text("Editing a message")).to_be_visible()
+    expect(window.field).to_have_value("one, edited for long")
+    window.field.press("Enter")
+    window.expect_texts("one, edited for long")
+    window.field.fill("half a mess")
+    window.page.reload()
+    expect(window.field).to_have_value("half a mess")
+    window.go(cem.username)
+    expect(window.field).to_have_value("a draft")
+
+
+def test_a_message_that_is_deleted_while_it_is_edited_is_let_go(desk: Desk, person: Person) -> None:
+    ann, bob = person("ann"), person("bob")
+    group = bob.start_group(ann)
+    window = desk.sit_down(ann, f"/#/c/{group}")
+    window.say("one")
+    expect(window.page.locator(".is-sending")).to_have_count(0)
+    window.field.press("ArrowUp")
+    window.field.fill("a long correction")
+    path = f"/api/chat/conversations/{group}/messages"
+    (message,) = bob.ask("GET", path)["messages"]
+    bob.ask("DELETE", f"{path}/{message['id']}")  # its owner may
+    expect(window.page.locator(".toast")).to_have_text("The message you were editing was deleted.")
+    expect(window.page.get_by_text("Editing a message")).to_be_hidden()
+    expect(window.field).to_have_value("a long correction")
+    window.field.press("Enter")
+    window.expect_texts("Message deleted", "a long correction")

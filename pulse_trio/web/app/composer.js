@@ -7,27 +7,43 @@ const MOST = Number(document.querySelector('meta[name="pulse-max-content-chars"]
 const HINT_FROM = Math.min(200, Math.floor(MOST / 10)); // characters that are left when the count shows
 
 export class Composer {
-  constructor(store, client, { onSent, lastOwn }) {
+  constructor(store, client, drafts, { onSent, lastOwn }) {
     this._store = store;
     this._client = client;
     this._onSent = onSent;
     this._lastOwn = lastOwn;
     this._id = null;
-    this._drafts = new Map(); // conversation id → text
+    this._drafts = drafts;
     this._edited = null; // the message that is being edited
+    this._edits = new Map(); // conversation id → `{message, text}` of an edit that was left for another conversation
     this._field = h("textarea", { id: "composer", rows: 1, dir: "auto", placeholder: "Message", "aria-label": "Message", "aria-describedby": "composer-count", enterkeyhint: "send", autocomplete: "off", oninput: () => this._onInput(), onkeydown: (event) => this._onKey(event) });
     this._count = h("span", { id: "composer-count", class: "count" });
     this._send = h("button", { type: "submit", class: "send", "aria-label": "Send", title: "Send" }, icon("send"));
     this._editing = h("div", { class: "editing", hidden: true }, icon("edit"), h("span", {}, "Editing a message"), iconButton("close", "Cancel editing", () => this._stopEditing()));
+    addEventListener("pagehide", () => this._keepDraft());
     this.element = h("form", { class: "composer", onsubmit: (event) => this._onSubmit(event) }, this._editing, h("div", { class: "composer-row" }, this._field, this._count, this._send));
   }
 
   open(id) {
-    this._keepDraft();
+    if (this._edited === null) this._keepDraft();
+    else this._edits.set(this._id, { message: this._edited, text: this._field.value });
     this._id = id;
-    this._edited = null;
-    this._editing.hidden = true;
-    this._set(this._drafts.get(id) ?? "");
+    const kept = this._edits.get(id);
+    this._edits.delete(id);
+    this._edited = kept?.message ?? null;
+    this._editing.hidden = this._edited === null;
+    this._set(kept?.text ?? this._drafts.get(id));
+  }
+
+  /** Ends the edit of a message that is gone; what was written stays, to be sent as another one. */
+  follow(timeline) {
+    if (this._edited === null) return;
+    const now = timeline.items.find((message) => message.id === this._edited.id);
+    if (!now?.is_deleted) return;
+    const text = this._field.value;
+    this._leaveEdit();
+    this._set(text);
+    toast("The message you were editing was deleted.");
   }
 
   focus() {
@@ -44,15 +60,17 @@ export class Composer {
   }
 
   _keepDraft() {
-    if (this._edited !== null || this._id === null) return;
-    if (this._field.value === "") this._drafts.delete(this._id);
-    else this._drafts.set(this._id, this._field.value);
+    if (this._edited === null && this._id !== null) this._drafts.set(this._id, this._field.value);
+  }
+
+  _leaveEdit() {
+    this._edited = null;
+    this._editing.hidden = true;
   }
 
   _stopEditing() {
-    this._edited = null;
-    this._editing.hidden = true;
-    this._set(this._drafts.get(this._id) ?? "");
+    this._leaveEdit();
+    this._set(this._drafts.get(this._id));
     this._field.focus();
   }
 
@@ -100,20 +118,28 @@ export class Composer {
     if (this._send.disabled || this._id === null) return;
     if (this._edited === null) {
       this._set("");
-      this._drafts.delete(this._id);
+      this._drafts.set(this._id, "");
       this._store.sending.send(this._id, content);
       this._onSent();
       return;
     }
+    // What is typed from here on is the next message, however long the answer takes.
     const message = this._edited;
-    if (content !== message.content) {
-      try {
-        await this._store.edit(message, content);
-      } catch (error) {
-        toast(`The message could not be edited: ${error.message}`);
-        return;
-      }
+    this._stopEditing();
+    if (content === message.content) return;
+    try {
+      await this._store.edit(message, content);
+    } catch (error) {
+      this._notEdited(message, content, error);
     }
-    if (this._edited === message) this._stopEditing();
+  }
+
+  /** Gives back what could not be saved, unless something else is being written. */
+  _notEdited(message, content, error) {
+    const isGone = error.code === "no_such_message";
+    toast(isGone ? "The message you were editing was deleted." : `The message could not be edited: ${error.message}`);
+    if (this._id !== message.conversation_id || this._edited !== null || this._field.value !== "") return;
+    if (!isGone) this.edit(message);
+    this._set(content);
   }
 }

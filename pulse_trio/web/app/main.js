@@ -4,6 +4,7 @@ import { PulseClient } from "/pulse-client.js";
 import * as account from "./account.js";
 import { Banner } from "./banner.js";
 import { announce, h, toast } from "./dom.js";
+import { Drafts } from "./drafts.js";
 import { Outbox } from "./outbox.js";
 import { Sidebar } from "./sidebar.js";
 import { showSignIn } from "./signin.js";
@@ -27,10 +28,12 @@ function showChats({ token, userId, username }) {
   const outbox = new Outbox(account.place(), userId);
   const client = new PulseClient({ token, pending: outbox.toSend() });
   const store = new Store(client, me, outbox);
+  const drafts = new Drafts(account.tab, userId);
 
   const signOut = () => {
     client.close();
     outbox.clear();
+    drafts.clear();
     account.forget(userId, { tell: true });
   };
   account.follow({ userId, onToken: (renewed) => (client.token = renewed) });
@@ -40,7 +43,7 @@ function showChats({ token, userId, username }) {
     account.forget(userId, { tell: false, notice: "Your sign-in has ended. Please sign in again." });
   });
 
-  const thread = new Thread(store, client);
+  const thread = new Thread(store, client, drafts);
   const sidebar = new Sidebar(store, { signOut, onAgain: () => thread.focus() });
   const banner = new Banner(store);
   const pane = h("div", { class: "pane" }, banner.element, thread.element);

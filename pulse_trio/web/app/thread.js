@@ -18,7 +18,7 @@ const BOTTOM = 48; // pixels from the end that count as the end
 const RETRY_MS = 3000; // after a page that could not be loaded
 
 export class Thread {
-  constructor(store, client) {
+  constructor(store, client, drafts) {
     this._store = store;
     this._id = null;
     this._elements = new Map(); // row key → element
@@ -28,7 +28,7 @@ export class Thread {
       retry: (item) => store.sending.retry(item),
       discard: (item) => store.sending.settle(item.conversation_id, item.client_id),
     };
-    this._composer = new Composer(store, client, { onSent: () => this._sent(), lastOwn: () => this._lastOwn() });
+    this._composer = new Composer(store, client, drafts, { onSent: () => this._sent(), lastOwn: () => this._lastOwn() });
     this._head = h("header", { class: "thread-head" });
     this._list = h("ol", { class: "messages" });
     this._top = h("div", { class: "thread-top" });
@@ -99,6 +99,7 @@ export class Thread {
     this._limit(timeline);
     this._renderRows(conversation, timeline);
     this._renderTyping(conversation);
+    this._composer.follow(timeline);
     if (!this._wasPlaced && timeline.isLoaded) {
       this._wasPlaced = true;
       this._place();
