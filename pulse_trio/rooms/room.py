@@ -116,7 +116,7 @@ class Room:
         """
         try:
             head, member_ids = await self._look_up()
-        except (StoreUnavailable, NotAMember) as error:
+        except BaseException as error:  # whatever it is, who waits for the room is told
             self._writer.refuse_all(not_a_member() if isinstance(error, NotAMember) else not_stored())
             raise
         self.last_seq, self.last_rev = head.last_seq, head.last_rev
@@ -170,12 +170,16 @@ class Room:
             elif self._members:
                 with trio.move_on_after(self._linger):
                     await self._changed.wait()
-                if not self._changed.is_set():
+                # Whoever came meanwhile, or is about to, did not say so: the room is asked for every message.
+                if not self._changed.is_set() and not self._is_used():
                     return
             else:
                 return
             if self._changed.is_set():
                 self._changed = trio.Event()
+
+    def _is_used(self) -> bool:
+        return bool(self._keepers or self._joining or self._writer.unsettled or self._doubts is not None)
 
     async def _run_writer(self) -> None:
         try:
@@ -385,7 +389,7 @@ class Room:
             if not connection.is_open:
                 raise trio.BrokenResourceError  # closed meanwhile: what it still sends is not taken
             await self._writer.submit(message, MemberSender(member, client_id, self.member_of), client_id)
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             connection.capacity.release()
             member.refuse(not_stored(), client_id)  # the room has failed; dropped if the connection is closed
         except BaseException:
@@ -403,7 +407,7 @@ class Room:
         sender = WaitingSender()
         try:
             await self._writer.submit(message, sender, client_id)
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise not_stored() from None
         return await sender.wait()
 
@@ -443,7 +447,9 @@ class Room:
             else:
                 self._deliver(news)
                 news = []
-            submission.sender.stored(message, is_news=is_news)
+            # One that was delivered while its answer was on its way is no resend: its sender has it, too.
+            is_own = isinstance(asked, NewMessage) and message.id == asked.id
+            submission.sender.stored(message, is_news=is_news or is_own)
         self._deliver(news)
 
     async def _fill_gap(self, up_to_rev: int) -> None:

@@ -32,7 +32,7 @@ class _Connection:
     unanswered: list["_Sent"] = field(default_factory=list)
     baseline: int | None = None  # of a session that was added: live from here on, or a little before
     expires: float = math.inf  # its token, as the history tells the time
-    is_replayed: bool = False  # of a session that was added while its resume was on its way
+    is_replayed: bool = False  # of a session: what it was told first may come from the store
 
 
 @dataclass
@@ -149,7 +149,8 @@ class Checker:
             connection.sent_ids = self._sent_on.setdefault((event.device, event.session), set())
             connection.joined = index
             connection.rev = event.after or 0
-            connection.is_replayed = event.is_replayed
+            # What happened until its resume was read comes from the store, each message as it is by then.
+            connection.is_replayed = True
             if event.after is None:
                 connection.baseline = connection.rev = len(self._committed[event.conversation])
                 self._replicas[event.device] = {}

@@ -28,7 +28,6 @@ class Place(Device):
         super().__init__(world, name, user, conversation_id)
         self.is_open = False
         self.told_removed = 0  # the session that said last that it was removed
-        self.resumed = 0  # the session whose `resume` named it
         self._device = device
 
     def open(self, after: int | None, session: int, expires: float) -> None:
@@ -37,10 +36,7 @@ class Place(Device):
         self.is_open = self.connected = True
         if after is None:  # it loads what there is
             self.cursor = self._world.last_rev(self.conversation_id)
-            is_replayed = self.resumed == session
-        else:
-            is_replayed, self.resumed = False, session
-        self._note("open", self.number, after=after, session=session, is_replayed=is_replayed, expires=expires)
+        self._note("open", self.number, after=after, session=session, expires=expires)
 
     def renew(self, expires: float) -> None:
         if self.is_open:

@@ -269,6 +269,10 @@ def post_answered_before_it_is_stored(patch: Patch) -> None:
     patch.setattr(Room, "store", wrong)
 
 
+def room_ends_under_who_has_come(patch: Patch) -> None:
+    patch.setattr(Room, "_is_used", lambda _: False)
+
+
 def dead_peer_kept(patch: Patch) -> None:
     from_toml = Config.from_toml
 
@@ -334,6 +338,7 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (expired_token_kept, {"no connection outlives its token"}),
     (client_id_of_a_post_lost, {"stored before delivered"}),
     (post_answered_before_it_is_stored, {"stored before delivered"}),
+    (room_ends_under_who_has_come, {"presence converges"}),
     (dead_peer_kept, {"nothing leaks"}),
     (read_position_goes_back, {"a read position never goes back"}),
     (nobody_told_who_went_offline, {"who is online converges"}),

@@ -59,7 +59,9 @@ class World:
         self.calm = False
         self.well = False  # everybody is connected and has caught up
         self._epoch_of_clock = trio.current_time()
+        linger = self.rand("linger").choice((60.0, 3.0, 0.5)) if plan.has("linger") else 60.0
         self.settings = Settings(
+            room_linger=linger,
             SECRET_KEY=SECRET,
             PULSE_STORE_TIMEOUT=4,
             PULSE_WRITE_TIMEOUT=6,

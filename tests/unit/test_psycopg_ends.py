@@ -2,10 +2,14 @@
 
 import contextlib
 import socket
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 import trio
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.waiting import Wait
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -31,15 +35,24 @@ async def test_a_wait_for_both_ways_is_cancelled_plainly() -> None:
         assert [type(error) for error in caught] == [trio.Cancelled]
 
 
+class Connection:
+    """One that needs no server."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.pgconn = SimpleNamespace(
+            transaction_status=TransactionStatus.IDLE, pipeline_status=PipelineStatus.OFF, socket=0
+        )
+        self.lock = trio.Lock()
+        self._num_transactions = 0
+
+    def abort(self) -> None:
+        self.closed = True
+
+
 async def test_a_connection_that_comes_as_the_pool_is_closed_is_closed_too(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Connection:
-        closed = False
-
-        def abort(self) -> None:
-            self.closed = True
-
     made: list[Connection] = []
     comes = trio.Event()
 
@@ -53,3 +66,45 @@ async def test_a_connection_that_comes_as_the_pool_is_closed_is_closed_too(
         await wait_all_tasks_blocked()
         comes.set()  # and the block ends in the same turn
     assert [connection.closed for connection in made] == [True]
+
+
+async def test_there_are_never_more_connections_than_there_may_be(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who finds none idle makes one; meanwhile what was lent comes back, and one that broke is to be replaced."""
+    made: list[Connection] = []
+    seconds = 0.0
+    refusals = 0
+
+    async def connect(*_: Any, **__: Any) -> Connection:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            await trio.lowlevel.checkpoint()
+            raise psycopg.OperationalError("not now")
+        await trio.sleep(seconds)
+        made.append(Connection())
+        return made[-1]
+
+    async def use(hold: float, *, breaks: bool = False) -> None:
+        async with connections.connection() as connection:
+            if breaks:
+                connection.abort()
+            await trio.sleep(hold)
+
+    monkeypatch.setattr(pool.TrioConnection, "connect", connect)
+    monkeypatch.setattr(pool, "poll_now", lambda *_: 0)
+    async with Pool("host=/nowhere", min_size=3, max_size=3) as connections:
+        await trio.sleep(1)
+        seconds, refusals = 0.5, 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use, 0.02)
+            nursery.start_soon(use, 5)
+            nursery.start_soon(partial(use, 0, breaks=True))
+            await trio.sleep(0.01)  # one broke, and its replacement failed once
+            nursery.start_soon(use, 5)
+            for _ in range(50):
+                await trio.sleep(0.1)
+                assert sum(not connection.closed for connection in made) <= 3
+        await trio.sleep(10)
+        assert sum(not connection.closed for connection in made) == 3

@@ -22,6 +22,7 @@ Append = Callable[[Sequence[NewMessage]], Awaitable[Rows]]
 
 LANES: Final = 2  # one gathers while the other commits; more would make the batches smaller
 STATEMENT_MESSAGES: Final = 1_000  # most messages of one statement; beyond it a batch gains nothing
+APART_MOST: Final = 1_024  # rooms that failed alone and are remembered; one more costs a statement for all again
 WAITING: Final = 1_024  # rooms whose messages wait for a lane; the writers of more wait to hand theirs over
 
 
@@ -81,17 +82,22 @@ class Gathering:
                     return await self._append_counted(messages)
                 rows = await self._hand_over(self._parcels, messages)
             except (StoreRefused, StoreBusy):
-                self._alone[conversation_id] = None
+                self._set_apart(conversation_id)
                 raise
             if rows is not None:
                 return rows
         try:
             rows = await self._append(messages)
         except StoreError:
-            self._alone[conversation_id] = None
+            self._set_apart(conversation_id)
             raise
         self._alone.pop(conversation_id, None)
         return rows
+
+    def _set_apart(self, conversation_id: UUID) -> None:
+        self._alone[conversation_id] = None
+        if len(self._alone) > APART_MOST:
+            del self._alone[next(iter(self._alone))]
 
     async def _append_counted(self, messages: Sequence[NewMessage]) -> Rows:
         self._under_way += 1

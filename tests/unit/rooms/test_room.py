@@ -640,6 +640,26 @@ async def test_who_waits_for_a_change_when_the_writer_fails_is_answered(autojump
         assert answers == [ErrorCode.NOT_STORED] * 2
 
 
+async def test_a_message_that_is_found_while_its_answer_is_on_its_way_comes_once(autojump_clock: MockClock) -> None:
+    """Who looks for what may have been committed finds it before the writer hears of it."""
+    async with a_world(store_timeout=2.0) as world:
+        bob, alice = await world.join(world.bob), await world.join(world.alice)
+        world.store.answers = [world.store.hang]
+        await alice.send("lost")
+        await trio.sleep(2.5)  # refused: it is looked for now, and once more two seconds later
+
+        async def answer_late(batch: Sequence[NewMessage]) -> Rows:
+            rows = await world.store.commit(batch)
+            await trio.sleep(1.8)
+            return rows
+
+        world.store.answers = [answer_late]
+        await trio.sleep(0.5)
+        await alice.send("two")
+        await trio.sleep(20)
+        assert alice.contents == bob.contents == ["two"]
+
+
 # --- messages of who is not connected ---
 
 

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, EditMessage, SendResume
-from pulse_trio.store.base import NewMessage, StoreUnavailable
+from pulse_trio.store.base import Head, NewMessage, StoreUnavailable
 
 from .world import Device, World, a_world, device, settle, virtual_now
 
@@ -688,3 +688,109 @@ async def test_a_client_that_has_seen_more_than_the_room_knows_of_is_told_nothin
         await carol.send("three")
         await settle()
         assert alice.contents(key) == ["three"]
+
+
+# --- a room that only sessions follow, and its end ---
+
+
+async def test_who_joins_a_lingering_room_keeps_it(autojump_clock: MockClock) -> None:
+    async with a_world(room_linger=60.0) as world:
+        key = world.conversation_id
+        alice = await device(world, world.alice)
+        await alice.send(key, "one")
+        await settle()
+        await trio.sleep(10)
+        bob, carol = await world.join(world.bob), await world.join(world.carol)
+        await trio.sleep(70)
+        assert world.hub.get_connection_count(key) == 3
+        await alice.send(key, "two")
+        await settle()
+        await bob.send("three")
+        await settle()
+        assert bob.contents == carol.contents == ["two", "three"]
+        assert alice.contents(key) == ["one", "two", "three"]
+        for guest in (bob, carol):
+            guest.leave()
+        await trio.sleep(61)
+        assert world.hub.room_count == 0
+
+
+async def test_what_is_posted_as_a_room_has_lingered_is_delivered(autojump_clock: MockClock) -> None:
+    async with a_world(room_linger=60.0) as world:
+        key = world.conversation_id
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        await alice.send(key, "one")
+        await settle()
+        await trio.sleep(59.99)
+        assert world.hub.room_count == 1
+        gate = world.store.hold()
+        world.start(world.hub.post, key, world.carol, "two", None)
+        await trio.sleep(0.02)  # its time is over while the message is being stored
+        gate.set()
+        await settle()
+        assert bob.contents(key) == ["one", "two"]
+        await trio.sleep(61)
+        assert world.hub.room_count == 0
+
+
+async def test_what_waits_for_its_turn_as_a_room_has_lingered_is_stored(autojump_clock: MockClock) -> None:
+    async with a_world(room_linger=5.0, pending_messages=1, store_timeout=60.0) as world:
+        key, other = world.conversation_id, world.ids()
+        await world.new_conversation(other)
+        alice = await device(world, world.alice)
+        await alice.send(key, "one")
+        await settle()
+        await trio.sleep(4)
+        gate = world.store.hold()
+        await alice.send(other, "slow")  # takes the one place that she has
+        world.start(alice.send, key, "two")
+        await trio.sleep(3)
+        gate.set()
+        await settle()
+        assert (world.stored, alice.errors) == (["one", "two"], [])
+
+
+@pytest.mark.parametrize("knows_more", [False, True])
+async def test_who_connects_as_a_room_has_lingered_is_in_it(autojump_clock: MockClock, *, knows_more: bool) -> None:
+    async with a_world(room_linger=5.0) as world:
+        key = world.conversation_id
+        alice = await device(world, world.alice)
+        await alice.send(key, "one")
+        await settle()
+        if knows_more:  # of a commit whose answer was lost: the store is asked where the conversation stands
+            await trio.sleep(4.9)
+            await store(world, key, "lost")
+            head = world.store.head
+
+            async def slow(conversation_id: UUID) -> Head:
+                await trio.sleep(0.5)
+                return await head(conversation_id)
+
+            world.store.head = slow  # type: ignore[method-assign]
+            bob = await world.join(world.bob, after_rev=2)
+        else:
+            await trio.sleep(5)
+            bob = await world.join(world.bob)
+        await alice.send(key, "hello")
+        await trio.sleep(20)
+        assert bob.contents == ["hello"]
+        assert world.hub.get_connection_count(key) == 2
+
+
+async def test_a_fault_while_a_room_opens_is_told_to_who_sends(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: UUID) -> Head:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("a fault in the store")
+
+    async with a_world(pending_messages=1) as world:
+        alice = await device(world, world.alice)
+        with monkeypatch.context() as patch:
+            patch.setattr(world.store, "head", broken)
+            await alice.send(world.conversation_id, "one", "c-1")
+            await settle()
+        assert alice.errors == [("not_stored", "c-1", str(world.conversation_id))]
+        await alice.send(world.conversation_id, "one", "c-1")
+        await settle()
+        assert world.stored == ["one"]
