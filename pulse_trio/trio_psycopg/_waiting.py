@@ -65,9 +65,11 @@ async def _ready(fd: int, want: Wait) -> Ready:
             # Only closing can fail here.
             if group.split((trio.ClosedResourceError, OSError))[0] is not None:
                 raise psycopg.OperationalError("connection socket closed") from group
-            await trio.lowlevel.checkpoint_if_cancelled()  # a plain Cancelled: who waits for this must know it as one
-            raise
-        return poll_now(fd, want)
+            failed = group
+        else:
+            return poll_now(fd, want)
+        await trio.lowlevel.checkpoint_if_cancelled()  # a plain Cancelled: who waits for this must know it as one
+        raise failed
     except (OSError, trio.ClosedResourceError) as error:
         raise psycopg.OperationalError("connection socket closed") from error
 
