@@ -6,7 +6,7 @@ from collections.abc import Callable
 from playwright.sync_api import expect
 
 from tests.browser.conftest import keep
-from tests.browser.people import PASSWORD, Account, Desk, Window
+from tests.browser.people import NETWORK, PASSWORD, Account, Desk, Window
 
 Person = Callable[[str], Account]
 REFUSED = r"the server responded with a status of 4\d\d"
@@ -204,6 +204,41 @@ def test_a_conversation_is_begun_with_enter_alone(desk: Desk, person: Person) ->
     field.press("Enter")
     expect(page.get_by_text("The group begins here.")).to_be_visible()
     expect(page.locator(".thread-title .hint")).to_contain_text("3 people")
+
+
+def test_enter_never_chooses_whom_an_older_search_found(desk: Desk, person: Person) -> None:
+    ann, bob, cem = person("ann"), person("bob"), person("cem")
+    page = desk.sit_down(ann).page
+    page.get_by_role("button", name="New conversation").click()
+    field = page.get_by_role("searchbox", name="Find people")
+    field.fill(bob.username)
+    expect(page.locator("button.person")).to_have_count(1)
+    field.fill(cem.username)
+    field.press("Enter")
+    expect(page.locator(".chip")).to_have_text(cem.username)
+
+
+def test_what_cannot_be_sent_any_more_is_told_and_let_go(desk: Desk, person: Person) -> None:
+    ann, bob = person("ann"), person("bob")
+    group = bob.start_group(ann, name="Hikers")
+    context = desk.context(ann)
+    window = desk.window(context, allowed=NETWORK).open(f"/#/c/{group}")
+    expect(window.field).to_be_visible()
+    context.set_offline(True)
+    window.say("too late")
+    expect(window.message("too late").locator(".mark")).to_contain_text("Sending")
+    window.page.get_by_role("button", name="Details").click()
+    window.page.get_by_role("button", name="Leave group").click()
+    window.page.get_by_role("button", name="Leave", exact=True).click()
+    expect(window.page.locator(".toast")).to_have_text("No connection. Try again when you are back online.")
+    expect(window.page.get_by_role("dialog", name="Details")).to_be_visible()
+    bob.ask("DELETE", f"/api/chat/conversations/{group}/members/{ann.id}")
+    context.set_offline(False)
+    expect(window.page.get_by_text("Not sent to “Hikers”: too late")).to_be_visible(timeout=20_000)
+    expect(window.chats).to_have_count(0)
+    expect(window.page.get_by_role("dialog")).to_have_count(0)
+    window.page.get_by_role("button", name="Sign out").click()
+    expect(window.page.get_by_role("heading", name="Sign in to Pulse")).to_be_visible()
 
 
 def test_own_messages_are_edited_and_deleted(desk: Desk, person: Person) -> None:

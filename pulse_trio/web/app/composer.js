@@ -1,6 +1,6 @@
 // The field that messages are written in.
 
-import { h, icon, iconButton, toast } from "./dom.js";
+import { explain, h, icon, iconButton, toast } from "./dom.js";
 import { countCharacters } from "./text.js";
 
 const MOST = Number(document.querySelector('meta[name="pulse-max-content-chars"]').content);
@@ -137,7 +137,7 @@ export class Composer {
   /** Gives back what could not be saved, unless something else is being written. */
   _notEdited(message, content, error) {
     const isGone = error.code === "no_such_message";
-    toast(isGone ? "The message you were editing was deleted." : `The message could not be edited: ${error.message}`);
+    toast(isGone ? "The message you were editing was deleted." : `The message could not be edited. ${explain(error)}`);
     if (this._id !== message.conversation_id || this._edited !== null || this._field.value !== "") return;
     if (!isGone) this.edit(message);
     this._set(content);

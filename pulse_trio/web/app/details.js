@@ -1,6 +1,6 @@
 // A conversation's people and name, and what can be changed of them.
 
-import { avatar, h, iconButton, name, toast } from "./dom.js";
+import { avatar, explain, h, iconButton, name, toast } from "./dom.js";
 import { PeoplePicker, ask, dialog } from "./newchat.js";
 import { agoName } from "./time.js";
 
@@ -55,7 +55,7 @@ function names(store, conversation) {
       await store.rename(conversation.id, Object.fromEntries(changed.map(([key, input]) => [key, input.value.trim() || null])));
       toast("Saved.");
     } catch (error) {
-      toast(error.message);
+      toast(explain(error));
     } finally {
       save.disabled = false;
     }
@@ -96,7 +96,7 @@ async function remove(store, conversation, user) {
   try {
     await store.removeMember(conversation.id, user.id);
   } catch (error) {
-    toast(error.message);
+    toast(explain(error));
   }
 }
 
@@ -109,7 +109,7 @@ function adding(store, conversation) {
     try {
       await store.addMembers(conversation.id, [...picker.chosen.keys()]);
     } catch (error) {
-      toast(error.message);
+      toast(explain(error));
     }
   };
   const follow = (now) => picker.leaveOut(now.users.map((user) => user.id));
@@ -119,13 +119,17 @@ function adding(store, conversation) {
 function leaving(store, conversation, element) {
   const leave = async () => {
     if (!(await ask("Leave this group? You will not see it any more.", "Leave"))) return;
+    button.disabled = true;
     try {
+      await store.removeMember(conversation.id, "me");
       element.close();
       location.replace("#/"); // there is no going back to it
-      await store.removeMember(conversation.id, "me");
     } catch (error) {
-      toast(error.message);
+      toast(explain(error));
+    } finally {
+      button.disabled = false;
     }
   };
-  return h("button", { type: "button", class: "button is-danger is-quiet", onclick: leave }, "Leave group");
+  const button = h("button", { type: "button", class: "button is-danger is-quiet", onclick: leave }, "Leave group");
+  return button;
 }

@@ -96,6 +96,12 @@ export function announce(text) {
   live = setTimeout(() => region.replaceChildren(), 5000);
 }
 
+/** What went wrong, for a person: what the network or a proxy says is for nobody. */
+export function explain(error) {
+  if (error.code === "network") return "No connection. Try again when you are back online.";
+  return error.status ? error.message : "Something went wrong. Try again.";
+}
+
 /** Tells everybody that something went wrong or was done, for some seconds. */
 export function toast(text) {
   const element = h("div", { class: "toast" }, h("span", { dir: "auto" }, text));

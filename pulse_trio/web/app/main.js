@@ -69,8 +69,10 @@ function showChats({ token, userId, username }) {
     title();
   });
   store.addEventListener("gone", (event) => {
-    if (event.detail.id !== store.openId) return;
-    toast(`You are no longer in “${event.detail.title}”.`);
+    const { id, title: left, unsent } = event.detail;
+    if (unsent.length > 0) toast(`Not sent to “${left}”: ${unsent.map((item) => item.content).join(" · ").slice(0, 200)}`);
+    if (id !== store.openId) return;
+    toast(`You are no longer in “${left}”.`);
     location.replace("#/"); // there is no going back to it
   });
   store.addEventListener("arrived", (event) => {
@@ -80,6 +82,7 @@ function showChats({ token, userId, username }) {
     else if (conversation) announce(`New message from ${message.sender_username} in ${store.title(conversation)}`);
   });
   addEventListener("hashchange", () => {
+    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // it was about what was open
     route();
     title();
   });

@@ -1,9 +1,10 @@
 // Choosing people: for a new conversation, and to add to a group.
 
-import { avatar, h, icon, iconButton, name } from "./dom.js";
+import { avatar, explain, h, icon, iconButton, name } from "./dom.js";
 
 const WAIT_MS = 180; // after the last key
 const SHOWN = 20;
+const PAGE_MOST = 200; // of the service
 
 let dialogs = 0; // one may open another
 
@@ -48,6 +49,7 @@ export class PeoplePicker {
     this._onChange = onChange;
     this._timer = 0;
     this._asked = 0;
+    this._found = ""; // what was written when those that are shown were found
     this._chips = h("ul", { class: "chips", "aria-label": "Chosen", hidden: true });
     this._results = h("ul", { class: "people", "aria-label": "People" });
     this._status = h("p", { class: "hint", role: "status" }, "Type the beginning of a name.");
@@ -73,14 +75,17 @@ export class PeoplePicker {
   async _search() {
     const prefix = this.input.value.trim();
     const asked = ++this._asked;
+    this._found = prefix;
     if (prefix === "") return this._show([], "Type the beginning of a name.");
     try {
-      const { users } = await this._store.client.searchUsers(prefix, { limit: SHOWN });
+      // So many that those who are there already do not hide the others.
+      const limit = Math.min(PAGE_MOST, SHOWN + this._except.size);
+      const { users } = await this._store.client.searchUsers(prefix, { limit });
       if (asked !== this._asked) return; // an answer to an older question
-      const found = users.filter((user) => !this._except.has(user.id));
+      const found = users.filter((user) => !this._except.has(user.id)).slice(0, SHOWN);
       this._show(found, found.length === 0 ? "Nobody found." : `${found.length} found.`);
     } catch (error) {
-      if (asked === this._asked) this._show([], error.message);
+      if (asked === this._asked) this._show([], explain(error));
     }
   }
 
@@ -130,11 +135,17 @@ export class PeoplePicker {
     this._search();
   }
 
-  _onKey(event) {
+  async _onKey(event) {
     const first = this._results.querySelector("button");
     if (event.key === "Enter") {
       event.preventDefault();
-      if (first) this._take(first);
+      // Those that are shown may be of what was written before.
+      if (this._found !== this.input.value.trim()) {
+        clearTimeout(this._timer);
+        await this._search();
+        const found = this._results.querySelector("button");
+        if (found && this._found === this.input.value.trim()) this._take(found);
+      } else if (first) this._take(first);
       else if (this.input.value.trim() === "" && this.chosen.size > 0) this.input.form.requestSubmit();
     } else if (event.key === "ArrowDown" && first) {
       event.preventDefault();
@@ -180,7 +191,7 @@ export function openNewChat(store) {
       element.close();
       location.hash = `#/c/${id}`;
     } catch (error) {
-      problem.textContent = error.message;
+      problem.textContent = explain(error);
       submit.disabled = false;
     }
   };

@@ -124,6 +124,7 @@ export class Sidebar {
       return { who: "", text: conversation.is_group ? `${typists[0]} is typing …` : "typing …", isTyping: true };
     }
     const underWay = store.sending.in(conversation.id).at(-1);
+    if (underWay?.failure) return { who: "", text: `Not sent: ${underWay.content.slice(0, 200)}`, isTyping: false };
     if (underWay) return { who: "You", text: underWay.content.slice(0, 200), isTyping: false };
     const last = conversation.last_message;
     if (!last) return { who: "", text: conversation.is_group ? "New group" : "Say hello", isTyping: false };

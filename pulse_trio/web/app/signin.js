@@ -7,6 +7,8 @@ import { countCharacters } from "./text.js";
 
 const passwordMin = Number(document.querySelector('meta[name="pulse-password-min-chars"]').content);
 
+const USERNAME_MOST = 32; // of the service
+
 /** Shows the form in `parent`; `onDone` is called when somebody is signed in. */
 export function showSignIn(parent, { notice, onDone }) {
   const form = new SignIn(onDone);
@@ -88,6 +90,7 @@ class SignIn {
   _missing() {
     const problems = {};
     if (this.username.value.trim() === "") problems.username = "Enter a username.";
+    else if (this._isNew && countCharacters(this.username.value.trim()) > USERNAME_MOST) problems.username = `Use at most ${USERNAME_MOST} characters.`;
     const length = countCharacters(this.password.value);
     if (length === 0) problems.password = "Enter a password.";
     else if (this._isNew && length < passwordMin) problems.password = `Use at least ${passwordMin} characters.`;

@@ -272,7 +272,10 @@ export class Store extends EventTarget {
     this.conversations.delete(id);
     this.timelines.delete(id);
     this._positions.delete(id);
-    this.dispatchEvent(new CustomEvent("gone", { detail: { id, title: this.title(conversation) } }));
+    // What was not sent there never will be, and nobody would see it any more.
+    const unsent = [...this.sending.in(id)];
+    for (const item of unsent) this.sending.settle(id, item.client_id);
+    this.dispatchEvent(new CustomEvent("gone", { detail: { id, title: this.title(conversation), unsent } }));
     this._changed("list", id);
   }
 

@@ -5,7 +5,7 @@
 
 import { Composer } from "./composer.js";
 import { openDetails } from "./details.js";
-import { arrange, avatar, fill, h, icon, iconButton, name, toast } from "./dom.js";
+import { arrange, avatar, explain, fill, h, icon, iconButton, name, toast } from "./dom.js";
 import { ask } from "./newchat.js";
 import { signature, toElement, toRows } from "./rows.js";
 import { listNames } from "./text.js";
@@ -369,7 +369,7 @@ export class Thread {
     try {
       await this._store.remove(message);
     } catch (error) {
-      toast(error.message);
+      toast(explain(error));
     }
   }
 
