@@ -365,7 +365,7 @@ class Pool:
         except trio.WouldBlock:
             return False  # all slots are with tasks, which make their own
         try:
-            if len(self._idle) + self._max_size - self._slots.value > self._max_size:
+            if len(self._idle) > self._slots.value:
                 return False  # somebody who found none idle is making one
             connection = await self._connect()
             if self._is_closed():  # while the last of the handshake came

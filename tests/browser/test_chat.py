@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import keep
 from tests.browser.people import NETWORK, PASSWORD, Account, Desk, Window
@@ -207,7 +207,7 @@ def test_a_conversation_is_begun_with_enter_alone(desk: Desk, person: Person) ->
 
 
 def test_enter_never_chooses_whom_an_older_search_found(desk: Desk, person: Person) -> None:
-    ann, bob, cem = person("ann"), person("bob"), person("cem")
+    ann, bob, cem, dan = (person(name) for name in ("ann", "bob", "cem", "dan"))
     page = desk.sit_down(ann).page
     page.get_by_role("button", name="New conversation").click()
     field = page.get_by_role("searchbox", name="Find people")
@@ -216,6 +216,20 @@ def test_enter_never_chooses_whom_an_older_search_found(desk: Desk, person: Pers
     field.fill(cem.username)
     field.press("Enter")
     expect(page.locator(".chip")).to_have_text(cem.username)
+
+    # Nor while the present one is on its way.
+    field.fill(bob.username)
+    expect(page.locator("button.person")).to_have_count(1)
+    held: list[Route] = []
+    page.route("**/api/users?*", lambda route: held.append(route))
+    field.fill(dan.username)
+    while not held:
+        page.wait_for_timeout(20)
+    field.press("Enter")
+    page.wait_for_timeout(100)
+    for route in held:
+        route.continue_()
+    expect(page.locator(".chip")).to_have_text([cem.username, dan.username])
 
 
 def test_what_cannot_be_sent_any_more_is_told_and_let_go(desk: Desk, person: Person) -> None:

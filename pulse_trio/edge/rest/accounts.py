@@ -88,7 +88,7 @@ def user_body(user: User) -> UserBody:
     tags=("accounts",),
     body=Registration,
     responses={201: UserBody},
-    errors=(ErrorCode.USERNAME_TAKEN, ErrorCode.LOGIN_DISABLED, ErrorCode.RATE_LIMITED),
+    errors=(ErrorCode.USERNAME_TAKEN, ErrorCode.LOGIN_DISABLED),
     public=True,
 )
 async def register(body: Registration) -> Response:
@@ -118,7 +118,7 @@ async def register(body: Registration) -> Response:
     tags=("accounts",),
     body=Login,
     responses={200: TokenBody},
-    errors=(ErrorCode.INVALID_CREDENTIALS, ErrorCode.LOGIN_DISABLED, ErrorCode.RATE_LIMITED),
+    errors=(ErrorCode.INVALID_CREDENTIALS, ErrorCode.LOGIN_DISABLED),
     public=True,
 )
 async def login(body: Login) -> Response:
@@ -150,7 +150,7 @@ async def login(body: Login) -> Response:
     name="renewToken",
     tags=("accounts",),
     responses={200: TokenBody},
-    errors=(ErrorCode.LOGIN_DISABLED, ErrorCode.RATE_LIMITED),
+    errors=(ErrorCode.LOGIN_DISABLED,),
 )
 async def renew() -> Response:
     """Get a new token for one that is still good.

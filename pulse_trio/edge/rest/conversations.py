@@ -117,7 +117,7 @@ class ConversationList(msgspec.Struct):
     tags=("conversations",),
     body=ConversationRequest,
     responses={201: ConversationBody, 200: ConversationBody},
-    errors=(ErrorCode.UNKNOWN_USER, ErrorCode.TOO_MANY_MEMBERS, ErrorCode.RATE_LIMITED),
+    errors=(ErrorCode.UNKNOWN_USER, ErrorCode.TOO_MANY_MEMBERS),
 )
 async def create_conversation(body: ConversationRequest) -> Response:
     """Create a conversation.
@@ -204,7 +204,7 @@ async def list_active_users(conversation_id: str) -> Response:
     tags=("conversations",),
     body=ConversationChanges,
     responses={200: ConversationBody},
-    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP, ErrorCode.RATE_LIMITED),
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP),
 )
 async def change_conversation(conversation_id: str, body: ConversationChanges) -> Response:
     """Rename a group, or describe it anew; any member may."""
@@ -247,7 +247,6 @@ async def change_conversation(conversation_id: str, body: ConversationChanges) -
         ErrorCode.NOT_A_GROUP,
         ErrorCode.UNKNOWN_USER,
         ErrorCode.TOO_MANY_MEMBERS,
-        ErrorCode.RATE_LIMITED,
     ),
 )
 async def add_members(conversation_id: str, body: NewMembers) -> Response:
@@ -286,7 +285,7 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
     name="removeMember",
     tags=("conversations",),
     responses={204: None},
-    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP, ErrorCode.OWNER_ONLY, ErrorCode.RATE_LIMITED),
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP, ErrorCode.OWNER_ONLY),
 )
 async def remove_member(conversation_id: str, user_id: str) -> Response:
     """Leave a group (`me`, or the caller's id), or, as its owner, remove a member.

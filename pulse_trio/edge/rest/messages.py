@@ -33,7 +33,6 @@ _REVISION_ERRORS: Final = (
     ErrorCode.NO_SUCH_MESSAGE,
     ErrorCode.NOT_YOUR_MESSAGE,
     ErrorCode.NOT_STORED,
-    ErrorCode.RATE_LIMITED,
 )
 
 messages = Blueprint("messages", __name__, url_prefix="/api/chat/conversations/<conversation_id>/messages")
@@ -139,7 +138,6 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
     errors=(
         ErrorCode.NOT_FOUND,
         ErrorCode.NOT_STORED,
-        ErrorCode.RATE_LIMITED,
         ErrorCode.CLIENT_ID_REUSED,
         *_CONTENT_ERRORS,
     ),

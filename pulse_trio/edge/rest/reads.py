@@ -49,7 +49,7 @@ class PositionList(msgspec.Struct):
     tags=("messages",),
     body=ReadMarkBody,
     responses={200: ReadBody},
-    errors=(ErrorCode.NOT_FOUND, ErrorCode.NO_SUCH_MESSAGE, ErrorCode.RATE_LIMITED),
+    errors=(ErrorCode.NOT_FOUND, ErrorCode.NO_SUCH_MESSAGE),
 )
 async def mark_read(conversation_id: str, body: ReadMarkBody) -> Response:
     """Say that the caller has read everything up to a message.

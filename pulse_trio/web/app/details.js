@@ -50,7 +50,6 @@ function names(store, conversation) {
     // Only what was changed here: the rest may have been changed by others meanwhile.
     const changed = Object.entries(fields).filter(([key, input]) => input.value.trim() !== known[key]);
     save.disabled = true;
-    save.focus();
     try {
       await store.rename(conversation.id, Object.fromEntries(changed.map(([key, input]) => [key, input.value.trim() || null])));
       toast("Saved.");

@@ -75,21 +75,21 @@ export class PeoplePicker {
   async _search() {
     const prefix = this.input.value.trim();
     const asked = ++this._asked;
-    this._found = prefix;
-    if (prefix === "") return this._show([], "Type the beginning of a name.");
+    if (prefix === "") return this._show(prefix, [], "Type the beginning of a name.");
     try {
       // So many that those who are there already do not hide the others.
       const limit = Math.min(PAGE_MOST, SHOWN + this._except.size);
       const { users } = await this._store.client.searchUsers(prefix, { limit });
       if (asked !== this._asked) return; // an answer to an older question
       const found = users.filter((user) => !this._except.has(user.id)).slice(0, SHOWN);
-      this._show(found, found.length === 0 ? "Nobody found." : `${found.length} found.`);
+      this._show(prefix, found, found.length === 0 ? "Nobody found." : `${found.length} found.`);
     } catch (error) {
-      if (asked === this._asked) this._show([], explain(error));
+      if (asked === this._asked) this._show(prefix, [], explain(error));
     }
   }
 
-  _show(users, status) {
+  _show(prefix, users, status) {
+    this._found = prefix;
     this._status.textContent = status;
     this._status.classList.toggle("unseen", users.length > 0);
     this._results.replaceChildren(
