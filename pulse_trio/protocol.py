@@ -235,7 +235,8 @@ class TypingFrame(Frame, frozen=True, tag="typing"):
 class SystemFrame(Frame, frozen=True, kw_only=True, tag="system"):
     """Something happened to the conversation; `event` says what, `content` says it to a person.
 
-    `active_users` is left out for all but who joins when there are too many of them.
+    `active_users` is left out for all but who joins when there are too many of them. `user_ids` and `user_count` come
+    with `added` and `removed`.
     """
 
     content: Annotated[str, Meta(examples=["User john_doe joined the conversation"])]
@@ -247,6 +248,11 @@ class SystemFrame(Frame, frozen=True, kw_only=True, tag="system"):
     last_seq: LastSeq
     last_rev: LastRev
     epoch: Epoch
+    user_ids: Annotated[list[UUID], Meta(description="Whom it is about: the first 100 of them.")] | UnsetType = UNSET
+    user_count: (
+        Annotated[int, Meta(description="How many it is about; if more than `user_ids`, load the members afresh.")]
+        | UnsetType
+    ) = UNSET
 
 
 class PresentUser(msgspec.Struct, frozen=True):

@@ -195,6 +195,14 @@ class Settings(BaseSettings):
         description="Frames that a connection may send at once. Beyond it they are refused with `rate_limited`, and "
         "after so many more it is closed with 4429.",
     )
+    foreign_frame_cost: int = Field(
+        20,
+        ge=1,
+        le=1_000_000,
+        validation_alias="PULSE_FOREIGN_FRAME_COST",
+        description="Frames that a session's frame counts as when it is about a conversation that is not the user's "
+        "and the database had to be asked.",
+    )
     bytes_per_second: int = Field(
         262_144,
         ge=0,

@@ -47,6 +47,11 @@ class TokenBucket:
         self._level -= tokens
         return True
 
+    def drain(self, tokens: float) -> None:
+        """Takes so many tokens, or all that there are."""
+        if self._rate:
+            self._level = max(0.0, self._refill() - tokens)
+
     def give_back(self, tokens: float = 1) -> None:
         """Puts tokens back that were taken for nothing."""
         self._level = min(self._burst, self._refill() + tokens)

@@ -69,6 +69,10 @@ class Flow:
         self._told = now
         return Verdict.REFUSE_ALOUD
 
+    def charge(self, frames: int) -> None:
+        """Counts a frame that was taken as so many more, since it cost as much; the next ones may be refused for it."""
+        self._buckets[0].drain(frames)
+
 
 class Connections:
     """Counts the connections of each user; at most `most` of one, 0 is no limit."""

@@ -31,6 +31,7 @@ from pulse_trio.protocol import (
     error_frame,
 )
 from pulse_trio.rooms.connection import Connection
+from pulse_trio.rooms.hub import ForeignConversation
 from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.session import Session
 from pulse_trio.store.base import StoreError
@@ -122,7 +123,9 @@ class Reader:
             case SendWatch():
                 self._watch(frame)
             case _:
-                member = self._member(frame)
+                member = self._member(frame) or await self._place(frame)
+                if member is None:
+                    return
                 hub = self._parts.hub
                 match frame:
                     case SendMessage():
@@ -134,12 +137,16 @@ class Reader:
                     case SendRead():
                         await hub.send_read(member, frame.seq)
 
-    def _member(self, frame: ConversationFrame) -> Member:
-        """Who sends a frame about a conversation.
+    def _member(self, frame: ConversationFrame) -> Member | None:
+        """The connection's place in the conversation that a frame is about; None if that must be looked up.
 
         Raises:
-            FrameError: it does not say in which.
+            FrameError: it does not say which conversation.
         """
+        raise NotImplementedError
+
+    async def _place(self, frame: ConversationFrame) -> Member | None:
+        """Looks up what `_member` does not know; None if the frame has been refused."""
         raise NotImplementedError
 
     async def _resume(self, frame: SendResume) -> None:
@@ -172,7 +179,7 @@ class MemberReader(Reader):
         super().__init__(parts, member.connection, take, scope, identity)
         self._own = member
 
-    def _member(self, frame: ConversationFrame) -> Member:
+    def _member(self, frame: ConversationFrame) -> Member | None:
         if frame.conversation_id is not None and frame.conversation_id != self._own.conversation_id:
             raise _frame_error(frame, "`conversation_id` is another than this connection's; leave it out")
         return self._own
@@ -200,10 +207,25 @@ class SessionReader(Reader):
             self._session.start()
         await super()._handle(frame)
 
-    def _member(self, frame: ConversationFrame) -> Member:
+    def _member(self, frame: ConversationFrame) -> Member | None:
         if frame.conversation_id is None:
             raise _frame_error(frame, "`conversation_id` must say which conversation is meant")
-        return self._session.member(frame.conversation_id)
+        return self._session.members.get(frame.conversation_id)
+
+    async def _place(self, frame: ConversationFrame) -> Member | None:
+        assert frame.conversation_id is not None
+        try:
+            return await self._parts.hub.place(self._session, frame.conversation_id)
+        except ForeignConversation as error:
+            if error.was_looked_up:
+                self._flow.charge(self._parts.settings.foreign_frame_cost - 1)
+            refused: PulseError = error
+        except PulseError as error:
+            if isinstance(frame, SendTyping):
+                return None  # it may be missed
+            refused = error
+        self._refuse(refused, getattr(frame, "client_id", None), frame.conversation_id)
+        return None
 
     async def _resume(self, frame: SendResume) -> None:
         try:

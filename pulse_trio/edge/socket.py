@@ -33,7 +33,7 @@ from pulse_trio.protocol import (
     error_frame,
 )
 from pulse_trio.rooms.connection import CLOSE_TIMEOUT
-from pulse_trio.rooms.hub import JoinTicket
+from pulse_trio.rooms.membership import JoinTicket
 from pulse_trio.store.base import NotAMember, StoreError
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
@@ -89,8 +89,10 @@ async def conversation_socket(conversation_id: str) -> Response | None:
                 raise not_a_member()
             ticket = parts.hub.joining(key, identity.user.id)
             held.push(ticket)
-            if not await parts.store.is_member(key, identity.user.id):
+            version = await parts.store.membership(key, identity.user.id)
+            if version is None:
                 raise not_a_member()
+            ticket.version = version
         except (PulseError, StoreError) as error:
             return refusal(error)
         transport = await _accept(parts)

@@ -9,7 +9,7 @@ import trio
 
 from pulse_trio.protocol import Encoded, encode
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.rooms.connection import JOINED_BYTES
+from pulse_trio.rooms.connection import pieces
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
 from pulse_trio.store.base import Message, Store, StoreUnavailable
@@ -41,17 +41,10 @@ class _Page:
     def fill(self, messages: list[Message]) -> None:
         """Puts the changes in."""
         self.chunks = []
-        room = 0
-        for message in messages:
-            frame = encode(change_frame(message))
-            if len(frame.wire) > room:
-                self.chunks.append(([], 0))
-                room = JOINED_BYTES
-            room -= len(frame.wire)
-            self.size += len(frame.wire)
-            frames, _ = self.chunks[-1]
-            frames.append(frame)
-            self.chunks[-1] = frames, message.rev
+        revs = iter([message.rev for message in messages])
+        for piece in pieces([encode(change_frame(message)) for message in messages]):
+            self.chunks.append((piece, [next(revs) for _ in piece][-1]))
+            self.size += sum(len(frame.wire) for frame in piece)
         self.is_last = len(messages) < PAGE
         if messages and self.is_last:
             self.as_of = max(self.as_of, messages[-1].rev)

@@ -29,6 +29,19 @@ member, what the transport took is flushed."""
 log = structlog.get_logger(__name__)
 
 
+def pieces(frames: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Frames in their order, in pieces of at most `JOINED_BYTES` each; a frame that is larger is a piece of its own."""
+    found: list[list[Encoded]] = []
+    room = 0
+    for frame in frames:
+        if not found or len(frame.wire) > room:
+            found.append([])
+            room = JOINED_BYTES
+        room -= len(frame.wire)
+        found[-1].append(frame)
+    return found
+
+
 class Transport(Protocol):
     """What a connection needs of its WebSocket; the edge provides it."""
 
@@ -63,18 +76,21 @@ class Connection:
         pending_messages: how many messages it may have waiting for the store.
         on_ended: called once when `run` has ended, so that whoever reads from the WebSocket can go.
         metrics: where its frames and its end are counted.
-        is_session: whether it carries all of its user's conversations.
+        greeting: makes it a session's connection, which carries all of its user's conversations: `run` sends this
+            frame first, and everything else waits in the outbox until `release`.
     """
 
     __slots__ = (
         "_close",
         "_flushing",
+        "_greeting",
         "_is_open",
         "_on_ended",
         "_outbox",
         "_outbox_bytes",
         "_pending",
         "_queued_bytes",
+        "_released",
         "_scope",
         "_sending",
         "_source",
@@ -96,11 +112,13 @@ class Connection:
         pending_messages: int,
         on_ended: Callable[[], object],
         metrics: Metrics | None = None,
-        is_session: bool = False,
+        greeting: Encoded | None = None,
     ) -> None:
         self.user = user
         self.metrics = Metrics() if metrics is None else metrics
-        self.is_session = is_session
+        self.is_session = greeting is not None
+        self._greeting = greeting
+        self._released = None if greeting is None else trio.Event()
         self.transport = transport
         self._write_now = transport.write_now  # bound here, once: it is called for every frame of every member
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
@@ -109,7 +127,8 @@ class Connection:
         self._outbox_bytes = outbox_bytes
         self._queued_bytes = 0
         self._flushing = 0  # bytes of what the transport has taken and not flushed
-        self._pending = 0  # what is in the outbox, or at the task; while there is any, nothing may overtake it
+        # What is in the outbox, at the task, or holds the outbox back; while there is any, nothing may overtake it.
+        self._pending = 0 if greeting is None else 1
         self._sending: list[Member] = []  # whose frames are on their way out of here
         self._is_open = True
         self._scope = trio.CancelScope()
@@ -174,6 +193,11 @@ class Connection:
         if self._is_open:
             self._put(None, member)
 
+    def release(self) -> None:
+        """Ends the hold of a session's connection: what waits in the outbox is sent, and then everything at once."""
+        if self._released is not None:
+            self._released.set()
+
     def _flush_later(self, size: int, member: "Member | None") -> None:
         """The task must write what the transport took and the network did not."""
         if member is not None:
@@ -226,6 +250,7 @@ class Connection:
         self.metrics.connections[self] = None
         try:
             with self._scope, self._source:
+                await self._greet()
                 held: _Item | None = None
                 while True:
                     try:
@@ -262,6 +287,19 @@ class Connection:
                     await self._send_close(*self._close)  # noqa: ASYNC102  # shields itself, with a deadline
             finally:
                 self._on_ended()
+
+    async def _greet(self) -> None:
+        """Sends the greeting of a session's connection, and waits for `release`."""
+        if self._greeting is None or self._released is None:
+            return
+        self.metrics.frames_out[self._greeting.kind] += 1
+        if self._write_now(self._greeting.wire) >= 0:
+            await self.transport.flush()
+        else:
+            await self.transport.send([self._greeting])
+        await self._released.wait()
+        self._greeting = self._released = None
+        self._pending -= 1
 
     def _gather(self, frame: Encoded, member: "Member | None") -> tuple[list[Encoded], int, "_Item | None"]:
         """What can be sent together: the frames, how much of the outbox that was, and what must come after."""
@@ -314,7 +352,7 @@ def open_connection(
     on_ended: Callable[[], object],
     metrics: Metrics,
     *,
-    is_session: bool = False,
+    greeting: Encoded | None = None,
 ) -> Connection:
     """A connection with the bounds that the settings give it."""
     return Connection(
@@ -324,5 +362,5 @@ def open_connection(
         pending_messages=settings.pending_messages,
         on_ended=on_ended,
         metrics=metrics,
-        is_session=is_session,
+        greeting=greeting,
     )

@@ -4,8 +4,9 @@ It has the connection manager's operations of the specification under their name
 """
 
 import random
-from collections.abc import Callable
-from typing import Final, Self
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -25,50 +26,52 @@ from pulse_trio.protocol import (
     Standing,
     encode,
 )
+from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
 from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.membership import JoinTicket, MembershipChanges
 from pulse_trio.rooms.people import People
 from pulse_trio.rooms.reads import Reads
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.watches import Watches
-from pulse_trio.rooms.writer import not_a_member
+from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Message, NewMessage, NotAMember, ReadStanding, Revision, Store, StoreUnavailable, User
+from pulse_trio.store.base import (
+    Members,
+    Message,
+    NewMessage,
+    NotAMember,
+    ReadStanding,
+    Revision,
+    Store,
+    StoreUnavailable,
+    User,
+)
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds, below Hypercorn's graceful_timeout: what the writers hold is stored in it
 ANNOUNCEMENTS: Final = 64  # rooms that open at a time to tell of a change: so many that few are missed
+LOOK_UPS: Final = 4  # of memberships for sessions at a time, so that the others' messages find a connection
+DOUBTS: Final = 64  # changes of members with a lost answer that are looked into at a time; more must be asked for again
 RESTARTING: Final = "the server restarts; reconnect in a moment"
 
 log = structlog.get_logger(__name__)
 
 
-class JoinTicket:
-    """A join under way: what happened to the membership between its check and the join.
+class ForeignConversation(PulseError):
+    """The answer to a frame about a conversation that is not its sender's.
 
-    A context manager, at whose end nothing is watched for any more.
+    Args:
+        was_looked_up: whether the store was asked, and not only the memory of a moment ago.
     """
 
-    __slots__ = ("_all", "_key", "doubtful", "revoked")
-
-    def __init__(self, all_tickets: dict[tuple[UUID, UUID], list["JoinTicket"]], key: tuple[UUID, UUID]) -> None:
-        self.revoked = False
-        self.doubtful = False
-        self._all = all_tickets
-        self._key = key
-        all_tickets.setdefault(key, []).append(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        tickets = self._all[self._key]
-        tickets.remove(self)
-        if not tickets:
-            del self._all[self._key]
+    def __init__(self, *, was_looked_up: bool) -> None:
+        error = not_a_member()
+        super().__init__(error.code, error.message)
+        self.was_looked_up = was_looked_up
 
 
 class Hub:
@@ -97,7 +100,7 @@ class Hub:
         self._settings = settings
         self._clock = clock
         self._ids = ids
-        rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
+        self._random = rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
         self._metrics = metrics = Metrics() if metrics is None else metrics
         changes = Changes(store, settings.store_timeout, rand)
         self._sessions = Sessions()
@@ -112,6 +115,9 @@ class Hub:
         )
         self._people.on_change = self._watches.note
         self._joining: dict[tuple[UUID, UUID], list[JoinTicket]] = {}
+        self._members = MembershipChanges()
+        self._look_ups = trio.Semaphore(LOOK_UPS)
+        self._doubts = 0
         self.draining = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -178,9 +184,9 @@ class Hub:
             if after_rev is not None and after_rev > last_rev:
                 # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
                 last_rev = (await self._store.head(conversation_id)).last_rev
-            if ticket is not None and ticket.revoked:
+            if ticket is not None and ticket.is_revoked:
                 raise NotAMember
-            if ticket is not None and ticket.doubtful:
+            if ticket is not None and ticket.is_doubtful:
                 raise StoreUnavailable("the membership is in doubt")
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
@@ -264,7 +270,7 @@ class Hub:
     # --- what clients and REST ask for ---
 
     def joining(self, conversation_id: UUID, user_id: UUID) -> JoinTicket:
-        """Watches for the removal of a user, until the end of what it returns, while their connection is set up."""
+        """Notes changes of a user's membership, until the end of what it returns, while their connection is set up."""
         return JoinTicket(self._joining, (conversation_id, user_id))
 
     async def send_message(self, conversation_id: UUID, member: Member, frame: SendMessage) -> None:
@@ -303,7 +309,7 @@ class Hub:
             room.unhold()
         is_new = message.id == asked.id
         # The store finds what was stored before also for who has been removed since.
-        if not is_new and not await self._store.is_member(conversation_id, sender.id):
+        if not is_new and await self._store.membership(conversation_id, sender.id) is None:
             raise NotAMember
         return message, is_new
 
@@ -407,30 +413,95 @@ class Hub:
         found = await self._watches.look_up(user_id, [of])
         return found[0] if found else None
 
-    def add_user(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Tells a user's sessions of a conversation that they have been added to; it takes effect at once."""
-        for session in self._sessions.of(user_id):
-            session.added(conversation_id)
+    async def place(self, session: Session, conversation_id: UUID) -> Member:
+        """A session's place in a conversation, for what its client sends there.
+
+        Where the session has none yet, the store is asked whether its user is a member: no room opens for a
+        conversation that is not the user's. A session waits for its own question, so that it has one under way at a
+        time, and all sessions together have `LOOK_UPS`.
+
+        Raises:
+            ForeignConversation: the user is not a member.
+            PulseError: it could not be looked up in time.
+        Cancelled: nothing has happened.
+        """
+        member = session.members.get(conversation_id)
+        if member is not None:
+            return member
+        if session.is_refused(conversation_id):
+            raise ForeignConversation(was_looked_up=False)
+        user_id = session.user.id
+        with self.joining(conversation_id, user_id) as ticket:
+            version = await self._membership(conversation_id, user_id)
+            if version is not None:
+                ticket.version = version
+            if version is None or ticket.is_revoked:
+                session.refuse_for_a_while(conversation_id)
+                raise ForeignConversation(was_looked_up=True)
         room = self._rooms.get(conversation_id)
+        if room is not None and room.opened.is_set() and session.connection.is_open:
+            self.add_users(conversation_id, [user_id], version)  # the answer to their addition was lost, or is late
+        return session.member(conversation_id)
+
+    async def _membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
+        """As `Store.membership`, for as long as a message may wait."""
+        backoff = Backoff(self._random)
+        with trio.move_on_after(self._settings.store_timeout):
+            while True:
+                try:
+                    async with self._look_ups:
+                        return await self._store.membership(conversation_id, user_id)
+                except StoreUnavailable:
+                    await backoff.wait()
+        raise not_stored()
+
+    def changing_members(self, conversation_id: UUID) -> AbstractContextManager[None]:
+        """Wraps a change of members, from before the store is asked until `add_users` or `remove_user` has its answer.
+
+        Of changes that overlap, the one that was committed later wins, whichever answer comes first.
+        """
+        return self._members.under_way(conversation_id)
+
+    def add_users(self, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
+        """Takes in the sessions of users who are members as of a version, and notifies those that were not in yet.
+
+        It takes effect at once, and may be repeated. Returns the users of whom no later change is known.
+        """
+        room = self._rooms.get(conversation_id)
+        current = []
+        for user_id in user_ids:
+            for ticket in self._joining.get((conversation_id, user_id), ()):
+                ticket.note(version, is_member=True)
+            if not self._members.take(conversation_id, user_id, version):
+                continue
+            current.append(user_id)
+            for session in self._sessions.of(user_id):
+                if room is None or room.member_of(session.connection.transport) is None:
+                    session.added(conversation_id, version)
         if room is not None:
-            room.admit(user_id)
+            room.admit(current, version)
+        return current
 
-    def remove_user(self, conversation_id: UUID, user_id: UUID, reason: str) -> None:
-        """Closes a removed user's connections, tells their sessions, and stops what is being set up.
+    def remove_user(self, conversation_id: UUID, user_id: UUID, version: int, reason: str) -> bool:
+        """Closes the connections of a user who is no member as of a version, and notifies their sessions.
 
-        When this returns nothing of the conversation is delivered to the user any more.
+        When this returns True nothing of the conversation is delivered to the user any more. False: they were added
+        again later.
         """
         for ticket in self._joining.get((conversation_id, user_id), ()):
-            ticket.revoked = True
+            ticket.note(version, is_member=False)
+        if not self._members.take(conversation_id, user_id, version):
+            return False
         room = self._rooms.get(conversation_id)
         if room is not None:
-            room.dismiss(user_id)
+            room.dismiss(user_id, version)
             room.close_user(user_id, CloseCode.REMOVED, reason)
         for session in self._sessions.of(user_id):
-            member = session.removed(conversation_id)
+            member = session.removed(conversation_id, version)
             if room is not None and member is not None:
                 room.leave(member)
         self._watches.doubt(user_id, (session.connection for session in self._sessions.of(user_id)))
+        return True
 
     def reconnect_user(self, conversation_id: UUID, user_id: UUID) -> None:
         """Closes a user's connections because nobody knows whether they were removed.
@@ -438,7 +509,7 @@ class Hub:
         When they come back their membership is looked up again.
         """
         for ticket in self._joining.get((conversation_id, user_id), ()):
-            ticket.doubtful = True
+            ticket.is_doubtful = True
         room = self._rooms.get(conversation_id)
         reason = "the membership is in doubt; reconnect"
         if room is not None:
@@ -449,29 +520,82 @@ class Hub:
             self._lobby.close(session)
         self._watches.doubt(user_id, ())
 
-    def announce(self, conversation_id: UUID, event: str, content: str, actor_id: UUID) -> None:
-        """Tells everybody connected of something that happened to the conversation.
+    def doubt_change(self, conversation_id: UUID, *, added: Sequence[UUID] = (), removed: Sequence[UUID] = ()) -> None:
+        """Looks up, as soon as the store answers, whether a change of members with a lost answer was committed.
+
+        What was is applied, as if its answer had come. There may be `DOUBTS` such changes at a time; what is beyond
+        takes effect when it is asked for again.
+        """
+        if self._doubts >= DOUBTS:
+            log.warning("too many changes of members in doubt", conversation_id=str(conversation_id))
+            return
+        self._doubts += 1
+        name = f"doubt about members of {conversation_id}"
+        self._rooms.nursery.start_soon(self._resolve_change, conversation_id, added, removed, name=name)
+
+    async def _resolve_change(self, conversation_id: UUID, added: Sequence[UUID], removed: Sequence[UUID]) -> None:
+        try:
+            with self._members.under_way(conversation_id):
+                announced = False
+                for _ in range(2):  # now, and what the database was still at
+                    members = await self._look_up_members(conversation_id)
+                    known = set(members.ids)
+                    present = [user_id for user_id in added if user_id in known]
+                    present = self.add_users(conversation_id, present, members.version)
+                    gone = [
+                        user_id
+                        for user_id in removed
+                        if user_id not in known
+                        and self.remove_user(conversation_id, user_id, members.version, "removed from the conversation")
+                    ]
+                    if present and not announced:
+                        self.announce(conversation_id, "added", "Users were added", present[0], present)
+                    if gone and not announced:
+                        self.announce(conversation_id, "removed", "Users were removed", gone[0], gone)
+                    announced = announced or bool(present or gone)
+                    await trio.sleep(self._settings.store_timeout)
+        except Exception:
+            log.exception("a change of members could not be looked up", conversation_id=str(conversation_id))
+        finally:
+            self._doubts -= 1
+
+    async def _look_up_members(self, conversation_id: UUID) -> Members:
+        """As `Store.members`; asks again until the store answers."""
+        backoff = Backoff(self._random)
+        while True:
+            try:
+                with trio.fail_after(self._settings.store_timeout):
+                    return await self._store.members(conversation_id)
+            except (StoreUnavailable, trio.TooSlowError):
+                await backoff.wait()
+
+    def announce(
+        self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID] = ()
+    ) -> None:
+        """Sends every connection one frame about something that happened to the conversation; see `Room.announce`.
 
         Where its room is not open, but there are sessions, it opens for that: some of them may be its members'. That
         may be missed, as when the store fails.
         """
         room = self._rooms.get(conversation_id)
         if room is not None and room.opened.is_set():
-            room.announce(event, content, actor_id)
+            room.announce(event, content, user_id, user_ids)
         elif self._sessions and self._announcing < ANNOUNCEMENTS:
             self._announcing += 1
             name = f"{event} in {conversation_id}"
             self._rooms.nursery.start_soon(
-                self._open_and_announce, conversation_id, event, content, actor_id, name=name
+                self._open_and_announce, conversation_id, event, content, user_id, user_ids, name=name
             )
 
-    async def _open_and_announce(self, conversation_id: UUID, event: str, content: str, actor_id: UUID) -> None:
+    async def _open_and_announce(
+        self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID]
+    ) -> None:
         try:
             room = await self._rooms.hold_open(conversation_id)
         except (NotAMember, StoreUnavailable):
             pass
         else:
-            room.announce(event, content, actor_id)
+            room.announce(event, content, user_id, user_ids)
             room.unhold()
         finally:
             self._announcing -= 1

@@ -7,7 +7,7 @@ import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.protocol import ConversationRemovedFrame, SendResume, encode, error_frame
+from pulse_trio.protocol import ConversationRemovedFrame, SendResume, SessionFrame, encode, error_frame
 from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.connection import Transport, open_connection
 from pulse_trio.rooms.registry import Rooms
@@ -48,7 +48,8 @@ class Lobby:
         """Registers a connection for all of a user's conversations.
 
         What is committed after its first frame has been sent will be sent on it, once it has started: by
-        `resume`, `Session.start`, or by itself after `PULSE_RESUME_WAIT` seconds.
+        `resume`, `Session.start`, or by itself after `PULSE_RESUME_WAIT` seconds. So the session is in all open rooms
+        of its user before that frame is sent, and rooms that open later take it in.
 
         Args:
             user: who connects.
@@ -59,8 +60,8 @@ class Lobby:
             StoreUnavailable: the user's conversations could not be looked up.
         Cancelled: the session is not registered.
         """
-        session = Session(open_connection(user, websocket, self._settings, on_ended, self._metrics, is_session=True))
-        session.greet(self._store.epoch)
+        greeting = encode(SessionFrame(user_id=user.id, username=user.username, epoch=self._store.epoch))
+        session = Session(open_connection(user, websocket, self._settings, on_ended, self._metrics, greeting=greeting))
         self._sessions.add(session)
         try:
             memberships, changed = await self._memberships(session, None)
@@ -126,11 +127,19 @@ class Lobby:
     async def _memberships(
         self, session: Session, among: list[UUID] | None
     ) -> tuple[dict[UUID, Head], dict[UUID, bool]]:
-        """The session's conversations, and those to which it was added (True), or removed from, meanwhile."""
-        session.changed.clear()
-        with trio.move_on_after(self._settings.store_timeout):
-            memberships = await self._store.memberships(session.user.id, among)
-            return memberships, session.changed.copy()
+        """The session's conversations, and those to which it was added (True), or removed from, since then."""
+        noted = session.changed = {}
+        try:
+            with trio.move_on_after(self._settings.store_timeout):
+                memberships = await self._store.memberships(session.user.id, among)
+                changed = {
+                    conversation_id: is_member
+                    for conversation_id, (version, is_member) in noted.items()
+                    if conversation_id not in memberships or version > memberships[conversation_id].members_version
+                }
+                return memberships, changed
+        finally:
+            session.changed = None
         raise StoreUnavailable("the memberships took too long")
 
     async def _run_session(self, session: Session) -> None:

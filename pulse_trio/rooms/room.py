@@ -5,6 +5,7 @@ memory only while somebody needs it: when the last of them has left, the session
 do with it for a while, and the writer has stored what it held, the nursery ends.
 """
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -12,7 +13,7 @@ from uuid import UUID
 
 import structlog
 import trio
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
@@ -27,17 +28,30 @@ from pulse_trio.protocol import (
 )
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.changes import Changes
-from pulse_trio.rooms.connection import JOINED_BYTES, Transport
+from pulse_trio.rooms.connection import Transport, pieces
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.membership import later
 from pulse_trio.rooms.presence import GATHER, Presence
 from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.writer import Stored, Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Head, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
+from pulse_trio.store.base import (
+    Head,
+    Members,
+    Message,
+    NewMessage,
+    NotAMember,
+    Revision,
+    Store,
+    StoreUnavailable,
+    User,
+)
 
 FRAME_POSITIONS: Final = 200  # most read positions in one frame: about 14 KB
+FRAME_USERS: Final = 100  # most ids of added users in one frame: about 4 KB
+TYPING_INTERVAL: Final = 1.0  # seconds between two typing frames about one user: clients send one every two seconds
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +103,9 @@ class Room:
         self._members: dict[Transport, Member] = {}
         self._presence = Presence(settings.presence_list_max)
         self._gathering: trio.CancelScope | None = None  # of the task that will tell who came and went
-        self._admitted: dict[UUID, bool] = {}  # who was added (True) or removed while the room was opening
+        # While the room opens: the last change of each user's membership, its version and whether they were added.
+        self._admitted: dict[UUID, tuple[int, bool]] = {}
+        self._typed: dict[UUID, float] = {}  # when a typing frame was last sent about a user; one entry each at most
         self._members_in_doubt = False
         self._keepers = 0  # members whose connection is this conversation's own
         self._joining = 0
@@ -115,17 +131,16 @@ class Room:
         acknowledged. Raises StoreUnavailable or NotAMember when it cannot be opened.
         """
         try:
-            head, member_ids = await self._look_up()
+            head, members = await self._look_up()
         except BaseException as error:  # whatever it is, who waits for the room is told
             self._writer.refuse_all(not_a_member() if isinstance(error, NotAMember) else not_stored())
             raise
         self.last_seq, self.last_rev = head.last_seq, head.last_rev
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for user_id in {**dict.fromkeys(member_ids, True), **self._admitted}:
-                if self._admitted.get(user_id, True):
-                    for session in self._sessions.of(user_id):
-                        self._enter(session.place(self.conversation_id, self.last_rev))
+            for user_id in self._members_now(members):
+                for session in self._sessions.of(user_id):
+                    self._enter(session.place(self.conversation_id, self.last_rev))
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             self.opened.set()
             await self._wait_vacant()
@@ -140,8 +155,16 @@ class Room:
             self._changes.forget(self.conversation_id)
             self._on_vacant(self)
 
-    async def _look_up(self) -> tuple[Head, list[UUID]]:
-        """Where the conversation stands, and who is in it if there is any session at all.
+    def _members_now(self, members: Members) -> list[UUID]:
+        """The members that were looked up, with what has changed since then."""
+        known = dict.fromkeys(members.ids, (members.version, True))
+        for user_id, change in self._admitted.items():
+            known[user_id] = later(known.get(user_id, (members.version, False)), change)
+        self._admitted.clear()
+        return [user_id for user_id, (_, is_member) in known.items() if is_member]
+
+    async def _look_up(self) -> tuple[Head, Members]:
+        """The head of the conversation, and its members if there is any session at all.
 
         A message that waits for it is worth asking again, for as long as a message may wait.
         """
@@ -151,14 +174,14 @@ class Room:
                 self._members_in_doubt = False
                 try:
                     head = await self._store.head(self.conversation_id)
-                    member_ids = await self._store.member_ids(self.conversation_id) if self._sessions else []
+                    members = await self._store.members(self.conversation_id) if self._sessions else Members((), 0)
                 except StoreUnavailable:
                     if not self._writer.unsettled:
                         raise
                     await backoff.wait()
                 else:
                     if not self._members_in_doubt:
-                        return head, member_ids
+                        return head, members
         raise StoreUnavailable("the conversation could not be looked up in time")
 
     async def _wait_vacant(self) -> None:
@@ -224,32 +247,39 @@ class Room:
             self._tell_later(user, came=True)
         member.start()
 
-    def attach(self, session: Session) -> None:
-        """Takes in a session that has come, or whose user has been added; one that is in already stays."""
+    def attach(self, session: Session, *, with_others: bool = False) -> None:
+        """Takes in a session that has come, or whose user has been added; one that is in already stays.
+
+        Args:
+            session: which.
+            with_others: many come at once: they are gathered into few frames, as a crowd's comings are.
+        """
         if session.connection.transport in self._members:
             return
         member = session.place(self.conversation_id, self.last_rev)
         if not self._enter(member):
             return
         user = session.user
-        if self._presence.is_crowded:
+        if with_others or self._presence.is_crowded:
             self._tell_later(user, came=True)
         else:
             self.broadcast(encode(self._joined(user)), exclude_member=member, ephemeral=True)
 
-    def admit(self, user_id: UUID) -> None:
-        """Takes in the sessions of a user who has been added to the conversation."""
+    def admit(self, user_ids: Sequence[UUID], version: int) -> None:
+        """Takes in the sessions of users who have been added to the conversation."""
         if not self.opened.is_set():
-            self._admitted[user_id] = True
-        else:
+            for user_id in user_ids:
+                self._admitted[user_id] = later(self._admitted.get(user_id), (version, True))
+            return
+        for user_id in user_ids:
             for session in self._sessions.of(user_id):
-                self.attach(session)
+                self.attach(session, with_others=len(user_ids) > 1)
 
-    def dismiss(self, user_id: UUID) -> None:
-        """Somebody has been removed: their sessions do not come in when the room opens."""
+    def dismiss(self, user_id: UUID, version: int) -> None:
+        """Notes that a user has been removed: their sessions do not come in when the room opens."""
         self.read_seqs.pop(user_id, None)
         if not self.opened.is_set():
-            self._admitted[user_id] = False
+            self._admitted[user_id] = later(self._admitted.get(user_id), (version, False))
 
     def doubt_members(self) -> None:
         """Who is in the conversation is looked up again, if the room is opening: somebody may have been removed."""
@@ -267,6 +297,7 @@ class Room:
         user = connection.user
         was_crowded = self._presence.is_crowded
         if self._presence.leave(user):
+            self._typed.pop(user.id, None)
             if was_crowded:
                 self._tell_later(user, came=False)
             else:
@@ -286,6 +317,7 @@ class Room:
         members = list(self._members.values())
         self._members.clear()
         self._presence.clear()
+        self._typed.clear()
         self._keepers = 0
         for member in members:
             member.connection.close(code, reason)
@@ -346,15 +378,29 @@ class Room:
                 count += 1
         self._metrics.frames_out[frame.kind] += count
 
-    def announce(self, event: str, content: str, actor_id: UUID) -> None:
-        """Tells every member of something that happened to the conversation."""
-        self.broadcast(encode(self._system(event, content, actor_id)))
+    def announce(self, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID] = ()) -> None:
+        """Sends every connection one frame about something that happened to the conversation.
+
+        Args:
+            event: which kind of event.
+            content: a sentence for people.
+            user_id: whom it is about, or who did it.
+            user_ids: all whom it is about, if it is about users; the frame has the first `FRAME_USERS`, and a count.
+        """
+        frame = self._system(event, content, user_id)
+        if user_ids:
+            frame = structs.replace(frame, user_ids=list(user_ids[:FRAME_USERS]), user_count=len(user_ids))
+        self.broadcast(encode(frame))
 
     def typing(self, member: Member) -> None:
-        """Tells the other users that this one is typing, unless it has left."""
+        """Notifies the other users that this one is typing, at most once in `TYPING_INTERVAL` seconds."""
         if self._members.get(member.connection.transport) is not member:
             return
         user = member.connection.user
+        now = trio.current_time()
+        if now - self._typed.get(user.id, -math.inf) < TYPING_INTERVAL:
+            return
+        self._typed[user.id] = now
         frame = TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=self.conversation_id)
         self.broadcast(encode(frame), exclude_user_id=user.id, ephemeral=True)
 
@@ -498,15 +544,17 @@ class Room:
         members = list(self._members.values())
         for frame in frames:
             self._metrics.frames_out[frame.kind] += len(members)
-        wire = b"".join(frame.wire for frame in frames) if len(frames) > 1 else b""
-        if 0 < len(wire) <= JOINED_BYTES:
-            revs = [message.rev for message in news]
-            for member in members:
-                member.deliver_changes(revs, frames, wire)
-        else:
-            for message, frame in zip(news, frames, strict=True):
+        at = 0
+        for piece in pieces(frames):
+            revs = [message.rev for message in news[at : at + len(piece)]]
+            at += len(piece)
+            if len(piece) == 1:
                 for member in members:
-                    member.deliver_change(message.rev, frame)
+                    member.deliver_change(revs[0], piece[0])
+            else:
+                wire = b"".join(frame.wire for frame in piece)
+                for member in members:
+                    member.deliver_changes(revs, piece, wire)
 
 
 def _is_same(message: Message, resent: NewMessage) -> bool:

@@ -5,34 +5,41 @@ the conversation and takes in the sessions of those who are connected; a session
 of the open rooms are its user's. Being added to a conversation, or removed, reaches both at once.
 """
 
+from typing import Final
 from uuid import UUID
 
 import trio
 
-from pulse_trio.protocol import ConversationAddedFrame, ConversationRemovedFrame, SessionFrame, encode
+from pulse_trio.protocol import ConversationAddedFrame, ConversationRemovedFrame, encode
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.membership import later
 from pulse_trio.store.base import User
+
+REFUSAL_LASTS: Final = 1.0  # seconds in which a further frame about a foreign conversation costs no look-up
+REFUSALS: Final = 64  # foreign conversations that are remembered for each session; beyond it the oldest is forgotten
 
 
 class Session:
     """One connection for all of a user's conversations.
 
-    Until `start` nothing of them is sent: the client may first say where it wants to go on.
+    Until `start` nothing of them is sent but the greeting: the client may first say where it wants to go on.
 
     Attributes:
         members: its place in each conversation in which something has happened, or will be replayed.
-        changed: what happened to the user's memberships while they are being looked up: True is added.
+        changed: while the user's memberships are being looked up, the last change of each since then: its version, and
+            whether the user was added.
         ended: nothing more is sent.
         waiting: the scope of who starts the session when its client has said nothing.
     """
 
-    __slots__ = ("changed", "connection", "ended", "is_started", "members", "waiting")
+    __slots__ = ("_refused", "changed", "connection", "ended", "is_started", "members", "waiting")
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.members: dict[UUID, Member] = {}
-        self.changed: dict[UUID, bool] = {}
+        self.changed: dict[UUID, tuple[int, bool]] | None = None
+        self._refused: dict[UUID, float] = {}  # foreign conversation → until when it is refused without a look-up
         self.ended = trio.Event()
         self.waiting = trio.CancelScope()
         self.is_started = False
@@ -74,30 +81,42 @@ class Session:
         if not self.is_started:
             self.is_started = True
             self.waiting.cancel()
+            self.connection.release()
             for member in self.members.values():
                 member.start()
 
-    def greet(self, epoch: str) -> None:
-        """Tells the client that whatever is committed from now on will be sent."""
-        user = self.user
-        self.connection.deliver(encode(SessionFrame(user_id=user.id, username=user.username, epoch=epoch)))
+    def refuse_for_a_while(self, conversation_id: UUID) -> None:
+        """Remembers that the user is no member of a conversation."""
+        self._refused.pop(conversation_id, None)
+        self._refused[conversation_id] = trio.current_time() + REFUSAL_LASTS
+        if len(self._refused) > REFUSALS:
+            del self._refused[next(iter(self._refused))]
 
-    def added(self, conversation_id: UUID) -> None:
-        """Tells the client of a conversation that it has been added to."""
-        self.changed[conversation_id] = True
+    def is_refused(self, conversation_id: UUID) -> bool:
+        """Whether it was found a moment ago that the user is no member of a conversation."""
+        return trio.current_time() < self._refused.get(conversation_id, 0.0)
+
+    def added(self, conversation_id: UUID, version: int) -> None:
+        """Notifies the client that its user has been added to a conversation."""
+        self._note(conversation_id, version, is_member=True)
+        self._refused.pop(conversation_id, None)
         self.connection.deliver(encode(ConversationAddedFrame(conversation_id=conversation_id)))
 
-    def removed(self, conversation_id: UUID) -> Member | None:
-        """Tells the client that it is out of a conversation; returns its member there, if it has one.
+    def removed(self, conversation_id: UUID, version: int) -> Member | None:
+        """Notifies the client that its user has been removed; returns its place in the conversation, if it has one.
 
         What of the conversation waits in the outbox is not sent.
         """
-        self.changed[conversation_id] = False
+        self._note(conversation_id, version, is_member=False)
         member = self.members.pop(conversation_id, None)
         if member is not None:
             member.remove()
         self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
         return member
+
+    def _note(self, conversation_id: UUID, version: int, *, is_member: bool) -> None:
+        if self.changed is not None:
+            self.changed[conversation_id] = later(self.changed.get(conversation_id), (version, is_member))
 
     def _due(self, member: Member, last_rev: int) -> None:
         member.target = max(member.target, last_rev)

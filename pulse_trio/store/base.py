@@ -127,10 +127,39 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a conversation stands: the highest seq and rev given out."""
+    """Where a conversation stands: the highest seq and rev given out, and the version of its members.
+
+    `members_version` rises with every change of the members. Of two looks at a conversation the one with the higher
+    version is the later one, whichever answer came first.
+    """
 
     last_seq: int
     last_rev: int
+    members_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """The members of a conversation in the order they came, as of a version; see `Head`."""
+
+    ids: tuple[UUID, ...]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """The users who were added, without those who were members before, and the version of the members since then."""
+
+    users: tuple[User, ...]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The user who was removed, or None if they were no member, and the version of the members since then."""
+
+    user: User | None
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,31 +278,30 @@ class Store(Protocol):
     async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
         """The user's conversations, the one with the most recent activity first."""
 
-    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
-        """Whether this user is in this conversation."""
+    async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
+        """The version of the conversation's members if this user is one of them, or None."""
 
     async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
         """Where the user's conversations stand: all of them, or those that are in `among`."""
 
-    async def member_ids(self, conversation_id: UUID) -> list[UUID]:
-        """Who is in a conversation, in the order they came; nobody if it does not exist."""
+    async def members(self, conversation_id: UUID) -> Members:
+        """The members of a conversation; none, and version 0, if it does not exist."""
 
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
-    ) -> list[User]:
-        """Adds users to a group, by any of its members; returns those that were not in it before.
+    ) -> Added:
+        """Adds users to a group, by any of its members.
 
         They begin at the end of the conversation: nothing that is there counts as unread.
 
         Raises NotAMember (of the actor), NotAGroup, UnknownUsers, TooManyMembers.
         """
 
-    async def remove_member(
-        self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime
-    ) -> User | None:
-        """Takes a user out of a group: themselves, or by its owner; None if they were not in it.
+    async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
+        """Removes a user from a group: themselves, or by its owner.
 
-        When the owner leaves, the member who has been in it longest becomes the owner.
+        No message that they sent is stored after it. When the owner leaves, the member who has been in it longest
+        becomes the owner.
         Raises NotAMember (of the actor), NotAGroup, OwnerOnly.
         """
 
@@ -312,8 +340,8 @@ class Store(Protocol):
         Each new one takes the next seq and rev of its conversation. One whose id is stored already, or
         whose sender has used its client_id in this conversation before, is not stored again: its place in
         the result has the message that exists (the id goes first), also when the sender has left since. A
-        place is None when the sender is not in the conversation. No two messages of a batch have the same id,
-        or the same sender, conversation and client_id.
+        place is None when the sender is not a member at the moment of the commit. No two messages of a batch have
+        the same id, or the same sender, conversation and client_id.
 
         Raises StoreRefused when one of them can never be stored.
         """

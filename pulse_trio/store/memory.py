@@ -10,8 +10,10 @@ import trio
 
 from pulse_trio.store.base import (
     Account,
+    Added,
     Conversation,
     Head,
+    Members,
     Message,
     NewConversation,
     NewMessage,
@@ -23,6 +25,7 @@ from pulse_trio.store.base import (
     Page,
     ReadMark,
     ReadStanding,
+    Removed,
     Revision,
     StoreRefused,
     TooManyMembers,
@@ -54,6 +57,7 @@ class _Conversation:
     members: dict[UUID, int]  # in the order they came, each with how far they have read
     messages: list[Message] = field(default_factory=list)  # messages[n] has seq n + 1
     last_rev: int = 0
+    members_version: int = 0
 
 
 class MemoryStore:
@@ -140,10 +144,12 @@ class MemoryStore:
         mine.sort(key=lambda c: (c.updated_at, c.new.id), reverse=True)
         return [self._view(c, user_id) for c in mine[offset : offset + limit]], len(mine)
 
-    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
+    async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         await trio.lowlevel.checkpoint()
         conversation = self._conversations.get(conversation_id)
-        return conversation is not None and user_id in conversation.members
+        if conversation is None or user_id not in conversation.members:
+            return None
+        return conversation.members_version
 
     async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
         await trio.lowlevel.checkpoint()
@@ -151,14 +157,18 @@ class MemoryStore:
         found = {key: self._conversations[key] for key in asked if key in self._conversations}
         return {key: self._head(conversation) for key, conversation in found.items() if user_id in conversation.members}
 
-    async def member_ids(self, conversation_id: UUID) -> list[UUID]:
+    async def members(self, conversation_id: UUID) -> Members:
         await trio.lowlevel.checkpoint()
         conversation = self._conversations.get(conversation_id)
-        return [] if conversation is None else list(conversation.members)
+        return (
+            Members((), 0)
+            if conversation is None
+            else Members(tuple(conversation.members), conversation.members_version)
+        )
 
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
-    ) -> list[User]:
+    ) -> Added:
         await trio.lowlevel.checkpoint()
         group = self._group(conversation_id, actor_id)
         self._check_users(user_ids)
@@ -167,23 +177,23 @@ class MemoryStore:
             raise TooManyMembers
         group.members |= dict.fromkeys(added, len(group.messages))
         if added:
+            group.members_version += 1
             group.updated_at = max(group.updated_at, now)
-        return [self._accounts[user_id].user for user_id in added]
+        return Added(tuple(self._accounts[user_id].user for user_id in added), group.members_version)
 
-    async def remove_member(
-        self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime
-    ) -> User | None:
+    async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
         await trio.lowlevel.checkpoint()
         group = self._group(conversation_id, actor_id)
         if user_id != actor_id and group.owner_id != actor_id:
             raise OwnerOnly
         if user_id not in group.members:
-            return None
+            return Removed(None, group.members_version)
         del group.members[user_id]
+        group.members_version += 1
         if group.owner_id == user_id and group.members:
             group.owner_id = next(iter(group.members))
         group.updated_at = max(group.updated_at, now)
-        return self._accounts[user_id].user
+        return Removed(self._accounts[user_id].user, group.members_version)
 
     async def rename(
         self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
@@ -361,7 +371,7 @@ class MemoryStore:
         return conversation
 
     def _head(self, conversation: _Conversation) -> Head:
-        return Head(len(conversation.messages), conversation.last_rev)
+        return Head(len(conversation.messages), conversation.last_rev, conversation.members_version)
 
     def _view(self, conversation: _Conversation, user_id: UUID) -> Conversation:
         return Conversation(

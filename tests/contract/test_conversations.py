@@ -3,10 +3,13 @@
 import pytest
 
 from pulse_trio.store.base import (
+    Added,
     Head,
+    Members,
     NotAGroup,
     NotAMember,
     OwnerOnly,
+    Removed,
     Store,
     TooManyMembers,
     UnknownUsers,
@@ -80,9 +83,9 @@ async def test_only_members_get_a_conversation(store: Store, people: People) -> 
     assert await store.get_conversation(group, eve.id) is None
     assert await store.get_conversation(people.new_id(), alice.id) is None
     assert await store.get_conversation(group, people.new_id()) is None
-    assert await store.is_member(group, bob.id)
-    assert not await store.is_member(group, eve.id)
-    assert not await store.is_member(people.new_id(), alice.id)
+    assert await store.membership(group, bob.id) is not None
+    assert await store.membership(group, eve.id) is None
+    assert await store.membership(people.new_id(), alice.id) is None
     assert await store.list_conversations(eve.id, limit=9, offset=0) == ([], 0)
 
 
@@ -154,8 +157,8 @@ async def test_added_members_come_last_in_the_order_given(store: Store, people: 
     alice, bob, carol, dave = await people.users("alice", "bob", "carol", "dave")
     group = await people.group(alice, dave)
     added = await store.add_members(group, dave.id, [carol.id, alice.id, bob.id, carol.id], limit=9, now=at(1))
-    assert added == [carol, bob]
-    assert await store.add_members(group, bob.id, [carol.id, bob.id], limit=9, now=at(50)) == []
+    assert added.users == (carol, bob)
+    assert (await store.add_members(group, bob.id, [carol.id, bob.id], limit=9, now=at(50))).users == ()
     conversation = await store.get_conversation(group, bob.id)
     assert conversation is not None
     assert conversation.members == (alice, dave, carol, bob)
@@ -165,8 +168,8 @@ async def test_added_members_come_last_in_the_order_given(store: Store, people: 
 async def test_who_comes_back_comes_last(store: Store, people: People) -> None:
     alice, bob, carol = await people.users("alice", "bob", "carol")
     group = await people.group(alice, bob, carol)
-    assert await store.remove_member(group, bob.id, bob.id, now=at(1)) == bob
-    assert await store.add_members(group, carol.id, [bob.id], limit=3, now=at(2)) == [bob]
+    assert (await store.remove_member(group, bob.id, bob.id, now=at(1))).user == bob
+    assert (await store.add_members(group, carol.id, [bob.id], limit=3, now=at(2))).users == (bob,)
     conversation = await store.get_conversation(group, bob.id)
     assert conversation is not None
     assert conversation.members == (alice, carol, bob)
@@ -181,8 +184,10 @@ async def test_members_up_to_the_limit_only(store: Store, people: People) -> Non
     assert conversation is not None
     assert conversation.members == (alice, bob)
     assert conversation.updated_at == at(0)
-    assert await store.add_members(group, alice.id, [carol.id, bob.id, carol.id], limit=3, now=at(1)) == [carol]
-    assert await store.add_members(group, alice.id, [bob.id], limit=3, now=at(1)) == []
+    assert (await store.add_members(group, alice.id, [carol.id, bob.id, carol.id], limit=3, now=at(1))).users == (
+        carol,
+    )
+    assert (await store.add_members(group, alice.id, [bob.id], limit=3, now=at(1))).users == ()
 
 
 async def test_adding_is_refused(store: Store, people: People) -> None:
@@ -201,7 +206,7 @@ async def test_adding_is_refused(store: Store, people: People) -> None:
     with pytest.raises(UnknownUsers) as caught:
         await store.add_members(group, alice.id, [eve.id, ghost], limit=2, now=at(1))
     assert list(caught.value.ids) == [ghost]
-    assert not await store.is_member(group, eve.id)
+    assert await store.membership(group, eve.id) is None
 
 
 async def test_owner_removes_and_members_leave(store: Store, people: People) -> None:
@@ -211,13 +216,13 @@ async def test_owner_removes_and_members_leave(store: Store, people: People) -> 
         await store.remove_member(group, bob.id, carol.id, now=at(1))
     with pytest.raises(OwnerOnly):
         await store.remove_member(group, bob.id, eve.id, now=at(1))
-    assert await store.remove_member(group, alice.id, eve.id, now=at(1)) is None
+    assert (await store.remove_member(group, alice.id, eve.id, now=at(1))).user is None
     conversation = await store.get_conversation(group, alice.id)
     assert conversation is not None
     assert conversation.updated_at == at(0)
-    assert await store.remove_member(group, alice.id, carol.id, now=at(2)) == carol
-    assert await store.remove_member(group, bob.id, bob.id, now=at(3)) == bob
-    assert not await store.is_member(group, bob.id)
+    assert (await store.remove_member(group, alice.id, carol.id, now=at(2))).user == carol
+    assert (await store.remove_member(group, bob.id, bob.id, now=at(3))).user == bob
+    assert await store.membership(group, bob.id) is None
     assert await store.get_conversation(group, bob.id) is None
     with pytest.raises(NotAMember):
         await store.remove_member(group, bob.id, bob.id, now=at(4))
@@ -235,8 +240,8 @@ async def test_removing_is_refused(store: Store, people: People) -> None:
         await store.remove_member(direct.id, alice.id, bob.id, now=at(1))
     with pytest.raises(NotAGroup):
         await store.remove_member(direct.id, bob.id, bob.id, now=at(1))
-    assert await store.is_member(group, bob.id)
-    assert await store.is_member(direct.id, bob.id)
+    assert await store.membership(group, bob.id) is not None
+    assert await store.membership(direct.id, bob.id) is not None
 
 
 async def test_longest_standing_member_inherits_the_group(store: Store, people: People) -> None:
@@ -245,11 +250,11 @@ async def test_longest_standing_member_inherits_the_group(store: Store, people: 
     await store.remove_member(group, carol.id, carol.id, now=at(1))
     await store.add_members(group, zoe.id, [alice.id, carol.id], limit=9, now=at(2))
     for owner, heir in ((zoe, bob), (bob, alice), (alice, carol)):
-        assert await store.remove_member(group, owner.id, owner.id, now=at(3)) == owner
+        assert (await store.remove_member(group, owner.id, owner.id, now=at(3))).user == owner
         conversation = await store.get_conversation(group, carol.id)
         assert conversation is not None
         assert conversation.owner_id == heir.id
-    assert await store.remove_member(group, carol.id, carol.id, now=at(4)) == carol
+    assert (await store.remove_member(group, carol.id, carol.id, now=at(4))).user == carol
     assert await store.get_conversation(group, carol.id) is None
     assert await store.list_conversations(carol.id, limit=9, offset=0) == ([], 0)
     with pytest.raises(NotAMember):
@@ -310,11 +315,39 @@ async def test_memberships_say_where_the_conversations_of_a_user_stand(store: St
     assert await store.memberships(people.new_id()) == {}
 
 
-async def test_member_ids_come_in_the_order_of_the_members(store: Store, people: People) -> None:
+async def test_members_come_in_their_order_with_their_version(store: Store, people: People) -> None:
     carol, alice, bob = await people.users("carol", "alice", "bob")
     team = await people.group(carol, bob)
+    assert await store.members(team) == Members((carol.id, bob.id), 0)
     await store.add_members(team, carol.id, [alice.id], limit=9, now=at(1))
-    assert await store.member_ids(team) == [carol.id, bob.id, alice.id]
+    assert await store.members(team) == Members((carol.id, bob.id, alice.id), 1)
     await store.remove_member(team, carol.id, carol.id, now=at(2))
-    assert await store.member_ids(team) == [bob.id, alice.id]
-    assert await store.member_ids(people.new_id()) == []
+    assert await store.members(team) == Members((bob.id, alice.id), 2)
+    for user in (alice, bob):
+        await store.remove_member(team, user.id, user.id, now=at(3))
+    assert await store.members(team) == Members((), 4)
+    assert await store.members(people.new_id()) == Members((), 0)
+
+
+async def test_every_change_of_the_members_has_a_version_of_its_own(store: Store, people: People) -> None:
+    alice, bob, carol = await people.users("alice", "bob", "carol")
+    team = await people.group(alice)
+
+    async def versions() -> set[int | None]:
+        conversation = await store.get_conversation(team, alice.id)
+        assert conversation is not None
+        memberships = await store.memberships(alice.id)
+        heads = (await store.head(team), conversation.head, memberships[team])
+        return {*(head.members_version for head in heads), await store.membership(team, alice.id)}
+
+    assert await versions() == {0}
+    assert await store.add_members(team, alice.id, [bob.id, carol.id], limit=9, now=at(1)) == Added((bob, carol), 1)
+    assert await store.add_members(team, alice.id, [bob.id], limit=9, now=at(2)) == Added((), 1)
+    assert await versions() == {1}
+    assert await store.remove_member(team, alice.id, bob.id, now=at(3)) == Removed(bob, 2)
+    assert await store.remove_member(team, alice.id, bob.id, now=at(4)) == Removed(None, 2)
+    with pytest.raises(TooManyMembers):
+        await store.add_members(team, alice.id, [bob.id], limit=1, now=at(5))
+    await people.send(team, alice, "one")
+    await store.rename(team, alice.id, {"name": "Crew"}, now=at(6))
+    assert await versions() == {2}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -87,6 +88,32 @@ async def test_a_flood_of_anything_is_closed(start_server: Start, kind: str) -> 
             errors, code = await read_until_close(flooder)
             assert code == 4429
             assert "rate_limited" in {error["code"] for error in errors}
+
+
+async def test_frames_about_foreign_conversations_cost_more_and_open_no_rooms(start_server: Start) -> None:
+    server = start_server(PULSE_FRAMES_PER_SECOND="1", PULSE_FRAMES_BURST="100", PULSE_FOREIGN_FRAME_COST="20")
+    with trio.fail_after(60):
+        alice, bob, conversation = await two(server)
+        stranger = await Person.register(server.base_url, "stranger")
+        async with bob.connect(conversation) as other, open_raw(server.port) as flooder:
+            await other.receive_type("system")
+            answer = await flooder.request(upgrade_request(f"/api/chat/ws?token={stranger.token}"))
+            assert answer.status == 101
+            assert (await flooder.read_json())["type"] == "session"
+            kinds = ("message", "edit", "delete", "typing", "read")
+            rest = {"content": "x", "message_id": str(uuid4()), "seq": 1}
+            ids = [conversation, *(str(uuid4()) for _ in range(300))]
+            for number, each in enumerate(ids):
+                await flooder.send_some(frame({"type": kinds[number % 5], "conversation_id": each, **rest}))
+            errors, code = await read_until_close(flooder)
+            assert code == 4429
+            assert [error["code"] for error in errors].count("not_a_member") == 5
+            assert {error["code"] for error in errors[5:]} == {"rate_limited"}
+            assert [error["conversation_id"] for error in errors[:5]] == ids[:5]
+            await other.send({"type": "message", "content": "still here"})
+            assert (await other.receive_type("message"))["content"] == "still here"
+            assert "\npulse_rooms 1.0\n" in (await Api(server.base_url).get("/metrics")).text
+        assert (await bob.history(conversation))["total"] == 1
 
 
 async def test_a_flood_of_bytes_is_told_and_closed(start_server: Start) -> None:

@@ -242,11 +242,11 @@ class FailingStore(MemoryStore):
             raise RuntimeError("planted in find_account")
         return await super().find_account(username)
 
-    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
+    async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         found = self._conversations.get(conversation_id)
         if found is not None and (found.new.name or "").startswith(CRASH):
-            raise RuntimeError("planted in is_member")
-        return await super().is_member(conversation_id, user_id)
+            raise RuntimeError("planted in membership")
+        return await super().membership(conversation_id, user_id)
 
     async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
         if any(new.content == CRASH_CONTENT for new in batch):

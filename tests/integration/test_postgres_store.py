@@ -2,8 +2,9 @@
 
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -140,8 +141,45 @@ async def test_client_id_committed_while_append_waits_for_the_conversation(datab
         assert [m and (m.seq, m.content) for m in found[0]] == [(1, "first"), (2, "fresh")]
 
 
-async def wait_blocked(conninfo: str) -> None:
-    """Returns when a backend of this database waits for a lock."""
+@pytest.mark.parametrize("count", [1, 2], ids=["one message", "a batch"])
+async def test_nothing_of_a_member_is_stored_whose_removal_commits_while_the_append_waits(
+    database: str, count: int
+) -> None:
+    """READ COMMITTED: the append's snapshot still has the member, and only the row it waits for is read again."""
+    async with open_group(database) as (store, people, alice, (group,)):
+        bob, carol = await people.users("bob", "carol")
+        await store.add_members(group, alice.id, [bob.id, carol.id], limit=9, now=at(1))
+        found: dict[str, list[Message | None]] = {}
+
+        async def append(sender: User) -> None:
+            batch = [people.message(group, sender, f"{sender.username} {number}") for number in range(count)]
+            found[sender.username] = await store.append(batch)
+
+        async with held(database, group) as release, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(store.remove_member, group, alice.id, bob.id, now=at(2)))
+            await wait_blocked(database)
+            for waiting, sender in enumerate((bob, carol), start=2):
+                nursery.start_soon(append, sender)
+                await wait_blocked(database, waiting)
+            await release()
+        assert found["bob"] == [None] * count
+        assert [m and m.content for m in found["carol"]] == [f"carol {number}" for number in range(count)]
+        assert await store.head(group) == Head(count, count, 2)
+
+
+@asynccontextmanager
+async def held(conninfo: str, conversation_id: UUID) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Somebody else has locked a conversation's row, until the function that this gives is called."""
+    connection = await TrioConnection.connect(conninfo)
+    try:
+        await connection.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (conversation_id,))
+        yield connection.commit
+    finally:
+        await connection.close()
+
+
+async def wait_blocked(conninfo: str, backends: int = 1) -> None:
+    """Returns when so many backends of this database wait for a lock."""
     connection = await TrioConnection.connect(conninfo, autocommit=True)
     try:
         while True:
@@ -150,7 +188,7 @@ async def wait_blocked(conninfo: str) -> None:
             )
             row = await cursor.fetchone()
             assert row is not None
-            if row[0]:
+            if row[0] >= backends:
                 return
     finally:
         await connection.close()

@@ -9,11 +9,13 @@ from uuid import UUID
 import trio
 
 from pulse_trio.store.base import (
+    Added,
     Head,
     Message,
     NewMessage,
     ReadMark,
     ReadStanding,
+    Removed,
     Revision,
     StoreUnavailable,
     User,
@@ -82,9 +84,9 @@ class FaultyStore:
         await self._before("head", writes=False)
         return await self._data.head(conversation_id)
 
-    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
-        await self._before("is_member", writes=False)
-        found = await self._data.is_member(conversation_id, user_id)
+    async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
+        await self._before("membership", writes=False)
+        found = await self._data.membership(conversation_id, user_id)
         if self._random.random() < self.rate:  # the answer takes a while: a removal may come in between
             await self._wait(self._random.uniform(0, 1))
         return found
@@ -114,20 +116,18 @@ class FaultyStore:
 
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
-    ) -> list[User]:
+    ) -> Added:
         after = await self._before("add_members")
         added = await self._data.add_members(conversation_id, actor_id, user_ids, limit=limit, now=now)
-        for user in added:
+        for user in added.users:
             self._history.add("member_in", conversation=str(conversation_id), user=str(user.id))
         await self._after(after, "add_members")
         return added
 
-    async def remove_member(
-        self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime
-    ) -> User | None:
+    async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
         after = await self._before("remove_member")
         removed = await self._data.remove_member(conversation_id, actor_id, user_id, now=now)
-        if removed is not None:
+        if removed.user is not None:
             self._history.add("member_out", conversation=str(conversation_id), user=str(user_id))
         await self._after(after, "remove_member")
         return removed

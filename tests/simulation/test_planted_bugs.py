@@ -169,14 +169,15 @@ def resend_stored_again(patch: Patch) -> None:
 
 
 def member_not_removed_on_removal(patch: Patch) -> None:
-    patch.setattr(Hub, "remove_user", lambda *_: None)
+    patch.setattr(Hub, "remove_user", lambda *_: True)
 
 
 def join_not_stopped_by_removal(patch: Patch) -> None:
-    def wrong(self: Hub, conversation_id: UUID, user_id: UUID, reason: str) -> None:
+    def wrong(self: Hub, conversation_id: UUID, user_id: UUID, version: int, reason: str) -> bool:
         room = self._rooms.get(conversation_id)
         if room is not None:
             room.close_user(user_id, 4403, reason)  # type: ignore[arg-type]
+        return True
 
     patch.setattr(Hub, "remove_user", wrong)
 
@@ -200,7 +201,7 @@ def connection_not_left(patch: Patch) -> None:
 
 
 def session_stays_in_the_room_after_removal(patch: Patch) -> None:
-    def wrong(self: Session, conversation_id: UUID) -> None:
+    def wrong(self: Session, conversation_id: UUID, version: int) -> None:
         self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
 
     patch.setattr(Session, "removed", wrong)

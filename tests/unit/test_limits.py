@@ -55,6 +55,18 @@ async def test_a_bucket_with_rate_0_is_no_limit() -> None:
     assert bucket.wait(10) == 0
 
 
+async def test_a_bucket_drains_no_further_than_empty(mock_clock: MockClock) -> None:
+    bucket, unlimited = TokenBucket(rate=2, burst=3), TokenBucket(rate=0, burst=1)
+    bucket.drain(2)
+    assert bucket.take()
+    bucket.drain(100)
+    unlimited.drain(100)
+    assert not bucket.take()
+    mock_clock.jump(0.5)
+    assert bucket.take()
+    assert unlimited.take()
+
+
 async def test_keys_do_not_share_a_bucket_and_full_ones_are_forgotten(mock_clock: MockClock) -> None:
     buckets = Buckets(rate=1, burst=2)
     assert [buckets.take("a"), buckets.take("a"), buckets.take("a")] == [True, True, False]

@@ -105,7 +105,7 @@ async def test_a_connection_is_on_record_while_its_task_runs_and_its_end_is_coun
         await settle()
         assert sorted(connection.is_session for connection in metrics.connections) == [False, False, True]
         alice.leave()
-        world.hub.remove_user(world.conversation_id, world.bob.id, "removed")
+        world.hub.remove_user(world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed")
         world.hub.close_session(session)
         await settle()
         assert not metrics.connections

@@ -28,12 +28,14 @@ from pulse_trio.store.base import (
     StoreUnavailable,
     TooManyMembers,
     UnknownUsers,
+    User,
 )
 
 NAME_MAX_CHARS: Final = 100
 DESCRIPTION_MAX_CHARS: Final = 1_000
 IDS_MOST: Final = 1_000  # in one request; with the default PULSE_MAX_BODY_BYTES as many fit
 IDS_SHOWN: Final = 10  # in an error about several ids
+NAMES_SHOWN: Final = 3  # in the sentence about users who were added
 
 conversations = Blueprint("conversations", __name__, url_prefix="/api/chat/conversations")
 
@@ -146,14 +148,13 @@ async def create_conversation(body: ConversationRequest) -> Response:
         member_ids=(user.id, *others),
         created_at=parts.clock(),
     )
-    with _told_once_done(parts.settings.store_timeout):
+    with _doubting_additions(new.id, new.member_ids), _told_once_done(parts.settings.store_timeout):
         try:
             conversation, created = await parts.store.create_conversation(new)
         except UnknownUsers as error:
             raise _unknown_users([str(user_id) for user_id in error.ids], "participant_ids") from None
-        if created:
-            for member in conversation.members:
-                parts.hub.add_user(conversation.id, member.id)
+        if created or not conversation.head.last_rev:  # perhaps the answer to its creation was lost
+            parts.hub.add_users(conversation.id, new.member_ids, conversation.head.members_version)
     return answer(conversation_body(conversation), 201 if created else 200)
 
 
@@ -192,7 +193,7 @@ async def list_active_users(conversation_id: str) -> Response:
     """List the ids of the users that are connected to a conversation, in the order they came."""
     parts = services()
     key = conversation_key(conversation_id)
-    if not await parts.store.is_member(key, current_user().id):
+    if await parts.store.membership(key, current_user().id) is None:
         raise no_conversation()
     active = parts.hub.list_active_users(key)
     return answer(ActiveUsers(active, len(active)))
@@ -258,7 +259,11 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
     user_ids = _user_ids(body.user_ids, "user_ids")
     if not user_ids:
         raise PulseError(ErrorCode.INVALID_FIELD, "`user_ids` must name at least one user", field="user_ids")
-    with _told_once_done(parts.settings.store_timeout):
+    with (
+        parts.hub.changing_members(key),
+        _doubting_additions(key, user_ids),
+        _told_once_done(parts.settings.store_timeout),
+    ):
         try:
             added = await parts.store.add_members(
                 key, user.id, user_ids, limit=parts.settings.max_group_members, now=parts.clock()
@@ -271,9 +276,13 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
             raise _unknown_users([str(user_id) for user_id in error.ids], "user_ids") from None
         except TooManyMembers:
             raise _too_many_members("user_ids") from None
-        for newcomer in added:
-            parts.hub.add_user(key, newcomer.id)
-            parts.hub.announce(key, "added", f"User {newcomer.username} was added by {user.username}", newcomer.id)
+        # Also those who were members before: the answer to their addition may have been lost.
+        current = set(parts.hub.add_users(key, user_ids, added.version))
+        newcomers = [newcomer for newcomer in added.users if newcomer.id in current]
+        if newcomers:
+            content = f"{_named(newcomers)} added by {user.username}"
+            ids = [newcomer.id for newcomer in newcomers]
+            parts.hub.announce(key, "added", content, ids[0], ids)
     found = await parts.store.get_conversation(key, user.id)
     if found is None:
         raise no_conversation()
@@ -300,7 +309,7 @@ async def remove_member(conversation_id: str, user_id: str) -> Response:
     if leaver_id is None:
         raise PulseError(ErrorCode.NOT_FOUND, "There is no such member")
     try:
-        with _told_once_done(parts.settings.store_timeout):
+        with parts.hub.changing_members(key), _told_once_done(parts.settings.store_timeout):
             try:
                 removed = await parts.store.remove_member(key, user.id, leaver_id, now=parts.clock())
             except NotAMember:
@@ -309,15 +318,17 @@ async def remove_member(conversation_id: str, user_id: str) -> Response:
                 raise _not_a_group() from None
             except OwnerOnly:
                 raise PulseError(ErrorCode.OWNER_ONLY, "Only the owner of the group may remove others") from None
-            if removed is None:
-                # Perhaps the answer to an earlier removal was lost: what must follow it is done now.
-                parts.hub.remove_user(key, leaver_id, "removed from the conversation")
+            # Also without a user: perhaps the answer to an earlier removal was lost.
+            is_current = parts.hub.remove_user(key, leaver_id, removed.version, "removed from the conversation")
+            leaver = removed.user
+            if leaver is None:
                 raise PulseError(ErrorCode.NOT_FOUND, "There is no such member")
-            parts.hub.remove_user(key, removed.id, "removed from the conversation")
-            how = "left the group" if removed.id == user.id else f"was removed by {user.username}"
-            parts.hub.announce(key, "removed", f"User {removed.username} {how}", removed.id)
+            if is_current:
+                how = "left the group" if leaver.id == user.id else f"was removed by {user.username}"
+                parts.hub.announce(key, "removed", f"User {leaver.username} {how}", leaver.id, [leaver.id])
     except StoreUnavailable:
         parts.hub.reconnect_user(key, leaver_id)  # removed or not: their membership is looked up anew
+        parts.hub.doubt_change(key, removed=[leaver_id])
         raise
     return empty()
 
@@ -342,6 +353,25 @@ def conversation_body(conversation: Conversation) -> ConversationBody:
         unread_count=conversation.head.last_seq - conversation.read_seq,
         epoch=services().store.epoch,
     )
+
+
+@contextmanager
+def _doubting_additions(conversation_id: UUID, user_ids: Sequence[UUID]) -> Iterator[None]:
+    """Wraps an addition of users: if its answer is lost, whether it was committed is looked up later."""
+    try:
+        yield
+    except StoreUnavailable:
+        services().hub.doubt_change(conversation_id, added=user_ids)
+        raise
+
+
+def _named(users: Sequence[User]) -> str:
+    """Names users for a sentence, without listing hundreds of them."""
+    if len(users) == 1:
+        return f"User {users[0].username} was"
+    names = [user.username for user in users[:NAMES_SHOWN]]
+    rest = len(users) - len(names)
+    return f"Users {', '.join(names)} and {rest} more were" if rest else f"Users {', '.join(names)} were"
 
 
 @contextmanager

@@ -152,7 +152,7 @@ async def post_message(conversation_id: str, body: NewMessageBody) -> Response:
     _check_content(body.content)
     parts.limits.messages.start(user.id)
     # Before the room is opened: nobody opens a conversation that is not theirs.
-    if not await parts.store.is_member(key, user.id):
+    if await parts.store.membership(key, user.id) is None:
         raise no_conversation()
     try:
         message, is_new = await parts.hub.post(key, user, body.content, body.client_id)
@@ -202,7 +202,7 @@ async def _revise(conversation_id: str, message_id: str, content: str | None) ->
     parts, user = services(), current_user()
     parts.limits.edits.start(user.id)
     # Before the room is opened: nobody opens a conversation that is not theirs.
-    if not await parts.store.is_member(key, user.id):
+    if await parts.store.membership(key, user.id) is None:
         raise no_conversation()
     if message_key is None:
         raise PulseError(ErrorCode.NO_SUCH_MESSAGE, "There is no such message in this conversation")

@@ -6,12 +6,15 @@ from typing import Any, Final
 from uuid import UUID
 
 from pulse_trio.store.base import (
+    Added,
     Conversation,
     Head,
+    Members,
     NewConversation,
     NotAGroup,
     NotAMember,
     OwnerOnly,
+    Removed,
     TooManyMembers,
     UnknownUsers,
     User,
@@ -22,7 +25,7 @@ from pulse_trio.trio_psycopg import TrioConnection
 # As a user sees it, who is the first parameter; none that they are not in.
 _CONVERSATION: Final = f"""
     SELECT c.id, c.name, c.description, c.is_group, c.owner_id, c.created_at, c.updated_at,
-        c.last_seq, c.last_rev, members.ids, members.names, me.read_seq, {MESSAGE}
+        c.last_seq, c.last_rev, c.members_version, members.ids, members.names, me.read_seq, {MESSAGE}
     FROM conversations c
     JOIN conversation_users me ON me.conversation_id = c.id AND me.user_id = %s
     CROSS JOIN LATERAL (
@@ -89,34 +92,43 @@ class Conversations(Connected):
             )
             return [_conversation(row) for row in await cursor.fetchall()], total
 
-    async def is_member(self, conversation_id: UUID, user_id: UUID) -> bool:
+    async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         row = await self.one(
-            "SELECT 1 FROM conversation_users WHERE conversation_id = %s AND user_id = %s",
+            """
+            SELECT c.members_version FROM conversations c
+            JOIN conversation_users cu ON cu.conversation_id = c.id WHERE c.id = %s AND cu.user_id = %s
+            """,
             (conversation_id, user_id),
         )
-        return row is not None
+        return None if row is None else int(row[0])
 
     async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
         ids = None if among is None else list(among)
         rows = await self.all(
             """
-            SELECT c.id, c.last_seq, c.last_rev
+            SELECT c.id, c.last_seq, c.last_rev, c.members_version
             FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id
             WHERE mine.user_id = %s AND (%s::uuid[] IS NULL OR mine.conversation_id = ANY(%s::uuid[]))
             """,
             (user_id, ids, ids),
         )
-        return {row[0]: Head(row[1], row[2]) for row in rows}
+        return {row[0]: Head(*row[1:]) for row in rows}
 
-    async def member_ids(self, conversation_id: UUID) -> list[UUID]:
+    async def members(self, conversation_id: UUID) -> Members:
+        # One statement, so that the members and their version are of one snapshot.
         rows = await self.all(
-            "SELECT user_id FROM conversation_users WHERE conversation_id = %s ORDER BY position", (conversation_id,)
+            """
+            SELECT cu.user_id, c.members_version FROM conversations c
+            LEFT JOIN conversation_users cu ON cu.conversation_id = c.id WHERE c.id = %s ORDER BY cu.position
+            """,
+            (conversation_id,),
         )
-        return [row[0] for row in rows]
+        ids = tuple(row[0] for row in rows if row[0] is not None)  # a group that all have left has one row, without one
+        return Members(ids, rows[0][1] if rows else 0)
 
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
-    ) -> list[User]:
+    ) -> Added:
         async with self.connection() as connection, connection.transaction():
             await _lock_group(connection, conversation_id, actor_id)
             await _check_users(connection, user_ids)
@@ -128,13 +140,9 @@ class Conversations(Connected):
             )
             if members > limit:
                 raise TooManyMembers
-            if added:
-                await _touch(connection, conversation_id, now)
-            return added
+            return Added(tuple(added), await _version_members(connection, conversation_id, now, changed=bool(added)))
 
-    async def remove_member(
-        self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime
-    ) -> User | None:
+    async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
         async with self.connection() as connection, connection.transaction():
             owner_id = await _lock_group(connection, conversation_id, actor_id)
             if user_id != actor_id and owner_id != actor_id:
@@ -148,9 +156,7 @@ class Conversations(Connected):
                 (conversation_id, user_id),
             )
             row = await cursor.fetchone()
-            if row is None:
-                return None
-            if owner_id == user_id:
+            if row is not None and owner_id == user_id:
                 await connection.execute(
                     """
                     UPDATE conversations SET owner_id = heir.user_id
@@ -162,8 +168,8 @@ class Conversations(Connected):
                     """,
                     (conversation_id, conversation_id),
                 )
-            await _touch(connection, conversation_id, now)
-            return User(*row)
+            version = await _version_members(connection, conversation_id, now, changed=row is not None)
+            return Removed(None if row is None else User(*row), version)
 
     async def rename(
         self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
@@ -240,14 +246,24 @@ async def _lock_group(connection: TrioConnection[Any], conversation_id: UUID, ac
     return owner_id
 
 
-async def _touch(connection: TrioConnection[Any], conversation_id: UUID, now: datetime) -> None:
-    await connection.execute(
-        "UPDATE conversations SET updated_at = greatest(updated_at, %s) WHERE id = %s", (now, conversation_id)
+async def _version_members(
+    connection: TrioConnection[Any], conversation_id: UUID, now: datetime, *, changed: bool
+) -> int:
+    """The version of the members of a group that is locked; a new one if they have `changed`."""
+    if not changed:
+        return await count(connection, "SELECT members_version FROM conversations WHERE id = %s", (conversation_id,))
+    return await count(
+        connection,
+        """
+        UPDATE conversations SET members_version = members_version + 1, updated_at = greatest(updated_at, %s)
+        WHERE id = %s RETURNING members_version
+        """,
+        (now, conversation_id),
     )
 
 
 def _conversation(row: Sequence[Any]) -> Conversation:
-    members = tuple(User(*member) for member in zip(row[9] or (), row[10] or (), strict=True))
-    last_message = None if row[12] is None else message(row[12:])
-    rest: tuple[Any, ...] = (Head(row[7], row[8]), members, row[11], last_message)
+    members = tuple(User(*member) for member in zip(row[10] or (), row[11] or (), strict=True))
+    last_message = None if row[13] is None else message(row[13:])
+    rest: tuple[Any, ...] = (Head(*row[7:10]), members, row[12], last_message)
     return Conversation(*row[:7], *rest)

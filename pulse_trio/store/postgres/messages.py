@@ -19,14 +19,20 @@ from pulse_trio.store.base import (
     page_range,
 )
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
-from pulse_trio.store.postgres.gathering import Gathering
+from pulse_trio.store.postgres.gathering import Gathering, StoreBusy
 from pulse_trio.trio_psycopg import Pool
+
+# In place of the columns of `MESSAGE`.
+_NO_MESSAGE: Final = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
 
 # One statement, one round trip, one commit for a batch. `fresh` leaves out what is stored already and
 # what its sender may not send; `locked` takes the conversations' rows in the order of their ids, so that
 # two batches cannot wait for each other; `bumped` gives out seq and rev under that lock.
 # A client_id that somebody else commits while this waits for the lock breaks the unique index: the whole
 # statement is undone, and `append` repeats it.
+# `fresh` sees the members as they were when the statement began, and only the locked row as it is now (READ COMMITTED;
+# PostgreSQL's documentation, 13.2.1). So the version of the members is compared under the lock: where it has changed
+# nothing is stored, the place comes back without a message, and `append` looks at the members again.
 _APPEND: Final = f"""
     WITH input AS MATERIALIZED (
         SELECT * FROM unnest(
@@ -39,21 +45,25 @@ _APPEND: Final = f"""
             ON m.conversation_id = i.conversation_id AND m.sender_id = i.sender_id
             AND m.client_id = i.client_id
     ), fresh AS MATERIALIZED (
-        SELECT i.*, row_number() OVER (PARTITION BY i.conversation_id ORDER BY i.place) AS step
+        SELECT i.*, c.members_version,
+            row_number() OVER (PARTITION BY i.conversation_id ORDER BY i.place) AS step
         FROM input i
         JOIN conversation_users cu ON cu.conversation_id = i.conversation_id AND cu.user_id = i.sender_id
+        JOIN conversations c ON c.id = i.conversation_id
         WHERE NOT EXISTS (SELECT FROM existing e WHERE e.place = i.place)
     ), counted AS (
-        SELECT conversation_id, count(*) AS n, max(created_at) AS latest FROM fresh GROUP BY conversation_id
+        SELECT conversation_id, members_version, count(*) AS n, max(created_at) AS latest
+        FROM fresh GROUP BY conversation_id, members_version
     ), locked AS MATERIALIZED (
-        SELECT c.id FROM conversations c JOIN counted ON counted.conversation_id = c.id
+        SELECT c.id, c.members_version FROM conversations c JOIN counted ON counted.conversation_id = c.id
         ORDER BY c.id FOR NO KEY UPDATE OF c
     ), bumped AS (
         UPDATE conversations c SET
             last_seq = c.last_seq + counted.n,
             last_rev = c.last_rev + counted.n,
             updated_at = greatest(c.updated_at, counted.latest)
-        FROM locked JOIN counted ON counted.conversation_id = locked.id
+        FROM locked
+        JOIN counted ON counted.conversation_id = locked.id AND counted.members_version = locked.members_version
         WHERE c.id = locked.id
         RETURNING c.id, c.last_seq - counted.n AS seq, c.last_rev - counted.n AS rev
     ), inserted AS (
@@ -67,16 +77,20 @@ _APPEND: Final = f"""
     SELECT f.place, {MESSAGE} FROM inserted m JOIN fresh f ON f.id = m.id JOIN users u ON u.id = m.sender_id
     UNION ALL
     SELECT e.place, {MESSAGE} FROM existing e JOIN messages m ON m.id = e.id JOIN users u ON u.id = m.sender_id
+    UNION ALL
+    SELECT f.place, {_NO_MESSAGE} FROM fresh f JOIN locked ON locked.id = f.conversation_id
+    WHERE locked.members_version <> f.members_version
 """
 
 # The same for one message that is new: less to plan, to send and to read. It finds no row when the message is
-# stored already, or its sender may not send it; then `_APPEND` says which.
+# stored already, its sender may not send it, or the members have changed; then `_APPEND` says which.
 _APPEND_ONE: Final = """
     WITH bumped AS (
         UPDATE conversations c SET
             last_seq = c.last_seq + 1, last_rev = c.last_rev + 1, updated_at = greatest(c.updated_at, %s)
         FROM conversation_users cu JOIN users u ON u.id = cu.user_id
         WHERE c.id = %s AND cu.conversation_id = %s AND cu.user_id = %s
+            AND c.members_version = (SELECT members_version FROM conversations WHERE id = %s)
             AND NOT EXISTS (SELECT FROM messages WHERE id = %s)
             AND NOT EXISTS (SELECT FROM messages WHERE conversation_id = %s AND sender_id = %s AND client_id = %s)
         RETURNING c.last_seq, c.last_rev, u.username
@@ -112,7 +126,13 @@ _CHANGES: Final = f"""
     WHERE m.conversation_id = %s AND m.rev > %s ORDER BY m.rev LIMIT %s
 """
 
-_APPEND_ATTEMPTS: Final = 3  # a client_id committed by somebody else in between: seen by the second
+# A client_id, or a change of the members, that somebody else commits in between is seen by the second attempt. With
+# more of them in a row the row counts as busy, and its room waits apart from the others.
+_APPEND_ATTEMPTS: Final = 3
+
+
+class MembersChanged(StoreBusy):
+    """The members of a conversation changed while its row was waited for; nothing was stored there."""
 
 
 class Messages(Connected):
@@ -123,7 +143,9 @@ class Messages(Connected):
         self.gathering = Gathering(self._append)
 
     async def head(self, conversation_id: UUID) -> Head:
-        row = await self.one("SELECT last_seq, last_rev FROM conversations WHERE id = %s", (conversation_id,))
+        row = await self.one(
+            "SELECT last_seq, last_rev, members_version FROM conversations WHERE id = %s", (conversation_id,)
+        )
         if row is None:
             raise NotAMember
         return Head(*row)
@@ -135,6 +157,8 @@ class Messages(Connected):
         for _ in range(_APPEND_ATTEMPTS - 1):
             try:
                 return await self._append_once(batch)
+            except MembersChanged:
+                pass  # what of it is stored comes back as it is
             except StoreRefused as error:
                 if not isinstance(error.__cause__, pg.UniqueViolation):
                     raise
@@ -149,7 +173,7 @@ class Messages(Connected):
 
     async def _append_one(self, new: NewMessage) -> Message | None:
         room, sender, at = new.conversation_id, new.sender_id, new.created_at
-        bump = (at, room, room, sender, new.id, room, sender, new.client_id)
+        bump = (at, room, room, sender, room, new.id, room, sender, new.client_id)
         insert = (new.id, room, sender, new.content, at, at, new.client_id)
         async with self.connection() as connection:
             row = await (await connection.execute(_APPEND_ONE, bump + insert, prepare=True)).fetchone()
@@ -184,6 +208,8 @@ class Messages(Connected):
             rows = await (await connection.execute(_APPEND, columns, prepare=True)).fetchall()
         found: dict[int, Message] = {}
         for place, *values in rows:
+            if values[0] is None:
+                raise MembersChanged("the members changed while the row was locked")
             # Two rows: the id is one message's, the client_id another's. The id says which one it is.
             if place not in found or values[0] == batch[place - 1].id:
                 found[place] = message(values)

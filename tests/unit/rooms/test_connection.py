@@ -7,11 +7,11 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.protocol import CloseCode, Encoded
-from pulse_trio.rooms.connection import CLOSE_TIMEOUT, Connection
+from pulse_trio.rooms.connection import CLOSE_TIMEOUT, JOINED_BYTES, Connection, pieces
 from pulse_trio.rooms.member import Member
 from pulse_trio.store.base import User
 
-from .world import FakeTransport, settle
+from .world import FakeTransport, a_world, settle
 
 USER = User(UUID(int=1), "alice")
 
@@ -281,3 +281,35 @@ async def test_what_is_kept_for_a_removed_member_does_not_reach_it(how: str, aut
         assert transport.frames == []
         assert transport.is_abandoned is transport.has_short_way
         assert connection.close_code is (CloseCode.REMOVED if how == "removed" else CloseCode.TOO_SLOW)
+
+
+def test_pieces_keep_the_order_and_their_bound() -> None:
+    sizes = (10, 30_000, 30_000, 30_000, 200_000, 10)
+    frames = [frame(number, size) for number, size in enumerate(sizes)]
+    found = pieces(frames)
+    assert [frame for piece in found for frame in piece] == frames
+    assert [len(piece) for piece in found] == [3, 1, 1, 1]
+    assert pieces([]) == []
+
+
+async def test_a_full_batch_is_written_in_pieces(autojump_clock: MockClock) -> None:
+    """A batch of more than `JOINED_BYTES` was written frame by frame, when there is most to do."""
+    async with a_world(batch_messages=256, inbox_messages=512, pending_messages=512) as world:
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        gate = world.store.hold()
+        for number in range(257):
+            await alice.send(f"{number:010}")
+        await settle()
+        writes = []
+        write_now = bob.transport.write_now
+
+        def counted(data: bytes) -> int:
+            writes.append(len(data))
+            return write_now(data)
+
+        bob.member.connection._write_now = counted  # type: ignore[method-assign]
+        gate.set()
+        await settle()
+        assert bob.contents == [f"{number:010}" for number in range(257)]
+        assert len(writes) <= 4, writes
+        assert max(writes) <= JOINED_BYTES

@@ -68,7 +68,7 @@ class Asked:
 async def remove(world: World, user: User, conversation_id: UUID | None = None) -> None:
     where = world.conversation_id if conversation_id is None else conversation_id
     await world.store.remove_member(where, world.alice.id, user.id, now=START)
-    world.hub.remove_user(where, user.id, "removed")
+    world.hub.remove_user(where, user.id, world.version(where), "removed")
 
 
 async def seen(world: World, user: User) -> datetime | None:

@@ -316,7 +316,7 @@ async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None
         await trio.sleep(1)
         await bob.read(key, 2)
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=START)
-        world.hub.remove_user(key, world.bob.id, "removed")
+        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
         await trio.sleep(1)
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"]
         await bob.read(key, 1)  # what was known of them is forgotten
@@ -324,7 +324,7 @@ async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"] * 2
         assert told(alice) == [{str(world.bob.id): 1}]
         await world.store.add_members(key, world.alice.id, [world.bob.id], limit=9, now=START)
-        world.hub.add_user(key, world.bob.id)
+        world.hub.add_users(key, [world.bob.id], world.version(key))
         await bob.read(key, 2)
         await trio.sleep(1)
         assert await position(world, world.bob) == 3

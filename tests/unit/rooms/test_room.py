@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, SendMessage, SendResume
+from pulse_trio.rooms.room import TYPING_INTERVAL
 from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, StoreUnavailable
 
 from .world import FakeTransport, Rows, World, a_world, settle, virtual_now
@@ -465,6 +466,7 @@ async def test_a_slow_member_is_closed_and_nobody_else_notices(autojump_clock: M
             await alice.send(f"{number:02} " + "x" * 3_000)
             await settle()
             world.hub.send_typing(world.conversation_id, bob.member)
+            await trio.sleep(TYPING_INTERVAL)
         await settle()
         assert carol.ended.is_set()
         assert carol.transport.closed is not None

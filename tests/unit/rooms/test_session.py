@@ -9,21 +9,21 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, EditMessage, SendResume
-from pulse_trio.store.base import Head, NewMessage, StoreUnavailable
+from pulse_trio.store.base import Head, Members, NewMessage, StoreUnavailable
 
 from .world import Device, World, a_world, device, settle, virtual_now
 
 
 def hold_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
     """From now on the store's answers about who is a member are late: they come when the event is set."""
-    gate, member_ids = trio.Event(), world.store.member_ids
+    gate, members = trio.Event(), world.store.members
 
-    async def slow(conversation_id: UUID) -> list[UUID]:
-        found = await member_ids(conversation_id)
+    async def slow(conversation_id: UUID) -> Members:
+        found = await members(conversation_id)
         await gate.wait()
         return found
 
-    monkeypatch.setattr(world.store, "member_ids", slow)
+    monkeypatch.setattr(world.store, "members", slow)
     return gate
 
 
@@ -309,11 +309,11 @@ async def test_being_added_and_removed_takes_effect_at_once(autojump_clock: Mock
         await alice.send("before")
         await settle()
         await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-        world.hub.add_user(key, world.bob.id)
+        world.hub.add_users(key, [world.bob.id], world.version(key))
         await alice.send("between")
         await settle()
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        world.hub.remove_user(key, world.bob.id, "removed")
+        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
         await alice.send("after")
         await settle()
         kinds = [f["type"] for f in bob.transport.frames if f["type"] not in ("system", "session")]
@@ -335,7 +335,7 @@ async def test_what_waits_in_the_outbox_does_not_arrive_after_a_removal(autojump
         await settle()  # bob's connection is busy with it
         await alice.send(key, "secret")
         await settle()
-        world.hub.remove_user(key, world.bob.id, "removed")
+        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
         bob.transport.stall.set()
         await settle()
         assert bob.contents(other) == ["kept"]
@@ -354,7 +354,7 @@ async def test_a_frame_that_the_client_does_not_take_is_not_left_to_it_after_a_r
         bob.transport.stall = trio.Event()
         await alice.send(key, "secret")
         await settle()
-        world.hub.remove_user(key, world.bob.id, "removed")
+        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
         await settle()
         assert bob.contents(key) == []
         assert bob.transport.closed is not None
@@ -376,10 +376,10 @@ async def test_a_change_while_the_room_opens(
         await settle()
         if is_added:
             await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-            world.hub.add_user(key, world.bob.id)
+            world.hub.add_users(key, [world.bob.id], world.version(key))
         else:
             await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-            world.hub.remove_user(key, world.bob.id, "removed")
+            world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
         gate.set()
         await settle()
         assert bob.contents(key) == (["hello"] if is_added else [])
@@ -408,10 +408,10 @@ async def test_a_change_while_the_session_comes(
         await settle()
         if is_added:
             await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-            world.hub.add_user(key, world.bob.id)
+            world.hub.add_users(key, [world.bob.id], world.version(key))
         else:
             await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-            world.hub.remove_user(key, world.bob.id, "removed")
+            world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
         gate.set()
         await settle()
         await alice.send("hello")
@@ -465,7 +465,7 @@ async def test_a_resend_by_who_was_removed_is_not_answered_with_the_message(auto
         await bob.send(key, "one", "c-1")
         await settle()
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        world.hub.remove_user(key, world.bob.id, "removed")
+        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
         await settle()
         bob.transport.frames.clear()
         await bob.send(key, "one", "c-1")
@@ -488,7 +488,7 @@ async def test_the_answer_to_a_resend_that_waits_does_not_arrive_after_a_removal
         await settle()  # bob's connection is at it
         await bob.send(key, "one", "c-1")
         await settle()
-        world.hub.remove_user(key, world.bob.id, "removed")
+        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
         bob.transport.stall.set()
         await settle()
         assert bob.contents(key) == []

@@ -11,6 +11,7 @@ from uuid import UUID
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from pulse_trio.errors import PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.protocol import Encoded, SendMessage, SendResume
 from pulse_trio.rooms.hub import Hub
@@ -99,6 +100,9 @@ class FaultyStore(MemoryStore):
         """A fault of ours, not of the database."""
         await trio.lowlevel.checkpoint()
         raise RuntimeError("a fault in the store")
+
+    def members_version(self, conversation_id: UUID) -> int:
+        return self._conversations[conversation_id].members_version
 
     def stored(self, conversation_id: UUID) -> list[Message]:
         """What is committed, in the order of seq."""
@@ -266,10 +270,22 @@ class Device:
 
     async def send(self, conversation_id: UUID, content: str, client_id: str | None = None) -> None:
         frame = SendMessage(content=content, client_id=client_id, conversation_id=conversation_id)
-        await self.world.hub.send_message(conversation_id, self.session.member(conversation_id), frame)
+        member = await self.place(conversation_id, client_id)
+        if member is not None:
+            await self.world.hub.send_message(conversation_id, member, frame)
+
+    async def place(self, conversation_id: UUID, client_id: str | None = None) -> Member | None:
+        """The place from which the client sends in a conversation; None if it is refused, as the edge does it."""
+        try:
+            return await self.world.hub.place(self.session, conversation_id)
+        except PulseError as error:
+            self.session.member(conversation_id).refuse(error, client_id)
+            return None
 
     async def read(self, conversation_id: UUID, seq: int) -> None:
-        await self.world.hub.send_read(self.session.member(conversation_id), seq)
+        member = await self.place(conversation_id)
+        if member is not None:
+            await self.world.hub.send_read(member, seq)
 
     def watch(self, *users: User) -> None:
         self.world.hub.watch(self.session, [user.id for user in users])
@@ -315,6 +331,10 @@ class World:
                 created_at=START,
             )
         )
+
+    def version(self, conversation_id: UUID) -> int:
+        """The version of a conversation's members, as it is stored."""
+        return self.store.members_version(conversation_id)
 
     def guest(self, user: User) -> Guest:
         return Guest(self, user)

@@ -1,0 +1,21 @@
+"""A number for each state of a conversation's members."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    op.execute(
+        """
+        ALTER TABLE conversations
+            -- raised under the row lock by every statement that adds or removes members; a statement that looked at the
+            -- members before it had the lock compares it, and so sees that they have changed
+            ADD COLUMN members_version bigint NOT NULL DEFAULT 0 CHECK (members_version >= 0);
+        """
+    )
+
+
+def downgrade() -> None:
+    op.execute("ALTER TABLE conversations DROP COLUMN members_version")

@@ -1,0 +1,103 @@
+"""Membership changes under way: of two of one user in one conversation the later commit wins.
+
+The answers of two statements may reach this process in another order than that of their commits: one lost packet to
+the database is enough. Each change carries the version of the conversation's members (`store.base.Head`), which rises
+in the order of the commits. While any change of a conversation is under way here, the highest version applied is kept
+for each user, and what comes with a lower one is out of date.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+from uuid import UUID
+
+
+class _UnderWay:
+    """The changes of one conversation that are under way.
+
+    Attributes:
+        count: how many there are.
+        versions: the version of the last change applied, by user; kept until the last of them has ended.
+    """
+
+    __slots__ = ("count", "versions")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.versions: dict[UUID, int] = {}
+
+
+class MembershipChanges:
+    """The membership changes that are under way in this process, by conversation.
+
+    Bounded by the requests that change members, of which there are as many as connections at most, each with as many
+    users as one request may name.
+    """
+
+    def __init__(self) -> None:
+        self._by_conversation: dict[UUID, _UnderWay] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_conversation)
+
+    @contextmanager
+    def under_way(self, conversation_id: UUID) -> Iterator[None]:
+        """Wraps a change, from before the store is asked until its answer has been applied."""
+        entry = self._by_conversation.setdefault(conversation_id, _UnderWay())
+        entry.count += 1
+        try:
+            yield
+        finally:
+            entry.count -= 1
+            if not entry.count:
+                del self._by_conversation[conversation_id]
+
+    def take(self, conversation_id: UUID, user_id: UUID, version: int) -> bool:
+        """Notes a change that is to be applied; False if a later one of this user has been applied already."""
+        entry = self._by_conversation.get(conversation_id)
+        if entry is None:
+            return True
+        if version < entry.versions.get(user_id, version):
+            return False
+        entry.versions[user_id] = version
+        return True
+
+
+class JoinTicket:
+    """A join under way: the last change of the user's membership since before it was looked up.
+
+    A context manager, at whose end changes are no longer noted.
+    """
+
+    __slots__ = ("_all", "_key", "_last", "is_doubtful", "version")
+
+    def __init__(self, all_tickets: dict[tuple[UUID, UUID], list["JoinTicket"]], key: tuple[UUID, UUID]) -> None:
+        self.version = 0  # of the members, as of which the user is one of them; set by whoever looks it up
+        self.is_doubtful = False
+        self._last: tuple[int, bool] | None = None
+        self._all = all_tickets
+        self._key = key
+        all_tickets.setdefault(key, []).append(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        tickets = self._all[self._key]
+        tickets.remove(self)
+        if not tickets:
+            del self._all[self._key]
+
+    def note(self, version: int, *, is_member: bool) -> None:
+        """Notes a change of the user's membership."""
+        self._last = later(self._last, (version, is_member))
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether the user was removed after the version as of which they are a member."""
+        return self._last is not None and self._last[0] > self.version and not self._last[1]
+
+
+def later(known: tuple[int, bool] | None, change: tuple[int, bool]) -> tuple[int, bool]:
+    """Of two changes of a user's membership, each with its version, the one that was committed later."""
+    return change if known is None or change[0] >= known[0] else known

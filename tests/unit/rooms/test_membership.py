@@ -1,0 +1,463 @@
+"""Who is in a room while members change: the later commit wins, in whatever order the answers come."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pulse_trio.errors import PulseError
+from pulse_trio.rooms.hub import DOUBTS, ForeignConversation
+from pulse_trio.store.base import Members, StoreUnavailable
+
+from .world import Device, World, a_world, device, settle, virtual_now
+
+REASON = "removed from the conversation"
+
+
+async def add(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
+    """What REST does when alice adds bob; the answer of the store may be late."""
+    with world.hub.changing_members(key):
+        added = await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+        if answer is not None:
+            await answer.wait()
+        world.hub.add_users(key, [world.bob.id], added.version)
+
+
+async def remove(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
+    """What REST does when alice removes bob; the answer of the store may be late."""
+    with world.hub.changing_members(key):
+        removed = await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        if answer is not None:
+            await answer.wait()
+        world.hub.remove_user(key, world.bob.id, removed.version, REASON)
+
+
+def delay_members(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Holds back the store's answers about members until the event is set."""
+    gate, members = trio.Event(), world.store.members
+
+    async def slow(conversation_id: UUID) -> Members:
+        found = await members(conversation_id)
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr(world.store, "members", slow)
+    return gate
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
+async def test_a_late_answer_to_an_addition_lets_no_removed_user_in(is_open: bool, autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        if is_open:
+            await world.join(world.carol)
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        late = trio.Event()
+        world.start(lambda: add(world, key, answer=late))
+        await settle()
+        await remove(world, key)
+        late.set()
+        await settle()
+        await alice.send(key, "secret")
+        await settle()
+        assert alice.contents(key) == ["secret"]
+        assert bob.contents(key) == []
+        assert [frame["type"] for frame in bob.transport.frames][1:] == ["conversation_removed"]
+        assert len(world.hub._members) == 0
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
+async def test_a_late_answer_to_a_removal_shuts_no_member_out(is_open: bool, autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        if is_open:
+            await world.join(world.carol)
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        late = trio.Event()
+        world.start(lambda: remove(world, key, answer=late))
+        await settle()
+        await add(world, key)
+        late.set()
+        await settle()
+        await alice.send(key, "welcome back")
+        await settle()
+        assert bob.contents(key) == ["welcome back"]
+        assert bob.of_type("conversation_removed") == []
+        assert len(world.hub._members) == 0
+
+
+async def test_a_late_answer_to_a_removal_stops_no_join_of_who_was_added_again(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key, late = world.conversation_id, trio.Event()
+        world.start(lambda: remove(world, key, answer=late))
+        await settle()
+        await add(world, key)
+        with world.hub.joining(key, world.bob.id) as ticket:
+            ticket.version = await world.store.membership(key, world.bob.id) or 0
+            late.set()
+            await settle()
+            assert not ticket.is_revoked
+        bob = await world.join(world.bob)
+        await bob.send("here again")
+        await settle()
+        assert bob.contents == ["here again"]
+
+
+async def test_an_addition_does_not_override_a_later_look_at_the_members(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Added and then removed, with a lost answer, while the room opens: the members are looked up again."""
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        alice = await device(world, world.alice)
+        gate = delay_members(world, monkeypatch)
+        await alice.send(key, "secret")
+        await settle()
+        await add(world, key)
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        world.hub.reconnect_user(key, world.bob.id)
+        bob = await device(world, world.bob)
+        gate.set()
+        await settle()
+        assert alice.contents(key) == ["secret"]
+        assert bob.contents(key) == []
+
+
+async def test_a_session_misses_nothing_after_its_first_frame(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Messages pour into an open room while the session's conversations are looked up, and after."""
+    async with a_world() as world:
+        carol = await world.join(world.carol)
+        gate, memberships = trio.Event(), world.store.memberships
+
+        async def slow(*arguments: object) -> object:
+            found = await memberships(*arguments)  # type: ignore[arg-type]
+            await gate.wait()
+            return found
+
+        monkeypatch.setattr(world.store, "memberships", slow)
+        alice = Device(world, world.alice)
+        world.start(alice.open)
+        await settle()
+        greeted_at = len(world.stored) if alice.transport.frames else None
+        await carol.send("while it is looked up")
+        await settle()
+        gate.set()
+        await settle()
+        if greeted_at is None:
+            greeted_at = len(world.stored)
+        assert [frame["type"] for frame in alice.transport.frames] == ["session"]
+        await carol.send("before the client says anything")
+        await settle()
+        alice.session.start()
+        await settle()
+        await carol.send("live")
+        await settle()
+        assert alice.contents(world.conversation_id) == world.stored[greeted_at:]
+
+
+@pytest.mark.parametrize("starts", ["the client", "time"])
+async def test_nothing_but_session_is_sent_before_the_first_frame(starts: str, autojump_clock: MockClock) -> None:
+    async with a_world(resume_wait=5.0) as world:
+        key, other = world.conversation_id, world.ids()
+        await world.new_conversation(other)
+        carol = await world.join(world.carol)
+        alice = await Device(world, world.alice).open()
+        await settle()
+        world.hub.send_typing(key, carol.member)
+        world.hub.announce(key, "renamed", "carol renamed it", world.carol.id)
+        await carol.read(0)
+        await carol.send("one")
+        await world.store.remove_member(other, world.alice.id, world.alice.id, now=virtual_now())
+        world.hub.remove_user(other, world.alice.id, world.version(other), REASON)
+        await world.join(world.bob)
+        await settle()
+        assert [frame["type"] for frame in alice.transport.frames] == ["session"]
+        if starts == "time":
+            await trio.sleep(5.0)
+        else:
+            alice.session.start()
+        await settle()
+        kinds = [frame["type"] for frame in alice.transport.frames]
+        assert kinds[0] == "session"
+        assert {"system", "conversation_removed", "message"} <= set(kinds)
+        assert alice.contents(key) == ["one"]
+
+
+async def test_a_session_that_does_not_read_its_greeting_is_closed_in_order(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = Device(world, world.alice)
+        alice.transport.stall = trio.Event()
+        await alice.open()
+        await settle()
+        assert alice.transport.frames == []
+        alice.transport.stall.set()
+        await settle()
+        assert [frame["type"] for frame in alice.transport.frames] == ["session"]
+        alice.leave()
+        await settle()
+        assert alice.ended.is_set()
+
+
+# --- additions whose answer is lost ---
+
+
+async def test_an_addition_with_a_lost_answer_reaches_its_user(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        carol = await world.join(world.carol)
+        await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+        answers = iter([StoreUnavailable("away"), StoreUnavailable("away")])
+        members = world.store.members
+
+        async def away(conversation_id: UUID) -> Members:
+            for error in answers:
+                await trio.lowlevel.checkpoint()
+                raise error
+            return await members(conversation_id)
+
+        monkeypatch.setattr(world.store, "members", away)
+        world.hub.doubt_change(key, added=[world.bob.id])
+        await trio.sleep(3)
+        await carol.send("hello bob")
+        await settle()
+        assert [frame["type"] for frame in bob.transport.frames][1] == "conversation_added"
+        assert bob.contents(key) == ["hello bob"]
+        assert [frame["user_ids"] for frame in alice.of_type("system") if frame["event"] == "added"] == [
+            [str(world.bob.id)]
+        ]
+        await trio.sleep(60)
+        assert world.hub._doubts == 0
+
+
+async def test_an_addition_that_was_not_committed_lets_nobody_in(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        bob, carol = await device(world, world.bob), await world.join(world.carol)
+        world.hub.doubt_change(key, added=[world.bob.id])
+        world.hub.doubt_change(world.ids(), added=[world.bob.id])
+        await settle()
+        await carol.send("a secret")
+        await trio.sleep(60)
+        assert [frame["type"] for frame in bob.transport.frames] == ["session"]
+
+
+async def test_a_removal_that_is_committed_after_its_lost_answer_takes_effect(autojump_clock: MockClock) -> None:
+    """The user's client is back before the database has committed."""
+    async with a_world() as world:
+        key = world.conversation_id
+        carol = await world.join(world.carol)
+        world.hub.reconnect_user(key, world.bob.id)
+        world.hub.doubt_change(key, removed=[world.bob.id])
+        bob = await device(world, world.bob)
+        await carol.send("one")
+        await settle()
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await trio.sleep(60)
+        await carol.send("two")
+        await settle()
+        assert bob.contents(key) == ["one"]
+        assert len(bob.of_type("conversation_removed")) == 1
+
+
+async def test_changes_in_doubt_are_bounded(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        for _ in range(DOUBTS + 5):
+            world.hub.doubt_change(world.conversation_id, added=[world.bob.id])
+        assert world.hub._doubts == DOUBTS
+        await trio.sleep(60)
+        assert world.hub._doubts == 0
+
+
+async def test_a_member_whose_addition_nobody_heard_of_is_let_in_by_what_they_send(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        carol, bob = await world.join(world.carol), await device(world, world.bob)
+        await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+        await bob.send(key, "hello", "c-1")
+        await settle()
+        assert bob.contents(key) == ["hello"]
+        await bob.send(key, "hello", "c-1")
+        await carol.send("hello bob")
+        await settle()
+        assert bob.errors == []
+        assert bob.contents(key) == ["hello", "hello", "hello bob"]
+        assert [frame["type"] for frame in bob.transport.frames][1] == "conversation_added"
+
+
+async def test_a_repeated_addition_notifies_only_sessions_that_are_not_in(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.join(world.carol)
+        bob = await device(world, world.bob)
+        await settle()
+        for _ in range(3):
+            world.hub.add_users(key, [world.bob.id], world.version(key))
+        await settle()
+        assert [frame["type"] for frame in bob.transport.frames] == ["session"]
+
+
+# --- conversations that are not one's own ---
+
+
+def count_questions(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, int]]:
+    """Counts the store's questions about memberships: how many there were, and the most at a time."""
+    membership, asked, now, most = world.store.membership, 0, 0, 0
+
+    async def counted(conversation_id: UUID, user_id: UUID) -> int | None:
+        nonlocal asked, now, most
+        asked, now = asked + 1, now + 1
+        most = max(most, now)
+        try:
+            await trio.sleep(0.1)
+            return await membership(conversation_id, user_id)
+        finally:
+            now -= 1
+
+    monkeypatch.setattr(world.store, "membership", counted)
+    return lambda: (asked, most)
+
+
+async def test_what_is_sent_about_foreign_conversations_opens_no_room(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        foreign = world.ids()
+        await world.new_conversation(foreign)
+        await world.store.remove_member(foreign, world.alice.id, world.bob.id, now=virtual_now())
+        questions = count_questions(world, monkeypatch)
+        devices = [await device(world, world.bob) for _ in range(20)]
+
+        async def flood(bob: Device) -> None:
+            for key in [foreign, *(world.ids() for _ in range(10))]:
+                await bob.send(key, "hello")
+                await bob.read(key, 1)
+                assert world.hub.room_count == 0
+
+        async with trio.open_nursery() as nursery:
+            for bob in devices:
+                nursery.start_soon(flood, bob)
+        await settle()
+        assert all([code for code, _, _ in bob.errors] == ["not_a_member"] * 22 for bob in devices)
+        assert questions() == (20 * 11, 4)
+
+
+async def test_a_foreign_conversation_is_refused_from_memory_for_a_moment(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key = world.ids()
+        await world.new_conversation(key)
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        questions = count_questions(world, monkeypatch)
+        bob = await device(world, world.bob)
+        found = []
+        for wait in (0.0, 0.5, 1.0):
+            await trio.sleep(wait)
+            with pytest.raises(ForeignConversation) as caught:
+                await world.hub.place(bob.session, key)
+            found.append(caught.value.was_looked_up)
+        assert found == [True, False, True]
+        await add(world, key)
+        assert (await world.hub.place(bob.session, key)).conversation_id == key  # at once
+        assert questions()[0] == 3
+
+
+async def test_a_membership_that_cannot_be_looked_up_is_answered_in_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=3.0) as world:
+
+        async def away(*_arguments: object) -> int | None:
+            await trio.lowlevel.checkpoint()
+            raise StoreUnavailable("away")
+
+        monkeypatch.setattr(world.store, "membership", away)
+        bob = await device(world, world.bob)
+        began = trio.current_time()
+        with pytest.raises(PulseError, match="could not be stored in time"):
+            await world.hub.place(bob.session, world.conversation_id)
+        assert trio.current_time() - began == 3.0
+
+
+async def test_a_removal_while_the_membership_is_looked_up_counts(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key, gate, membership = world.conversation_id, trio.Event(), world.store.membership
+
+        async def slow(conversation_id: UUID, user_id: UUID) -> int | None:
+            found = await membership(conversation_id, user_id)
+            await gate.wait()
+            return found
+
+        monkeypatch.setattr(world.store, "membership", slow)
+        carol, bob = await world.join(world.carol), await device(world, world.bob)
+        await settle()
+        member = bob.session.members.pop(key)  # as if the session had not heard of it
+        world.hub._rooms.get(key).leave(member)  # type: ignore[union-attr]
+        world.start(lambda: bob.send(key, "hello", "c-1"))
+        await settle()
+        await remove(world, key)
+        gate.set()
+        await settle()
+        assert bob.errors == [("not_a_member", "c-1", str(key))]
+        await carol.send("a secret")
+        await settle()
+        assert bob.contents(key) == []
+
+
+# --- many at once ---
+
+
+async def test_many_who_are_added_at_once_come_in_few_frames(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key, users = world.conversation_id, []
+        for number in range(60):
+            user = type(world.alice)(world.ids(), f"user{number}")
+            users.append(user)
+            await world.store.create_user(user, password_hash=None, subject=None, created_at=virtual_now())
+        alice = await world.join(world.alice)
+        devices = [await device(world, user) for user in users]
+        await settle()
+        before = len(alice.transport.frames)
+        with world.hub.changing_members(key):
+            ids = [user.id for user in users]
+            added = await world.store.add_members(key, world.alice.id, ids, limit=99, now=virtual_now())
+            world.hub.add_users(key, ids, added.version)
+            world.hub.announce(key, "added", "60 were added", ids[0], ids)
+        await trio.sleep(1)
+        new = alice.transport.frames[before:]
+        assert [frame["type"] for frame in new] == ["system", "presence"]
+        assert (new[0]["user_count"], new[0]["user_ids"]) == (60, [str(each) for each in ids])
+        assert len(new[1]["joined"]) == 60
+        for each in devices:
+            assert [frame["type"] for frame in each.transport.frames].count("conversation_added") == 1
+            assert len(each.transport.frames) <= 4
+
+
+async def test_typing_is_passed_on_once_a_second_for_each_user(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        alice = await world.join(world.alice)
+        bob, again, carol = await world.join(world.bob), await world.join(world.bob), await world.join(world.carol)
+        for _ in range(100):
+            for member in (bob.member, again.member, carol.member):
+                world.hub.send_typing(key, member)
+        await settle()
+        assert sorted(frame["sender_username"] for frame in alice.of_type("typing")) == ["bob", "carol"]
+        await trio.sleep(1.0)
+        world.hub.send_typing(key, bob.member)
+        await settle()
+        assert [frame["sender_username"] for frame in alice.of_type("typing")].count("bob") == 2
