@@ -55,6 +55,7 @@ from pulse_trio.store.base import (
 DRAIN_TIMEOUT: Final = 2.5  # seconds, below Hypercorn's graceful_timeout: what the writers hold is stored in it
 ANNOUNCEMENTS: Final = 64  # rooms that open at a time to tell of a change: so many that few are missed
 LOOK_UPS: Final = 4  # of memberships for sessions at a time, so that the others' messages find a connection
+USERS_A_TURN: Final = 50  # whose sessions are taken in before other tasks have their turn: a few milliseconds
 DOUBTS: Final = 64  # changes of members with a lost answer that are looked into at a time; more must be asked for again
 RESTARTING: Final = "the server restarts; reconnect in a moment"
 
@@ -440,7 +441,9 @@ class Hub:
                 raise ForeignConversation(was_looked_up=True)
         room = self._rooms.get(conversation_id)
         if room is not None and room.opened.is_set() and session.connection.is_open:
-            self.add_users(conversation_id, [user_id], version)  # the answer to their addition was lost, or is late
+            await self.add_users(
+                conversation_id, [user_id], version
+            )  # the answer to their addition was lost, or is late
         return session.member(conversation_id)
 
     async def _membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
@@ -462,11 +465,23 @@ class Hub:
         """
         return self._members.under_way(conversation_id)
 
-    def add_users(self, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
+    async def add_users(self, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
         """Takes in the sessions of users who are members as of a version, and notifies those that were not in yet.
 
-        It takes effect at once, and may be repeated. Returns the users of whom no later change is known.
+        It may be repeated, and is spread over turns of the loop. Returns the users of whom no later change is known.
+        Cancelled: between two turns.
         """
+        current: list[UUID] = []
+        for at in range(0, len(user_ids), USERS_A_TURN):
+            if at:
+                await trio.lowlevel.checkpoint()
+            part = user_ids[at : at + USERS_A_TURN]
+            current += self._add_users_now(conversation_id, part, version, with_others=len(user_ids) > 1)
+        return current
+
+    def _add_users_now(
+        self, conversation_id: UUID, user_ids: Sequence[UUID], version: int, *, with_others: bool
+    ) -> list[UUID]:
         room = self._rooms.get(conversation_id)
         current = []
         for user_id in user_ids:
@@ -479,7 +494,7 @@ class Hub:
                 if room is None or room.member_of(session.connection.transport) is None:
                     session.added(conversation_id, version)
         if room is not None:
-            room.admit(current, version)
+            room.admit(current, version, with_others=with_others)
         return current
 
     def remove_user(self, conversation_id: UUID, user_id: UUID, version: int, reason: str) -> bool:
@@ -541,7 +556,7 @@ class Hub:
                     members = await self._look_up_members(conversation_id)
                     known = set(members.ids)
                     present = [user_id for user_id in added if user_id in known]
-                    present = self.add_users(conversation_id, present, members.version)
+                    present = await self.add_users(conversation_id, present, members.version)
                     gone = [
                         user_id
                         for user_id in removed

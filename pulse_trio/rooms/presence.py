@@ -65,6 +65,10 @@ class Presence:
         if self._news.pop(user.id, None) is None:
             self._news[user.id] = user, came
 
+    def has_news_of(self, user: User) -> bool:
+        """Whether it is yet to be told that a user came or went; then what follows must be told with it."""
+        return user.id in self._news
+
     def take_news(self, conversation_id: UUID) -> list[PresenceFrame]:
         """What to tell of those who came and went since it was last asked."""
         news = list(self._news.values())

@@ -265,15 +265,15 @@ class Room:
         else:
             self.broadcast(encode(self._joined(user)), exclude_member=member, ephemeral=True)
 
-    def admit(self, user_ids: Sequence[UUID], version: int) -> None:
-        """Takes in the sessions of users who have been added to the conversation."""
+    def admit(self, user_ids: Sequence[UUID], version: int, *, with_others: bool) -> None:
+        """Takes in the sessions of users who have been added to the conversation; see `attach`."""
         if not self.opened.is_set():
             for user_id in user_ids:
                 self._admitted[user_id] = later(self._admitted.get(user_id), (version, True))
             return
         for user_id in user_ids:
             for session in self._sessions.of(user_id):
-                self.attach(session, with_others=len(user_ids) > 1)
+                self.attach(session, with_others=with_others)
 
     def dismiss(self, user_id: UUID, version: int) -> None:
         """Notes that a user has been removed: their sessions do not come in when the room opens."""
@@ -298,7 +298,7 @@ class Room:
         was_crowded = self._presence.is_crowded
         if self._presence.leave(user):
             self._typed.pop(user.id, None)
-            if was_crowded:
+            if was_crowded or self._presence.has_news_of(user):
                 self._tell_later(user, came=False)
             else:
                 left = self._system("left", f"User {user.username} left the conversation", user.id)

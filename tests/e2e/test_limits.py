@@ -93,7 +93,7 @@ async def test_a_flood_of_anything_is_closed(start_server: Start, kind: str) -> 
 async def test_frames_about_foreign_conversations_cost_more_and_open_no_rooms(start_server: Start) -> None:
     server = start_server(PULSE_FRAMES_PER_SECOND="1", PULSE_FRAMES_BURST="100", PULSE_FOREIGN_FRAME_COST="20")
     with trio.fail_after(60):
-        alice, bob, conversation = await two(server)
+        _, bob, conversation = await two(server)
         stranger = await Person.register(server.base_url, "stranger")
         async with bob.connect(conversation) as other, open_raw(server.port) as flooder:
             await other.receive_type("system")

@@ -154,7 +154,7 @@ async def create_conversation(body: ConversationRequest) -> Response:
         except UnknownUsers as error:
             raise _unknown_users([str(user_id) for user_id in error.ids], "participant_ids") from None
         if created or not conversation.head.last_rev:  # perhaps the answer to its creation was lost
-            parts.hub.add_users(conversation.id, new.member_ids, conversation.head.members_version)
+            await parts.hub.add_users(conversation.id, new.member_ids, conversation.head.members_version)
     return answer(conversation_body(conversation), 201 if created else 200)
 
 
@@ -277,7 +277,7 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
         except TooManyMembers:
             raise _too_many_members("user_ids") from None
         # Also those who were members before: the answer to their addition may have been lost.
-        current = set(parts.hub.add_users(key, user_ids, added.version))
+        current = set(await parts.hub.add_users(key, user_ids, added.version))
         newcomers = [newcomer for newcomer in added.users if newcomer.id in current]
         if newcomers:
             content = f"{_named(newcomers)} added by {user.username}"

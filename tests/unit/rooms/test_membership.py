@@ -22,7 +22,7 @@ async def add(world: World, key: UUID, *, answer: trio.Event | None = None) -> N
         added = await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
         if answer is not None:
             await answer.wait()
-        world.hub.add_users(key, [world.bob.id], added.version)
+        await world.hub.add_users(key, [world.bob.id], added.version)
 
 
 async def remove(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
@@ -303,7 +303,7 @@ async def test_a_repeated_addition_notifies_only_sessions_that_are_not_in(autoju
         bob = await device(world, world.bob)
         await settle()
         for _ in range(3):
-            world.hub.add_users(key, [world.bob.id], world.version(key))
+            await world.hub.add_users(key, [world.bob.id], world.version(key))
         await settle()
         assert [frame["type"] for frame in bob.transport.frames] == ["session"]
 
@@ -435,7 +435,7 @@ async def test_many_who_are_added_at_once_come_in_few_frames(autojump_clock: Moc
         with world.hub.changing_members(key):
             ids = [user.id for user in users]
             added = await world.store.add_members(key, world.alice.id, ids, limit=99, now=virtual_now())
-            world.hub.add_users(key, ids, added.version)
+            await world.hub.add_users(key, ids, added.version)
             world.hub.announce(key, "added", "60 were added", ids[0], ids)
         await trio.sleep(1)
         new = alice.transport.frames[before:]
@@ -461,3 +461,22 @@ async def test_typing_is_passed_on_once_a_second_for_each_user(autojump_clock: M
         world.hub.send_typing(key, bob.member)
         await settle()
         assert [frame["sender_username"] for frame in alice.of_type("typing")].count("bob") == 2
+
+
+async def test_who_leaves_before_their_coming_was_told_is_told_as_neither(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        for user in (world.bob, world.carol):
+            await world.store.remove_member(key, world.alice.id, user.id, now=virtual_now())
+        alice, bob = await world.join(world.alice), await device(world, world.bob)
+        carol = await device(world, world.carol)
+        ids = [world.bob.id, world.carol.id]
+        added = await world.store.add_members(key, world.alice.id, ids, limit=9, now=virtual_now())
+        await world.hub.add_users(key, ids, added.version)
+        bob.leave()
+        await trio.sleep(1)
+        assert [[user["username"] for user in frame["joined"]] for frame in alice.of_type("presence")] == [["carol"]]
+        assert "left" not in [event for event, _ in alice.events]
+        carol.leave()
+        await trio.sleep(1)
+        assert alice.events[-1] == ("left", str(world.carol.id))

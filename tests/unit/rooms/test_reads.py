@@ -324,7 +324,7 @@ async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"] * 2
         assert told(alice) == [{str(world.bob.id): 1}]
         await world.store.add_members(key, world.alice.id, [world.bob.id], limit=9, now=START)
-        world.hub.add_users(key, [world.bob.id], world.version(key))
+        await world.hub.add_users(key, [world.bob.id], world.version(key))
         await bob.read(key, 2)
         await trio.sleep(1)
         assert await position(world, world.bob) == 3

@@ -309,7 +309,7 @@ async def test_being_added_and_removed_takes_effect_at_once(autojump_clock: Mock
         await alice.send("before")
         await settle()
         await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-        world.hub.add_users(key, [world.bob.id], world.version(key))
+        await world.hub.add_users(key, [world.bob.id], world.version(key))
         await alice.send("between")
         await settle()
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
@@ -376,7 +376,7 @@ async def test_a_change_while_the_room_opens(
         await settle()
         if is_added:
             await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-            world.hub.add_users(key, [world.bob.id], world.version(key))
+            await world.hub.add_users(key, [world.bob.id], world.version(key))
         else:
             await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
             world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
@@ -408,7 +408,7 @@ async def test_a_change_while_the_session_comes(
         await settle()
         if is_added:
             await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-            world.hub.add_users(key, [world.bob.id], world.version(key))
+            await world.hub.add_users(key, [world.bob.id], world.version(key))
         else:
             await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
             world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
