@@ -309,7 +309,7 @@ async def test_of_exceptions(tmp_path: Path, log_format: str) -> None:
     finally:
         code = server.stop()
     assert code == 0
-    for place in ("create_user", "find_account", "is_member", "append", "revise"):
+    for place in ("create_user", "find_account", "membership", "append", "revise"):
         assert f"planted in {place}" in server.output, "or this shows nothing"
     assert "Traceback" in server.output
     assert_silent(server.output, [*secrets, ticket])
