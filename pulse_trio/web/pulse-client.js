@@ -267,17 +267,23 @@ class Link {
  *   messages that are not in it: `rev` stays. That those in it are known is remembered by message, in `ahead`.
  * - A conversation (in a list or alone), if nothing is known: what the page loads later is newer.
  *
- * What was asked for before the session began and came after may be older than the session: see `PulseClient.#load`.
+ * The frames of a conversation begin anew with each session that does not go on where the last one ended, and when the
+ * user is added again. What was asked for before that may be older than the first of them: see `isCovered`.
  */
 class Knowledge {
   /** @type {string | null} */
   epoch = null;
+  /** @type {number} how often frames of any conversation have begun anew */
+  moment = 0;
   /**
-   * @typedef {{rev: number | null, ahead: Map<string, number>, activeAt: string, isNamed: boolean, base: number,
-   *   hasNewest: boolean}} Known `base`, `hasNewest`: of the pages that were under way together.
+   * @typedef {{rev: number | null, ahead: Map<string, number>, activeAt: string, since: number, base: number,
+   *   hasNewest: boolean}} Known `since`: the moment from which all its frames have come. `base`, `hasNewest`: of the
+   *   pages that were under way together.
    * @type {Map<string, Known>}
    */
   #conversations = new Map();
+  #sessionSince = 0; // the moment at which the newest session began
+  #othersSince = 0; // the moment from which the frames have come of a conversation that is not known yet
   /** @type {Set<{id: string, changes: Map<string, Frame>}>} pages that are under way, and what changed meanwhile */
   #loads = new Set();
 
@@ -368,9 +374,9 @@ class Knowledge {
     /** @type {string[]} */
     const others = [];
     let count = 0;
+    this.#beginAnew();
     for (const [id, known] of all) {
-      known.isNamed = known.rev !== null && count < most;
-      if (known.isNamed && known.rev !== null) {
+      if (known.rev !== null && count < most) {
         revs[id] = known.rev;
         count += 1;
       } else {
@@ -381,28 +387,42 @@ class Knowledge {
     return { revs, others };
   }
 
-  /** @param {string} id Whether the session that is open goes on where the last one ended. */
-  isNamed(id) {
-    return this.#conversations.get(id)?.isNamed ?? false;
+  /**
+   * Whether an answer has everything that no frame has: it was asked for when the frames had begun already.
+   * @param {number} moment When it was asked for.
+   * @param {string | null} id The conversation that it is about; null: any, or what no session resumes.
+   */
+  isCovered(moment, id) {
+    if (id === null) return moment >= this.#sessionSince;
+    return moment >= (this.#conversations.get(id)?.since ?? this.#othersSince);
   }
 
   /** @param {string} id A conversation that has to be loaded afresh. */
   lose(id) {
     const known = this.#get(id);
     known.rev = null;
-    known.isNamed = false;
+    known.since = this.#sessionSince;
     known.ahead.clear();
   }
 
-  /** @param {string} id A conversation that the user is not in any more. */
+  /** @param {string} id A conversation that the user is not in any more. Added again, its frames begin anew. */
   forget(id) {
     this.#conversations.delete(id);
+    this.moment += 1;
+    this.#othersSince = this.moment;
   }
 
   /** Nothing is known any more, nor what changed while the pages came that are under way. */
   clear() {
     this.#conversations.clear();
     for (const load of this.#loads) load.changes.clear();
+    this.#beginAnew();
+  }
+
+  /** What is asked for from now on, and no earlier, is as new as the frames that follow. */
+  #beginAnew() {
+    this.moment += 1;
+    this.#sessionSince = this.#othersSince = this.moment;
   }
 
   /**
@@ -412,7 +432,7 @@ class Knowledge {
   #get(id) {
     let known = this.#conversations.get(id);
     if (known === undefined) {
-      known = { rev: null, ahead: new Map(), activeAt: "", isNamed: false, base: Infinity, hasNewest: false };
+      known = { rev: null, ahead: new Map(), activeAt: "", since: this.#othersSince, base: Infinity, hasNewest: false };
       this.#conversations.set(id, known);
     }
     return known;
@@ -827,7 +847,6 @@ export class PulseClient extends EventTarget {
   #retry = null;
   #attempts = 0;
   #onlineSince = 0;
-  #sessions = 0; // how many have begun
   #resumeMost;
   #resumeSize = 0; // bytes of the newest one
   /** @type {string | null} */
@@ -967,9 +986,8 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<{conversations: Conversation[], total: number, limit: number, offset: number}>}
    */
   async conversations(page = {}) {
-    const list = await this.#load(
-      () => this.#request("GET", "/api/chat/conversations", { query: pageOf(page) }),
-      () => false,
+    const list = await this.#load(null, () =>
+      this.#request("GET", "/api/chat/conversations", { query: pageOf(page) }),
     );
     list.conversations.forEach((/** @type {Conversation} */ conversation) => this.#listed(conversation));
     return list;
@@ -981,12 +999,7 @@ export class PulseClient extends EventTarget {
    */
   async conversation(id) {
     const path = `/api/chat/conversations/${part(id)}`;
-    return this.#listed(
-      await this.#load(
-        () => this.#request("GET", path),
-        () => this.#knowledge.isNamed(id),
-      ),
-    );
+    return this.#listed(await this.#load(id, () => this.#request("GET", path)));
   }
 
   /**
@@ -996,10 +1009,10 @@ export class PulseClient extends EventTarget {
    */
   async createConversation({ name = null, description = null, isGroup = false, participantIds = [] }) {
     const body = { name, description, is_group: isGroup, participant_ids: participantIds };
-    const sessions = this.#sessions;
+    const { moment } = this.#knowledge;
     /** @type {Conversation} */
     const conversation = await this.#request("POST", "/api/chat/conversations", { body });
-    return sessions === this.#sessions ? this.#listed(conversation) : conversation;
+    return this.#knowledge.isCovered(moment, null) ? this.#listed(conversation) : conversation;
   }
 
   /**
@@ -1043,10 +1056,7 @@ export class PulseClient extends EventTarget {
     const isNewest = beforeSeq === undefined && afterSeq === undefined;
     const load = this.#knowledge.loading(id);
     try {
-      const page = await this.#load(
-        () => this.#request("GET", path, { query }),
-        () => this.#knowledge.isNamed(id),
-      );
+      const page = await this.#load(id, () => this.#request("GET", path, { query }));
       this.#knowledge.loaded(load, page, isNewest);
       return page;
     } catch (error) {
@@ -1083,7 +1093,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<{positions: {user_id: string, seq: number}[]}>}
    */
   readPositions(id) {
-    return this.#request("GET", `/api/chat/conversations/${part(id)}/read`);
+    return this.#load(null, () => this.#request("GET", `/api/chat/conversations/${part(id)}/read`));
   }
 
   /**
@@ -1373,7 +1383,6 @@ export class PulseClient extends EventTarget {
     this.#knowledge.epoch = frame.epoch;
     this.#userId = frame.user_id;
     this.#identify(frame.user_id);
-    this.#sessions += 1;
     this.#onlineSince = this.#timers.now();
     const { revs, others } = this.#knowledge.resume(this.#resumeMost);
     const resume = { type: "resume", revs, epoch: frame.epoch };
@@ -1625,17 +1634,17 @@ export class PulseClient extends EventTarget {
   // --- REST ---
 
   /**
-   * Loads something that is to fit to what the session sends. If a session began meanwhile, and does not go on where
-   * the page was, the answer may be older than that session, and what changed between would be missed: asked again. How
-   * often sessions begin is bounded by the backoff.
+   * Loads something that is to fit to what sessions send. If frames have begun anew since it was asked for, the answer
+   * may be older than the first of them, and what changed between would be missed: asked again. How often sessions
+   * begin is bounded by the backoff.
+   * @param {string | null} id The conversation that it is about; null: any, or what no session resumes.
    * @param {() => Promise<any>} request
-   * @param {() => boolean} isCovered Whether the session goes on where the page was.
    */
-  async #load(request, isCovered) {
+  async #load(id, request) {
     for (;;) {
-      const sessions = this.#sessions;
+      const { moment } = this.#knowledge;
       const answer = await request();
-      if (sessions === this.#sessions || isCovered()) return answer;
+      if (this.#knowledge.isCovered(moment, id)) return answer;
     }
   }
 

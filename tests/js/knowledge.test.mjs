@@ -317,3 +317,97 @@ test("a history that is under way when another history begins has nothing of the
   first.resolve([200, page("a", [3, 3], [2, 2], [1, 1])]);
   assert.deepEqual((await loaded).messages.map(({ seq, content }) => [seq, content]), [[2, "content of 2"], [1, "content of 1"]]);
 });
+
+test("a history that was asked for before the last session without its conversation is asked for again", async () => {
+  const bench = new Bench({ requestSeconds: 300 });
+  const answers = [later(), later()];
+  let asked = 0;
+  bench.answer = ({ path }) => (path.includes("/messages") ? answers[asked++].promise : [200, {}]);
+  const history = bench.client.history("a"); // the server reads the page now, and its answer is slow
+  const first = await bench.online(); // an edit and a message came before it: nobody is sent them
+  first.receive(message("a", 6, { seq: 5 }));
+  const second = await bench.again();
+  assert.deepEqual(resumed(second), [{ a: 6 }]);
+  answers[0].resolve([200, page("a", [3, 3], [2, 2], [1, 1])]);
+  await settle();
+  assert.equal(asked, 2, "the page is older than the first session");
+  answers[1].resolve([200, page("a", [5, 6], [4, 4], [3, 3], [2, 2], [1, 5])]);
+  assert.deepEqual((await history).messages.map(({ seq, rev }) => [seq, rev]), [[5, 6], [4, 4], [3, 3], [2, 2], [1, 5]]);
+});
+
+test("the same of a conversation", async () => {
+  const bench = new Bench({ requestSeconds: 300 });
+  const answers = [later(), later()];
+  let asked = 0;
+  bench.answer = ({ path }) => (path.endsWith("/conversations/a") ? answers[asked++].promise : [200, {}]);
+  const found = bench.client.conversation("a");
+  const first = await bench.online();
+  first.receive(message("a", 6));
+  await bench.again();
+  answers[0].resolve([200, conversation("a", 3)]);
+  await settle();
+  assert.equal(asked, 2);
+  answers[1].resolve([200, conversation("a", 6)]);
+  assert.equal((await found).last_rev, 6);
+});
+
+test("a history that was asked for in one session and comes in the third is not asked for again", async () => {
+  const bench = new Bench({ requestSeconds: 300 });
+  const socket = await bench.online();
+  socket.receive(message("a", 1));
+  const answer = later();
+  bench.answer = ({ path }) => (path.includes("/messages") ? answer.promise : [200, {}]);
+  const history = bench.client.history("a");
+  await settle();
+  (await bench.again()).receive(message("a", 2));
+  (await bench.again()).receive(message("a", 3));
+  answer.resolve([200, page("a", [1, 1])]);
+  assert.deepEqual((await history).messages.map(({ rev }) => rev), [3, 2, 1]);
+});
+
+test("a history that was asked for before the user was removed and added again is asked for again", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 1));
+  const answers = [later(), later()];
+  bench.answer = () => answers[bench.requests.length - 1].promise;
+  const history = bench.client.history("a");
+  await settle();
+  socket.receive({ type: "conversation_removed", conversation_id: "a" });
+  socket.receive({ type: "conversation_added", conversation_id: "a" }); // 2 was stored between
+  socket.receive(message("a", 3));
+  answers[0].resolve([200, page("a", [1, 1])]);
+  await settle();
+  answers[1].resolve([200, page("a", [3, 3], [2, 2], [1, 1])]);
+  assert.deepEqual((await history).messages.map(({ rev }) => rev), [3, 2, 1]);
+});
+
+test("a page of a history that a list has shown to be lost is asked for again", async () => {
+  const bench = new Bench();
+  bench.answer = () => [200, list(conversation("a", 9))];
+  await bench.client.conversations();
+  const answers = [later(), later()];
+  let asked = 0;
+  const others = [200, list(conversation("a", 3, { epoch: "another" }))];
+  bench.answer = ({ path }) => (path.includes("/messages") ? answers[asked++].promise : others);
+  const history = bench.client.history("a");
+  await bench.client.conversations();
+  answers[0].resolve([200, page("a", [9, 9])]);
+  await settle();
+  answers[1].resolve([200, page("a", [3, 3])]);
+  assert.deepEqual((await history).messages.map(({ rev }) => rev), [3]);
+});
+
+test("read positions that were asked for before the session began are asked for again", async () => {
+  const bench = new Bench();
+  bench.client.connect();
+  const answers = [later(), later()];
+  bench.answer = () => answers[bench.requests.length - 1].promise;
+  const found = bench.client.readPositions("a");
+  await settle();
+  bench.socket.session(); // what was read before it is told to nobody
+  answers[0].resolve([200, { positions: [{ user_id: OTHER, seq: 1 }] }]);
+  await settle();
+  answers[1].resolve([200, { positions: [{ user_id: OTHER, seq: 2 }] }]);
+  assert.deepEqual(await found, { positions: [{ user_id: OTHER, seq: 2 }] });
+});
