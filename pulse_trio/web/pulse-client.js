@@ -72,6 +72,8 @@ const PACE_LEAST = 20; // milliseconds between messages after that; doubled each
 const PACE_MOST = SECOND;
 const TYPING_INTERVAL = 2 * SECOND; // more often tells nobody more
 const AHEAD_MOST = 2_000; // messages of one conversation that are remembered beyond its rev
+const GAP = 0; // in place of a close code: a live frame skipped a rev
+const VAIN_GAPS_MOST = 3; // in a row; a server that skips revs which do not exist is not asked about them any more
 
 /** What was refused, or failed. `code` is for programs: those of the service, and a few of its own. */
 export class PulseError extends Error {
@@ -267,6 +269,11 @@ class Link {
  *   messages that are not in it: `rev` stays. That those in it are known is remembered by message, in `ahead`.
  * - A conversation (in a list or alone), if nothing is known: what the page loads later is newer.
  *
+ * Live frames skip no rev. One that does shows that a change was lost on the way: the client comes back, and resumes from
+ * `rev`, which brings it. What a resume brings may skip revs (of two edits of a message it brings the last), so the
+ * client must know where the resume ends: at `target`, which an answer or a `system` frame of this session told. From
+ * there on, and from the beginning where nothing is resumed, the next change is `head` + 1.
+ *
  * The frames of a conversation begin anew with each session that does not go on where the last one ended, and when the
  * user is added again. What was asked for before that may be older than the first of them: see `isCovered`.
  */
@@ -276,30 +283,35 @@ class Knowledge {
   /** @type {number} how often frames of any conversation have begun anew */
   moment = 0;
   /**
-   * @typedef {{rev: number | null, ahead: Map<string, number>, activeAt: string, since: number, base: number,
-   *   hasNewest: boolean}} Known `since`: the moment from which all its frames have come. `base`, `hasNewest`: of the
-   *   pages that were under way together.
+   * @typedef {{rev: number | null, ahead: Map<string, number>, activeAt: string, since: number, isResumed: boolean,
+   *   target: number | null, head: number | null, gap: number | null, base: number, hasNewest: boolean}} Known
+   *   `since`: the moment from which all its frames have come. `isResumed`, `target`, `head`: of the present session.
+   *   `gap`: the rev of the frame that a change before it was missing at; null once that has been looked for.
+   *   `base`, `hasNewest`: of the pages that were under way together.
    * @type {Map<string, Known>}
    */
   #conversations = new Map();
   #sessionSince = 0; // the moment at which the newest session began
   #othersSince = 0; // the moment from which the frames have come of a conversation that is not known yet
+  #vainGaps = 0; // in a row: looked for, and there was no such change
   /** @type {Set<{id: string, changes: Map<string, Frame>}>} pages that are under way, and what changed meanwhile */
   #loads = new Set();
 
   /**
-   * Whether a change is news; from now on it is not.
+   * Takes a change in: it is news, or known already; or one before it is missing, and this one is not taken in.
    * @param {Frame} frame
    * @param {boolean} isAnswer It answers a resend, and may come out of turn.
+   * @returns {"news" | "known" | "gap"}
    */
   note(frame, isAnswer) {
+    const known = this.#get(frame.conversation_id);
+    if (this.#isGap(known, frame.rev, isAnswer)) return "gap";
     for (const load of this.#loads) {
       if (load.id === frame.conversation_id) load.changes.set(frame.message_id, frame);
     }
-    const known = this.#get(frame.conversation_id);
     const at = frame.updated_at ?? frame.timestamp;
     if (at > known.activeAt) known.activeAt = at;
-    if (known.rev !== null && frame.rev <= known.rev) return false;
+    if (known.rev !== null && frame.rev <= known.rev) return "known";
     const isNews = (known.ahead.get(frame.message_id) ?? 0) < frame.rev;
     if (isAnswer && frame.rev !== (known.rev ?? -1) + 1) {
       this.#remember(known, frame.message_id, frame.rev);
@@ -307,7 +319,20 @@ class Knowledge {
       known.rev = frame.rev;
       this.#tidy(known);
     }
-    return isNews;
+    return isNews ? "news" : "known";
+  }
+
+  /**
+   * Where a conversation stands, as the present session was told.
+   * @param {string} id
+   * @param {number} rev
+   */
+  stands(id, rev) {
+    const known = this.#conversations.get(id);
+    if (known === undefined || known.head !== null) return;
+    known.target ??= rev;
+    if (!known.isResumed) known.head = rev;
+    else if (known.rev !== null && known.rev >= known.target) known.head = known.rev;
   }
 
   /** @param {string} id A conversation that the page has heard of. */
@@ -315,13 +340,17 @@ class Knowledge {
     this.#get(id);
   }
 
-  /** @param {Conversation} conversation As REST shows it. */
-  listed(conversation) {
+  /**
+   * @param {Conversation} conversation As REST shows it.
+   * @param {number} moment When it was asked for.
+   */
+  listed(conversation, moment) {
     this.epoch ??= conversation.epoch;
     const known = this.#get(conversation.id);
     if (conversation.updated_at > known.activeAt) known.activeAt = conversation.updated_at;
     // A page of history that is under way may be older than this.
     if (known.rev === null && !this.#isLoading(conversation.id)) known.rev = conversation.last_rev;
+    if (this.isCovered(moment, null)) this.stands(conversation.id, conversation.last_rev);
   }
 
   /** @param {string} id A conversation of which a page of history is asked for; `loaded` or `failed` follows. */
@@ -336,8 +365,9 @@ class Knowledge {
    * @param {{id: string, changes: Map<string, Frame>}} load
    * @param {{messages: Message[], total: number}} page
    * @param {boolean} isNewest It ends with the newest message.
+   * @param {number} moment When it was asked for.
    */
-  loaded(load, page, isNewest) {
+  loaded(load, page, isNewest, moment) {
     const known = this.#get(load.id);
     let newest = 0;
     for (const message of page.messages) {
@@ -348,6 +378,9 @@ class Knowledge {
     known.base = Math.min(known.base, newest);
     known.hasNewest ||= isNewest;
     this.failed(load);
+    // Of all messages together the highest rev is the conversation's.
+    const isWhole = isNewest && (page.messages.length === 0 || page.messages[page.messages.length - 1].seq === 1);
+    if (isWhole && this.isCovered(moment, null)) this.stands(load.id, newest);
     mergeChanges(page, load.changes, isNewest);
   }
 
@@ -376,7 +409,9 @@ class Knowledge {
     let count = 0;
     this.#beginAnew();
     for (const [id, known] of all) {
-      if (known.rev !== null && count < most) {
+      known.target = known.head = null;
+      known.isResumed = known.rev !== null && count < most;
+      if (known.isResumed && known.rev !== null) {
         revs[id] = known.rev;
         count += 1;
       } else {
@@ -400,7 +435,8 @@ class Knowledge {
   /** @param {string} id A conversation that has to be loaded afresh. */
   lose(id) {
     const known = this.#get(id);
-    known.rev = null;
+    known.rev = known.target = known.head = known.gap = null;
+    known.isResumed = false;
     known.since = this.#sessionSince;
     known.ahead.clear();
   }
@@ -432,10 +468,39 @@ class Knowledge {
   #get(id) {
     let known = this.#conversations.get(id);
     if (known === undefined) {
-      known = { rev: null, ahead: new Map(), activeAt: "", since: this.#othersSince, base: Infinity, hasNewest: false };
+      const live = { isResumed: false, target: null, head: null, gap: null };
+      const pages = { base: Infinity, hasNewest: false };
+      known = { rev: null, ahead: new Map(), activeAt: "", since: this.#othersSince, ...live, ...pages };
       this.#conversations.set(id, known);
     }
     return known;
+  }
+
+  /**
+   * Whether a change before this one is missing. One that was looked for already, by coming back, is not.
+   * @param {Known} known
+   * @param {number} rev
+   * @param {boolean} isAnswer
+   */
+  #isGap(known, rev, isAnswer) {
+    const { head, gap } = known;
+    if (isAnswer) {
+      if (head !== null && rev === head + 1) known.head = rev;
+      return false;
+    }
+    if (head === null) {
+      if (!known.isResumed || (known.target !== null && rev >= known.target)) known.head = rev;
+    } else if (rev > head + 1 && gap === null && this.#vainGaps < VAIN_GAPS_MOST) {
+      known.gap = rev;
+      return true;
+    } else {
+      known.head = Math.max(head, rev);
+    }
+    if (gap !== null && rev > (known.rev ?? -1)) {
+      this.#vainGaps = rev < gap ? 0 : this.#vainGaps + 1;
+      known.gap = null;
+    }
+    return false;
   }
 
   /** @param {string} id */
@@ -851,6 +916,7 @@ export class PulseClient extends EventTarget {
   #resumeSize = 0; // bytes of the newest one
   /** @type {string | null} */
   #userId = null; // of the newest session
+  #gaps = 0;
 
   /** @type {string[] | null} */
   #watched = null;
@@ -926,6 +992,11 @@ export class PulseClient extends EventTarget {
     return this.#outbox.pending;
   }
 
+  /** How often a live connection left a change out; each time the client came back for it. */
+  get gaps() {
+    return this.#gaps;
+  }
+
   // --- accounts ---
 
   /**
@@ -986,10 +1057,9 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<{conversations: Conversation[], total: number, limit: number, offset: number}>}
    */
   async conversations(page = {}) {
-    const list = await this.#load(null, () =>
-      this.#request("GET", "/api/chat/conversations", { query: pageOf(page) }),
-    );
-    list.conversations.forEach((/** @type {Conversation} */ conversation) => this.#listed(conversation));
+    const query = pageOf(page);
+    const [list, moment] = await this.#load(null, () => this.#request("GET", "/api/chat/conversations", { query }));
+    list.conversations.forEach((/** @type {Conversation} */ conversation) => this.#listed(conversation, moment));
     return list;
   }
 
@@ -999,7 +1069,8 @@ export class PulseClient extends EventTarget {
    */
   async conversation(id) {
     const path = `/api/chat/conversations/${part(id)}`;
-    return this.#listed(await this.#load(id, () => this.#request("GET", path)));
+    const [conversation, moment] = await this.#load(id, () => this.#request("GET", path));
+    return this.#listed(conversation, moment);
   }
 
   /**
@@ -1012,7 +1083,7 @@ export class PulseClient extends EventTarget {
     const { moment } = this.#knowledge;
     /** @type {Conversation} */
     const conversation = await this.#request("POST", "/api/chat/conversations", { body });
-    return this.#knowledge.isCovered(moment, null) ? this.#listed(conversation) : conversation;
+    return this.#knowledge.isCovered(moment, null) ? this.#listed(conversation, moment) : conversation;
   }
 
   /**
@@ -1056,8 +1127,8 @@ export class PulseClient extends EventTarget {
     const isNewest = beforeSeq === undefined && afterSeq === undefined;
     const load = this.#knowledge.loading(id);
     try {
-      const page = await this.#load(id, () => this.#request("GET", path, { query }));
-      this.#knowledge.loaded(load, page, isNewest);
+      const [page, moment] = await this.#load(id, () => this.#request("GET", path, { query }));
+      this.#knowledge.loaded(load, page, isNewest, moment);
       return page;
     } catch (error) {
       this.#knowledge.failed(load);
@@ -1092,8 +1163,9 @@ export class PulseClient extends EventTarget {
    * @param {string} id
    * @returns {Promise<{positions: {user_id: string, seq: number}[]}>}
    */
-  readPositions(id) {
-    return this.#load(null, () => this.#request("GET", `/api/chat/conversations/${part(id)}/read`));
+  async readPositions(id) {
+    const [answer] = await this.#load(null, () => this.#request("GET", `/api/chat/conversations/${part(id)}/read`));
+    return answer;
   }
 
   /**
@@ -1219,7 +1291,7 @@ export class PulseClient extends EventTarget {
 
   /**
    * Decides when to come back.
-   * @param {number} code
+   * @param {number} code Of the close frame; `GAP`.
    * @param {string} reason
    * @param {string} token That the connection was opened with.
    * @param {boolean} wasOpen
@@ -1237,7 +1309,7 @@ export class PulseClient extends EventTarget {
       delay = Math.max(delay, this.#random() * RESTART_SPREAD);
     } else if (code === 4401) {
       if (this.#token !== token || (await this.#renewed(wanted, reason))) delay = isFirst ? 0 : delay;
-    } else if (code === 4408) {
+    } else if (code === 4408 || code === GAP) {
       delay = isFirst ? 0 : delay;
     } else if (code === 4409) {
       this.#loseAll();
@@ -1364,8 +1436,10 @@ export class PulseClient extends EventTarget {
       case "read":
         this.#confirmReads(frame);
         return this.#emit(frame.type, frame);
-      case "typing":
       case "system":
+        this.#knowledge.stands(frame.conversation_id, frame.last_rev);
+        return this.#emit(frame.type, frame);
+      case "typing":
       case "presence":
         return this.#emit(frame.type, frame);
       case "users":
@@ -1435,7 +1509,17 @@ export class PulseClient extends EventTarget {
     // Others may choose the same client_id.
     const isOwn = frame.sender_id === this.#userId && frame.client_id !== undefined;
     const isResent = isOwn ? this.#outbox.acknowledge(frame) : undefined;
-    if (this.#knowledge.note(frame, isResent === true)) this.#emit(frame.type, frame);
+    const found = this.#knowledge.note(frame, isResent === true);
+    if (found === "gap") this.#comeBack();
+    else if (found === "news") this.#emit(frame.type, frame);
+  }
+
+  /** A change is missing on this connection; the next one resumes from before it. */
+  #comeBack() {
+    this.#gaps += 1;
+    this.#link?.close();
+    this.#link = null;
+    this.#ended(GAP, "a change is missing", "", true);
   }
 
   /** @param {Frame} frame */
@@ -1639,22 +1723,26 @@ export class PulseClient extends EventTarget {
    * begin is bounded by the backoff.
    * @param {string | null} id The conversation that it is about; null: any, or what no session resumes.
    * @param {() => Promise<any>} request
+   * @returns {Promise<[any, number]>} The answer, and the moment when it was asked for.
    */
   async #load(id, request) {
     for (;;) {
       const { moment } = this.#knowledge;
       const answer = await request();
-      if (this.#knowledge.isCovered(moment, id)) return answer;
+      if (this.#knowledge.isCovered(moment, id)) return [answer, moment];
     }
   }
 
-  /** @param {Conversation} conversation */
-  #listed(conversation) {
+  /**
+   * @param {Conversation} conversation
+   * @param {number} moment When it was asked for.
+   */
+  #listed(conversation, moment) {
     if (this.#knowledge.epoch !== null && this.#knowledge.epoch !== conversation.epoch && !this.#link?.isReady) {
       this.#knowledge.epoch = conversation.epoch;
       this.#loseAll();
     }
-    this.#knowledge.listed(conversation);
+    this.#knowledge.listed(conversation, moment);
     return conversation;
   }
 

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Bench, EPOCH, OTHER, conversation, deleted, edited, later, list, message, page, settle } from "./support.mjs";
+import { Bench, EPOCH, ME, OTHER, conversation, deleted, edited, later, list, message, page, settle } from "./support.mjs";
 
 const revs = (bench, ...types) =>
   bench.events.filter(([type]) => (types.length ? types : ["message", "message_updated", "message_deleted"]).includes(type))
@@ -410,4 +410,155 @@ test("read positions that were asked for before the session began are asked for 
   await settle();
   answers[1].resolve([200, { positions: [{ user_id: OTHER, seq: 2 }] }]);
   assert.deepEqual(await found, { positions: [{ user_id: OTHER, seq: 2 }] });
+});
+
+// --- a change that a live connection did not bring ---
+
+/** Waits until the client has come back. */
+async function back(bench) {
+  await bench.clock.advance(0); // at once, if it is the first time for a while
+  while (bench.socket.isClosed) await bench.clock.advance(500);
+  bench.socket.session();
+  await settle();
+  return bench.socket;
+}
+
+test("a change that is missing live: the client comes back for it, and tells everything once, in order", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 1), message("b", 5), message("a", 3));
+  assert.equal(socket.isClosed, true);
+  assert.equal(bench.client.gaps, 1);
+  assert.deepEqual(revs(bench), [1, 5]);
+  const next = await back(bench);
+  assert.deepEqual(resumed(next), [{ a: 1, b: 5 }]);
+  next.receive(message("a", 2), message("a", 3), message("a", 4), message("b", 6));
+  assert.deepEqual(revs(bench), [1, 5, 2, 3, 4, 6]);
+  assert.equal(bench.sockets.length, 2);
+  assert.deepEqual(bench.of("reload"), []);
+});
+
+test("a change that is missing right after a list or a whole history", async () => {
+  for (const load of ["conversations", "conversation", "history"]) {
+    const bench = new Bench();
+    const socket = await bench.online();
+    const answers = { conversations: list(conversation("a", 3)), conversation: conversation("a", 3), history: page("a", [2, 3], [1, 2]) };
+    bench.answer = () => [200, answers[load]];
+    await bench.client[load]("a");
+    socket.receive(message("a", 5));
+    assert.equal(bench.client.gaps, 1, load);
+    const next = await back(bench);
+    assert.deepEqual(resumed(next), [{ a: 3 }]);
+    next.receive(message("a", 4), message("a", 5));
+    assert.deepEqual(revs(bench), [4, 5]);
+  }
+});
+
+test("the revs between a part of the history and what is live say nothing: older messages may have them", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  bench.answer = () => [200, page("a", [9, 9], [8, 8])];
+  await bench.client.history("a");
+  socket.receive(edited("a", 9, 11));
+  assert.equal(bench.client.gaps, 0);
+  assert.deepEqual(revs(bench), [11]);
+});
+
+test("a resume may skip revs, also when a list comes meanwhile; what is live afterwards may not", async () => {
+  const bench = new Bench();
+  (await bench.online()).receive(message("a", 5));
+  const socket = await bench.again();
+  socket.receive(edited("a", 2, 8));
+  bench.answer = () => [200, list(conversation("a", 11))];
+  await bench.client.conversations();
+  socket.receive(edited("a", 3, 11), message("a", 12, { seq: 6 }));
+  assert.equal(bench.client.gaps, 0);
+  socket.receive(message("a", 14, { seq: 8 }));
+  assert.equal(bench.client.gaps, 1);
+  assert.deepEqual(revs(bench), [5, 8, 11, 12]);
+});
+
+test("a resume that had nothing to tell: what follows is live", async () => {
+  const bench = new Bench();
+  (await bench.online()).receive(message("a", 5));
+  const socket = await bench.again();
+  socket.receive({ type: "system", event: "renamed", conversation_id: "a", sender_id: OTHER, last_rev: 5, last_seq: 5 });
+  socket.receive(message("a", 7));
+  assert.equal(bench.client.gaps, 1);
+});
+
+test("the answer to a resend comes out of turn, and is no gap", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 1));
+  const sent = bench.client.send("a", "hello", { clientId: "mine" });
+  await bench.clock.advance(31_000); // no answer: it is sent again
+  socket.receive(message("a", 9, { sender_id: ME, client_id: "mine" }));
+  assert.equal((await sent).rev, 9);
+  assert.equal(bench.client.gaps, 0);
+  socket.receive(message("a", 2));
+  assert.deepEqual(revs(bench), [1, 9, 2]);
+});
+
+test("a change that nobody has is asked for once", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 1), message("a", 3));
+  const next = await back(bench);
+  bench.answer = () => [200, list(conversation("a", 1))];
+  await bench.client.conversations();
+  next.receive(message("a", 3), message("a", 4));
+  assert.equal(bench.client.gaps, 1);
+  assert.deepEqual(revs(bench), [1, 3, 4]);
+});
+
+test("a server that skips revs which there are not is asked three times, and then not any more", async () => {
+  const bench = new Bench();
+  await bench.online();
+  for (let rev = 1; rev <= 21; rev += 2) {
+    bench.socket.receive(message("a", rev));
+    if (!bench.socket.isClosed) continue;
+    (await back(bench)).receive(message("a", rev)); // what the resume brings
+    bench.socket.receive({ type: "system", event: "renamed", conversation_id: "a", sender_id: OTHER, last_rev: rev, last_seq: rev });
+  }
+  assert.equal(bench.client.gaps, 3);
+  assert.equal(bench.sockets.length, 4);
+  assert.deepEqual(revs(bench), [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21]);
+});
+
+test("a server that leaves a change out on every connection is not asked without a pause", async () => {
+  const bench = new Bench();
+  bench.client.connect();
+  let told = null;
+  let rev = 0;
+  for (const end = bench.clock.time + 60_000; bench.clock.time < end; await bench.clock.advance(100)) {
+    if (bench.socket === told) continue;
+    told = bench.socket;
+    told.session();
+    for (let resumed = told.of("resume")[0].revs.a ?? 0; resumed < rev; resumed += 1) told.receive(message("a", resumed + 1));
+    rev += 3;
+    bench.answer = () => [200, list(conversation("a", rev - 3))];
+    await bench.client.conversations();
+    told.receive(message("a", rev - 2), message("a", rev));
+  }
+  assert.ok(bench.client.gaps > 3);
+  assert.ok(bench.sockets.length < 15, `${bench.sockets.length} connections in a minute`);
+  assert.deepEqual(revs(bench), Array.from({ length: rev - 2 }, (_, index) => index + 1));
+});
+
+test("a gap while a history is under way", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  bench.answer = ({ path }) => (path.includes("/messages") ? answers[asked++].promise : [200, list(conversation("a", 1))]);
+  const answers = [later(), later()];
+  let asked = 0;
+  const history = bench.client.history("a");
+  await bench.client.conversations();
+  socket.receive(message("a", 3)); // 2 is missing
+  assert.equal(bench.client.gaps, 1);
+  await back(bench);
+  answers[0].resolve([200, page("a", [1, 1])]);
+  await settle();
+  answers[1].resolve([200, page("a", [3, 3], [2, 2], [1, 1])]);
+  assert.deepEqual((await history).messages.map(({ rev }) => rev), [3, 2, 1]);
 });
