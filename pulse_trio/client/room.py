@@ -54,6 +54,7 @@ SENDS_AT_ONCE: Final = 32  # half of what a connection may have waiting for the 
 GREETING_TIMEOUT: Final = 30.0  # seconds from the handshake to the first frame
 BEHIND_AFTER: Final = 1.0  # seconds that an answer may wait behind events that nobody reads
 HURRIES: Final = 3  # times that it connects again at once before that counts as failing, too
+VAIN_GAPS_MOST: Final = 3  # in a row; a server that skips revs which do not exist is not asked about them any more
 STEADY: Final = 10.0  # seconds: a connection that lasted as long ends a row of failures
 
 _CHANGES: Final = (MessageFrame, MessageUpdatedFrame, MessageDeletedFrame)
@@ -64,6 +65,8 @@ class Room:
 
     Connects again by itself and goes on where it was: every new message, edit and deletion comes once, in the
     order of `rev`; after a reconnection each message as it now is. Only `Reset` says that this was not possible.
+    A live change whose rev is not the next one shows that one before it was lost on the way: the room connects again
+    for it.
 
     Nothing here grows without bound. Of events that nobody reads `max_events` are kept; then the connection is
     not read either, and the server's own bounds slow it, or end it, until there is room again. The one who waits
@@ -72,6 +75,7 @@ class Room:
 
     Attributes:
         conversation: as it was when this was opened.
+        gaps: how often a live connection left a change out. More than 0 is a fault of the server.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Room:
         max_events: int,
     ) -> None:
         self.conversation = conversation
+        self.gaps = 0
         self._user = user
         self._account = account
         self._network = network
@@ -108,6 +113,8 @@ class Room:
         self._head_rev = conversation.last_rev
         self._head_epoch = conversation.epoch
         self._target_rev = 0  # caught up there, a new connection has told what was missed
+        self._gap: int | None = None  # the rev before which a change is missing that has not been looked for yet
+        self._vain_gaps = 0  # in a row: looked for, and there was no such change
         self._active: frozenset[UUID] = frozenset()
         self._names = {member.id: member.username for member in conversation.users}
         self._number = 0
@@ -326,6 +333,7 @@ class Room:
         if verdict.resets:
             self._cursor = None
             self._epoch = None
+            self._gap = None
             self._was_reset = True
             self._outgoing.forget_read()
         if verdict.too_big:
@@ -435,6 +443,8 @@ class Room:
             event = self._event_of(frame)
             if event is None or self._is_behind:
                 continue
+            if isinstance(frame, _CHANGES) and self._is_gap(frame.rev):
+                return Ending("a change is missing", is_gap=True)
             if not await self._wait_for_room(wire):
                 self._is_behind = True
                 return Ending("nobody reads events", is_wanted=True)
@@ -444,6 +454,18 @@ class Room:
                 self._is_caught_up = self._is_caught_up or frame.rev >= self._target_rev
                 self._take_change(frame.rev, frame.seq)
                 self._tell()
+
+    def _is_gap(self, rev: int) -> bool:
+        """Whether a change before this one is missing. One that was looked for already, on a new connection, is not."""
+        assert self._cursor is not None
+        if self._gap is not None:
+            self._vain_gaps = 0 if rev < self._gap else self._vain_gaps + 1
+            self._gap = None
+        elif self._is_caught_up and rev > self._cursor + 1 and self._vain_gaps < VAIN_GAPS_MOST:
+            self._gap = rev
+            self.gaps += 1
+            return True
+        return False
 
     async def _wait_for_room(self, wire: Wire) -> bool:
         """Whether there is room for an event; False: not soon, and somebody waits for an answer."""

@@ -43,6 +43,8 @@ def verdict_of(ending: Ending) -> Verdict:
     """What follows from how a connection ended."""
     if ending.status is not None:
         return _of_refusal(ending)
+    if ending.is_gap:
+        return Verdict(at_once=True)
     match ending.code:
         case CloseCode.RESTART:
             return Verdict(spread=RESTART_SPREAD)

@@ -30,6 +30,7 @@ class Ending:
         status: HTTP's, of a refused handshake.
         refusal: what that refusal said.
         is_wanted: this side ended it, to connect again at once.
+        is_gap: this side ended it because a change did not come.
     """
 
     reason: str
@@ -37,6 +38,7 @@ class Ending:
     status: int | None = None
     refusal: ClientError | None = None
     is_wanted: bool = False
+    is_gap: bool = False
 
 
 class Wire:

@@ -1,6 +1,7 @@
 """`pulse_trio.client` against the real service, in memory: killed, restarted, cut off, its store failing."""
 
 import random
+from collections.abc import Sequence
 
 import httpx2
 import pytest
@@ -20,6 +21,8 @@ from pulse_trio.client import (
     Room,
     open_client,
 )
+from pulse_trio.protocol import Encoded
+from pulse_trio.rooms.member import Member
 from pulse_trio.store.base import User
 from tests.simulation.plan import Plan
 from tests.simulation.streams import End
@@ -89,6 +92,7 @@ class Person:
         self.seen: dict[int, Message] = {}
         self.revs: list[int] = []
         self.new: list[int] = []  # seqs of messages that were told as new
+        self.gaps = 0
         self.network = WorldNetwork(world)
         self._world = world
         self._rand = world.rand(f"person {user.username}")
@@ -111,6 +115,7 @@ class Person:
                 ):
                     nursery.start_soon(self._listen, room)
                     await self._talk(client, room)
+                    self.gaps += room.gaps
             except ClientError:
                 # Only the requests before the room stands: nobody promises to repeat these.
                 assert not self.revs
@@ -155,12 +160,13 @@ class Person:
             self.seen[message.seq] = message
 
 
-async def simulate(seed: int) -> None:
+async def simulate(seed: int, found: list[Person]) -> None:
     world = World(seed, Plan(), random.Random(seed).choice((0.0, 0.02, 0.1)))
     rand = world.rand("chaos")
     with deterministic(world), trio.fail_after(TIME):
         await world.populate(4, 1)
         people = [Person(world, user) for user in world.users[:3]]
+        found += people
         async with trio.open_nursery() as nursery:
             await nursery.start(world.run_service)
             for person in people:
@@ -202,12 +208,47 @@ async def until_well(world: World, people: list[Person]) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_whoever_uses_the_client_sees_everything_once(seed: int) -> None:
+    simulate_with(seed, [])
+
+
+def test_what_a_server_loses_on_a_live_connection_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    people: list[Person] = []
+    rand = random.Random(5)
+    lost = 0
+    deliver = Member.deliver_change
+
+    def forgetful(self: Member, rev: int, frame: Encoded) -> None:
+        nonlocal lost
+        # Not towards the end: only what comes later shows that something is missing.
+        if self.is_live and rev > self.cursor and rand.random() < 0.05 and people and people[0].said < MESSAGES // 2:
+            self.cursor = rev
+            lost += 1
+        else:
+            deliver(self, rev, frame)
+
+    def one_by_one(self: Member, revs: Sequence[int], frames: Sequence[Encoded], _wire: bytes) -> None:
+        for rev, frame in zip(revs, frames, strict=True):
+            forgetful(self, rev, frame)
+
+    monkeypatch.setattr(Member, "deliver_change", forgetful)
+    monkeypatch.setattr(Member, "deliver_changes", one_by_one)
+    gaps = 0
+    for seed in range(3):
+        people.clear()
+        simulate_with(seed, people)
+        gaps += sum(person.gaps for person in people)
+    assert lost > 0
+    assert gaps > 0
+
+
+def simulate_with(seed: int, people: list[Person]) -> None:
+    """A run that the seed decides; `people` are those who talked."""
     core = trio._core._run
     before = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
     core._ALLOW_DETERMINISTIC_SCHEDULING = True
     core._r.seed(seed)
     try:
-        trio.run(simulate, seed, clock=trio.testing.MockClock(autojump_threshold=0))
+        trio.run(simulate, seed, people, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         core._ALLOW_DETERMINISTIC_SCHEDULING = before[0]
         core._r.setstate(before[1])

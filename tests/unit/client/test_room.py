@@ -937,3 +937,90 @@ async def test_a_receive_cancelled_at_any_step_loses_no_event(
         trio.lowlevel.remove_instrument(axe)
     found = [event.seq for event in got if isinstance(event, Message)]
     assert found + await seqs(room, 3 - len(found)) == [1, 2, 3]
+
+
+# --- a change that a live connection did not bring ---------------------------------------------
+
+
+async def test_a_change_that_is_missing_live_is_fetched_and_nothing_comes_twice(
+    autojump_clock: MockClock, joined: Joined_
+) -> None:
+    room, server, peer, _ = joined
+    await peer.send(message_frame(1), message_frame(3))
+    assert await seqs(room, 1) == [1]
+    began = trio.current_time()
+    peer = await server.accept()
+    assert trio.current_time() == began, "at once"
+    assert peer.path == f"/api/chat/ws/{TEAM}?after=1&epoch={EPOCH}"
+    await peer.greet(3)
+    await peer.send(message_frame(2), message_frame(3), message_frame(4))
+    assert await seqs(room, 3) == [2, 3, 4]
+    assert room.gaps == 1
+
+
+async def test_the_answer_to_a_message_behind_a_gap_is_an_answer(autojump_clock: MockClock, joined: Joined_) -> None:
+    room, server, peer, nursery = joined
+    sending = Sending(nursery, room)
+    sent = await peer.receive()
+    await peer.send(own_frame(2, sent))
+    assert isinstance(await sending.wait(), Message)
+    peer = await server.accept_greeted(rev=2)
+    await peer.send(message_frame(1), own_frame(2, sent))
+    assert await seqs(room, 2) == [1, 2]
+    await peer.silence(60)
+
+
+async def test_what_is_resumed_may_skip_revs(autojump_clock: MockClock, joined: Joined_) -> None:
+    room, server, peer, _ = joined
+    peer.cut()
+    peer = await server.accept_greeted(rev=9)
+    await peer.send(message_frame(2, rev=4), message_frame(3, rev=9), message_frame(4, rev=10))
+    assert await seqs(room, 3) == [2, 3, 4]
+    assert room.gaps == 0
+
+
+async def test_a_room_that_begins_with_what_changed_since_a_rev_may_skip_revs(autojump_clock: MockClock) -> None:
+    async with scripted() as (server, client), trio.open_nursery() as nursery:
+        nursery.start_soon(_resumed_with_a_gap, server)
+        async with client.join(TEAM, after=3) as room:
+            assert await seqs(room, 2) == [4, 5]
+            assert room.gaps == 0
+
+
+async def _resumed_with_a_gap(server: ScriptedServer) -> None:
+    peer = await server.accept_greeted(rev=8)
+    await peer.send(message_frame(4, rev=6), message_frame(5, rev=8))
+
+
+async def test_a_server_that_skips_revs_which_there_are_not_is_asked_three_times(
+    autojump_clock: MockClock, joined: Joined_
+) -> None:
+    room, server, peer, _ = joined
+    for number in range(1, 4):
+        rev = 2 * number
+        await peer.send(message_frame(number, rev=rev))  # from rev to rev + 2
+        peer = await server.accept()
+        assert f"after={rev - 2}" in peer.path
+        await peer.greet(rev - 2 if number == 2 else rev)
+        await peer.send(message_frame(number, rev=rev))
+        assert await seqs(room, 1) == [number]
+    for number in range(4, 9):
+        await peer.send(message_frame(number, rev=2 * number))
+    assert await seqs(room, 5) == [4, 5, 6, 7, 8]
+    assert room.gaps == 3
+
+
+async def test_a_server_that_leaves_a_change_out_on_every_connection_is_not_asked_without_a_pause(
+    autojump_clock: MockClock, joined: Joined_
+) -> None:
+    room, server, peer, _ = joined
+    server.dials.clear()
+    rev = 0
+    while trio.current_time() < 120:
+        await peer.send(message_frame(rev + 1), message_frame(rev + 3))
+        peer = await server.accept_greeted(rev + 3)
+        await peer.send(message_frame(rev + 2), message_frame(rev + 3))
+        assert await seqs(room, 3) == [rev + 1, rev + 2, rev + 3]
+        rev += 3
+    assert room.gaps > 3
+    assert len(server.dials) < 20
