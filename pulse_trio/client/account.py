@@ -12,6 +12,7 @@ import trio
 from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.changes import Changes
 from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, Refused
+from pulse_trio.client.records import User
 from pulse_trio.clock import Clock
 
 RENEW_AT: Final = 0.5  # of a token's lifetime: the other half is there for a server that is away meanwhile
@@ -33,13 +34,23 @@ class Lease:
     seconds: float
 
 
+class Identity:
+    """Somebody's stay: another object when somebody else has signed in. What begins in one ends in it."""
+
+
 class Account:
-    """The token in use. `listeners` are called when there is another.
+    """The token in use, and whose it is.
+
+    Attributes:
+        token: None: nobody is signed in.
+        user: whose token it is; None as long as the server has not said.
+        identity: what requests are bound to, so that none is made as somebody else.
+        listeners: called when there is another token.
 
     Args:
         request: does a request of REST: method, path, body, and the token, if any.
         clock: the wall clock, for the `exp` of a token that came from elsewhere.
-        on_token: is called with each new token.
+        on_token: is called with each new token, when everything else knows of it.
     """
 
     def __init__(
@@ -51,6 +62,8 @@ class Account:
         on_token: Callable[[str], None] | None,
     ) -> None:
         self.token = token
+        self.user: User | None = None
+        self.identity = Identity()
         self.listeners: set[Callable[[], None]] = set()
         self._changes = Changes()
         self._request = request
@@ -60,31 +73,64 @@ class Account:
         self._lock = trio.Lock()
         self._lease = None if token is None else _lease_of(token, clock)
 
-    async def sign_in(self, username: str, password: str) -> None:
+    async def sign_in(self, username: str, password: str, leave: Callable[[], None]) -> User:
         """Gets a token, and keeps the password in memory for the next one.
+
+        Token, user and password are taken together, or none of them: if this raises or is cancelled, everything is as
+        it was.
+
+        Args:
+            leave: is called before they change, if they are somebody else's.
 
         Raises:
             AuthenticationFailed, Refused, ConnectionLost.
         """
-        body = {"username": username, "password": password}
-        answer = await self._request("POST", "/api/auth/login", TokenBody, json=body, token=None)
-        self._password = username, password
-        self._take(answer)
+        async with self._lock:  # a renewal that is under way would bring the old token back
+            answer = await self._log_in(username, password)
+            user: User = await self._request("GET", "/api/auth/me", User, token=answer.access_token)
+            self.identify(user, leave)
+            self._password = username, password
+            self._take(answer)
+        return user
 
-    async def refresh(self, stale: str | None) -> str:
+    def identify(self, user: User, leave: Callable[[], None]) -> None:
+        """Whose token it is, as the server says; what is bound to somebody else ends."""
+        if self.user is not None and self.user.id != user.id:
+            leave()
+            self.identity = Identity()
+        self.user = user
+
+    async def current(self, identity: Identity) -> str:
+        """The token, for what somebody began.
+
+        Raises:
+            AuthenticationFailed: somebody else has signed in, or nobody.
+            Refused, ConnectionLost.
+        """
+        self.check(identity)
+        return self.token or await self.refresh(None, identity)
+
+    async def refresh(self, stale: str | None, identity: Identity) -> str:
         """A token that is not `stale`, which is not good any more.
 
         Raises:
-            AuthenticationFailed: there is no password to get one with, or it is not good any more either.
+            AuthenticationFailed: there is no password to get one with, or it is not good any more either; or somebody
+                else has signed in.
             Refused, ConnectionLost.
         """
         async with self._lock:  # several may find at once that it has ended: one of them signs in
+            self.check(identity)
             if self.token is None or self.token == stale:
                 if self._password is None:
                     raise AuthenticationFailed("not signed in, or the token has expired: sign in again")
-                await self.sign_in(*self._password)
+                self._take(await self._log_in(*self._password))
             assert self.token is not None
             return self.token
+
+    def check(self, identity: Identity) -> None:
+        """Raises AuthenticationFailed if somebody else has signed in since."""
+        if identity is not self.identity:
+            raise AuthenticationFailed("somebody else has signed in")
 
     async def keep(self, backoff: Backoff) -> None:
         """Renews the token, again and again, before it ends; until cancelled.
@@ -97,7 +143,7 @@ class Account:
             stale = self.token
             while self.token == stale:
                 try:
-                    await self._renew()
+                    await self._renew(stale)
                 except ConnectionLost:
                     pass
                 except Refused as error:
@@ -122,9 +168,16 @@ class Account:
                 continue  # another token: its own time counts
             return
 
-    async def _renew(self) -> None:
+    async def _log_in(self, username: str, password: str) -> TokenBody:
+        body = {"username": username, "password": password}
+        answer: TokenBody = await self._request("POST", "/api/auth/login", TokenBody, json=body, token=None)
+        return answer
+
+    async def _renew(self, stale: str | None) -> None:
         """Raises: ClientError: there is no renewing this token."""
         async with self._lock:
+            if self.token != stale:
+                return  # somebody has signed in meanwhile
             try:
                 answer = await self._request("POST", "/api/auth/renew", TokenBody, token=self.token)
             except (Refused, AuthenticationFailed) as error:
@@ -132,18 +185,17 @@ class Account:
                 if self._password is None or transient:
                     raise
                 # An older server does not renew, and none does for ever.
-                await self.sign_in(*self._password)
-            else:
-                self._take(answer)
+                answer = await self._log_in(*self._password)
+            self._take(answer)
 
     def _take(self, answer: TokenBody) -> None:
         self.token = answer.access_token
         self._lease = Lease(trio.current_time(), answer.expires_in)
-        if self._on_token is not None:
-            self._on_token(answer.access_token)
         self._changes.tell()
         for listener in tuple(self.listeners):
             listener()
+        if self._on_token is not None:
+            self._on_token(answer.access_token)
 
 
 def _lease_of(token: str, clock: Clock) -> Lease | None:

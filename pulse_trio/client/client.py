@@ -1,8 +1,9 @@
 """A user's way to a service: REST, and live conversations."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
@@ -10,7 +11,7 @@ import httpx2
 import msgspec
 import trio
 
-from pulse_trio.client.account import Account
+from pulse_trio.client.account import Account, Identity
 from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import AuthenticationFailed, ConnectionLost, NotStored, Refused
 from pulse_trio.client.groups import unwrapped
@@ -120,7 +121,6 @@ class Client:
         self._address = address
         self._network = network
         self._backoff = backoff
-        self._user: User | None = None
         self._rooms: set[Room] = set()
 
     # --- who one is ---
@@ -137,9 +137,9 @@ class Client:
         Raises:
             AuthenticationFailed: nobody is.
         """
-        if self._user is None:
+        if self._account.user is None:
             raise AuthenticationFailed("not signed in")
-        return self._user
+        return self._account.user
 
     async def register(self, username: str, password: str) -> User:
         """Creates an account; it does not sign in.
@@ -153,22 +153,26 @@ class Client:
     async def sign_in(self, username: str, password: str) -> User:
         """Gets a token for a name and a password, which is kept in memory to get the next one with.
 
-        If this is another user, the rooms that are open fail: they are the other one's.
+        If this is another user, the rooms that are open fail, and so do requests that the first one made and that would
+        have to be made again: nothing goes out as the other one's. If this raises or is cancelled, the first one stays
+        signed in.
 
         Raises:
             AuthenticationFailed: wrong username or password.
         """
-        await self._account.sign_in(username, password)
-        return await self.me()
+        return await self._account.sign_in(username, password, self._end_rooms)
 
     async def me(self) -> User:
         """Who is signed in, as the server says."""
+        identity = self._account.identity
         user = await self._ask("GET", "/api/auth/me", User)
-        if self._user is not None and self._user.id != user.id:
-            for room in self._rooms:
-                room.end(AuthenticationFailed("somebody else has signed in"))
-        self._user = user
+        if identity is self._account.identity:
+            self._account.identify(user, self._end_rooms)
         return user
+
+    def _end_rooms(self) -> None:
+        for room in self._rooms:
+            room.end(AuthenticationFailed("somebody else has signed in"))
 
     async def search_users(self, prefix: str, *, limit: int = 20) -> list[User]:
         """Users whose names begin so, in any case, in the order of their names; at most `limit`, 1 to 200."""
@@ -263,6 +267,7 @@ class Client:
 
         Raises:
             Refused: the server will not take it; `code` and `field` say why.
+            AuthenticationFailed: the token has ended, or somebody else has signed in; it may be stored or not.
             NotStored: the server could not store it, three times.
             ConnectionLost: as many requests in a row had no answer as `Backoff` allows; it may be stored or not.
             ValueError: this client_id is too long.
@@ -272,11 +277,12 @@ class Client:
             client_id = new_client_id()
         check_client_id(client_id)
         body = {"content": content, "client_id": client_id}
+        identity = self._account.identity
         failures = refusals = 0
         while True:
             least = 0.0
             try:
-                return await self._ask("POST", f"{_path(conversation)}/messages", Message, json=body)
+                return await self._ask("POST", f"{_path(conversation)}/messages", Message, identity, json=body)
             except ConnectionLost:
                 failures += 1
                 if failures == self._backoff.attempts:
@@ -331,8 +337,11 @@ class Client:
     async def _join(
         self, conversation: ConversationRef, after: int | None, epoch: str | None, max_events: int
     ) -> AsyncIterator[Room]:
+        identity = self._account.identity
+        found = await self.conversation(conversation)
+        self._account.check(identity)
         room = Room(
-            await self.conversation(conversation),
+            found,
             self.user,
             self._account,
             self._network,
@@ -356,21 +365,29 @@ class Client:
 
     # --- requests ---
 
-    async def _ask(self, method: str, path: str, kind: type[T], **options: Any) -> T:
-        token = self._account.token or await self._account.refresh(None)
-        try:
-            return await self._rest.request(method, path, kind, token=token, **options)
-        except AuthenticationFailed:
-            fresh = await self._account.refresh(token)
-        return await self._rest.request(method, path, kind, token=fresh, **options)
+    async def _ask(self, method: str, path: str, kind: type[T], identity: Identity | None = None, **options: Any) -> T:
+        answer: T = await self._signed(partial(self._rest.request, method, path, kind, **options), identity)
+        return answer
 
     async def _do(self, method: str, path: str, **options: Any) -> None:
-        token = self._account.token or await self._account.refresh(None)
+        await self._signed(partial(self._rest.request, method, path, None, **options), None)
+
+    async def _signed(self, request: Callable[..., Awaitable[Any]], identity: Identity | None) -> Any:
+        """The answer to a request with the token; made once more with another if that has ended.
+
+        Args:
+            identity: who began it; None: whoever is signed in now.
+
+        Raises:
+            AuthenticationFailed: there is no token that is good; or somebody else has signed in.
+        """
+        identity = identity or self._account.identity
+        token = await self._account.current(identity)
         try:
-            await self._rest.request(method, path, None, token=token, **options)
+            return await request(token=token)
         except AuthenticationFailed:
-            fresh = await self._account.refresh(token)
-            await self._rest.request(method, path, None, token=fresh, **options)
+            fresh = await self._account.refresh(token, identity)
+        return await request(token=fresh)
 
 
 class History:
@@ -378,6 +395,7 @@ class History:
 
     def __init__(self, client: Client, path: str, before_seq: int | None, after_seq: int | None) -> None:
         self._client = client
+        self._identity = client._account.identity
         self._path = path
         self._before_seq = before_seq
         self._after_seq = after_seq
@@ -403,7 +421,7 @@ class History:
             params["after_seq"] = self._after_seq
         elif self._before_seq is not None:
             params["before_seq"] = self._before_seq
-        page = (await self._client._ask("GET", self._path, _Messages, params=params)).messages
+        page = (await self._client._ask("GET", self._path, _Messages, self._identity, params=params)).messages
         self._is_last = len(page) < PAGE
         if self._after_seq is not None:
             page.reverse()  # a page is always newest first

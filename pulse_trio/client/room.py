@@ -95,6 +95,7 @@ class Room:
         self.gaps = 0
         self._user = user
         self._account = account
+        self._identity = account.identity
         self._network = network
         self._address = address
         self._backoff = backoff
@@ -294,7 +295,7 @@ class Room:
             # Whoever neither reads nor waits for an answer needs no connection.
             await self._changes.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
             self._number += 1
-            self._token = self._account.token or await self._account.refresh(None)
+            self._token = await self._account.current(self._identity)
             began = trio.current_time()
             ending = await converse(self._network, self._address, self._path(), self._token, self._talk)
             was_online, self._is_online = self._is_online, False
@@ -346,7 +347,7 @@ class Room:
         if self._has_fresh_token:  # one of just now is not good either
             raise AuthenticationFailed(ending.reason)
         try:
-            await self._account.refresh(self._token)
+            await self._account.refresh(self._token, self._identity)
         except (ConnectionLost, Refused):
             return False  # not now
         self._has_fresh_token = True
@@ -426,6 +427,8 @@ class Room:
             return  # the reader has it, too
 
     def _next_frame(self) -> str | None:
+        if self._failure is not None:
+            return None  # the token may be somebody else's now
         token = self._account.token
         if token is not None and token != self._token:
             self._token = token

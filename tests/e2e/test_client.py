@@ -124,7 +124,7 @@ async def test_a_token_is_renewed(server: Server, people: tuple[Client, Client])
     tokens: list[str] = []
     with trio.fail_after(30):
         async with open_client(server.base_url, token=people[0].token, on_token=tokens.append) as client:
-            await client._account._renew()  # as it does by itself at half the token's life
+            await client._account._renew(client.token)  # as it does by itself at half the token's life
             assert tokens == [client.token]
             assert (await client.me()).username == "alice"
 

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -102,22 +102,25 @@ class Peer:
     def cut(self) -> None:
         self._network.cut()
 
-    async def wait_closed(self) -> None:
-        """Returns when the client has closed it, or cut it."""
+    async def wait_closed(self) -> list[str]:
+        """The types of the frames that come until the client has closed it, or cut it."""
+        kinds = []
         with trio.fail_after(500):
             try:
                 while True:
-                    await self._socket.get_message()
+                    kinds.append(json.loads(await self._socket.get_message())["type"])
             except trio_websocket.ConnectionClosed:
                 pass
+        return kinds
 
 
 class ScriptedServer(Network):
     """A service that does what the test says.
 
     Attributes:
-        answers: what REST answers, by method and path; a function is called with the body.
+        answers: what REST answers, by method and path; a function is called with the body, and may be asynchronous.
         asked: the requests that came.
+        tokens: the token of each of them; None: it had none.
         refusals: how the next handshakes are refused: status, body, `Retry-After`.
         dials: when a connection was asked for, in seconds of Trio's clock.
         is_down: whether nobody listens.
@@ -134,7 +137,8 @@ class ScriptedServer(Network):
         self.last_network: Connection
         self.last_peer: Peer
         self.asked: list[tuple[str, str]] = []
-        self.answers: dict[tuple[str, str], Answer | Callable[[Any], Answer]] = {
+        self.tokens: list[str | None] = []
+        self.answers: dict[tuple[str, str], Answer | Callable[[Any], Answer | Awaitable[Answer]]] = {
             ("GET", "/api/auth/me"): (200, {"id": ALICE, "username": "alice"}),
             ("POST", "/api/auth/login"): self.new_token,
             ("POST", "/api/auth/renew"): self.new_token,
@@ -167,8 +171,11 @@ class ScriptedServer(Network):
             raise httpx2.ConnectError("nobody listens")
         key = request.method, request.url.path
         self.asked.append(key)
-        answer = self.answers.get(key, (404, {"code": "not_found", "message": "There is no such thing"}))
-        status, body = answer(json.loads(request.content or b"null")) if callable(answer) else answer
+        authorization = request.headers.get("Authorization")
+        self.tokens.append(None if authorization is None else authorization.removeprefix("Bearer "))
+        found = self.answers.get(key, (404, {"code": "not_found", "message": "There is no such thing"}))
+        answer = found(json.loads(request.content or b"null")) if callable(found) else found
+        status, body = answer if isinstance(answer, tuple) else await answer
         return httpx2.Response(status, json=body)
 
     async def open_stream(self, _address: Address) -> trio.abc.Stream:

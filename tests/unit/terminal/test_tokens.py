@@ -49,7 +49,7 @@ async def test_a_program_that_runs_does_not_undo_what_its_user_did(
         login = server.new_token(None)[1]["access_token"]
         tokens.keep(SERVER, Kept("alice", login))
         async with Access(SERVER).open() as client:
-            await client._account.sign_in("alice", "a password")
+            await client.sign_in("alice", "a password")
             assert tokens.load(SERVER) == Kept("alice", "token-2")
             await trio.sleep(TOKEN_SECONDS)
             assert tokens.load(SERVER) == Kept("alice", client.token or "")
