@@ -11,7 +11,7 @@ import trio
 
 from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.changes import Changes
-from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, Refused
+from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, ProtocolError, Refused
 from pulse_trio.client.records import User
 from pulse_trio.clock import Clock
 
@@ -32,6 +32,18 @@ class Lease:
 
     since: float
     seconds: float
+
+
+def token_problem(token: str) -> str | None:
+    """Why a token cannot be sent, or None when it can. The token is no part of it.
+
+    HTTP libraries put a header that they refuse into the text of their error, and that into logs.
+    """
+    if not token:
+        return "is empty"
+    if not token.isascii() or not token.isprintable() or token != token.strip():
+        return "has a space at an end, a control character (a line feed, say), or one that is not ASCII"
+    return None
 
 
 class Identity:
@@ -170,7 +182,13 @@ class Account:
 
     async def _log_in(self, username: str, password: str) -> TokenBody:
         body = {"username": username, "password": password}
-        answer: TokenBody = await self._request("POST", "/api/auth/login", TokenBody, json=body, token=None)
+        return await self._ask_token("/api/auth/login", json=body, token=None)
+
+    async def _ask_token(self, path: str, **options: Any) -> TokenBody:
+        answer: TokenBody = await self._request("POST", path, TokenBody, **options)
+        problem = token_problem(answer.access_token)
+        if problem is not None:
+            raise ProtocolError(f"the server gave out a token that {problem}")
         return answer
 
     async def _renew(self, stale: str | None) -> None:
@@ -179,7 +197,7 @@ class Account:
             if self.token != stale:
                 return  # somebody has signed in meanwhile
             try:
-                answer = await self._request("POST", "/api/auth/renew", TokenBody, token=self.token)
+                answer = await self._ask_token("/api/auth/renew", token=self.token)
             except (Refused, AuthenticationFailed) as error:
                 transient = isinstance(error, Refused) and (error.status or 0) in {429, 500, 502, 503, 504}
                 if self._password is None or transient:

@@ -11,7 +11,7 @@ import httpx2
 import msgspec
 import trio
 
-from pulse_trio.client.account import Account, Identity
+from pulse_trio.client.account import Account, Identity, token_problem
 from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import AuthenticationFailed, ConnectionLost, NotStored, Refused
 from pulse_trio.client.groups import unwrapped
@@ -72,7 +72,7 @@ async def open_client(
 
     Args:
         url: `http://HOST:PORT` or `https://HOST`, with the path that the service is under, if any.
-        token: of the service or its identity provider.
+        token: of the service or its identity provider; as it was given out, without a line feed at its end.
         username, password: in place of a token. The password is kept in memory, to sign in again with.
         on_token: is called with each new token, for a program that keeps it. Must not block.
         backoff: how rooms connect again.
@@ -81,10 +81,14 @@ async def open_client(
     Raises:
         AuthenticationFailed: wrong username or password, or a token that is not good.
         ConnectionLost: the server cannot be reached. Nothing is tried again here.
-        ValueError: the URL is none, or only one of username and password is given.
+        ValueError: the URL is none, the token cannot be sent, or only one of username and password is given. What was
+            given is not in its text.
     """
     if (username is None) != (password is None) or (token is not None and username is not None):
         raise ValueError("give a token, or both a username and a password, or neither")
+    problem = None if token is None else token_problem(token)
+    if problem is not None:
+        raise ValueError(f"the token {problem}")
     address = Address.parse(url)
     network = network or Network()
     backoff = backoff or Backoff()

@@ -29,16 +29,22 @@ class Address:
         """The address in an `http` or `https` URL.
 
         Raises:
-            ValueError: it is no such URL, or has a query, a fragment or a password.
+            ValueError: it is no such URL, or has a query, a fragment or a password. No part of it is in the text.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+            (parts.hostname or "").encode("idna")
+        except ValueError:
+            raise ValueError("the server's URL must name a host, and may name a port, as a number") from None
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("the server's URL must begin with http:// or https:// and name a host")
         if parts.query or parts.fragment or parts.username or parts.password:
             raise ValueError("the server's URL must have no user, no query and no fragment")
         is_secure = parts.scheme == "https"
-        port = parts.port or (443 if is_secure else 80)
-        return cls(url.rstrip("/"), parts.hostname, port, is_secure, parts.path.rstrip("/"))
+        return cls(
+            url.rstrip("/"), parts.hostname, port or (443 if is_secure else 80), is_secure, parts.path.rstrip("/")
+        )
 
     @property
     def authority(self) -> str:

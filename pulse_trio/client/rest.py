@@ -14,6 +14,7 @@ from pulse_trio.client.errors import (
     ProtocolError,
     Refused,
 )
+from pulse_trio.errors import ErrorCode
 
 REQUEST_TIMEOUT: Final = 30.0  # seconds for a request and its answer
 MOST_BYTES: Final = 16 * 1024 * 1024  # of an answer: 200 messages of the longest content are a fifth of it
@@ -65,14 +66,23 @@ class Rest:
 
         Raises:
             ConnectionLost: no answer came.
-            AuthenticationFailed, NotAMember, Refused: what the answer was.
+            AuthenticationFailed, NotAMember, Refused: what the answer was; Refused, too: there is a text that no
+                request can hold.
             ProtocolError: it cannot be read.
         """
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        content = None
+        if json is not None:
+            headers["Content-Type"] = "application/json"
+            content = _encoded(json)
+        for value in (params or {}).values():
+            _encoded(value)
         try:
             with trio.fail_after(REQUEST_TIMEOUT):
-                async with self._http.stream(method, path, json=json, params=params, headers=headers) as answer:
+                async with self._http.stream(method, path, content=content, params=params, headers=headers) as answer:
                     body = await _read(answer)
+        except httpx2.LocalProtocolError as error:  # its text has what it would not send: the token, perhaps
+            raise ConnectionLost(f"the request cannot be sent: {type(error).__name__}") from None
         except httpx2.HTTPError as error:
             raise ConnectionLost(f"the server cannot be reached: {str(error) or type(error).__name__}") from None
         except trio.TooSlowError:
@@ -85,6 +95,13 @@ class Rest:
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
             raise ProtocolError(f"an answer of {path.split('?')[0]} cannot be read: {error}") from None
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # it holds the whole text, which may be a password
+        raise Refused(ErrorCode.INVALID_TEXT.code, "a text has a lone surrogate, which cannot be sent") from None
 
 
 async def _read(answer: httpx2.Response) -> bytes:

@@ -144,7 +144,7 @@ async def converse(
                     _Stream(stream, handshake.cancel),  # type: ignore[arg-type]  # any stream will do
                     address.authority,
                     address.prefix + path,
-                    extra_headers=[(b"Authorization", b"Bearer " + token.encode("ascii", "replace"))],
+                    extra_headers=[(b"Authorization", b"Bearer " + token.encode())],
                     max_message_size=MOST_FRAME_BYTES,
                 )
             if socket is None:

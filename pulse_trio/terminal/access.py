@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pulse_trio.client import Address, Backoff, Client, Conversation, NotAMember, User, open_client
+from pulse_trio.client.account import token_problem
 from pulse_trio.ids import parse_uuid
 from pulse_trio.terminal import tokens
 from pulse_trio.terminal.exits import Exit, Stop
@@ -42,6 +43,9 @@ class Access:
         token = self.token or (kept.token if kept else None)
         if token is None:
             raise Stop(Exit.NOT_SIGNED_IN, f"not signed in to {self.server}: pulse-trio login, or set PULSE_TOKEN")
+        problem = token_problem(token)
+        if problem is not None:
+            raise Stop(Exit.NOT_SIGNED_IN, f"the token that is kept for {self.server} {problem}: pulse-trio login")
 
         def keep(token: str) -> None:
             nonlocal kept

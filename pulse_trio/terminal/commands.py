@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pulse_trio.client import ClientError, open_client
+from pulse_trio.client.account import token_problem
 from pulse_trio.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.terminal import tokens
 from pulse_trio.terminal.access import Access, checked_server
@@ -32,8 +33,9 @@ def _storable(_context: click.Context, _parameter: click.Parameter, text: str | 
 
 
 def _token_of(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
-    if text is not None and not text.isascii():
-        raise click.BadParameter("a token has only ASCII characters")
+    problem = token_problem(text) if text else None  # none is given where it is empty
+    if problem is not None:
+        raise click.BadParameter(f"the token {problem}")
     return text
 
 

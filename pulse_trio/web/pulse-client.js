@@ -863,6 +863,26 @@ function newClientId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
+/**
+ * A token that can be sent; null if there is none. What browsers say of one that cannot has the token in it.
+ * @param {string | null | undefined} token
+ * @throws {TypeError}
+ */
+function sendable(token) {
+  if (token === undefined || token === null || token === "") return null;
+  if (typeof token === "string" && /^[!-~]([ -~]*[!-~])?$/.test(token)) return token;
+  throw new TypeError("The token has a space at an end, a control character (a line feed, say), or one that is not ASCII");
+}
+
+/**
+ * The kind of an error. Its text may have a token in it, or an address with a password.
+ * @param {any} error
+ */
+function kindOf(error) {
+  const code = error?.cause?.code ?? error?.code;
+  return `${error?.name ?? "Error"}${typeof code === "string" ? ` (${code})` : ""}`;
+}
+
 /** @param {string} text What becomes part of a path. */
 const part = (text) => encodeURIComponent(text);
 
@@ -954,7 +974,7 @@ export class PulseClient extends EventTarget {
       now: () => Date.now(),
     };
     this.#timers = new Timers(this.#clock);
-    this.#token = options.token ?? null;
+    this.#token = sendable(options.token);
     this.#hasHadToken = this.#token !== null;
     this.#resumeMost = options.resumeConversations ?? 1_000;
     this.#outbox = new Outbox({
@@ -978,13 +998,14 @@ export class PulseClient extends EventTarget {
   /**
    * The token, or null. A new one of the same user (of your identity provider) renews the connection. As it may be
    * another user's, too, what was written before waits until the server has said whose it is.
+   * @throws {TypeError} Set to what cannot be sent.
    */
   get token() {
     return this.#token;
   }
 
   set token(token) {
-    this.#setToken(token, 0);
+    this.#setToken(sendable(token), 0);
   }
 
   /** Messages that are not acknowledged, as `new PulseClient({pending})` takes them. */
@@ -1016,8 +1037,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<Token>}
    */
   async login(username, password) {
-    /** @type {Token} */
-    const token = await this.#request("POST", "/api/auth/login", { body: { username, password }, token: null });
+    const token = await this.#requestToken("/api/auth/login", { body: { username, password }, token: null });
     this.#accept(token);
     return token;
   }
@@ -1285,7 +1305,7 @@ export class PulseClient extends EventTarget {
       this.#link = link;
     } catch (error) {
       this.#stop("failed");
-      this.#emit("error", new PulseError("cannot_connect", `The WebSocket cannot be made: ${String(error)}`));
+      this.#emit("error", new PulseError("cannot_connect", `The WebSocket cannot be made: ${kindOf(error)}`));
     }
   }
 
@@ -1706,7 +1726,22 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<Token>}
    */
   #renewedToken(signal) {
-    return this.#request("POST", "/api/auth/renew", { signal, keepsToken: true });
+    return this.#requestToken("/api/auth/renew", { signal, keepsToken: true });
+  }
+
+  /**
+   * @param {string} path
+   * @param {object} options Of `#request`.
+   * @returns {Promise<Token>}
+   */
+  async #requestToken(path, options) {
+    const token = await this.#request("POST", path, options);
+    try {
+      if (sendable(token?.access_token) !== null) return token;
+    } catch {
+      // Said below, as what it is here: the server's fault.
+    }
+    throw new PulseError("bad_answer", `POST ${path} was answered with a token that cannot be sent`);
   }
 
   #signOut() {
@@ -1781,7 +1816,7 @@ export class PulseClient extends EventTarget {
       });
       text = await response.text();
     } catch (error) {
-      throw new PulseError("network", `No answer to ${method} ${path}: ${String(error)}`);
+      throw new PulseError("network", `No answer to ${method} ${path}: ${kindOf(error)}`);
     } finally {
       this.#clock.clearTimeout(timer);
       this.#requests.delete(controller);

@@ -672,3 +672,49 @@ test("a request has a deadline", async () => {
   assert.equal((await asked).code, "network");
   assert.equal(bench.clock.timers.size, 0);
 });
+
+// --- no token in an error's text ---
+
+const UNSENDABLE = ["a-secret\n", " a-secret", "a-secret\r\nX-Other: 1", "a-secret\u0000", "a-secret\u00e9"];
+
+test("a token that cannot be sent is refused, without the token in the text", async () => {
+  for (const token of UNSENDABLE) {
+    const isRefused = (error) => error instanceof TypeError && !error.message.includes("a-secret");
+    assert.throws(() => new Bench({ token }), isRefused);
+    const bench = new Bench();
+    assert.throws(() => (bench.client.token = token), isRefused);
+    assert.equal(bench.client.token, "TOKEN");
+    bench.answer = () => [200, { access_token: token, token_type: "bearer", expires_in: 60 }];
+    for (const error of [await refusal(bench.client.login("me", "password")), await refusal(bench.client.renew())]) {
+      assert.equal(error.code, "bad_answer");
+      assert.ok(!error.message.includes("a-secret"));
+    }
+    assert.equal(bench.client.token, "TOKEN");
+  }
+});
+
+test("an empty token is none", () => {
+  const bench = new Bench({ token: "" });
+  assert.equal(bench.client.token, null);
+  bench.client.token = "TOKEN";
+  bench.client.token = "";
+  assert.equal(bench.client.token, null);
+});
+
+test("what a browser says of a subprotocol or a request that it does not take is not told: the token is in it", async () => {
+  class WebSocket {
+    constructor(url, protocols) {
+      throw new SyntaxError(`The subprotocol '${protocols[1]}' is invalid`);
+    }
+  }
+  const fetch = async (url, init) => {
+    throw new TypeError(`${init.headers.Authorization} is an invalid header value`);
+  };
+  const bench = new Bench({ token: "a-secret=", WebSocket, fetch });
+  bench.client.connect();
+  const errors = [bench.of("error")[0], await refusal(bench.client.me())];
+  assert.deepEqual(errors.map(({ code }) => code), ["cannot_connect", "network"]);
+  assert.match(errors[0].message, /SyntaxError/);
+  assert.match(errors[1].message, /GET \/api\/auth\/me: TypeError/);
+  for (const error of errors) assert.ok(!error.message.includes("a-secret"), error.message);
+});

@@ -5,11 +5,12 @@ from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx2
 import pytest
 import trio
 from trio.testing import MockClock
 
-from pulse_trio.client import AuthenticationFailed, ConnectionLost, Refused, open_client
+from pulse_trio.client import Address, AuthenticationFailed, ConnectionLost, ProtocolError, Refused, open_client
 from pulse_trio.client.verdicts import Verdict, verdict_of
 from pulse_trio.client.wire import Ending
 from pulse_trio.protocol import CloseCode
@@ -104,3 +105,89 @@ async def test_errors_of_requests(autojump_clock: MockClock) -> None:
 def test_every_close_code_has_a_verdict_of_its_own(code: CloseCode) -> None:
     plain = {CloseCode.NORMAL, CloseCode.UNFINISHED, CloseCode.INTERNAL_ERROR, CloseCode.TOO_SLOW}
     assert (verdict_of(Ending("because", code=code)) == Verdict()) == (code in plain)
+
+
+# --- no secret in an error's text --------------------------------------------------------------
+
+SECRET = "a-secret"
+UNSENDABLE = [
+    "",
+    f"{SECRET}\n",
+    f" {SECRET}",
+    f"{SECRET}\r\nX-Other: 1",
+    f"{SECRET}\x00",
+    f"{SECRET}\x7f",
+    f"{SECRET}é",
+]
+
+
+@pytest.mark.parametrize("token", UNSENDABLE, ids=ascii)
+async def test_a_token_that_cannot_be_sent_is_refused_before_anything_is_asked(
+    autojump_clock: MockClock, token: str
+) -> None:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        with pytest.raises(ValueError, match="the token") as refused:
+            async with open_client("http://chat.example", token=token, network=server):
+                raise AssertionError
+        nursery.cancel_scope.cancel()
+    assert SECRET not in repr(refused.value)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("token", UNSENDABLE, ids=ascii)
+async def test_a_token_that_cannot_be_sent_is_not_taken_from_a_server_either(
+    autojump_clock: MockClock, token: str
+) -> None:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        async with open_client("http://chat.example", username="a", password="b", network=server) as client:
+            answer = {"access_token": token, "expires_in": TOKEN_SECONDS}
+            server.answers["POST", "/api/auth/login"] = server.answers["POST", "/api/auth/renew"] = 200, answer
+            with pytest.raises(ProtocolError) as failed:
+                await client.sign_in("a", "b")
+            assert SECRET not in repr(failed.value)
+            await trio.sleep(TOKEN_SECONDS)
+            assert client.token == "token-1"
+
+
+async def test_a_text_that_no_request_can_hold_is_refused_without_the_text(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        async with open_client("http://chat.example", network=server) as client:
+            for ask in (client.register, client.sign_in):
+                with pytest.raises(Refused, match="surrogate") as refused:
+                    await ask("alice", f"{SECRET}\ud800")
+                assert SECRET not in repr(refused.value)
+                assert refused.value.code == "invalid_text"
+            await client.sign_in("alice", "hers")
+            asked = len(server.asked)
+            with pytest.raises(Refused, match="surrogate"):
+                await client.search_users("\ud800")
+            with pytest.raises(Refused, match="surrogate"):
+                await client.create_group("\ud800")
+            assert len(server.asked) == asked
+
+
+async def test_what_the_http_library_says_of_a_request_is_not_told(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        async with open_client("http://chat.example", network=server) as client:
+
+            def illegal(_body: Any) -> Any:
+                raise httpx2.LocalProtocolError(f"Illegal header value b'Bearer {SECRET}'")
+
+            server.answers["POST", "/api/auth/login"] = illegal
+            with pytest.raises(ConnectionLost, match="LocalProtocolError") as lost:
+                await client.sign_in("a", "b")
+            assert SECRET not in repr(lost.value)
+
+
+@pytest.mark.parametrize(
+    "url", [f"http://alice:{SECRET}", f"http://alice:{SECRET}@[chat", f"http://alice:{SECRET}@chat", "http://a..b"]
+)
+def test_a_url_that_is_none_is_refused_without_what_it_says(url: str) -> None:
+    with pytest.raises(ValueError, match="the server's URL must") as refused:
+        Address.parse(url)
+    assert SECRET not in repr(refused.value)
+    assert not isinstance(refused.value, UnicodeError)

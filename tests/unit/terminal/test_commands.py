@@ -17,6 +17,7 @@ ODD = b"\xff"  # no UTF-8
         (b"send", b"x", b"y", b"--client-id", b"x" * 65),
         (b"send", b"x", b"y", b"--token", ODD),
         (b"send", b"x", b"y", b"--token", b"\xc3\xa9"),
+        (b"send", b"x", b"y", b"--token", b"a-secret\n"),
         (b"tail", b"x", b"--server", b"http://" + ODD),
         (b"login", ODD, b"--password-stdin"),
         (b"register", ODD, b"--password-stdin"),
@@ -29,3 +30,4 @@ def test_what_no_server_can_be_sent_is_wrong_usage(arguments: tuple[bytes, ...])
     done = subprocess.run([PROGRAM, *arguments], input=ODD, capture_output=True, env=settings, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (2, b""), done
     assert b"Traceback" not in done.stderr
+    assert b"a-secret" not in done.stderr

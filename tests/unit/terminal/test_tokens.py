@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from pulse_trio.client import open_client
 from pulse_trio.terminal import access, tokens
 from pulse_trio.terminal.access import Access
+from pulse_trio.terminal.exits import Stop
 from pulse_trio.terminal.tokens import Kept
 from tests.unit.client.scripted import TOKEN_SECONDS, ScriptedServer
 
@@ -57,3 +58,11 @@ async def test_a_program_that_runs_does_not_undo_what_its_user_did(
             await trio.sleep(TOKEN_SECONDS)
             assert client.token not in {"token-2", "token-3"}, "it goes on itself"
             assert tokens.load(SERVER) == meanwhile
+
+
+async def test_a_kept_token_that_cannot_be_sent_is_not_told() -> None:
+    tokens.keep(SERVER, Kept("alice", "a-secret\n"))
+    with pytest.raises(Stop, match="pulse-trio login") as stopped:
+        async with Access(SERVER).open():
+            raise AssertionError
+    assert "a-secret" not in repr(stopped.value)
