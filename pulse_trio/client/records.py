@@ -115,11 +115,17 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class MembersChanged:
-    """The group changed: `what` is `added`, `removed` or `renamed`; `text` says it to a person."""
+    """The group changed: `what` is `added`, `removed` or `renamed`; `text` says it to a person.
+
+    `user_ids` are those who were added or removed, the first 100 of them if there are more; `user_count` is how many
+    there are: if that is more, load the conversation afresh. Of `renamed` there are none, and `user_id` is who did it.
+    """
 
     what: str
     user_id: UUID
     text: str
+    user_ids: tuple[UUID, ...] = ()
+    user_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)

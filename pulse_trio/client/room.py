@@ -536,7 +536,11 @@ class Room:
             case "left":
                 self._active -= {who}
                 return Left(who, self.name_of(who))
-            case "added" | "removed" | "renamed":
+            case "added" | "removed":
+                user_ids = (who,) if isinstance(frame.user_ids, UnsetType) else tuple(frame.user_ids)
+                count = len(user_ids) if isinstance(frame.user_count, UnsetType) else frame.user_count
+                return MembersChanged(frame.event, who, frame.content, user_ids, count)
+            case "renamed":
                 return MembersChanged(frame.event, who, frame.content)
         return None
 

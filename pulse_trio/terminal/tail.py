@@ -141,7 +141,10 @@ def _fields(event: Event) -> dict[str, Any]:
             kind = type(event).__name__.lower()
             return {"type": kind, "user_id": str(event.user_id), "username": event.username}
         case MembersChanged():
-            return {"type": event.what, "user_id": str(event.user_id), "text": event.text}
+            fields: dict[str, Any] = {"type": event.what, "user_id": str(event.user_id), "text": event.text}
+            if event.user_ids:
+                fields |= {"user_ids": [str(user_id) for user_id in event.user_ids], "user_count": event.user_count}
+            return fields
         case ReadPositions():
             positions = [{"user_id": str(user_id), "seq": seq} for user_id, seq in event.positions.items()]
             return {"type": "read", "positions": positions}

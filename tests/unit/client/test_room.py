@@ -357,7 +357,16 @@ async def test_presence_typing_and_read_positions(autojump_clock: MockClock, joi
     await event_of(room, Joined)
     await event_of(room, Left)
     await peer.send(peer.system("renamed", BOB, 0))
-    assert (await event_of(room, MembersChanged)).what == "renamed"
+    renamed = await event_of(room, MembersChanged)
+    assert (renamed.what, renamed.user_id, renamed.user_ids, renamed.user_count) == ("renamed", bob, (), 0)
+    await peer.send(
+        peer.system("added", BOB, 0),  # by a server of before
+        {**peer.system("added", BOB, 0), "user_ids": [BOB], "user_count": 1},
+        {**peer.system("removed", BOB, 0), "user_ids": [BOB, ALICE], "user_count": 1_000},
+    )
+    for what, user_ids, count in [("added", (bob,), 1)] * 2 + [("removed", (bob, UUID(ALICE)), 1_000)]:
+        changed = await event_of(room, MembersChanged)
+        assert (changed.what, changed.user_id, changed.user_ids, changed.user_count) == (what, bob, user_ids, count)
     await peer.send({"type": "of the future", "x": 1}, message_frame(1))
     await event_of(room, Message)
 

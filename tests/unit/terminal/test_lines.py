@@ -4,7 +4,17 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from pulse_trio.client import Event, Joined, Message, MessageDeleted, MessageEdited, Offline, ReadPositions, Reset
+from pulse_trio.client import (
+    Event,
+    Joined,
+    MembersChanged,
+    Message,
+    MessageDeleted,
+    MessageEdited,
+    Offline,
+    ReadPositions,
+    Reset,
+)
 from pulse_trio.terminal.lines import Lines, Style
 from pulse_trio.terminal.tail import line_of
 
@@ -107,6 +117,9 @@ def test_a_message_as_json_is_the_frame_of_the_protocol() -> None:
     assert json.loads(line_of(MessageEdited(message("x"))))["type"] == "message_updated"
     assert "content" not in json.loads(line_of(MessageDeleted(message("", is_deleted=True))))
     assert json.loads(line_of(Reset(1, 2, "e"))) == {"type": "reset", "last_seq": 1, "last_rev": 2, "epoch": "e"}
+    many = json.loads(line_of(MembersChanged("added", UUID(int=3), "text", (UUID(int=3), UUID(int=4)), 200)))
+    assert (many["user_ids"], many["user_count"]) == ([str(UUID(int=3)), str(UUID(int=4))], 200)
+    assert "user_ids" not in json.loads(line_of(MembersChanged("renamed", UUID(int=3), "text")))
     assert json.loads(line_of(ReadPositions({UUID(int=3): 7})))["positions"] == [
         {"user_id": str(UUID(int=3)), "seq": 7}
     ]
