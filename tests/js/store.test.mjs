@@ -3,19 +3,53 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Store } from "../../pulse_trio/web/app/store.js";
-import { ME, OTHER, conversation, list, page, settle } from "./support.mjs";
+import { FakeClock, ME, OTHER, conversation, later, list, message, page, settle } from "./support.mjs";
 
 globalThis.document = { visibilityState: "hidden" };
-const { setTimeout } = globalThis;
-globalThis.setTimeout = (run, ms) => setTimeout(run, ms).unref(); // the test does not wait for what comes later
+let clock; // of the test that runs
+globalThis.setTimeout = (run, ms = 0) => clock.setTimeout(run, ms);
+globalThis.clearTimeout = (handle) => clock.clearTimeout(handle);
 
-/** What the store uses of `PulseClient`. */
+/** What the store uses of `PulseClient`. Requests are answered by the functions in `answers`. */
 class FakeClient extends EventTarget {
   users = [{ id: ME, username: "me" }, { id: OTHER, username: "other" }];
+  asked = [];
+  answers = {
+    conversations: () => list(this.conversationOf("a")),
+    conversation: (id) => this.conversationOf(id),
+    history: () => page("a", [3, 3], [2, 2], [1, 1]),
+    readPositions: () => ({ positions: [] }),
+  };
 
-  conversations = async () => list(conversation("a", 3, { users: this.users, is_group: true, read_seq: 3 }));
-  history = async () => page("a", [3, 3], [2, 2], [1, 1]);
-  readPositions = async () => ({ positions: [] });
+  constructor() {
+    super();
+    for (const name of Object.keys(this.answers)) {
+      this[name] = async (...given) => {
+        this.asked.push(name);
+        return await this.answers[name](...given);
+      };
+    }
+  }
+
+  conversationOf(id, rev = 3, changes = {}) {
+    return conversation(id, rev, { users: this.users, member_count: 2, is_group: true, read_seq: rev, ...changes });
+  }
+
+  /** The next answers to such requests: errors first, then what it was before. */
+  fail(name, times, error = Object.assign(new Error("no"), { status: 503, retryAfter: null })) {
+    const answer = this.answers[name];
+    let left = times;
+    this.answers[name] = (...given) => {
+      if (left === 0) return answer(...given);
+      left -= 1;
+      throw error;
+    };
+  }
+
+  count(name) {
+    return this.asked.filter((one) => one === name).length;
+  }
+
   read() {}
   watch() {}
 
@@ -24,16 +58,195 @@ class FakeClient extends EventTarget {
   }
 }
 
-test("after a restored backup nobody has read what was read before", async () => {
+function open() {
+  clock = new FakeClock();
   const client = new FakeClient();
-  const outbox = { all: () => [] };
-  const store = new Store(client, { id: ME, username: "me" }, outbox);
+  const store = new Store(client, { id: ME, username: "me" }, { all: () => [], remove() {} });
+  return { client, store };
+}
+
+async function opened() {
+  const { client, store } = open();
   client.tell("state", { state: "online" });
   await settle();
+  return { client, store };
+}
+
+const shown = (store, id) => store.timeline(id).items.map(({ seq, rev }) => [seq, rev]);
+
+test("after a restored backup nobody has read what was read before", async () => {
+  const { client, store } = await opened();
   client.tell("read", { conversation_id: "a", positions: [{ user_id: OTHER, seq: 3 }] });
   const readers = () => store.readers(store.conversations.get("a"), 2).names;
   assert.deepEqual(readers(), ["other"]);
   client.tell("reload", { conversation_id: null });
   await settle();
   assert.deepEqual(readers(), []);
+});
+
+// --- a request that fails on a connection that stays ---
+
+test("a list that could not be loaded is loaded again", async () => {
+  const { client, store } = open();
+  store.open("a");
+  client.fail("conversations", 3);
+  client.tell("state", { state: "online" });
+  await clock.advance(60_000);
+  assert.equal(store.isListed, true);
+  assert.deepEqual([...store.conversations.keys()], ["a"]);
+  assert.equal(client.count("conversations"), 4);
+  assert.deepEqual(shown(store, "a"), [[1, 1], [2, 2], [3, 3]]);
+});
+
+test("a list that cannot be loaded is not asked for without a pause", async () => {
+  const { client } = open();
+  client.fail("conversations", Infinity);
+  client.tell("state", { state: "online" });
+  await clock.advance(10 * 60_000);
+  assert.ok(client.count("conversations") >= 10 && client.count("conversations") <= 60, `${client.count("conversations")} times`);
+});
+
+test("the server says when to come back", async () => {
+  const { client } = open();
+  client.fail("conversations", 1, Object.assign(new Error("no"), { status: 503, retryAfter: 100 }));
+  client.tell("state", { state: "online" });
+  await clock.advance(99_000);
+  assert.equal(client.count("conversations"), 1);
+  await clock.advance(100_000);
+  assert.equal(client.count("conversations"), 2);
+});
+
+test("what is refused for good is not asked for again", async () => {
+  const { client } = open();
+  client.fail("conversations", Infinity, Object.assign(new Error("no"), { status: 401 }));
+  client.tell("state", { state: "online" });
+  await clock.advance(60_000);
+  assert.equal(client.count("conversations"), 1);
+});
+
+test("without a connection nothing is asked; with the next one it is, at once", async () => {
+  const { client, store } = open();
+  client.fail("conversations", 1);
+  client.tell("state", { state: "online" });
+  await settle();
+  client.tell("state", { state: "waiting" });
+  await clock.advance(60_000);
+  assert.equal(client.count("conversations"), 1);
+  client.tell("state", { state: "online" });
+  await settle();
+  assert.equal(store.isListed, true);
+});
+
+test("a list of which a page was loaded on the connection before is loaded from the beginning", async () => {
+  const { client, store } = open();
+  const many = Array.from({ length: 200 }, (_, index) => client.conversationOf(`c${index}`));
+  const pages = [later(), later(), later(), later()];
+  let asked = 0;
+  client.answers.conversations = () => pages[asked++].promise;
+  client.tell("state", { state: "online" });
+  pages[0].resolve({ ...list(...many), total: 201 });
+  await settle();
+  client.tell("state", { state: "waiting" });
+  client.tell("state", { state: "online" });
+  pages[1].resolve({ ...list(client.conversationOf("last")), total: 201 });
+  await settle();
+  pages[2].resolve({ ...list(client.conversationOf("new"), ...many.slice(1)), total: 201 });
+  pages[3].resolve({ ...list(client.conversationOf("last")), total: 201 });
+  await settle();
+  assert.equal(store.conversations.has("new"), true);
+  assert.equal(store.conversations.has("c0"), false);
+});
+
+test("a conversation, read positions, a gap, a reload: each is loaded again", async () => {
+  const { client, store } = await opened();
+  store.open("a");
+  await settle();
+  client.fail("conversation", 1);
+  client.tell("conversation_added", { conversation_id: "b" });
+  client.fail("readPositions", 1);
+  client.answers.history = (id, { afterSeq } = {}) => (afterSeq === 3 ? page("a", [5, 5], [4, 4]) : page("a", [3, 3], [2, 2], [1, 1]));
+  client.fail("history", 1);
+  client.tell("message", message("a", 5));
+  await settle();
+  assert.equal(store.conversations.has("b"), false);
+  await clock.advance(30_000);
+  assert.equal(store.conversations.has("b"), true);
+  assert.deepEqual(shown(store, "a").map(([seq]) => seq), [1, 2, 3, 4, 5]);
+  client.fail("conversations", 1);
+  client.answers.conversations = ((answer) => (...given) => answer(...given))(client.answers.conversations);
+  client.answers.readPositions = () => ({ positions: [{ user_id: OTHER, seq: 3 }] });
+  client.fail("readPositions", 1);
+  client.tell("reload", { conversation_id: null });
+  const before = client.count("conversations");
+  await clock.advance(30_000);
+  assert.equal(client.count("conversations"), before + 1);
+  assert.equal(store.readers(store.conversations.get("a"), 3).count, 1);
+});
+
+test("a conversation that is on the screen no more is left alone", async () => {
+  const { client, store } = await opened();
+  client.fail("history", Infinity);
+  store.open("a");
+  await settle();
+  store.open(null);
+  await clock.advance(600_000);
+  assert.ok(client.count("history") <= 2);
+});
+
+// --- answers beside what comes live ---
+
+test("a conversation that changed while it was loaded is loaded again", async () => {
+  const { client, store } = await opened();
+  const answers = [later(), later()];
+  let asked = 0;
+  client.answers.conversation = () => answers[asked++].promise;
+  client.tell("system", { conversation_id: "a", event: "renamed" });
+  await settle();
+  client.tell("system", { conversation_id: "a", event: "added", user_ids: [OTHER], user_count: 1 });
+  answers[0].resolve(client.conversationOf("a", 3, { name: "old" })); // read before the second change
+  await settle();
+  answers[1].resolve(client.conversationOf("a", 3, { name: "new" }));
+  await settle();
+  assert.equal(store.conversations.get("a").name, "new");
+});
+
+test("one request that adds many is one refresh", async () => {
+  const { client } = await opened();
+  const ids = Array.from({ length: 100 }, (_, index) => `user ${index}`);
+  client.tell("system", { conversation_id: "a", event: "added", user_ids: ids, user_count: 1_000 });
+  await settle();
+  assert.equal(client.count("conversation"), 1);
+});
+
+test("a conversation that came, or moved up, while the list was loaded is not dropped", async () => {
+  const { client, store } = await opened();
+  const many = Array.from({ length: 200 }, (_, index) => client.conversationOf(`c${index}`));
+  const pages = [later(), later()];
+  let asked = 0;
+  client.answers.conversations = () => pages[asked++].promise;
+  const gone = [];
+  store.addEventListener("gone", ({ detail }) => gone.push(detail.id));
+  client.tell("reload", { conversation_id: null });
+  await settle();
+  pages[0].resolve({ ...list(...many), total: 202 });
+  await settle();
+  client.tell("message", message("a", 4)); // from the second page to the first, which is read already
+  client.tell("conversation_added", { conversation_id: "b" });
+  await settle();
+  pages[1].resolve({ ...list(client.conversationOf("c199")), total: 202 });
+  await settle();
+  assert.deepEqual(gone, []);
+  assert.equal(store.conversations.has("a") && store.conversations.has("b"), true);
+});
+
+test("a conversation that one is removed from while the list is loaded does not come back", async () => {
+  const { client, store } = await opened();
+  const listing = later();
+  client.answers.conversations = () => listing.promise;
+  client.tell("reload", { conversation_id: null });
+  await settle();
+  client.tell("conversation_removed", { conversation_id: "a" });
+  listing.resolve(list(client.conversationOf("a"), client.conversationOf("b")));
+  await settle();
+  assert.deepEqual([...store.conversations.keys()], ["b"]);
 });

@@ -3,6 +3,7 @@
 // Views listen to "change": its detail says which parts changed, gathered for a frame of the screen:
 // "list", "state", "people", and the ids of conversations.
 
+import { Loads } from "./loads.js";
 import { Positions, Typists } from "./others.js";
 import { Sending } from "./sending.js";
 import { Timeline, toMessage } from "./timeline.js";
@@ -15,7 +16,6 @@ const KEPT_TIMELINES = 12;
 const WATCHED = 500; // what the service watches for one connection
 const READERS_NAMED = 3;
 const BEHIND_MS = 3000;
-const AGAIN_MS = 3000;
 
 export class Store extends EventTarget {
   constructor(client, me, outbox) {
@@ -36,7 +36,10 @@ export class Store extends EventTarget {
     this._positions = new Map(); // conversation id → how far its members have read
     this._changes = new Set();
     this._watched = "";
-    this._fetching = new Map();
+    this._loads = new Loads(() => this.connection.state === "online");
+    this._older = new Map(); // conversation id → the page that is being loaded
+    this._heardOf = new Set(); // ids of conversations, since the list is being loaded
+    this._left = new Set(); // ids of those that one is not in any more, since then
     this._listen();
   }
 
@@ -125,15 +128,22 @@ export class Store extends EventTarget {
     if (this.isListed) this._loadOpen(id);
   }
 
-  /** The page before what is known. */
+  /** The page before what is known. Whoever asks while it comes gets the same; the reader's next move tries again. */
   loadOlder(id) {
-    return this._once(`older ${id}`, async () => {
-      const timeline = this.timeline(id);
-      if (!timeline.isLoaded || timeline.isComplete) return;
-      const page = await this.client.history(id, { beforeSeq: timeline.firstSeq, limit: PAGE });
-      timeline.merge(page.messages.map(toMessage));
-      this._changed(id);
-    });
+    let page = this._older.get(id);
+    if (page === undefined) {
+      page = this._loadOlder(id).finally(() => this._older.delete(id));
+      this._older.set(id, page);
+    }
+    return page;
+  }
+
+  async _loadOlder(id) {
+    const timeline = this.timeline(id);
+    if (!timeline.isLoaded || timeline.isComplete) return;
+    const page = await this.client.history(id, { beforeSeq: timeline.firstSeq, limit: PAGE });
+    timeline.merge(page.messages.map(toMessage));
+    this._changed(id);
   }
 
   async edit(message, content) {
@@ -181,7 +191,9 @@ export class Store extends EventTarget {
       const isNew = state.state === "online" && this.connection.state !== "online";
       this.connection = state;
       this._changed("state");
-      if (isNew) this._catchUp();
+      if (!isNew) return;
+      this._loads.hurry();
+      this._catchUp();
     });
     for (const type of ["message", "message_updated", "message_deleted"]) on(type, (frame) => this._receive(frame));
     on("typing", (frame) => {
@@ -202,11 +214,7 @@ export class Store extends EventTarget {
 
   async _catchUp() {
     this._watched = "";
-    try {
-      await this._loadList();
-    } catch {
-      return; // the connection is gone again: the next one brings the next try
-    }
+    await this._loadList();
     this._watch();
     if (this.openId !== null) this._loadOpen(this.openId);
     // What was missed comes by itself. If it did not, the history is loaded afresh: better twice than never.
@@ -218,20 +226,21 @@ export class Store extends EventTarget {
     }, BEHIND_MS);
   }
 
-  async _loadList() {
-    const seen = new Set();
-    let total = 1;
-    for (let offset = 0; offset < Math.min(total, LIST_MOST); offset += LIST_PAGE) {
-      const page = await this.client.conversations({ limit: LIST_PAGE, offset });
-      total = page.total;
-      for (const body of page.conversations) {
-        this._take(body);
-        seen.add(body.id);
+  _loadList() {
+    return this._loads.run("list", async () => {
+      this._heardOf.clear();
+      this._left.clear();
+      let total = 1;
+      for (let offset = 0; offset < Math.min(total, LIST_MOST); offset += LIST_PAGE) {
+        const page = await this.client.conversations({ limit: LIST_PAGE, offset });
+        total = page.total;
+        // Who was removed while the page came is not in what it shows.
+        for (const body of page.conversations) if (!this._left.has(body.id)) this._take(body);
       }
-    }
-    if (total <= LIST_MOST) for (const id of this.conversations.keys()) if (!seen.has(id)) this._drop(id);
-    this.isListed = true;
-    this._changed("list");
+      if (total <= LIST_MOST) for (const id of this.conversations.keys()) if (!this._heardOf.has(id)) this._drop(id);
+      this.isListed = true;
+      this._changed("list");
+    });
   }
 
   /** A conversation as REST shows it. What came live since is newer. */
@@ -252,21 +261,25 @@ export class Store extends EventTarget {
       }
     }
     this.conversations.set(body.id, conversation);
+    this._heardOf.add(body.id);
+    this._left.delete(body.id);
     this._watch();
     this._changed("list", body.id);
   }
 
-  async _refresh(id) {
-    await this._once(`conversation ${id}`, async () => {
+  _refresh(id) {
+    return this._loads.run(`conversation ${id}`, async () => {
       try {
         this._take(await this.client.conversation(id));
       } catch (error) {
         if (error.status === 404) this._drop(id);
+        else throw error;
       }
     });
   }
 
   _drop(id) {
+    this._left.add(id);
     const conversation = this.conversations.get(id);
     if (conversation === undefined) return;
     this.conversations.delete(id);
@@ -279,8 +292,8 @@ export class Store extends EventTarget {
     this._changed("list", id);
   }
 
-  async _loadNewest(id) {
-    await this._once(`newest ${id}`, async () => {
+  _loadNewest(id) {
+    const load = async () => {
       const timeline = this.timeline(id);
       if (timeline.isLoaded) return;
       const rev = this.conversations.get(id)?.last_rev ?? 0;
@@ -288,41 +301,38 @@ export class Store extends EventTarget {
       timeline.rev = Math.max(timeline.rev, rev, ...page.messages.map((message) => message.rev));
       timeline.merge(page.messages.map(toMessage));
       this._changed(id);
-      if (timeline.hasGap) await this._fill(id);
-    });
+      if (timeline.hasGap) this._fill(id);
+    };
+    return this._loads.run(`newest ${id}`, load, () => id === this.openId);
   }
 
   /** What the conversation on the screen needs; tried again for as long as it is there. */
   async _loadOpen(id) {
-    try {
-      if (!this.conversations.has(id)) await this._refresh(id);
-      if (this.conversations.has(id)) await Promise.all([this._loadNewest(id), this._loadPositions(id)]);
-    } catch {
-      setTimeout(() => {
-        if (id === this.openId && this.connection.state === "online") this._loadOpen(id);
-      }, AGAIN_MS);
-    }
+    if (!this.conversations.has(id)) await this._refresh(id);
+    if (!this.conversations.has(id)) return;
+    this._loadNewest(id);
+    this._loadPositions(id);
   }
 
-  async _loadPositions(id) {
-    try {
+  _loadPositions(id) {
+    const load = async () => {
       this._read({ conversation_id: id, positions: (await this.client.readPositions(id)).positions });
-    } catch {
-      // They come live, too; nobody waits for them.
-    }
+    };
+    return this._loads.run(`positions ${id}`, load, () => id === this.openId);
   }
 
   /** Messages are missing between what is known and what has come: they are fetched. */
-  async _fill(id) {
-    await this._once(`gap ${id}`, async () => {
-      const timeline = this.timeline(id);
-      while (timeline.hasGap) {
+  _fill(id) {
+    const load = async () => {
+      const timeline = this.timelines.get(id);
+      while (timeline?.hasGap) {
         const page = await this.client.history(id, { afterSeq: timeline.lastSeq, limit: LIST_PAGE });
         if (page.messages.length === 0) return;
         timeline.merge(page.messages.map(toMessage));
         this._changed(id);
       }
-    });
+    };
+    return this._loads.run(`gap ${id}`, load, () => this.timelines.has(id));
   }
 
   _reload(id) {
@@ -336,7 +346,7 @@ export class Store extends EventTarget {
       }
       this._changed(other);
     }
-    if (id === null) this._loadList().catch(() => {});
+    if (id === null) this._loadList();
     else this._refresh(id);
   }
 
@@ -344,6 +354,7 @@ export class Store extends EventTarget {
     const message = toMessage(frame);
     const id = message.conversation_id;
     const isNew = frame.type === "message";
+    this._heardOf.add(id);
     const conversation = this.conversations.get(id);
     if (conversation === undefined) this._refresh(id);
     else {
@@ -358,7 +369,7 @@ export class Store extends EventTarget {
     if (timeline !== undefined) {
       timeline.rev = Math.max(timeline.rev, message.rev);
       timeline.add(message);
-      if (timeline.hasGap) this._fill(id).catch(() => {});
+      if (timeline.hasGap) this._fill(id);
     }
     if (message.sender_id === this.me.id && message.client_id !== null) this.sending.settle(id, message.client_id);
     this._typists.stopped(id, message.sender_id);
@@ -401,16 +412,6 @@ export class Store extends EventTarget {
     if (key === this._watched || this.connection.state !== "online" || wanted.length === 0) return;
     this._watched = key;
     this.client.watch(wanted);
-  }
-
-  /** One of a kind at a time: who asks while one runs gets that one's end. */
-  _once(key, act) {
-    let running = this._fetching.get(key);
-    if (running === undefined) {
-      running = act().finally(() => this._fetching.delete(key));
-      this._fetching.set(key, running);
-    }
-    return running;
   }
 
   _changed(...what) {
