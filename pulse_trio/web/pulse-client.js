@@ -617,7 +617,8 @@ class Outbox {
    * @param {boolean} isOld It may have been sent before: by an earlier client, or another tab.
    * @returns {Promise<Frame>}
    */
-  add({ conversationId, content, clientId }, signIn, isOld = false) {
+  add({ conversationId: id, content, clientId }, signIn, isOld = false) {
+    const conversationId = idOf(id);
     const key = keyOf(conversationId, clientId);
     const existing = this.#entries.get(key);
     const about = { conversationId, clientId };
@@ -864,6 +865,12 @@ function newClientId() {
 }
 
 /**
+ * A conversation's id as the server writes it: it takes upper case, too, and answers in lower case.
+ * @param {string} id
+ */
+const idOf = (id) => String(id).toLowerCase();
+
+/**
  * A token that can be sent; null if there is none. What browsers say of one that cannot has the token in it.
  * @param {string | null | undefined} token
  * @throws {TypeError}
@@ -1088,8 +1095,8 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<Conversation>}
    */
   async conversation(id) {
-    const path = `/api/chat/conversations/${part(id)}`;
-    const [conversation, moment] = await this.#load(id, () => this.#request("GET", path));
+    const path = `/api/chat/conversations/${part(idOf(id))}`;
+    const [conversation, moment] = await this.#load(idOf(id), () => this.#request("GET", path));
     return this.#listed(conversation, moment);
   }
 
@@ -1113,7 +1120,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<Conversation>}
    */
   renameConversation(id, { name, description }) {
-    return this.#request("PATCH", `/api/chat/conversations/${part(id)}`, { body: { name, description } });
+    return this.#request("PATCH", `/api/chat/conversations/${part(idOf(id))}`, { body: { name, description } });
   }
 
   /**
@@ -1122,7 +1129,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<Conversation>}
    */
   addMembers(id, userIds) {
-    return this.#request("POST", `/api/chat/conversations/${part(id)}/members`, { body: { user_ids: userIds } });
+    return this.#request("POST", `/api/chat/conversations/${part(idOf(id))}/members`, { body: { user_ids: userIds } });
   }
 
   /**
@@ -1131,7 +1138,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<void>}
    */
   removeMember(id, userId) {
-    return this.#request("DELETE", `/api/chat/conversations/${part(id)}/members/${part(userId)}`);
+    return this.#request("DELETE", `/api/chat/conversations/${part(idOf(id))}/members/${part(userId)}`);
   }
 
   /**
@@ -1142,12 +1149,12 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number}>}
    */
   async history(id, { beforeSeq, afterSeq, limit } = {}) {
-    const path = `/api/chat/conversations/${part(id)}/messages`;
+    const path = `/api/chat/conversations/${part(idOf(id))}/messages`;
     const query = { before_seq: beforeSeq, after_seq: afterSeq, limit };
     const isNewest = beforeSeq === undefined && afterSeq === undefined;
-    const load = this.#knowledge.loading(id);
+    const load = this.#knowledge.loading(idOf(id));
     try {
-      const [page, moment] = await this.#load(id, () => this.#request("GET", path, { query }));
+      const [page, moment] = await this.#load(load.id, () => this.#request("GET", path, { query }));
       this.#knowledge.loaded(load, page, isNewest, moment);
       return page;
     } catch (error) {
@@ -1164,7 +1171,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<Message>}
    */
   edit(id, messageId, content) {
-    const path = `/api/chat/conversations/${part(id)}/messages/${part(messageId)}`;
+    const path = `/api/chat/conversations/${part(idOf(id))}/messages/${part(messageId)}`;
     return this.#request("PATCH", path, { body: { content } });
   }
 
@@ -1175,7 +1182,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<void>}
    */
   remove(id, messageId) {
-    return this.#request("DELETE", `/api/chat/conversations/${part(id)}/messages/${part(messageId)}`);
+    return this.#request("DELETE", `/api/chat/conversations/${part(idOf(id))}/messages/${part(messageId)}`);
   }
 
   /**
@@ -1184,7 +1191,7 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<{positions: {user_id: string, seq: number}[]}>}
    */
   async readPositions(id) {
-    const [answer] = await this.#load(null, () => this.#request("GET", `/api/chat/conversations/${part(id)}/read`));
+    const [answer] = await this.#load(null, () => this.#request("GET", `/api/chat/conversations/${part(idOf(id))}/read`));
     return answer;
   }
 
@@ -1239,7 +1246,7 @@ export class PulseClient extends EventTarget {
    */
   send(conversationId, content, { clientId } = {}) {
     const message = { conversationId, content: String(content), clientId: clientId ?? newClientId() };
-    this.#typed.delete(conversationId); // for the others a message ends the typing
+    this.#typed.delete(idOf(conversationId)); // for the others a message ends the typing
     return this.#outbox.add(message, this.#signIn, clientId !== undefined);
   }
 
@@ -1249,11 +1256,12 @@ export class PulseClient extends EventTarget {
    * @param {string} conversationId
    */
   typing(conversationId) {
+    const key = idOf(conversationId);
     const now = this.#timers.now();
-    if (!this.#isIdentified() || now - (this.#typed.get(conversationId) ?? -Infinity) < TYPING_INTERVAL) return;
+    if (!this.#isIdentified() || now - (this.#typed.get(key) ?? -Infinity) < TYPING_INTERVAL) return;
     for (const [id, at] of this.#typed) if (now - at >= TYPING_INTERVAL) this.#typed.delete(id);
-    this.#typed.set(conversationId, now);
-    this.#link?.send({ type: "typing", conversation_id: conversationId });
+    this.#typed.set(key, now);
+    this.#link?.send({ type: "typing", conversation_id: key });
   }
 
   /**
@@ -1262,10 +1270,11 @@ export class PulseClient extends EventTarget {
    * @param {number} seq
    */
   read(conversationId, seq) {
-    const told = this.#reads.get(conversationId);
+    const key = idOf(conversationId);
+    const told = this.#reads.get(key);
     if (told?.signIn === this.#signIn && seq <= told.seq) return;
-    this.#reads.set(conversationId, { seq, signIn: this.#signIn });
-    if (this.#isIdentified()) this.#link?.send({ type: "read", conversation_id: conversationId, seq });
+    this.#reads.set(key, { seq, signIn: this.#signIn });
+    if (this.#isIdentified()) this.#link?.send({ type: "read", conversation_id: key, seq });
   }
 
   /**

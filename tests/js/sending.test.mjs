@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Bench, ME, OTHER, conversation, deleted, list, message, refusal, settle, stateOf } from "./support.mjs";
+import { Bench, ME, OTHER, conversation, deleted, list, message, page, refusal, settle, stateOf } from "./support.mjs";
 
 const sent = (socket) => socket.of("message").map((frame) => frame.client_id);
 const error = (code, clientId, changes = {}) => ({
@@ -561,4 +561,27 @@ test("a token is given again when the server could not take it, and after rate_l
   socket.receive({ type: "auth", expires_in: 3_600 }, unavailable());
   await bench.clock.advance(10_000);
   assert.equal(socket.of("auth").length, 3);
+});
+
+test("a conversation's id in upper case is that in lower case", async () => {
+  const bench = new Bench({ pending: [{ conversationId: "B", content: "old", clientId: "m-0" }] });
+  const socket = await bench.online();
+  const stored = bench.client.send("A", "hello", { clientId: "m-1" });
+  bench.client.read("A", 1);
+  bench.client.typing("A");
+  for (const type of ["read", "typing"]) assert.deepEqual(socket.of(type).map((frame) => frame.conversation_id), ["a"]);
+  assert.deepEqual(socket.of("message").map((frame) => frame.conversation_id), ["b", "a"]);
+  socket.receive(own("m-1", 1), { type: "read", conversation_id: "a", positions: [{ user_id: ME, seq: 1 }] });
+  assert.equal((await stored).seq, 1);
+  socket.receive(message("b", 1, { sender_id: ME, client_id: "m-0" }));
+  assert.deepEqual(bench.client.pending, []);
+  let answer;
+  bench.answer = () => new Promise((resolve) => (answer = resolve));
+  const history = bench.client.history("A");
+  await settle();
+  socket.receive(message("a", 2));
+  answer([200, page("a", [1, 1])]);
+  assert.deepEqual((await history).messages.map(({ seq }) => seq), [2, 1]);
+  assert.match(bench.requests.at(-1).path, /\/a\/messages/);
+  assert.deepEqual((await bench.again()).of("read"), [], "it is confirmed");
 });
