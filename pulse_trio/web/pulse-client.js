@@ -937,6 +937,8 @@ export class PulseClient extends EventTarget {
   #opened = { token: null, signIn: this.#signIn };
   /** @type {{handle: any} | null} */
   #retry = null;
+  /** @type {AbortController | null} of the question why a handshake was refused */
+  #explaining = null;
   #attempts = 0;
   #onlineSince = 0;
   #resumeMost;
@@ -1346,7 +1348,11 @@ export class PulseClient extends EventTarget {
       this.#outbox.slower();
       delay += RESTART_SPREAD;
     } else if (!wasOpen) {
-      delay = Math.max(delay, await this.#refusal(token, wanted));
+      const explaining = new AbortController();
+      this.#explaining = explaining;
+      delay = Math.max(delay, await this.#refusal(token, explaining.signal));
+      if (explaining.signal.aborted) delay = 0; // somebody does not want to wait for it
+      if (this.#explaining === explaining) this.#explaining = null;
     }
     if (!wanted.signal.aborted) this.#wait(delay, reason || `closed with ${code}`);
   }
@@ -1376,11 +1382,11 @@ export class PulseClient extends EventTarget {
    * Why a handshake was refused, which browsers do not tell: signs out if it is the token; else returns how long the
    * service wants to be left alone, in milliseconds.
    * @param {string} token
-   * @param {AbortController} wanted
+   * @param {AbortSignal} signal
    */
-  async #refusal(token, wanted) {
+  async #refusal(token, signal) {
     try {
-      await this.#request("GET", "/api/auth/me", { token, signal: wanted.signal });
+      await this.#request("GET", "/api/auth/me", { token, signal });
     } catch (error) {
       if (error instanceof PulseError && error.retryAfter !== null) {
         return error.retryAfter * SECOND * (1 + this.#random() / 4);
@@ -1409,6 +1415,9 @@ export class PulseClient extends EventTarget {
     } else if (this.#retry !== null) {
       this.#attempts = 0;
       this.#open();
+    } else if (this.#explaining !== null) {
+      this.#attempts = 0;
+      this.#explaining.abort();
     }
   };
 
@@ -1430,6 +1439,8 @@ export class PulseClient extends EventTarget {
     const wasWanted = this.#wanted !== null;
     this.#wanted?.abort();
     this.#wanted = null;
+    this.#explaining?.abort();
+    this.#explaining = null;
     this.#link?.close();
     this.#link = null;
     this.#outbox.disconnected();

@@ -718,3 +718,33 @@ test("what a browser says of a subprotocol or a request that it does not take is
   assert.match(errors[1].message, /GET \/api\/auth\/me: TypeError/);
   for (const error of errors) assert.ok(!error.message.includes("a-secret"), error.message);
 });
+
+test("reconnect does not wait for why a handshake was refused", async () => {
+  const bench = new Bench();
+  const answers = [];
+  bench.answer = () => new Promise((resolve) => answers.push(resolve)); // a network that is gone without a word
+  bench.client.connect();
+  bench.socket.end();
+  await settle();
+  assert.deepEqual([bench.sockets.length, answers.length], [1, 1]);
+  bench.client.reconnect();
+  await bench.clock.advance(0);
+  assert.equal(bench.sockets.length, 2);
+  bench.socket.session();
+  assert.equal(bench.client.state.state, "online");
+  answers[0]([503, { code: "unavailable", message: "no" }, { "Retry-After": "100" }]);
+  await bench.clock.advance(5_000);
+  assert.equal(bench.client.state.state, "online");
+});
+
+test("close while it is asked why a handshake was refused, and connect again", async () => {
+  const bench = new Bench();
+  bench.answer = () => new Promise(() => {});
+  bench.client.connect();
+  bench.socket.end();
+  await settle();
+  bench.client.close();
+  bench.client.connect();
+  await bench.clock.advance(1_000);
+  assert.equal(bench.sockets.length, 2);
+});
