@@ -116,7 +116,7 @@ class Client:
     `AuthenticationFailed`, `Refused` with the server's code, and where it is about a conversation `NotAMember`.
     Cancelled, a change may be made or not.
 
-    A conversation, a user or a message may be given as such or by its id, as a UUID or as text.
+    A conversation or a user may be given as such or by its id, as a UUID or as text.
     """
 
     def __init__(self, rest: Rest, account: Account, address: Address, network: Network, backoff: Backoff) -> None:

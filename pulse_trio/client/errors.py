@@ -1,5 +1,9 @@
 """What can go wrong for a client, one class for each thing that a program would do something else about."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from pulse_trio.errors import ErrorCode
 
 
@@ -53,6 +57,10 @@ class Refused(ClientError):
         self.field = field
         self.status = status
         self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[Callable[[], "Refused"], tuple[()], dict[str, Any]]:
+        """What pickle and copy make it from again."""
+        return partial(type(self), self.code, self.message), (), self.__dict__
 
 
 class NotStored(ClientError):

@@ -1,8 +1,9 @@
 """What a client is given: frozen records, the same from history and from a live connection."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -133,6 +134,18 @@ class ReadPositions:
     """How far members have read: the seq up to which, for those that moved. May be missed."""
 
     positions: Mapping[UUID, int]
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.positions.items()))
+
+    def __reduce__(self) -> tuple[Callable[[dict[UUID, int]], "ReadPositions"], tuple[dict[UUID, int]]]:
+        """What pickle and copy make it from again: what keeps it from being changed cannot be pickled."""
+        return read_positions, (dict(self.positions),)
+
+
+def read_positions(positions: Mapping[UUID, int]) -> ReadPositions:
+    """An event whose positions nobody changes."""
+    return ReadPositions(MappingProxyType(dict(positions)))
 
 
 @dataclass(frozen=True, slots=True)

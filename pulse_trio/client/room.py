@@ -2,7 +2,6 @@
 
 from collections import deque
 from contextlib import nullcontext
-from types import MappingProxyType
 from typing import Final, Self
 from urllib.parse import quote
 from uuid import UUID
@@ -29,11 +28,11 @@ from pulse_trio.client.records import (
     MessageEdited,
     Offline,
     Online,
-    ReadPositions,
     Reset,
     Typing,
     User,
     Warned,
+    read_positions,
 )
 from pulse_trio.client.verdicts import Verdict, verdict_of
 from pulse_trio.client.wire import Ending, Wire, converse
@@ -503,7 +502,7 @@ class Room:
                 self._active = (self._active | came) - went
                 return None if self._is_behind else self._presence_event(frame)
             case ReadFrame():
-                return ReadPositions(MappingProxyType({p.user_id: p.seq for p in frame.positions}))
+                return read_positions({p.user_id: p.seq for p in frame.positions})
             case ErrorFrame():
                 return self._refused(frame)
             case AuthFrame() | None:
