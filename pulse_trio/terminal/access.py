@@ -9,7 +9,7 @@ from pulse_trio.client import Address, Backoff, Client, Conversation, NotAMember
 from pulse_trio.client.account import token_problem
 from pulse_trio.ids import parse_uuid
 from pulse_trio.terminal import tokens
-from pulse_trio.terminal.exits import Exit, Stop
+from pulse_trio.terminal.exits import Exit, Stop, warn
 from pulse_trio.terminal.text import safe
 from pulse_trio.texts import text_problem, username_key
 
@@ -35,6 +35,8 @@ class Access:
     async def open(self) -> AsyncIterator[Client]:
         """A client that is signed in. A token that `login` kept is kept anew when it is renewed, as long as it is kept.
 
+        One that cannot be kept ends nothing: the user is told of it at the end.
+
         Raises:
             Stop: nobody is signed in.
             ClientError: the server cannot be reached, or the token is not good.
@@ -47,15 +49,25 @@ class Access:
         if problem is not None:
             raise Stop(Exit.NOT_SIGNED_IN, f"the token that is kept for {self.server} {problem}: pulse-trio login")
 
+        failure: Stop | None = None
+
         def keep(token: str) -> None:
-            nonlocal kept
+            nonlocal kept, failure
             if kept is not None:
                 following = tokens.Kept(kept.username, token)
-                kept = following if tokens.keep_next(self.server, kept, following) else None
+                try:
+                    kept = following if tokens.keep_next(self.server, kept, following) else None
+                    failure = None
+                except Stop as error:
+                    failure = error
 
         backoff = Backoff(attempts=self.attempts)
-        async with open_client(self.server, token=token, on_token=keep, backoff=backoff) as client:
-            yield client
+        try:
+            async with open_client(self.server, token=token, on_token=keep, backoff=backoff) as client:
+                yield client
+        finally:
+            if failure is not None:
+                warn(f"the token was renewed, and could not be kept: {failure}")
 
 
 def checked_server(url: str) -> str:

@@ -82,7 +82,7 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
         if not all(isinstance(leaf, BrokenPipeError) for leaf in known):
             told = next(leaf for leaf in known if not isinstance(leaf, BrokenPipeError))
             code = code_of(told)
-            _say(f"pulse-trio: {safe(str(told))}")
+            warn(str(told))
     sys.exit(code)
 
 
@@ -103,6 +103,7 @@ async def _until_signal(main: Callable[[], Awaitable[int]]) -> int:
     return code
 
 
-def _say(text: str) -> None:
+def warn(text: str) -> None:
+    """Says something on standard error, which may be closed."""
     with contextlib.suppress(OSError):  # nobody listens
-        print(text, file=sys.stderr)  # noqa: T201
+        print(f"pulse-trio: {safe(text)}", file=sys.stderr)  # noqa: T201

@@ -66,3 +66,23 @@ async def test_a_kept_token_that_cannot_be_sent_is_not_told() -> None:
         async with Access(SERVER).open():
             raise AssertionError
     assert "a-secret" not in repr(stopped.value)
+
+
+async def test_a_renewed_token_that_cannot_be_kept_ends_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        monkeypatch.setattr(access, "open_client", lambda *args, **more: open_client(*args, network=server, **more))
+        tokens.keep(SERVER, Kept("alice", server.new_token(None)[1]["access_token"]))
+        folder = tokens.token_file().parent
+        async with Access(SERVER).open() as client:
+            await client.sign_in("alice", "a password")
+            tokens.token_file().unlink()
+            tokens.token_file().mkdir()  # also root cannot write there
+            await trio.sleep(2 * TOKEN_SECONDS)
+            assert (await client.me()).username == "alice"
+        nursery.cancel_scope.cancel()
+    told = capsys.readouterr().err
+    assert str(folder) in told
+    assert "token-" not in told
