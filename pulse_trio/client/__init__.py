@@ -13,7 +13,7 @@ It imports nothing of the server but its protocol.
 """
 
 from pulse_trio.client.backoff import Backoff
-from pulse_trio.client.client import Client, open_client
+from pulse_trio.client.client import Client, History, open_client
 from pulse_trio.client.errors import (
     AuthenticationFailed,
     ClientError,
@@ -53,6 +53,7 @@ __all__ = [
     "ConnectionLost",
     "Conversation",
     "Event",
+    "History",
     "Joined",
     "Left",
     "MembersChanged",
