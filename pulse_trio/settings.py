@@ -279,6 +279,21 @@ class Settings(BaseSettings):
         validation_alias="PULSE_GROUP_CHANGES_BURST",
         description="Such requests of a user at once.",
     )
+    presence_per_second: int = Field(
+        20,
+        ge=0,
+        le=1_000_000,
+        validation_alias="PULSE_PRESENCE_PER_SECOND",
+        description="Requests a second for somebody's presence that a user may send over REST in the long run; 0 is no "
+        "limit.",
+    )
+    presence_burst: int = Field(
+        200,
+        ge=1,
+        le=10_000_000,
+        validation_alias="PULSE_PRESENCE_BURST",
+        description="Requests for somebody's presence that a user may send over REST at once.",
+    )
     max_connections: int = Field(
         10_000,
         ge=0,

@@ -189,7 +189,7 @@ class Registrations:
 
 
 class Changes:
-    """Changes of one kind that a user asks for over REST; over WebSocket a connection's flow counts them."""
+    """Requests of one kind that a user sends over REST; over WebSocket a connection's flow counts them."""
 
     __slots__ = ("_users", "_what")
 
@@ -198,7 +198,7 @@ class Changes:
         self._users = Buckets(rate, burst)
 
     def start(self, user_id: UUID) -> None:
-        """Counts a change, whatever becomes of it.
+        """Counts a request, whatever becomes of it.
 
         Raises:
             PulseError: there were too many; says when to try again.
@@ -223,6 +223,7 @@ class Limits:
         self.groups = Changes(
             "changes of conversations", settings.group_changes_per_second, settings.group_changes_burst
         )
+        self.presence = Changes("requests for presence", settings.presence_per_second, settings.presence_burst)
 
 
 def client_address(peer: str | None, forwarded: Sequence[str], trusted_proxies: int) -> str:

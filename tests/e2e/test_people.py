@@ -176,3 +176,18 @@ async def test_when_somebody_was_here_outlives_a_stop_and_a_crash(
         server = start_server()
         alice.api.base_url = server.base_url
         assert await presence(alice, carol) == {**came, "is_online": False}
+
+
+async def test_requests_for_presence_of_a_user_are_limited(start_server: Callable[..., Server]) -> None:
+    server = start_server(PULSE_PRESENCE_PER_SECOND="1", PULSE_PRESENCE_BURST="4")
+    with trio.fail_after(60):
+        alice, bob = await register(server, "alice", "bob")
+        for number in range(20):
+            # Whether there is such a user is looked up only within the limit.
+            answer = await alice.api.get(f"/api/chat/users/{'me' if number % 2 else uuid4()}/presence")
+            if answer.status_code == 429:
+                break
+        assert number >= 4
+        assert answer.json()["code"] == "rate_limited"
+        assert 1 <= int(answer.headers["Retry-After"]) <= 2
+        assert (await bob.api.get("/api/chat/users/me/presence")).status_code == 200

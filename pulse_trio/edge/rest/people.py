@@ -30,9 +30,10 @@ class PresenceBody(msgspec.Struct):
 @operation(name="getPresence", tags=("accounts",), responses={200: PresenceBody}, errors=(ErrorCode.NOT_FOUND,))
 async def get_presence(user_id: str) -> Response:
     """Show whether somebody is online who shares a conversation with the caller; `me` is the caller."""
-    user = current_user()
+    parts, user = services(), current_user()
+    parts.limits.presence.start(user.id)
     key = user.id if user_id == "me" else parse_uuid(user_id)
-    found = None if key is None else await services().hub.presence(user.id, key)
+    found = None if key is None else await parts.hub.presence(user.id, key)
     if found is None:
         raise PulseError(ErrorCode.NOT_FOUND, "There is no such user in your conversations")
     return answer(PresenceBody(found.user_id, found.is_online, found.last_seen_at))
