@@ -36,6 +36,23 @@ _CONVERSATION: Final = f"""
     LEFT JOIN users u ON u.id = m.sender_id
 """
 
+_MEMBERSHIPS: Final = """
+    SELECT c.id, c.last_seq, c.last_rev, c.members_version
+    FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id WHERE mine.user_id = %s
+"""
+
+# A probe for each id that is named. `= ANY` would read all of the user's conversations, and compare each with every id;
+# OFFSET 0 keeps the planner from such a plan.
+_MEMBERSHIPS_AMONG: Final = """
+    SELECT asked.id, found.last_seq, found.last_rev, found.members_version
+    FROM unnest(%s::uuid[]) AS asked (id)
+    CROSS JOIN LATERAL (
+        SELECT c.last_seq, c.last_rev, c.members_version
+        FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id
+        WHERE mine.conversation_id = asked.id AND mine.user_id = %s OFFSET 0
+    ) found
+"""
+
 
 class Conversations(Connected):
     """The operations of the contract on conversations."""
@@ -103,15 +120,10 @@ class Conversations(Connected):
         return None if row is None else int(row[0])
 
     async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
-        ids = None if among is None else list(among)
-        rows = await self.all(
-            """
-            SELECT c.id, c.last_seq, c.last_rev, c.members_version
-            FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id
-            WHERE mine.user_id = %s AND (%s::uuid[] IS NULL OR mine.conversation_id = ANY(%s::uuid[]))
-            """,
-            (user_id, ids, ids),
-        )
+        if among is None:
+            rows = await self.all(_MEMBERSHIPS, (user_id,))
+        else:
+            rows = await self.all(_MEMBERSHIPS_AMONG, (list(among), user_id))
         return {row[0]: Head(*row[1:]) for row in rows}
 
     async def members(self, conversation_id: UUID) -> Members:
