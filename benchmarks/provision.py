@@ -89,8 +89,8 @@ def _conversations(rooms: Rooms, *, ours: bool) -> str:
     numbers = f"generate_series({rooms.first}, {rooms.first + rooms.count - 1}) r"
     columns, values = "id, name, is_group, created_at, updated_at", f"{_ROOM.format('r')}, 'room', true, now(), now()"
     if ours:
-        columns += ", owner_id, last_seq, last_rev"
-        values += f", {_USER.format(_first_user(rooms))}, {rooms.messages}, {rooms.messages}"
+        columns += ", owner_id, last_seq, last_rev, member_count"
+        values += f", {_USER.format(_first_user(rooms))}, {rooms.messages}, {rooms.messages}, {rooms.members}"
     return f"INSERT INTO conversations ({columns}) SELECT {values} FROM {numbers}"
 
 

@@ -13,6 +13,21 @@ def upgrade() -> None:
         -- take the one that begins with the user, and must not have to read all of their conversations then.
         CREATE UNIQUE INDEX conversation_users_of_user ON conversation_users (user_id, conversation_id);
         DROP INDEX conversation_users_user_id;
+
+        -- The first members of a group, and any page of them, without reading the others.
+        CREATE INDEX conversation_users_by_position ON conversation_users (conversation_id, position);
+        -- Statistics see many conversations of two, and large groups are what counts: with a thousand members a
+        -- conversation in mind the planner reads the first ones in order, and looks for one by both columns.
+        ALTER TABLE conversation_users ALTER COLUMN conversation_id SET (n_distinct = -0.001);
+
+        ALTER TABLE conversations
+            -- changed with the members, under the lock of this row
+            ADD COLUMN member_count integer NOT NULL DEFAULT 0 CHECK (member_count >= 0);
+        UPDATE conversations SET member_count = members.count
+        FROM (SELECT conversation_id, count(*) FROM conversation_users GROUP BY conversation_id) members
+        WHERE members.conversation_id = conversations.id;
+
+        ANALYZE conversation_users;
         """
     )
 
@@ -20,6 +35,9 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute(
         """
+        ALTER TABLE conversations DROP COLUMN member_count;
+        ALTER TABLE conversation_users ALTER COLUMN conversation_id RESET (n_distinct);
+        DROP INDEX conversation_users_by_position;
         CREATE INDEX conversation_users_user_id ON conversation_users (user_id);
         DROP INDEX conversation_users_of_user;
         """

@@ -8,8 +8,13 @@ with the same ids. Cancelled: as with `StoreUnavailable`.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
+
+# Members that a conversation carries. In a list they are enough for a one-to-one, and for a client to name a group
+# without a name; 200 groups have 2,000 members then, and not a million.
+LISTED_MEMBERS: Final = 10
+SHOWN_MEMBERS: Final = 100  # of one conversation: most groups are no larger, and need no further request
 
 
 class StoreError(Exception):
@@ -181,9 +186,12 @@ class ReadStanding:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation with its members in the order they came, and its newest message.
+    """A conversation with its first members in the order they came, and its newest message.
 
-    `read_seq` is how far the user has read who asked for it.
+    Attributes:
+        members: at most `SHOWN_MEMBERS` of them; in a list of conversations at most `LISTED_MEMBERS`.
+        member_count: how many there are.
+        read_seq: how far the user has read who asked for it.
     """
 
     id: UUID
@@ -195,8 +203,34 @@ class Conversation:
     updated_at: datetime
     head: Head
     members: tuple[User, ...]
+    member_count: int
     read_seq: int
     last_message: Message | None
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A member of a conversation: how far they have read, and their position in the order in which members came.
+
+    Positions grow and have gaps; a member who is removed and added again gets a new one.
+    """
+
+    user: User
+    position: int
+    read_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberPage:
+    """Members of a conversation in the order they came, and how many it has in all.
+
+    Attributes:
+        next_after: the position after which the next page begins; None if no member follows.
+    """
+
+    members: tuple[Membership, ...]
+    total: int
+    next_after: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +321,12 @@ class Store(Protocol):
     async def members(self, conversation_id: UUID) -> Members:
         """The members of a conversation; none, and version 0, if it does not exist."""
 
+    async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
+        """A page of the members in the order they came: those whose position is above `after`.
+
+        Costs the same at every depth. Raises NotAMember (of `user_id`).
+        """
+
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
     ) -> Added:
@@ -319,9 +359,6 @@ class Store(Protocol):
         user is not in the conversation. A position may be lower than its mark although there is such a message:
         then somebody else was at that row; ask again.
         """
-
-    async def read_positions(self, conversation_id: UUID, user_id: UUID) -> list[tuple[UUID, int]]:
-        """How far each member has read, in the order they came. Raises NotAMember (of `user_id`)."""
 
     async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
         """Notes when users were here; a moment that is earlier than the one known changes nothing."""

@@ -9,11 +9,15 @@ from uuid import UUID
 import trio
 
 from pulse_trio.store.base import (
+    LISTED_MEMBERS,
+    SHOWN_MEMBERS,
     Account,
     Added,
     Conversation,
     Head,
+    MemberPage,
     Members,
+    Membership,
     Message,
     NewConversation,
     NewMessage,
@@ -55,9 +59,18 @@ class _Conversation:
     owner_id: UUID
     updated_at: datetime
     members: dict[UUID, int]  # in the order they came, each with how far they have read
+    positions: dict[UUID, int] = field(default_factory=dict)  # of the members in that order
+    last_position: int = 0
     messages: list[Message] = field(default_factory=list)  # messages[n] has seq n + 1
     last_rev: int = 0
     members_version: int = 0
+
+    def add(self, user_ids: Iterable[UUID]) -> None:
+        """Adds members, who have read everything that is there."""
+        for user_id in user_ids:
+            self.last_position += 1
+            self.members[user_id] = len(self.messages)
+            self.positions[user_id] = self.last_position
 
 
 class MemoryStore:
@@ -126,8 +139,8 @@ class MemoryStore:
             for other in self._conversations.values():
                 if not other.new.is_group and set(other.members) == set(new.member_ids):
                     return self._view(other, new.owner_id), False
-        members = dict.fromkeys(new.member_ids, 0)
-        conversation = _Conversation(new, new.name, new.description, new.owner_id, new.created_at, members)
+        conversation = _Conversation(new, new.name, new.description, new.owner_id, new.created_at, {})
+        conversation.add(new.member_ids)
         self._conversations[new.id] = conversation
         return self._view(conversation, new.owner_id), True
 
@@ -142,7 +155,7 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         mine = [c for c in self._conversations.values() if user_id in c.members]
         mine.sort(key=lambda c: (c.updated_at, c.new.id), reverse=True)
-        return [self._view(c, user_id) for c in mine[offset : offset + limit]], len(mine)
+        return [self._view(c, user_id, LISTED_MEMBERS) for c in mine[offset : offset + limit]], len(mine)
 
     async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         await trio.lowlevel.checkpoint()
@@ -166,6 +179,19 @@ class MemoryStore:
             else Members(tuple(conversation.members), conversation.members_version)
         )
 
+    async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
+        await trio.lowlevel.checkpoint()
+        conversation = self._conversations.get(conversation_id)
+        if conversation is None or user_id not in conversation.members:
+            raise NotAMember
+        found = [
+            Membership(self._accounts[member_id].user, position, conversation.members[member_id])
+            for member_id, position in conversation.positions.items()
+            if position > after
+        ]
+        next_after = found[limit - 1].position if len(found) > limit else None
+        return MemberPage(tuple(found[:limit]), len(conversation.members), next_after)
+
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
     ) -> Added:
@@ -173,9 +199,9 @@ class MemoryStore:
         group = self._group(conversation_id, actor_id)
         self._check_users(user_ids)
         added = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in group.members]
-        if len(group.members) + len(added) > limit:
+        if added and len(group.members) + len(added) > limit:
             raise TooManyMembers
-        group.members |= dict.fromkeys(added, len(group.messages))
+        group.add(added)
         if added:
             group.members_version += 1
             group.updated_at = max(group.updated_at, now)
@@ -188,7 +214,7 @@ class MemoryStore:
             raise OwnerOnly
         if user_id not in group.members:
             return Removed(None, group.members_version)
-        del group.members[user_id]
+        del group.members[user_id], group.positions[user_id]
         group.members_version += 1
         if group.owner_id == user_id and group.members:
             group.owner_id = next(iter(group.members))
@@ -214,13 +240,6 @@ class MemoryStore:
             if conversation is not None and mark.user_id in conversation.members:
                 self._mark_read(conversation, mark)
         return [self._standing(mark) for mark in marks]
-
-    async def read_positions(self, conversation_id: UUID, user_id: UUID) -> list[tuple[UUID, int]]:
-        await trio.lowlevel.checkpoint()
-        conversation = self._conversations.get(conversation_id)
-        if conversation is None or user_id not in conversation.members:
-            raise NotAMember
-        return list(conversation.members.items())
 
     async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
         await trio.lowlevel.checkpoint()
@@ -373,7 +392,7 @@ class MemoryStore:
     def _head(self, conversation: _Conversation) -> Head:
         return Head(len(conversation.messages), conversation.last_rev, conversation.members_version)
 
-    def _view(self, conversation: _Conversation, user_id: UUID) -> Conversation:
+    def _view(self, conversation: _Conversation, user_id: UUID, shown: int = SHOWN_MEMBERS) -> Conversation:
         return Conversation(
             id=conversation.new.id,
             name=conversation.name,
@@ -383,7 +402,8 @@ class MemoryStore:
             created_at=conversation.new.created_at,
             updated_at=conversation.updated_at,
             head=self._head(conversation),
-            members=tuple(self._accounts[user_id].user for user_id in conversation.members),
+            members=tuple(self._accounts[member_id].user for member_id in list(conversation.members)[:shown]),
+            member_count=len(conversation.members),
             read_seq=conversation.members[user_id],
             last_message=conversation.messages[-1] if conversation.messages else None,
         )

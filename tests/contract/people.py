@@ -66,6 +66,11 @@ class People:
         stored = await self.store.append([self.message(conversation_id, sender, content) for content in contents])
         return [message for message in stored if message is not None]
 
+    async def positions(self, conversation_id: UUID, user: User) -> list[tuple[UUID, int]]:
+        """How far each member has read, in the order they came, as this user sees it."""
+        page = await self.store.page_members(conversation_id, user.id, limit=1_000)
+        return [(member.user.id, member.read_seq) for member in page.members]
+
     def revision(self, message: Message, actor: User, content: str | None, *, made_at: datetime = START) -> Revision:
         return Revision(self.new_id(), message.conversation_id, message.id, actor.id, content, made_at)
 

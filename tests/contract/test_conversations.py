@@ -1,14 +1,19 @@
 """Conversations and their members, on every store."""
 
+from uuid import UUID
+
 import pytest
 
 from pulse_trio.store.base import (
+    LISTED_MEMBERS,
+    SHOWN_MEMBERS,
     Added,
     Head,
     Members,
     NotAGroup,
     NotAMember,
     OwnerOnly,
+    ReadMark,
     Removed,
     Store,
     TooManyMembers,
@@ -351,3 +356,101 @@ async def test_every_change_of_the_members_has_a_version_of_its_own(store: Store
     await people.send(team, alice, "one")
     await store.rename(team, alice.id, {"name": "Crew"}, now=at(6))
     assert await versions() == {2}
+
+
+# --- large groups ---
+
+
+async def large_group(people: People, size: int) -> tuple[UUID, list[User]]:
+    members = await people.users(*(f"u{number}" for number in range(size)))
+    return await people.group(*members), members
+
+
+async def test_conversations_carry_their_first_members_and_how_many_there_are(store: Store, people: People) -> None:
+    size = SHOWN_MEMBERS + 5
+    group, members = await large_group(people, size)
+    last = members[-1]
+    small = await people.group(last, *members[:2])
+    pair, _ = await people.direct(last, members[0])
+    listed, _ = await store.list_conversations(last.id, limit=9, offset=0)
+    assert {each.id: (each.members, each.member_count) for each in listed} == {
+        group: (tuple(members[:LISTED_MEMBERS]), size),
+        small: ((last, *members[:2]), 3),
+        pair.id: ((last, members[0]), 2),
+    }
+    shown = await store.get_conversation(group, last.id)
+    assert shown is not None
+    assert (shown.members, shown.member_count) == (tuple(members[:SHOWN_MEMBERS]), size)
+    renamed = await store.rename(group, last.id, {"name": "New"}, now=at(1))
+    assert (renamed.members, renamed.member_count) == (shown.members, size)
+
+
+async def test_count_of_members_follows_every_change(store: Store, people: People) -> None:
+    alice, bob, carol, dave = await people.users("alice", "bob", "carol", "dave")
+    group = await people.group(alice, bob)
+
+    async def counts() -> set[int]:
+        shown = await store.get_conversation(group, bob.id)
+        listed, _ = await store.list_conversations(bob.id, limit=9, offset=0)
+        page = await store.page_members(group, bob.id, limit=9)
+        assert shown is not None
+        return {shown.member_count, len(shown.members), listed[0].member_count, page.total, len(page.members)}
+
+    assert await counts() == {2}
+    await store.add_members(group, bob.id, [carol.id, alice.id, dave.id], limit=4, now=at(1))
+    assert await counts() == {4}
+    with pytest.raises(TooManyMembers):
+        await store.add_members(group, bob.id, [(await people.user("eve")).id], limit=4, now=at(1))
+    assert await counts() == {4}
+    await store.add_members(group, bob.id, [carol.id], limit=3, now=at(1))
+    assert await counts() == {4}, "nobody came, so no limit was broken"
+    await store.remove_member(group, alice.id, carol.id, now=at(2))
+    await store.remove_member(group, alice.id, carol.id, now=at(2))
+    assert await counts() == {3}
+    await store.remove_member(group, alice.id, alice.id, now=at(3))
+    assert await counts() == {2}
+    again, _ = await people.direct(bob, dave)
+    assert ((await people.direct(dave, bob))[0].member_count, again.member_count) == (2, 2)
+
+
+async def test_members_come_by_page_in_the_order_they_came(store: Store, people: People) -> None:
+    group, members = await large_group(people, 7)
+    await people.send(group, members[0], "a", "b")
+    await store.mark_read([ReadMark(group, members[4].id, 2)])
+    pages, after = [], 0
+    while True:
+        page = await store.page_members(group, members[6].id, limit=3, after=after)
+        pages.append([(member.user, member.read_seq) for member in page.members])
+        assert page.total == 7
+        if page.next_after is None:
+            break
+        after = page.next_after
+    seqs = [0, 0, 0, 0, 2, 0, 0]
+    expected = list(zip(members, seqs, strict=True))
+    assert pages == [expected[:3], expected[3:6], expected[6:]]
+    exact = await store.page_members(group, members[0].id, limit=7)
+    assert (len(exact.members), exact.next_after) == (7, None)
+    assert (await store.page_members(group, members[0].id, limit=3, after=10**15)).members == ()
+
+
+async def test_pages_of_members_go_on_while_members_come_and_go(store: Store, people: People) -> None:
+    group, members = await large_group(people, 6)
+    owner = members[0]
+    first = await store.page_members(group, owner.id, limit=3)
+    assert first.next_after is not None
+    # The last one that was shown goes, which the position does not mind; a removed one comes back at the end.
+    for leaver in (members[2], members[3]):
+        await store.remove_member(group, owner.id, leaver.id, now=at(1))
+    await store.add_members(group, owner.id, [members[3].id], limit=9, now=at(2))
+    rest = await store.page_members(group, owner.id, limit=3, after=first.next_after)
+    assert [member.user for member in rest.members] == [members[4], members[5], members[3]]
+    assert (rest.total, rest.next_after) == (5, None)
+
+
+async def test_members_are_shown_to_members_only(store: Store, people: People) -> None:
+    alice, eve = await people.users("alice", "eve")
+    group = await people.group(alice)
+    for conversation_id, user in ((group, eve), (people.new_id(), alice)):
+        for after in (0, 10**15):
+            with pytest.raises(NotAMember):
+                await store.page_members(conversation_id, user.id, limit=5, after=after)

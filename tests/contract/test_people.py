@@ -14,7 +14,7 @@ async def test_a_position_moves_forward_and_never_back(store: Store, people: Peo
     assert await store.mark_read([ReadMark(group, alice.id, 2)]) == [ReadStanding(3, 5)]
     assert await store.mark_read([ReadMark(group, alice.id, 3)]) == [ReadStanding(3, 5)]
     assert await store.mark_read([ReadMark(group, alice.id, 5)]) == [ReadStanding(5, 5)]
-    assert await store.read_positions(group, bob.id) == [(alice.id, 5), (bob.id, 0)]
+    assert await people.positions(group, bob) == [(alice.id, 5), (bob.id, 0)]
 
 
 async def test_a_mark_beyond_the_last_message_moves_nothing(store: Store, people: People) -> None:
@@ -43,8 +43,8 @@ async def test_marks_of_several_conversations_go_together(store: Store, people: 
     ]
     assert await store.mark_read(marks) == [ReadStanding(1, 1), None, None, ReadStanding(2, 2), ReadStanding(1, 2)]
     assert await store.mark_read([]) == []
-    assert await store.read_positions(first, alice.id) == [(alice.id, 1), (bob.id, 2)]
-    assert await store.read_positions(second, alice.id) == [(bob.id, 0), (alice.id, 1)]
+    assert await people.positions(first, alice) == [(alice.id, 1), (bob.id, 2)]
+    assert await people.positions(second, alice) == [(bob.id, 0), (alice.id, 1)]
 
 
 async def test_a_conversation_shows_how_far_who_asks_has_read(store: Store, people: People) -> None:
@@ -74,7 +74,7 @@ async def test_who_is_added_begins_at_the_end(store: Store, people: People) -> N
     group = await people.group(alice, bob)
     await people.send(group, alice, "a", "b")
     await store.add_members(group, alice.id, [carol.id, bob.id], limit=9, now=at(1))
-    assert await store.read_positions(group, carol.id) == [(alice.id, 0), (bob.id, 0), (carol.id, 2)]
+    assert await people.positions(group, carol) == [(alice.id, 0), (bob.id, 0), (carol.id, 2)]
 
 
 async def test_who_was_removed_marks_nothing_and_begins_anew(store: Store, people: People) -> None:
@@ -85,11 +85,11 @@ async def test_who_was_removed_marks_nothing_and_begins_anew(store: Store, peopl
     await store.remove_member(group, alice.id, bob.id, now=at(1))
     assert await store.mark_read([ReadMark(group, bob.id, 3)]) == [None]
     with pytest.raises(NotAMember):
-        await store.read_positions(group, bob.id)
-    assert await store.read_positions(group, alice.id) == [(alice.id, 0)]
+        await people.positions(group, bob)
+    assert await people.positions(group, alice) == [(alice.id, 0)]
     await people.send(group, alice, "d")
     await store.add_members(group, alice.id, [bob.id], limit=9, now=at(2))
-    assert await store.read_positions(group, bob.id) == [(alice.id, 0), (bob.id, 4)]
+    assert await people.positions(group, bob) == [(alice.id, 0), (bob.id, 4)]
 
 
 async def test_positions_are_for_members_only(store: Store, people: People) -> None:
@@ -97,7 +97,7 @@ async def test_positions_are_for_members_only(store: Store, people: People) -> N
     group = await people.group(alice)
     for conversation_id, user in ((group, eve), (people.new_id(), alice)):
         with pytest.raises(NotAMember):
-            await store.read_positions(conversation_id, user.id)
+            await people.positions(conversation_id, user)
 
 
 async def test_the_last_moment_seen_counts(store: Store, people: People) -> None:

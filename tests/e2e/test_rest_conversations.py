@@ -12,8 +12,8 @@ from tests.support.server import Server
 
 CONVERSATIONS = "/api/chat/conversations"
 FIELDS = {
-    "id", "name", "description", "is_group", "owner_id", "created_at", "updated_at", "users", "last_message",
-    "total_messages", "last_seq", "last_rev", "read_seq", "unread_count", "epoch",
+    "id", "name", "description", "is_group", "owner_id", "created_at", "updated_at", "users", "member_count",
+    "last_message", "total_messages", "last_seq", "last_rev", "read_seq", "unread_count", "epoch",
 }  # fmt: skip
 MESSAGE_FIELDS = {
     "id", "conversation_id", "sender_id", "sender_username", "content", "is_edited", "is_deleted", "created_at",

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -229,6 +229,31 @@ async def test_limit_of_members_holds_when_many_are_added_at_once(database: str)
         assert conversation is not None
         assert len(conversation.members) == 4
         assert set(conversation.members[1:]) == set(others) - set(refused)
+
+
+async def test_members_are_counted_while_they_come_and_go_at_once(database: str) -> None:
+    async with open_group(database, groups=2) as (store, people, alice, groups):
+        others = await people.users(*(f"u{n}" for n in range(8)))
+
+        async def come_and_go(other: User, dice: random.Random) -> None:
+            for _ in range(10):
+                group = dice.choice(groups)
+                with suppress(TooManyMembers):
+                    await store.add_members(group, alice.id, [other.id, dice.choice(others).id], limit=5, now=at(1))
+                await store.remove_member(group, alice.id, dice.choice(others).id, now=at(2))
+
+        async with trio.open_nursery() as nursery:
+            for number, other in enumerate(others):
+                nursery.start_soon(come_and_go, other, random.Random(number))
+        with psycopg.connect(database) as connection:
+            rows = connection.execute(
+                """
+                SELECT c.member_count, (SELECT count(*) FROM conversation_users WHERE conversation_id = c.id)
+                FROM conversations c
+                """
+            ).fetchall()
+        assert len(rows) == 2
+        assert all(kept == counted <= 5 for kept, counted in rows), rows
 
 
 async def test_members_who_leave_at_once_leave_an_owner_who_is_in_the_group(database: str) -> None:
@@ -467,12 +492,12 @@ async def test_rivals_never_move_a_position_back(database: str) -> None:
                         break
                 seen.append(seq)
                 least = max(seen)
-                assert (await store.read_positions(group, alice.id))[0][1] >= least
+                assert (await people.positions(group, alice))[0][1] >= least
 
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(mark)
-        assert (await store.read_positions(group, alice.id)) == [(alice.id, max(seen))]
+        assert (await people.positions(group, alice)) == [(alice.id, max(seen))]
 
 
 # --- query plans ---

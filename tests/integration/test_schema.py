@@ -121,6 +121,26 @@ def test_what_was_said_before_positions_were_kept_counts_as_read(fresh: str) -> 
     assert query(fresh, "SELECT last_seen_at FROM users") == [(None,), (None,)]
 
 
+def test_members_who_were_there_before_are_counted(fresh: str) -> None:
+    migrate(fresh)
+    take_back(fresh, "0003")
+    query(
+        fresh,
+        """
+        INSERT INTO users (id, username, username_key, created_at, updated_at)
+        SELECT ('00000000-0000-0000-0000-00000000000' || n)::uuid, n, n, now(), now() FROM generate_series(1, 3) n;
+        INSERT INTO conversations (id, is_group, owner_id, created_at, updated_at)
+        SELECT ('00000000-0000-0000-0000-00000000001' || n)::uuid, true, u.id, now(), now()
+        FROM generate_series(0, 3) n, users u WHERE username = '1';
+        INSERT INTO conversation_users (conversation_id, user_id, joined_at)
+        SELECT c.id, u.id, now() FROM conversations c, users u WHERE right(u.id::text, 1) <= right(c.id::text, 1)
+        """,
+    )
+    assert migrate(fresh)[0] == "0003"
+    counts = query(fresh, "SELECT member_count FROM conversations ORDER BY id")
+    assert counts == [(0,), (1,), (2,), (3,)]
+
+
 def test_several_at_once_migrate_once(fresh: str) -> None:
     together = threading.Barrier(4)
 

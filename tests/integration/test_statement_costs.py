@@ -7,22 +7,23 @@ that is quadratic fails here on every machine.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
 import trio
 
-from pulse_trio.store.base import Head
+from pulse_trio.store.base import LISTED_MEMBERS, SHOWN_MEMBERS, Head
 from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore
 from pulse_trio.trio_psycopg import Pool
 from tests.support.cluster import Cluster
-from tests.support.plans import Plans, nodes, work
+from tests.support.crowds import add_groups, add_users, conversation_id, prepare, user_id
+from tests.support.plans import Plans, buffers, nodes, work
 
 LIMIT = 60  # seconds for a test
 MANY = 1_000  # conversations of a busy user
 BUSY = 10  # users who have so many
 ORDINARY = 20_000  # users with two conversations each, as statistics find them
+GROUPS, CROWD = 50, 1_000  # large groups, and the members of each
 
 
 @asynccontextmanager
@@ -36,14 +37,6 @@ async def watched_store(conninfo: str, **options: Any) -> AsyncIterator[tuple[Po
             yield PostgresStore(pool), plans
 
 
-def user_id(number: int) -> UUID:
-    return UUID(int=number)
-
-
-def conversation_id(number: int) -> UUID:
-    return UUID(int=2**64 + number)
-
-
 @pytest.fixture(scope="module")
 def town(cluster: Cluster) -> str:
     """A database where users have two conversations each, and a few have MANY. To be read only.
@@ -51,32 +44,13 @@ def town(cluster: Cluster) -> str:
     Users 1 to BUSY have MANY, each their own: user n has those from n * MANY on. The others follow, from ORDINARY on.
     """
     database = cluster.new_database()
-    uuid = "lpad(to_hex({}), 32, '0')::uuid"
-    room = "('00000000-0000-0001-' || regexp_replace(lpad(to_hex({}), 16, '0'), '^(.{{4}})', '\\1-'))::uuid"
     with psycopg.connect(database, autocommit=True) as connection:
-        for statement in (
-            f"""
-            INSERT INTO users (id, username, username_key, created_at, updated_at)
-            SELECT {uuid.format("n")}, 'u' || n, 'u' || n, now(), now() FROM generate_series(1, {2 * ORDINARY}) n
-            """,
-            f"""
-            INSERT INTO conversations (id, is_group, owner_id, created_at, updated_at)
-            SELECT {room.format("n")}, true, {uuid.format("1")}, now(), now()
-            FROM generate_series({MANY}, {2 * ORDINARY}) n
-            """,
-            f"""
-            INSERT INTO conversation_users (conversation_id, user_id, joined_at)
-            SELECT {room.format(f"u * {MANY} + n")}, {uuid.format("u")}, now()
-            FROM generate_series(1, {BUSY}) u, generate_series(0, {MANY - 1}) n
-            """,
-            f"""
-            INSERT INTO conversation_users (conversation_id, user_id, joined_at)
-            SELECT {room.format("n")}, {uuid.format("n + k")}, now()
-            FROM generate_series({ORDINARY}, {2 * ORDINARY - 1}) n, generate_series(0, 1) k
-            """,
-            "VACUUM ANALYZE",
-        ):
-            connection.execute(statement)
+        prepare(connection)
+        add_users(connection, 1, 2 * ORDINARY)
+        for busy in range(1, BUSY + 1):
+            add_groups(connection, busy * MANY, busy * MANY + MANY - 1, [busy])
+        add_groups(connection, ORDINARY, 2 * ORDINARY - 1, [ORDINARY, ORDINARY + 1], step=1)
+        connection.execute("VACUUM ANALYZE")
     return database
 
 
@@ -115,8 +89,75 @@ async def test_memberships_cost_what_is_named(town: str, count: int) -> None:
     strange = [conversation_id(2 * MANY + number) for number in range(count)]
     async with watched_store(town) as (store, plans):
         found = await store.memberships(user_id(1), own + strange)
-    assert found == dict.fromkeys(own, Head(0, 0))
+    assert found == dict.fromkeys(own, Head(0, 0, 0))
     ran = plans.take()
     assert work(*ran) <= 14 * count
     # To look for each row in an array costs comparisons that no count of rows shows.
     assert not [node for plan in ran for node in nodes(plan) if "ANY" in node.get("Filter", "")]
+
+
+# --- large groups ---
+
+
+@pytest.fixture(scope="module", params=["statistics of before", "no statistics", "statistics of now"])
+def crowds(cluster: Cluster, request: pytest.FixtureRequest) -> str:
+    """A database with GROUPS groups, each of the same CROWD users, among ORDINARY pairs. To be read only.
+
+    The groups are the conversations from 1 on, the users those from 1 on, each added to all groups at once: so the
+    members of a group lie far apart, and reading them all and sorting them looks cheap.
+    """
+    database = cluster.new_database()
+    with psycopg.connect(database, autocommit=True) as connection:
+        prepare(connection)
+        add_users(connection, 1, 2 * ORDINARY + 1)
+        add_groups(connection, ORDINARY, 2 * ORDINARY, [ORDINARY, ORDINARY + 1], step=1)
+        if request.param == "statistics of before":
+            connection.execute("VACUUM ANALYZE")
+        add_groups(connection, 1, GROUPS, range(1, CROWD + 1))
+        if request.param == "statistics of now":
+            connection.execute("VACUUM ANALYZE")
+    return database
+
+
+async def test_list_of_conversations_costs_the_same_for_groups_of_any_size(crowds: str) -> None:
+    async with watched_store(crowds) as (store, plans):
+        found, total = await store.list_conversations(user_id(CROWD), limit=GROUPS, offset=0)
+    assert (len(found), total) == (GROUPS, GROUPS)
+    for conversation in found:
+        assert [user.id for user in conversation.members] == [user_id(n) for n in range(1, LISTED_MEMBERS + 1)]
+        assert conversation.member_count == CROWD
+    ran = plans.take()
+    assert work(*ran) <= 10 * LISTED_MEMBERS * GROUPS
+    assert buffers(*ran) <= 10 * LISTED_MEMBERS * GROUPS
+
+
+async def test_one_conversation_costs_the_members_that_it_shows(crowds: str) -> None:
+    async with watched_store(crowds) as (store, plans):
+        found = await store.get_conversation(conversation_id(1), user_id(CROWD))
+    assert found is not None
+    assert [user.id for user in found.members] == [user_id(n) for n in range(1, SHOWN_MEMBERS + 1)]
+    ran = plans.take()
+    assert work(*ran) <= 10 * SHOWN_MEMBERS
+    assert buffers(*ran) <= 10 * SHOWN_MEMBERS
+
+
+async def test_page_of_members_costs_the_same_at_every_depth(crowds: str) -> None:
+    limit, after = 50, 0
+    async with watched_store(crowds) as (store, plans):
+        for number in range(CROWD // limit):
+            page = await store.page_members(conversation_id(1), user_id(CROWD), limit=limit, after=after)
+            first = number * limit + 1
+            assert [member.user.id for member in page.members] == [user_id(n) for n in range(first, first + limit)]
+            ran = plans.take()
+            assert work(*ran) <= 10 * limit
+            assert buffers(*ran) <= 10 * limit
+            after = page.next_after or 0
+    assert after == 0
+
+
+async def test_membership_costs_a_probe_of_each_table(crowds: str) -> None:
+    async with watched_store(crowds) as (store, plans):
+        assert await store.membership(conversation_id(1), user_id(CROWD)) == 0
+    ran = plans.take()
+    assert work(*ran) <= 10
+    assert buffers(*ran) <= 12

@@ -18,6 +18,7 @@ from pulse_trio import __version__
 from pulse_trio.edge.rest.accounts import accounts
 from pulse_trio.edge.rest.conversations import conversations
 from pulse_trio.edge.rest.documents import documents
+from pulse_trio.edge.rest.members import members
 from pulse_trio.edge.rest.messages import messages
 from pulse_trio.edge.rest.operation import EXAMPLE_ID, database_away, error_answer
 from pulse_trio.edge.rest.operators import operators
@@ -80,6 +81,7 @@ _LINKS: Final = {
     "createConversation": {
         "get": _link("getConversation", conversation_id=_CONVERSATION),
         "change": _link("changeConversation", conversation_id=_CONVERSATION),
+        "members": _link("listMembers", conversation_id=_CONVERSATION),
         "addMembers": _link("addMembers", conversation_id=_CONVERSATION),
         "leave": _link("removeMember", conversation_id=_CONVERSATION, user_id="me"),
         "post": _link("postMessage", conversation_id=_CONVERSATION),
@@ -122,7 +124,7 @@ def install(app: Quart) -> None:
         swagger_ui_path=None,
         openapi_provider_class=_Documents,
     )
-    for blueprint in (accounts, people, conversations, messages, reads, documents, operators):
+    for blueprint in (accounts, people, conversations, members, messages, reads, documents, operators):
         app.register_blueprint(blueprint)
     app.register_error_handler(PulseError, _pulse_error)
     app.register_error_handler(StoreError, _store_error)

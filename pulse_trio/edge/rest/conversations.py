@@ -20,6 +20,8 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import timestamp
 from pulse_trio.store.base import (
+    LISTED_MEMBERS,
+    SHOWN_MEMBERS,
     Conversation,
     NewConversation,
     NotAGroup,
@@ -78,7 +80,7 @@ class NewMembers(msgspec.Struct):
 
 
 class ConversationBody(msgspec.Struct):
-    """A conversation with its members and its newest message."""
+    """A conversation with its first members and its newest message."""
 
     id: UUID
     name: str | None
@@ -87,7 +89,14 @@ class ConversationBody(msgspec.Struct):
     owner_id: Annotated[UUID, Meta(description="Its creator; after they left, its longest-standing member.")]
     created_at: Time
     updated_at: Annotated[Time, Meta(description="Its latest activity.")]
-    users: list[UserBody]
+    users: Annotated[
+        list[UserBody],
+        Meta(
+            description=f"Its first members, in the order they came: up to {SHOWN_MEMBERS}, in a list of conversations "
+            f"up to {LISTED_MEMBERS}. `listMembers` has all."
+        ),
+    ]
+    member_count: Annotated[int, Meta(description="How many members there are.")]
     last_message: MessageBody | None
     total_messages: int
     last_seq: int
@@ -345,6 +354,7 @@ def conversation_body(conversation: Conversation) -> ConversationBody:
         created_at=timestamp(conversation.created_at),
         updated_at=timestamp(conversation.updated_at),
         users=[user_body(user) for user in conversation.members],
+        member_count=conversation.member_count,
         last_message=None if last is None else message_body(last),
         total_messages=conversation.head.last_seq,
         last_seq=conversation.head.last_seq,

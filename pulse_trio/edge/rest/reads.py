@@ -1,18 +1,22 @@
 """Read positions: how far the members of a conversation have read."""
 
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
+from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor
+from pulse_trio.edge.rest.members import member_page
 from pulse_trio.edge.rest.messages import SEQ_MOST
 from pulse_trio.edge.rest.operation import answer, current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode
 from pulse_trio.store.base import NotAMember
+
+POSITIONS_LIMIT: Final = 1_000  # positions of a page: 60 KB, and all of nearly every group
 
 reads = Blueprint("reads", __name__, url_prefix="/api/chat/conversations/<conversation_id>/read")
 
@@ -30,6 +34,13 @@ class ReadBody(msgspec.Struct):
     unread_count: int
 
 
+class PositionsQuery(msgspec.Struct):
+    """Whose positions to return."""
+
+    limit: Annotated[int, Meta(ge=1, le=POSITIONS_LIMIT, description="Most positions of this page.")] = POSITIONS_LIMIT
+    cursor: Cursor | UnsetType = UNSET
+
+
 class PositionBody(msgspec.Struct):
     """Up to where a member has read."""
 
@@ -38,9 +49,10 @@ class PositionBody(msgspec.Struct):
 
 
 class PositionList(msgspec.Struct):
-    """Up to where each member has read, in the order they came."""
+    """A page of how far members have read, in the order they came."""
 
     positions: list[PositionBody]
+    next_cursor: NextCursor
 
 
 @reads.put("")
@@ -67,11 +79,16 @@ async def mark_read(conversation_id: str, body: ReadMarkBody) -> Response:
 
 
 @reads.get("")
-@operation(name="listReadPositions", tags=("messages",), responses={200: PositionList}, errors=(ErrorCode.NOT_FOUND,))
-async def list_read_positions(conversation_id: str) -> Response:
-    """List how far each member has read."""
-    try:
-        found = await services().store.read_positions(conversation_key(conversation_id), current_user().id)
-    except NotAMember:
-        raise no_conversation() from None
-    return answer(PositionList([PositionBody(*position) for position in found]))
+@operation(
+    name="listReadPositions",
+    tags=("messages",),
+    query=PositionsQuery,
+    responses={200: PositionList},
+    errors=(ErrorCode.NOT_FOUND,),
+)
+async def list_read_positions(conversation_id: str, query: PositionsQuery) -> Response:
+    """List how far each member has read, in the order they came."""
+    key = conversation_key(conversation_id)
+    page = await member_page(key, query.limit, query.cursor)
+    positions = [PositionBody(member.user.id, member.read_seq) for member in page.members]
+    return answer(PositionList(positions, next_cursor(key, page.next_after)))

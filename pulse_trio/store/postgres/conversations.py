@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from pulse_trio.store.base import (
+    LISTED_MEMBERS,
+    SHOWN_MEMBERS,
     Added,
     Conversation,
     Head,
+    MemberPage,
     Members,
+    Membership,
     NewConversation,
     NotAGroup,
     NotAMember,
@@ -22,18 +26,41 @@ from pulse_trio.store.base import (
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
 from pulse_trio.trio_psycopg import TrioConnection
 
-# As a user sees it, who is the first parameter; none that they are not in.
-_CONVERSATION: Final = f"""
-    SELECT c.id, c.name, c.description, c.is_group, c.owner_id, c.created_at, c.updated_at,
-        c.last_seq, c.last_rev, c.members_version, members.ids, members.names, me.read_seq, {MESSAGE}
-    FROM conversations c
-    JOIN conversation_users me ON me.conversation_id = c.id AND me.user_id = %s
-    CROSS JOIN LATERAL (
-        SELECT array_agg(cu.user_id ORDER BY cu.position) AS ids, array_agg(mu.username ORDER BY cu.position) AS names
-        FROM conversation_users cu JOIN users mu ON mu.id = cu.user_id WHERE cu.conversation_id = c.id
-    ) members
-    LEFT JOIN messages m ON m.conversation_id = c.id AND m.seq = c.last_seq
-    LEFT JOIN users u ON u.id = m.sender_id
+
+def _conversations(members: int) -> str:
+    """Conversations with so many of their members, as a user sees them, who is the first parameter.
+
+    The members come from the index by position, so that each row costs the same, however large the group is.
+    """
+    return f"""
+        SELECT c.id, c.name, c.description, c.is_group, c.owner_id, c.created_at, c.updated_at,
+            c.last_seq, c.last_rev, c.members_version, members.ids, members.names, c.member_count, me.read_seq,
+            {MESSAGE}
+        FROM conversations c
+        JOIN conversation_users me ON me.conversation_id = c.id AND me.user_id = %s
+        CROSS JOIN LATERAL (
+            SELECT array_agg(shown.user_id ORDER BY shown.position) AS ids,
+                array_agg((SELECT username FROM users WHERE id = shown.user_id) ORDER BY shown.position) AS names
+            FROM (
+                SELECT cu.user_id, cu.position FROM conversation_users cu
+                WHERE cu.conversation_id = c.id ORDER BY cu.position LIMIT {members}
+            ) shown
+        ) members
+        LEFT JOIN messages m ON m.conversation_id = c.id AND m.seq = c.last_seq
+        LEFT JOIN users u ON u.id = m.sender_id
+    """
+
+
+_CONVERSATION: Final = _conversations(SHOWN_MEMBERS)
+_LISTED: Final = _conversations(LISTED_MEMBERS)
+
+_MEMBERS: Final = """
+    SELECT cu.user_id, u.username, cu.position, cu.read_seq
+    FROM (
+        SELECT user_id, position, read_seq FROM conversation_users
+        WHERE conversation_id = %s AND position > %s ORDER BY position LIMIT %s
+    ) cu
+    JOIN users u ON u.id = cu.user_id ORDER BY cu.position
 """
 
 _MEMBERSHIPS: Final = """
@@ -64,8 +91,8 @@ class Conversations(Connected):
             cursor = await connection.execute(
                 """
                 INSERT INTO conversations
-                    (id, name, description, is_group, direct_key, owner_id, created_at, updated_at)
-                VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (direct_key) DO NOTHING
+                    (id, name, description, is_group, direct_key, owner_id, created_at, updated_at, member_count)
+                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (direct_key) DO NOTHING
                 """,
                 (
                     new.id,
@@ -76,6 +103,7 @@ class Conversations(Connected):
                     new.owner_id,
                     new.created_at,
                     new.created_at,
+                    len(new.member_ids),
                 ),
             )
             created = cursor.rowcount == 1
@@ -96,13 +124,16 @@ class Conversations(Connected):
         async with self.connection() as connection, connection.transaction():
             total = await count(connection, "SELECT count(*) FROM conversation_users WHERE user_id = %s", (user_id,))
             cursor = await connection.execute(
-                _CONVERSATION
+                _LISTED
                 + """
                 JOIN (
-                    SELECT page.id FROM conversations page
-                    JOIN conversation_users mine ON mine.conversation_id = page.id AND mine.user_id = %s
-                    ORDER BY page.updated_at DESC, page.id DESC LIMIT %s OFFSET %s
-                ) page ON page.id = c.id
+                    SELECT mine.conversation_id FROM conversation_users mine
+                    CROSS JOIN LATERAL (
+                        SELECT updated_at FROM conversations WHERE id = mine.conversation_id OFFSET 0
+                    ) latest
+                    WHERE mine.user_id = %s
+                    ORDER BY latest.updated_at DESC, mine.conversation_id DESC LIMIT %s OFFSET %s
+                ) page ON page.conversation_id = c.id
                 ORDER BY c.updated_at DESC, c.id DESC
                 """,
                 (user_id, user_id, limit, offset),
@@ -138,6 +169,24 @@ class Conversations(Connected):
         ids = tuple(row[0] for row in rows if row[0] is not None)  # a group that all have left has one row, without one
         return Members(ids, rows[0][1] if rows else 0)
 
+    async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
+        async with self.connection() as connection:
+            cursor = await connection.execute(
+                """
+                SELECT c.member_count FROM conversations c
+                JOIN conversation_users cu ON cu.conversation_id = c.id AND cu.user_id = %s WHERE c.id = %s
+                """,
+                (user_id, conversation_id),
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                raise NotAMember
+            total: int = row[0]
+            cursor = await connection.execute(_MEMBERS, (conversation_id, after, limit + 1))
+            found = [Membership(User(row[0], row[1]), row[2], row[3]) for row in await cursor.fetchall()]
+        next_after = found[limit - 1].position if len(found) > limit else None
+        return MemberPage(tuple(found[:limit]), total, next_after)
+
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
     ) -> Added:
@@ -145,14 +194,10 @@ class Conversations(Connected):
             await _lock_group(connection, conversation_id, actor_id)
             await _check_users(connection, user_ids)
             added = await _insert_members(connection, conversation_id, user_ids, now)
-            members = await count(
-                connection,
-                "SELECT count(*) FROM conversation_users WHERE conversation_id = %s",
-                (conversation_id,),
-            )
-            if members > limit:
+            version, members = await _version_members(connection, conversation_id, now, change=len(added))
+            if added and members > limit:
                 raise TooManyMembers
-            return Added(tuple(added), await _version_members(connection, conversation_id, now, changed=bool(added)))
+            return Added(tuple(added), version)
 
     async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
         async with self.connection() as connection, connection.transaction():
@@ -180,7 +225,8 @@ class Conversations(Connected):
                     """,
                     (conversation_id, conversation_id),
                 )
-            version = await _version_members(connection, conversation_id, now, changed=row is not None)
+            change = 0 if row is None else -1
+            version, _ = await _version_members(connection, conversation_id, now, change=change)
             return Removed(None if row is None else User(*row), version)
 
     async def rename(
@@ -259,23 +305,27 @@ async def _lock_group(connection: TrioConnection[Any], conversation_id: UUID, ac
 
 
 async def _version_members(
-    connection: TrioConnection[Any], conversation_id: UUID, now: datetime, *, changed: bool
-) -> int:
-    """The version of the members of a group that is locked; a new one if they have `changed`."""
-    if not changed:
-        return await count(connection, "SELECT members_version FROM conversations WHERE id = %s", (conversation_id,))
-    return await count(
-        connection,
+    connection: TrioConnection[Any], conversation_id: UUID, now: datetime, *, change: int
+) -> tuple[int, int]:
+    """The version and the number of the members of a group that is locked, after so many came or, below 0, went."""
+    query: LiteralString = "SELECT members_version, member_count FROM conversations WHERE id = %s"
+    values: tuple[object, ...] = (conversation_id,)
+    if change:
+        query = """
+            UPDATE conversations SET
+                members_version = members_version + 1,
+                member_count = member_count + %s,
+                updated_at = greatest(updated_at, %s)
+            WHERE id = %s RETURNING members_version, member_count
         """
-        UPDATE conversations SET members_version = members_version + 1, updated_at = greatest(updated_at, %s)
-        WHERE id = %s RETURNING members_version
-        """,
-        (now, conversation_id),
-    )
+        values = (change, now, conversation_id)
+    row = await (await connection.execute(query, values)).fetchone()
+    assert row is not None
+    return row[0], row[1]
 
 
 def _conversation(row: Sequence[Any]) -> Conversation:
     members = tuple(User(*member) for member in zip(row[10] or (), row[11] or (), strict=True))
-    last_message = None if row[13] is None else message(row[13:])
-    rest: tuple[Any, ...] = (Head(*row[7:10]), members, row[12], last_message)
+    last_message = None if row[14] is None else message(row[14:])
+    rest: tuple[Any, ...] = (Head(*row[7:10]), members, row[12], row[13], last_message)
     return Conversation(*row[:7], *rest)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from pulse_trio.store.base import NotAMember, ReadMark, ReadStanding
+from pulse_trio.store.base import ReadMark, ReadStanding
 from pulse_trio.store.postgres.connected import Connected
 
 # One statement for marks of any conversations. Rows that somebody else has locked are left as they are, so that one
@@ -82,20 +82,6 @@ class People(Connected):
         rows = await self.all(_MARK_READ, columns)
         found = {(row[0], row[1]): ReadStanding(row[2], row[3]) for row in rows}
         return [found.get((mark.conversation_id, mark.user_id)) for mark in marks]
-
-    async def read_positions(self, conversation_id: UUID, user_id: UUID) -> list[tuple[UUID, int]]:
-        rows = await self.all(
-            """
-            SELECT user_id, read_seq FROM conversation_users
-            WHERE conversation_id = %s
-                AND EXISTS (SELECT FROM conversation_users WHERE conversation_id = %s AND user_id = %s)
-            ORDER BY position
-            """,
-            (conversation_id, conversation_id, user_id),
-        )
-        if not rows:
-            raise NotAMember
-        return [(row[0], row[1]) for row in rows]
 
     async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
         async with self.connection() as connection:

@@ -68,7 +68,8 @@ async def say(world: World, count: int, conversation_id: UUID | None = None) -> 
 
 async def position(world: World, user: User, conversation_id: UUID | None = None) -> int:
     where = world.conversation_id if conversation_id is None else conversation_id
-    return dict(await world.store.read_positions(where, world.alice.id))[user.id]
+    page = await world.store.page_members(where, world.alice.id, limit=1_000)
+    return next(member.read_seq for member in page.members if member.user.id == user.id)
 
 
 def told(listener: Guest | Device) -> list[dict[str, int]]:
