@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar
 from uuid import UUID
 
 import httpx2
@@ -37,6 +37,11 @@ class _Conversations(msgspec.Struct):
     conversations: list[Conversation]
 
 
+class _Members(msgspec.Struct):
+    members: list[User]
+    next_cursor: str | None
+
+
 class _Messages(msgspec.Struct):
     messages: list[Message]
 
@@ -52,6 +57,7 @@ class _Position(msgspec.Struct):
 
 class _Positions(msgspec.Struct):
     positions: list[_Position]
+    next_cursor: str | None = None
 
 
 @asynccontextmanager
@@ -219,6 +225,13 @@ class Client:
         body = {field: value for field, value in changes.items() if value is not None}
         return await self._ask("PATCH", _path(conversation), Conversation, json=body)
 
+    def members(self, conversation: ConversationRef) -> "Members":
+        """All members, in the order they came: `async for user in client.members(conversation)`.
+
+        Asked for page by page as they are used; a loop may be left at any time.
+        """
+        return Members(self, f"{_path(conversation)}/members")
+
     async def add_members(self, conversation: ConversationRef, users: Iterable[UserRef]) -> Conversation:
         """Adds users to a group; who is in it already stays."""
         body = {"user_ids": [str(key_of(user)) for user in users]}
@@ -238,8 +251,14 @@ class Client:
 
     async def read_positions(self, conversation: ConversationRef) -> dict[UUID, int]:
         """How far each member has read, by seq; 0: nothing yet."""
-        answer = await self._ask("GET", f"{_path(conversation)}/read", _Positions)
-        return {position.user_id: position.seq for position in answer.positions}
+        found: dict[UUID, int] = {}
+        cursor: str | None = None
+        while True:
+            answer = await self._ask("GET", f"{_path(conversation)}/read", _Positions, params=_page_after(cursor))
+            found |= {position.user_id: position.seq for position in answer.positions}
+            cursor = answer.next_cursor
+            if cursor is None:
+                return found
 
     async def mark_read(self, conversation: ConversationRef, seq: int) -> None:
         """Everything up to this seq has been read; lower than before changes nothing."""
@@ -394,23 +413,21 @@ class Client:
         return await request(token=fresh)
 
 
-class History:
-    """Messages of a conversation, one after another, and the requests for them. `Client.history` makes one."""
+class _Pages(Generic[T]):
+    """What comes from the server page by page, one after another, and the requests for it."""
 
-    def __init__(self, client: Client, path: str, before_seq: int | None, after_seq: int | None) -> None:
+    def __init__(self, client: Client, path: str) -> None:
         self._client = client
         self._identity = client._account.identity
         self._path = path
-        self._before_seq = before_seq
-        self._after_seq = after_seq
-        self._page: deque[Message] = deque()
+        self._page: deque[T] = deque()
         self._is_last = False
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message:
-        """The next message. Cancelled: none is skipped."""
+    async def __anext__(self) -> T:
+        """The next one. Cancelled: none is skipped."""
         if not self._page:
             if self._is_last:
                 raise StopAsyncIteration
@@ -418,6 +435,31 @@ class History:
             if not self._page:
                 raise StopAsyncIteration
         return self._page.popleft()
+
+    async def _load(self) -> None:
+        """Loads a page, and notes whether it is the last."""
+        raise NotImplementedError
+
+
+class Members(_Pages[User]):
+    """Members of a conversation. `Client.members` makes one."""
+
+    _cursor: str | None = None
+
+    async def _load(self) -> None:
+        page = await self._client._ask("GET", self._path, _Members, params=_page_after(self._cursor))
+        self._cursor = page.next_cursor
+        self._is_last = page.next_cursor is None
+        self._page.extend(page.members)
+
+
+class History(_Pages[Message]):
+    """Messages of a conversation. `Client.history` makes one."""
+
+    def __init__(self, client: Client, path: str, before_seq: int | None, after_seq: int | None) -> None:
+        super().__init__(client, path)
+        self._before_seq = before_seq
+        self._after_seq = after_seq
 
     async def _load(self) -> None:
         params = {"limit": PAGE}
@@ -433,6 +475,10 @@ class History:
             self._before_seq = page[-1].seq
             self._after_seq = None if self._after_seq is None else page[-1].seq
         self._page.extend(page)
+
+
+def _page_after(cursor: str | None) -> dict[str, str]:
+    return {} if cursor is None else {"cursor": cursor}
 
 
 def _path(conversation: ConversationRef) -> str:

@@ -42,7 +42,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation and its members. `read_seq` and `unread_count` are None if the server does not keep them."""
+    """A conversation and its first members, in the order they came; `Client.members` has all.
+
+    `users` holds up to 10 of them in a list of conversations, up to 100 in a conversation alone; `member_count` is how
+    many there are. It, `read_seq` and `unread_count` are None if the server does not keep them.
+    """
 
     id: UUID
     name: str | None
@@ -56,6 +60,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     last_seq: int
     last_rev: int
     epoch: str
+    member_count: int | None = None
     read_seq: int | None = None
     unread_count: int | None = None
 

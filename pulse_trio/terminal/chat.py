@@ -72,7 +72,7 @@ async def _choose(client: Client, output: Output) -> Conversation | None:
         return None
     for number, conversation in enumerate(found, 1):
         unread = f", {conversation.unread_count} unread" if conversation.unread_count else ""
-        about = f"{len(conversation.users)} members{unread}"
+        about = f"{conversation.member_count or len(conversation.users)} members{unread}"
         await output.write(f"{number:>3}  {title(conversation, client.user)}  ({about})\n")
     if not os.isatty(0):
         return None
@@ -332,6 +332,9 @@ class Chat:
             f"{safe(user.username)}{' (here)' if user.id in self._room.active_users else ''}"
             for user in conversation.users
         ]
+        others = (conversation.member_count or 0) - len(names)
+        if others > 0:
+            names.append(f"and {others} more")
         return self._lines.note(", ".join(names))
 
     async def _older(self) -> list[str]:

@@ -28,6 +28,7 @@ def _json(conversation: Conversation, me: User) -> str:
         "title": name_of(conversation, me),
         "is_group": conversation.is_group,
         "members": [user.username for user in conversation.users],
+        "member_count": conversation.member_count,
         "last_seq": conversation.last_seq,
         "last_rev": conversation.last_rev,
         "epoch": conversation.epoch,

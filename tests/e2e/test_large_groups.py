@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 import trio
 
+from pulse_trio.client import open_client
 from tests.support.client import Person
 from tests.support.crowds import add_groups, add_users, conversation_id, join_groups, prepare, user_id
 from tests.support.server import Server
@@ -111,3 +112,25 @@ async def test_only_cursors_of_the_same_list_are_taken(server: Server, path: str
         for person, where in ((eve, team), (alice, str(uuid4())), (alice, "no-id")):
             answer = await person.api.get(f"{CONVERSATIONS}/{where}/{path}")
             assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
+async def test_the_python_client_reads_all_pages(database: str, start_server: Callable[..., Server]) -> None:
+    server = start_server()
+    size = 1_234
+    with trio.fail_after(60):
+        alice = await Person.register(server.base_url, "alice")
+        await trio.to_thread.run_sync(fill, database, alice, 1, size)
+        expected = [*(user_id(n) for n in range(1, size)), UUID(alice.id)]
+        async with open_client(server.base_url, token=alice.token) as client:
+            (listed,) = await client.conversations()
+            alone = await client.conversation(listed)
+            assert [(len(each.users), each.member_count) for each in (listed, alone)] == [(10, size), (100, size)]
+            members = [user async for user in client.members(listed)]
+            assert [user.id for user in members] == expected
+            assert (members[0].username, members[-1].username) == ("user1", "alice")
+            async with client.join(listed) as room:
+                message = await room.send("from the last member")
+                assert (message.sender_username, room.name_of(message.sender_id)) == ("alice", "alice")
+            await client.mark_read(listed, message.seq)
+            positions = await client.read_positions(listed)
+            assert positions == dict.fromkeys(expected, 0) | {UUID(alice.id): 1}

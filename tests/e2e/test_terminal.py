@@ -198,6 +198,7 @@ async def test_list_tells_the_conversations(desk: Desk) -> None:
         "title": "Team",
         "is_group": True,
         "members": ["alice", "bob"],
+        "member_count": 2,
         "last_seq": 1,
         "last_rev": 1,
         "epoch": desk.team.epoch,
