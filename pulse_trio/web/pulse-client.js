@@ -53,10 +53,12 @@
  * @typedef {{id: string, conversation_id: string, sender_id: string, sender_username: string, content: string,
  *   is_edited: boolean, is_deleted: boolean, created_at: string, updated_at: string, seq: number, rev: number}} Message
  * @typedef {{id: string, name: string | null, description: string | null, is_group: boolean, owner_id: string,
- *   created_at: string, updated_at: string, users: User[], last_message: Message | null, total_messages: number,
+ *   created_at: string, updated_at: string, users: User[], member_count: number, last_message: Message | null,
+ *   total_messages: number,
  *   last_seq: number, last_rev: number, epoch: string, read_seq?: number, unread_count?: number}} Conversation
  * @typedef {{type: string, [field: string]: any}} Frame A frame of docs/protocol.md.
  * @typedef {{limit?: number, offset?: number}} Page
+ * @typedef {{limit?: number, cursor?: string}} PageAfter `cursor`: `next_cursor` of the page before.
  */
 
 const SECOND = 1_000;
@@ -1126,6 +1128,16 @@ export class PulseClient extends EventTarget {
   }
 
   /**
+   * A page of the members, in the order they came; a conversation itself has only its first ones in `users`.
+   * @param {string} id
+   * @param {PageAfter} [page]
+   * @returns {Promise<{members: User[], total: number, limit: number, next_cursor: string | null}>}
+   */
+  members(id, { limit, cursor } = {}) {
+    return this.#request("GET", `/api/chat/conversations/${part(idOf(id))}/members`, { query: { limit, cursor } });
+  }
+
+  /**
    * @param {string} id
    * @param {string[]} userIds
    * @returns {Promise<Conversation>}
@@ -1188,12 +1200,14 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * How far each member has read.
+   * How far members have read: a page of up to 1,000, in the order they came.
    * @param {string} id
-   * @returns {Promise<{positions: {user_id: string, seq: number}[]}>}
+   * @param {PageAfter} [page]
+   * @returns {Promise<{positions: {user_id: string, seq: number}[], next_cursor: string | null}>}
    */
-  async readPositions(id) {
-    const [answer] = await this.#load(null, () => this.#request("GET", `/api/chat/conversations/${part(idOf(id))}/read`));
+  async readPositions(id, { limit, cursor } = {}) {
+    const path = `/api/chat/conversations/${part(idOf(id))}/read`;
+    const [answer] = await this.#load(null, () => this.#request("GET", path, { query: { limit, cursor } }));
     return answer;
   }
 

@@ -65,6 +65,14 @@ const parts = {
     await alice.client.addMembers(team.id, [bob.id]);
     await bob.heard("conversation_added", (frame) => frame.conversation_id === team.id);
     assert.equal((await bob.client.conversation(team.id)).name, "Team");
+    const first = await alice.client.members(team.id, { limit: 1 });
+    const second = await alice.client.members(team.id, { cursor: first.next_cursor });
+    assert.deepEqual([first.members, second.members], [[{ id: alice.id, username: "alice" }], [{ id: bob.id, username: "bob" }]]);
+    assert.deepEqual([first.total, second.next_cursor], [2, null]);
+    const read = await alice.client.readPositions(team.id, { limit: 1 });
+    assert.deepEqual(read.positions, [{ user_id: alice.id, seq: 0 }]);
+    const rest = await alice.client.readPositions(team.id, { cursor: read.next_cursor });
+    assert.deepEqual(rest, { positions: [{ user_id: bob.id, seq: 0 }], next_cursor: null });
 
     const sent = await alice.client.send(team.id, "Hello, Bob 👋", { clientId: "m-1" });
     assert.equal((await bob.heard("message")).content, "Hello, Bob 👋");

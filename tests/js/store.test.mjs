@@ -250,3 +250,32 @@ test("a conversation that one is removed from while the list is loaded does not 
   await settle();
   assert.deepEqual([...store.conversations.keys()], ["b"]);
 });
+
+// --- large groups ---
+
+test("of a large group the first members are known, and whoever has read counts", async () => {
+  const { client, store } = open();
+  const people = Array.from({ length: 150 }, (_, index) => ({ id: `u${index}`, username: `user${index}` }));
+  people.push({ id: ME, username: "me" });
+  const group = (shown) => client.conversationOf("a", 3, { users: people.slice(0, shown), member_count: 151 });
+  const pages = [people.slice(0, 100), people.slice(100)];
+  client.answers.conversations = () => list(group(10));
+  client.answers.conversation = () => group(100);
+  client.answers.readPositions = (id, { cursor }) => ({
+    positions: pages[cursor ?? 0].map((user) => ({ user_id: user.id, seq: 3 })),
+    next_cursor: cursor === undefined ? 1 : null,
+  });
+  const known = () => store.conversations.get("a");
+  store.open("a");
+  client.tell("state", { state: "online" });
+  await settle();
+  assert.deepEqual([client.count("conversation"), known().users.length, known().member_count], [1, 100, 151]);
+  assert.deepEqual(store.readers(known(), 3), { count: 150, names: ["user0", "user1", "user2"] });
+  assert.equal(store.title(known()), "user0, user1, user2, user3");
+  // A later list has fewer of them: what is known stays until the conversation has come again.
+  client.answers.conversation = () => later().promise;
+  client.tell("state", { state: "waiting" });
+  client.tell("state", { state: "online" });
+  await settle();
+  assert.deepEqual([client.count("conversations"), known().users.length], [2, 100]);
+});

@@ -2,7 +2,11 @@
 
 import { avatar, explain, h, iconButton, name, toast } from "./dom.js";
 import { PeoplePicker, ask, dialog } from "./newchat.js";
+import { countPeople } from "./text.js";
 import { agoName } from "./time.js";
+
+const MORE = 100; // members that are loaded at a time
+const SHOW_MORE = "Show more people";
 
 /**
  * The dialog about a conversation; it follows what happens to it. What somebody is writing or choosing in it stays, as
@@ -11,6 +15,7 @@ import { agoName } from "./time.js";
 export function openDetails(store, id) {
   const first = store.conversations.get(id);
   const section = h("section", {});
+  const roster = new Roster(store, id, () => render());
   const element = dialog("Details", h("div", { class: "details" }));
   const forms = first.is_group ? [names(store, first), adding(store, first)] : [];
   const [naming, inviting] = forms.map((form) => form.element);
@@ -20,11 +25,13 @@ export function openDetails(store, id) {
     const conversation = store.conversations.get(id);
     if (conversation === undefined) return element.close();
     for (const form of forms) form.follow(conversation);
-    const now = JSON.stringify([conversation.owner_id, conversation.users, conversation.users.map((user) => store.isOnline(user.id))]);
+    const users = roster.follow(conversation);
+    const now = JSON.stringify([conversation.owner_id, conversation.member_count, users, users.map((user) => store.isOnline(user.id)), roster.hasMore]);
     if (now === shown) return;
     shown = now;
     const focused = section.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
-    section.replaceChildren(...people(store, conversation));
+    section.replaceChildren(...people(store, conversation, users));
+    if (roster.hasMore) section.append(h("button", { type: "button", class: "button is-quiet", "aria-label": SHOW_MORE, onclick: () => roster.showMore() }, SHOW_MORE));
     if (focused) [...section.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === focused)?.focus();
   };
   store.addEventListener("change", render);
@@ -70,9 +77,63 @@ function names(store, conversation) {
   return { element, follow };
 }
 
-function people(store, conversation) {
+/** The members of a conversation that are shown: those that it carries, or more of them, by page. */
+class Roster {
+  /** `changed()` is called when there are others to show. */
+  constructor(store, id, changed) {
+    this._store = store;
+    this._id = id;
+    this._changed = changed;
+    this._state = ""; // of the members, as far as the conversation shows it
+    this._shown = 0;
+    this._wanted = 0; // members to load; 0: those that the conversation carries will do
+    this._loaded = null; // {state, users, cursor}
+    this._isLoading = false;
+    this.hasMore = false;
+  }
+
+  /** The members to show, of the conversation as it now is. */
+  follow(conversation) {
+    const state = JSON.stringify([conversation.member_count, conversation.users]);
+    if (state !== this._state) {
+      this._state = state;
+      if (this._wanted > 0) this._load();
+    }
+    const users = this._loaded?.users ?? conversation.users;
+    this._shown = users.length;
+    this.hasMore = users.length < conversation.member_count && this._loaded?.cursor !== null;
+    return users;
+  }
+
+  showMore() {
+    this._wanted = this._shown + MORE;
+    this._load();
+  }
+
+  /** Loads as many members as are wanted, from the first one if somebody came or went since they were loaded. */
+  async _load() {
+    if (this._isLoading) return; // the loop sees what is new
+    this._isLoading = true;
+    try {
+      let loaded = this._loaded;
+      for (;;) {
+        if (loaded?.state !== this._state) loaded = { state: this._state, users: [], cursor: undefined };
+        if (loaded.cursor === null || loaded.users.length >= this._wanted) break;
+        const page = await this._store.client.members(this._id, { limit: MORE, cursor: loaded.cursor });
+        loaded = { ...loaded, users: [...loaded.users, ...page.members], cursor: page.next_cursor };
+      }
+      this._loaded = loaded;
+      this._changed();
+    } catch (error) {
+      if (this._store.conversations.has(this._id)) toast(explain(error));
+    } finally {
+      this._isLoading = false;
+    }
+  }
+}
+
+function people(store, conversation, users) {
   const isOwner = conversation.owner_id === store.me.id;
-  const count = conversation.users.length;
   const row = (user) => {
     const isMe = user.id === store.me.id;
     const isOnline = isMe ? true : store.isOnline(user.id);
@@ -87,7 +148,7 @@ function people(store, conversation) {
       conversation.is_group && isOwner && !isMe ? iconButton("close", `Remove ${user.username}`, () => remove(store, conversation, user)) : null,
     );
   };
-  return [h("h3", {}, count === 1 ? "1 person" : `${count} people`), h("ul", { class: "people" }, conversation.users.map(row))];
+  return [h("h3", {}, countPeople(conversation.member_count)), h("ul", { class: "people" }, users.map(row))];
 }
 
 async function remove(store, conversation, user) {

@@ -44,8 +44,8 @@ export class Positions {
     this._furthest = null;
   }
 
-  /** How many have read up to `seq`, and the ids of up to `most` of them. `isCounted` says who counts. */
-  readers(seq, most, isCounted) {
+  /** How many have read up to `seq`, and the ids of up to `most` of them. `isCounted` says who counts, `isNamed` whose id may be among those. */
+  readers(seq, most, isCounted, isNamed) {
     this._furthest ??= [...this._seqs].sort((a, b) => b[1] - a[1]);
     let count = 0;
     const ids = [];
@@ -53,7 +53,7 @@ export class Positions {
       if (read < seq) break;
       if (!isCounted(userId)) continue;
       count += 1;
-      if (ids.length < most) ids.push(userId);
+      if (ids.length < most && isNamed(userId)) ids.push(userId);
     }
     return { count, ids };
   }

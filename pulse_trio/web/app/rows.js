@@ -1,7 +1,7 @@
 // The rows of a conversation: which there are, and the elements that show them.
 
 import { avatar, h, icon, iconButton, name, tone } from "./dom.js";
-import { isEmojiOnly, listNames, rich } from "./text.js";
+import { countPeople, isEmojiOnly, listNames, rich } from "./text.js";
 import { clockTime, dayKey, dayName, fullTime } from "./time.js";
 
 const TOGETHER_MS = 5 * 60_000; // messages of one person within this stand together
@@ -108,6 +108,7 @@ function meta(row) {
 }
 
 function readerNames({ count, names }) {
+  if (names.length === 0) return countPeople(count);
   return count > names.length ? `${names.join(", ")} and ${count - names.length} more` : listNames(names);
 }
 

@@ -15,6 +15,7 @@ const KEPT = 300; // messages of a conversation that is not open
 const KEPT_TIMELINES = 12;
 const WATCHED = 500; // what the service watches for one connection
 const READERS_NAMED = 3;
+const POSITION_PAGES = 5; // of 1,000 positions: all of the largest group that there is by default
 const BEHIND_MS = 3000;
 
 export class Store extends EventTarget {
@@ -95,11 +96,13 @@ export class Store extends EventTarget {
     return this.online.get(userId)?.is_online ?? null;
   }
 
-  /** Who else has read up to `seq`: how many, and the names of some of them. */
+  /** Who else has read up to `seq`: how many, and the names of some of them, as far as names are known. */
   readers(conversation, seq) {
     const members = this._members(conversation);
-    const isCounted = (userId) => userId !== this.me.id && members.has(userId);
-    const { count, ids } = this._positions.get(conversation.id)?.readers(seq, READERS_NAMED, isCounted) ?? { count: 0, ids: [] };
+    const isNamed = (userId) => members.has(userId);
+    // Who has left is no reader; of a large group only the server knows that.
+    const isCounted = (userId) => userId !== this.me.id && (conversation.isBrief || isNamed(userId));
+    const { count, ids } = this._positions.get(conversation.id)?.readers(seq, READERS_NAMED, isCounted, isNamed) ?? { count: 0, ids: [] };
     return { count, names: ids.map((userId) => members.get(userId)) };
   }
 
@@ -249,6 +252,8 @@ export class Store extends EventTarget {
     const last = body.last_message ? toMessage(body.last_message) : null;
     const conversation = { ...body, last_message: last, read_seq: body.read_seq ?? body.last_seq };
     conversation.listed_rev = body.last_rev;
+    conversation.isBrief = body.users.length < body.member_count; // `users` are only the first members
+    if (conversation.isBrief && known?.users.length > body.users.length) conversation.users = known.users; // until it is refreshed
     if (known !== undefined && known.epoch === body.epoch) {
       if (known.last_rev > body.last_rev) {
         const { last_message, last_seq, last_rev } = known;
@@ -308,7 +313,10 @@ export class Store extends EventTarget {
 
   /** What the conversation on the screen needs; tried again for as long as it is there. */
   async _loadOpen(id) {
-    if (!this.conversations.has(id)) await this._refresh(id);
+    const listed = this.conversations.get(id);
+    // A list has fewer of the members than a conversation alone.
+    const refreshed = listed === undefined || listed.isBrief ? this._refresh(id) : null;
+    if (listed === undefined) await refreshed;
     if (!this.conversations.has(id)) return;
     this._loadNewest(id);
     this._loadPositions(id);
@@ -316,7 +324,12 @@ export class Store extends EventTarget {
 
   _loadPositions(id) {
     const load = async () => {
-      this._read({ conversation_id: id, positions: (await this.client.readPositions(id)).positions });
+      let cursor;
+      for (let number = 0; number < POSITION_PAGES && cursor !== null; number += 1) {
+        const page = await this.client.readPositions(id, { cursor });
+        this._read({ conversation_id: id, positions: page.positions });
+        cursor = page.next_cursor ?? null;
+      }
     };
     return this._loads.run(`positions ${id}`, load, () => id === this.openId);
   }

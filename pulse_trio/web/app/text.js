@@ -63,6 +63,11 @@ export function isEmojiOnly(content) {
   return parts.length > 0 && parts.length <= 3 && parts.every((part) => EMOJI.test(part));
 }
 
+/** "1 person", "2 people". */
+export function countPeople(count) {
+  return count === 1 ? "1 person" : `${count} people`;
+}
+
 /** "Ann", "Ann and Bob", "Ann, Bob and 3 more". */
 export function listNames(names, most = 3) {
   if (names.length <= 1) return names.join("");

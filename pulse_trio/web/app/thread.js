@@ -8,7 +8,7 @@ import { openDetails } from "./details.js";
 import { arrange, avatar, explain, fill, h, icon, iconButton, name, toast } from "./dom.js";
 import { ask } from "./newchat.js";
 import { signature, toElement, toRows } from "./rows.js";
-import { listNames } from "./text.js";
+import { countPeople, listNames } from "./text.js";
 import { agoName } from "./time.js";
 
 const WINDOW = 200; // most messages in the page
@@ -142,9 +142,10 @@ export class Thread {
   }
 
   _groupState(conversation) {
-    const count = conversation.users.length;
+    const count = countPeople(conversation.member_count);
+    if (conversation.isBrief) return count; // who of the others is online is not known
     const online = conversation.users.filter((user) => user.id === this._store.me.id || this._store.isOnline(user.id)).length;
-    return `${count === 1 ? "1 person" : `${count} people`}, ${online} online`;
+    return `${count}, ${online} online`;
   }
 
   _personState(other, isOnline) {
