@@ -34,7 +34,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
 from pulse_trio.store.embedded import EmbeddedPostgres
 from pulse_trio.store.lock import ServiceLock, require_server
-from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore
+from pulse_trio.store.postgres import APPENDS, SERVER_SETTINGS, PostgresStore
 from pulse_trio.trio_psycopg import Pool
 
 EXIT_FAILED: Final = 1
@@ -122,7 +122,7 @@ def postgres_store(
     metrics: Metrics,
     embedded: EmbeddedPostgres | None = None,
 ) -> StoreFactory:
-    """A store in PostgreSQL, on a pool of connections.
+    """A store in PostgreSQL, on a pool of connections for messages and one for everything else.
 
     It fails when another process takes the database's lock, or when `embedded`, the server that this process
     started, ends.
@@ -131,23 +131,27 @@ def postgres_store(
     @asynccontextmanager
     async def open_store() -> AsyncIterator[Store]:
         history = lock.history
-        pool = Pool(
+        new_pool = partial(
+            Pool,
             conninfo,
             configure=partial(require_server, history.server),
-            min_size=settings.pool_min,
-            max_size=settings.pool_max,
             acquire_timeout=settings.statement_timeout,
             statement_timeout=settings.statement_timeout,
             server_settings=SERVER_SETTINGS,
             autocommit=True,
             on_acquired=metrics.checkout_seconds.observe,
         )
+        # One of those that are kept open is for messages; the others for messages are opened when they are needed.
+        append_min = min(1, settings.pool_min)
+        append_pool = new_pool(min_size=append_min, max_size=APPENDS)
+        pool = new_pool(min_size=settings.pool_min - append_min, max_size=settings.pool_max)
         metrics.pool_statistics = pool.statistics
-        async with trio.open_nursery() as nursery, pool:
+        metrics.append_pool_statistics = append_pool.statistics
+        async with trio.open_nursery() as nursery, pool, append_pool:
             nursery.start_soon(lock.watch, name="service lock")
             if embedded is not None:
                 nursery.start_soon(_watch, embedded, name="embedded PostgreSQL")
-            store = PostgresStore(pool, history.epoch)
+            store = PostgresStore(pool, history.epoch, append_pool=append_pool)
             await nursery.start(store.gathering.run, name="gathering")
             yield store
             nursery.cancel_scope.cancel()

@@ -22,6 +22,7 @@ from pulse_trio.launch import KEY_FILE, Database, open_database
 from pulse_trio.settings import Settings
 from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF
 from pulse_trio.store.embedded import default_data_dir
+from pulse_trio.store.postgres.gathering import APPENDS
 from pulse_trio.store.schema import SERVICE_LOCK, compare_revisions
 
 FREE_LEAST: Final = 256 * 2**20  # bytes: PostgreSQL writes its log of changes in files of 16 MiB, several ahead
@@ -242,7 +243,7 @@ def _sessions(settings: Settings, one: Callable[[Any], Any]) -> Finding:
             "datname IS DISTINCT FROM current_database()"
         )
     )
-    wanted = settings.pool_max + 2  # the service lock's, and a command's
+    wanted = settings.pool_max + APPENDS + 2  # the service lock's, and a command's
     if wanted > most - reserved - others:
         text = f"PostgreSQL lets {most} connect, {reserved + others} of them others; the service wants {wanted}"
         mend = "raise max_connections in postgresql.conf, or lower PULSE_POOL_MAX"

@@ -469,14 +469,15 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000,
         validation_alias="PULSE_POOL_MIN",
-        description="Database connections kept open.",
+        description="Database connections kept open, one of them for storing messages.",
     )
     pool_max: int = Field(
         10,
         ge=1,
         le=1_000,
         validation_alias="PULSE_POOL_MAX",
-        description="Most database connections.",
+        description="Most database connections for everything but storing messages, which has up to three more of its "
+        "own.",
     )
     statement_timeout: float = Field(
         5.0,

@@ -10,10 +10,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pulse_trio.store.base import Message, NewMessage, StoreError, StoreRefused, StoreUnavailable
-from pulse_trio.store.postgres.gathering import LANES, STATEMENT_MESSAGES, Gathering, Rows, StoreBusy
+from pulse_trio.store.postgres.gathering import APPENDS, LANES, STATEMENT_MESSAGES, Gathering, Rows, StoreBusy
 
 NOW = datetime(2026, 2, 4, tzinfo=UTC)
-AT_ONCE = LANES + 1  # the lanes' statements, and that of who found none under way
+AT_ONCE = APPENDS  # the lanes' statements, and that of who found none under way
 SENDER = UUID(int=1)
 
 
@@ -32,10 +32,24 @@ class Statements:
 
     def __init__(self) -> None:
         self.rooms: list[list[int]] = []
+        self.apart: list[int] = []
+        self.under_way = self.most = 0  # but for those of rooms that are set apart
         self.gate: trio.Event | None = None
         self.poison: dict[int, StoreError] = {}
 
     async def append(self, messages: Sequence[NewMessage]) -> Rows:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            return await self._append(messages)
+        finally:
+            self.under_way -= 1
+
+    async def append_apart(self, messages: Sequence[NewMessage]) -> Rows:
+        self.apart.append(messages[0].conversation_id.int)
+        return await self._append(messages)
+
+    async def _append(self, messages: Sequence[NewMessage]) -> Rows:
         self.rooms.append([message.conversation_id.int for message in messages])
         if self.gate is not None:
             await self.gate.wait()
@@ -72,7 +86,7 @@ class Writers:
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Statements, Writers]]:
     statements = Statements()
-    gathering = Gathering(statements.append)
+    gathering = Gathering(statements.append, statements.append_apart)
     async with trio.open_nursery() as nursery:
         await nursery.start(gathering.run)
         yield statements, Writers(gathering, nursery)
@@ -216,9 +230,30 @@ async def test_who_gives_up_during_its_statement_harms_nobody(autojump_clock: Mo
         assert writers.outcomes == {2: ["2.0"]}
 
 
+async def test_rooms_that_are_set_apart_take_no_place_of_the_others(autojump_clock: MockClock) -> None:
+    """Each place is a connection: those that wait for locked rows have others."""
+    async with running() as (statements, writers):
+        locked = range(1, 7)
+        statements.poison = {room: StoreBusy("locked") for room in locked}
+        for room in locked:
+            writers.start(room)
+        await wait_all_tasks_blocked()
+        assert all(isinstance(writers.outcomes[room], StoreBusy) for room in locked)
+        statements.apart.clear()
+        statements.gate = trio.Event()
+        for room in (*locked, *range(11, 20)):
+            writers.start(room)
+            await wait_all_tasks_blocked()
+        assert statements.apart == list(locked)
+        assert statements.most <= statements.under_way == APPENDS
+        statements.gate.set()
+        await wait_all_tasks_blocked()
+        assert [writers.outcomes[room] for room in range(11, 20)] == [[f"{room}.0"] for room in range(11, 20)]
+
+
 async def test_when_the_lanes_end_nobody_waits_for_ever(autojump_clock: MockClock) -> None:
     statements = Statements()
-    gathering = Gathering(statements.append)
+    gathering = Gathering(statements.append, statements.append_apart)
     async with trio.open_nursery() as nursery:
         writers = Writers(gathering, nursery)
         async with trio.open_nursery() as lanes:
@@ -237,7 +272,7 @@ async def test_when_the_lanes_end_nobody_waits_for_ever(autojump_clock: MockCloc
 
 async def test_who_waits_for_the_next_statement_of_a_lane_is_told_when_the_lanes_end(autojump_clock: MockClock) -> None:
     statements = Statements()
-    gathering = Gathering(statements.append)
+    gathering = Gathering(statements.append, statements.append_apart)
     lanes = trio.CancelScope()
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:

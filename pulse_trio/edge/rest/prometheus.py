@@ -131,13 +131,21 @@ class _Service(Collector):
         if metrics.pool_statistics is None:
             return
         now = metrics.pool_statistics()
+        pools = [now] if metrics.append_pool_statistics is None else [now, metrics.append_pool_statistics()]
         states = {"idle": now.idle, "lent": now.size - now.idle}
-        yield _gauges("pulse_pool_connections", "Connections to the database.", "state", states)
+        text = "Connections to the database for everything but storing messages."
+        yield _gauges("pulse_pool_connections", text, "state", states)
+        for each in pools[1:]:
+            states = {"idle": each.idle, "lent": each.size - each.idle}
+            yield _gauges("pulse_append_connections", "Connections for storing messages.", "state", states)
         yield _gauge("pulse_pool_waiting", "Tasks that wait for a connection to the database.", now.waiting)
-        yield _counter("pulse_pool_opened", "Connections to the database that were made.", now.opened)
-        yield _counter("pulse_pool_discarded", "Connections to the database that were thrown away.", now.discarded)
+        yield _counter(
+            "pulse_pool_opened", "Connections to the database that were made.", sum(each.opened for each in pools)
+        )
+        discarded = sum(each.discarded for each in pools)
+        yield _counter("pulse_pool_discarded", "Connections to the database that were thrown away.", discarded)
         text = "Attempts to connect to the database that failed."
-        yield _counter("pulse_pool_connect_errors", text, now.connect_errors)
+        yield _counter("pulse_pool_connect_errors", text, sum(each.connect_errors for each in pools))
         text = "How long each use of the database waited for a connection."
         yield _histogram("pulse_pool_checkout_seconds", text, metrics.checkout_seconds)
 

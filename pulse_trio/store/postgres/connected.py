@@ -31,10 +31,10 @@ class Connected:
         self.epoch = epoch
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[TrioConnection[Any]]:
-        """A connection, with errors of the driver told as this contract's."""
+    async def connection(self, pool: Pool | None = None) -> AsyncIterator[TrioConnection[Any]]:
+        """A connection, of another pool if one is given, with errors of the driver told as this contract's."""
         try:
-            async with self._pool.connection() as connection:
+            async with (pool or self._pool).connection() as connection:
                 try:
                     yield connection
                 except pg.ReadOnlySqlTransaction:

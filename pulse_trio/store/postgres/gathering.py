@@ -21,6 +21,9 @@ Rows = list[Message | None]
 Append = Callable[[Sequence[NewMessage]], Awaitable[Rows]]
 
 LANES: Final = 2  # one gathers while the other commits; more would make the batches smaller
+# Statements under way at most, but for those of rooms that are set apart: with so many connections of their own they
+# wait for nothing else that the service asks of the database.
+APPENDS: Final = LANES + 1  # a writer does its own when none is under way
 STATEMENT_MESSAGES: Final = 1_000  # most messages of one statement; beyond it a batch gains nothing
 APART_MOST: Final = 1_024  # rooms that failed alone and are remembered; one more costs a statement for all again
 WAITING: Final = 1_024  # rooms whose messages wait for a lane; the writers of more wait to hand theirs over
@@ -45,11 +48,15 @@ class Gathering:
     """Appends through lanes while `run` runs, and directly when it does not.
 
     Args:
-        append: appends messages of any conversations in one transaction; raises as `Store.append` does.
+        append: appends messages of any conversations in one transaction; raises as `Store.append` does. At most
+            `APPENDS` calls are under way.
+        append_apart: does the same for a room that is set apart. Any number of them may wait for locked rows, so it
+            must not use the connections of `append`.
     """
 
-    def __init__(self, append: Append) -> None:
+    def __init__(self, append: Append, append_apart: Append) -> None:
         self._append = append
+        self._append_apart = append_apart
         self._alone: dict[UUID, None] = {}  # conversations whose last append failed, and failed alone
         self._parcels: trio.MemorySendChannel[_Parcel] | None = None
         self._under_way = 0  # statements
@@ -74,7 +81,7 @@ class Gathering:
         Cancelled: they may be stored or not.
         """
         if not messages:
-            return await self._append(messages)
+            return await self._append_apart(messages)
         conversation_id = messages[0].conversation_id
         if self._parcels is not None and conversation_id not in self._alone:
             try:
@@ -87,7 +94,7 @@ class Gathering:
             if rows is not None:
                 return rows
         try:
-            rows = await self._append(messages)
+            rows = await self._append_apart(messages)
         except StoreError:
             self._set_apart(conversation_id)
             raise

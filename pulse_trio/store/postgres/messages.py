@@ -1,6 +1,7 @@
 """Messages in PostgreSQL: what gives out seq and rev."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -138,9 +139,9 @@ class MembersChanged(StoreBusy):
 class Messages(Connected):
     """The operations of the contract on messages."""
 
-    def __init__(self, pool: Pool, epoch: str = "") -> None:
+    def __init__(self, pool: Pool, epoch: str = "", *, append_pool: Pool | None = None) -> None:
         super().__init__(pool, epoch)
-        self.gathering = Gathering(self._append)
+        self.gathering = Gathering(partial(self._append, append_pool or pool), partial(self._append, pool))
 
     async def head(self, conversation_id: UUID) -> Head:
         row = await self.one(
@@ -153,29 +154,29 @@ class Messages(Connected):
     async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
         return await self.gathering.append(batch)
 
-    async def _append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+    async def _append(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
         for _ in range(_APPEND_ATTEMPTS - 1):
             try:
-                return await self._append_once(batch)
+                return await self._append_once(pool, batch)
             except MembersChanged:
                 pass  # what of it is stored comes back as it is
             except StoreRefused as error:
                 if not isinstance(error.__cause__, pg.UniqueViolation):
                     raise
-        return await self._append_once(batch)
+        return await self._append_once(pool, batch)
 
-    async def _append_once(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+    async def _append_once(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
         if len(batch) == 1:
-            stored = await self._append_one(batch[0])
+            stored = await self._append_one(pool, batch[0])
             if stored is not None:
                 return [stored]
-        return await self._append_many(batch)
+        return await self._append_many(pool, batch)
 
-    async def _append_one(self, new: NewMessage) -> Message | None:
+    async def _append_one(self, pool: Pool, new: NewMessage) -> Message | None:
         room, sender, at = new.conversation_id, new.sender_id, new.created_at
         bump = (at, room, room, sender, room, new.id, room, sender, new.client_id)
         insert = (new.id, room, sender, new.content, at, at, new.client_id)
-        async with self.connection() as connection:
+        async with self.connection(pool) as connection:
             row = await (await connection.execute(_APPEND_ONE, bump + insert, prepare=True)).fetchone()
         if row is None:
             return None
@@ -195,7 +196,7 @@ class Messages(Connected):
             client_id=new.client_id,
         )
 
-    async def _append_many(self, batch: Sequence[NewMessage]) -> list[Message | None]:
+    async def _append_many(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
         columns = (
             [new.id for new in batch],
             [new.conversation_id for new in batch],
@@ -204,7 +205,7 @@ class Messages(Connected):
             [new.client_id for new in batch],
             [new.created_at for new in batch],
         )
-        async with self.connection() as connection:
+        async with self.connection(pool) as connection:
             rows = await (await connection.execute(_APPEND, columns, prepare=True)).fetchall()
         found: dict[int, Message] = {}
         for place, *values in rows:
