@@ -12,12 +12,13 @@ import psycopg
 import pytest
 import trio
 
-from pulse_trio.store.base import LISTED_MEMBERS, SHOWN_MEMBERS, Head
+from pulse_trio.store.base import LISTED_MEMBERS, SHOWN_MEMBERS, Head, User
 from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore
 from pulse_trio.trio_psycopg import Pool
+from tests.contract.people import People
 from tests.support.cluster import Cluster
 from tests.support.crowds import add_groups, add_users, conversation_id, prepare, user_id
-from tests.support.plans import Plans, buffers, nodes, work
+from tests.support.plans import Plans, buffers, joined_away, nodes, work
 
 LIMIT = 60  # seconds for a test
 MANY = 1_000  # conversations of a busy user
@@ -161,3 +162,39 @@ async def test_membership_costs_a_probe_of_each_table(crowds: str) -> None:
     ran = plans.take()
     assert work(*ran) <= 10
     assert buffers(*ran) <= 12
+
+
+# --- storing messages ---
+
+
+@pytest.mark.parametrize("has_statistics", [False, True])
+@pytest.mark.parametrize(("count", "rooms"), [(MANY, MANY), (MANY, 1)])
+async def test_a_batch_of_messages_costs_what_it_has(
+    database: str, count: int, rooms: int, has_statistics: bool
+) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        prepare(connection)
+        add_users(connection, 1, 2)
+        add_groups(connection, 1, rooms, [1, 2])
+        if has_statistics:
+            connection.execute("ANALYZE users, conversations, conversation_users")
+    async with watched_store(database) as (store, plans):
+        people = People(store)
+        senders = [User(user_id(number), f"user{number}") for number in (1, 2)]
+        batch = [
+            people.message(
+                conversation_id(1 + number % rooms), senders[number % 2], f"{number}", client_id=f"c{number}"
+            )
+            for number in range(count)
+        ]
+        stored = await store.append(batch)
+        appended = plans.take()
+        # What is stored already is found, not stored again: the most expensive batch of the other kind.
+        assert await store.append(batch) == stored
+        resent = plans.take()
+    assert [message and (message.id, message.seq) for message in stored] == [
+        (new.id, 1 + number // rooms) for number, new in enumerate(batch)
+    ]
+    for ran in (appended, resent):
+        assert joined_away(*ran) == 0
+        assert work(*ran) <= 60 * count

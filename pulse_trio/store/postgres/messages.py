@@ -23,9 +23,6 @@ from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, messa
 from pulse_trio.store.postgres.gathering import Gathering, StoreBusy
 from pulse_trio.trio_psycopg import Pool
 
-# In place of the columns of `MESSAGE`.
-_NO_MESSAGE: Final = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL"
-
 # One statement, one round trip, one commit for a batch. `fresh` leaves out what is stored already and
 # what its sender may not send; `locked` takes the conversations' rows in the order of their ids, so that
 # two batches cannot wait for each other; `bumped` gives out seq and rev under that lock.
@@ -33,54 +30,67 @@ _NO_MESSAGE: Final = "NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 # statement is undone, and `append` repeats it.
 # `fresh` sees the members as they were when the statement began, and only the locked row as it is now (READ COMMITTED;
 # PostgreSQL's documentation, 13.2.1). So the version of the members is compared under the lock: where it has changed
-# nothing is stored, the place comes back without a message, and `append` looks at the members again.
+# nothing is stored, a row without a place says so, and `append` looks at the members again.
+# The planner takes a batch for a few rows, and would join its parts by comparing each with each. So they are not
+# joined: a probe of an index for each message (OFFSET 0 keeps it one), a hash of the places (IS NOT TRUE does), and
+# arrays of places, which go with their conversation through the lock. A message's own columns come from `given`, by its
+# place.
 _APPEND: Final = f"""
-    WITH input AS MATERIALIZED (
-        SELECT * FROM unnest(
-            %s::uuid[], %s::uuid[], %s::uuid[], %s::text[], %s::text[], %s::timestamptz[]
-        ) WITH ORDINALITY AS i (id, conversation_id, sender_id, content, client_id, created_at, place)
+    WITH given AS MATERIALIZED (
+        SELECT %(ids)s::uuid[] AS ids, %(rooms)s::uuid[] AS rooms, %(senders)s::uuid[] AS senders,
+            %(contents)s::text[] AS contents, %(client_ids)s::text[] AS client_ids, %(times)s::timestamptz[] AS times
+    ), input AS MATERIALIZED (
+        SELECT i.* FROM given, unnest(ids, rooms, senders, client_ids, times)
+            WITH ORDINALITY AS i (id, conversation_id, sender_id, client_id, created_at, place)
     ), existing AS MATERIALIZED (
-        SELECT i.place, m.id FROM input i JOIN messages m ON m.id = i.id
-        UNION
-        SELECT i.place, m.id FROM input i JOIN messages m
-            ON m.conversation_id = i.conversation_id AND m.sender_id = i.sender_id
-            AND m.client_id = i.client_id
+        SELECT i.place, found.id FROM input i CROSS JOIN LATERAL (
+            SELECT id FROM messages WHERE id = i.id
+            UNION
+            SELECT id FROM messages
+            WHERE conversation_id = i.conversation_id AND sender_id = i.sender_id AND client_id = i.client_id
+        ) found
     ), fresh AS MATERIALIZED (
-        SELECT i.*, c.members_version,
-            row_number() OVER (PARTITION BY i.conversation_id ORDER BY i.place) AS step
-        FROM input i
-        JOIN conversation_users cu ON cu.conversation_id = i.conversation_id AND cu.user_id = i.sender_id
-        JOIN conversations c ON c.id = i.conversation_id
-        WHERE NOT EXISTS (SELECT FROM existing e WHERE e.place = i.place)
+        SELECT i.conversation_id, i.place, i.created_at, member.members_version
+        FROM input i CROSS JOIN LATERAL (
+            SELECT c.members_version FROM conversation_users cu JOIN conversations c ON c.id = cu.conversation_id
+            WHERE cu.conversation_id = i.conversation_id AND cu.user_id = i.sender_id OFFSET 0
+        ) member
+        WHERE (i.place IN (SELECT place FROM existing)) IS NOT TRUE
     ), counted AS (
-        SELECT conversation_id, members_version, count(*) AS n, max(created_at) AS latest
+        SELECT conversation_id, members_version, count(*) AS n, max(created_at) AS latest,
+            array_agg(place ORDER BY place) AS places
         FROM fresh GROUP BY conversation_id, members_version
     ), locked AS MATERIALIZED (
-        SELECT c.id, c.members_version FROM conversations c JOIN counted ON counted.conversation_id = c.id
+        SELECT c.id, counted.n, counted.latest, counted.places,
+            c.members_version = counted.members_version AS is_current
+        FROM conversations c JOIN counted ON counted.conversation_id = c.id
         ORDER BY c.id FOR NO KEY UPDATE OF c
     ), bumped AS (
         UPDATE conversations c SET
-            last_seq = c.last_seq + counted.n,
-            last_rev = c.last_rev + counted.n,
-            updated_at = greatest(c.updated_at, counted.latest)
-        FROM locked
-        JOIN counted ON counted.conversation_id = locked.id AND counted.members_version = locked.members_version
-        WHERE c.id = locked.id
-        RETURNING c.id, c.last_seq - counted.n AS seq, c.last_rev - counted.n AS rev
+            last_seq = c.last_seq + locked.n,
+            last_rev = c.last_rev + locked.n,
+            updated_at = greatest(c.updated_at, locked.latest)
+        FROM locked WHERE c.id = locked.id AND locked.is_current
+        RETURNING c.last_seq - locked.n AS seq, c.last_rev - locked.n AS rev, locked.places
+    ), numbered AS MATERIALIZED (
+        SELECT p.place, bumped.seq + p.step AS seq, bumped.rev + p.step AS rev
+        FROM bumped, unnest(bumped.places) WITH ORDINALITY AS p (place, step)
     ), inserted AS (
         INSERT INTO messages
             (id, conversation_id, sender_id, content, created_at, updated_at, seq, rev, client_id)
-        SELECT f.id, f.conversation_id, f.sender_id, f.content, f.created_at, f.created_at,
-            bumped.seq + f.step, bumped.rev + f.step, f.client_id
-        FROM fresh f JOIN bumped ON bumped.id = f.conversation_id
-        RETURNING *
+        SELECT ids[place], rooms[place], senders[place], contents[place], times[place], times[place], seq, rev,
+            client_ids[place]
+        FROM numbered, given
     )
-    SELECT f.place, {MESSAGE} FROM inserted m JOIN fresh f ON f.id = m.id JOIN users u ON u.id = m.sender_id
+    SELECT e.place, old.* FROM existing e CROSS JOIN LATERAL (
+        SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id WHERE m.id = e.id OFFSET 0
+    ) old
     UNION ALL
-    SELECT e.place, {MESSAGE} FROM existing e JOIN messages m ON m.id = e.id JOIN users u ON u.id = m.sender_id
+    SELECT place, NULL, NULL, NULL, (SELECT username FROM users WHERE id = senders[place]), NULL, NULL, NULL, NULL,
+        NULL, seq, rev, NULL
+    FROM numbered, given
     UNION ALL
-    SELECT f.place, {_NO_MESSAGE} FROM fresh f JOIN locked ON locked.id = f.conversation_id
-    WHERE locked.members_version <> f.members_version
+    SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM locked WHERE NOT is_current
 """
 
 # The same for one message that is new: less to plan, to send and to read. It finds no row when the message is
@@ -181,38 +191,28 @@ class Messages(Connected):
         if row is None:
             return None
         seq, rev, username = row
-        return Message(
-            id=new.id,
-            conversation_id=room,
-            sender_id=sender,
-            sender_username=username,
-            content=new.content,
-            is_edited=False,
-            is_deleted=False,
-            created_at=at,
-            updated_at=at,
-            seq=seq,
-            rev=rev,
-            client_id=new.client_id,
-        )
+        return _stored(new, username, seq, rev)
 
     async def _append_many(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
-        columns = (
-            [new.id for new in batch],
-            [new.conversation_id for new in batch],
-            [new.sender_id for new in batch],
-            [new.content for new in batch],
-            [new.client_id for new in batch],
-            [new.created_at for new in batch],
-        )
+        columns = {
+            "ids": [new.id for new in batch],
+            "rooms": [new.conversation_id for new in batch],
+            "senders": [new.sender_id for new in batch],
+            "contents": [new.content for new in batch],
+            "client_ids": [new.client_id for new in batch],
+            "times": [new.created_at for new in batch],
+        }
         async with self.connection(pool) as connection:
             rows = await (await connection.execute(_APPEND, columns, prepare=True)).fetchall()
         found: dict[int, Message] = {}
         for place, *values in rows:
-            if values[0] is None:
+            if place is None:
                 raise MembersChanged("the members changed while the row was locked")
+            new = batch[place - 1]
+            if values[0] is None:
+                found[place] = _stored(new, username=values[3], seq=values[9], rev=values[10])
             # Two rows: the id is one message's, the client_id another's. The id says which one it is.
-            if place not in found or values[0] == batch[place - 1].id:
+            elif place not in found or values[0] == new.id:
                 found[place] = message(values)
         return [found.get(place) for place in range(1, len(batch) + 1)]
 
@@ -283,6 +283,24 @@ class Messages(Connected):
                 return Page((), total)
             cursor = await connection.execute(_PAGE, (conversation_id, first, last))
             return Page(tuple(message(row) for row in await cursor.fetchall()), total)
+
+
+def _stored(new: NewMessage, username: str, seq: int, rev: int) -> Message:
+    """A message that has just been stored."""
+    return Message(
+        id=new.id,
+        conversation_id=new.conversation_id,
+        sender_id=new.sender_id,
+        sender_username=username,
+        content=new.content,
+        is_edited=False,
+        is_deleted=False,
+        created_at=new.created_at,
+        updated_at=new.created_at,
+        seq=seq,
+        rev=rev,
+        client_id=new.client_id,
+    )
 
 
 def _revise_values(revision: Revision) -> tuple[object, ...]:
