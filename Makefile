@@ -1,5 +1,6 @@
 # make serve   runs the service on http://127.0.0.1:8000     make test    runs all tests
 # make lint    lint, types, import rules                     make lock    writes the lock files anew
+# make test-exits   the tests of how the process ends, on the system's own Python
 # make bench   our server and its peers under load (docs/benchmarks.md); make bench-quick: under five minutes
 # Only Python 3.11 or newer, make and the package registry are assumed.
 
@@ -9,18 +10,28 @@ JOBS ?= 4
 ASYNC_OFF := ASYNC122,ASYNC124,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+DEBIAN := .venv-debian
+DEBIAN_PYTHON ?= /usr/bin/python3
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+INSTALL_IN = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
+INSTALL = $(call INSTALL_IN,$(VENV)) --require-hashes
+INSTALL_PULSE_IN = $(call INSTALL_IN,$(1)) --no-deps --no-build-isolation --editable .
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve test simulate conformance bench bench-quick lint lock clean
+.PHONY: serve test test-exits simulate conformance bench bench-quick lint lock clean
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+# Patch releases of Python differ in how exceptions end a process: Debian 12 has 3.11.2, older than what most developers
+# run. Its environment is apart from the one that all else runs in.
+test-exits: $(DEBIAN)/test.stamp
+	$(DEBIAN)/bin/python -m pytest -n $(JOBS) --dist worksteal -m process_end tests/unit/test_lifespan.py tests/e2e \
+		tests/faults $(PYTEST_ARGS)
 
 # Many runs of the simulated service, each from one number; a run that fails says how to see it again.
 SEEDS ?= 2000
@@ -58,7 +69,7 @@ lock:
 		open(p, "w").write(json.dumps(lock, indent=2) + "\n")'
 
 clean:
-	rm -rf $(VENV) $(BENCH)
+	rm -rf $(VENV) $(BENCH) $(DEBIAN)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on the PATH." >&2; exit 1; }
@@ -68,14 +79,22 @@ $(VENV)/bin/python:
 $(VENV)/serve.stamp: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Installing what the service needs (once) ..."
 	@$(INSTALL) -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(call INSTALL_PULSE_IN,$(VENV))
 	@touch $@
 
 $(VENV)/test.stamp: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Installing what the service and its tests need (once) ..."
 	@$(INSTALL) -r requirements-dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(call INSTALL_PULSE_IN,$(VENV))
 	@touch $@ $(VENV)/serve.stamp
+
+$(DEBIAN)/test.stamp: requirements-dev.lock pyproject.toml
+	@echo "Installing what the tests need for $(DEBIAN_PYTHON) (once) ..."
+	@test -x $(DEBIAN)/bin/python || $(DEBIAN_PYTHON) -m venv $(DEBIAN) || { rm -rf $(DEBIAN); \
+		echo "Python's venv is needed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@$(call INSTALL_IN,$(DEBIAN)) --require-hashes -r requirements-dev.lock
+	@$(call INSTALL_PULSE_IN,$(DEBIAN))
+	@touch $@
 
 # The load generator and the peers share nothing with the service, not even an environment. Node.js is one of the
 # peers if it is there (on Debian: apt-get install nodejs npm).

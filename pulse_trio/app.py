@@ -22,7 +22,7 @@ from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
 from pulse_trio.edge.rest import api, web
 from pulse_trio.edge.rest.tickets import tickets
-from pulse_trio.edge.services import Services, set_metrics, set_services
+from pulse_trio.edge.services import Services, set_failed, set_metrics, set_services
 from pulse_trio.edge.socket import sockets
 from pulse_trio.edge.tickets import Tickets
 from pulse_trio.errors import LaunchError, leaves
@@ -252,26 +252,42 @@ class _Lifespan:
         return is_over
 
     async def __call__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
-        await receive()  # lifespan.startup
         try:
+            await self._run(receive, send)
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            failures = error.split(trio.Cancelled)[1] if isinstance(error, BaseExceptionGroup) else error
+            if failures is None:
+                raise
+            # If the server goes on all the same, /healthz must say that nothing is served any more.
+            set_failed(self._app.extensions)
+            _log_failures(failures)
+            # Hypercorn logs an Exception, or a group, and goes on without the service: to it a lifespan is optional.
+            raise SystemExit(EXIT_FAILED) from None
+
+    async def _run(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+        await receive()  # lifespan.startup
+        async with open_service(self._app) as parts:
+            await self._app.startup()
+            _spare_the_collector()
+            await send({"type": "lifespan.startup.complete"})
+            is_over = await self._wait(receive)
+            await parts.hub.drain()
+        while not is_over:
+            # Nothing that was known is known any more: what every client has seen, and where rooms stand.
+            log.warning("the history is on another server now: the service opens again")
             async with open_service(self._app) as parts:
-                await self._app.startup()
-                _spare_the_collector()
-                await send({"type": "lifespan.startup.complete"})
                 is_over = await self._wait(receive)
                 await parts.hub.drain()
-            while not is_over:
-                # Nothing that was known is known any more: what every client has seen, and where rooms stand.
-                log.warning("the history is on another server now: the service opens again")
-                async with open_service(self._app) as parts:
-                    is_over = await self._wait(receive)
-                    await parts.hub.drain()
-        except* LaunchError as group:
-            for error in leaves(group):
-                log.critical("the service stops", reason=str(error))
-            # Hypercorn would note an Exception and go on serving without the service (its lifespan is optional).
-            raise SystemExit(EXIT_FAILED) from None
-        except* Exception as group:
-            log.critical("the service failed", exc_info=group)
-            raise SystemExit(EXIT_FAILED) from None
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _log_failures(failures: BaseException) -> None:
+    """Logs one line for each error that says by itself what to do, and a traceback for the others."""
+    group = failures if isinstance(failures, BaseExceptionGroup) else BaseExceptionGroup("", [failures])
+    known, others = group.split(LaunchError)
+    for error in [] if known is None else leaves(known):
+        log.critical("the service stops", reason=str(error))
+    if others is not None:
+        log.critical("the service failed", exc_info=others)

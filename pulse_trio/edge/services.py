@@ -21,6 +21,7 @@ from pulse_trio.store.base import Store
 
 _KEY: Final = "pulse_trio"
 _METRICS: Final = "pulse_trio.metrics"
+_FAILED: Final = "pulse_trio.failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +71,13 @@ def set_metrics(extensions: dict[str, object], value: Metrics) -> None:
 def set_services(extensions: dict[str, object], value: Services | None) -> None:
     """Opens the routes of an app, or closes them with None."""
     extensions[_KEY] = value
+
+
+def has_failed() -> bool:
+    """Says that the service of the current app has failed, and will not open again in this process."""
+    return _FAILED in current_app.extensions
+
+
+def set_failed(extensions: dict[str, object]) -> None:
+    """Records, for good, that the service of an app has failed."""
+    extensions[_FAILED] = True

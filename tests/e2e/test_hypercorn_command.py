@@ -78,6 +78,7 @@ def is_at_rest(data_dir: Path) -> bool:
         return True
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_serves_and_a_signal_stops_everything(launch: Start, data_dir: Path, how: signal.Signals) -> None:
     server = launch(PULSE_DATA_DIR=str(data_dir)).wait_ready()
@@ -102,6 +103,7 @@ async def test_ctrl_c_at_a_terminal_reaches_every_process_and_stops_everything(d
     assert "Traceback" not in server.output
 
 
+@pytest.mark.process_end
 async def test_its_postgres_dies_and_it_says_so_and_ends(launch: Start, data_dir: Path) -> None:
     server = launch(PULSE_DATA_DIR=str(data_dir)).wait_ready()
     os.kill(int((data_dir / "data" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
@@ -119,6 +121,7 @@ async def test_two_workers_are_refused_with_the_reason(launch: Start, data_dir: 
     await wait_at_rest(data_dir)
 
 
+@pytest.mark.process_end
 def test_two_workers_on_a_database_of_ones_own_are_refused_with_the_reason(launch: Start, database: str) -> None:
     server = launch("--workers", "2", DATABASE_URL=database)
     server.wait(60)
@@ -126,6 +129,7 @@ def test_two_workers_on_a_database_of_ones_own_are_refused_with_the_reason(launc
     assert "Traceback" not in server.output
 
 
+@pytest.mark.process_end
 def test_a_second_service_is_refused_by_the_first(launch: Start, database: str) -> None:
     first = launch(DATABASE_URL=database).wait_ready()
     second = subprocess.run(
@@ -163,6 +167,7 @@ def test_a_mistake_is_refused_in_one_line(launch: Start, data_dir: Path, setting
     assert "hunter2" not in server.output
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("workers", ["0", "1"])
 async def test_sigkill_leaves_no_postgres(launch: Start, data_dir: Path, workers: str) -> None:
     server = launch("--workers", workers, PULSE_DATA_DIR=str(data_dir)).wait_ready()

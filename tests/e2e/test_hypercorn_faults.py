@@ -183,6 +183,7 @@ async def test_noise_instead_of_http_ends_that_connection_only(server: Server) -
     assert "Traceback" not in server.output
 
 
+@pytest.mark.process_end
 async def test_a_fault_of_hypercorn_itself_ends_one_connection_only(start_hypercorn: Callable[..., Server]) -> None:
     server = start_hypercorn()
     with trio.fail_after(60):
@@ -452,6 +453,7 @@ async def test_a_request_that_does_not_come_to_its_end_is_cut(start_hypercorn: C
 # --- the end of a room, of the service, of the process ---
 
 
+@pytest.mark.process_end
 async def test_a_room_that_fails_closes_its_members_and_a_new_one_opens(start_hypercorn: Callable[..., Server]) -> None:
     server = start_hypercorn()
     with trio.fail_after(60):
@@ -479,6 +481,7 @@ async def test_a_room_that_fails_closes_its_members_and_a_new_one_opens(start_hy
     assert BREAK_ROOM not in server.output
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("workers", [0, 1])
 async def test_a_service_that_fails_ends_the_process(start_hypercorn: Callable[..., Server], workers: int) -> None:
     server = start_hypercorn(workers=workers)
@@ -515,6 +518,7 @@ async def _end_with_messages_under_way(server: Server, how: signal.Signals) -> t
     return alice, conversation, acknowledged
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 async def test_the_end_of_the_server_is_told_with_1012_and_loses_nothing_acknowledged(
     start_server: Callable[..., Server], how: signal.Signals
@@ -528,6 +532,7 @@ async def test_the_end_of_the_server_is_told_with_1012_and_loses_nothing_acknowl
         assert [message["content"] for message in acknowledged] == contents[: len(acknowledged)]
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("workers", [0, 1])
 async def test_the_end_of_hypercorn_itself_is_told_with_1012_too(
     start_hypercorn: Callable[..., Server], workers: int

@@ -116,6 +116,7 @@ async def test_says_what_to_open_and_serves_it(launch: Start, data_dir: Path) ->
     assert "Traceback" not in server.output
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_stops_everything_with_a_client_connected(
     launch: Start, data_dir: Path, how: signal.Signals
@@ -133,6 +134,7 @@ async def test_a_signal_stops_everything_with_a_client_connected(
     assert "Traceback" not in server.output
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_changes_nothing(launch: Start, data_dir: Path, how: signal.Signals) -> None:
     server = launch("--data-dir", str(data_dir)).wait_ready()
@@ -194,6 +196,7 @@ async def test_a_second_start_finds_the_data_and_takes_old_tokens(launch: Start,
     assert second.stop() == 0
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("killed", ["service", "postgres", "both"])
 async def test_a_start_after_a_kill_finds_the_data(launch: Start, data_dir: Path, killed: str) -> None:
     first = launch("--data-dir", str(data_dir)).wait_ready()
@@ -217,6 +220,7 @@ async def test_a_start_after_a_kill_finds_the_data(launch: Start, data_dir: Path
     assert is_at_rest(data_dir)
 
 
+@pytest.mark.process_end
 def test_its_postgres_dies_and_it_says_so_and_ends(launch: Start, data_dir: Path) -> None:
     server = launch("--data-dir", str(data_dir), PULSE_LOG_FORMAT="json").wait_ready()
     os.kill(postmaster(data_dir), signal.SIGKILL)
@@ -300,6 +304,7 @@ def test_a_data_folder_that_cannot_be_written_is_refused(data_dir: Path) -> None
     assert_refused(run_serve("--data-dir", str(data_dir / "below")), str(data_dir), "--data-dir")
 
 
+@pytest.mark.process_end
 def test_a_data_folder_in_use_is_refused_and_its_service_lives_on(launch: Start, data_dir: Path) -> None:
     first = launch("--data-dir", str(data_dir)).wait_ready()
     assert_refused(run_serve("--data-dir", str(data_dir)), str(data_dir), "another pulse-trio", str(first.process.pid))
@@ -307,6 +312,7 @@ def test_a_data_folder_in_use_is_refused_and_its_service_lives_on(launch: Start,
     assert first.stop() == 0
 
 
+@pytest.mark.process_end
 def test_a_database_in_use_is_refused_with_the_reason(server: Server, database: str) -> None:
     assert_refused(run_serve(DATABASE_URL=database, SECRET_KEY=SECRET), "another pulse-trio process", "one process")
     assert server.process.poll() is None

@@ -184,6 +184,7 @@ async def test_the_disk_of_the_write_ahead_log_is_full(
     assert "Traceback" not in server.output
 
 
+@pytest.mark.process_end
 async def test_the_disk_of_the_embedded_database_is_full(
     small_folder: Path, start_server: Callable[..., Server]
 ) -> None:

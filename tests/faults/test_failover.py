@@ -12,6 +12,8 @@ from tests.support.client import Chat, Person
 from tests.support.cluster import Cluster
 from tests.support.server import Server
 
+pytestmark = pytest.mark.process_end
+
 Start = Callable[..., Server]
 LIMIT = 90  # seconds
 

@@ -17,6 +17,7 @@ Start = Callable[..., Server]
 LONG = 30  # seconds for which PostgreSQL is away, three times as long as a message may wait to be stored
 
 
+@pytest.mark.process_end
 async def test_the_service_is_killed_again_and_again(start_server: Start) -> None:
     with trio.fail_after(90):
         server = start_server()
@@ -31,6 +32,7 @@ async def test_the_service_is_killed_again_and_again(start_server: Start) -> Non
         assert all(talker.connections >= 6 for talker in group.talkers)
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGQUIT], ids=["killed", "immediate"])
 async def test_postgres_is_ended_under_load(own_cluster: Cluster, start_server: Start, how: signal.Signals) -> None:
     with trio.fail_after(90):

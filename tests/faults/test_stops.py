@@ -20,6 +20,7 @@ Start = Callable[..., Server]
 GRACEFUL = tomllib.loads((Path(__file__).resolve().parents[2] / "hypercorn.toml").read_text())["graceful_timeout"]
 
 
+@pytest.mark.process_end
 @pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 async def test_told_to_end_under_load(start_server: Start, times: int) -> None:
     with trio.fail_after(90):

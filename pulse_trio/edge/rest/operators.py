@@ -17,7 +17,7 @@ from pulse_trio.edge.auth import bearer_token
 from pulse_trio.edge.gate import current_gate
 from pulse_trio.edge.rest.operation import answer
 from pulse_trio.edge.rest.prometheus import exposition
-from pulse_trio.edge.services import services
+from pulse_trio.edge.services import has_failed, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 
@@ -28,7 +28,7 @@ _FORWARDED: Final = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
 
 
 class Health(msgspec.Struct):
-    """The process lives."""
+    """The process lives, and its service has not failed."""
 
     status: Annotated[str, Meta(examples=["ok"])] = "ok"
 
@@ -45,8 +45,8 @@ class NotReady(msgspec.Struct):
 @hide
 @operation_id("health")
 async def healthz() -> Response:
-    """Says that the process lives; asks nobody."""
-    return answer(Health())
+    """Says that the process lives, and that its service has not failed; asks nobody."""
+    return _not_ready(["failed"]) if has_failed() else answer(Health())
 
 
 @operators.get("/readyz")
@@ -57,9 +57,11 @@ async def readyz() -> Response:
     try:
         failing = await services().readiness.failing()
     except PulseError:
-        failing = ["starting"]  # or opening again, after a failover
-    if not failing:
-        return answer(Health())
+        failing = ["failed" if has_failed() else "starting"]  # or opening again, after a failover
+    return _not_ready(failing) if failing else answer(Health())
+
+
+def _not_ready(failing: list[str]) -> Response:
     code = ErrorCode.UNAVAILABLE
     response = answer(NotReady(code.code, f"Not ready: {', '.join(failing)}", failing), code.status)
     response.headers["Retry-After"] = "1"

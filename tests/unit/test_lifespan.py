@@ -1,0 +1,130 @@
+"""The app's lifespan: a service that fails ends the process, and /healthz says so if the server goes on."""
+
+import ast
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import trio
+
+from pulse_trio.app import PulseApp, create_app
+from pulse_trio.errors import LaunchError
+from pulse_trio.settings import Settings
+from pulse_trio.store.memory import MemoryStore
+from tests.support.server import SECRET
+
+pytestmark = pytest.mark.process_end
+
+PRODUCT = Path(__file__).resolve().parents[2] / "pulse_trio"
+
+
+class Lifespan:
+    """The service of an app, opened as an ASGI server does it; its tasks raise `errors` when `fails` is set."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.fails = trio.Event()
+        self.is_over = trio.Event()
+        self.started = trio.Event()
+        self._errors = errors
+        self._messages: Iterator[str] = iter(["lifespan.startup", "lifespan.shutdown"])
+
+        @asynccontextmanager
+        async def open_store() -> AsyncIterator[MemoryStore]:
+            async with trio.open_nursery() as nursery:
+                for error in errors:
+                    nursery.start_soon(self._fail, error)
+                yield MemoryStore()
+                nursery.cancel_scope.cancel()
+
+        self.app: PulseApp = create_app(Settings.load(secret_key=SECRET), open_store)
+
+    async def _fail(self, error: BaseException) -> None:
+        await self.fails.wait()
+        raise error
+
+    async def _receive(self) -> Any:
+        if self.started.is_set():
+            await self.is_over.wait()
+        return {"type": next(self._messages)}
+
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "lifespan.startup.complete":
+            self.started.set()
+
+    async def run(self) -> None:
+        await self.app({"type": "lifespan", "asgi": {}, "state": {}}, self._receive, self._send)  # type: ignore[arg-type]
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        answer = await self.app.test_client().get(path)
+        return answer.status_code, await answer.get_json()
+
+
+@pytest.mark.parametrize(
+    ("errors", "events"),
+    [
+        ([RuntimeError("a fault")], ["the service failed"]),
+        ([LaunchError("the database is gone")], ["the service stops"]),
+        ([LaunchError("the database is gone"), RuntimeError("a fault")], ["the service stops", "the service failed"]),
+        ([SystemExit(0)], ["the service failed"]),
+    ],
+    ids=["a fault", "a reason", "both", "an exit of a part"],
+)
+async def test_a_failure_is_a_plain_exit_and_no_health(errors: list[BaseException], events: list[str]) -> None:
+    lifespan = Lifespan(*errors)
+
+    async def break_it() -> None:
+        await lifespan.started.wait()
+        assert await lifespan.get("/healthz") == (200, {"status": "ok"})
+        assert (await lifespan.get("/readyz"))[0] == 200
+        lifespan.fails.set()
+
+    with structlog.testing.capture_logs() as logged, trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(break_it)
+            # No group: even one that holds nothing but a SystemExit would be logged by Hypercorn and forgotten.
+            with pytest.raises(SystemExit) as raised:
+                await lifespan.run()
+    assert raised.value.code == 1
+    assert [line["event"] for line in logged if line["log_level"] == "critical"] == events
+    for path in ("/healthz", "/readyz"):
+        status, body = await lifespan.get(path)
+        assert (status, body["failing"]) == (503, ["failed"])
+
+
+async def test_an_end_that_was_asked_for_is_no_failure() -> None:
+    lifespan = Lifespan()
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lifespan.run)
+            await lifespan.started.wait()
+            lifespan.is_over.set()
+    assert await lifespan.get("/healthz") == (200, {"status": "ok"})
+
+
+async def test_a_cancellation_goes_on() -> None:
+    lifespan = Lifespan()
+    with structlog.testing.capture_logs() as logged, trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lifespan.run)
+            await lifespan.started.wait()
+            nursery.cancel_scope.cancel()
+    assert not [line for line in logged if line["log_level"] == "critical"]
+
+
+def test_no_new_exception_leaves_an_except_star() -> None:
+    """Python 3.11.2 wraps it in a group, later versions do not: a SystemExit then ends the process, or does not."""
+    found = []
+    for path in PRODUCT.rglob("*.py"):
+        for block in ast.walk(ast.parse(path.read_text())):
+            if isinstance(block, ast.TryStar):
+                handled = [node for handler in block.handlers for node in ast.walk(handler)]
+                calls = [ast.unparse(node.func) for node in handled if isinstance(node, ast.Call)]
+                if any(isinstance(node, ast.Raise) and node.exc is not None for node in handled) or {
+                    "sys.exit",
+                    "exit_with",
+                } & set(calls):
+                    found.append(f"{path.relative_to(PRODUCT)}:{block.lineno}")
+    assert found == []
