@@ -1,12 +1,15 @@
-"""Backups: PostgreSQL's own pg_dump and pg_restore, those that come with the embedded server, on any of our databases.
+"""Backups: PostgreSQL's own pg_dump and pg_restore, on any of our databases.
 
-A distribution's pg_dump refuses a server that is newer than itself. A dump is one moment of the history, taken while
-the service goes on.
+A dump is one moment of the history, taken while the service goes on. PostgreSQL promises that it can be restored into a
+server of the same major version as the programs, or a newer one: so they are those of the server's version.
 """
 
 import os
+import re
+import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +18,14 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio.errors import LaunchError
 from pulse_trio.launch import Database, migrate_database
-from pulse_trio.store.embedded import find_binaries
+from pulse_trio.store.embedded import EmbeddedError, find_binaries
 from pulse_trio.store.lock import ServiceLock
 from pulse_trio.store.schema import establish_epoch, renew_epoch
 
+SYSTEM_FOLDERS: Final = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")  # Debian's, Red Hat's
+
+# From this version on a server knows every setting that newer programs set in it (transaction_timeout is the last).
+_LENIENT_SERVER: Final = 17
 _OUR_TABLES: Final = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
 
 
@@ -30,6 +37,7 @@ def dump(database: Database, file: Path) -> int:
     Raises:
         LaunchError: it cannot be made; one line for a person. What the file was before it still is.
     """
+    program = _find_program(database, "pg_dump")
     draft = file.with_name(f"{file.name}.part")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -40,7 +48,7 @@ def dump(database: Database, file: Path) -> int:
         # By name, not to its standard output: only then the dump says where its parts begin, and one that was cut
         # short is noticed.
         options = ["--format=custom", "--no-owner", "--no-privileges", f"--file={draft.absolute()}"]
-        _run(database, "pg_dump", options)
+        _run(database, program, options)
         os.fsync(descriptor)
         size = os.fstat(descriptor).st_size
         draft.rename(file)
@@ -60,6 +68,7 @@ def restore(database: Database, file: Path) -> None:
     Raises:
         LaunchError: it cannot be done; one line for a person.
     """
+    program = _find_program(database, "pg_restore")
     lock = ServiceLock(database.conninfo)  # no service may start on what is half there
     try:
         with psycopg.connect(database.conninfo) as connection:
@@ -67,7 +76,7 @@ def restore(database: Database, file: Path) -> None:
         if row is None or row[0]:
             raise LaunchError("the database is not empty: restore into a new one (another --data-dir or DATABASE_URL)")
         options = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", str(file.absolute())]
-        _run(database, "pg_restore", options)
+        _run(database, program, options)
         migrate_database(database)
         establish_epoch(database.conninfo)
         renew_epoch(database.conninfo)
@@ -75,15 +84,68 @@ def restore(database: Database, file: Path) -> None:
         lock.close()
 
 
-def _run(database: Database, program: str, options: Sequence[str]) -> None:
-    folder = find_binaries(database.settings.postgres_bin)
+def _find_program(database: Database, name: str) -> Path:
+    """The path of a program of PostgreSQL that fits the database's server.
+
+    Raises:
+        LaunchError: there is none; says which one is needed, and where others are.
+        psycopg.Error: the database cannot be reached.
+    """
+    with psycopg.connect(database.conninfo) as connection:
+        server = connection.info.server_version // 10_000
+    found = {path: major for path in _candidates(database, name, server) if (major := _major(path)) is not None}
+    fitting = [path for path, major in found.items() if major == server]
+    if server >= _LENIENT_SERVER:
+        fitting += [path for path, major in found.items() if major > server]
+    if fitting:
+        return fitting[0]
+    others = ", ".join(f"{path} is of {major}" for path, major in found.items()) or "none was found"
+    raise LaunchError(
+        f"{name} of PostgreSQL {server} is needed, the version of the database's server ({others}): install it (on "
+        f"Debian: apt-get install postgresql-client-{server}), or name its folder in PULSE_POSTGRES_BIN"
+    )
+
+
+def _candidates(database: Database, name: str, server: int) -> Iterator[Path]:
+    """Where the program may be: the folder of PULSE_POSTGRES_BIN alone, or the system's folders and the package's."""
+    chosen = database.settings.postgres_bin
+    if chosen is not None:
+        yield chosen / name
+        return
+    if database.settings.database_url is not None:  # the system's know TLS, unlike the package's
+        yield from (Path(folder.format(major=server)) / name for folder in SYSTEM_FOLDERS)
+        on_path = shutil.which(name)
+        if on_path is not None:
+            yield Path(on_path)
+    with suppress(EmbeddedError):  # the package is not there for every platform
+        yield find_binaries() / name
+
+
+def _major(program: Path) -> int | None:
+    """The major version of a program of PostgreSQL; None if it cannot be run."""
+    try:
+        done = subprocess.run(  # noqa: S603  # PostgreSQL's own program
+            [str(program), "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError:
+        return None
+    version = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
+    return None if version is None else int(version[1])
+
+
+def _run(database: Database, program: Path, options: Sequence[str]) -> None:
     params = {name: str(value) for name, value in conninfo_to_dict(database.conninfo).items()}
     password = params.pop("password", None)
     # Everybody on the machine may read the arguments of a program, and nobody else its environment.
     environment = os.environ if password is None else {**os.environ, "PGPASSWORD": password}
     try:
         done = subprocess.run(  # noqa: S603  # PostgreSQL's own program
-            [str(folder / program), f"--dbname={make_conninfo('', **params)}", "--no-password", *options],
+            [str(program), f"--dbname={make_conninfo('', **params)}", "--no-password", *options],
             env={**environment, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -92,8 +154,13 @@ def _run(database: Database, program: str, options: Sequence[str]) -> None:
             check=False,
         )
     except OSError as error:
-        raise LaunchError(f"{folder / program} cannot be run: {error.strerror}") from None
+        raise LaunchError(f"{program} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in lines if "error:" in line), lines[0] if lines else f"exit {done.returncode}")
-        raise LaunchError(f"{reason.strip()}; PULSE_POSTGRES_BIN chooses other programs than those that come along")
+        if "unsupported version" in reason:
+            raise LaunchError(
+                f"the dump was made by programs of a newer PostgreSQL than {program}: restore it into a server of that "
+                "version or a newer one, or make the dump with programs of the version of the server it came from"
+            )
+        raise LaunchError(f"{reason.strip()}; PULSE_POSTGRES_BIN chooses other programs than {program}")

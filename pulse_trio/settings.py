@@ -127,7 +127,8 @@ class Settings(BaseSettings):
     postgres_bin: Path | None = Field(
         None,
         validation_alias="PULSE_POSTGRES_BIN",
-        description="Folder of PostgreSQL's programs for the embedded server, instead of the packaged ones.",
+        description="Folder of PostgreSQL's programs, for the embedded server and for backup and restore, instead of "
+        "the packaged ones.",
     )
 
     web_client: bool = Field(

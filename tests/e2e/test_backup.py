@@ -11,11 +11,14 @@ import psycopg
 import pytest
 import trio
 
+from pulse_trio.store.embedded import find_binaries
 from tests.e2e.test_cli import answer, refusal
 from tests.support.client import PASSWORD, Api, Person
 from tests.support.cluster import Cluster, traversable_folder
+from tests.support.programs import require_postgres
 from tests.support.raw import connect_in_order
 from tests.support.server import PROGRAM, SECRET, Server, environment
+from tests.support.system_postgres import SystemPostgres
 
 
 @pytest.fixture
@@ -23,6 +26,14 @@ def folder() -> Iterator[Path]:
     folder = traversable_folder()
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def older() -> Iterator[SystemPostgres]:
+    """A server of the system's own PostgreSQL."""
+    server = SystemPostgres(require_postgres())
+    yield server
+    server.remove()
 
 
 async def say(person: Person, group: str, *texts: str) -> None:
@@ -168,7 +179,10 @@ def test_a_password_is_in_no_argument(own_cluster: Cluster, folder: Path) -> Non
     programs.mkdir()
     for name in ("postgres", "initdb", "pg_dump"):
         path = programs / name
-        path.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {seen}\nprintf "%s" "$PGPASSWORD" > {seen}.password\n')
+        path.write_text(
+            '#!/bin/sh\n[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 18.0" && exit\n'
+            f'printf "%s\\n" "$@" > {seen}\nprintf "%s" "$PGPASSWORD" > {seen}.password\n'
+        )
         path.chmod(0o755)
     done = subprocess.run(
         [PROGRAM, "backup", str(folder / "pulse.dump")],
@@ -206,3 +220,65 @@ def test_a_dump_that_is_not_there_is_told_before_anything_is_made(folder: Path) 
     nowhere = folder / "nowhere"
     assert "there is no file" in refusal("restore", str(folder / "no.dump"), PULSE_DATA_DIR=str(nowhere))
     assert not nowhere.exists()
+
+
+def users(**settings: str) -> list[str]:
+    """The usernames in a database."""
+    with psycopg.connect(settings["DATABASE_URL"]) as connection:
+        return [name for (name,) in connection.execute("SELECT username FROM users ORDER BY 1")]
+
+
+def own(conninfo: str) -> dict[str, str]:
+    return {"DATABASE_URL": conninfo, "SECRET_KEY": SECRET}
+
+
+def test_a_dump_of_an_older_server_is_restored_into_that_server_and_a_newer_one(
+    older: SystemPostgres, cluster: Cluster, folder: Path
+) -> None:
+    file = folder / "pulse.dump"
+    source = own(older.new_database())
+    answer("user", "add", "alice", "--password", PASSWORD, **source)
+    answer("backup", str(file), **source)
+    for target in (own(older.new_database()), own(cluster.new_database(migrated=False))):
+        assert answer("restore", str(file), **target) == "Restored."
+        assert users(**target) == ["alice"]
+
+
+def test_programs_that_do_not_fit_an_older_server_are_refused_before_anything_is_written(
+    older: SystemPostgres, folder: Path
+) -> None:
+    """What newer programs write could not be restored into that server."""
+    if older.major >= 17:
+        pytest.skip("this server takes what newer programs write")
+    file = folder / "pulse.dump"
+    file.write_bytes(b"of last night")
+    packaged = str(find_binaries())
+    source = own(older.new_database())
+    answer("user", "add", "alice", "--password", PASSWORD, **source)
+    for command, program, settings in (
+        ("backup", "pg_dump", source),
+        ("restore", "pg_restore", own(older.new_database())),
+    ):
+        line = refusal(command, str(file), PULSE_POSTGRES_BIN=packaged, **settings)
+        assert f"{program} of PostgreSQL {older.major} is needed" in line
+        assert f"{packaged}/{program} is of 18" in line
+        assert f"apt-get install postgresql-client-{older.major}" in line
+        assert "PULSE_POSTGRES_BIN" in line
+    assert file.read_bytes() == b"of last night"
+    assert [one.name for one in folder.iterdir()] == ["pulse.dump"]
+    answer("backup", str(file), PULSE_POSTGRES_BIN=str(older.programs), **source)
+    assert file.read_bytes().startswith(b"PGDMP")
+
+
+def test_a_dump_of_a_newer_server_is_not_restored_and_the_line_says_why(
+    older: SystemPostgres, database: str, folder: Path
+) -> None:
+    if older.major >= 17:
+        pytest.skip("this server takes what newer programs write")
+    file = folder / "pulse.dump"
+    answer("backup", str(file), **own(database))
+    target = own(older.new_database())
+    line = refusal("restore", str(file), **target)
+    assert "made by programs of a newer PostgreSQL" in line
+    with psycopg.connect(target["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)

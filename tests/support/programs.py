@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NoReturn
 
 import pytest
 import trio
+
+POSTGRES: Final = Path("/usr/lib/postgresql")  # where Debian has it
 
 _WITH_WS = Path(__file__).parent.parent / "e2e" / "specification" / "with_ws.cjs"
 
@@ -80,8 +82,20 @@ def require_program(name: str, package: str) -> str:
     """The path of a program; without it the test is skipped, but under CI it fails."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
-        reason = f"`{name}` is not installed (Debian: apt-get install {package})"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        leave_out(f"`{name}` is not installed (Debian: apt-get install {package})")
     return found
+
+
+def require_postgres() -> Path:
+    """The folder of the programs of the system's newest PostgreSQL; as `require_program` without one."""
+    found = sorted(POSTGRES.glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        leave_out(f"there is no PostgreSQL in {POSTGRES} (Debian: apt-get install postgresql)")
+    return found[-1].parent
+
+
+def leave_out(reason: str) -> NoReturn:
+    """Skips the test, but fails it under CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
