@@ -131,7 +131,7 @@ def migrate_database(database: Database) -> tuple[str | None, str]:
         LaunchError: it cannot be; one line for a person.
     """
     try:
-        return migrate(database.conninfo)
+        return migrate(database.conninfo, wait=database.settings.migration_wait, tell=_say)
     except psycopg.Error as error:
         raise LaunchError(_cannot_reach(error)) from None
 
@@ -224,8 +224,12 @@ def _with_key(settings: Settings, data_dir: Path) -> Settings:
 
 def exit_with(error: LaunchError) -> SystemExit:
     """How a program ends that cannot start: one line, and an exit code that is not 0."""
-    print(f"pulse-trio: {error}", file=sys.stderr)  # noqa: T201  # for the person at the terminal
+    _say(str(error))
     return SystemExit(1)
+
+
+def _say(line: str) -> None:
+    print(f"pulse-trio: {line}", file=sys.stderr)  # noqa: T201  # for the person at the terminal
 
 
 @contextmanager

@@ -487,6 +487,14 @@ class Settings(BaseSettings):
         validation_alias="PULSE_STATEMENT_TIMEOUT",
         description="How long one SQL statement may take, in seconds.",
     )
+    migration_wait: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        validation_alias="PULSE_MIGRATION_WAIT",
+        description="How long a start, or `migrate`, waits for another session that migrates the database, or that "
+        "uses a table which is to be changed, in seconds.",
+    )
     allow_losing_commits: bool = Field(
         False,
         validation_alias="PULSE_ALLOW_LOSING_COMMITS",

@@ -1,6 +1,7 @@
 """The schema of the database: brings it up to date, or says why it cannot; and the epoch of what is in it."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -31,12 +32,29 @@ ESTABLISH_EPOCH: Final = f"""
 """  # noqa: S608  # our own text
 
 
+_TELL_AFTER: Final = 3.0  # seconds of waiting for another process that migrates, before it is told
+_SETTINGS: Final = """
+    SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)
+"""
+
+
 @dataclass(frozen=True)
 class History:
     """Where the history is, as `SERVER` tells it, and the epoch that it has there."""
 
     server: str
     epoch: str
+
+
+def holder_of(key: int) -> str:
+    """A query for who has an advisory lock of this database: its session's pid, application and address in one text."""
+    return f"""
+        SELECT concat_ws(', ', 'pid ' || pid, nullif(application_name, ''), host(client_addr))
+        FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE locktype = 'advisory' AND granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND (classid::bigint << 32 | objid::bigint) = {key} AND objsubid = 1
+    """  # noqa: S608  # our own text
 
 
 def new_epoch() -> str:
@@ -58,21 +76,27 @@ def revisions(scripts: Path) -> list[str]:
     return sorted(file.name.partition("_")[0] for file in (scripts / "versions").glob("[0-9]*_*.py"))
 
 
-def migrate(conninfo: str) -> tuple[str | None, str]:
+def migrate(
+    conninfo: str, *, wait: float = 60.0, tell: Callable[[str], None] = lambda _: None
+) -> tuple[str | None, str]:
     """Brings the database up to this version's schema, one process at a time.
 
     Returns the revision before and after.
 
+    Args:
+        conninfo: which database.
+        wait: seconds to wait for another process that migrates, and for each lock that the migration needs.
+        tell: called once with a line for a person, when the wait for another process takes long.
+
     Raises:
-        LaunchError: the database has a newer schema, or a migration failed; nothing was changed by it.
+        LaunchError: the database has a newer schema, a migration failed, or waited for too long; nothing was changed.
         psycopg.Error: it cannot be reached.
     """
     scripts = _scripts()
     known = revisions(scripts)
     head = known[-1]
-    with psycopg.connect(conninfo, autocommit=True) as guard:
-        # Held by a session of its own, and given up with it, also when this process dies.
-        guard.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+    with psycopg.connect(conninfo) as guard:
+        _lock_migrations(guard, wait, tell)
         before = _revision(guard)
         if before is not None and before not in known:
             raise LaunchError(
@@ -83,8 +107,41 @@ def migrate(conninfo: str) -> tuple[str | None, str]:
             # Alembic and what it needs take half a second and 20 MB: only where there is something to do.
             from pulse_trio.store.upgrade import upgrade
 
-            upgrade(conninfo, scripts)
+            upgrade(conninfo, scripts, wait)
     return before, head
+
+
+def _lock_migrations(guard: psycopg.Connection, wait: float, tell: Callable[[str], None]) -> None:
+    """Takes the lock of migrations until the end of the transaction, and so of this process, however it ends.
+
+    A lock of the session would outlive both behind a pooler, which keeps the session for others.
+    """
+    guard.execute(_SETTINGS)
+    if _try_lock_migrations(guard, min(wait, _TELL_AFTER)):
+        return
+    if wait > _TELL_AFTER:
+        tell(f"waiting for another session that migrates the database ({_migrating(guard)})")
+        if _try_lock_migrations(guard, wait - _TELL_AFTER):
+            return
+    raise LaunchError(
+        f"another session has been migrating the database for more than {wait:g} seconds ({_migrating(guard)}): wait "
+        "for it, or if no process of pulse-trio has it end it with pg_terminate_backend"
+    )
+
+
+def _try_lock_migrations(guard: psycopg.Connection, seconds: float) -> bool:
+    guard.execute("SELECT set_config('lock_timeout', %s, true)", (f"{max(1, round(seconds * 1000))}ms",))
+    try:
+        with guard.transaction():
+            guard.execute("SELECT pg_advisory_xact_lock(%s)", (MIGRATION_LOCK,))
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
+
+
+def _migrating(guard: psycopg.Connection) -> str:
+    row = guard.execute(holder_of(MIGRATION_LOCK)).fetchone()
+    return "it has gone meanwhile" if row is None else str(row[0])
 
 
 def compare_revisions(conninfo: str) -> tuple[str | None, str, bool]:

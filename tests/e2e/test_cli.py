@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import trio
 
+from pulse_trio.store.schema import MIGRATION_LOCK
 from tests.support.client import PASSWORD, Api, Person
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment
@@ -87,6 +88,20 @@ def test_migrate_makes_the_schema_once(cluster: Cluster) -> None:
 def test_migrate_makes_the_data_folder(embedded: dict[str, str]) -> None:
     assert answer("migrate", **embedded).startswith("Schema none → ")
     assert not answer("migrate", "--data-dir", embedded["PULSE_DATA_DIR"]).startswith("Schema none")
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("serve", "--port", "0")], ids=["migrate", "serve"])
+def test_a_wait_for_another_that_migrates_is_told_and_ends(own_database: dict[str, str], command: list[str]) -> None:
+    with psycopg.connect(own_database["DATABASE_URL"], autocommit=True, application_name="the other") as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        done = run(*command, **own_database, PULSE_MIGRATION_WAIT="3.5")
+        holder = f"(pid {other.info.backend_pid}, the other)"
+    assert (done.returncode, done.stdout) == (1, "")
+    first, last = done.stderr.splitlines()
+    assert first == f"pulse-trio: waiting for another session that migrates the database {holder}"
+    assert last.startswith(
+        f"pulse-trio: another session has been migrating the database for more than 3.5 seconds {holder}"
+    )
 
 
 async def test_commands_work_while_the_service_runs(settings: dict[str, str]) -> None:

@@ -4,7 +4,9 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from pulse_trio.errors import LaunchError
+from pulse_trio.store import schema
 from pulse_trio.store.schema import MIGRATION_LOCK, establish_epoch, migrate, renew_epoch, revisions
 from tests.support.cluster import Cluster
 
@@ -95,9 +98,9 @@ def test_alembic_is_loaded_only_to_migrate(database: str) -> None:
 def test_second_time_changes_nothing(fresh: str) -> None:
     _, head = migrate(fresh)
     query(fresh, "INSERT INTO history (epoch, server) VALUES ('kept', 'here')")
-    schema = schema_of(fresh)
+    before = schema_of(fresh)
     assert migrate(fresh) == (head, head)
-    assert schema_of(fresh) == schema
+    assert schema_of(fresh) == before
     assert query(fresh, "SELECT epoch FROM history") == [("kept",)]
 
 
@@ -167,16 +170,59 @@ def test_waits_while_another_migrates(fresh: str) -> None:
         assert running.result(LIMIT)[0] is None
 
 
+@contextmanager
+def migrating(conninfo: str) -> Iterator[psycopg.Connection]:
+    """Another session has the lock of migrations."""
+    with psycopg.connect(conninfo, autocommit=True, application_name="the other") as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        yield other
+
+
+def test_a_wait_for_another_that_migrates_is_told(fresh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_TELL_AFTER", 0.05)
+    told: list[str] = []
+    with migrating(fresh) as other:
+
+        def tell(line: str) -> None:
+            told.append(line)
+            other.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
+
+        assert migrate(fresh, wait=LIMIT, tell=tell)[0] is None
+        assert told == [
+            f"waiting for another session that migrates the database (pid {other.info.backend_pid}, the other)"
+        ]
+
+
+def test_a_wait_for_another_that_migrates_ends(fresh: str) -> None:
+    with migrating(fresh) as other:
+        with pytest.raises(LaunchError, match=rf"more than 0.1 seconds \(pid {other.info.backend_pid}, the other\)"):
+            migrate(fresh, wait=0.1)
+        assert schema_of(fresh) == []
+    migrate(fresh, wait=0.1)
+
+
+def test_a_wait_for_a_table_ends_and_changes_nothing(fresh: str) -> None:
+    migrate(fresh)
+    take_back(fresh, "0001")
+    before = schema_of(fresh)
+    with psycopg.connect(fresh) as other:
+        other.execute("LOCK TABLE users, conversation_users")
+        with pytest.raises(LaunchError, match=r"^a migration waited 0\.1 seconds for a table that other sessions use"):
+            migrate(fresh, wait=0.1)
+    assert schema_of(fresh) == before
+    assert migrate(fresh)[0] == "0001"
+
+
 def test_newer_schema_is_refused_in_one_line(database: str) -> None:
     query(database, "UPDATE alembic_version SET version_num = '9999'")
-    schema = schema_of(database)
+    before = schema_of(database)
     with pytest.raises(
         LaunchError, match=r"^the database has schema 9999, newer than this version's \d+: .*$"
     ) as caught:
         migrate(database)
     assert "\n" not in str(caught.value)
     assert query(database, "SELECT version_num FROM alembic_version") == [("9999",)]
-    assert schema_of(database) == schema
+    assert schema_of(database) == before
 
 
 def test_failed_migration_leaves_what_was_there(fresh: str) -> None:
