@@ -34,7 +34,8 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
 from pulse_trio.store.embedded import EmbeddedPostgres
 from pulse_trio.store.lock import ServiceLock, require_server
-from pulse_trio.store.postgres import APPENDS, SERVER_SETTINGS, PostgresStore
+from pulse_trio.store.postgres import APPENDS, PostgresStore
+from pulse_trio.store.sessions import Sessions
 from pulse_trio.trio_psycopg import Pool
 
 EXIT_FAILED: Final = 1
@@ -117,7 +118,7 @@ def create_app(
 
 def postgres_store(
     settings: Settings,
-    conninfo: str,
+    sessions: Sessions,
     lock: ServiceLock,
     metrics: Metrics,
     embedded: EmbeddedPostgres | None = None,
@@ -133,11 +134,10 @@ def postgres_store(
         history = lock.history
         new_pool = partial(
             Pool,
-            conninfo,
+            sessions.conninfo,
             configure=partial(require_server, history.server),
             acquire_timeout=settings.statement_timeout,
-            statement_timeout=settings.statement_timeout,
-            server_settings=SERVER_SETTINGS,
+            server_settings=sessions.settings,
             autocommit=True,
             on_acquired=metrics.checkout_seconds.observe,
         )

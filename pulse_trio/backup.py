@@ -21,6 +21,7 @@ from pulse_trio.launch import Database, migrate_database
 from pulse_trio.store.embedded import EmbeddedError, find_binaries
 from pulse_trio.store.lock import ServiceLock
 from pulse_trio.store.schema import establish_epoch, renew_epoch
+from pulse_trio.store.sessions import noticing, require_own_sessions
 
 SYSTEM_FOLDERS: Final = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")  # Debian's, Red Hat's
 
@@ -38,6 +39,7 @@ def dump(database: Database, file: Path) -> int:
         LaunchError: it cannot be made; one line for a person. What the file was before it still is.
     """
     program = _find_program(database, "pg_dump")
+    require_own_sessions(noticing(database.conninfo))
     draft = file.with_name(f"{file.name}.part")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -69,6 +71,7 @@ def restore(database: Database, file: Path) -> None:
         LaunchError: it cannot be done; one line for a person.
     """
     program = _find_program(database, "pg_restore")
+    require_own_sessions(noticing(database.conninfo))  # neither the lock nor what the program sets holds in others
     lock = ServiceLock(database.conninfo)  # no service may start on what is half there
     try:
         with psycopg.connect(database.conninfo) as connection:

@@ -18,12 +18,13 @@ from pulse_trio.clock import utc_now
 from pulse_trio.edge.auth import Tokens
 from pulse_trio.edge.gate import RESERVED_FILES
 from pulse_trio.errors import LaunchError
-from pulse_trio.launch import KEY_FILE, Database, open_database
+from pulse_trio.launch import KEY_FILE, Database, open_database, plan_sessions
 from pulse_trio.settings import Settings
 from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF
 from pulse_trio.store.embedded import default_data_dir
 from pulse_trio.store.postgres.gathering import APPENDS
-from pulse_trio.store.schema import SERVICE_LOCK, compare_revisions
+from pulse_trio.store.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
+from pulse_trio.store.sessions import require_own_sessions
 
 FREE_LEAST: Final = 256 * 2**20  # bytes: PostgreSQL writes its log of changes in files of 16 MiB, several ahead
 FREE_GOOD: Final = 2 * 2**30
@@ -200,16 +201,19 @@ def _database(database: Database) -> Iterator[Finding]:
             )
             return
         yield _clocks(one)
-        yield _durability(database.settings, connection)
+        durability = _durability(database.settings, connection)
+        yield durability
         yield _sessions(database.settings, one)
-        holds = one(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database()) "
-            "AND (classid::bigint << 32 | objid::bigint) = %s",
-            SERVICE_LOCK,
-        )
-        text = "one runs on this database, and no second one can" if holds else _NOT_RUNNING
+        if durability.status != "failed":  # the start is refused for that first
+            yield _own_sessions(database)
+        holder = one(f"SELECT ({holder_of(SERVICE_LOCK)})")
+        text = _NOT_RUNNING if holder is None else f"one runs on this database ({holder}), and no second one can"
         yield Finding("service", "ok", text)
+        migrating = one(f"SELECT ({holder_of(MIGRATION_LOCK)})")
+        if migrating is not None:
+            text = f"another session migrates the database ({migrating}): a start waits for it"
+            mend = "wait for it, or if no process of pulse-trio has it end it with pg_terminate_backend"
+            yield Finding("migration", "warning", text, mend)
     yield _schema(database.conninfo)
     yield _keys(database.settings)
 
@@ -249,6 +253,15 @@ def _sessions(settings: Settings, one: Callable[[Any], Any]) -> Finding:
         mend = "raise max_connections in postgresql.conf, or lower PULSE_POOL_MAX"
         return Finding("sessions", "warning", text, mend)
     return Finding("sessions", "ok", f"PostgreSQL lets {most} connect, the service wants {wanted}")
+
+
+def _own_sessions(database: Database) -> Finding:
+    """Makes sessions as the service does: what it would be refused for is found here, too."""
+    try:
+        require_own_sessions(plan_sessions(database))
+    except LaunchError as error:
+        return Finding("own sessions", "failed", str(error), "see 'What goes wrong' in docs/operations.md")
+    return Finding("own sessions", "ok", "every connection has a session of its own, and keeps its settings")
 
 
 def _schema(conninfo: str) -> Finding:

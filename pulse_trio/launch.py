@@ -24,7 +24,7 @@ from pulse_trio.app import PulseApp, create_app, postgres_store
 from pulse_trio.errors import LaunchError
 from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings, check_secret
-from pulse_trio.store.durability import durable_conninfo
+from pulse_trio.store.durability import commit_settings
 from pulse_trio.store.embedded import (
     EmbeddedError,
     EmbeddedPostgres,
@@ -32,13 +32,22 @@ from pulse_trio.store.embedded import (
     find_binaries,
     running_conninfo,
 )
-from pulse_trio.store.lock import ServiceLock, noticing, with_timeout
+from pulse_trio.store.lock import ServiceLock
+from pulse_trio.store.postgres import SERVER_SETTINGS
 from pulse_trio.store.schema import compare_revisions, migrate
+from pulse_trio.store.sessions import Sessions, noticing, require_own_sessions, with_timeout
 
 OLDEST_POSTGRES: Final = 140_000  # server_version_num
 KEY_FILE: Final = "secret_key"
 INTERRUPT_AGAIN: Final = 0.02  # seconds
 
+_ADVICE: Final = "check that it runs and that the URL is right"
+# By what PgBouncer says.
+_POOLER_ADVICE: Final = {
+    "unsupported startup parameter": "take the options out of DATABASE_URL and PGOPTIONS, or connect directly",
+    "statement pooling mode": "connect directly, or set pool_mode=session",
+    "query_wait_timeout": "it has too few sessions: raise its default_pool_size above PULSE_POOL_MAX by 10 or more",
+}
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
@@ -104,12 +113,12 @@ def open_app(settings: Settings) -> Iterator[tuple[PulseApp, Database]]:
         LaunchError: something is missing or in the way; one line for a person.
     """
     with open_database(settings) as database:
-        migrate_database(database)
         try:
-            conninfo = database.conninfo
-            if not database.settings.allow_losing_commits:
-                conninfo = durable_conninfo(conninfo)
-            lock = ServiceLock(database.conninfo, allow_losing_commits=database.settings.allow_losing_commits)
+            sessions = plan_sessions(database)
+            require_own_sessions(sessions)
+            migrate_database(database)
+            allow_losing_commits = database.settings.allow_losing_commits
+            lock = ServiceLock(database.conninfo, sessions=sessions, allow_losing_commits=allow_losing_commits)
         except psycopg.Error as error:
             raise LaunchError(_cannot_reach(error)) from None
         try:
@@ -118,10 +127,26 @@ def open_app(settings: Settings) -> Iterator[tuple[PulseApp, Database]]:
             except psycopg.Error as error:
                 raise LaunchError(_cannot_reach(error)) from None
             metrics = Metrics()
-            store = postgres_store(database.settings, noticing(conninfo), lock, metrics, database.embedded)
+            store = postgres_store(database.settings, sessions, lock, metrics, database.embedded)
             yield create_app(database.settings, store, moved=lock.wait_moved, metrics=metrics), database
         finally:
             lock.close()
+
+
+def plan_sessions(database: Database) -> Sessions:
+    """The sessions of the service's pool: how they are made, and their settings.
+
+    Raises:
+        LaunchError: the server may lose commits; names the settings of PostgreSQL.
+        psycopg.Error: the database cannot be reached.
+    """
+    settings = database.settings
+    timeout = str(round(settings.statement_timeout * 1000))
+    ours = {**SERVER_SETTINGS, "statement_timeout": timeout}
+    if not settings.allow_losing_commits:
+        with psycopg.connect(database.conninfo, autocommit=True) as connection:
+            ours |= commit_settings(connection)
+    return noticing(database.conninfo, ours)
 
 
 def migrate_database(database: Database) -> tuple[str | None, str]:
@@ -190,7 +215,8 @@ def _is_well_formed(conninfo: str) -> bool:
 def _cannot_reach(error: psycopg.Error) -> str:
     """What libpq says of it: names the host and the reason; never the password."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"the database of DATABASE_URL cannot be used: {reason}; check that it runs and that the URL is right"
+    advice = next((advice for part, advice in _POOLER_ADVICE.items() if part in reason), _ADVICE)
+    return f"the database of DATABASE_URL cannot be used: {reason}; {advice}"
 
 
 def _with_key(settings: Settings, data_dir: Path) -> Settings:

@@ -4,72 +4,46 @@ The connection that holds the lock also tells where the history is: when it has 
 server, a standby that was promoted. What this process knows of the history may not be true there.
 """
 
-import os
+from functools import partial
 from typing import Any, Final
 
 import psycopg
 import structlog
 import trio
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio.errors import LaunchError
-from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF, refuse_losses, session_options
-from pulse_trio.store.schema import ESTABLISH_EPOCH, SERVER, SERVICE_LOCK, History, new_epoch
-from pulse_trio.trio_psycopg import TrioConnection
+from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF, refuse_losses
+from pulse_trio.store.schema import ESTABLISH_EPOCH, SERVER, SERVICE_LOCK, History, holder_of, new_epoch
+from pulse_trio.store.sessions import Sessions, as_lists, noticing, open_session, require_own_sessions
+from pulse_trio.trio_psycopg import SET_SETTINGS, TrioConnection
 
 RETRY: Final = 0.5  # seconds between attempts to get the lock back from a database that is away
 
 _TAKEN: Final = (
-    "another pulse-trio process is using this database: rooms live in one process, so stop that one first "
+    "another pulse-trio process is using this database ({holder}): rooms live in one process, so stop that one first "
     "(and keep workers = 0)"
 )
 # What tells a session from a later one with the same pid comes along.
-_TAKE: Final = "SELECT pg_try_advisory_lock(%s), pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+_TAKE: Final = f"""
+    SELECT pg_try_advisory_lock({SERVICE_LOCK}), ({holder_of(SERVICE_LOCK)}), pid, backend_start
+    FROM pg_stat_activity WHERE pid = pg_backend_pid()
+"""  # noqa: S608  # our own text
 _END_FORMER: Final = """
     SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
 """
 
-# Either side notices within some ten seconds that the other has gone without a word (a cable, a power cut):
-# seconds but for the last, which is in milliseconds.
-_CLIENT_NOTICES: Final = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 11_000,
-}
-_SERVER_NOTICES: Final = {f"tcp_{name.removeprefix('tcp_')}": value for name, value in _CLIENT_NOTICES.items()}
-_CONNECT_TIMEOUT: Final = 5  # seconds for each host
-
 log = structlog.get_logger(__name__)
-
-
-def with_timeout(conninfo: str) -> str:
-    """How to reach the database so that an attempt ends, also at a server that takes connections and says nothing."""
-    params = conninfo_to_dict(conninfo)
-    if "PGCONNECT_TIMEOUT" not in os.environ:
-        params.setdefault("connect_timeout", _CONNECT_TIMEOUT)
-    return make_conninfo("", **params)
-
-
-def noticing(conninfo: str) -> str:
-    """How to reach the database so that the loss of the network, or of the other machine, is soon noticed.
-
-    The session at the other end ends, too, and with it the lock of a service whose machine is gone. What the
-    string itself sets stays.
-    """
-    params = {**_CLIENT_NOTICES, **conninfo_to_dict(with_timeout(conninfo))}
-    ours = " ".join(f"-c {name}={value}" for name, value in _SERVER_NOTICES.items())
-    params["options"] = f"{ours} {session_options(params)}".strip()
-    return make_conninfo("", **params)
 
 
 class ServiceLock:
     """An advisory lock on a connection of its own; PostgreSQL gives it up when this process dies.
 
-    Taken before the event loop runs, so that a second process is refused before it serves anything.
+    Taken before the event loop runs, so that a second process is refused before it serves anything. Before that, see
+    to it that sessions are one's own (`require_own_sessions`).
 
     Args:
         conninfo: how to reach the database.
+        sessions: the service's other sessions; a database that is found later must make them as the first one did.
         allow_losing_commits: take a server, too, that may lose what it says is committed.
 
     Raises:
@@ -77,15 +51,16 @@ class ServiceLock:
         psycopg.Error: the database cannot be reached.
     """
 
-    def __init__(self, conninfo: str, *, allow_losing_commits: bool = True) -> None:
-        self._conninfo = noticing(conninfo)
+    def __init__(self, conninfo: str, *, sessions: Sessions | None = None, allow_losing_commits: bool = True) -> None:
+        self._own = noticing(conninfo)
+        self._sessions = sessions
         self._allow_losing_commits = allow_losing_commits
         self._history: History | None = None
         self._moved = trio.Event()
         self._former: tuple[Any, ...] = ()  # the session that had the lock last
-        self._connection: psycopg.Connection | TrioConnection = psycopg.connect(self._conninfo, autocommit=True)
+        self._connection: psycopg.Connection | TrioConnection = open_session(self._own)
         try:
-            self._keep(self._connection.execute(_TAKE, (SERVICE_LOCK,)).fetchone())
+            self._keep(self._connection.execute(_TAKE).fetchone())
         except BaseException:
             self.close()
             raise
@@ -120,7 +95,7 @@ class ServiceLock:
         """Takes the lock again when its connection breaks; runs until cancelled.
 
         Raises:
-            LaunchError: another process took it meanwhile; or the server may lose commits now.
+            LaunchError: another process took it meanwhile; the server may lose commits now; or it shares sessions.
         """
         while True:
             await self._wait_lost()
@@ -142,7 +117,8 @@ class ServiceLock:
         while True:
             try:
                 # Held from here on, so that `close` ends it whatever happens next.
-                self._connection = connection = await TrioConnection.connect(self._conninfo, autocommit=True)
+                self._connection = connection = await TrioConnection.connect(self._own.conninfo, autocommit=True)
+                await connection.execute(SET_SETTINGS, as_lists(self._own.settings))
                 reason = await self._try(connection)
             except (psycopg.Error, OSError):
                 reason = ""
@@ -166,9 +142,12 @@ class ServiceLock:
             return "it is a standby"
         if self._history is not None and _is_older(server, self._history.server):
             return "it is on an older timeline: its own promotion, or another's, has left it behind"
+        if self._sessions is not None:
+            check = partial(require_own_sessions, self._sessions)
+            await trio.to_thread.run_sync(check, abandon_on_cancel=True)
         # After a break of the network the server may not know yet that our former session has gone.
         await connection.execute(_END_FORMER, self._former)
-        self._keep(await _row(connection, _TAKE, SERVICE_LOCK))
+        self._keep(await _row(connection, _TAKE))
         if self._history is None:
             return None
         if not self._allow_losing_commits:
@@ -183,8 +162,10 @@ class ServiceLock:
     def _keep(self, row: tuple[Any, ...] | None) -> None:
         """Raises LaunchError if the lock was not given."""
         if row is None or not row[0]:
-            raise LaunchError(_TAKEN)
-        self._former = row[1:]
+            raise LaunchError(
+                _TAKEN.format(holder="it has gone meanwhile" if row is None or row[1] is None else row[1])
+            )
+        self._former = row[2:]
 
 
 async def require_server(server: str, connection: TrioConnection[Any]) -> None:

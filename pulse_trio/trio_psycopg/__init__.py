@@ -6,10 +6,11 @@
 """
 
 from .connection import EXIT_SECONDS, TrioConnection, TrioCursor, TrioTransaction
-from .pool import Pool, PoolClosed, PoolStatistics, PoolTimeout
+from .pool import SET_SETTINGS, Pool, PoolClosed, PoolStatistics, PoolTimeout
 
 __all__ = [
     "EXIT_SECONDS",
+    "SET_SETTINGS",
     "Pool",
     "PoolClosed",
     "PoolStatistics",

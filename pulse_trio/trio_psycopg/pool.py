@@ -12,7 +12,6 @@ from typing import Any, Final, Self
 
 import psycopg
 import trio
-from psycopg._conninfo_utils import get_param  # private: reads PGOPTIONS as libpq would
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import AsyncRowFactory
@@ -20,6 +19,11 @@ from psycopg.waiting import Wait
 
 from ._waiting import poll_now
 from .connection import EXIT_SECONDS, TrioConnection
+
+# Makes settings of a session, from lists of names and values; gives each name with the value that it has now.
+SET_SETTINGS: Final = """
+    SELECT name, set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS given (name, value)
+"""
 
 BACKOFF_FIRST_SECONDS: Final = 0.1
 BACKOFF_MAX_SECONDS: Final = 10.0  # a restarted server is found within this, and not stormed meanwhile
@@ -67,8 +71,9 @@ class Pool:
         max_lifetime: Seconds after which a connection is not lent again.
         connect_timeout: Seconds for each attempt to connect; libpq's rule: whole, at least 2.
         acquire_timeout: Seconds to wait for a connection, connecting included.
-        statement_timeout: Seconds, enforced by the server; None: no limit. Travels in `options`.
-        server_settings: Of each connection: PostgreSQL's name → value. Travels in `options`.
+        statement_timeout: Seconds, enforced by the server; None: no limit.
+        server_settings: Of each connection: PostgreSQL's name → value. They are set right after connecting, and win
+            over those of the conninfo: a pooler such as PgBouncer refuses or drops startup options.
         configure: Called with each new connection; must leave it IDLE.
         autocommit: Of each connection.
         row_factory: Of each connection.
@@ -100,13 +105,9 @@ class Pool:
             raise ValueError("0 <= min_size <= max_size, and max_size >= 1")
         params = conninfo_to_dict(conninfo)
         params["connect_timeout"] = connect_timeout
-        own_settings = dict(server_settings or {})
+        self._settings = dict(server_settings or {})
         if statement_timeout is not None:
-            own_settings["statement_timeout"] = str(round(statement_timeout * 1000))
-        if own_settings:
-            # Merged: what the conninfo or PGOPTIONS sets stays; ours comes last and wins.
-            own = " ".join(f"-c {name}={value}" for name, value in own_settings.items())
-            params["options"] = f"{get_param(params, 'options') or ''} {own}".strip()
+            self._settings["statement_timeout"] = str(round(statement_timeout * 1000))
         self._conninfo = make_conninfo("", **params)
         self._min_size = min_size
         self._max_size = max_size
@@ -278,6 +279,11 @@ class Pool:
                 self._conninfo, autocommit=self._autocommit, row_factory=self._row_factory
             )
             try:
+                if self._settings:
+                    names, values = list(self._settings), list(self._settings.values())
+                    await connection.execute(SET_SETTINGS, (names, values), prepare=False)
+                    if not self._autocommit:
+                        await connection.commit()
                 if self._configure is not None:
                     await self._configure(connection)
                     if connection.pgconn.transaction_status != TransactionStatus.IDLE:

@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio import doctor
 from pulse_trio.settings import Settings
+from pulse_trio.store.schema import MIGRATION_LOCK
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment
 
@@ -166,6 +167,17 @@ def test_too_few_files_and_sessions_are_warnings(own: dict[str, str]) -> None:
     found = findings(PULSE_POOL_MAX="200", **own)
     assert found["sessions"]["status"] == "warning"
     assert "PULSE_POOL_MAX" in found["sessions"]["mend"]
+
+
+def test_a_session_that_migrates_is_a_warning(own: dict[str, str]) -> None:
+    """A start would wait for it."""
+    assert "migration" not in findings(**own)
+    with psycopg.connect(own["DATABASE_URL"], autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
+        found = findings(**own)
+        assert found["migration"]["status"] == "warning"
+        assert f"pid {other.info.backend_pid}" in found["migration"]["text"]
+        assert "none runs" in found["service"]["text"]
 
 
 def test_a_port_in_use_by_something_else_fails(own: dict[str, str]) -> None:

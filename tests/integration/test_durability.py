@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from pulse_trio.errors import LaunchError
-from pulse_trio.store.durability import durable_conninfo
+from pulse_trio.store.durability import commit_settings
+from pulse_trio.store.sessions import noticing, open_session
 from tests.support.cluster import Cluster
 
 
@@ -39,9 +41,23 @@ def shown(conninfo: str, name: str) -> str:
     return str(row[0])
 
 
+def durable(conninfo: str) -> dict[str, str]:
+    """The settings with which a session keeps what it commits."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        return commit_settings(connection)
+
+
+def kept(conninfo: str, settings: dict[str, str], name: str) -> str:
+    """A setting as a session of the service has it."""
+    with closing(open_session(noticing(conninfo, settings))) as connection:
+        row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
 def test_a_server_without_fsync_is_refused_by_that_name(own_cluster: Cluster) -> None:
     with pytest.raises(LaunchError) as refused:
-        durable_conninfo(own_cluster.conninfo)
+        durable(own_cluster.conninfo)
     message = str(refused.value)
     assert "its fsync is off" in message
     assert "full_page_writes" not in message
@@ -52,12 +68,12 @@ def test_a_server_without_fsync_is_refused_by_that_name(own_cluster: Cluster) ->
 def test_a_server_without_full_page_writes_is_refused_until_they_are_on(lasting: Cluster) -> None:
     change(lasting, full_page_writes="off")
     with pytest.raises(LaunchError, match="its full_page_writes is off"):
-        durable_conninfo(lasting.conninfo)
+        durable(lasting.conninfo)
     change(lasting, fsync="off")
     with pytest.raises(LaunchError, match="its fsync and full_page_writes are off"):
-        durable_conninfo(lasting.conninfo)
+        durable(lasting.conninfo)
     change(lasting, fsync="on", full_page_writes="on")
-    durable_conninfo(lasting.conninfo)
+    durable(lasting.conninfo)
 
 
 @pytest.fixture
@@ -83,20 +99,23 @@ def test_sessions_wait_for_the_disk_whatever_the_default_is_or_becomes(
 ) -> None:
     switch.execute(f"ALTER {whose} SET synchronous_commit = {default}")
     assert shown(lasting.conninfo, "synchronous_commit") == default
-    conninfo = durable_conninfo(lasting.conninfo)
-    assert shown(conninfo, "synchronous_commit") == held
+    settings = durable(lasting.conninfo)
+    assert kept(lasting.conninfo, settings, "synchronous_commit") == held
     switch.execute(f"ALTER {whose} SET synchronous_commit = off")
-    assert shown(conninfo, "synchronous_commit") == held
+    assert kept(lasting.conninfo, settings, "synchronous_commit") == held
 
 
 @pytest.mark.parametrize("place", ["conninfo", "environment"])
 def test_options_that_were_given_stay(lasting: Cluster, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    options = "-c work_mem=5MB -c synchronous_commit=off"
+    options = "-c work_mem=5MB -c synchronous_commit=off -c tcp_keepalives_idle=77"
+    conninfo = lasting.conninfo
     if place == "conninfo":
-        conninfo = durable_conninfo(make_conninfo(lasting.conninfo, options=options))
+        conninfo = make_conninfo(conninfo, options=options)
     else:
         monkeypatch.setitem(os.environ, "PGOPTIONS", options)
-        conninfo = durable_conninfo(lasting.conninfo)
-    assert shown(conninfo, "work_mem") == "5MB"
-    assert shown(conninfo, "synchronous_commit") == "on"
-    assert conninfo_to_dict(conninfo)["host"] == lasting.socket_folder
+    settings = durable(conninfo)
+    assert kept(conninfo, settings, "work_mem") == "5MB"
+    assert kept(conninfo, settings, "synchronous_commit") == "on"
+    sessions = noticing(conninfo, settings)
+    assert "tcp_keepalives_idle" not in sessions.settings
+    assert sessions.settings["tcp_keepalives_interval"] == "2"

@@ -28,6 +28,7 @@ class Proxy:
         lose_answers: how many of the next answers to statements are lost, each with its connection.
         lost: how many were.
         is_cut: whether connections are refused.
+        replace: what is sent to the server as something else of the same length.
     """
 
     def __init__(self, conninfo: str, nursery: trio.Nursery) -> None:
@@ -38,6 +39,7 @@ class Proxy:
         self.lose_answers = 0
         self.lost = 0
         self.is_cut = False
+        self.replace = (b"", b"")
         self.port = 0
 
     @property
@@ -95,7 +97,7 @@ class Proxy:
 
     async def _requests(self, client: trio.SocketStream, server: trio.SocketStream, scope: trio.CancelScope) -> None:
         while data := await client.receive_some(CHUNK):
-            await server.send_all(data)
+            await server.send_all(data.replace(*self.replace) if self.replace[0] else data)
         scope.cancel()
 
     async def _answers(self, client: trio.SocketStream, server: trio.SocketStream) -> None:

@@ -123,6 +123,18 @@ async def test_statement_timeout_merges_options(conninfo: str) -> None:
                 await conn.execute("select pg_sleep(20)")
 
 
+@pytest.mark.parametrize("autocommit", [False, True])
+async def test_settings_are_made_without_startup_options_and_stay(conninfo: str, autocommit: bool) -> None:
+    settings = {"work_mem": "5MB"}
+    with trio.fail_after(30):
+        async with Pool(conninfo, server_settings=settings, autocommit=autocommit) as pool:
+            for _ in range(2):
+                async with pool.connection() as conn:
+                    assert not conn.info.options
+                    assert await (await conn.execute("show work_mem")).fetchone() == ("5MB",)
+                    await conn.rollback()
+
+
 async def test_the_wait_for_a_connection_is_told(conninfo: str) -> None:
     waits: list[float] = []
     with trio.fail_after(20):

@@ -1,0 +1,134 @@
+"""Sessions of the database as the service makes them: how they are reached, their settings, and that they are its own.
+
+Settings are made after connecting, never by the startup parameter `options`, which PgBouncer refuses or drops.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from pulse_trio.errors import LaunchError
+from pulse_trio.trio_psycopg import SET_SETTINGS
+
+# Either side notices within some ten seconds that the other has gone without a word (a cable, a power cut):
+# seconds but for the last, which is in milliseconds.
+_CLIENT_NOTICES: Final = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 11_000,
+}
+_SERVER_NOTICES: Final = {f"tcp_{name.removeprefix('tcp_')}": str(value) for name, value in _CLIENT_NOTICES.items()}
+_CONNECT_TIMEOUT: Final = 5  # seconds for each host
+_APPLICATION: Final = "pulse-trio"  # names our sessions in pg_stat_activity
+
+_MARK: Final = "pulse_trio.session"  # a setting of our own, which no server knows
+_MARKED: Final = f"SELECT current_setting('{_MARK}', true)"
+_FOUND: Final = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
+_POOLED_ROUNDS: Final = (
+    3  # sessions that a pooler is asked for: it may have several free and give the one in question last
+)
+
+_SHARED: Final = (
+    "the database is reached through a pooler that gives every transaction another session (PgBouncer's pool_mode "
+    "transaction): neither the service lock nor a session's settings hold there; connect to PostgreSQL directly, or "
+    "set pool_mode=session"
+)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """How the sessions of the service are made: `settings` of PostgreSQL are set on each, right after connecting.
+
+    Their values are as pg_settings has them: milliseconds without a unit.
+    """
+
+    conninfo: str
+    settings: Mapping[str, str]
+
+
+def with_timeout(conninfo: str) -> str:
+    """How to reach the database so that an attempt ends, also at a server that takes connections and says nothing."""
+    params: dict[str, Any] = {"fallback_application_name": _APPLICATION, **conninfo_to_dict(conninfo)}
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        params.setdefault("connect_timeout", _CONNECT_TIMEOUT)
+    return make_conninfo("", **params)
+
+
+def noticing(conninfo: str, settings: Mapping[str, str] | None = None) -> Sessions:
+    """Sessions with which the loss of the network, or of the other machine, is soon noticed.
+
+    The session at the other end ends, too, and with it the lock of a service whose machine is gone. What the
+    string itself sets stays.
+
+    Args:
+        conninfo: how to reach the database.
+        settings: further settings of each session; they win over those of the string.
+    """
+    params = {**_CLIENT_NOTICES, **conninfo_to_dict(with_timeout(conninfo))}
+    given = str(params.get("options") or os.environ.get("PGOPTIONS", "")).replace("-", "_")
+    notices = {name: value for name, value in _SERVER_NOTICES.items() if name not in given}
+    return Sessions(make_conninfo("", **params), {**notices, **(settings or {})})
+
+
+def open_session(sessions: Sessions) -> psycopg.Connection:
+    """A session in autocommit, made as the pool makes its own.
+
+    Raises:
+        psycopg.Error: the database cannot be reached.
+    """
+    connection = psycopg.connect(sessions.conninfo, autocommit=True)
+    try:
+        connection.execute(SET_SETTINGS, as_lists(sessions.settings))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def as_lists(settings: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Settings as the parameters of `SET_SETTINGS`."""
+    return list(settings), list(settings.values())
+
+
+def require_own_sessions(sessions: Sessions) -> None:
+    """Makes sure that every connection has a session of its own, and that it keeps its settings.
+
+    A pooler may lend one session to several connections by turns. To see that, a session is marked, and then others
+    are opened, each with a transaction that holds what was lent for it: if the mark is found there, or is gone from the
+    first, the session was lent on.
+
+    Raises:
+        LaunchError: sessions are shared, or lose settings; says what to do.
+        psycopg.Error: the database cannot be reached.
+    """
+    mark = secrets.token_hex(8)
+    with ExitStack() as stack:
+        session = stack.enter_context(closing(open_session(sessions)))
+        session.execute(SET_SETTINGS, ([_MARK], [mark]))
+        is_direct = _one(session, "SELECT pg_backend_pid()") == session.info.backend_pid
+        for _ in range(1 if is_direct else _POOLED_ROUNDS):
+            other = stack.enter_context(closing(psycopg.connect(sessions.conninfo)))
+            if _one(other, _MARKED) == mark or _one(session, _MARKED) != mark:
+                raise LaunchError(_SHARED)
+        # A Unix socket has nothing to keep alive, and says so.
+        wanted = {name: value for name, value in sessions.settings.items() if name not in _SERVER_NOTICES}
+        found: dict[str, str] = dict(session.execute(_FOUND, (list(wanted),)).fetchall())
+        lost = [name for name, value in wanted.items() if found.get(name) != value]
+    if lost:
+        raise LaunchError(
+            f"sessions of the database do not keep their settings ({', '.join(lost)}): something between changes them; "
+            "connect to PostgreSQL directly"
+        )
+
+
+def _one(connection: psycopg.Connection, query: Any, *values: object) -> Any:
+    row = connection.execute(query, values).fetchone()
+    assert row is not None
+    return row[0]

@@ -1,0 +1,38 @@
+"""Sessions as the service makes them: each connection has one of its own, with the settings that it asked for."""
+
+from functools import partial
+
+import pytest
+import trio
+
+from pulse_trio.errors import LaunchError
+from pulse_trio.store.sessions import noticing, require_own_sessions
+from tests.support.proxy import Proxy, open_proxy
+
+SETTINGS = {"synchronous_commit": "on", "statement_timeout": "5000", "plan_cache_mode": "force_generic_plan"}
+
+
+async def check(proxy: Proxy) -> None:
+    await trio.to_thread.run_sync(partial(require_own_sessions, noticing(proxy.conninfo, SETTINGS)))
+
+
+async def test_sessions_of_a_direct_connection_are_taken(database: str) -> None:
+    with trio.fail_after(30):
+        async with open_proxy(database) as proxy:
+            await check(proxy)
+
+
+async def test_a_setting_that_something_between_changes_is_named(database: str) -> None:
+    with trio.fail_after(30):
+        async with open_proxy(database) as proxy:
+            proxy.replace = (b"5000", b"0000")
+            with pytest.raises(LaunchError, match=r"do not keep their settings .statement_timeout.: .* directly"):
+                await check(proxy)
+
+
+async def test_settings_that_last_for_a_statement_only_are_refused(database: str) -> None:
+    with trio.fail_after(30):
+        async with open_proxy(database) as proxy:
+            proxy.replace = (b"set_config(name, value, false)", b"set_config(name, value, true )")
+            with pytest.raises(LaunchError, match="pool_mode"):
+                await check(proxy)
