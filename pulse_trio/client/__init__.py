@@ -13,7 +13,7 @@ It imports nothing of the server but its protocol.
 """
 
 from pulse_trio.client.backoff import Backoff
-from pulse_trio.client.client import Client, History, open_client
+from pulse_trio.client.client import Client, History, Members, open_client
 from pulse_trio.client.errors import (
     AuthenticationFailed,
     ClientError,
@@ -56,6 +56,7 @@ __all__ = [
     "History",
     "Joined",
     "Left",
+    "Members",
     "MembersChanged",
     "Message",
     "MessageDeleted",
