@@ -22,7 +22,7 @@ from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
 from pulse_trio.edge.rest import api, web
 from pulse_trio.edge.rest.tickets import tickets
-from pulse_trio.edge.services import Services, set_failed, set_metrics, set_services
+from pulse_trio.edge.services import AppParts, Services, set_app_parts, set_failed, set_services
 from pulse_trio.edge.socket import sockets
 from pulse_trio.edge.tickets import Tickets
 from pulse_trio.errors import LaunchError, leaves
@@ -68,7 +68,7 @@ class PulseApp(QuartTrio):
         self.ids = ids
         self.moved = moved
         self.metrics = metrics
-        set_metrics(self.extensions, metrics)
+        set_app_parts(self.extensions, AppParts(metrics, Origins(settings.allowed_origins)))
         self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
 
 
@@ -183,7 +183,6 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
             tokens=app.tokens,
             passwords=passwords,
             authenticator=authenticator,
-            origins=Origins(settings.allowed_origins),
             frames=FrameReader(settings.max_content_chars),
             limits=Limits(settings),
             tickets=Tickets(settings.ticket_seconds, app.clock),

@@ -8,7 +8,7 @@ from quart import Response, websocket
 
 from pulse_trio.edge.auth import Identity, bearer_token
 from pulse_trio.edge.rest.operation import database_away, error_answer
-from pulse_trio.edge.services import Services
+from pulse_trio.edge.services import Services, app_parts
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import BEARER_PREFIX, SUBPROTOCOL
 from pulse_trio.store.base import StoreError
@@ -23,7 +23,7 @@ async def identify(parts: Services, conversation_id: UUID | None) -> Identity:
         PulseError: the origin may not connect, or the token or ticket is missing or no good.
         StoreUnavailable: the user could not be looked up.
     """
-    _check_origin(parts)  # first, so that no page of another site uses a ticket up
+    _check_origin()  # first, so that no page of another site uses a ticket up
     ticket = websocket.args.get("ticket")
     if ticket is not None:  # whatever else there is: who draws one means it
         return parts.tickets.redeem(ticket, conversation_id)
@@ -90,10 +90,10 @@ def refuse_resume_point() -> None:
             raise PulseError(ErrorCode.INVALID_FIELD, message, field=name)
 
 
-def _check_origin(parts: Services) -> None:
-    headers = websocket.headers
+def _check_origin() -> None:
+    headers, origins = websocket.headers, app_parts().origins
     # A browser sends one. Of several each must be allowed: whoever comes first must not speak for the others.
-    if not all(parts.origins.allows(origin, headers.get("Host")) for origin in headers.getlist("Origin")):
+    if not all(origins.allows(origin, headers.get("Host")) for origin in headers.getlist("Origin")):
         raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED, "Pages of this origin may not connect")
 
 

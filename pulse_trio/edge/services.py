@@ -20,8 +20,16 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
 
 _KEY: Final = "pulse_trio"
-_METRICS: Final = "pulse_trio.metrics"
 _FAILED: Final = "pulse_trio.failed"
+_APP_PARTS: Final = "pulse_trio.app"
+
+
+@dataclass(frozen=True, slots=True)
+class AppParts:
+    """The parts of an app that stay while its service starts, stops or opens again."""
+
+    metrics: Metrics
+    origins: Origins
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,6 @@ class Services:
     tokens: Tokens
     passwords: Passwords
     authenticator: Authenticator
-    origins: Origins
     frames: FrameReader
     limits: Limits
     tickets: Tickets
@@ -56,16 +63,16 @@ def services() -> Services:
     return found
 
 
-def current_metrics() -> Metrics:
-    """The record of the app that handles the current request, also while its service starts or stops."""
-    found = current_app.extensions[_METRICS]
-    assert isinstance(found, Metrics)
+def app_parts() -> AppParts:
+    """The parts of the app that handles the current request; unlike `services` they are always there."""
+    found = current_app.extensions[_APP_PARTS]
+    assert isinstance(found, AppParts)
     return found
 
 
-def set_metrics(extensions: dict[str, object], value: Metrics) -> None:
-    """Gives an app its record, for good."""
-    extensions[_METRICS] = value
+def set_app_parts(extensions: dict[str, object], value: AppParts) -> None:
+    """Gives an app its parts, for good."""
+    extensions[_APP_PARTS] = value
 
 
 def set_services(extensions: dict[str, object], value: Services | None) -> None:

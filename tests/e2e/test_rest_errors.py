@@ -1,6 +1,7 @@
 """What goes wrong over REST has one shape, tells nothing, and breaks nothing; on the real process."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -583,6 +584,34 @@ async def test_a_fault_of_the_service_is_a_500_that_tells_nothing() -> None:
             assert not [leak for leak in LEAKS if leak in text]
             # The next request is served.
             assert (await client.get("/api/auth/me", headers=headers)).status_code == 200
+
+
+async def test_without_a_service_every_address_is_still_answered_to_a_page_of_a_listed_origin() -> None:
+    """As while the service starts, stops, or opens again after a failover."""
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[MemoryStore]:
+        yield MemoryStore()
+
+    origin = "https://app.example"
+    app = create_app(Settings.load(secret_key=SECRET, allowed_origins=origin), open_store)
+    with trio.fail_after(60):
+        async with open_service(app):
+            pass
+        client = app.test_client()
+        statuses: dict[tuple[str, str], int] = {}
+        for rule in app.url_map.iter_rules():
+            path = re.sub("<[^>]*>", str(uuid4()), rule.rule)
+            for method in () if rule.websocket else rule.methods or ():
+                headers = {"Origin": origin, "Authorization": "Bearer x"}
+                body = {"username": "ada", "password": PASSWORD} if method == "POST" else None
+                answer = await client.open(path, method=method, headers=headers, json=body)
+                statuses[method, path] = answer.status_code
+                assert answer.status_code != 500, (method, path)
+                assert answer.headers["Access-Control-Allow-Origin"] == origin, (method, path)
+                assert ("Retry-After" in answer.headers) == (answer.status_code == 503), (method, path)
+        assert statuses["POST", LOGIN] == statuses["GET", "/api/auth/me"] == 503
+        assert statuses["GET", "/healthz"] == statuses["OPTIONS", LOGIN] == 200
 
 
 async def test_secrets_and_messages_are_in_no_output(start_server: Callable[..., Server], database: str) -> None:

@@ -24,7 +24,7 @@ from pulse_trio.edge.rest.operation import EXAMPLE_ID, database_away, error_answ
 from pulse_trio.edge.rest.operators import operators
 from pulse_trio.edge.rest.people import people
 from pulse_trio.edge.rest.reads import reads
-from pulse_trio.edge.services import current_metrics, services
+from pulse_trio.edge.services import app_parts, services
 from pulse_trio.edge.tracing import HEADER, begin_request
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import StoreError
@@ -294,14 +294,14 @@ async def _finish(response: Response) -> Response:
     headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
     headers.add("Vary", "Origin")
     origin = request.headers.get("Origin")
-    if origin is not None and services().origins.is_listed(origin):
+    if origin is not None and app_parts().origins.is_listed(origin):
         headers["Access-Control-Allow-Origin"] = origin
         headers["Access-Control-Expose-Headers"] = f"Retry-After, {HEADER}"
         if request.method == "OPTIONS":
             headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
             headers["Access-Control-Allow-Headers"] = f"Authorization, Content-Type, {HEADER}"
             headers["Access-Control-Max-Age"] = "600"
-    metrics, operation = current_metrics(), _operation()
+    metrics, operation = app_parts().metrics, _operation()
     metrics.requests[operation, response.status_code] += 1
     metrics.request_seconds[operation].observe(trio.current_time() - g.began)
     return response
@@ -311,7 +311,7 @@ async def _finish_handshake(response: Response | None) -> Response | None:
     """Of a handshake that was refused; one that was accepted comes here when its connection has ended."""
     if response is not None:
         response.headers[HEADER] = g.request_id
-        current_metrics().handshakes[response.status_code] += 1
+        app_parts().metrics.handshakes[response.status_code] += 1
     return response
 
 

@@ -21,7 +21,7 @@ from werkzeug.datastructures import MultiDict
 
 from pulse_trio import strict_json
 from pulse_trio.edge.auth import Identity, bearer_token
-from pulse_trio.edge.services import current_metrics, services
+from pulse_trio.edge.services import app_parts, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User
 from pulse_trio.texts import text_problem
@@ -159,7 +159,7 @@ def database_away() -> PulseError:
 
 def error_answer(error: PulseError) -> Response:
     """The JSON answer for an error, which is counted."""
-    current_metrics().errors[error.code.code] += 1
+    app_parts().metrics.errors[error.code.code] += 1
     response = answer(ErrorBody(error.code.code, error.message, error.field or UNSET), error.code.status)
     if error.code.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
