@@ -297,4 +297,5 @@ def _refuse(watch: Watch) -> None:
     error = PulseError(
         ErrorCode.UNAVAILABLE, "The database does not answer; send `watch` again in a moment", field="user_ids"
     )
+    watch.connection.metrics.errors[error.code.code] += 1
     watch.connection.deliver(encode(error_frame(error)))

@@ -342,6 +342,7 @@ async def test_a_look_up_that_fails_is_tried_again_then_told_and_the_list_stays(
         alice.watch(world.carol)
         await trio.sleep(10)
         assert (told(alice), errors(alice)) == ([{"bob": False}], [("unavailable", "user_ids")])
+        assert world.hub._metrics.errors == {"unavailable": 1}, "as for every other error"
         await device(world, world.bob)
         await trio.sleep(1)
         assert told(alice)[1:] == [{"bob": True}]
