@@ -16,6 +16,7 @@ from quart_trio import QuartTrio
 
 from pulse_trio.clock import Clock, utc_now
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
+from pulse_trio.edge.hash_queue import HashQueue
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.loop_lag import watch_loop
 from pulse_trio.edge.origins import Origins
@@ -182,6 +183,7 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
             hub=hub,
             tokens=app.tokens,
             passwords=passwords,
+            hash_queue=HashQueue(settings),
             authenticator=authenticator,
             frames=FrameReader(settings.max_content_chars),
             limits=Limits(settings),

@@ -377,6 +377,30 @@ class Settings(BaseSettings):
         validation_alias="PULSE_PASSWORD_HASH_PARALLEL",
         description="Password hashes computed at a time, each in a thread with 19 MiB.",
     )
+    password_queue: int = Field(
+        128,
+        ge=1,
+        le=100_000,
+        validation_alias="PULSE_PASSWORD_QUEUE",
+        description="Logins that may wait for a password hash, and as many registrations; more are answered with 503. "
+        "A hash takes about 30 ms: 128 are 2 s of work for two at a time.",
+    )
+    password_attempts_per_address: int = Field(
+        16,
+        ge=0,
+        le=100_000,
+        validation_alias="PULSE_PASSWORD_ATTEMPTS_PER_ADDRESS",
+        description="Logins of one address that may be under way at a time, and as many registrations; more are "
+        "answered with 429. 0 is no limit.",
+    )
+    password_wait: float = Field(
+        5.0,
+        gt=0,
+        le=30,
+        validation_alias="PULSE_PASSWORD_WAIT",
+        description="How long a login or a registration may wait for its password hash before it is answered with "
+        "503, in seconds.",
+    )
 
     # --- rooms ---
     inbox_messages: int = Field(

@@ -248,11 +248,14 @@ class Passwords:
         self._dummy = self._hasher.hash("no user has this password")
 
     async def hash(self, password: str) -> str:
-        """The hash to store. Cancelled: at once; the thread ends by itself."""
+        """The hash to store. Cancelled: when its thread has ended, so that no hash is computed that nobody counts."""
         return str(await self._in_thread(self._hasher.hash, password))
 
     async def check(self, stored: str | None, password: str) -> bool:
-        """Whether the password is right; takes as long when `stored` is None, and is then False."""
+        """Whether the password is right; takes as long when `stored` is None, and is then False.
+
+        Cancelled: as `hash`.
+        """
         try:
             await self._in_thread(self._hasher.verify, self._dummy if stored is None else stored, password)
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
@@ -264,7 +267,7 @@ class Passwords:
         return self._hasher.check_needs_rehash(stored)
 
     async def _in_thread(self, function: Any, *args: str) -> Any:
-        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
 
 
 def bearer_token(authorization: str | None) -> str | None:

@@ -122,19 +122,19 @@ class ConnectionPlace:
         self._connections.give_up(self._user_id)
 
 
-class LoginAttempt:
-    """An attempt that was let through. It counts as failed unless it is forgiven."""
+class Attempt:
+    """An attempt that was let through and counted. It counts unless it is forgiven."""
 
-    __slots__ = ("_failures",)
+    __slots__ = ("_taken",)
 
-    def __init__(self, failures: list[tuple[Buckets, str]]) -> None:
-        self._failures = failures
+    def __init__(self, taken: list[tuple[Buckets, str]]) -> None:
+        self._taken = taken
 
     def forgive(self) -> None:
-        """The password was right, or nobody could tell: the attempt counts for nothing."""
-        for buckets, key in self._failures:
+        """Counts the attempt no more: the password was right, or none was hashed."""
+        for buckets, key in self._taken:
             buckets.give_back(key)
-        self._failures = []
+        self._taken = []
 
 
 class Logins:
@@ -153,7 +153,7 @@ class Logins:
         self._accounts = Buckets(per_account / HOUR, per_account)
         self._strangers = Buckets(1 / HOUR, 1)  # who has not failed of late has a token here
 
-    def start(self, address: str, username: str) -> LoginAttempt:
+    def start(self, address: str, username: str) -> Attempt:
         """Counts an attempt, before anything is looked up or hashed for it.
 
         Raises:
@@ -167,18 +167,18 @@ class Logins:
         if not taken:
             self._addresses.give_back(address)
             raise too_many("failed logins", min(buckets.wait(key) for buckets, key in asked))
-        return LoginAttempt([(self._addresses, address), *taken])
+        return Attempt([(self._addresses, address), *taken])
 
 
 class Registrations:
-    """Registrations of an address in an hour, whatever becomes of them: each costs a password hash."""
+    """Registrations of an address in an hour, whatever becomes of them, if they cost a password hash."""
 
     __slots__ = ("_addresses",)
 
     def __init__(self, per_address: int) -> None:
         self._addresses = Buckets(per_address / HOUR, per_address)
 
-    def start(self, address: str) -> None:
+    def start(self, address: str) -> Attempt:
         """Counts a registration.
 
         Raises:
@@ -186,6 +186,7 @@ class Registrations:
         """
         if not self._addresses.take(address):
             raise too_many("registrations", self._addresses.wait(address))
+        return Attempt([(self._addresses, address)])
 
 
 class Changes:

@@ -7,6 +7,7 @@ from quart import current_app
 
 from pulse_trio.clock import Clock
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
+from pulse_trio.edge.hash_queue import HashQueue
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
@@ -43,6 +44,7 @@ class Services:
     hub: Hub
     tokens: Tokens
     passwords: Passwords
+    hash_queue: HashQueue
     authenticator: Authenticator
     frames: FrameReader
     limits: Limits

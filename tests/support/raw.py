@@ -195,11 +195,15 @@ class RawClient:
 
 
 @asynccontextmanager
-async def open_raw(port: int, *, receive_buffer: int | None = None) -> AsyncIterator[RawClient]:
-    """A TCP connection; `receive_buffer` makes a small window."""
+async def open_raw(
+    port: int, *, receive_buffer: int | None = None, address: str | None = None
+) -> AsyncIterator[RawClient]:
+    """A TCP connection; `receive_buffer` makes a small window, `address` is where it comes from (127.0.0.2 …)."""
     sock = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_STREAM)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    if address is not None:
+        await sock.bind((address, 0))
     await sock.connect(("127.0.0.1", port))
     stream = trio.SocketStream(sock)
     try:

@@ -8,6 +8,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from pulse_trio.app import create_app, open_service
+from pulse_trio.edge.hash_queue import HashQueue
 from pulse_trio.edge.loop_lag import INTERVAL, watch_loop
 from pulse_trio.edge.rest.prometheus import exposition
 from pulse_trio.metrics import COUNTS, SECONDS, Histogram, Metrics
@@ -36,7 +37,9 @@ async def test_what_prometheus_reads_of_a_histogram(autojump_clock: object) -> N
     for seconds in (0.0001, 0.003, 0.003, 99.0):
         metrics.commit_seconds.observe(seconds)
     async with a_world() as world:
-        text, _ = exposition(metrics, world.hub, None, "", database_answers=True)
+        text, _ = exposition(
+            metrics, world.hub, HashQueue(Settings.load(secret_key=SECRET)), None, "", database_answers=True
+        )
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     samples = families["pulse_commit_seconds"].samples
     buckets = {s.labels["le"]: s.value for s in samples if s.name.endswith("_bucket")}

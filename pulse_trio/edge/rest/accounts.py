@@ -7,11 +7,12 @@ import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response, request
 
+from pulse_trio.edge.hash_queue import HashKind
 from pulse_trio.edge.limits import client_address
 from pulse_trio.edge.rest.operation import PageQuery, answer, current_identity, current_user, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.store.base import StoreError, User, UsernameTaken
+from pulse_trio.store.base import User, UsernameTaken
 from pulse_trio.texts import USERNAME_MAX_CHARS, username_problem
 
 PASSWORD_MAX_CHARS: Final = 256  # a passphrase fits; a megabyte to hash does not
@@ -102,9 +103,17 @@ async def register(body: Registration) -> Response:
     least = parts.settings.password_min_chars
     if len(body.password) < least:
         raise PulseError(ErrorCode.INVALID_FIELD, f"`password` must have at least {least} characters", field="password")
-    parts.limits.registrations.start(_address())
+    address = _address()
+    attempt = parts.limits.registrations.start(address)
+    is_hashed = False
+    try:
+        async with parts.hash_queue.place(HashKind.REGISTRATION, address):
+            is_hashed = True
+            password_hash = await parts.passwords.hash(body.password)
+    finally:
+        if not is_hashed:
+            attempt.forgive()
     user = User(parts.ids(), body.username)
-    password_hash = await parts.passwords.hash(body.password)
     try:
         await parts.store.create_user(user, password_hash=password_hash, subject=None, created_at=parts.clock())
     except UsernameTaken:
@@ -126,22 +135,26 @@ async def login(body: Login) -> Response:
     parts = services()
     if not parts.tokens.can_issue:
         raise PulseError(ErrorCode.LOGIN_DISABLED, "Tokens come from this server's identity provider")
-    attempt = parts.limits.logins.start(_address(), body.username)
+    address = _address()
+    attempt = parts.limits.logins.start(address, body.username)
+    is_failure = False
     try:
-        account = await parts.store.find_account(body.username)
-    except StoreError:
-        attempt.forgive()
-        raise
-    stored = None if account is None else account.password_hash
-    # The same work and the same answer, whether the user exists or not.
-    is_right = await parts.passwords.check(stored, body.password)
-    if account is None or stored is None or not is_right:
-        parts.metrics.login_failures += 1
-        raise PulseError(ErrorCode.INVALID_CREDENTIALS, "Wrong username or password")
-    attempt.forgive()
-    if parts.passwords.is_outdated(stored):
-        password_hash = await parts.passwords.hash(body.password)
-        await parts.store.set_password_hash(account.user.id, password_hash, old_hash=stored)
+        async with parts.hash_queue.place(HashKind.LOGIN, address):
+            account = await parts.store.find_account(body.username)
+            stored = None if account is None else account.password_hash
+            is_failure = True  # from here on, for whoever hangs up before the answer as well
+            # The same work and the same answer, whether the user exists or not.
+            is_right = await parts.passwords.check(stored, body.password)
+            if account is None or stored is None or not is_right:
+                parts.metrics.login_failures += 1
+                raise PulseError(ErrorCode.INVALID_CREDENTIALS, "Wrong username or password")
+            is_failure = False
+            if parts.passwords.is_outdated(stored):
+                password_hash = await parts.passwords.hash(body.password)
+                await parts.store.set_password_hash(account.user.id, password_hash, old_hash=stored)
+    finally:
+        if not is_failure:
+            attempt.forgive()
     return answer(TokenBody(parts.tokens.issue(account.user), "bearer", parts.tokens.lifetime))
 
 

@@ -77,7 +77,9 @@ async def metrics() -> Response:
     _check_reader(parts.settings)
     answers = "database" not in await parts.readiness.failing()
     accept = request.headers.get("Accept", "")
-    text, content_type = exposition(parts.metrics, parts.hub, current_gate(), accept, database_answers=answers)
+    text, content_type = exposition(
+        parts.metrics, parts.hub, parts.hash_queue, current_gate(), accept, database_answers=answers
+    )
     return Response(text, 200, content_type=content_type)
 
 

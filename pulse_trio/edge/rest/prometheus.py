@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from pulse_trio import __version__
 from pulse_trio.edge.gate import Gate
+from pulse_trio.edge.hash_queue import HashKind, HashQueue
 from pulse_trio.errors import ErrorCode
 from pulse_trio.metrics import GONE, Histogram, Metrics
 from pulse_trio.protocol import CloseCode
@@ -19,19 +20,20 @@ from pulse_trio.rooms.hub import Hub
 
 
 def exposition(
-    metrics: Metrics, hub: Hub, gate: Gate | None, accept: str, *, database_answers: bool
+    metrics: Metrics, hub: Hub, hash_queue: HashQueue, gate: Gate | None, accept: str, *, database_answers: bool
 ) -> tuple[bytes, str]:
     """All figures as text, and its content type.
 
     Args:
         metrics: the record of the service.
         hub: its rooms.
+        hash_queue: its queue for password hashes.
         gate: that of the server which serves it, if it has one.
         accept: the request's `Accept` header, which may prefer OpenMetrics.
         database_answers: what `/readyz` would say of the database.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Service(metrics, hub, gate, database_answers=database_answers))
+    registry.register(_Service(metrics, hub, hash_queue, gate, database_answers=database_answers))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
@@ -42,10 +44,13 @@ def exposition(
 class _Service(Collector):
     """Reads the record once."""
 
-    def __init__(self, metrics: Metrics, hub: Hub, gate: Gate | None, *, database_answers: bool) -> None:
+    def __init__(
+        self, metrics: Metrics, hub: Hub, hash_queue: HashQueue, gate: Gate | None, *, database_answers: bool
+    ) -> None:
         self._database_answers = database_answers
         self._metrics = metrics
         self._hub = hub
+        self._hash_queue = hash_queue
         self._gate = gate
 
     def collect(self) -> Iterator[Metric]:
@@ -125,6 +130,8 @@ class _Service(Collector):
         errors = {**{code.code: 0 for code in ErrorCode}, **metrics.errors}
         yield _counters("pulse_errors", text, "code", errors)
         yield _counter("pulse_login_failures", "Logins with a wrong name or password.", metrics.login_failures)
+        waiting = {kind.value: self._hash_queue.waiting(kind) for kind in HashKind}
+        yield _gauges("pulse_password_queue", "Attempts that wait for a password hash.", "kind", waiting)
 
     def _pool(self) -> Iterator[Metric]:
         metrics = self._metrics
