@@ -12,12 +12,15 @@ from typing import Any, Final
 
 import structlog
 import trio
+from quart import Request
 from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
 
 from pulse_trio.clock import Clock, utc_now
+from pulse_trio.edge.answers import Answers
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
 from pulse_trio.edge.hash_queue import HashQueue
-from pulse_trio.edge.limits import Limits
+from pulse_trio.edge.limits import Limits, request_address
 from pulse_trio.edge.loop_lag import watch_loop
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
@@ -69,7 +72,9 @@ class PulseApp(QuartTrio):
         self.ids = ids
         self.moved = moved
         self.metrics = metrics
-        set_app_parts(self.extensions, AppParts(metrics, Origins(settings.allowed_origins)))
+        self.answers = Answers(settings)
+        set_app_parts(self.extensions, AppParts(self.answers, metrics, Origins(settings.allowed_origins)))
+        self.asgi_http_class = _Request
         self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
 
 
@@ -225,6 +230,17 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+
+
+class _Request(TrioASGIHTTPConnection):
+    """ASGI's HTTP protocol: one request, whose answer counts until the server has written it or given it up."""
+
+    async def handle_request(  # type: ignore[override]  # as Quart-Trio has it, which differs from Quart
+        self, nursery: trio.Nursery, request: Request, send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        assert isinstance(self.app, PulseApp)
+        with self.app.answers.answer(request_address(request, self.app.settings.trusted_proxies)):
+            await super().handle_request(nursery, request, send)
 
 
 class _Lifespan:

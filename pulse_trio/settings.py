@@ -433,6 +433,22 @@ class Settings(BaseSettings):
         description="Bytes that may wait for one connection that reads slowly; from half of it on typing, "
         "presence and read frames are dropped, beyond it the connection is closed with 4408.",
     )
+    answer_bytes_per_address: int = Field(
+        16_777_216,
+        ge=0,
+        le=1_099_511_627_776,
+        validation_alias="PULSE_ANSWER_BYTES_PER_ADDRESS",
+        description="Bytes of answers over HTTP that one address may have under way, made and not yet read; more are "
+        "answered with 503. 0 is no limit.",
+    )
+    answer_bytes: int = Field(
+        201_326_592,
+        ge=0,
+        le=1_099_511_627_776,
+        validation_alias="PULSE_ANSWER_BYTES",
+        description="Bytes of answers over HTTP that may be under way in all, as `PULSE_ANSWER_BYTES_PER_ADDRESS`; 0 "
+        "is no limit.",
+    )
     write_timeout: float = Field(
         10.0,
         gt=0,

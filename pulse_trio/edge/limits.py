@@ -12,6 +12,7 @@ from typing import Final, Self
 from uuid import UUID
 
 import trio
+from quart import Request
 
 from pulse_trio.edge.buckets import Buckets, TokenBucket
 from pulse_trio.errors import ErrorCode, PulseError
@@ -254,6 +255,13 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted_proxies: 
             return str(found.ipv4_mapped)
         return str(ipaddress.IPv6Address(int(found) >> 64 << 64)) + "/64"
     return "unknown"
+
+
+def request_address(request: Request, trusted_proxies: int) -> str:
+    """The client of a request, as a key for limits; see `client_address`."""
+    peer = request.scope.get("client")
+    forwarded = request.headers.getlist("X-Forwarded-For")
+    return client_address(None if peer is None else peer[0], forwarded, trusted_proxies)
 
 
 def too_many(what: str, seconds: float) -> PulseError:

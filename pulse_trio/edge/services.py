@@ -6,6 +6,7 @@ from typing import Final
 from quart import current_app
 
 from pulse_trio.clock import Clock
+from pulse_trio.edge.answers import Answers
 from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
 from pulse_trio.edge.hash_queue import HashQueue
 from pulse_trio.edge.limits import Limits
@@ -29,6 +30,7 @@ _APP_PARTS: Final = "pulse_trio.app"
 class AppParts:
     """The parts of an app that stay while its service starts, stops or opens again."""
 
+    answers: Answers
     metrics: Metrics
     origins: Origins
 

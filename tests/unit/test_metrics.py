@@ -8,6 +8,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from pulse_trio.app import create_app, open_service
+from pulse_trio.edge.answers import Answers
 from pulse_trio.edge.hash_queue import HashQueue
 from pulse_trio.edge.loop_lag import INTERVAL, watch_loop
 from pulse_trio.edge.rest.prometheus import exposition
@@ -33,12 +34,12 @@ def test_a_value_is_in_the_first_bucket_whose_bound_is_not_below_it(bounds: tupl
 
 
 async def test_what_prometheus_reads_of_a_histogram(autojump_clock: object) -> None:
-    metrics = Metrics()
+    metrics, settings = Metrics(), Settings.load(secret_key=SECRET)
     for seconds in (0.0001, 0.003, 0.003, 99.0):
         metrics.commit_seconds.observe(seconds)
     async with a_world() as world:
         text, _ = exposition(
-            metrics, world.hub, HashQueue(Settings.load(secret_key=SECRET)), None, "", database_answers=True
+            metrics, world.hub, HashQueue(settings), Answers(settings), None, "", database_answers=True
         )
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     samples = families["pulse_commit_seconds"].samples

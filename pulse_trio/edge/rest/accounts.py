@@ -5,11 +5,11 @@ from uuid import UUID
 
 import msgspec
 from msgspec import Meta
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
+from pulse_trio.edge.answers import current_answer
 from pulse_trio.edge.hash_queue import HashKind
-from pulse_trio.edge.limits import client_address
-from pulse_trio.edge.rest.operation import PageQuery, answer, current_identity, current_user, operation
+from pulse_trio.edge.rest.operation import PAGE_BYTES, PageQuery, answer, current_identity, current_user, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User, UsernameTaken
@@ -103,7 +103,7 @@ async def register(body: Registration) -> Response:
     least = parts.settings.password_min_chars
     if len(body.password) < least:
         raise PulseError(ErrorCode.INVALID_FIELD, f"`password` must have at least {least} characters", field="password")
-    address = _address()
+    address = current_answer().address
     attempt = parts.limits.registrations.start(address)
     is_hashed = False
     try:
@@ -135,7 +135,7 @@ async def login(body: Login) -> Response:
     parts = services()
     if not parts.tokens.can_issue:
         raise PulseError(ErrorCode.LOGIN_DISABLED, "Tokens come from this server's identity provider")
-    address = _address()
+    address = current_answer().address
     attempt = parts.limits.logins.start(address, body.username)
     is_failure = False
     try:
@@ -185,15 +185,8 @@ async def me() -> Response:
 
 
 @accounts.get("/users")
-@operation(name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList})
+@operation(name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList}, reserves=PAGE_BYTES)
 async def search_users(query: UserQuery) -> Response:
     """Find people by the beginning of their username."""
     users, total = await services().store.search_users(query.query, limit=query.limit, offset=query.offset)
     return answer(UserList([user_body(user) for user in users], total, query.limit, query.offset))
-
-
-def _address() -> str:
-    """Where the request comes from, for limits."""
-    peer = request.scope.get("client")
-    forwarded = request.headers.getlist("X-Forwarded-For")
-    return client_address(None if peer is None else peer[0], forwarded, services().settings.trusted_proxies)

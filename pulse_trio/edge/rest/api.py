@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter, Rule, WebsocketMismatch
 
 from pulse_trio import __version__
+from pulse_trio.edge.answers import current_answer
 from pulse_trio.edge.rest.accounts import accounts
 from pulse_trio.edge.rest.conversations import conversations
 from pulse_trio.edge.rest.documents import documents
@@ -284,6 +285,7 @@ async def _unexpected_error(error: Exception) -> Response:
 
 async def _finish(response: Response) -> Response:
     """Headers of every answer: no sniffing, no caching, no referrer, and CORS for the listed origins."""
+    response = _counted(response)
     headers = response.headers
     headers[HEADER] = g.request_id
     if not await _body_came() and request.http_version.startswith("1"):
@@ -304,6 +306,20 @@ async def _finish(response: Response) -> Response:
     metrics, operation = app_parts().metrics, _operation()
     metrics.requests[operation, response.status_code] += 1
     metrics.request_seconds[operation].observe(trio.current_time() - g.began)
+    return response
+
+
+def _counted(response: Response) -> Response:
+    """Counts the bytes of an answer; gives an error in its place when there is no room for it.
+
+    An error is given in any case, and so are the answer to a change, which is made, and what operators ask.
+    """
+    is_good = response.status_code < 400
+    may_refuse = is_good and request.method in {"GET", "HEAD"} and request.blueprint != operators.name
+    try:
+        current_answer().settle(response.content_length or 0, may_refuse=may_refuse)
+    except PulseError as error:
+        return error_answer(error)
     return response
 
 

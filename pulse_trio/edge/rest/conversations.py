@@ -13,7 +13,17 @@ from quart import Blueprint, Response
 
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.messages import MessageBody, message_body
-from pulse_trio.edge.rest.operation import EXAMPLE_ID, PageQuery, Time, answer, current_user, empty, operation
+from pulse_trio.edge.rest.operation import (
+    CHANGE_BYTES,
+    EXAMPLE_ID,
+    PAGE_BYTES,
+    PageQuery,
+    Time,
+    answer,
+    current_user,
+    empty,
+    operation,
+)
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -129,6 +139,7 @@ class ConversationList(msgspec.Struct):
     body=ConversationRequest,
     responses={201: ConversationBody, 200: ConversationBody},
     errors=(ErrorCode.UNKNOWN_USER, ErrorCode.TOO_MANY_MEMBERS),
+    reserves=CHANGE_BYTES,
 )
 async def create_conversation(body: ConversationRequest) -> Response:
     """Create a conversation.
@@ -168,7 +179,13 @@ async def create_conversation(body: ConversationRequest) -> Response:
 
 
 @conversations.get("")
-@operation(name="listConversations", tags=("conversations",), query=PageQuery, responses={200: ConversationList})
+@operation(
+    name="listConversations",
+    tags=("conversations",),
+    query=PageQuery,
+    responses={200: ConversationList},
+    reserves=PAGE_BYTES,
+)
 async def list_conversations(query: PageQuery) -> Response:
     """List the caller's conversations, the one with the most recent activity first."""
     found, total = await services().store.list_conversations(current_user().id, limit=query.limit, offset=query.offset)
@@ -182,6 +199,7 @@ async def list_conversations(query: PageQuery) -> Response:
     tags=("conversations",),
     responses={200: ConversationBody},
     errors=(ErrorCode.NOT_FOUND,),
+    reserves=PAGE_BYTES,
 )
 async def get_conversation(conversation_id: str) -> Response:
     """Show a conversation."""
@@ -197,6 +215,7 @@ async def get_conversation(conversation_id: str) -> Response:
     tags=("conversations",),
     responses={200: ActiveUsers},
     errors=(ErrorCode.NOT_FOUND,),
+    reserves=PAGE_BYTES,
 )
 async def list_active_users(conversation_id: str) -> Response:
     """List the ids of the users that are connected to a conversation, in the order they came."""
@@ -215,6 +234,7 @@ async def list_active_users(conversation_id: str) -> Response:
     body=ConversationChanges,
     responses={200: ConversationBody},
     errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP),
+    reserves=CHANGE_BYTES,
 )
 async def change_conversation(conversation_id: str, body: ConversationChanges) -> Response:
     """Rename a group, or describe it anew; any member may."""
@@ -258,6 +278,7 @@ async def change_conversation(conversation_id: str, body: ConversationChanges) -
         ErrorCode.UNKNOWN_USER,
         ErrorCode.TOO_MANY_MEMBERS,
     ),
+    reserves=CHANGE_BYTES,
 )
 async def add_members(conversation_id: str, body: NewMembers) -> Response:
     """Add users to a group; any member may. Who is in it already stays."""

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
-from pulse_trio.edge.rest.operation import PageQuery, Time, answer, current_user, empty, operation
+from pulse_trio.edge.rest.operation import PAGE_BYTES, PageQuery, Time, answer, current_user, empty, operation
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -98,6 +98,7 @@ class MessageList(msgspec.Struct):
     query=MessageQuery,
     responses={200: MessageList},
     errors=(ErrorCode.NOT_FOUND,),
+    reserves=PAGE_BYTES,
 )
 async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
     """Read the history, newest first.
@@ -141,6 +142,7 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
         ErrorCode.CLIENT_ID_REUSED,
         *_CONTENT_ERRORS,
     ),
+    reserves=PAGE_BYTES,
 )
 async def post_message(conversation_id: str, body: NewMessageBody) -> Response:
     """Say something without a WebSocket: for programs that only send.
@@ -168,6 +170,7 @@ async def post_message(conversation_id: str, body: NewMessageBody) -> Response:
     body=MessageChange,
     responses={200: MessageBody},
     errors=(*_REVISION_ERRORS, *_CONTENT_ERRORS),
+    reserves=PAGE_BYTES,
 )
 async def edit_message(conversation_id: str, message_id: str, body: MessageChange) -> Response:
     """Give a message new content; its sender may.

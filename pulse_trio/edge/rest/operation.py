@@ -20,6 +20,7 @@ from quart_schema import (
 from werkzeug.datastructures import MultiDict
 
 from pulse_trio import strict_json
+from pulse_trio.edge.answers import current_answer
 from pulse_trio.edge.auth import Identity, bearer_token
 from pulse_trio.edge.services import app_parts, services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -27,6 +28,8 @@ from pulse_trio.store.base import User
 from pulse_trio.texts import text_problem
 
 PAGE_LIMIT: Final = 200  # rows a page; what a client can show, and a response of a bounded size
+PAGE_BYTES: Final = 16_384  # reserved for a usual page; a larger one is counted when it is made, and may be refused
+CHANGE_BYTES: Final = 262_144  # reserved for a large group, as a change is answered in any case once it is made
 OFFSET_LIMIT: Final = 2**31 - 1
 EXAMPLE_ID: Final = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e8f"
 
@@ -72,6 +75,7 @@ def operation(
     query: type[msgspec.Struct] | None = None,
     errors: tuple[ErrorCode, ...] = (),
     public: bool = False,
+    reserves: int = 0,
 ) -> Callable[[Handler], Handler]:
     """Declares a REST operation.
 
@@ -86,11 +90,15 @@ def operation(
         query: the model of the query string.
         errors: what it may refuse, beside what follows from the other arguments.
         public: whether anybody may call it.
+        reserves: bytes that are counted for the answer until it is made, for operations whose answers may be large:
+            while there is no room for them it is refused, before anything is looked up or changed.
     """
 
     def declare(handler: Handler) -> Handler:
         @wraps(handler)
         async def wrapper(**arguments: Any) -> Any:
+            if reserves:
+                current_answer().reserve(reserves)
             if not public:
                 token = bearer_token(request.headers.get("Authorization"))
                 g.identity = await services().authenticator.authenticate(token)
@@ -121,6 +129,7 @@ def operation(
         for status, model in responses.items():
             if model is not None:
                 wrapper = document_response(model, status)(wrapper)
+        wrapper.pulse_reserves = reserves  # type: ignore[attr-defined]  # a test holds every operation to it
         wrapper.pulse_codes = codes  # type: ignore[attr-defined]  # read by the OpenAPI provider
         wrapper.pulse_empty = [status for status, model in responses.items() if model is None]  # type: ignore[attr-defined]
         return operation_id(name)(tag(tags)(wrapper))

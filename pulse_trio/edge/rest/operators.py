@@ -17,7 +17,7 @@ from pulse_trio.edge.auth import bearer_token
 from pulse_trio.edge.gate import current_gate
 from pulse_trio.edge.rest.operation import answer
 from pulse_trio.edge.rest.prometheus import exposition
-from pulse_trio.edge.services import has_failed, services
+from pulse_trio.edge.services import app_parts, has_failed, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 
@@ -75,10 +75,16 @@ async def metrics() -> Response:
     """All figures, for Prometheus."""
     parts = services()
     _check_reader(parts.settings)
-    answers = "database" not in await parts.readiness.failing()
+    is_up = "database" not in await parts.readiness.failing()
     accept = request.headers.get("Accept", "")
     text, content_type = exposition(
-        parts.metrics, parts.hub, parts.hash_queue, current_gate(), accept, database_answers=answers
+        parts.metrics,
+        parts.hub,
+        parts.hash_queue,
+        app_parts().answers,
+        current_gate(),
+        accept,
+        database_answers=is_up,
     )
     return Response(text, 200, content_type=content_type)
 

@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from pulse_trio import __version__
+from pulse_trio.edge.answers import Answers
 from pulse_trio.edge.gate import Gate
 from pulse_trio.edge.hash_queue import HashKind, HashQueue
 from pulse_trio.errors import ErrorCode
@@ -20,7 +21,14 @@ from pulse_trio.rooms.hub import Hub
 
 
 def exposition(
-    metrics: Metrics, hub: Hub, hash_queue: HashQueue, gate: Gate | None, accept: str, *, database_answers: bool
+    metrics: Metrics,
+    hub: Hub,
+    hash_queue: HashQueue,
+    answers: Answers,
+    gate: Gate | None,
+    accept: str,
+    *,
+    database_answers: bool,
 ) -> tuple[bytes, str]:
     """All figures as text, and its content type.
 
@@ -28,12 +36,13 @@ def exposition(
         metrics: the record of the service.
         hub: its rooms.
         hash_queue: its queue for password hashes.
+        answers: the answers that are under way.
         gate: that of the server which serves it, if it has one.
         accept: the request's `Accept` header, which may prefer OpenMetrics.
         database_answers: what `/readyz` would say of the database.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Service(metrics, hub, hash_queue, gate, database_answers=database_answers))
+    registry.register(_Service(metrics, hub, hash_queue, answers, gate, database_answers=database_answers))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
@@ -45,12 +54,20 @@ class _Service(Collector):
     """Reads the record once."""
 
     def __init__(
-        self, metrics: Metrics, hub: Hub, hash_queue: HashQueue, gate: Gate | None, *, database_answers: bool
+        self,
+        metrics: Metrics,
+        hub: Hub,
+        hash_queue: HashQueue,
+        answers: Answers,
+        gate: Gate | None,
+        *,
+        database_answers: bool,
     ) -> None:
         self._database_answers = database_answers
         self._metrics = metrics
         self._hub = hub
         self._hash_queue = hash_queue
+        self._answers = answers
         self._gate = gate
 
     def collect(self) -> Iterator[Metric]:
@@ -124,6 +141,8 @@ class _Service(Collector):
         for operation, histogram in sorted(metrics.request_seconds.items()):
             seconds.add_metric([operation], *_buckets(histogram))
         yield seconds
+        text = "Bytes of answers over HTTP that are being made or written."
+        yield _gauge("pulse_answer_bytes", text, self._answers.size)
         handshakes = {str(status): count for status, count in metrics.handshakes.items()}
         yield _counters("pulse_handshakes", "Answers to WebSocket handshakes.", "status", handshakes)
         text = "Errors that clients were told, over HTTP and in frames."
