@@ -3,18 +3,24 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
 import trio
 from jsonschema_rs import validator_for
+from quart_schema import OpenAPIProvider
 
+from pulse_trio.app import create_app, open_service
 from pulse_trio.errors import ErrorCode
+from pulse_trio.settings import Settings
+from pulse_trio.store.memory import MemoryStore
 from tests.support.client import Api, Person
-from tests.support.server import Server
+from tests.support.server import SECRET, Server
 
 METHODS = {"get", "post", "put", "patch", "delete", "head", "options", "trace"}
 
@@ -224,3 +230,28 @@ async def test_schemathesis_finds_no_fault(start_server: Callable[..., Server], 
         # And the service is as well as before.
         assert (await person.api.get("/api/auth/me")).status_code == 200
     assert "Traceback" not in server.output
+
+
+async def test_the_document_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes some 20 ms of the event loop, and anybody may ask for it."""
+    made = 0
+    original = OpenAPIProvider.schema
+
+    def counted(provider: OpenAPIProvider) -> dict[str, Any]:
+        nonlocal made
+        made += 1
+        return original(provider)
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[MemoryStore]:
+        yield MemoryStore()
+
+    monkeypatch.setattr(OpenAPIProvider, "schema", counted)
+    app = create_app(Settings.load(secret_key=SECRET), open_store)
+    with trio.fail_after(60):
+        assert (await app.test_client().get("/openapi.json")).status_code == 503, "not open yet"
+        async with open_service(app):
+            documents = [await (await app.test_client().get("/openapi.json")).get_json() for _ in range(3)]
+    assert documents[0] == documents[2]
+    assert documents[0]["paths"]
+    assert made == 2, "once in vain, and once"

@@ -140,8 +140,18 @@ def install(app: Quart) -> None:
 class _Documents(OpenAPIProvider):
     """OpenAPI 3.1 with named schemas, what every operation may answer, and what its examples look like."""
 
+    _document: dict[str, Any] | None = None
+
     def schema(self) -> dict[str, Any]:
-        """The document, with the limits of this service's settings in it."""
+        """The document, with the limits of this service's settings in it.
+
+        It is made once: that takes some 20 ms, and anybody may ask for it.
+        """
+        if self._document is None:
+            self._document = self._made()
+        return self._document
+
+    def _made(self) -> dict[str, Any]:
         document: dict[str, Any] = super().schema()
         schemas = document["components"]["schemas"]
         settings = services().settings
