@@ -14,6 +14,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 
 SMALL_BYTES: Final = 16_384  # an answer up to this size is never refused: the network takes it at once
+SHARE: Final = 0.25  # of what is free in all: as much as one address may have
 RETRY: Final = 1.0  # seconds until some may be written
 
 
@@ -40,12 +41,14 @@ class Answers:
     def problem(self, answer: "Answer", size: int) -> str | None:
         """The reason why an answer must not have so many bytes; None if it may.
 
-        One answer alone may be larger than the bound, or it could never be given.
+        One answer alone may be larger than the bound, or it could never be given. And the less is free in all, the
+        less an address may have: so a few addresses do not take everything, and one that has nothing finds room.
         """
-        others_of_address = self._of_address.get(answer.address, 0) - answer.size
-        if others_of_address and others_of_address + size > self._most_of_address:
-            return "Your address has too many answers under way; read them, and try again in a moment"
         others = self.size - answer.size
+        others_of_address = self._of_address.get(answer.address, 0) - answer.size
+        bound = min(self._most_of_address, (self._most - others) * SHARE)
+        if others_of_address and others_of_address + size > bound:
+            return "Your address has too many answers under way; read them, and try again in a moment"
         if others and others + size > self._most:
             return "The server has too many answers under way; try again in a moment"
         return None

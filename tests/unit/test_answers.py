@@ -1,6 +1,6 @@
 """The bytes of answers that are under way: counted, bounded, and free again at every end."""
 
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ from tests.support.server import SECRET
 KIB = 1_024
 
 
-def make_answers(of_address: int = 100 * KIB, in_all: int = 200 * KIB) -> Answers:
+def make_answers(of_address: int = 100 * KIB, in_all: int = 10_000 * KIB) -> Answers:
     return Answers(Settings.load(secret_key=SECRET, answer_bytes_per_address=of_address, answer_bytes=in_all))
 
 
@@ -50,7 +50,7 @@ def test_an_address_has_so_many_bytes_under_way(before: bool) -> None:
 
 @pytest.mark.parametrize("before", [False, True], ids=["settled", "reserved"])
 def test_so_many_bytes_are_under_way_in_all(before: bool) -> None:
-    answers = make_answers()
+    answers = make_answers(in_all=200 * KIB)
     with answers.answer("a") as one, answers.answer("b") as two, answers.answer("c") as three:
         assert not is_refused(one, 90 * KIB, before=before)
         assert not is_refused(two, 90 * KIB, before=before)
@@ -58,8 +58,21 @@ def test_so_many_bytes_are_under_way_in_all(before: bool) -> None:
         assert not is_refused(three, 20 * KIB, before=before)
 
 
+@pytest.mark.parametrize("before", [False, True], ids=["settled", "reserved"])
+def test_a_few_addresses_do_not_take_everything(before: bool) -> None:
+    answers = make_answers(in_all=400 * KIB)
+    with ExitStack() as held:
+        for _ in range(100):
+            for address in ("a", "b", "c", "d", "e"):
+                is_refused(held.enter_context(answers.answer(address)), 20 * KIB, before=before)
+        assert answers.size >= 200 * KIB, "much of it"
+        with answers.answer("quiet") as one, answers.answer("quiet") as two:
+            assert not is_refused(one, 20 * KIB, before=before)
+            assert not is_refused(two, 20 * KIB, before=before)
+
+
 def test_one_answer_alone_may_be_larger() -> None:
-    answers = make_answers()
+    answers = make_answers(in_all=200 * KIB)
     with answers.answer("a") as one, answers.answer("b") as other:
         assert not is_refused(one, 1_000 * KIB)
         assert is_refused(other, 20 * KIB)

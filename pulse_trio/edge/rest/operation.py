@@ -97,7 +97,7 @@ def operation(
     def declare(handler: Handler) -> Handler:
         @wraps(handler)
         async def wrapper(**arguments: Any) -> Any:
-            if reserves:
+            if reserves and body is None:
                 current_answer().reserve(reserves)
             if not public:
                 token = bearer_token(request.headers.get("Authorization"))
@@ -106,6 +106,8 @@ def operation(
                 arguments["query"] = read_query(request.args, query)
             if body is not None:
                 arguments["body"] = await read_body(body)
+                if reserves:  # now, as a client may take its time with the body
+                    current_answer().reserve(reserves)
             return await handler(**arguments)
 
         codes = {*errors, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE}
