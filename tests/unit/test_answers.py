@@ -125,7 +125,7 @@ def test_every_operation_that_may_have_a_large_answer_reserves_bytes_for_it() ->
         "deleteMessage",
     }  # fmt: skip
     app = create_app(Settings.load(secret_key=SECRET), MemoryStore)
-    views = [view for view in app.view_functions.values() if hasattr(view, "pulse_reserves")]
-    named = {view._quart_schema_operation_id: view.pulse_reserves for view in views}  # type: ignore[attr-defined]
-    assert {name for name, reserves in named.items() if not reserves} == small
+    views = [view for view in app.view_functions.values() if hasattr(view, "pulse_large")]
+    named = {view._quart_schema_operation_id: view.pulse_large for view in views}  # type: ignore[attr-defined]
+    assert {name for name, is_large in named.items() if not is_large} == small
     assert {"listMessages", "listConversations", "getConversation"} <= set(named) - small

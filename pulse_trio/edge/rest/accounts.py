@@ -9,7 +9,7 @@ from quart import Blueprint, Response
 
 from pulse_trio.edge.answers import current_answer
 from pulse_trio.edge.hash_queue import HashKind
-from pulse_trio.edge.rest.operation import PAGE_BYTES, PageQuery, answer, current_identity, current_user, operation
+from pulse_trio.edge.rest.operation import PageQuery, answer, current_identity, current_user, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User, UsernameTaken
@@ -185,7 +185,7 @@ async def me() -> Response:
 
 
 @accounts.get("/users")
-@operation(name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList}, reserves=PAGE_BYTES)
+@operation(name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList}, large=True)
 async def search_users(query: UserQuery) -> Response:
     """Find people by the beginning of their username."""
     users, total = await services().store.search_users(query.query, limit=query.limit, offset=query.offset)

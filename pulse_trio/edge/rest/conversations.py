@@ -14,9 +14,7 @@ from quart import Blueprint, Response
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.messages import MessageBody, message_body
 from pulse_trio.edge.rest.operation import (
-    CHANGE_BYTES,
     EXAMPLE_ID,
-    PAGE_BYTES,
     PageQuery,
     Time,
     answer,
@@ -139,7 +137,7 @@ class ConversationList(msgspec.Struct):
     body=ConversationRequest,
     responses={201: ConversationBody, 200: ConversationBody},
     errors=(ErrorCode.UNKNOWN_USER, ErrorCode.TOO_MANY_MEMBERS),
-    reserves=CHANGE_BYTES,
+    large=True,
 )
 async def create_conversation(body: ConversationRequest) -> Response:
     """Create a conversation.
@@ -184,7 +182,7 @@ async def create_conversation(body: ConversationRequest) -> Response:
     tags=("conversations",),
     query=PageQuery,
     responses={200: ConversationList},
-    reserves=PAGE_BYTES,
+    large=True,
 )
 async def list_conversations(query: PageQuery) -> Response:
     """List the caller's conversations, the one with the most recent activity first."""
@@ -199,7 +197,7 @@ async def list_conversations(query: PageQuery) -> Response:
     tags=("conversations",),
     responses={200: ConversationBody},
     errors=(ErrorCode.NOT_FOUND,),
-    reserves=PAGE_BYTES,
+    large=True,
 )
 async def get_conversation(conversation_id: str) -> Response:
     """Show a conversation."""
@@ -215,7 +213,7 @@ async def get_conversation(conversation_id: str) -> Response:
     tags=("conversations",),
     responses={200: ActiveUsers},
     errors=(ErrorCode.NOT_FOUND,),
-    reserves=PAGE_BYTES,
+    large=True,
 )
 async def list_active_users(conversation_id: str) -> Response:
     """List the ids of the users that are connected to a conversation, in the order they came."""
@@ -234,7 +232,7 @@ async def list_active_users(conversation_id: str) -> Response:
     body=ConversationChanges,
     responses={200: ConversationBody},
     errors=(ErrorCode.NOT_FOUND, ErrorCode.NOT_A_GROUP),
-    reserves=CHANGE_BYTES,
+    large=True,
 )
 async def change_conversation(conversation_id: str, body: ConversationChanges) -> Response:
     """Rename a group, or describe it anew; any member may."""
@@ -278,7 +276,7 @@ async def change_conversation(conversation_id: str, body: ConversationChanges) -
         ErrorCode.UNKNOWN_USER,
         ErrorCode.TOO_MANY_MEMBERS,
     ),
-    reserves=CHANGE_BYTES,
+    large=True,
 )
 async def add_members(conversation_id: str, body: NewMembers) -> Response:
     """Add users to a group; any member may. Who is in it already stays."""

@@ -40,6 +40,7 @@ class MemberList(msgspec.Struct):
     query=MembersQuery,
     responses={200: MemberList},
     errors=(ErrorCode.NOT_FOUND,),
+    large=True,
 )
 async def list_members(conversation_id: str, query: MembersQuery) -> Response:
     """List the members of a conversation, in the order they came.

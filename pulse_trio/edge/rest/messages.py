@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
-from pulse_trio.edge.rest.operation import PAGE_BYTES, PageQuery, Time, answer, current_user, empty, operation
+from pulse_trio.edge.rest.operation import PageQuery, Time, answer, current_user, empty, operation
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -98,7 +98,7 @@ class MessageList(msgspec.Struct):
     query=MessageQuery,
     responses={200: MessageList},
     errors=(ErrorCode.NOT_FOUND,),
-    reserves=PAGE_BYTES,
+    large=True,
 )
 async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
     """Read the history, newest first.
@@ -142,7 +142,7 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
         ErrorCode.CLIENT_ID_REUSED,
         *_CONTENT_ERRORS,
     ),
-    reserves=PAGE_BYTES,
+    large=True,
 )
 async def post_message(conversation_id: str, body: NewMessageBody) -> Response:
     """Say something without a WebSocket: for programs that only send.
@@ -170,7 +170,7 @@ async def post_message(conversation_id: str, body: NewMessageBody) -> Response:
     body=MessageChange,
     responses={200: MessageBody},
     errors=(*_REVISION_ERRORS, *_CONTENT_ERRORS),
-    reserves=PAGE_BYTES,
+    large=True,
 )
 async def edit_message(conversation_id: str, message_id: str, body: MessageChange) -> Response:
     """Give a message new content; its sender may.

@@ -28,8 +28,7 @@ from pulse_trio.store.base import User
 from pulse_trio.texts import text_problem
 
 PAGE_LIMIT: Final = 200  # rows a page; what a client can show, and a response of a bounded size
-PAGE_BYTES: Final = 16_384  # reserved for a usual page; a larger one is counted when it is made, and may be refused
-CHANGE_BYTES: Final = 262_144  # reserved for a large group, as a change is answered in any case once it is made
+RESERVED_BYTES: Final = 16_384  # for an answer that may be large; about the size of a usual page
 OFFSET_LIMIT: Final = 2**31 - 1
 EXAMPLE_ID: Final = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e8f"
 
@@ -75,7 +74,7 @@ def operation(
     query: type[msgspec.Struct] | None = None,
     errors: tuple[ErrorCode, ...] = (),
     public: bool = False,
-    reserves: int = 0,
+    large: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Declares a REST operation.
 
@@ -90,15 +89,15 @@ def operation(
         query: the model of the query string.
         errors: what it may refuse, beside what follows from the other arguments.
         public: whether anybody may call it.
-        reserves: bytes that are counted for the answer until it is made, for operations whose answers may be large:
-            while there is no room for them it is refused, before anything is looked up or changed.
+        large: whether its answer may be large. Then bytes are reserved for it before anything is looked up or
+            changed, and it is refused while there is no room for them.
     """
 
     def declare(handler: Handler) -> Handler:
         @wraps(handler)
         async def wrapper(**arguments: Any) -> Any:
-            if reserves and body is None:
-                current_answer().reserve(reserves)
+            if large and body is None:
+                current_answer().reserve(RESERVED_BYTES)
             if not public:
                 token = bearer_token(request.headers.get("Authorization"))
                 g.identity = await services().authenticator.authenticate(token)
@@ -106,8 +105,8 @@ def operation(
                 arguments["query"] = read_query(request.args, query)
             if body is not None:
                 arguments["body"] = await read_body(body)
-                if reserves:  # now, as a client may take its time with the body
-                    current_answer().reserve(reserves)
+                if large:  # now, as a client may take its time with the body
+                    current_answer().reserve(RESERVED_BYTES)
             return await handler(**arguments)
 
         codes = {*errors, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE}
@@ -131,7 +130,7 @@ def operation(
         for status, model in responses.items():
             if model is not None:
                 wrapper = document_response(model, status)(wrapper)
-        wrapper.pulse_reserves = reserves  # type: ignore[attr-defined]  # a test holds every operation to it
+        wrapper.pulse_large = large  # type: ignore[attr-defined]  # a test holds every operation to it
         wrapper.pulse_codes = codes  # type: ignore[attr-defined]  # read by the OpenAPI provider
         wrapper.pulse_empty = [status for status, model in responses.items() if model is None]  # type: ignore[attr-defined]
         return operation_id(name)(tag(tags)(wrapper))

@@ -10,7 +10,7 @@ from quart import Blueprint, Response
 from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor
 from pulse_trio.edge.rest.members import member_page
 from pulse_trio.edge.rest.messages import SEQ_MOST
-from pulse_trio.edge.rest.operation import PAGE_BYTES, answer, current_user, operation
+from pulse_trio.edge.rest.operation import answer, current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode
@@ -85,7 +85,7 @@ async def mark_read(conversation_id: str, body: ReadMarkBody) -> Response:
     query=PositionsQuery,
     responses={200: PositionList},
     errors=(ErrorCode.NOT_FOUND,),
-    reserves=PAGE_BYTES,
+    large=True,
 )
 async def list_read_positions(conversation_id: str, query: PositionsQuery) -> Response:
     """List how far each member has read, in the order they came."""
