@@ -12,7 +12,8 @@ from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import StoreUnavailable
 from pulse_trio.store.lock import ServiceLock
-from pulse_trio.store.postgres import APPENDS, PostgresStore
+from pulse_trio.store.postgres import APPENDS, SERVER_SETTINGS, PostgresStore
+from pulse_trio.store.sessions import Sessions
 from pulse_trio.trio_psycopg import PoolTimeout
 from tests.contract.people import People, seqs
 from tests.support.server import SECRET
@@ -34,7 +35,8 @@ async def open_store(conninfo: str, *, pool_max: int, pool_min: int = 0) -> Asyn
     try:
         with trio.fail_after(LIMIT):
             lock.establish()
-            async with postgres_store(settings, conninfo, lock, Metrics())() as store:
+            sessions = Sessions(conninfo, {**SERVER_SETTINGS, "statement_timeout": "2000"})
+            async with postgres_store(settings, sessions, lock, Metrics())() as store:
                 assert isinstance(store, PostgresStore)
                 yield store
     finally:
