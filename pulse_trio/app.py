@@ -38,7 +38,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
 from pulse_trio.store.embedded import EmbeddedPostgres
 from pulse_trio.store.lock import ServiceLock, require_server
-from pulse_trio.store.postgres import APPENDS, PostgresStore
+from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
 from pulse_trio.store.sessions import Sessions
 from pulse_trio.trio_psycopg import Pool
 
@@ -148,16 +148,16 @@ def postgres_store(
             on_acquired=metrics.checkout_seconds.observe,
         )
         # One of those that are kept open is for messages; the others for messages are opened when they are needed.
-        append_min = min(1, settings.pool_min)
-        append_pool = new_pool(min_size=append_min, max_size=APPENDS)
-        pool = new_pool(min_size=settings.pool_min - append_min, max_size=settings.pool_max)
+        message_min = min(1, settings.pool_min)
+        message_pool = new_pool(min_size=message_min, max_size=MESSAGE_CONNECTIONS)
+        pool = new_pool(min_size=settings.pool_min - message_min, max_size=settings.pool_max)
         metrics.pool_statistics = pool.statistics
-        metrics.append_pool_statistics = append_pool.statistics
-        async with trio.open_nursery() as nursery, pool, append_pool:
+        metrics.message_pool_statistics = message_pool.statistics
+        async with trio.open_nursery() as nursery, pool, message_pool:
             nursery.start_soon(lock.watch, name="service lock")
             if embedded is not None:
                 nursery.start_soon(_watch, embedded, name="embedded PostgreSQL")
-            store = PostgresStore(pool, history.epoch, append_pool=append_pool)
+            store = PostgresStore(pool, history.epoch, message_pool=message_pool)
             await nursery.start(store.gathering.run, name="gathering")
             yield store
             nursery.cancel_scope.cancel()

@@ -22,7 +22,7 @@ from pulse_trio.launch import KEY_FILE, Database, open_database, plan_sessions
 from pulse_trio.settings import Settings
 from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF
 from pulse_trio.store.embedded import default_data_dir
-from pulse_trio.store.postgres.gathering import APPENDS
+from pulse_trio.store.postgres import MESSAGE_CONNECTIONS
 from pulse_trio.store.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
 from pulse_trio.store.sessions import require_own_sessions
 
@@ -247,7 +247,7 @@ def _sessions(settings: Settings, one: Callable[[Any], Any]) -> Finding:
             "datname IS DISTINCT FROM current_database()"
         )
     )
-    wanted = settings.pool_max + APPENDS + 2  # the service lock's, and a command's
+    wanted = settings.pool_max + MESSAGE_CONNECTIONS + 2  # the service lock's, and a command's
     if wanted > most - reserved - others:
         text = f"PostgreSQL lets {most} connect, {reserved + others} of them others; the service wants {wanted}"
         mend = "raise max_connections in postgresql.conf, or lower PULSE_POOL_MAX"

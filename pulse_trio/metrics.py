@@ -67,7 +67,7 @@ class Metrics:
         loop_lag_seconds: how late the event loop was with a task that was to run.
         checkout_seconds: how long each use of the database waited for a connection of the pool.
         pool_statistics: the figures of the pool, if there is one.
-        append_pool_statistics: those of the pool for messages.
+        message_pool_statistics: those of the pool for messages.
     """
 
     def __init__(self) -> None:
@@ -92,4 +92,4 @@ class Metrics:
         self.loop_lag_seconds = Histogram(SECONDS)
         self.checkout_seconds = Histogram(SECONDS)
         self.pool_statistics: Callable[[], Any] | None = None
-        self.append_pool_statistics: Callable[[], Any] | None = None
+        self.message_pool_statistics: Callable[[], Any] | None = None

@@ -517,7 +517,7 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000,
         validation_alias="PULSE_POOL_MAX",
-        description="Most database connections for everything but storing messages, which has up to three more of its "
+        description="Most database connections for everything but storing messages, which has up to five more of its "
         "own.",
     )
     statement_timeout: float = Field(

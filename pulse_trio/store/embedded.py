@@ -58,7 +58,7 @@ _OPTIONS: Final = MappingProxyType(
     {
         "listen_addresses": "",  # the Unix socket only
         "unix_socket_permissions": "0700",
-        "max_connections": "50",  # the service has 15 by default, and the rest is for people
+        "max_connections": "50",  # the service has 17 by default, and the rest is for people
         "shared_buffers": "64MB",
         "dynamic_shared_memory_type": "mmap",  # containers have a small /dev/shm
         "timezone": "UTC",

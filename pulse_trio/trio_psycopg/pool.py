@@ -110,10 +110,10 @@ class Pool:
             self._settings["statement_timeout"] = str(round(statement_timeout * 1000))
         self._conninfo = make_conninfo("", **params)
         self._min_size = min_size
-        self._max_size = max_size
+        self.max_size = max_size
         self._max_idle = max_idle
         self._max_lifetime = max_lifetime
-        self._acquire_timeout = acquire_timeout
+        self.acquire_timeout = acquire_timeout
         self._configure = configure
         self._autocommit = autocommit
         self._row_factory = row_factory
@@ -214,7 +214,7 @@ class Pool:
                 self._on_acquired(0.0)
             return connection
         began = trio.current_time()
-        with trio.move_on_after(self._acquire_timeout) as scope:
+        with trio.move_on_after(self.acquire_timeout) as scope:
             self._scopes.add(scope)
             try:
                 await self._slots.acquire()
@@ -234,7 +234,7 @@ class Pool:
                 self._slots.release()
             raise PoolClosed("the pool was closed")
         if connection is None:
-            raise PoolTimeout(f"no connection within {self._acquire_timeout} s")
+            raise PoolTimeout(f"no connection within {self.acquire_timeout} s")
         if self._on_acquired is not None:
             self._on_acquired(trio.current_time() - began)
         return connection

@@ -71,7 +71,7 @@ async def test_a_chat_in_figures(server: Server) -> None:
             assert now("pulse_database_up") == 1
             assert now("pulse_draining") == now("pulse_outbox_bytes") == now("pulse_failed_batches_total") == 0
             assert now("pulse_pool_connections", state="idle") >= 1
-            assert now("pulse_append_connections", state="idle") >= 1
+            assert now("pulse_message_connections", state="idle") >= 1
             assert now("pulse_pool_checkout_seconds_count") > before("pulse_pool_checkout_seconds_count")
             assert now("process_resident_memory_bytes") > 2**20
             lag = "pulse_loop_lag_seconds_count"

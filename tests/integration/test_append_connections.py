@@ -1,18 +1,19 @@
 """Storing messages has connections of its own: nothing else that the service asks of the database holds it up."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import psycopg
 import pytest
 import trio
+import trio.testing
 
 from pulse_trio.app import postgres_store
 from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import StoreUnavailable
+from pulse_trio.store.base import Revision, StoreUnavailable
 from pulse_trio.store.lock import ServiceLock
-from pulse_trio.store.postgres import APPENDS, SERVER_SETTINGS, PostgresStore
+from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, SERVER_SETTINGS, PostgresStore
 from pulse_trio.store.sessions import Sessions
 from pulse_trio.trio_psycopg import PoolTimeout
 from tests.contract.people import People, seqs
@@ -64,7 +65,10 @@ async def test_messages_are_stored_while_all_other_connections_are_taken(databas
             assert isinstance(caught.value.__cause__, PoolTimeout)
 
             for group in groups:
-                assert seqs(await store.append([people.message(group, alice)])) == [1]
+                stored = await store.append([people.message(group, alice)])
+                assert seqs(stored) == [1]
+                assert stored[0] is not None
+                assert (await store.revise(people.revision(stored[0], alice, "edited"))).rev == 2
             async with trio.open_nursery() as writers:
                 for group in groups:
                     writers.start_soon(store.append, [people.message(group, alice) for _ in range(3)])
@@ -92,4 +96,45 @@ async def test_connections_are_bounded_and_made_when_they_are_needed(database: s
         async with trio.open_nursery() as nursery:
             for group in groups:
                 nursery.start_soon(work, group)
-        assert 2 < most <= 2 + APPENDS
+        assert 2 < most <= 2 + MESSAGE_CONNECTIONS
+
+
+async def test_lists_leave_half_of_the_connections_to_others(database: str) -> None:
+    async with open_store(database, pool_max=4) as store:
+        people = People(store)
+        alice = await people.user("alice")
+        group = await people.group(alice)
+        async with AsyncExitStack() as slow:
+            for _ in range(2):
+                await slow.enter_async_context(store.list_connection())
+            with pytest.raises(StoreUnavailable):
+                await store.list_conversations(alice.id, limit=1, offset=0)
+            with pytest.raises(StoreUnavailable):
+                await store.search_users("a", limit=1, offset=0)
+            assert await store.membership(group, alice.id) == 0
+        assert (await store.list_conversations(alice.id, limit=1, offset=0))[1] == 1
+
+
+async def test_edits_that_wait_for_a_row_leave_connections_for_messages(database: str) -> None:
+    async with open_store(database, pool_max=2) as store:
+        people = People(store)
+        alice = await people.user("alice")
+        busy, free = await people.group(alice), await people.group(alice)
+        messages = await people.send(busy, alice, *map(str, range(10)))
+        async with AsyncExitStack() as stack:
+            other = await stack.enter_async_context(store.connection())
+            transaction = other.transaction()
+            await stack.enter_async_context(transaction)
+            await other.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (busy,))
+            async with trio.open_nursery() as nursery:
+                for message in messages:
+                    nursery.start_soon(_try_to_edit, store, people.revision(message, alice, "edited"))
+                await trio.testing.wait_all_tasks_blocked()
+                for _ in range(5):
+                    assert seqs(await store.append([people.message(free, alice)]))
+                nursery.cancel_scope.cancel()
+
+
+async def _try_to_edit(store: PostgresStore, revision: Revision) -> None:
+    with suppress(StoreUnavailable):
+        await store.revise(revision)

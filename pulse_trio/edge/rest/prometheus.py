@@ -157,13 +157,13 @@ class _Service(Collector):
         if metrics.pool_statistics is None:
             return
         now = metrics.pool_statistics()
-        pools = [now] if metrics.append_pool_statistics is None else [now, metrics.append_pool_statistics()]
+        pools = [now] if metrics.message_pool_statistics is None else [now, metrics.message_pool_statistics()]
         states = {"idle": now.idle, "lent": now.size - now.idle}
         text = "Connections to the database for everything but storing messages."
         yield _gauges("pulse_pool_connections", text, "state", states)
         for each in pools[1:]:
             states = {"idle": each.idle, "lent": each.size - each.idle}
-            yield _gauges("pulse_append_connections", "Connections for storing messages.", "state", states)
+            yield _gauges("pulse_message_connections", "Connections for storing messages.", "state", states)
         yield _gauge("pulse_pool_waiting", "Tasks that wait for a connection to the database.", now.waiting)
         yield _counter(
             "pulse_pool_opened", "Connections to the database that were made.", sum(each.opened for each in pools)

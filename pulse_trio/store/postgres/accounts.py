@@ -60,7 +60,7 @@ class Accounts(Connected):
         # A range of the index, in its byte order: no name has the last code point, which is not a character.
         lowest = username_key(prefix)
         highest = lowest + "\U0010ffff"
-        async with self.connection() as connection, connection.transaction():
+        async with self.list_connection() as connection, connection.transaction():
             total = await count(
                 connection, "SELECT count(*) FROM users WHERE username_key BETWEEN %s AND %s", (lowest, highest)
             )

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString
 
 import psycopg
+import trio
 from psycopg import errors as pg
 
 from pulse_trio.store.base import Message, StoreRefused, StoreUnavailable
@@ -28,6 +29,7 @@ class Connected:
 
     def __init__(self, pool: Pool, epoch: str = "") -> None:
         self._pool = pool
+        self._lists = trio.Semaphore(max(1, pool.max_size // 2))
         self.epoch = epoch
 
     @asynccontextmanager
@@ -47,6 +49,20 @@ class Connected:
             raise StoreBusy(type(error).__name__) from error
         except (psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:
             raise StoreUnavailable(type(error).__name__) from error
+
+    @asynccontextmanager
+    async def list_connection(self) -> AsyncIterator[TrioConnection[Any]]:
+        """A connection for what may take long: at most half of the pool, so that short look-ups find one."""
+        try:
+            with trio.fail_after(self._pool.acquire_timeout):
+                await self._lists.acquire()
+        except trio.TooSlowError:
+            raise StoreUnavailable("too many lists are read") from None
+        try:
+            async with self.connection() as connection:
+                yield connection
+        finally:
+            self._lists.release()
 
     async def ping(self) -> None:
         await self.one("SELECT 1", ())

@@ -121,7 +121,7 @@ class Conversations(Connected):
         return None if row is None else _conversation(row)
 
     async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
-        async with self.connection() as connection, connection.transaction():
+        async with self.list_connection() as connection, connection.transaction():
             total = await count(connection, "SELECT count(*) FROM conversation_users WHERE user_id = %s", (user_id,))
             cursor = await connection.execute(
                 _LISTED

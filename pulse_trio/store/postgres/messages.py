@@ -5,6 +5,7 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+import trio
 from psycopg import errors as pg
 
 from pulse_trio.store.base import (
@@ -20,7 +21,7 @@ from pulse_trio.store.base import (
     page_range,
 )
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
-from pulse_trio.store.postgres.gathering import Gathering, StoreBusy
+from pulse_trio.store.postgres.gathering import APPENDS, Gathering, StoreBusy
 from pulse_trio.trio_psycopg import Pool
 
 # One statement, one round trip, one commit for a batch. `fresh` leaves out what is stored already and
@@ -141,6 +142,9 @@ _CHANGES: Final = f"""
 # more of them in a row the row counts as busy, and its room waits apart from the others.
 _APPEND_ATTEMPTS: Final = 3
 
+REVISIONS: Final = 2  # transactions of edits and deletions under way at most, so that appends find a connection
+MESSAGE_CONNECTIONS: Final = APPENDS + REVISIONS  # what a pool for messages needs
+
 
 class MembersChanged(StoreBusy):
     """The members of a conversation changed while its row was waited for; nothing was stored there."""
@@ -149,9 +153,11 @@ class MembersChanged(StoreBusy):
 class Messages(Connected):
     """The operations of the contract on messages."""
 
-    def __init__(self, pool: Pool, epoch: str = "", *, append_pool: Pool | None = None) -> None:
+    def __init__(self, pool: Pool, epoch: str = "", *, message_pool: Pool | None = None) -> None:
         super().__init__(pool, epoch)
-        self.gathering = Gathering(partial(self._append, append_pool or pool), partial(self._append, pool))
+        self._message_pool = message_pool or pool
+        self._revisions = trio.Semaphore(REVISIONS)
+        self.gathering = Gathering(partial(self._append, self._message_pool), partial(self._append, pool))
 
     async def head(self, conversation_id: UUID) -> Head:
         row = await self.one(
@@ -217,7 +223,8 @@ class Messages(Connected):
         return [found.get(place) for place in range(1, len(batch) + 1)]
 
     async def revise(self, revision: Revision) -> Message:
-        async with self.connection() as connection, connection.transaction():
+        # The writer of the room waits for it, and with the writer everybody's messages there.
+        async with self._revisions, self.connection(self._message_pool) as connection, connection.transaction():
             cursor = await connection.execute(
                 "SELECT owner_id FROM conversations WHERE id = %s FOR NO KEY UPDATE", (revision.conversation_id,)
             )
