@@ -54,6 +54,7 @@ from pulse_trio.store.base import (
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds, below Hypercorn's graceful_timeout: what the writers hold is stored in it
 ANNOUNCEMENTS: Final = 64  # rooms that open at a time to tell of a change: so many that few are missed
+TYPING_INTERVAL: Final = 1.0  # seconds between two typing frames about one user: clients send one every two seconds
 LOOK_UPS: Final = 4  # of memberships for sessions at a time, so that the others' messages find a connection
 USERS_A_TURN: Final = 50  # whose sessions are taken in before other tasks have their turn: a few milliseconds
 DOUBTS: Final = 64  # changes of members with a lost answer that are looked into at a time; more must be asked for again
@@ -107,6 +108,7 @@ class Hub:
         self._sessions = Sessions()
         self._announcing = 0
         self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
+        self._typed: dict[tuple[UUID, UUID], float] = {}  # what was typed in the last `TYPING_INTERVAL`, oldest first
         self._rooms = Rooms(store, self._sessions, changes, settings, rand, metrics)
         self._lobby = Lobby(store, self._rooms, self._sessions, changes, settings, metrics)
         self._reads = Reads(store, self._rooms, self._sessions, timeout=settings.store_timeout, rand=rand)
@@ -366,13 +368,25 @@ class Hub:
         )
 
     def send_typing(self, conversation_id: UUID, member: Member) -> None:
-        """Tells the other users of the conversation that this one is typing."""
+        """Notifies the other users of the conversation that this one is typing, once in `TYPING_INTERVAL` seconds."""
+        if not self._may_type(conversation_id, member.connection.user.id):
+            return
         room = self._rooms.get(conversation_id)
         if room is not None and room.opened.is_set():
             self._type(room, member)
         elif member.of_session and member.connection not in self._typing:
             self._typing[member.connection] = None  # one at a time: a client cannot make us open many at once
             self._rooms.nursery.start_soon(self._open_and_type, member, name=f"typing in {conversation_id}")
+
+    def _may_type(self, conversation_id: UUID, user_id: UUID) -> bool:
+        now = trio.current_time()
+        while self._typed and now - next(iter(self._typed.values())) >= TYPING_INTERVAL:
+            del self._typed[next(iter(self._typed))]
+        key = conversation_id, user_id
+        if key in self._typed:
+            return False
+        self._typed[key] = now
+        return True
 
     async def _open_and_type(self, member: Member) -> None:
         try:

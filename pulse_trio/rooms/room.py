@@ -5,7 +5,6 @@ memory only while somebody needs it: when the last of them has left, the session
 do with it for a while, and the writer has stored what it held, the nursery ends.
 """
 
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -51,7 +50,6 @@ from pulse_trio.store.base import (
 
 FRAME_POSITIONS: Final = 200  # most read positions in one frame: about 14 KB
 FRAME_USERS: Final = 100  # most ids of added users in one frame: about 4 KB
-TYPING_INTERVAL: Final = 1.0  # seconds between two typing frames about one user: clients send one every two seconds
 
 log = structlog.get_logger(__name__)
 
@@ -105,7 +103,6 @@ class Room:
         self._gathering: trio.CancelScope | None = None  # of the task that will tell who came and went
         # While the room opens: the last change of each user's membership, its version and whether they were added.
         self._admitted: dict[UUID, tuple[int, bool]] = {}
-        self._typed: dict[UUID, float] = {}  # when a typing frame was last sent about a user; one entry each at most
         self._members_in_doubt = False
         self._keepers = 0  # members whose connection is this conversation's own
         self._joining = 0
@@ -297,7 +294,6 @@ class Room:
         user = connection.user
         was_crowded = self._presence.is_crowded
         if self._presence.leave(user):
-            self._typed.pop(user.id, None)
             if was_crowded or self._presence.has_news_of(user):
                 self._tell_later(user, came=False)
             else:
@@ -317,7 +313,6 @@ class Room:
         members = list(self._members.values())
         self._members.clear()
         self._presence.clear()
-        self._typed.clear()
         self._keepers = 0
         for member in members:
             member.connection.close(code, reason)
@@ -393,14 +388,10 @@ class Room:
         self.broadcast(encode(frame))
 
     def typing(self, member: Member) -> None:
-        """Notifies the other users that this one is typing, at most once in `TYPING_INTERVAL` seconds."""
+        """Notifies the other users that this one is typing, unless it has left."""
         if self._members.get(member.connection.transport) is not member:
             return
         user = member.connection.user
-        now = trio.current_time()
-        if now - self._typed.get(user.id, -math.inf) < TYPING_INTERVAL:
-            return
-        self._typed[user.id] = now
         frame = TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=self.conversation_id)
         self.broadcast(encode(frame), exclude_user_id=user.id, ephemeral=True)
 

@@ -480,3 +480,17 @@ async def test_who_leaves_before_their_coming_was_told_is_told_as_neither(autoju
         carol.leave()
         await trio.sleep(1)
         assert alice.events[-1] == ("left", str(world.carol.id))
+
+
+async def test_typing_is_limited_also_where_rooms_end_at_once(autojump_clock: MockClock) -> None:
+    async with a_world(room_linger=0.0) as world:
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        for _ in range(50):
+            world.hub.send_typing(world.conversation_id, bob.session.member(world.conversation_id))
+            await trio.sleep(0.01)
+        await settle()
+        assert len(alice.of_type("typing")) == 1
+        await trio.sleep(1)
+        assert len(world.hub._typed) == 1
+        world.hub.send_typing(world.ids(), bob.session.member(world.ids()))
+        assert len(world.hub._typed) == 1, "what is older is forgotten"

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, SendMessage, SendResume
-from pulse_trio.rooms.room import TYPING_INTERVAL
+from pulse_trio.rooms.hub import TYPING_INTERVAL
 from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, StoreUnavailable
 
 from .world import FakeTransport, Rows, World, a_world, settle, virtual_now
