@@ -141,6 +141,7 @@ _CHANGES: Final = f"""
 # A client_id, or a change of the members, that somebody else commits in between is seen by the second attempt. With
 # more of them in a row the row counts as busy, and its room waits apart from the others.
 _APPEND_ATTEMPTS: Final = 3
+_SAME_MESSAGE: Final = ("messages_pkey", "messages_client_id")  # what a message breaks that is stored already
 
 REVISIONS: Final = 2  # transactions of edits and deletions under way at most, so that appends find a connection
 MESSAGE_CONNECTIONS: Final = APPENDS + REVISIONS  # what a pool for messages needs
@@ -148,6 +149,10 @@ MESSAGE_CONNECTIONS: Final = APPENDS + REVISIONS  # what a pool for messages nee
 
 class MembersChanged(StoreBusy):
     """The members of a conversation changed while its row was waited for; nothing was stored there."""
+
+
+class StoredMeanwhile(StoreBusy):
+    """Somebody else stored the same message while the row was waited for; the next attempt finds it."""
 
 
 class Messages(Connected):
@@ -174,19 +179,22 @@ class Messages(Connected):
         for _ in range(_APPEND_ATTEMPTS - 1):
             try:
                 return await self._append_once(pool, batch)
-            except MembersChanged:
+            except (MembersChanged, StoredMeanwhile):
                 pass  # what of it is stored comes back as it is
-            except StoreRefused as error:
-                if not isinstance(error.__cause__, pg.UniqueViolation):
-                    raise
         return await self._append_once(pool, batch)
 
     async def _append_once(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
-        if len(batch) == 1:
-            stored = await self._append_one(pool, batch[0])
-            if stored is not None:
-                return [stored]
-        return await self._append_many(pool, batch)
+        try:
+            if len(batch) == 1:
+                stored = await self._append_one(pool, batch[0])
+                if stored is not None:
+                    return [stored]
+            return await self._append_many(pool, batch)
+        except StoreRefused as error:
+            cause = error.__cause__
+            if isinstance(cause, pg.UniqueViolation) and cause.diag.constraint_name in _SAME_MESSAGE:
+                raise StoredMeanwhile("the same message was stored while the row was locked") from error
+            raise
 
     async def _append_one(self, pool: Pool, new: NewMessage) -> Message | None:
         room, sender, at = new.conversation_id, new.sender_id, new.created_at
