@@ -5,7 +5,7 @@ It has the connection manager's operations of the specification under their name
 
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Final
 from uuid import UUID
 
@@ -109,8 +109,9 @@ class Hub:
         self._announcing = 0
         self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
         self._typed: dict[tuple[UUID, UUID], float] = {}  # what was typed in the last `TYPING_INTERVAL`, oldest first
-        self._rooms = Rooms(store, self._sessions, changes, settings, rand, metrics)
-        self._lobby = Lobby(store, self._rooms, self._sessions, changes, settings, metrics)
+        self._members = MembershipChanges()
+        self._rooms = Rooms(store, self._sessions, self._members, changes, settings, rand, metrics)
+        self._lobby = Lobby(store, self._rooms, self._sessions, self._members, changes, settings, metrics)
         self._reads = Reads(store, self._rooms, self._sessions, timeout=settings.store_timeout, rand=rand)
         self._people = People(store, clock)
         self._watches = Watches(
@@ -118,7 +119,6 @@ class Hub:
         )
         self._people.on_change = self._watches.note
         self._joining: dict[tuple[UUID, UUID], list[JoinTicket]] = {}
-        self._members = MembershipChanges()
         self._look_ups = trio.Semaphore(LOOK_UPS)
         self._doubts = 0
         self.draining = False
@@ -191,6 +191,8 @@ class Hub:
                 raise NotAMember
             if ticket is not None and ticket.is_doubtful:
                 raise StoreUnavailable("the membership is in doubt")
+            if ticket is not None:
+                self._members.take(conversation_id, user.id, ticket.version)
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
                 self._metrics.resumes_refused += 1
@@ -450,14 +452,14 @@ class Hub:
             version = await self._membership(conversation_id, user_id)
             if version is not None:
                 ticket.version = version
-            if version is None or ticket.is_revoked:
+            # Whoever was added while the answer was on its way is a member, whatever it says.
+            if ticket.is_revoked or (version is None and not ticket.is_admitted):
                 session.refuse_for_a_while(conversation_id)
                 raise ForeignConversation(was_looked_up=True)
         room = self._rooms.get(conversation_id)
-        if room is not None and room.opened.is_set() and session.connection.is_open:
-            await self.add_users(
-                conversation_id, [user_id], version
-            )  # the answer to their addition was lost, or is late
+        if version is not None and room is not None and room.opened.is_set() and session.connection.is_open:
+            # The answer to their addition was lost, or is late.
+            await self.add_users(conversation_id, [user_id], version)
         return session.member(conversation_id)
 
     async def _membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
@@ -472,12 +474,14 @@ class Hub:
                     await backoff.wait()
         raise not_stored()
 
-    def changing_members(self, conversation_id: UUID) -> AbstractContextManager[None]:
+    def changing_members(self, conversation_id: UUID, adding: Sequence[UUID] = ()) -> AbstractContextManager[None]:
         """Wraps a change of members, from before the store is asked until `add_users` or `remove_user` has its answer.
+
+        The sessions of users who are being added are notified, too, when a room opens and finds them to be members.
 
         Of changes that overlap, the one that was committed later wins, whichever answer comes first.
         """
-        return self._members.under_way(conversation_id)
+        return self._members.under_way(conversation_id, adding)
 
     async def add_users(self, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
         """Takes in the sessions of users who are members as of a version, and notifies those that were not in yet.
@@ -559,12 +563,16 @@ class Hub:
             log.warning("too many changes of members in doubt", conversation_id=str(conversation_id))
             return
         self._doubts += 1
+        change = ExitStack()
+        change.enter_context(self._members.under_way(conversation_id, added))  # at once: nothing may come in between
         name = f"doubt about members of {conversation_id}"
-        self._rooms.nursery.start_soon(self._resolve_change, conversation_id, added, removed, name=name)
+        self._rooms.nursery.start_soon(self._resolve_change, change, conversation_id, added, removed, name=name)
 
-    async def _resolve_change(self, conversation_id: UUID, added: Sequence[UUID], removed: Sequence[UUID]) -> None:
+    async def _resolve_change(
+        self, change: ExitStack, conversation_id: UUID, added: Sequence[UUID], removed: Sequence[UUID]
+    ) -> None:
         try:
-            with self._members.under_way(conversation_id):
+            with change:
                 announced = False
                 for _ in range(2):  # now, and what the database was still at
                     members = await self._look_up_members(conversation_id)

@@ -7,9 +7,10 @@ import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.protocol import ConversationRemovedFrame, SendResume, SessionFrame, encode, error_frame
+from pulse_trio.protocol import SendResume, SessionFrame, encode, error_frame
 from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.connection import Transport, open_connection
+from pulse_trio.rooms.membership import MembershipChanges
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.settings import Settings
@@ -23,6 +24,7 @@ class Lobby:
         store: who knows who is in a conversation.
         rooms: those that a session comes into at once.
         sessions: where it is registered for those that open later.
+        members: the changes of members that are under way.
         changes: reads what is committed.
         settings: the bounds.
         metrics: where sessions and resumes are counted.
@@ -33,6 +35,7 @@ class Lobby:
         store: Store,
         rooms: Rooms,
         sessions: Sessions,
+        members: MembershipChanges,
         changes: Changes,
         settings: Settings,
         metrics: Metrics,
@@ -40,6 +43,7 @@ class Lobby:
         self._store = store
         self._rooms = rooms
         self._sessions = sessions
+        self._members = members
         self._changes = changes
         self._settings = settings
         self._metrics = metrics
@@ -73,6 +77,7 @@ class Lobby:
             is_in = changed.get(conversation_id, True) and session.connection.is_open  # not closed meanwhile
             if room is not None and room.opened.is_set() and is_in:
                 room.attach(session)
+        session.is_greeted = True
         self._rooms.nursery.start_soon(self._run_session, session, name=f"session {user.id}")
         self._rooms.nursery.start_soon(self._start_session, session, name=f"start of session {user.id}")
         return session
@@ -96,13 +101,16 @@ class Lobby:
         elif frame.revs:
             memberships, changed = await self._memberships(session, list(frame.revs))
             for conversation_id, rev in frame.revs.items():
+                room = self._rooms.get(conversation_id)
                 if conversation_id in changed:
                     if changed[conversation_id]:  # where it stands is not known here
                         self._refuse_resume(session, conversation_id)
                 elif conversation_id not in memberships:
-                    session.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
+                    # Removed after it had been taken in, and the answer to that is still on its way.
+                    member = session.removed(conversation_id)
+                    if room is not None and member is not None:
+                        room.leave(member)
                 else:
-                    room = self._rooms.get(conversation_id)
                     last_rev = max(memberships[conversation_id].last_rev, 0 if room is None else room.last_rev)
                     if rev > last_rev:
                         self._refuse_resume(session, conversation_id)
@@ -137,6 +145,9 @@ class Lobby:
                     for conversation_id, (version, is_member) in noted.items()
                     if conversation_id not in memberships or version > memberships[conversation_id].members_version
                 }
+                for conversation_id, head in memberships.items():
+                    # A removal of an earlier version, whose answer is still on its way, is none for this session.
+                    self._members.take(conversation_id, session.user.id, head.members_version)
                 return memberships, changed
         finally:
             session.changed = None

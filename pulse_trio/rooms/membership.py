@@ -6,7 +6,8 @@ in the order of the commits. While any change of a conversation is under way her
 for each user, and what comes with a lower one is out of date.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 from uuid import UUID
@@ -18,13 +19,15 @@ class _UnderWay:
     Attributes:
         count: how many there are.
         versions: the version of the last change applied, by user; kept until the last of them has ended.
+        adding: the users of the additions.
     """
 
-    __slots__ = ("count", "versions")
+    __slots__ = ("adding", "count", "versions")
 
     def __init__(self) -> None:
         self.count = 0
         self.versions: dict[UUID, int] = {}
+        self.adding: Counter[UUID] = Counter()
 
 
 class MembershipChanges:
@@ -41,16 +44,23 @@ class MembershipChanges:
         return len(self._by_conversation)
 
     @contextmanager
-    def under_way(self, conversation_id: UUID) -> Iterator[None]:
+    def under_way(self, conversation_id: UUID, adding: Sequence[UUID] = ()) -> Iterator[None]:
         """Wraps a change, from before the store is asked until its answer has been applied."""
         entry = self._by_conversation.setdefault(conversation_id, _UnderWay())
         entry.count += 1
+        entry.adding.update(adding)
         try:
             yield
         finally:
             entry.count -= 1
+            entry.adding -= Counter(adding)
             if not entry.count:
                 del self._by_conversation[conversation_id]
+
+    def is_being_added(self, conversation_id: UUID, user_id: UUID) -> bool:
+        """Whether an addition of a user is under way; it may be committed."""
+        entry = self._by_conversation.get(conversation_id)
+        return entry is not None and user_id in entry.adding
 
     def take(self, conversation_id: UUID, user_id: UUID, version: int) -> bool:
         """Notes a change that is to be applied; False if a later one of this user has been applied already."""
@@ -96,6 +106,11 @@ class JoinTicket:
     def is_revoked(self) -> bool:
         """Whether the user was removed after the version as of which they are a member."""
         return self._last is not None and self._last[0] > self.version and not self._last[1]
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether the last change that was noted is an addition of the user."""
+        return self._last is not None and self._last[1]
 
 
 def later(known: tuple[int, bool] | None, change: tuple[int, bool]) -> tuple[int, bool]:

@@ -9,6 +9,7 @@ import trio
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import CloseCode
 from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.membership import MembershipChanges
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
 from pulse_trio.settings import Settings
@@ -23,6 +24,7 @@ class Rooms:
     Args:
         store: where messages are.
         sessions: who comes in when a room opens.
+        members: the changes of members that are under way.
         changes: reads what is committed.
         settings: the bounds of rooms.
         rand: where the jitter of retries comes from.
@@ -33,6 +35,7 @@ class Rooms:
         self,
         store: Store,
         sessions: Sessions,
+        members: MembershipChanges,
         changes: Changes,
         settings: Settings,
         rand: random.Random,
@@ -40,6 +43,7 @@ class Rooms:
     ) -> None:
         self._store = store
         self._sessions = sessions
+        self._members = members
         self._changes = changes
         self._settings = settings
         self._random = rand
@@ -84,6 +88,7 @@ class Rooms:
                 conversation_id,
                 store=self._store,
                 sessions=self._sessions,
+                members=self._members,
                 changes=self._changes,
                 settings=self._settings,
                 rand=self._random,

@@ -30,7 +30,7 @@ from pulse_trio.rooms.changes import Changes
 from pulse_trio.rooms.connection import Transport, pieces
 from pulse_trio.rooms.frames import change_frame
 from pulse_trio.rooms.member import Member
-from pulse_trio.rooms.membership import later
+from pulse_trio.rooms.membership import MembershipChanges, later
 from pulse_trio.rooms.presence import GATHER, Presence
 from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
@@ -63,6 +63,7 @@ class Room:
         conversation_id: which conversation.
         store: where its messages are.
         sessions: who is taken in when the room opens, if they are in the conversation.
+        members: the changes of members that are under way.
         changes: reads what is committed.
         settings: the bounds.
         rand: where the jitter of retries comes from.
@@ -76,6 +77,7 @@ class Room:
         *,
         store: Store,
         sessions: Sessions,
+        members: MembershipChanges,
         changes: Changes,
         settings: Settings,
         rand: random.Random,
@@ -91,6 +93,7 @@ class Room:
         self.read_seqs: dict[UUID, int] = {}  # how far members have read, as far as it was told; one entry each at most
         self._store = store
         self._sessions = sessions
+        self._changing = members
         self._changes = changes
         self._store_timeout = settings.store_timeout
         self._linger = settings.room_linger
@@ -136,7 +139,10 @@ class Room:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for user_id in self._members_now(members):
+                is_news = self._changing.is_being_added(self.conversation_id, user_id)
                 for session in self._sessions.of(user_id):
+                    if is_news:  # the look-up was faster than the answer to the addition, or that is lost
+                        session.notify_added(self.conversation_id)
                     self._enter(session.place(self.conversation_id, self.last_rev))
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             self.opened.set()

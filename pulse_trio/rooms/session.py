@@ -17,6 +17,7 @@ from pulse_trio.rooms.membership import later
 from pulse_trio.store.base import User
 
 REFUSAL_LASTS: Final = 1.0  # seconds in which a further frame about a foreign conversation costs no look-up
+NOTIFIED: Final = 1_024  # memberships of which the client's last news is kept, so that it comes once
 REFUSALS: Final = 64  # foreign conversations that are remembered for each session; beyond it the oldest is forgotten
 
 
@@ -30,18 +31,31 @@ class Session:
         changed: while the user's memberships are being looked up, the last change of each since then: its version, and
             whether the user was added.
         ended: nothing more is sent.
+        is_greeted: what happens from now on is sent; the client learns of what happened before by loading its list.
         waiting: the scope of who starts the session when its client has said nothing.
     """
 
-    __slots__ = ("_refused", "changed", "connection", "ended", "is_started", "members", "waiting")
+    __slots__ = (
+        "_notified",
+        "_refused",
+        "changed",
+        "connection",
+        "ended",
+        "is_greeted",
+        "is_started",
+        "members",
+        "waiting",
+    )
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.members: dict[UUID, Member] = {}
         self.changed: dict[UUID, tuple[int, bool]] | None = None
+        self._notified: dict[UUID, bool] = {}  # what the client last heard of a membership: True is added
         self._refused: dict[UUID, float] = {}  # foreign conversation → until when it is refused without a look-up
         self.ended = trio.Event()
         self.waiting = trio.CancelScope()
+        self.is_greeted = False
         self.is_started = False
 
     @property
@@ -58,6 +72,7 @@ class Session:
         """The member for a room that is open at `last_rev`; what it has missed will be sent."""
         member = self.members.get(conversation_id)
         if member is None:
+            self.notify_added(conversation_id, only_if_left=True)
             member = Member(self.connection, conversation_id, last_rev, of_session=True)
             self.members[conversation_id] = member
             member.is_live = self.is_started
@@ -72,6 +87,7 @@ class Session:
             member.cursor = rev  # also when it is beyond what the room knew when it took the session in
             member.target = max(member.target, last_rev)
         elif rev < last_rev:
+            self.notify_added(conversation_id, only_if_left=True)
             member = Member(self.connection, conversation_id, rev, of_session=True)
             member.target = last_rev
             self.members[conversation_id] = member
@@ -100,9 +116,21 @@ class Session:
         """Notifies the client that its user has been added to a conversation."""
         self._note(conversation_id, version, is_member=True)
         self._refused.pop(conversation_id, None)
-        self.connection.deliver(encode(ConversationAddedFrame(conversation_id=conversation_id)))
+        self.notify_added(conversation_id)
 
-    def removed(self, conversation_id: UUID, version: int) -> Member | None:
+    def notify_added(self, conversation_id: UUID, *, only_if_left: bool = False) -> None:
+        """Notifies the client once; also where a look-up shows that its user is a member again, before an answer does.
+
+        Args:
+            conversation_id: which conversation.
+            only_if_left: only if the client last heard that its user was removed.
+        """
+        heard = self._notified.get(conversation_id)
+        if self.is_greeted and (heard is False or (heard is None and not only_if_left)):
+            self._remember(conversation_id, is_member=True)
+            self.connection.deliver(encode(ConversationAddedFrame(conversation_id=conversation_id)))
+
+    def removed(self, conversation_id: UUID, version: int = 0) -> Member | None:
         """Notifies the client that its user has been removed; returns its place in the conversation, if it has one.
 
         What of the conversation waits in the outbox is not sent.
@@ -111,8 +139,16 @@ class Session:
         member = self.members.pop(conversation_id, None)
         if member is not None:
             member.remove()
-        self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
+        if self.is_greeted:
+            self._remember(conversation_id, is_member=False)
+            self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
         return member
+
+    def _remember(self, conversation_id: UUID, *, is_member: bool) -> None:
+        self._notified.pop(conversation_id, None)
+        self._notified[conversation_id] = is_member
+        if len(self._notified) > NOTIFIED:
+            del self._notified[next(iter(self._notified))]
 
     def _note(self, conversation_id: UUID, version: int, *, is_member: bool) -> None:
         if self.changed is not None:

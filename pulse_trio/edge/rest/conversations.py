@@ -166,7 +166,11 @@ async def create_conversation(body: ConversationRequest) -> Response:
         member_ids=(user.id, *others),
         created_at=parts.clock(),
     )
-    with _doubting_additions(new.id, new.member_ids), _told_once_done(parts.settings.store_timeout):
+    with (
+        parts.hub.changing_members(new.id, new.member_ids),
+        _doubting_additions(new.id, new.member_ids),
+        _told_once_done(parts.settings.store_timeout),
+    ):
         try:
             conversation, created = await parts.store.create_conversation(new)
         except UnknownUsers as error:
@@ -288,7 +292,7 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
     if not user_ids:
         raise PulseError(ErrorCode.INVALID_FIELD, "`user_ids` must name at least one user", field="user_ids")
     with (
-        parts.hub.changing_members(key),
+        parts.hub.changing_members(key, user_ids),
         _doubting_additions(key, user_ids),
         _told_once_done(parts.settings.store_timeout),
     ):

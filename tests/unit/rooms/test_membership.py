@@ -8,17 +8,18 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
+from pulse_trio.protocol import SendResume
 from pulse_trio.rooms.hub import DOUBTS, ForeignConversation
 from pulse_trio.store.base import Members, StoreUnavailable
 
-from .world import Device, World, a_world, device, settle, virtual_now
+from .world import Device, FakeTransport, World, a_world, device, settle, virtual_now
 
 REASON = "removed from the conversation"
 
 
 async def add(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
     """What REST does when alice adds bob; the answer of the store may be late."""
-    with world.hub.changing_members(key):
+    with world.hub.changing_members(key, [world.bob.id]):
         added = await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
         if answer is not None:
             await answer.wait()
@@ -306,6 +307,167 @@ async def test_a_repeated_addition_notifies_only_sessions_that_are_not_in(autoju
             await world.hub.add_users(key, [world.bob.id], world.version(key))
         await settle()
         assert [frame["type"] for frame in bob.transport.frames] == ["session"]
+
+
+# --- look-ups whose answers are late ---
+
+
+def delay(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> trio.Event:
+    """Holds back the store's answers of one kind until the event is set."""
+    gate, ask = trio.Event(), getattr(world.store, name)
+
+    async def slow(*arguments: object) -> object:
+        found = await ask(*arguments)
+        await gate.wait()
+        return found
+
+    monkeypatch.setattr(world.store, name, slow)
+    return gate
+
+
+async def test_a_late_answer_that_somebody_is_no_member_refuses_nobody_who_was_added_since(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        bob = await device(world, world.bob)
+        gate = delay(world, monkeypatch, "membership")
+        world.start(lambda: bob.send(key, "one", "c-1"))
+        await settle()
+        await add(world, key)
+        gate.set()
+        await settle()
+        await bob.send(key, "two", "c-2")
+        await settle()
+        assert bob.errors == []
+        assert world.stored == ["one", "two"]
+
+
+async def test_nothing_follows_when_a_resume_is_answered_with_a_removal(autojump_clock: MockClock) -> None:
+    """The removal is committed while the session waits for its `resume`, and its answer is late."""
+    async with a_world() as world:
+        key, late = world.conversation_id, trio.Event()
+        carol = await world.join(world.carol)
+        bob = await Device(world, world.bob).open()
+        world.start(lambda: remove(world, key, answer=late))
+        await settle()
+        await world.hub.resume(bob.session, SendResume(revs={key: 0}))
+        await carol.send("secret")
+        await settle()
+        assert [frame["type"] for frame in bob.transport.frames] == ["session", "conversation_removed"]
+        late.set()
+
+
+async def test_what_happened_before_its_first_frame_is_no_news_to_a_session(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        carol = await world.join(world.carol)
+        gate = delay(world, monkeypatch, "memberships")
+        bob = Device(world, world.bob)
+        world.start(bob.open)
+        await settle()
+        await remove(world, key)
+        await add(world, key)
+        gate.set()
+        await settle()
+        bob.session.start()
+        await carol.send("welcome back")
+        await settle()
+        assert bob.of_type("conversation_removed", "conversation_added") == []
+        assert bob.contents(key) == ["welcome back"]
+
+
+async def test_a_late_answer_to_a_removal_shuts_out_no_session_that_came_since(autojump_clock: MockClock) -> None:
+    """Removed and added again; both answers are still on their way when the session comes."""
+    async with a_world() as world:
+        key, late, later = world.conversation_id, trio.Event(), trio.Event()
+        carol = await world.join(world.carol)
+        world.start(lambda: remove(world, key, answer=late))
+        await settle()
+        world.start(lambda: add(world, key, answer=later))
+        await settle()
+        bob = await device(world, world.bob)
+        with world.hub.joining(key, world.bob.id) as ticket:
+            ticket.version = await world.store.membership(key, world.bob.id) or 0
+            transport = FakeTransport()
+            await world.hub.connect(key, world.bob, transport, ticket=ticket)
+        late.set()
+        await settle()
+        await carol.send("here")
+        later.set()
+        await settle()
+        assert bob.of_type("conversation_removed", "conversation_added") == []
+        assert bob.contents(key) == ["here"]
+        assert transport.closed is None
+
+
+@pytest.mark.parametrize("how", ["resume", "open room"])
+async def test_a_session_that_was_told_of_a_removal_is_told_that_it_is_in_again(
+    how: str, autojump_clock: MockClock
+) -> None:
+    """Removed and added again after the session had come; only the removal has been answered."""
+    async with a_world() as world:
+        key, late, later = world.conversation_id, trio.Event(), trio.Event()
+        bob = await Device(world, world.bob).open()
+        if how == "resume":
+            await world.join(world.carol)
+        else:
+            bob.session.start()
+        world.start(lambda: remove(world, key, answer=late))
+        await settle()
+        world.start(lambda: add(world, key, answer=later))
+        await settle()
+        late.set()
+        await settle()
+        if how == "resume":
+            await world.hub.resume(bob.session, SendResume(revs={key: 0}))
+        carol = await world.join(world.carol)
+        await carol.send("here")
+        later.set()
+        await settle()
+        kinds = [frame["type"] for frame in bob.transport.frames if frame["type"] != "system"]
+        assert kinds == ["session", "conversation_removed", "conversation_added", "message"]
+
+
+async def test_a_repeated_addition_is_notified_once_where_no_room_is_open(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        bob = await device(world, world.bob)
+        await settle()
+        for _ in range(3):
+            await world.hub.add_users(key, [world.bob.id], world.version(key))
+        await remove(world, key)
+        await add(world, key)
+        await settle()
+        kinds = [frame["type"] for frame in bob.transport.frames]
+        assert kinds == ["session", "conversation_added", "conversation_removed", "conversation_added"]
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["late answer", "lost answer"])
+async def test_a_room_that_opens_before_an_addition_is_answered_notifies_the_session(
+    is_lost: bool, autojump_clock: MockClock
+) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        bob, late = await device(world, world.bob), trio.Event()
+        if is_lost:
+            await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+            world.hub.doubt_change(key, added=[world.bob.id])
+        else:
+            world.start(lambda: add(world, key, answer=late))
+            await settle()
+        carol = await world.join(world.carol)
+        await carol.send("hello bob")
+        await settle()
+        late.set()
+        await settle()
+        kinds = [frame["type"] for frame in bob.transport.frames]
+        assert kinds[:2] == ["session", "conversation_added"]
+        assert bob.contents(key) == ["hello bob"]
 
 
 # --- conversations that are not one's own ---
