@@ -11,6 +11,8 @@ from typing import Any
 from tests.simulation.history import Event, History
 
 CHANGES = ("message", "message_updated", "message_deleted")
+REMOVED = 4403  # close code
+FORBIDDEN = 403  # status of a handshake
 EXPIRY_SLACK = 0.5  # virtual seconds
 BATCH_MOST = 16  # messages that are answered together
 
@@ -43,6 +45,16 @@ class _Sent:
     frames: int = -1
 
 
+@dataclass
+class _Request:
+    """A change of one user's membership that was asked for over REST, and what happened since."""
+
+    is_removal: bool
+    ins: int = 0  # how often the user came in
+    outs: int = 0
+    is_alone: bool = True  # no other removal of the same user was under way
+
+
 class Checker:
     """Reads a history once, in order."""
 
@@ -66,6 +78,11 @@ class Checker:
         self._last_in: dict[tuple[str, str], int] = {}  # last event at which they came to be one
         self._sessions: dict[int, int] = {}  # number of a session → the event of its beginning
         self._removed_at: dict[tuple[str, str], int] = {}  # the rev at the answer to a removal that holds
+        self._requests: dict[tuple[str, str], dict[int, _Request]] = defaultdict(dict)  # those not answered yet
+        self._told_in: dict[tuple[str, str], float] = {}  # the event since which a member is known to be one
+        self._probes: dict[int, int] = {}  # session → the event of its latest probe
+        self._first_sent: dict[str, int] = {}  # client_id → event
+        self._is_up = False  # there has been a service
         self._rows: dict[str, list[dict[str, Any]]] = {}
         self._seen_live: set[tuple[str, int]] = set()  # conversation, rev: got by connections that did not resume
         self._skipped_live: set[tuple[str, int]] = set()  # and those that such a connection never will
@@ -93,7 +110,14 @@ class Checker:
 
     # --- what happened in the store and to membership ---
 
+    def _on_up(self, index: int, event: Event) -> None:
+        self._is_up = True
+
     def _on_member_in(self, index: int, event: Event) -> None:
+        for request in self._requests[event.conversation, event.user].values():
+            request.ins += 1
+        if not self._is_up:
+            self._told_in[event.conversation, event.user] = index
         self._members[event.conversation].add(event.user)
         self._was_member[event.conversation, event.user] = index
         self._removed_at.pop((event.conversation, event.user), None)
@@ -115,6 +139,9 @@ class Checker:
         self._positions[key] = event.seq
 
     def _on_member_out(self, index: int, event: Event) -> None:
+        for request in self._requests[event.conversation, event.user].values():
+            request.outs += 1
+        self._told_in.pop((event.conversation, event.user), None)
         self._members[event.conversation].discard(event.user)
         self._was_member[event.conversation, event.user] = index
 
@@ -122,18 +149,54 @@ class Checker:
         commits = self._committed[event.conversation]
         if event.rev != len(commits) + 1:
             self._fail("rev has no gap", f"rev {event.rev} was given out after {len(commits)}", event)
+        if event.id not in self._latest[event.conversation] and event.sender not in self._members[event.conversation]:
+            self._fail("nothing of a removed member is stored", f"{event.client_id} as seq {event.seq}", event)
         commits[event.rev] = event
         self._latest[event.conversation][event.id] = event.rev
         self._stored_as[event.conversation, event.sender, event.client_id] = event.id
 
+    def _on_addition_asked(self, index: int, event: Event) -> None:
+        self._note_asked(event, is_removal=False)
+
+    def _on_removal_asked(self, index: int, event: Event) -> None:
+        self._note_asked(event, is_removal=True)
+
+    def _note_asked(self, event: Event, *, is_removal: bool) -> None:
+        for user in event.users:
+            requests = self._requests[event.conversation, user]
+            request = requests[event.request] = _Request(is_removal)
+            for other in requests.values():
+                if is_removal and other.is_removal and other is not request:
+                    other.is_alone = request.is_alone = False
+
+    def _on_addition_answered(self, index: int, event: Event) -> None:
+        for user in event.users:
+            key = event.conversation, user
+            request = self._requests[key].pop(event.request)
+            # Whoever was removed since it was asked for may have been added again by somebody not answered yet.
+            if event.status == 200 and not request.outs and user in self._members[event.conversation]:
+                self._told_in.setdefault(key, index)
+                if not request.ins:
+                    self._history.count("an addition of a member")
+
     def _on_removal_answered(self, index: int, event: Event) -> None:
-        # 404: not in it any more, which says the same.
-        if event.status not in {204, 404} or event.user in self._members[event.conversation]:
+        (user,) = event.users
+        key = event.conversation, user
+        request = self._requests[key].pop(event.request)
+        # What is answered must be this removal, and the last change: of one that came between nobody need know yet.
+        holds = {
+            204: request.outs == 1,
+            404: not request.ins and (request.is_alone or event.actor != user),  # not in it any more: the same
+            503: request.outs == 1 and request.is_alone,  # their membership is in doubt, and looked up anew
+        }
+        if not holds.get(event.status, False) or user in self._members[event.conversation]:
             return
-        self._removed_at[event.conversation, event.user] = event.rev
+        if any(not other.is_removal and other.ins for other in self._requests[key].values()):
+            self._history.count("an addition overtaken by a removal")
+        self._removed_at[key] = event.rev
         for connection in self._connections.values():
-            if (connection.user, connection.conversation) == (event.user, event.conversation):
-                back = self._was_member[event.conversation, event.user]
+            if (connection.user, connection.conversation) == (user, event.conversation):
+                back = self._was_member[key]
                 if connection.opened < index and back < index and connection.ended_at_rev is None:
                     connection.ended_at_rev = event.rev
 
@@ -149,6 +212,7 @@ class Checker:
             connection.sent_ids = self._sent_on.setdefault((event.device, event.session), set())
             connection.joined = index
             connection.rev = event.after or 0
+            connection.ended_at_rev = self._removed_at.get((event.conversation, event.user))
             # What happened until its resume was read comes from the store, each message as it is by then.
             connection.is_replayed = True
             if event.after is None:
@@ -173,6 +237,7 @@ class Checker:
         if frame["type"] == "message":
             connection.sent_ids.add(frame["client_id"])
             self._sends[frame["client_id"]] += 1
+            self._first_sent.setdefault(frame["client_id"], index)
             connection.unanswered.append(_Sent(frame["client_id"]))
             self._sent[event.device][frame["client_id"]] = frame["content"]
         elif "message_id" in frame:
@@ -192,10 +257,9 @@ class Checker:
         if frame["type"] == "read":  # no rev is below its seq
             stands_at = max(position["seq"] for position in frame["positions"])
         limit = connection.ended_at_rev
-        if limit is not None and stands_at is not None and stands_at > limit:
-            let_in = connection.joined < 0 and connection.user in self._members[connection.conversation]
-            if not let_in:
-                self._fail("a removed member gets nothing", f"{connection.device} got {_brief(frame)}", event)
+        is_let_in = connection.joined < 0 and self._is_in_again(connection)
+        if limit is not None and stands_at is not None and stands_at > limit and not is_let_in:
+            self._fail("a removed member gets nothing", f"{connection.device} got {_brief(frame)}", event)
         if frame.get("conversation_id", connection.conversation) != connection.conversation:
             self._fail("only members get frames", f"{connection.device} got {_brief(frame)}", event)
         if frame["type"] == "system":
@@ -208,6 +272,8 @@ class Checker:
         elif frame["type"] == "read":
             self._on_read(event, connection, frame)
         self._check_answered(event, connection, frame)
+        if frame["type"] == "error" and frame["code"] == "not_a_member" and "client_id" in frame:
+            self._check_stays_in(event, connection.user, connection.conversation, self._first_sent[frame["client_id"]])
         if frame["type"] == "error" and frame["code"] in {"client_id_reused", "invalid_frame", "cannot_resume"}:
             self._fail("no refusal without reason", f"{connection.device} got {_brief(frame)}", event)
 
@@ -236,13 +302,17 @@ class Checker:
                     connection.unanswered = []
                     return
 
+    def _is_in_again(self, connection: _Connection) -> bool:
+        """Whether its user was added again after the removal that was answered last: then it may be let in."""
+        return (connection.conversation, connection.user) not in self._removed_at
+
     def _on_system(self, index: int, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
         connection.active = frame["active_users"]
         if connection.joined >= 0:
             return
         connection.joined = index
-        if connection.user in self._members[connection.conversation]:
-            connection.ended_at_rev = None  # removed and added again before it was let in
+        if self._is_in_again(connection):
+            connection.ended_at_rev = None
         changed = self._was_member.get((connection.conversation, connection.user), -1)
         if connection.user not in self._members[connection.conversation] and changed < connection.opened:
             self._fail("only members get frames", f"{connection.device} joined and is no member", event)
@@ -384,6 +454,34 @@ class Checker:
 
     def _on_session(self, index: int, event: Event) -> None:
         self._sessions[event.connection] = index
+
+    def _on_early(self, index: int, event: Event) -> None:
+        self._fail("only `session` comes first", f"{event.device} got {_brief(event.frame)}", event)
+
+    def _on_put_out(self, index: int, event: Event) -> None:
+        self._check_stays_in(event, event.user, event.conversation, self._sessions[event.session])
+
+    def _on_closed(self, index: int, event: Event) -> None:
+        if event.code == REMOVED:
+            since = self._connections[event.connection].opened
+            self._check_stays_in(event, event.user, event.conversation, since)
+
+    def _on_refused(self, index: int, event: Event) -> None:
+        if event.status == FORBIDDEN:
+            since = self._connections[event.connection].opened
+            self._check_stays_in(event, event.user, event.conversation, since)
+
+    def _check_stays_in(self, event: Event, user: str, conversation: str, since: int) -> None:
+        """Somebody is told that they are not in a conversation: they must not have been all the time since then."""
+        if self._told_in.get((conversation, user), math.inf) < since:
+            self._fail("a member stays in", f"a device of {user} heard otherwise: {event}", event)
+
+    def _on_probed(self, index: int, event: Event) -> None:
+        self._probes[event.session] = index
+
+    def _on_missed(self, index: int, event: Event) -> None:
+        if self._told_in.get((event.conversation, event.user), math.inf) < self._probes[event.session]:
+            self._fail("who is added gets what follows", f"{event.device} is not in {event.conversation}", event)
 
     def _on_unheard(self, index: int, event: Event) -> None:
         key = event.conversation, event.user

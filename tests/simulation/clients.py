@@ -282,7 +282,6 @@ class Administrator:
 
     def __init__(self, world: World, conversation_id: UUID) -> None:
         self._world = world
-        self._path = f"/api/chat/conversations/{conversation_id}/members"
         self._conversation_id = conversation_id
         self._random = world.rand(f"administrator {conversation_id}")
 
@@ -296,17 +295,79 @@ class Administrator:
             if user.id in world.members(self._conversation_id):
                 leaves = rand.random() < 0.3
                 actor = user if leaves else owner
-                await self._ask("removal", user, actor, "DELETE", f"{self._path}/{'me' if leaves else user.id}")
+                await ask_to_remove(world, self._conversation_id, user, actor)
             else:
-                await self._ask("addition", user, owner, "POST", self._path, {"user_ids": [str(user.id)]})
+                await ask_to_add(world, self._conversation_id, [user], owner)
 
-    async def _ask(self, what: str, user: User, actor: User, method: str, path: str, body: object = None) -> None:
-        about = {"conversation": str(self._conversation_id), "user": str(user.id)}
-        self._world.history.add(f"{what}_asked", **about)
-        status, _ = await self._world.request(actor, method, path, body)
-        rev = self._world.last_rev(self._conversation_id)
-        self._world.history.add(f"{what}_answered", **about, status=status, rev=rev)
-        self._world.history.count(f"{what} {status}")
+
+async def ask_to_add(world: World, conversation_id: UUID, users: list[User], actor: User) -> int:
+    """Asks for an addition; returns the status of the answer."""
+    body = {"user_ids": [str(user.id) for user in users]}
+    return await _ask(world, conversation_id, "addition", users, actor, "POST", "", body)
+
+
+async def ask_to_remove(world: World, conversation_id: UUID, user: User, actor: User) -> int:
+    """Asks for a removal, or leaves if it is the user who asks; returns the status of the answer."""
+    path = f"/{'me' if actor is user else user.id}"
+    return await _ask(world, conversation_id, "removal", [user], actor, "DELETE", path, None)
+
+
+async def _ask(
+    world: World, conversation_id: UUID, what: str, users: list[User], actor: User, method: str, path: str, body: object
+) -> int:
+    path = f"/api/chat/conversations/{conversation_id}/members{path}"
+    about = {
+        "conversation": str(conversation_id),
+        "users": [str(user.id) for user in users],
+        "request": world.next_request(),
+    }
+    world.history.add(f"{what}_asked", **about)
+    status, _ = await world.request(actor, method, path, body)
+    rev = world.last_rev(conversation_id)
+    world.history.add(f"{what}_answered", **about, actor=str(actor.id), status=status, rev=rev)
+    world.history.count(f"{what} {status}")
+    return status
+
+
+class Rival:
+    """One of several who add and remove the same users at the same time: several at once, and again.
+
+    It does not look who is in. Often it asks for the opposite before the first is answered, and most times it asks
+    again when it was not answered for good.
+    """
+
+    def __init__(self, world: World, conversation_id: UUID, number: int) -> None:
+        self._world = world
+        self._conversation_id = conversation_id
+        self._random = world.rand(f"rival {number} {conversation_id}")
+
+    async def run(self) -> None:
+        """Until the calm."""
+        world, rand = self._world, self._random
+        people = world.users[1:-1]
+        while not world.calm:
+            await trio.sleep(rand.uniform(0.1, 3))
+            users = rand.sample(people, rand.randint(1, len(people)))
+            adds = rand.random() < 0.55
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ask, users, adds)
+                if rand.random() < 0.4:
+                    await trio.sleep(rand.uniform(0, 0.3))
+                    nursery.start_soon(self._ask, users, not adds)
+
+    async def _ask(self, users: list[User], adds: bool) -> None:
+        world, rand = self._world, self._random
+        owner, other = world.users[0], world.users[-1]
+        actor = rand.choice((owner, other)) if adds else rand.choice((owner, owner, owner, users[0]))
+        while True:
+            if adds:
+                status = await ask_to_add(world, self._conversation_id, users, actor)
+            else:
+                status = await ask_to_remove(world, self._conversation_id, users[0], actor)
+            if status not in {0, 503} or world.calm or rand.random() < 0.3:
+                return
+            world.history.count("a change of members asked for again")
+            await trio.sleep(rand.uniform(0.05, 0.5))
 
 
 class Poster:

@@ -11,6 +11,7 @@ import trio
 from pulse_trio.store.base import (
     Added,
     Head,
+    Members,
     Message,
     NewMessage,
     ReadMark,
@@ -24,6 +25,8 @@ from pulse_trio.store.memory import MemoryStore
 from tests.simulation.history import History
 
 STATEMENT_TIMEOUT = 5.0  # seconds after which PostgreSQL would give up a statement
+LATE = (0.05, 0.5, 3.5)  # seconds that an answer may be late at most: below PULSE_STORE_TIMEOUT
+WRITES_ARE_LATE = 4  # times less often than other answers: one that is late holds up its conversation
 BREAKS = 0.15  # of the fault rate: how often a room's writer meets a fault of ours, which ends the room
 
 
@@ -35,14 +38,25 @@ class FaultyStore:
         history: where commits are noted.
         rand: decides the faults.
         breaks: decides where the fault is one of ours, and no database's.
+        late: decides which answers come late; None: none does.
         rate: how often something goes wrong, 0 to 1; the world sets it to 0 for the calm.
+        late_rate: how often an answer comes late; the world sets it to 0 for the calm.
     """
 
     def __init__(
-        self, data: MemoryStore, history: History, rand: random.Random, breaks: random.Random, rate: float
+        self,
+        data: MemoryStore,
+        history: History,
+        rand: random.Random,
+        breaks: random.Random,
+        late: random.Random | None,
+        rate: float,
+        late_rate: float,
     ) -> None:
         self.epoch = data.epoch
         self.rate = rate
+        self.late_rate = late_rate
+        self._late = late
         self._data = data
         self._history = history
         self._random = rand
@@ -62,6 +76,7 @@ class FaultyStore:
         rows = await self._data.append(batch)
         self._note((row for row in rows if row is not None), {new.id for new in batch})
         self._break("after")
+        await self._answer_late("append", self.late_rate / WRITES_ARE_LATE)
         await self._after(after, "append")
         return rows
 
@@ -71,6 +86,7 @@ class FaultyStore:
         row = await self._data.revise(revision)
         self._note([row], {row.id})
         self._break("after")
+        await self._answer_late("revise", self.late_rate / WRITES_ARE_LATE)
         await self._after(after, "revise")
         return row
 
@@ -78,17 +94,37 @@ class FaultyStore:
         await self._before("changes", writes=False)
         # A small page now and then, so that a resume takes several.
         limit = min(limit, self._random.choice((1, 3, 256)))
-        return await self._data.changes(conversation_id, after_rev=after_rev, limit=limit)
+        page = await self._data.changes(conversation_id, after_rev=after_rev, limit=limit)
+        await self._answer_late("changes")
+        return page
 
     async def head(self, conversation_id: UUID) -> Head:
         await self._before("head", writes=False)
-        return await self._data.head(conversation_id)
+        head = await self._data.head(conversation_id)
+        await self._answer_late("head")
+        return head
+
+    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
+        if self._late is not None:
+            await self._before("memberships", writes=False, rand=self._late)
+            await self._wait(self._late.uniform(0, self._late.choice((0, 0, 0.5))))  # there may be many
+        found = await self._data.memberships(user_id, among)
+        await self._answer_late("memberships")
+        return found
+
+    async def members(self, conversation_id: UUID) -> Members:
+        if self._late is not None:
+            await self._before("members", writes=False, rand=self._late)
+        found = await self._data.members(conversation_id)
+        await self._answer_late("members")
+        return found
 
     async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         await self._before("membership", writes=False)
         found = await self._data.membership(conversation_id, user_id)
         if self._random.random() < self.rate:  # the answer takes a while: a removal may come in between
             await self._wait(self._random.uniform(0, 1))
+        await self._answer_late("membership")
         return found
 
     async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadStanding | None]:
@@ -121,6 +157,7 @@ class FaultyStore:
         added = await self._data.add_members(conversation_id, actor_id, user_ids, limit=limit, now=now)
         for user in added.users:
             self._history.add("member_in", conversation=str(conversation_id), user=str(user.id))
+        await self._answer_late("add_members")
         await self._after(after, "add_members")
         return added
 
@@ -129,22 +166,24 @@ class FaultyStore:
         removed = await self._data.remove_member(conversation_id, actor_id, user_id, now=now)
         if removed.user is not None:
             self._history.add("member_out", conversation=str(conversation_id), user=str(user_id))
+        await self._answer_late("remove_member")
         await self._after(after, "remove_member")
         return removed
 
     # --- the faults ---
 
-    async def _before(self, what: str, *, writes: bool = True) -> str:
+    async def _before(self, what: str, *, writes: bool = True, rand: random.Random | None = None) -> str:
         """Something may go wrong here; returns what is to go wrong after the commit."""
-        await self._wait(self._random.uniform(0, 0.02))
-        if self._random.random() >= self.rate:
+        rand = self._random if rand is None else rand
+        await self._wait(rand.uniform(0, 0.02))
+        if rand.random() >= self.rate:
             return ""
-        fault = self._random.choice(("refuse", "delay", "hang", *(("lose", "lose", "stick") if writes else ())))
+        fault = rand.choice(("refuse", "delay", "hang", *(("lose", "lose", "stick") if writes else ())))
         self._history.count(f"fault: {what} {fault}")
         if fault == "refuse":
             raise StoreUnavailable("a planned refusal")
         if fault == "delay":
-            await self._wait(self._random.uniform(0.05, 2.0))
+            await self._wait(rand.uniform(0.05, 2.0))
         if fault == "hang":
             await self._wait(STATEMENT_TIMEOUT)
             raise StoreUnavailable("a planned hang")
@@ -158,6 +197,13 @@ class FaultyStore:
             self._history.add("answer_stuck", what=what)
             await self._wait(STATEMENT_TIMEOUT)
             raise StoreUnavailable("the answer to a commit never came")
+
+    async def _answer_late(self, what: str, rate: float | None = None) -> None:
+        """The answer may take its time: that of a later statement then overtakes it."""
+        rate = self.late_rate if rate is None else rate
+        if self._late is not None and self._late.random() < rate:
+            self._history.count(f"late: {what}")
+            await self._wait(self._late.uniform(0, self._late.choice(LATE)))
 
     def _break(self, when: str) -> None:
         """Raises now and then what no database raises: before the commit, or after it."""

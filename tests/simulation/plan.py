@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-PARTS: Final = ("restarts", "faults", "administrators", "sessions", "posters", "linger")
+PARTS: Final = ("restarts", "faults", "administrators", "sessions", "posters", "linger", "afresh", "rivals", "late")
 ACTIONS: Final = (
     "edit", "delete", "theft", "typing", "read", "cut", "vanish", "stall", "close", "renew", "expire", "burst",
 )  # fmt: skip

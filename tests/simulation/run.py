@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from tests.simulation.checker import Checker
-from tests.simulation.clients import Administrator, Device, Poster
+from tests.simulation.clients import Administrator, Device, Poster, Rival
 from tests.simulation.history import History
 from tests.simulation.plan import Plan
 from tests.simulation.sessions import Place, SessionDevice
@@ -22,6 +22,7 @@ CHAOS = (8.0, 25.0)  # virtual seconds
 CALM = 90.0  # virtual seconds in which everything must be well again
 STALL = 20.0  # virtual seconds in which a client goes on that does nothing, or comes back
 SOON = 5.0  # virtual seconds in which everybody is told who came or went
+RIVALS = 2  # in each conversation
 CLOSING = 60.0  # virtual seconds after which nothing may be left of a room or a connection
 RARE = (
     "a retry after an unknown commit",
@@ -55,6 +56,13 @@ RARE = (
     "a post 404",
     "a post 503",
     "a post made again",
+    "a conversation loaded afresh by a session",
+    "a change of members asked for again",
+    "an addition of a member",
+    "an addition overtaken by a removal",
+    "late: add_members",
+    "late: remove_member",
+    "late: memberships",
 )
 """Paths that must be taken now and then: else the simulation shows nothing about them."""
 
@@ -118,8 +126,7 @@ async def _simulate(seed: int, plan: Plan) -> Result:
                 nursery.start_soon(tell, device.run, runs[-1])
             places = [place for session in sessions for place in session.places.values()]
             administrators = len(runs)
-            for conversation_id in world.conversations if plan.has("administrators") else ():
-                administrator = Administrator(world, conversation_id)
+            for administrator in _administrators(world) if plan.has("administrators") else ():
                 runs.append(trio.Event())
                 nursery.start_soon(tell, administrator.run, runs[-1])
             for conversation_id in world.conversations if plan.has("posters") else ():
@@ -155,12 +162,20 @@ async def note_leaks(world: World, runs: list[trio.Event]) -> None:
 
 def _devices(world: World) -> list[Device]:
     rand = world.rand("devices")
+    if world.plan.has("rivals") and world.rand("alone").random() < 0.3:
+        return []  # sessions only: rooms open and end all the time
     return [
         Device(world, f"{user.username}.{place}.{number}", user, conversation_id)
         for place, conversation_id in enumerate(world.conversations)
         for user in world.users[:-1]
         for number in range(rand.choice((1, 1, 2)))
     ]
+
+
+def _administrators(world: World) -> list[Administrator] | list[Rival]:
+    if not world.plan.has("rivals"):
+        return [Administrator(world, conversation_id) for conversation_id in world.conversations]
+    return [Rival(world, conversation_id, n) for conversation_id in world.conversations for n in range(RIVALS)]
 
 
 def _sessions(world: World) -> list[SessionDevice]:
@@ -208,6 +223,10 @@ async def _calm(world: World, devices: list[Device], places: list[Place], sessio
                 and not device.pending
                 and device.cursor == world.last_rev(device.conversation_id)
             )
+        ] + [
+            f"{device.name} is connected and no member"
+            for device in (*devices, *places)
+            if device.connected and device.user.id not in world.members(device.conversation_id)
         ]
 
     with trio.move_on_after(CALM):

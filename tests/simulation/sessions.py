@@ -19,6 +19,8 @@ from tests.simulation.streams import End
 from tests.simulation.world import World, quietly_closed
 
 LOOK_AGAIN = 4.0  # virtual seconds after which a device asks over REST which conversations it has
+PROBE_AGAIN = 1.0  # virtual seconds after which it looks whether it has been told of those that it has
+RESUME_WAIT = 5.0  # PULSE_RESUME_WAIT: seconds after which frames flow to a session that says nothing
 
 
 class Place(Device):
@@ -27,6 +29,7 @@ class Place(Device):
     def __init__(self, world: World, name: str, user: User, conversation_id: UUID, device: "SessionDevice") -> None:
         super().__init__(world, name, user, conversation_id)
         self.is_open = False
+        self.is_afresh = False  # it has loaded what there was, and named nothing in a `resume`
         self.told_removed = 0  # the session that said last that it was removed
         self._device = device
 
@@ -34,6 +37,7 @@ class Place(Device):
         """From here on the history has its frames; `session` is the number of the session's connection."""
         self.number = self._world.next_number()
         self.is_open = self.connected = True
+        self.is_afresh = after is None
         if after is None:  # it loads what there is
             self.cursor = self._world.last_rev(self.conversation_id)
         self._note("open", self.number, after=after, session=session, expires=expires)
@@ -50,6 +54,11 @@ class Place(Device):
     def take(self, frame: dict[str, Any]) -> None:
         self._note("frame", self.number, frame=frame)
         self._take(frame)
+
+    def note_missed(self, session: int) -> None:
+        """The user has been in the conversation since before the probe, and the session has not been told."""
+        about = {"user": str(self.user.id), "conversation": str(self.conversation_id)}
+        self._history.add("missed", device=self.name, session=session, **about)
 
     async def act(self, ws: WebSocketConnection, number: int) -> None:
         """Does something; `number` is the session's connection."""
@@ -87,6 +96,7 @@ class SessionDevice:
         self._expires = 0.0
         self._random = world.rand(f"session {name}")
         self._epoch = ""
+        self._probed: list[Place] = []  # conversations of which it should have heard by the answer that it waits for
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
@@ -133,11 +143,15 @@ class SessionDevice:
             history.add("session", connection=number)
             self.connected = True
             self.has_asked_anew = self.is_told = self._is_watching = False
+            self._probed = []
             if frame["type"] != "session":
                 history.add("wrong", what=f"the first frame of a session is {frame}")
-            if self._random.random() < 0.3:
-                await trio.sleep(self._random.uniform(0.1, 3))  # less than PULSE_RESUME_WAIT
-            await self._resume(ws, frame["epoch"], number)
+            if self._world.plan.has("afresh"):
+                await self._begin(ws, frame["epoch"], number)
+            else:
+                if self._random.random() < 0.3:
+                    await trio.sleep(self._random.uniform(0.1, 3))  # less than PULSE_RESUME_WAIT
+                await self._resume(ws, frame["epoch"], number)
             nursery.start_soon(self._act, ws, number)
             await self._read(ws, number)
         except ConnectionClosed as closed:
@@ -157,6 +171,28 @@ class SessionDevice:
             if not place.is_open and self.user.id in self._world.members(place.conversation_id)
         ]
 
+    async def _begin(self, ws: WebSocketConnection, epoch: str, number: int) -> None:
+        """Names all of its conversations, some or none, at once or later; or says nothing at first.
+
+        Those that it does not name it loads: whatever is committed from now on is to come.
+        """
+        rand, history = self._random, self._world.history
+        how = rand.choice(("all", "some", "some", "none", "none", "silent"))
+        for place in self._missing():
+            if how in {"none", "silent"} or (how == "some" and rand.random() < 0.5):
+                history.count("a conversation loaded afresh by a session")
+                place.open(None, number, self._expires)
+        pause = rand.uniform(0.1, 3) if rand.random() < 0.4 else 0.0  # less than RESUME_WAIT
+        began = trio.current_time()
+        with trio.move_on_after(rand.uniform(0, 2 * RESUME_WAIT) if how == "silent" else pause):
+            while True:
+                frame = json.loads(await ws.get_message())
+                if trio.current_time() - began < RESUME_WAIT - 0.01:
+                    history.add("early", device=self.name, frame=frame)
+                await self._take(ws, frame, number)
+        if how != "silent":
+            await self._resume(ws, epoch, number)
+
     async def _resume(self, ws: WebSocketConnection, epoch: str, number: int) -> None:
         revs = {}
         for place in self._missing():
@@ -168,40 +204,56 @@ class SessionDevice:
         self._epoch = epoch
 
     async def _read(self, ws: WebSocketConnection, number: int) -> None:
-        history = self._world.history
         while True:
             while any(place.stalled for place in self.places.values()):  # noqa: ASYNC110  # the virtual clock jumps
                 await trio.sleep(0.5)
-            frame = json.loads(await ws.get_message())
-            if frame["type"] == "auth":
-                history.count("the token of a session renewed")
-            if frame["type"] == "users":
-                await self._take_users(ws, {user["user_id"]: user["is_online"] for user in frame["users"]})
-            place = self.places.get(frame.get("conversation_id", ""))
-            if place is None:
-                continue  # an answer about no conversation
-            if frame["type"] == "conversation_added":
-                history.count("added while connected")
-                if not place.is_open:
-                    place.open(None, number, self._expires)
-            elif frame["type"] == "conversation_removed":
-                history.count("removed while connected")
-                place.close()
-                place.told_removed = number
-            elif frame["type"] == "error" and frame["code"] == "cannot_resume":
-                history.count("a session told to load afresh")
+            if not await self._take(ws, json.loads(await ws.get_message()), number):
                 return  # and it comes back
-            else:
-                if not place.is_open and frame["type"] != "error":
-                    history.add(
-                        "unheard",
-                        user=str(self.user.id),
-                        conversation=frame["conversation_id"],
-                        frame=frame,
-                        removed_from=place.told_removed,
-                    )
-                    place.open(None, number, self._expires)
-                place.take(frame)
+
+    async def _take(self, ws: WebSocketConnection, frame: dict[str, Any], number: int) -> bool:
+        """Takes a frame; returns whether the session goes on."""
+        history = self._world.history
+        if frame["type"] == "auth":
+            history.count("the token of a session renewed")
+        if frame["type"] == "users":
+            await self._take_users(ws, {user["user_id"]: user["is_online"] for user in frame["users"]})
+        place = self.places.get(frame.get("conversation_id", ""))
+        if place is None:  # an answer about no conversation
+            if frame["type"] == "error" and frame["code"] == "invalid_frame":
+                for missed in self._probed:
+                    if missed in self._missing():
+                        missed.note_missed(number)
+                self._probed = []
+            return True
+        about = {"user": str(self.user.id), "conversation": frame["conversation_id"]}
+        if frame["type"] == "conversation_added":
+            history.count("added while connected")
+            if place.is_open and place.is_afresh:  # it was added after it had loaded: it loads again
+                place.close()
+            if not place.is_open:
+                place.open(None, number, self._expires)
+        elif frame["type"] == "conversation_removed":
+            history.count("removed while connected")
+            history.add("put_out", device=self.name, session=number, **about)
+            place.close()
+            place.told_removed = number
+        elif frame["type"] == "error" and frame["code"] == "cannot_resume":
+            history.count("a session told to load afresh")
+            return False
+        else:
+            if not place.is_open and frame["type"] != "error":
+                history.add("unheard", frame=frame, removed_from=place.told_removed, session=number, **about)
+                place.open(None, number, self._expires)
+            place.take(frame)
+        return True
+
+    async def _probe(self, ws: WebSocketConnection, number: int) -> None:
+        """Sends what is refused, if it has not heard of a conversation: the answer comes after what was sent before."""
+        missing = self._missing()
+        if missing and not self._probed:
+            self._world.history.add("probed", session=number)
+            self._probed = missing
+            await ws.send_message(json.dumps({"type": "read", "seq": 1}))
 
     async def _watch(self, ws: WebSocketConnection) -> None:
         """Watches everybody afresh; first nobody, as whatever comes before that answer is of the list before."""
@@ -240,7 +292,11 @@ class SessionDevice:
                     last = now
                     for place in self.places.values():
                         await place.resend(ws)
-                if now - looked > LOOK_AGAIN:
+                if self._world.plan.has("rivals"):
+                    if now - looked > PROBE_AGAIN:
+                        looked = now
+                        await self._probe(ws, number)
+                elif now - looked > LOOK_AGAIN:
                     looked = now
                     if self._missing():
                         await trio.sleep(2)

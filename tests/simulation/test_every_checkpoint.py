@@ -17,7 +17,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from pulse_trio.store.base import NewMessage, Revision, User
 from tests.simulation.checker import Checker
-from tests.simulation.clients import Device
+from tests.simulation.clients import Device, ask_to_remove
 from tests.simulation.plan import Plan
 from tests.simulation.run import note_leaks, reproducibly, tell
 from tests.simulation.sessions import SessionDevice
@@ -206,11 +206,7 @@ class Scene:
     async def _remove(self) -> None:
         """Bob is removed; alice asks until it is answered."""
         world, user, conversation_id = self._world, self._bob.user, self._bob.conversation_id
-        path = f"/api/chat/conversations/{conversation_id}/members/{user.id}"
-        status, _ = await world.request(world.users[0], "DELETE", path)
-        about = {"conversation": str(conversation_id), "user": str(user.id)}
-        world.history.add("removal_answered", **about, status=status, rev=world.last_rev(conversation_id))
-        assert status == 204
+        assert await ask_to_remove(world, conversation_id, user, world.users[0]) == 204
         self._is_happening = False
 
     async def _until(self, is_so: Callable[[], bool]) -> None:

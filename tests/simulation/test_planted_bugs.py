@@ -1,28 +1,33 @@
 """The simulation can fail: bugs are planted in the service, and the checker names the promise that each breaks."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
+import trio
 from hypercorn.config import Config
 
 from pulse_trio.edge.auth import Identity
 from pulse_trio.edge.reader import Reader
 from pulse_trio.protocol import ConversationRemovedFrame, encode
 from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.hub import Hub
+from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.membership import JoinTicket
 from pulse_trio.rooms.presence import Presence
 from pulse_trio.rooms.room import Room, change_frame
 from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.session import Session
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Submission, Writer
-from pulse_trio.store.base import Message, NewMessage, ReadMark, Revision, StoreUnavailable, User
+from pulse_trio.store.base import Added, Members, Message, NewMessage, ReadMark, Revision, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
+from tests.simulation.faults import FaultyStore
 from tests.simulation.run import simulate
 from tests.simulation.shrink import promise_of, shrink
 
@@ -317,6 +322,107 @@ def room_that_failed_kept(patch: Patch) -> None:
     patch.setattr(Room, "_run_writer", wrong)
 
 
+def session_greeted_before_it_is_taken_in(patch: Patch) -> None:
+    memberships = Lobby._memberships
+
+    async def wrong(self: Lobby, session: Session, among: Any) -> Any:
+        if among is None and session.connection._greeting is not None:
+            session.connection._write_now(session.connection._greeting.wire)
+        return await memberships(self, session, among)
+
+    async def no_greeting(self: Connection) -> None:
+        if self._released is not None:
+            await self._released.wait()
+            self._greeting = self._released = None
+            self._pending -= 1
+
+    patch.setattr(Lobby, "_memberships", wrong)
+    patch.setattr(Connection, "_greet", no_greeting)
+
+
+def session_sent_to_before_its_client_has_spoken(patch: Patch) -> None:
+    greet = Connection._greet
+
+    async def wrong(self: Connection) -> None:
+        self.release()
+        await greet(self)
+
+    patch.setattr(Connection, "_greet", wrong)
+
+
+def out_of_date_addition_applied(patch: Patch) -> None:
+    add = Hub._add_users_now
+
+    def wrong(self: Hub, *arguments: Any, **options: Any) -> list[UUID]:
+        with patch.context() as inside:
+            inside.setattr(self._members, "take", lambda *_: True)
+            return add(self, *arguments, **options)
+
+    patch.setattr(Hub, "_add_users_now", wrong)
+
+
+def out_of_date_removal_applied(patch: Patch) -> None:
+    remove = Hub.remove_user
+
+    def wrong(self: Hub, *arguments: Any) -> bool:
+        with patch.context() as inside:
+            inside.setattr(self._members, "take", lambda *_: True)
+            return remove(self, *arguments)
+
+    patch.setattr(Hub, "remove_user", wrong)
+
+
+def join_stopped_by_an_earlier_removal(patch: Patch) -> None:
+    def wrong(self: JoinTicket, version: int, *, is_member: bool) -> None:
+        self._last = max(version, self.version + 1), is_member
+
+    patch.setattr(JoinTicket, "note", wrong)
+
+
+def addition_with_a_lost_answer_never_told(patch: Patch) -> None:
+    add_members, add_users = FaultyStore.add_members, Hub.add_users
+    added: dict[trio.lowlevel.Task, set[UUID]] = {}
+
+    async def note(self: FaultyStore, *arguments: Any, **options: Any) -> Added:
+        found = await add_members(self, *arguments, **options)
+        added[trio.lowlevel.current_task()] = {user.id for user in found.users}
+        return found
+
+    async def wrong(self: Hub, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
+        newcomers = added.pop(trio.lowlevel.current_task(), set(user_ids))
+        return await add_users(self, conversation_id, [each for each in user_ids if each in newcomers], version)
+
+    patch.setattr(FaultyStore, "add_members", note)
+    patch.setattr(Hub, "add_users", wrong)
+    patch.setattr(Hub, "doubt_change", lambda *_, **__: None)
+
+
+def addition_while_a_room_opens_wins(patch: Patch) -> None:
+    def wrong(self: Room, members: Members) -> list[UUID]:
+        known = dict.fromkeys(members.ids, True)
+        known |= {user_id: is_member for user_id, (_, is_member) in self._admitted.items()}
+        return [user_id for user_id, is_member in known.items() if is_member]
+
+    patch.setattr(Room, "_members_now", wrong)
+    patch.setattr(Hub, "doubt_change", lambda *_, **__: None)
+
+
+def message_of_a_removed_member_stored(patch: Patch) -> None:
+    append = MemoryStore._append
+
+    def wrong(self: MemoryStore, new: NewMessage) -> Message | None:
+        conversation = self._conversations[new.conversation_id]
+        is_out = new.sender_id not in conversation.members
+        if is_out:
+            conversation.members[new.sender_id] = 0
+        message = append(self, new)
+        if is_out:
+            del conversation.members[new.sender_id]
+        return message
+
+    patch.setattr(MemoryStore, "_append", wrong)
+
+
 BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (deliver_before_store, {"stored before delivered"}),
     (seq_hole, {"seq has no gap"}),
@@ -345,6 +451,14 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (nobody_told_who_went_offline, {"who is online converges"}),
     (watched_after_the_last_shared_conversation, {"who is online converges"}),
     (room_that_failed_kept, {"everything ends well"}),
+    (session_greeted_before_it_is_taken_in, {"no gap"}),
+    (session_sent_to_before_its_client_has_spoken, {"only `session` comes first"}),
+    (out_of_date_addition_applied, {"a removed member gets nothing"}),
+    (out_of_date_removal_applied, {"who is added gets what follows"}),
+    (join_stopped_by_an_earlier_removal, {"a member stays in"}),
+    (addition_with_a_lost_answer_never_told, {"who is added gets what follows"}),
+    (addition_while_a_room_opens_wins, {"a removed member gets nothing"}),
+    (message_of_a_removed_member_stored, {"nothing of a removed member is stored"}),
 ]
 
 

@@ -19,6 +19,7 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 import pulse_trio.app
+import pulse_trio.rooms.hub
 from pulse_trio.app import create_app
 from pulse_trio.edge.auth import Passwords
 from pulse_trio.edge.hypercorn import GuardedServer, install, wrap
@@ -56,6 +57,7 @@ class World:
         self.plan = plan
         self.history = History()
         self.fault_rate = fault_rate
+        self.late_rate = self.rand("late").choice((0.0, 0.2, 0.5)) if plan.has("late") else 0.0
         self.calm = False
         self.well = False  # everybody is connected and has caught up
         self._epoch_of_clock = trio.current_time()
@@ -81,6 +83,7 @@ class World:
         self._nursery: trio.Nursery | None = None
         self._parts: Services | None = None
         self._numbers = 0
+        self._requests = 0
         self._starts = 0
 
     def rand(self, name: str) -> random.Random:
@@ -125,7 +128,9 @@ class World:
         self._starts += 1
         rate = 0.0 if self.calm else self.fault_rate
         faults, breaks = self.rand(f"faults {self._starts}"), self.rand(f"breaks {self._starts}")
-        store = FaultyStore(self.data, self.history, faults, breaks, rate)
+        late = self.rand(f"late {self._starts}") if self.plan.has("late") else None
+        late_rate = 0.0 if self.calm else self.late_rate
+        store = FaultyStore(self.data, self.history, faults, breaks, late, rate, late_rate)
         self.store = store
 
         @asynccontextmanager
@@ -195,7 +200,7 @@ class World:
         self.calm = True
         self.history.add("calm")
         if self.store is not None:
-            self.store.rate = 0.0
+            self.store.rate = self.store.late_rate = 0.0
 
     # --- the network ---
 
@@ -227,6 +232,11 @@ class World:
         """A number for what the checker takes for a connection."""
         self._numbers += 1
         return self._numbers
+
+    def next_request(self) -> int:
+        """A number for a change of members that is asked for."""
+        self._requests += 1
+        return self._requests
 
     def cut(self, number: int) -> None:
         """Cuts a connection without a close; what is on the way is lost."""
@@ -304,6 +314,7 @@ def deterministic(world: World) -> Iterator[None]:
 
     structlog.configure(processors=[note], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False)
     real_hub, real_passwords = pulse_trio.app.Hub, pulse_trio.app.Passwords
+    users_a_turn, pulse_trio.rooms.hub.USERS_A_TURN = pulse_trio.rooms.hub.USERS_A_TURN, 1  # type: ignore[misc]
 
     def hub(*args: Any, **options: Any) -> Hub:
         return real_hub(*args, **options, rand=world.rand("jitter"))
@@ -325,6 +336,7 @@ def deterministic(world: World) -> Iterator[None]:
     finally:
         pulse_trio.app._spare_the_collector = collector
         pulse_trio.app.Hub = real_hub  # type: ignore[misc]
+        pulse_trio.rooms.hub.USERS_A_TURN = users_a_turn  # type: ignore[misc]
         pulse_trio.app.Passwords = real_passwords  # type: ignore[misc]
         GuardedServer.write_timeout = write_timeout
         structlog.configure(**before)
