@@ -251,6 +251,108 @@ test("a conversation that one is removed from while the list is loaded does not 
   assert.deepEqual([...store.conversations.keys()], ["b"]);
 });
 
+test("a conversation that one is removed from does not come back with a late answer", async () => {
+  for (const method of ["renameConversation", "addMembers"]) {
+    const { client, store } = await opened();
+    const answer = later();
+    client[method] = () => answer.promise;
+    const done = method === "addMembers" ? store.addMembers("a", ["u"]) : store.rename("a", { name: "new" });
+    client.tell("conversation_removed", { conversation_id: "a" });
+    answer.resolve(client.conversationOf("a"));
+    await done;
+    assert.equal(store.conversations.has("a"), false, method);
+    client.tell("conversation_added", { conversation_id: "a" });
+    await settle();
+    assert.equal(store.conversations.has("a"), true, method);
+  }
+});
+
+test("a late answer to leaving does not remove one who was added again", async () => {
+  const { client, store } = await opened();
+  const answer = later();
+  client.removeMember = () => answer.promise;
+  const left = store.removeMember("a", "me");
+  client.tell("conversation_removed", { conversation_id: "a" });
+  client.tell("conversation_added", { conversation_id: "a" });
+  await settle();
+  answer.resolve();
+  await left;
+  assert.equal(store.conversations.has("a"), true);
+});
+
+const OLD = { name: "old", description: "old", owner_id: OTHER, member_count: 2 };
+const NEW = { name: "new", description: "new", owner_id: ME, member_count: 1, users: [{ id: ME, username: "me" }] };
+const detailsOf = (store) => {
+  const { name, description, owner_id, member_count, users } = store.conversations.get("a");
+  return { name, description, owner_id, member_count, users };
+};
+
+test("an old list does not overwrite what a newer answer said", async () => {
+  const { client, store } = await opened();
+  const listing = later();
+  client.answers.conversations = () => listing.promise;
+  client.tell("reload", { conversation_id: null });
+  await settle();
+  client.answers.conversation = () => client.conversationOf("a", 3, NEW);
+  client.tell("system", { conversation_id: "a", event: "renamed" });
+  await settle();
+  assert.deepEqual(detailsOf(store), NEW);
+  listing.resolve(list(client.conversationOf("a", 4, OLD), client.conversationOf("b")));
+  await settle();
+  assert.deepEqual(detailsOf(store), NEW);
+  assert.deepEqual([...store.conversations.keys()], ["a", "b"]);
+  assert.equal(store.conversations.get("a").last_rev, 4); // that is ordered by itself
+});
+
+test("an old answer to a change does not overwrite what a newer answer said", async () => {
+  const { client, store } = await opened();
+  const answer = later();
+  client.addMembers = () => answer.promise;
+  const done = store.addMembers("a", ["u"]);
+  client.answers.conversation = () => client.conversationOf("a", 3, NEW);
+  client.tell("system", { conversation_id: "a", event: "added", user_ids: ["u"], user_count: 1 });
+  await settle();
+  answer.resolve(client.conversationOf("a", 3, OLD));
+  await done;
+  assert.deepEqual(detailsOf(store), NEW);
+});
+
+test("of two requests at once, a frame that came after both began says to ask again", async () => {
+  const { client, store } = await opened();
+  const [renaming, listing, refreshing] = [later(), later(), later()];
+  client.renameConversation = () => renaming.promise;
+  client.answers.conversations = () => listing.promise;
+  client.answers.conversation = () => refreshing.promise;
+  const renamed = store.rename("a", { name: "new" });
+  client.tell("reload", { conversation_id: null });
+  client.tell("system", { conversation_id: "a", event: "renamed" });
+  renaming.resolve(client.conversationOf("a", 3, NEW));
+  await renamed;
+  listing.resolve(list(client.conversationOf("a", 3, OLD))); // read before the change
+  await settle();
+  assert.deepEqual(detailsOf(store), NEW);
+  refreshing.resolve(client.conversationOf("a", 3, { ...NEW, name: "newest" }));
+  await settle();
+  assert.equal(detailsOf(store).name, "newest");
+});
+
+test("a conversation that never stops changing is shown as it changes", async () => {
+  const { client, store } = await opened();
+  let answer = later();
+  client.answers.conversation = () => answer.promise;
+  const change = () => client.tell("system", { conversation_id: "a", event: "renamed" });
+  change();
+  for (let number = 0; number < 5; number += 1) {
+    await settle();
+    change(); // before each answer
+    const { resolve } = answer;
+    answer = later();
+    resolve(client.conversationOf("a", 3, { name: `name ${number}` }));
+    await settle();
+    assert.equal(detailsOf(store).name, `name ${number}`);
+  }
+});
+
 // --- large groups ---
 
 test("of a large group the first members are known, and whoever has read counts", async () => {

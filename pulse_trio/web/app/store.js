@@ -3,6 +3,7 @@
 // Views listen to "change": its detail says which parts changed, gathered for a frame of the screen:
 // "list", "state", "people", and the ids of conversations.
 
+import { Answers } from "./answers.js";
 import { Loads } from "./loads.js";
 import { Positions, Typists } from "./others.js";
 import { Sending } from "./sending.js";
@@ -17,6 +18,7 @@ const WATCHED = 500; // what the service watches for one connection
 const READERS_NAMED = 3;
 const POSITION_PAGES = 5; // of 1,000 positions: all of the largest group that there is by default
 const BEHIND_MS = 3000;
+const DETAILS = ["name", "description", "owner_id", "member_count", "users", "isBrief"]; // no number orders their versions
 
 export class Store extends EventTarget {
   constructor(client, me, outbox) {
@@ -40,7 +42,7 @@ export class Store extends EventTarget {
     this._loads = new Loads(() => this.connection.state === "online");
     this._older = new Map(); // conversation id → the page that is being loaded
     this._heardOf = new Set(); // ids of conversations, since the list is being loaded
-    this._left = new Set(); // ids of those that one is not in any more, since then
+    this._answers = new Answers();
     this._listen();
   }
 
@@ -167,23 +169,27 @@ export class Store extends EventTarget {
   }
 
   async create(request) {
+    const began = this._answers.begin();
     const body = await this.client.createConversation(request);
-    this._take(body);
+    this._take(body, began);
     return body.id;
   }
 
   async rename(id, names) {
-    this._take(await this.client.renameConversation(id, names));
+    const began = this._answers.begin();
+    this._take(await this.client.renameConversation(id, names), began);
   }
 
   async addMembers(id, userIds) {
-    this._take(await this.client.addMembers(id, userIds));
+    const began = this._answers.begin();
+    this._take(await this.client.addMembers(id, userIds), began);
   }
 
   async removeMember(id, userId) {
+    const began = this._answers.begin();
     await this.client.removeMember(id, userId);
-    if (userId === "me") this._drop(id);
-    else await this._refresh(id);
+    if (userId !== "me") await this._refresh(id);
+    else if (!this._answers.isRemovedSince(id, began)) this._drop(id); // else somebody may have added this person again
   }
 
   // --- what the service tells ---
@@ -203,7 +209,9 @@ export class Store extends EventTarget {
       if (frame.sender_id !== this.me.id) this._typists.typed(frame.conversation_id, frame.sender_id, frame.sender_username);
     });
     on("system", (frame) => {
-      if (["added", "removed", "renamed"].includes(frame.event)) this._refresh(frame.conversation_id);
+      if (!["added", "removed", "renamed"].includes(frame.event)) return;
+      this._answers.change(frame.conversation_id);
+      this._refresh(frame.conversation_id);
     });
     on("read", (frame) => this._read(frame));
     on("users", (frame) => {
@@ -232,13 +240,12 @@ export class Store extends EventTarget {
   _loadList() {
     return this._loads.run("list", async () => {
       this._heardOf.clear();
-      this._left.clear();
       let total = 1;
       for (let offset = 0; offset < Math.min(total, LIST_MOST); offset += LIST_PAGE) {
+        const began = this._answers.begin();
         const page = await this.client.conversations({ limit: LIST_PAGE, offset });
         total = page.total;
-        // Who was removed while the page came is not in what it shows.
-        for (const body of page.conversations) if (!this._left.has(body.id)) this._take(body);
+        for (const body of page.conversations) this._take(body, began);
       }
       if (total <= LIST_MOST) for (const id of this.conversations.keys()) if (!this._heardOf.has(id)) this._drop(id);
       this.isListed = true;
@@ -246,15 +253,20 @@ export class Store extends EventTarget {
     });
   }
 
-  /** A conversation as REST shows it. What came live since is newer. */
-  _take(body) {
+  /** Takes a conversation from the answer to a request that began at `began`. Newer frames and answers win over it. */
+  _take(body, began) {
+    if (this._answers.isRemovedSince(body.id, began)) return;
     const known = this.conversations.get(body.id);
+    const isOutdated = !this._answers.accept(body.id, began) && known !== undefined;
+    if (isOutdated && known.epoch !== body.epoch) return;
     const last = body.last_message ? toMessage(body.last_message) : null;
     const conversation = { ...body, last_message: last, read_seq: body.read_seq ?? body.last_seq };
     conversation.listed_rev = body.last_rev;
     conversation.isBrief = body.users.length < body.member_count; // `users` are only the first members
     if (conversation.isBrief && known?.users.length > body.users.length) conversation.users = known.users; // until it is refreshed
+    if (isOutdated) for (const key of DETAILS) conversation[key] = known[key];
     if (known !== undefined && known.epoch === body.epoch) {
+      conversation.listed_rev = Math.max(known.listed_rev, body.last_rev);
       if (known.last_rev > body.last_rev) {
         const { last_message, last_seq, last_rev } = known;
         const updated_at = known.updated_at > body.updated_at ? known.updated_at : body.updated_at;
@@ -267,24 +279,25 @@ export class Store extends EventTarget {
     }
     this.conversations.set(body.id, conversation);
     this._heardOf.add(body.id);
-    this._left.delete(body.id);
     this._watch();
     this._changed("list", body.id);
   }
 
   _refresh(id) {
     return this._loads.run(`conversation ${id}`, async () => {
+      const began = this._answers.begin();
       try {
-        this._take(await this.client.conversation(id));
+        this._take(await this.client.conversation(id), began);
       } catch (error) {
-        if (error.status === 404) this._drop(id);
-        else throw error;
+        if (error.status !== 404) throw error;
+        if (this._answers.isAcceptedSince(id, began)) this._refresh(id); // added again meanwhile: ask once more
+        else this._drop(id);
       }
     });
   }
 
   _drop(id) {
-    this._left.add(id);
+    this._answers.remove(id);
     const conversation = this.conversations.get(id);
     if (conversation === undefined) return;
     this.conversations.delete(id);
