@@ -72,6 +72,8 @@ async function opened() {
   return { client, store };
 }
 
+const NOT_FOUND = Object.assign(new Error("no"), { status: 404 });
+
 const shown = (store, id) => store.timeline(id).items.map(({ seq, rev }) => [seq, rev]);
 
 test("after a restored backup nobody has read what was read before", async () => {
@@ -142,6 +144,7 @@ test("a list of which a page was loaded on the connection before is loaded from 
   const many = Array.from({ length: 200 }, (_, index) => client.conversationOf(`c${index}`));
   const pages = [later(), later(), later(), later()];
   let asked = 0;
+  client.answers.conversation = (id) => (id === "c0" ? Promise.reject(NOT_FOUND) : client.conversationOf(id));
   client.answers.conversations = () => pages[asked++].promise;
   client.tell("state", { state: "online" });
   pages[0].resolve({ ...list(...many), total: 201 });
@@ -278,6 +281,71 @@ test("a late answer to leaving does not remove one who was added again", async (
   answer.resolve();
   await left;
   assert.equal(store.conversations.has("a"), true);
+});
+
+/** A client with a list of more than one page; `between(offset)` is called after each page was read. */
+async function listed(count, between) {
+  const { client, store } = open();
+  const all = Array.from({ length: count }, (_, index) => client.conversationOf(`c${index}`));
+  const gone = [];
+  store.addEventListener("gone", ({ detail }) => gone.push(detail.id));
+  client.answers.conversations = ({ limit, offset }) => {
+    const answer = { conversations: all.slice(offset, offset + limit), total: all.length };
+    between(all, offset);
+    return answer;
+  };
+  client.answers.conversation = (id) => all.find((one) => one.id === id) ?? Promise.reject(NOT_FOUND);
+  client.tell("state", { state: "online" });
+  await settle();
+  return { client, store, all, gone };
+}
+
+const again = async (client) => {
+  client.tell("state", { state: "waiting" });
+  client.tell("state", { state: "online" });
+  await settle();
+};
+
+test("a list whose pages moved while it was read loses no conversation", async () => {
+  for (const [count, left] of [[201, 200], [450, 449]]) {
+    let leaves = false;
+    const { client, store, gone } = await listed(count, (all) => {
+      if (leaves) all.splice(5, 1); // left in another tab: the first of the next page goes to this one
+      leaves = false;
+    });
+    assert.equal(store.conversations.size, count);
+    leaves = true;
+    await again(client);
+    assert.deepEqual([store.conversations.size, gone], [left, ["c5"]]);
+  }
+});
+
+test("a list whose pages moved while it was read for the first time has all conversations", async () => {
+  let leaves = true;
+  const { store } = await listed(450, (all) => {
+    if (leaves) all.splice(5, 1);
+    leaves = false;
+  });
+  assert.equal(store.conversations.size, 449);
+  assert.equal(store.conversations.has("c200"), true);
+});
+
+test("a list that moves without end drops nothing that is there", async () => {
+  let moves = false;
+  const { client, store, gone } = await listed(450, (all, offset) => {
+    if (moves && offset === 200) all.unshift(all.splice(420, 1)[0]); // to a page that was read already
+  });
+  moves = true;
+  await again(client);
+  assert.deepEqual([store.conversations.size, gone], [450, []]);
+  assert.ok(client.count("conversations") <= 3 + 9);
+});
+
+test("what is gone from a long list is dropped", async () => {
+  const { client, store, all, gone } = await listed(450, () => {});
+  all.splice(100, 2);
+  await again(client);
+  assert.deepEqual([store.conversations.size, gone], [448, ["c100", "c101"]]);
 });
 
 const OLD = { name: "old", description: "old", owner_id: OTHER, member_count: 2 };

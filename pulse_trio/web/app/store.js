@@ -11,6 +11,7 @@ import { Timeline, toMessage } from "./timeline.js";
 
 const LIST_PAGE = 200;
 const LIST_MOST = 2000; // conversations; the rest is reached by its link
+const LIST_ROUNDS = 3; // readings of a list whose pages move meanwhile
 const PAGE = 100;
 const KEPT = 300; // messages of a conversation that is not open
 const KEPT_TIMELINES = 12;
@@ -239,18 +240,35 @@ export class Store extends EventTarget {
 
   _loadList() {
     return this._loads.run("list", async () => {
-      this._heardOf.clear();
-      let total = 1;
-      for (let offset = 0; offset < Math.min(total, LIST_MOST); offset += LIST_PAGE) {
-        const began = this._answers.begin();
-        const page = await this.client.conversations({ limit: LIST_PAGE, offset });
-        total = page.total;
-        for (const body of page.conversations) this._take(body, began);
-      }
-      if (total <= LIST_MOST) for (const id of this.conversations.keys()) if (!this._heardOf.has(id)) this._drop(id);
+      let reading;
+      for (let round = 0; round < LIST_ROUNDS && !reading?.isWhole; round += 1) reading = await this._readList();
+      const missing = [...this.conversations.keys()].filter((id) => !this._heardOf.has(id));
+      if (reading.total <= LIST_PAGE) for (const id of missing) this._drop(id); // one page is one moment
+      else if (reading.total <= LIST_MOST) this._check(missing);
       this.isListed = true;
       this._changed("list");
     });
+  }
+
+  /** Reads the list by page. It is not whole if a conversation went from one page to another between two requests. */
+  async _readList() {
+    this._heardOf.clear();
+    let total = 1;
+    let isWhole = true;
+    for (let offset = 0; offset < Math.min(total, LIST_MOST); offset += LIST_PAGE) {
+      const began = this._answers.begin();
+      const page = await this.client.conversations({ limit: LIST_PAGE, offset });
+      isWhole &&= offset === 0 || page.total === total;
+      total = page.total;
+      for (const body of page.conversations) this._take(body, began);
+    }
+    isWhole &&= total <= LIST_PAGE || this._heardOf.size >= Math.min(total, LIST_MOST);
+    return { total, isWhole };
+  }
+
+  /** Asks for conversations that were on no page of the list, one after the other: only "not found" proves that they are gone. */
+  async _check(ids) {
+    for (const id of ids) if (this.conversations.has(id) && !this._heardOf.has(id)) await this._refresh(id);
   }
 
   /** Takes a conversation from the answer to a request that began at `began`. Newer frames and answers win over it. */
@@ -298,6 +316,7 @@ export class Store extends EventTarget {
 
   _drop(id) {
     this._answers.remove(id);
+    this._heardOf.delete(id);
     const conversation = this.conversations.get(id);
     if (conversation === undefined) return;
     this.conversations.delete(id);
