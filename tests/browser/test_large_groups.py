@@ -1,10 +1,12 @@
 """The web client in Chromium: groups of more members than a conversation carries."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import psycopg
-from playwright.sync_api import expect
+import pytest
+from playwright.sync_api import Route, expect
 
 from tests.browser.people import Account, Desk
 from tests.support.crowds import add_groups, add_users, conversation_id, join_groups, prepare, user_id
@@ -12,19 +14,34 @@ from tests.support.crowds import add_groups, add_users, conversation_id, join_gr
 Person: TypeAlias = Callable[[str], Account]
 
 CROWD = 250
+# One group for each test.
+PAGED, CHANGED = 1, 2
+LAST = 3
 
 
-def test_the_members_of_a_large_group_are_shown_by_page(desk: Desk, person: Person, shared_database: str) -> None:
-    ann, bob = person("ann"), person("bob")
-    with psycopg.connect(shared_database) as connection:
+@pytest.fixture(scope="module")
+def crowd(shared_database: str) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """A connection to the database of `shared`, with groups of `CROWD` - 2 members."""
+    with psycopg.connect(shared_database, autocommit=True) as connection:
         prepare(connection)
-        add_users(connection, 1, CROWD - 2)
-        add_groups(connection, 1, 1, range(1, CROWD - 1))
-        join_groups(connection, 1, 1, ann.id)
-        join_groups(connection, 1, 1, bob.id)
-        # Ann may remove people.
-        connection.execute("UPDATE conversations SET owner_id = %s", (ann.id,))
-    group = str(conversation_id(1))
+        add_users(connection, 1, CROWD + 50)
+        add_groups(connection, PAGED, LAST, range(1, CROWD - 1))
+        yield connection
+
+
+def join(connection: psycopg.Connection[tuple[object, ...]], group: int, owner: Account, other: Account) -> str:
+    """Adds two members to a group, of which one may remove people; the group's id."""
+    for person in (owner, other):
+        join_groups(connection, group, group, person.id)
+    connection.execute("UPDATE conversations SET owner_id = %s WHERE id = %s", (owner.id, conversation_id(group)))
+    return str(conversation_id(group))
+
+
+def test_the_members_of_a_large_group_are_shown_by_page(
+    desk: Desk, person: Person, crowd: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    ann, bob = person("ann"), person("bob")
+    group = join(crowd, PAGED, ann, bob)
     at_ann, at_bob = desk.sit_down(ann, f"/#/c/{group}"), desk.sit_down(bob, f"/#/c/{group}")
     page = at_ann.page
     expect(page.locator(".thread-head .hint")).to_have_text("250 people")
@@ -59,3 +76,37 @@ def test_the_members_of_a_large_group_are_shown_by_page(desk: Desk, person: Pers
     members = ann.ask("GET", f"/api/chat/conversations/{group}/members?limit=200")
     assert members["total"] == CROWD - 1
     assert members["members"][0]["id"] == str(user_id(1))
+
+
+def test_members_who_come_and_go_are_seen_though_a_request_fails(
+    desk: Desk, person: Person, crowd: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    ann, bob = person("ann"), person("bob")
+    group = join(crowd, CHANGED, ann, bob)
+    page = desk.sit_down(ann, f"/#/c/{group}", allowed="status of 503").page
+    page.get_by_role("button", name="Details").click()
+    dialog = page.get_by_role("dialog", name="Details")
+    people = dialog.locator(".people > li.person")
+    more = dialog.get_by_role("button", name="Show more people")
+    more.click()
+    expect(people).to_have_count(200)
+    more.click()
+    expect(people).to_have_count(CROWD)
+    # The conversation is not seen between the two changes: it has as many members as before, and the same first ones.
+    failed: list[Route] = []
+
+    def fail_once(route: Route) -> None:
+        if failed:
+            return route.continue_()
+        failed.append(route)
+        return route.fulfill(status=503, json={"code": "unavailable", "message": "The database does not answer"})
+
+    page.route(re.compile(f"/conversations/{group}$"), lambda route: None)
+    page.route("**/members?*", fail_once)
+    path = f"/api/chat/conversations/{group}/members"
+    ann.ask("DELETE", f"{path}/{user_id(222)}")
+    ann.ask("POST", path, {"user_ids": [str(user_id(CROWD + 1))]})
+    expect(dialog.get_by_text("user222", exact=True)).to_have_count(0)
+    expect(people.last).to_contain_text(f"user{CROWD + 1}")
+    expect(people).to_have_count(CROWD)
+    assert failed

@@ -423,6 +423,18 @@ test("a conversation that never stops changing is shown as it changes", async ()
 
 // --- large groups ---
 
+test("views of members learn at once who came or left, and when frames may have been missed", async () => {
+  const { client, store } = await opened();
+  const told = [];
+  store.addEventListener("members", ({ detail }) => told.push([detail.conversation_id, detail.event, detail.user_ids]));
+  client.tell("system", { conversation_id: "a", event: "added", user_ids: ["u"], user_count: 1 });
+  client.tell("system", { conversation_id: "a", event: "renamed" });
+  client.tell("system", { conversation_id: "a", event: "removed", user_ids: ["u"], user_count: 1 });
+  client.tell("reload", { conversation_id: "a" });
+  await again(client);
+  assert.deepEqual(told, [["a", "added", ["u"]], ["a", "removed", ["u"]], ["a", undefined, undefined], [null, undefined, undefined]]);
+});
+
 test("of a large group the first members are known, and whoever has read counts", async () => {
   const { client, store } = open();
   const people = Array.from({ length: 150 }, (_, index) => ({ id: `u${index}`, username: `user${index}` }));

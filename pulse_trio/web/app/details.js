@@ -2,10 +2,10 @@
 
 import { avatar, explain, h, iconButton, name, toast } from "./dom.js";
 import { PeoplePicker, ask, dialog } from "./newchat.js";
+import { Roster } from "./roster.js";
 import { countPeople } from "./text.js";
 import { agoName } from "./time.js";
 
-const MORE = 100; // members that are loaded at a time
 const SHOW_MORE = "Show more people";
 
 /**
@@ -24,8 +24,8 @@ export function openDetails(store, id) {
   const render = () => {
     const conversation = store.conversations.get(id);
     if (conversation === undefined) return element.close();
-    for (const form of forms) form.follow(conversation);
-    const users = roster.follow(conversation);
+    for (const form of forms) form.follow(conversation, roster);
+    const users = roster.users(conversation);
     const now = JSON.stringify([conversation.owner_id, conversation.member_count, users, users.map((user) => store.isOnline(user.id)), roster.hasMore]);
     if (now === shown) return;
     shown = now;
@@ -35,7 +35,10 @@ export function openDetails(store, id) {
     if (focused) [...section.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === focused)?.focus();
   };
   store.addEventListener("change", render);
-  element.addEventListener("close", () => store.removeEventListener("change", render));
+  element.addEventListener("close", () => {
+    store.removeEventListener("change", render);
+    roster.close();
+  });
   render();
 }
 
@@ -75,61 +78,6 @@ function names(store, conversation) {
   );
   follow(conversation);
   return { element, follow };
-}
-
-/** The members of a conversation that are shown: those that it carries, or more of them, by page. */
-class Roster {
-  /** `changed()` is called when there are others to show. */
-  constructor(store, id, changed) {
-    this._store = store;
-    this._id = id;
-    this._changed = changed;
-    this._state = ""; // of the members, as far as the conversation shows it
-    this._shown = 0;
-    this._wanted = 0; // members to load; 0: those that the conversation carries will do
-    this._loaded = null; // {state, users, cursor}
-    this._isLoading = false;
-    this.hasMore = false;
-  }
-
-  /** The members to show, of the conversation as it now is. */
-  follow(conversation) {
-    const state = JSON.stringify([conversation.member_count, conversation.users]);
-    if (state !== this._state) {
-      this._state = state;
-      if (this._wanted > 0) this._load();
-    }
-    const users = this._loaded?.users ?? conversation.users;
-    this._shown = users.length;
-    this.hasMore = users.length < conversation.member_count && this._loaded?.cursor !== null;
-    return users;
-  }
-
-  showMore() {
-    this._wanted = this._shown + MORE;
-    this._load();
-  }
-
-  /** Loads as many members as are wanted, from the first one if somebody came or went since they were loaded. */
-  async _load() {
-    if (this._isLoading) return; // the loop sees what is new
-    this._isLoading = true;
-    try {
-      let loaded = this._loaded;
-      for (;;) {
-        if (loaded?.state !== this._state) loaded = { state: this._state, users: [], cursor: undefined };
-        if (loaded.cursor === null || loaded.users.length >= this._wanted) break;
-        const page = await this._store.client.members(this._id, { limit: MORE, cursor: loaded.cursor });
-        loaded = { ...loaded, users: [...loaded.users, ...page.members], cursor: page.next_cursor };
-      }
-      this._loaded = loaded;
-      this._changed();
-    } catch (error) {
-      if (this._store.conversations.has(this._id)) toast(explain(error));
-    } finally {
-      this._isLoading = false;
-    }
-  }
 }
 
 function people(store, conversation, users) {
@@ -172,7 +120,7 @@ function adding(store, conversation) {
       toast(explain(error));
     }
   };
-  const follow = (now) => picker.leaveOut(now.users.map((user) => user.id));
+  const follow = (now, roster) => picker.leaveOut(roster.ids(now));
   return { element: h("form", { onsubmit }, h("h3", {}, "Add people"), picker.element, add), follow };
 }
 

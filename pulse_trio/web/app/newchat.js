@@ -62,7 +62,7 @@ export class PeoplePicker {
     const except = new Set([...ids, this._store.me.id]);
     if (except.size === this._except.size && [...except].every((id) => this._except.has(id))) return;
     this._except = except;
-    for (const id of ids) this.chosen.delete(id);
+    for (const id of except) this.chosen.delete(id);
     this._showChosen();
     this._search();
   }

@@ -1,7 +1,7 @@
 // What this person's conversations are like now: kept up to date by the one connection, read by the views.
 //
 // Views listen to "change": its detail says which parts changed, gathered for a frame of the screen:
-// "list", "state", "people", and the ids of conversations.
+// "list", "state", "people", and the ids of conversations. "members" says at once who came to a conversation or left it.
 
 import { Answers } from "./answers.js";
 import { Loads } from "./loads.js";
@@ -193,6 +193,11 @@ export class Store extends EventTarget {
     else if (!this._answers.isRemovedSince(id, began)) this._drop(id); // else somebody may have added this person again
   }
 
+  /** Loads what a view needs, as `Loads.run` does. */
+  load(key, load, isWanted) {
+    return this._loads.run(key, load, isWanted);
+  }
+
   // --- what the service tells ---
 
   _listen() {
@@ -202,6 +207,7 @@ export class Store extends EventTarget {
       this.connection = state;
       this._changed("state");
       if (!isNew) return;
+      this._tellMembers({ conversation_id: null });
       this._loads.hurry();
       this._catchUp();
     });
@@ -212,6 +218,7 @@ export class Store extends EventTarget {
     on("system", (frame) => {
       if (!["added", "removed", "renamed"].includes(frame.event)) return;
       this._answers.change(frame.conversation_id);
+      if (frame.event !== "renamed") this._tellMembers(frame);
       this._refresh(frame.conversation_id);
     });
     on("read", (frame) => this._read(frame));
@@ -380,7 +387,13 @@ export class Store extends EventTarget {
     return this._loads.run(`gap ${id}`, load, () => this.timelines.has(id));
   }
 
+  /** Tells the views of members who came or left; a null id or no event: there may have been some. */
+  _tellMembers({ conversation_id, event, user_ids }) {
+    this.dispatchEvent(new CustomEvent("members", { detail: { conversation_id, event, user_ids } }));
+  }
+
   _reload(id) {
+    this._tellMembers({ conversation_id: id });
     if (id === null) this._positions.clear(); // after a restored backup they are of messages that are lost
     for (const [other, timeline] of this.timelines) {
       if (id !== null && other !== id) continue;
