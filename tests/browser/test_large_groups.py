@@ -110,3 +110,50 @@ def test_members_who_come_and_go_are_seen_though_a_request_fails(
     expect(people.last).to_contain_text(f"user{CROWD + 1}")
     expect(people).to_have_count(CROWD)
     assert failed
+
+
+def test_adding_people_to_a_large_group(
+    desk: Desk, person: Person, crowd: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    ann, bob = person("ann"), person("bob")
+    group = join(crowd, LAST, ann, bob)
+    page = desk.sit_down(ann, f"/#/c/{group}").page
+    page.get_by_role("button", name="Details").click()
+    dialog = page.get_by_role("dialog", name="Details")
+    chosen = dialog.get_by_role("list", name="Chosen").locator("li")
+    found = dialog.locator(".picker .people button")
+    field = dialog.get_by_label("Find people")
+    add = dialog.get_by_role("button", name="Add", exact=True)
+
+    # Somebody new.
+    field.fill(f"user{CROWD + 1}")
+    found.first.click()
+    add.click()
+    expect(dialog.get_by_role("heading", name=f"{CROWD + 1} people")).to_be_visible()
+    expect(page.get_by_text("Added.")).to_be_visible()
+    expect(chosen).to_have_count(0)
+    expect(found).to_have_count(0)
+    expect(field).to_have_value("")
+    expect(field).to_be_focused()
+    expect(add).to_be_disabled()
+    field.fill(f"user{CROWD + 1}")
+    expect(dialog.get_by_text("Nobody found.")).to_be_visible()
+
+    # Somebody who is a member already, which this page cannot know yet: it says so.
+    field.fill("user222")
+    found.first.click()
+    add.click()
+    expect(page.get_by_text("Who was a member already stays one.")).to_be_visible()
+    expect(chosen).to_have_count(0)
+    expect(add).to_be_disabled()
+
+    # All who are shown are known, and do not hide the others.
+    dialog.get_by_role("button", name="Show more people").click()
+    expect(dialog.locator(".people > li.person")).to_have_count(200)
+    dialog.get_by_role("button", name="Show more people").click()
+    expect(dialog.locator(".people > li.person")).to_have_count(CROWD + 1)
+    field.fill("user222")
+    expect(dialog.get_by_text("Nobody found.")).to_be_visible()
+    field.fill("user")
+    expect(found).to_have_count(20)
+    expect(found.first).to_contain_text(f"user{CROWD - 1}")

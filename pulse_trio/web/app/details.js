@@ -110,14 +110,31 @@ async function remove(store, conversation, user) {
 
 function adding(store, conversation) {
   const add = h("button", { type: "submit", class: "button", disabled: true }, "Add");
-  const picker = new PeoplePicker(store, { onChange: () => (add.disabled = picker.chosen.size === 0) });
+  const picker = new PeoplePicker(store, { onChange: () => update() });
+  let isAdding = false;
+  // Disabled, a button would lose the focus: while a request runs it only looks so.
+  const update = () => {
+    add.disabled = picker.chosen.size === 0 && !isAdding;
+    add.setAttribute("aria-disabled", String(isAdding));
+  };
   const onsubmit = async (event) => {
     event.preventDefault();
+    if (isAdding) return;
     add.focus();
+    const ids = [...picker.chosen.keys()];
+    isAdding = true;
+    update();
     try {
-      await store.addMembers(conversation.id, [...picker.chosen.keys()]);
+      const { before, after } = await store.addMembers(conversation.id, ids);
+      if (document.activeElement === add) picker.input.focus(); // `add` is disabled now
+      picker.empty(ids);
+      // Others may come and go at the same time, so this claims no more than is certain.
+      toast(after - before === ids.length ? "Added." : "Everybody you chose is a member. Who was a member already stays one.");
     } catch (error) {
       toast(explain(error));
+    } finally {
+      isAdding = false;
+      update();
     }
   };
   const follow = (now, roster) => picker.leaveOut(roster.ids(now));

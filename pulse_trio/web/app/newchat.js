@@ -5,6 +5,7 @@ import { avatar, explain, h, icon, iconButton, name } from "./dom.js";
 const WAIT_MS = 180; // after the last key
 const SHOWN = 20;
 const PAGE_MOST = 200; // of the service
+const SEARCHED = 2000; // users who are members already, before a longer name has to be typed
 
 let dialogs = 0; // one may open another
 
@@ -67,6 +68,14 @@ export class PeoplePicker {
     this._search();
   }
 
+  /** These are done with; what was written to find them, too. */
+  empty(ids) {
+    for (const id of ids) this.chosen.delete(id);
+    this.input.value = "";
+    this._showChosen();
+    this._search();
+  }
+
   _later() {
     clearTimeout(this._timer);
     this._timer = setTimeout(() => this._search(), WAIT_MS);
@@ -79,9 +88,14 @@ export class PeoplePicker {
     try {
       // So many that those who are there already do not hide the others.
       const limit = Math.min(PAGE_MOST, SHOWN + this._except.size);
-      const { users } = await this._store.client.searchUsers(prefix, { limit });
-      if (asked !== this._asked) return; // an answer to an older question
-      const found = users.filter((user) => !this._except.has(user.id)).slice(0, SHOWN);
+      const found = [];
+      for (let offset = 0, total = 1; found.length < SHOWN && offset < Math.min(total, SEARCHED); offset += limit) {
+        const page = await this._store.client.searchUsers(prefix, { limit, offset });
+        if (asked !== this._asked) return; // an answer to an older question
+        total = page.total;
+        found.push(...page.users.filter((user) => !this._except.has(user.id)));
+      }
+      found.splice(SHOWN);
       this._show(prefix, found, found.length === 0 ? "Nobody found." : `${found.length} found.`);
     } catch (error) {
       if (asked === this._asked) this._show(prefix, [], explain(error));

@@ -181,9 +181,13 @@ export class Store extends EventTarget {
     this._take(await this.client.renameConversation(id, names), began);
   }
 
+  /** Adds people; how many members there were and are now, as far as is known: who is a member already stays one. */
   async addMembers(id, userIds) {
     const began = this._answers.begin();
-    this._take(await this.client.addMembers(id, userIds), began);
+    const before = this.conversations.get(id)?.member_count ?? 0;
+    const body = await this.client.addMembers(id, userIds);
+    this._take(body, began);
+    return { before, after: body.member_count };
   }
 
   async removeMember(id, userId) {
