@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 from pulse_trio.client import Address, Backoff, Client, Conversation, NotAMember, User, open_client
 from pulse_trio.client.account import token_problem
@@ -14,6 +15,7 @@ from pulse_trio.terminal.text import safe
 from pulse_trio.texts import text_problem, username_key
 
 PAGE: Final = 200  # conversations that are asked for at a time
+READINGS: Final = 3  # of a list whose pages move
 SHOWN: Final = 5  # conversations that are named when several have the same name
 
 
@@ -129,13 +131,33 @@ async def find(client: Client, text: str, *, creates: bool) -> Conversation:
 
 
 async def everything(client: Client) -> list[Conversation]:
-    """All conversations of the user, the one with the most recent activity first."""
-    found: list[Conversation] = []
-    while page := await client.conversations(limit=PAGE, offset=len(found)):
-        found += page
+    """All conversations of the user, the one with the most recent activity first.
+
+    If some move between two requests, one may be on no page: then the list is read again, a few times at most.
+    """
+    found: dict[UUID, Conversation] = {}
+    for _ in range(READINGS):
+        read, is_whole = await _read(client)
+        if is_whole:
+            return list(read.values())
+        found = read | {key: value for key, value in found.items() if key not in read}
+    return list(found.values())
+
+
+async def _read(client: Client) -> tuple[dict[UUID, Conversation], bool]:
+    """The conversations by page, and whether no page moved: each one begins with the last conversation before it."""
+    found: dict[UUID, Conversation] = {}
+    last: UUID | None = None
+    offset = 0
+    is_whole = True
+    while page := await client.conversations(limit=PAGE, offset=offset):
+        is_whole = is_whole and last in (None, page[0].id)
+        found |= {conversation.id: conversation for conversation in page}
         if len(page) < PAGE:
-            break
-    return found
+            return found, is_whole
+        last = page[-1].id
+        offset += PAGE - 1
+    return found, is_whole and last is None
 
 
 async def _find_direct(client: Client, username: str, *, creates: bool) -> Conversation:
