@@ -293,6 +293,8 @@ class Knowledge {
    * @type {Map<string, Known>}
    */
   #conversations = new Map();
+  /** @type {Set<string>} conversations that the user was removed from, of which the page may still show something */
+  #left = new Set();
   #sessionSince = 0; // the moment at which the newest session began
   #othersSince = 0; // the moment from which the frames have come of a conversation that is not known yet
   #vainGaps = 0; // in a row: looked for, and there was no such change
@@ -352,7 +354,7 @@ class Knowledge {
     if (conversation.updated_at > known.activeAt) known.activeAt = conversation.updated_at;
     // A page of history that is under way may be older than this.
     if (known.rev === null && !this.#isLoading(conversation.id)) known.rev = conversation.last_rev;
-    if (this.isCovered(moment, null)) this.stands(conversation.id, conversation.last_rev);
+    if (this.#isOfSession(moment, conversation.id)) this.stands(conversation.id, conversation.last_rev);
   }
 
   /** @param {string} id A conversation of which a page of history is asked for; `loaded` or `failed` follows. */
@@ -382,7 +384,7 @@ class Knowledge {
     this.failed(load);
     // Of all messages together the highest rev is the conversation's.
     const isWhole = isNewest && (page.messages.length === 0 || page.messages[page.messages.length - 1].seq === 1);
-    if (isWhole && this.isCovered(moment, null)) this.stands(load.id, newest);
+    if (isWhole && this.#isOfSession(moment, load.id)) this.stands(load.id, newest);
     mergeChanges(page, load.changes, isNewest);
   }
 
@@ -430,8 +432,22 @@ class Knowledge {
    * @param {string | null} id The conversation that it is about; null: any, or what no session resumes.
    */
   isCovered(moment, id) {
-    if (id === null) return moment >= this.#sessionSince;
-    return moment >= (this.#conversations.get(id)?.since ?? this.#othersSince);
+    if (id === null) return moment >= this.#othersSince; // the newest of all
+    return moment >= this.#sinceOf(id);
+  }
+
+  /** @param {string} id */
+  #sinceOf(id) {
+    return this.#conversations.get(id)?.since ?? this.#othersSince;
+  }
+
+  /**
+   * Whether an answer says where a conversation stands in the present session.
+   * @param {number} moment When it was asked for.
+   * @param {string} id
+   */
+  #isOfSession(moment, id) {
+    return moment >= Math.max(this.#sessionSince, this.#sinceOf(id));
   }
 
   /** @param {string} id A conversation that has to be loaded afresh. */
@@ -445,14 +461,24 @@ class Knowledge {
 
   /** @param {string} id A conversation that the user is not in any more. Added again, its frames begin anew. */
   forget(id) {
-    this.#conversations.delete(id);
+    if (this.#conversations.delete(id)) this.#left.add(id);
     this.moment += 1;
     this.#othersSince = this.moment;
+  }
+
+  /**
+   * Returns true, once, if the user was removed from a conversation and is in it again. What changed between reaches
+   * the page only when it loads the conversation afresh.
+   * @param {string} id A conversation that the user is in.
+   */
+  isBack(id) {
+    return this.#left.delete(id);
   }
 
   /** Nothing is known any more, nor what changed while the pages came that are under way. */
   clear() {
     this.#conversations.clear();
+    this.#left.clear();
     for (const load of this.#loads) load.changes.clear();
     this.#beginAnew();
   }
@@ -1170,6 +1196,8 @@ export class PulseClient extends EventTarget {
     try {
       const [page, moment] = await this.#load(load.id, () => this.#request("GET", path, { query }));
       this.#knowledge.loaded(load, page, isNewest, moment);
+      if (isNewest) this.#knowledge.isBack(load.id); // this page is what a `reload` would ask for
+      else this.#reloadIfBack(load.id);
       return page;
     } catch (error) {
       this.#knowledge.failed(load);
@@ -1484,7 +1512,8 @@ export class PulseClient extends EventTarget {
         return this.#authenticated(frame);
       case "conversation_added":
         this.#knowledge.heardOf(frame.conversation_id);
-        return this.#emit(frame.type, frame);
+        this.#emit(frame.type, frame);
+        return this.#reloadIfBack(frame.conversation_id);
       case "conversation_removed":
         return this.#removed(frame);
       case "read":
@@ -1566,6 +1595,12 @@ export class PulseClient extends EventTarget {
     const found = this.#knowledge.note(frame, isResent === true);
     if (found === "gap") this.#comeBack();
     else if (found === "news") this.#emit(frame.type, frame);
+    this.#reloadIfBack(frame.conversation_id);
+  }
+
+  /** @param {string} id A conversation that the user is in. */
+  #reloadIfBack(id) {
+    if (this.#knowledge.isBack(id)) this.#emit("reload", { conversation_id: id });
   }
 
   /** A change is missing on this connection; the next one resumes from before it. */
@@ -1812,6 +1847,7 @@ export class PulseClient extends EventTarget {
       this.#loseAll();
     }
     this.#knowledge.listed(conversation, moment);
+    this.#reloadIfBack(conversation.id);
     return conversation;
   }
 

@@ -1,4 +1,5 @@
-// A page as docs/javascript.md writes it, against a server that loses live frames, cuts connections and answers late:
+// A page as docs/javascript.md writes it, against a server that loses live frames, cuts connections, answers late,
+// removes the user and adds them again:
 // in the end the page shows what the server has. FUZZ_SEEDS=FIRST-LAST runs other seeds than the usual ones.
 
 import assert from "node:assert/strict";
@@ -25,7 +26,9 @@ function randomOf(seed) {
 class Service {
   rooms = new Map(CONVERSATIONS.map((id) => [id, { messages: [], rev: 0 }]));
   sessions = new Map(); // socket → conversation → {cursor, isLive, isSure}
+  outside = new Set(); // conversations that the user is not in
   lost = 0;
+  removals = 0;
   isQuiet = false; // nothing is lost or cut any more
 
   constructor(random) {
@@ -54,6 +57,25 @@ class Service {
     this.release(id, room.messages[index]);
   }
 
+  /** Removes the user, whose session hears of it. */
+  removeUser(id) {
+    if (this.sessions.size === 0 || this.outside.has(id)) return;
+    this.outside.add(id);
+    this.removals += 1;
+    for (const [socket, places] of this.sessions) {
+      places.delete(id);
+      socket.receive({ type: "conversation_removed", conversation_id: id });
+    }
+  }
+
+  addUser(id) {
+    if (!this.outside.delete(id)) return;
+    for (const [socket, places] of this.sessions) {
+      places.set(id, { cursor: this.rooms.get(id).rev, isLive: true, isSure: false });
+      socket.receive({ type: "conversation_added", conversation_id: id });
+    }
+  }
+
   release(id, frame) {
     for (const [socket, places] of this.sessions) {
       const place = places.get(id);
@@ -67,11 +89,11 @@ class Service {
   greet(socket) {
     this.sessions.clear();
     const places = new Map();
-    for (const [id, { rev }] of this.rooms) places.set(id, { cursor: rev, isLive: false, isSure: false });
+    for (const [id, { rev }] of this.rooms) if (!this.outside.has(id)) places.set(id, { cursor: rev, isLive: false, isSure: false });
     this.sessions.set(socket, places);
     socket.session();
     for (const [id, rev] of Object.entries(socket.of("resume")[0].revs)) places.get(id).cursor = rev;
-    for (const id of CONVERSATIONS) if (places.get(id).cursor === this.rooms.get(id).rev) places.get(id).isLive = true;
+    for (const [id, place] of places) place.isLive = place.cursor === this.rooms.get(id).rev;
   }
 
   /** Sends the next of what a resume brings: two changes. */
@@ -87,9 +109,16 @@ class Service {
     }
   }
 
+  /** Reads what a request asks for, now. */
   answer(path) {
+    const [, , , , id] = path.split("?")[0].split("/");
+    return this.outside.has(id) ? [404, { code: "not_found", message: "There is no such conversation" }] : [200, this.read(path)];
+  }
+
+  read(path) {
     const [, , , , id, what] = path.split("?")[0].split("/");
-    if (id === undefined) return list(...CONVERSATIONS.map((one) => this.conversation(one)));
+    const inside = CONVERSATIONS.filter((one) => !this.outside.has(one));
+    if (id === undefined) return list(...inside.map((one) => this.conversation(one)));
     if (what === undefined) return this.conversation(id);
     const messages = this.rooms.get(id).messages.slice(-PAGE).reverse();
     return { messages: messages.map(stored), total: this.rooms.get(id).messages.length, limit: PAGE, offset: 0 };
@@ -145,6 +174,8 @@ class Page {
       const { messages } = await this.client.history(id);
       this.histories.set(id, new Map(messages.map(({ seq, content }) => [seq, content])));
       this.oldest.set(id, messages.at(-1)?.seq ?? 1);
+    } catch (error) {
+      if (error.code !== "not_found") throw error; // the user is not in it
     } finally {
       this.loading.delete(id);
     }
@@ -168,7 +199,7 @@ async function run(seed) {
       if (entry.read === null && (entry.readsAt < 0.5 || random() < probability)) entry.read = service.answer(entry.path);
       if (random() >= probability) continue;
       late.splice(late.indexOf(entry), 1);
-      entry.resolve([200, entry.read ?? service.answer(entry.path)]);
+      entry.resolve(entry.read ?? service.answer(entry.path));
     }
   };
   const page = new Page(bench.client, () => service.listed());
@@ -189,11 +220,14 @@ async function run(seed) {
     else if (what < 0.9) bench.client.connect();
     else if (what < 0.93 && bench.socket !== undefined) bench.socket.end();
     else if (what < 0.96 && !page.histories.has(id)) page.load(id);
+    else if (what < 0.97) service.removeUser(id);
+    else if (what < 0.98) service.addUser(id);
     else await bench.clock.advance(random() < 0.2 ? 12_000 : 500);
     if (bench.socket?.isClosed) service.sessions.delete(bench.socket);
     await settle();
   }
   service.isQuiet = true;
+  CONVERSATIONS.forEach((id) => service.addUser(id));
   bench.client.connect();
   for (let turn = 0; turn < 40; turn += 1) {
     if (turn < 5) CONVERSATIONS.forEach((id) => service.post(id)); // what was lost is seen by what comes after it
@@ -214,15 +248,17 @@ async function run(seed) {
     const revs = seen.filter(([conversation]) => conversation === id).map(([, rev]) => rev);
     assert.deepEqual(revs, [...new Set(revs)].sort((a, b) => a - b), `seed ${seed}: once, in order`);
   }
-  return { lost: service.lost, gaps: bench.client.gaps };
+  return { lost: service.lost, removals: service.removals, gaps: bench.client.gaps };
 }
 
 test("in the end the page shows what the server has", async () => {
-  let [lost, gaps] = [0, 0];
+  let [lost, removals, gaps] = [0, 0, 0];
   for (let seed = FIRST; seed <= LAST; seed += 1) {
     const figures = await run(seed);
     lost += figures.lost;
+    removals += figures.removals;
     gaps += figures.gaps;
   }
-  assert.ok(2 * lost > LAST - FIRST && gaps > 0, `${lost} frames were lost, ${gaps} gaps were seen`);
+  assert.ok(10 * removals > LAST - FIRST, `the user was removed ${removals} times`);
+  assert.ok(3 * lost > LAST - FIRST && gaps > 0, `${lost} frames were lost, ${gaps} gaps were seen`);
 });

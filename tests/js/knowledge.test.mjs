@@ -292,6 +292,73 @@ test("a conversation that one was removed from is not resumed", async () => {
   assert.deepEqual(bench.of("reload"), []);
 });
 
+/** A page as docs/javascript.md writes it, of one conversation. */
+function pageOf(bench, id) {
+  const shown = new Map();
+  bench.client.addEventListener("message", ({ detail }) => shown.set(detail.seq, detail.content));
+  const load = async () => {
+    const { messages } = await bench.client.history(id);
+    shown.clear();
+    for (const { seq, content } of messages) shown.set(seq, content);
+  };
+  bench.client.addEventListener("reload", load);
+  return { load, seqs: () => [...shown.keys()].sort((a, b) => a - b) };
+}
+
+test("a user who is removed and added again gets what was stored between, however the client learns of it", async () => {
+  for (const how of ["added", "message", "list", "conversation"]) {
+    const bench = new Bench();
+    let last = 2;
+    bench.answer = ({ path }) => {
+      if (path.includes("/messages")) return [200, page("a", ...Array.from({ length: last }, (_, i) => [last - i, last - i]))];
+      return [200, how === "list" ? list(conversation("a", last)) : conversation("a", last)];
+    };
+    const socket = await bench.online();
+    const shown = pageOf(bench, "a");
+    await shown.load();
+    socket.receive({ type: "conversation_removed", conversation_id: "a" });
+    last = 3;
+    if (how === "added") socket.receive({ type: "conversation_added", conversation_id: "a" });
+    if (how === "list") await bench.client.conversations();
+    if (how === "conversation") await bench.client.conversation("a");
+    await settle();
+    last = 4;
+    socket.receive(message("a", 4));
+    await settle();
+    assert.deepEqual(shown.seqs(), [1, 2, 3, 4], how);
+    assert.deepEqual(bench.of("reload"), [{ conversation_id: "a" }], how);
+    assert.deepEqual(resumed(await bench.again()), [{ a: 4 }], how);
+  }
+});
+
+test("who loads the history after being added again needs no reload", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 1), { type: "conversation_removed", conversation_id: "a" });
+  bench.answer = () => [200, page("a", [2, 2], [1, 1])];
+  await bench.client.history("a");
+  socket.receive({ type: "conversation_added", conversation_id: "a" }, message("a", 3));
+  assert.deepEqual(bench.of("reload"), []);
+});
+
+test("a list and read positions that were asked for before the user was removed and added are asked for again", async () => {
+  for (const what of ["conversations", "readPositions"]) {
+    const bench = new Bench();
+    const socket = await bench.online();
+    socket.receive(message("a", 1));
+    const answers = [later(), later()];
+    bench.answer = () => answers[bench.requests.length - 1].promise;
+    const found = bench.client[what]("a");
+    await settle();
+    socket.receive({ type: "conversation_removed", conversation_id: "a" }, { type: "conversation_added", conversation_id: "a" });
+    const [old, fresh] = [3, 7].map((rev) => ({ ...list(conversation("a", rev)), positions: [{ user_id: OTHER, seq: rev }] }));
+    answers[0].resolve([200, old]);
+    await settle();
+    answers[1].resolve([200, fresh]);
+    assert.deepEqual(await found, fresh, what);
+  }
+});
+
 test("another user's knowledge is not used", async () => {
   const bench = new Bench();
   const socket = await bench.online();
