@@ -13,6 +13,7 @@ from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.changes import Changes
 from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, ProtocolError, Refused
 from pulse_trio.client.records import User
+from pulse_trio.client.redaction import redacted
 from pulse_trio.clock import Clock
 
 RENEW_AT: Final = 0.5  # of a token's lifetime: the other half is there for a server that is away meanwhile
@@ -138,6 +139,10 @@ class Account:
                 self._take(await self._log_in(*self._password))
             assert self.token is not None
             return self.token
+
+    def hide(self, text: str) -> str:
+        """A text that came over a connection, without the token and the password in use."""
+        return redacted(text, self.token, None if self._password is None else self._password[1])
 
     def check(self, identity: Identity) -> None:
         """Raises AuthenticationFailed if somebody else has signed in since."""

@@ -251,10 +251,12 @@ class Client:
 
     async def read_positions(self, conversation: ConversationRef) -> dict[UUID, int]:
         """How far each member has read, by seq; 0: nothing yet."""
+        identity = self._account.identity
+        path = f"{_path(conversation)}/read"
         found: dict[UUID, int] = {}
         cursor: str | None = None
         while True:
-            answer = await self._ask("GET", f"{_path(conversation)}/read", _Positions, params=_page_after(cursor))
+            answer = await self._ask("GET", path, _Positions, identity, params=_page_after(cursor))
             found |= {position.user_id: position.seq for position in answer.positions}
             cursor = answer.next_cursor
             if cursor is None:
@@ -447,7 +449,8 @@ class Members(_Pages[User]):
     _cursor: str | None = None
 
     async def _load(self) -> None:
-        page = await self._client._ask("GET", self._path, _Members, params=_page_after(self._cursor))
+        params = _page_after(self._cursor)
+        page = await self._client._ask("GET", self._path, _Members, self._identity, params=params)
         self._cursor = page.next_cursor
         self._is_last = page.next_cursor is None
         self._page.extend(page.members)

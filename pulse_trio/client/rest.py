@@ -14,6 +14,7 @@ from pulse_trio.client.errors import (
     ProtocolError,
     Refused,
 )
+from pulse_trio.client.redaction import identifier, redacted
 from pulse_trio.errors import ErrorCode
 
 REQUEST_TIMEOUT: Final = 30.0  # seconds for a request and its answer
@@ -70,6 +71,7 @@ class Rest:
                 request can hold.
             ProtocolError: it cannot be read.
         """
+        password = json.get("password") if isinstance(json, dict) else None
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         content = None
         if json is not None:
@@ -84,17 +86,21 @@ class Rest:
         except httpx2.LocalProtocolError as error:  # its text has what it would not send: the token, perhaps
             raise ConnectionLost(f"the request cannot be sent: {type(error).__name__}") from None
         except httpx2.HTTPError as error:
-            raise ConnectionLost(f"the server cannot be reached: {str(error) or type(error).__name__}") from None
+            reason = redacted(str(error), token, password) or type(error).__name__
+            raise ConnectionLost(f"the server cannot be reached: {reason}") from None
         except trio.TooSlowError:
             raise ConnectionLost(f"the server did not answer within {REQUEST_TIMEOUT:g} seconds") from None
         if answer.status_code >= 300:
-            raise error_of(answer.status_code, body, answer.headers.get("Retry-After"), path)
+            raise error_of(
+                answer.status_code, body, answer.headers.get("Retry-After"), path, token=token, password=password
+            )
         if kind is None:
             return None
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
-            raise ProtocolError(f"an answer of {path.split('?')[0]} cannot be read: {error}") from None
+            reason = redacted(str(error), token, password)
+            raise ProtocolError(f"an answer of {path.split('?')[0]} cannot be read: {reason}") from None
 
 
 def _encoded(value: Any) -> bytes:
@@ -113,15 +119,26 @@ async def _read(answer: httpx2.Response) -> bytes:
     return bytes(body)
 
 
-def error_of(status: int, body: bytes, retry_after: str | None, path: str) -> ClientError:
-    """What an answer with an error is raised as."""
+def error_of(
+    status: int,
+    body: bytes,
+    retry_after: str | None,
+    path: str,
+    *,
+    token: str | None,
+    password: str | None = None,
+) -> ClientError:
+    """What an answer with an error is raised as. The secrets of the request are hidden in it."""
     try:
         told = msgspec.json.decode(body, type=ErrorBody)
     except msgspec.DecodeError:
         told = ErrorBody("unknown", f"the server answered {status}")  # a proxy's words, or another server's
+    message = redacted(told.message, token, password)
+    code = identifier(told.code, token) or "unknown"
+    field = None if told.field is None else identifier(told.field, token)
     if status == 401:
-        return AuthenticationFailed(told.message, told.code)
-    if told.code == "not_a_member" or (told.code == "not_found" and path.startswith("/api/chat/conversations/")):
-        return NotAMember(told.message)
+        return AuthenticationFailed(message, code)
+    if code == "not_a_member" or (code == "not_found" and path.startswith("/api/chat/conversations/")):
+        return NotAMember(message)
     seconds = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
-    return Refused(told.code, told.message, field=told.field, status=status, retry_after=seconds)
+    return Refused(code, message, field=field, status=status, retry_after=seconds)

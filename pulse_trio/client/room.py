@@ -2,6 +2,7 @@
 
 from collections import deque
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Final, Self
 from urllib.parse import quote
 from uuid import UUID
@@ -34,6 +35,7 @@ from pulse_trio.client.records import (
     Warned,
     read_positions,
 )
+from pulse_trio.client.redaction import identifier, redacted
 from pulse_trio.client.verdicts import Verdict, verdict_of
 from pulse_trio.client.wire import Ending, Wire, converse
 from pulse_trio.protocol import (
@@ -297,6 +299,7 @@ class Room:
             self._token = await self._account.current(self._identity)
             began = trio.current_time()
             ending = await converse(self._network, self._address, self._path(), self._token, self._talk)
+            ending = replace(ending, reason=self._hide(ending.reason))
             was_online, self._is_online = self._is_online, False
             failures = 0 if was_online else failures + 1
             if was_online and trio.current_time() >= began + STEADY:
@@ -554,10 +557,15 @@ class Room:
 
     def _refused(self, frame: ErrorFrame) -> Event | None:
         client_id = None if frame.client_id is UNSET else frame.client_id
-        field = None if frame.field is UNSET else frame.field
-        was_told = self._outgoing.refuse(frame.code, frame.content, field, client_id)
+        field = None if frame.field is UNSET else identifier(frame.field, self._token)
+        code, content = identifier(frame.code, self._token) or "unknown", self._hide(frame.content)
+        was_told = self._outgoing.refuse(code, content, field, client_id)
         self._tell()
-        return None if was_told or client_id is not None else Warned(frame.code, frame.content)
+        return None if was_told or client_id is not None else Warned(code, content)
+
+    def _hide(self, text: str) -> str:
+        """A text of the server without the secrets of this client."""
+        return self._account.hide(redacted(text, self._token))
 
     # --- events ---
 

@@ -158,7 +158,7 @@ async def converse(
     except* ConnectionRejected as group:
         rejected = group.exceptions[0]
         assert isinstance(rejected, ConnectionRejected)
-        ending = _rejection(rejected, path)
+        ending = _rejection(rejected, path, token)
     except* wsproto.utilities.ProtocolError as group:
         ending = Ending(f"not a WebSocket server: {group.exceptions[0]}")
     finally:
@@ -188,10 +188,9 @@ async def _with_socket(
     return Ending("the server has fallen silent")
 
 
-def _rejection(rejected: ConnectionRejected, path: str) -> Ending:
+def _rejection(rejected: ConnectionRejected, path: str, token: str) -> Ending:
     headers = {name.lower(): value for name, value in rejected.headers}
     retry_after = headers.get(b"retry-after")
-    told = error_of(
-        rejected.status_code, rejected.body or b"", None if retry_after is None else retry_after.decode("latin-1"), path
-    )
+    seconds = None if retry_after is None else retry_after.decode("latin-1")
+    told = error_of(rejected.status_code, rejected.body or b"", seconds, path, token=token)
     return Ending(str(told), status=rejected.status_code, refusal=told)

@@ -262,6 +262,30 @@ async def test_pages_of_a_history_are_of_one_user(autojump_clock: MockClock, ali
     assert whoever(server, "GET", path) == ["alice"]
 
 
+async def test_pages_of_members_and_of_read_positions_are_of_one_user(autojump_clock: MockClock, alice: Alice) -> None:
+    client, server, _, _ = alice
+    path = f"/api/chat/conversations/{TEAM}"
+    server.answers["GET", f"{path}/members"] = (
+        200,
+        {"members": [{"id": ALICE, "username": "alice"}], "next_cursor": "next"},
+    )
+
+    async def positions(_body: Any) -> Answer:
+        is_first = client.user.username == "alice"
+        await client.sign_in("bob", "his")
+        return 200, {"positions": [{"user_id": ALICE, "seq": 1}], "next_cursor": "next" if is_first else None}
+
+    members = client.members(TEAM)
+    await anext(members)
+    server.answers["GET", f"{path}/read"] = positions
+    with pytest.raises(AuthenticationFailed, match="somebody else"):
+        await client.read_positions(TEAM)
+    with pytest.raises(AuthenticationFailed, match="somebody else"):
+        await anext(members)
+    assert whoever(server, "GET", f"{path}/read") == ["alice"]
+    assert whoever(server, "GET", f"{path}/members") == ["alice"]
+
+
 async def test_an_old_answer_does_not_say_who_is_signed_in(autojump_clock: MockClock, alice: Alice) -> None:
     client, server, _, _ = alice
     answer = trio.Event()
