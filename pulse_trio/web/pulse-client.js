@@ -918,6 +918,32 @@ function kindOf(error) {
   return `${error?.name ?? "Error"}${typeof code === "string" ? ` (${code})` : ""}`;
 }
 
+/**
+ * A text of the server, or of a proxy, which may quote a request, without secrets of this client.
+ * @param {unknown} text
+ * @param {(string | null | undefined)[]} secrets
+ */
+function withoutSecrets(text, secrets) {
+  let safe = String(text ?? "");
+  for (const secret of secrets) {
+    if (!secret) continue;
+    for (const form of [JSON.stringify(secret).slice(1, -1), encodeURIComponent(secret), secret]) {
+      safe = safe.replaceAll(form, "[hidden]");
+    }
+  }
+  return safe;
+}
+
+/**
+ * A code or the name of a field, for programs; undefined if it is none, or quotes the token.
+ * @param {unknown} name
+ * @param {string | null} token
+ */
+function nameOf(name, token) {
+  const isName = typeof name === "string" && /^[a-z][a-z0-9_.[\]]{0,63}$/.test(name);
+  return isName && !(token && name.includes(token)) ? name : undefined;
+}
+
 /** @param {string} text What becomes part of a path. */
 const part = (text) => encodeURIComponent(text);
 
@@ -1365,11 +1391,12 @@ export class PulseClient extends EventTarget {
   /**
    * Decides when to come back.
    * @param {number} code Of the close frame; `GAP`.
-   * @param {string} reason
+   * @param {string} told The reason.
    * @param {string} token That the connection was opened with.
    * @param {boolean} wasOpen
    */
-  async #ended(code, reason, token, wasOpen) {
+  async #ended(code, told, token, wasOpen) {
+    const reason = withoutSecrets(told, [token, this.#token]);
     const wanted = this.#wanted;
     if (wanted === null) return;
     if (code === 1009 && !this.#outbox.tooLarge(this.#resumeSize)) this.#halveResume();
@@ -1611,8 +1638,11 @@ export class PulseClient extends EventTarget {
     this.#ended(GAP, "a change is missing", "", true);
   }
 
-  /** @param {Frame} frame */
-  #refused(frame) {
+  /** @param {Frame} told */
+  #refused(told) {
+    const content = withoutSecrets(told.content, [this.#opened.token, this.#token]);
+    const [code, field] = [told.code, told.field].map((name) => nameOf(name, this.#token));
+    const frame = { ...told, content, code: code ?? "unknown", field };
     if (frame.code === "cannot_resume") {
       if (frame.conversation_id === undefined) return this.#loseAll();
       this.#knowledge.lose(frame.conversation_id);
@@ -1899,8 +1929,10 @@ export class PulseClient extends EventTarget {
       }
       return answer;
     }
-    const error = new PulseError(answer?.code ?? "bad_answer", answer?.message ?? `HTTP ${response.status}`, {
-      field: answer?.field,
+    const secrets = [token, this.#token, /** @type {any} */ (options.body)?.password];
+    const message = withoutSecrets(answer?.message ?? `HTTP ${response.status}`, secrets);
+    const error = new PulseError(nameOf(answer?.code, token) ?? "bad_answer", message, {
+      field: nameOf(answer?.field, token),
       status: response.status,
       retryAfter: Number(response.headers.get("Retry-After")) || null,
     });

@@ -748,3 +748,23 @@ test("close while it is asked why a handshake was refused, and connect again", a
   await bench.clock.advance(1_000);
   assert.equal(bench.sockets.length, 2);
 });
+
+test("a server that quotes the token or the password gets neither into an error nor into a state", async () => {
+  const password = 'a "secret" pässword';
+  const bench = new Bench({ token: "SECRET.TOKEN" });
+  bench.answer = ({ token, body }) => [403, { code: `Bearer ${token}`, field: token, message: `No: ${token} ${JSON.stringify(body)} ${body?.password}` }];
+  const texts = [];
+  for (const ask of [(client) => client.me(), (client) => client.register("me", password), (client) => client.login("me", password)]) {
+    const error = await ask(bench.client).catch((found) => found);
+    texts.push(error.message, error.code, String(error.field));
+    assert.match(error.message, /^No: .*\[hidden\]/);
+  }
+  const socket = await bench.online();
+  socket.receive({ type: "error", code: "invalid_frame", field: "SECRET.TOKEN", content: "No: SECRET.TOKEN" });
+  const [error] = bench.of("error");
+  texts.push(error.message, error.code, String(error.field));
+  socket.end(1011, "No: bearer.SECRET.TOKEN");
+  await settle();
+  texts.push(...bench.of("state").map(({ reason }) => String(reason)));
+  for (const text of texts) assert.doesNotMatch(text, /SECRET|secret|pässword/);
+});
