@@ -55,7 +55,7 @@ SENDS_AT_ONCE: Final = 32  # half of what a connection may have waiting for the 
 GREETING_TIMEOUT: Final = 30.0  # seconds from the handshake to the first frame
 BEHIND_AFTER: Final = 1.0  # seconds that an answer may wait behind events that nobody reads
 HURRIES: Final = 3  # times that it connects again at once before that counts as failing, too
-VAIN_GAPS_MOST: Final = 3  # in a row; a server that skips revs which do not exist is not asked about them any more
+VAIN_GAPS_MOST: Final = 3  # in a row; after that the room waits longer and longer before it looks for the next one
 STEADY: Final = 10.0  # seconds: a connection that lasted as long ends a row of failures
 
 _CHANGES: Final = (MessageFrame, MessageUpdatedFrame, MessageDeletedFrame)
@@ -116,7 +116,7 @@ class Room:
         self._head_epoch = conversation.epoch
         self._target_rev = 0  # caught up there, a new connection has told what was missed
         self._gap: int | None = None  # the rev before which a change is missing that has not been looked for yet
-        self._vain_gaps = 0  # in a row: looked for, and there was no such change
+        self._vain_gaps = 0  # in a row: looked for, and no such change came. A later edit may have taken its place
         self._active: frozenset[UUID] = frozenset()
         self._names = {member.id: member.username for member in conversation.users}
         self._number = 0
@@ -311,7 +311,10 @@ class Room:
                 raise verdict.error
             self._take_in(verdict)
             at_once = verdict.at_once and (not verdict.renews or await self._renew(ending))
-            if at_once and hurries < HURRIES:
+            is_vain = ending.is_gap and self._vain_gaps >= VAIN_GAPS_MOST
+            if is_vain:
+                waits = max(waits, self._vain_gaps)
+            if at_once and hurries < HURRIES and not is_vain:
                 hurries += 1
                 continue
             if self._backoff.attempts is not None and failures >= self._backoff.attempts:
@@ -466,7 +469,7 @@ class Room:
         if self._gap is not None:
             self._vain_gaps = 0 if rev < self._gap else self._vain_gaps + 1
             self._gap = None
-        elif self._is_caught_up and rev > self._cursor + 1 and self._vain_gaps < VAIN_GAPS_MOST:
+        elif self._is_caught_up and rev > self._cursor + 1:
             self._gap = rev
             self.gaps += 1
             return True

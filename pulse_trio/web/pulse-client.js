@@ -75,7 +75,7 @@ const PACE_MOST = SECOND;
 const TYPING_INTERVAL = 2 * SECOND; // more often tells nobody more
 const AHEAD_MOST = 2_000; // messages of one conversation that are remembered beyond its rev
 const GAP = 0; // in place of a close code: a live frame skipped a rev
-const VAIN_GAPS_MOST = 3; // in a row; a server that skips revs which do not exist is not asked about them any more
+const VAIN_GAPS_MOST = 3; // in a row; after that the client waits longer and longer before it looks for the next one
 
 /** What was refused, or failed. `code` is for programs: those of the service, and a few of its own. */
 export class PulseError extends Error {
@@ -297,7 +297,8 @@ class Knowledge {
   #left = new Set();
   #sessionSince = 0; // the moment at which the newest session began
   #othersSince = 0; // the moment from which the frames have come of a conversation that is not known yet
-  #vainGaps = 0; // in a row: looked for, and there was no such change
+  /** @type {number} in a row: looked for, and no such change came. A later edit may have taken its place */
+  vainGaps = 0;
   /** @type {Set<{id: string, changes: Map<string, Frame>}>} pages that are under way, and what changed meanwhile */
   #loads = new Set();
 
@@ -518,14 +519,14 @@ class Knowledge {
     }
     if (head === null) {
       if (!known.isResumed || (known.target !== null && rev >= known.target)) known.head = rev;
-    } else if (rev > head + 1 && gap === null && this.#vainGaps < VAIN_GAPS_MOST) {
+    } else if (rev > head + 1 && gap === null) {
       known.gap = rev;
       return true;
     } else {
       known.head = Math.max(head, rev);
     }
     if (gap !== null && rev > (known.rev ?? -1)) {
-      this.#vainGaps = rev < gap ? 0 : this.#vainGaps + 1;
+      this.vainGaps = rev < gap ? 0 : this.vainGaps + 1;
       known.gap = null;
     }
     return false;
@@ -1409,6 +1410,9 @@ export class PulseClient extends EventTarget {
       delay = Math.max(delay, this.#random() * RESTART_SPREAD);
     } else if (code === 4401) {
       if (this.#token !== token || (await this.#renewed(wanted, reason))) delay = isFirst ? 0 : delay;
+    } else if (code === GAP && this.#knowledge.vainGaps >= VAIN_GAPS_MOST) {
+      const most = Math.min(RETRY_MOST, RETRY_LEAST * 2 ** Math.min(this.#knowledge.vainGaps, 16));
+      delay = Math.max(delay, most * (0.5 + this.#random() / 2));
     } else if (code === 4408 || code === GAP) {
       delay = isFirst ? 0 : delay;
     } else if (code === 4409) {

@@ -1001,22 +1001,45 @@ async def _resumed_with_a_gap(server: ScriptedServer) -> None:
     await peer.send(message_frame(4, rev=6), message_frame(5, rev=8))
 
 
-async def test_a_server_that_skips_revs_which_there_are_not_is_asked_three_times(
+async def test_a_server_that_always_skips_revs_is_asked_less_and_less_often(
     autojump_clock: MockClock, joined: Joined_
 ) -> None:
     room, server, peer, _ = joined
-    for number in range(1, 4):
+    waits: list[float] = []
+    for number in range(1, 13):
         rev = 2 * number
-        await peer.send(message_frame(number, rev=rev))  # from rev to rev + 2
+        await peer.send(message_frame(number, rev=rev))  # from rev - 2 to rev
+        began = trio.current_time()
         peer = await server.accept()
+        waits.append(trio.current_time() - began)
         assert f"after={rev - 2}" in peer.path
         await peer.greet(rev - 2 if number == 2 else rev)
         await peer.send(message_frame(number, rev=rev))
         assert await seqs(room, 1) == [number]
-    for number in range(4, 9):
-        await peer.send(message_frame(number, rev=2 * number))
-    assert await seqs(room, 5) == [4, 5, 6, 7, 8]
-    assert room.gaps == 3
+        await trio.sleep(11)
+    assert waits[:3] == [0, 0, 0]
+    assert all(5 < wait <= 31 for wait in waits[8:]), waits
+
+
+async def test_gaps_that_a_later_edit_explains_do_not_end_the_search_for_gaps(
+    autojump_clock: MockClock, joined: Joined_
+) -> None:
+    room, server, peer, _ = joined
+    await peer.send(message_frame(1))
+    assert await seqs(room, 1) == [1]
+    for rev in (3, 5, 7, 9):
+        edit = message_frame(1, rev=rev, type="message_updated", is_edited=True, updated_at=NOW)
+        await peer.send(edit)  # the edit before it, of the same message, is lost
+        peer = await server.accept_greeted(rev)
+        await peer.send(edit)  # the message as it now is
+        with trio.fail_after(500):
+            while not isinstance(await room.receive(), MessageEdited):
+                pass  # that the connection breaks and comes back
+    await peer.send(message_frame(3, rev=11))
+    peer = await server.accept_greeted(11)
+    await peer.send(message_frame(2, rev=10), message_frame(3, rev=11))
+    assert await seqs(room, 2) == [2, 3]
+    assert room.gaps == 5
 
 
 async def test_a_server_that_leaves_a_change_out_on_every_connection_is_not_asked_without_a_pause(
