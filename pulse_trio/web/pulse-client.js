@@ -340,6 +340,15 @@ class Knowledge {
     else if (known.rev !== null && known.rev >= known.target) known.head = known.rev;
   }
 
+  /**
+   * Whether something that is known belongs to another epoch than this one, or may: a history has no epoch.
+   * @param {string} epoch
+   */
+  isOfOther(epoch) {
+    if (this.epoch !== null) return this.epoch !== epoch;
+    return [...this.#conversations.values()].some(({ rev }) => rev !== null);
+  }
+
   /** @param {string} id A conversation that the page has heard of. */
   heardOf(id) {
     this.#get(id);
@@ -1000,6 +1009,7 @@ export class PulseClient extends EventTarget {
   #resumeSize = 0; // bytes of the newest one
   /** @type {string | null} */
   #userId = null; // of the newest session
+  #users = 0; // how often that has become another one
   #gaps = 0;
 
   /** @type {string[] | null} */
@@ -1566,7 +1576,8 @@ export class PulseClient extends EventTarget {
   #started(frame) {
     const link = /** @type {Link} */ (this.#link);
     const isOther = this.#userId !== null && this.#userId !== frame.user_id;
-    const isAfresh = isOther || (this.#knowledge.epoch !== null && this.#knowledge.epoch !== frame.epoch);
+    const isAfresh = isOther || this.#knowledge.isOfOther(frame.epoch);
+    if (isOther) this.#users += 1;
     if (isAfresh) this.#knowledge.clear();
     this.#knowledge.epoch = frame.epoch;
     this.#userId = frame.user_id;
@@ -1864,9 +1875,11 @@ export class PulseClient extends EventTarget {
    * @returns {Promise<[any, number]>} The answer, and the moment when it was asked for.
    */
   async #load(id, request) {
+    const users = this.#users;
     for (;;) {
       const { moment } = this.#knowledge;
       const answer = await request();
+      if (users !== this.#users) throw new PulseError("other_user", "Another user signed in before the answer came");
       if (this.#knowledge.isCovered(moment, id)) return [answer, moment];
     }
   }
@@ -1876,7 +1889,7 @@ export class PulseClient extends EventTarget {
    * @param {number} moment When it was asked for.
    */
   #listed(conversation, moment) {
-    if (this.#knowledge.epoch !== null && this.#knowledge.epoch !== conversation.epoch && !this.#link?.isReady) {
+    if (this.#knowledge.isOfOther(conversation.epoch) && !this.#link?.isReady) {
       this.#knowledge.epoch = conversation.epoch;
       this.#loseAll();
     }

@@ -29,10 +29,11 @@ test("frames are told once, and the next session goes on after the highest rev",
 
 test("a history that was loaded before there was a connection is where the session goes on", async () => {
   const bench = new Bench();
-  bench.answer = () => [200, page("a", [3, 5], [2, 2], [1, 4])];
+  bench.answer = ({ path }) => [200, path.includes("/messages") ? page("a", [3, 5], [2, 2], [1, 4]) : list(conversation("b", 1))];
+  await bench.client.conversations();
   await bench.client.history("a");
   const socket = await bench.online();
-  assert.deepEqual(resumed(socket), [{ a: 5 }]);
+  assert.deepEqual(resumed(socket), [{ a: 5, b: 1 }]);
   socket.receive(edited("a", 3, 5), message("a", 6, { seq: 4 }));
   assert.deepEqual(revs(bench), [6]);
 });
@@ -357,6 +358,32 @@ test("a list and read positions that were asked for before the user was removed 
     answers[1].resolve([200, fresh]);
     assert.deepEqual(await found, fresh, what);
   }
+});
+
+test("a history whose epoch is not known is loaded afresh when the first session or list tells one", async () => {
+  for (const how of ["session", "list"]) {
+    const bench = new Bench();
+    bench.answer = ({ path }) => [200, path.includes("/messages") ? page("a", [9, 9]) : list(conversation("b", 1))];
+    await bench.client.history("a"); // the history may be restored from a backup after this
+    if (how === "list") await bench.client.conversations();
+    const socket = await bench.online();
+    assert.deepEqual(bench.of("reload"), [{ conversation_id: null }], how);
+    assert.deepEqual(resumed(socket), [how === "list" ? { b: 1 } : {}], how);
+  }
+});
+
+test("a history that is under way when another user signs in fails", async () => {
+  const bench = new Bench({ requestSeconds: 300 });
+  await bench.online();
+  const answer = later();
+  bench.answer = ({ path }) => (path.includes("/messages") ? answer.promise : [200, {}]);
+  const history = bench.client.history("a").catch((error) => error.code);
+  await settle();
+  bench.client.token = "ANOTHER";
+  await bench.again(1006, { user_id: OTHER });
+  answer.resolve([200, page("a", [1, 1])]);
+  assert.equal(await history, "other_user");
+  assert.equal(bench.requests.filter(({ path }) => path.includes("/messages")).length, 1);
 });
 
 test("another user's knowledge is not used", async () => {
