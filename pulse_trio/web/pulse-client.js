@@ -286,10 +286,11 @@ class Knowledge {
   moment = 0;
   /**
    * @typedef {{rev: number | null, ahead: Map<string, number>, activeAt: string, since: number, isResumed: boolean,
-   *   target: number | null, head: number | null, gap: number | null, base: number, hasNewest: boolean}} Known
+   *   target: number | null, head: number | null, gap: number | null, base: number, hasNewest: boolean,
+   *   pages: {revs: Map<string, number>, isNewest: boolean}[]}} Known
    *   `since`: the moment from which all its frames have come. `isResumed`, `target`, `head`: of the present session.
    *   `gap`: the rev of the frame that a change before it was missing at; null once that has been looked for.
-   *   `base`, `hasNewest`: of the pages that were under way together.
+   *   `base`, `hasNewest`, `pages`: of the pages that were under way together.
    * @type {Map<string, Known>}
    */
   #conversations = new Map();
@@ -386,11 +387,11 @@ class Knowledge {
     let newest = 0;
     for (const message of page.messages) {
       newest = Math.max(newest, message.rev);
-      this.#remember(known, message.id, message.rev);
       if (message.updated_at > known.activeAt) known.activeAt = message.updated_at;
     }
     known.base = Math.min(known.base, newest);
     known.hasNewest ||= isNewest;
+    known.pages.push({ revs: new Map(page.messages.map(({ id, rev }) => [id, rev])), isNewest });
     this.failed(load);
     // Of all messages together the highest rev is the conversation's.
     const isWhole = isNewest && (page.messages.length === 0 || page.messages[page.messages.length - 1].seq === 1);
@@ -404,9 +405,32 @@ class Knowledge {
     const known = this.#conversations.get(load.id);
     if (known === undefined || this.#isLoading(load.id)) return;
     if (known.rev === null && known.hasNewest) known.rev = known.base;
+    this.#shown(known);
+    this.#forgetPages(known);
+    this.#tidy(known);
+  }
+
+  /**
+   * Notes what the page shows for certain: of pages that were under way together it may show any, and throw the others
+   * away.
+   * @param {Known} known
+   */
+  #shown(known) {
+    const newest = known.pages.filter(({ isNewest }) => isNewest);
+    for (const { revs } of known.pages) {
+      for (const id of revs.keys()) {
+        const isInDoubt = newest.some((page) => page.revs.has(id)) && !newest.every((page) => page.revs.has(id));
+        if (isInDoubt) continue;
+        this.#remember(known, id, Math.min(...known.pages.map((page) => page.revs.get(id) ?? Infinity)));
+      }
+    }
+  }
+
+  /** @param {Known} known */
+  #forgetPages(known) {
     known.base = Infinity;
     known.hasNewest = false;
-    this.#tidy(known);
+    known.pages = [];
   }
 
   /**
@@ -467,6 +491,7 @@ class Knowledge {
     known.isResumed = false;
     known.since = this.#sessionSince;
     known.ahead.clear();
+    this.#forgetPages(known);
   }
 
   /** @param {string} id A conversation that the user is not in any more. Added again, its frames begin anew. */
@@ -507,7 +532,7 @@ class Knowledge {
     let known = this.#conversations.get(id);
     if (known === undefined) {
       const live = { isResumed: false, target: null, head: null, gap: null };
-      const pages = { base: Infinity, hasNewest: false };
+      const pages = { base: Infinity, hasNewest: false, pages: [] };
       known = { rev: null, ahead: new Map(), activeAt: "", since: this.#othersSince, ...live, ...pages };
       this.#conversations.set(id, known);
     }

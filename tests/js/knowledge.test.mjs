@@ -360,6 +360,27 @@ test("a list and read positions that were asked for before the user was removed 
   }
 });
 
+test("of two newest pages that cross the page may show either, and nothing is missing", async () => {
+  for (const order of [[0, 1], [1, 0]]) {
+    const bench = new Bench();
+    const socket = await bench.online();
+    bench.answer = () => [200, list(conversation("a", 3))];
+    await bench.client.conversations();
+    const answers = [later(), later()];
+    let asked = 0;
+    bench.answer = () => answers[asked++].promise;
+    const shown = pageOf(bench, "a");
+    const loads = [shown.load(), shown.load()];
+    await settle();
+    for (const index of order) {
+      answers[index].resolve([200, page("a", ...[[4, 4], [3, 3], [2, 2], [1, 1]].slice(index))]);
+      await loads[index];
+    }
+    socket.receive(message("a", 4));
+    assert.deepEqual(shown.seqs(), [1, 2, 3, 4], `${order}`);
+  }
+});
+
 test("a history whose epoch is not known is loaded afresh when the first session or list tells one", async () => {
   for (const how of ["session", "list"]) {
     const bench = new Bench();
