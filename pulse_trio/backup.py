@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio.errors import LaunchError
@@ -21,7 +20,7 @@ from pulse_trio.launch import Database, migrate_database
 from pulse_trio.store.embedded import EmbeddedError, find_binaries
 from pulse_trio.store.lock import ServiceLock
 from pulse_trio.store.schema import establish_epoch, renew_epoch
-from pulse_trio.store.sessions import noticing, require_own_sessions
+from pulse_trio.store.sessions import noticing, open_session, require_own_sessions
 
 SYSTEM_FOLDERS: Final = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")  # Debian's, Red Hat's
 
@@ -39,7 +38,7 @@ def dump(database: Database, file: Path) -> int:
         LaunchError: it cannot be made; one line for a person. What the file was before it still is.
     """
     program = _find_program(database, "pg_dump")
-    require_own_sessions(noticing(database.conninfo))
+    require_own_sessions(noticing(database.conninfo), writes=False)
     draft = file.with_name(f"{file.name}.part")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -74,7 +73,7 @@ def restore(database: Database, file: Path) -> None:
     require_own_sessions(noticing(database.conninfo))  # neither the lock nor what the program sets holds in others
     lock = ServiceLock(database.conninfo)  # no service may start on what is half there
     try:
-        with psycopg.connect(database.conninfo) as connection:
+        with open_session(noticing(database.conninfo)) as connection:
             row = connection.execute(_OUR_TABLES).fetchone()
         if row is None or row[0]:
             raise LaunchError("the database is not empty: restore into a new one (another --data-dir or DATABASE_URL)")
@@ -94,7 +93,7 @@ def _find_program(database: Database, name: str) -> Path:
         LaunchError: there is none; says which one is needed, and where others are.
         psycopg.Error: the database cannot be reached.
     """
-    with psycopg.connect(database.conninfo) as connection:
+    with open_session(noticing(database.conninfo)) as connection:
         server = connection.info.server_version // 10_000
     found = {path: major for path in _candidates(database, name, server) if (major := _major(path)) is not None}
     fitting = [path for path, major in found.items() if major == server]

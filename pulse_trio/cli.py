@@ -38,6 +38,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import StoreError, User, UsernameTaken
 from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.store.schema import establish_epoch, renew_epoch
+from pulse_trio.store.sessions import noticing
 from pulse_trio.texts import text_problem, username_problem
 from pulse_trio.trio_psycopg import Pool
 
@@ -208,10 +209,16 @@ async def _serve(app: Any, config: Config, sockets: Any, signals: StopSignals) -
         await hypercorn.serve(hypercorn.wrap(app), config, sockets, signals.wait)
 
 
+def _pool(database: Database) -> Pool:
+    """Sessions as the service makes them, one at a time."""
+    sessions = noticing(database.conninfo)
+    return Pool(sessions.conninfo, server_settings=sessions.settings, min_size=0, max_size=1, autocommit=True)
+
+
 async def _add_user(database: Database, username: str, password: str) -> str:
     new = User(IdSource()(), username)
     password_hash = await Passwords(1).hash(password)
-    async with Pool(database.conninfo, min_size=0, max_size=1, autocommit=True) as pool:
+    async with _pool(database) as pool:
         try:
             await PostgresStore(pool).create_user(new, password_hash=password_hash, subject=None, created_at=utc_now())
         except UsernameTaken:
@@ -221,7 +228,7 @@ async def _add_user(database: Database, username: str, password: str) -> str:
 
 async def _token(database: Database, username: str) -> str:
     tokens = Tokens(database.settings, utc_now)
-    async with Pool(database.conninfo, min_size=0, max_size=1, autocommit=True) as pool:
+    async with _pool(database) as pool:
         account = await PostgresStore(pool).find_account(username)
     if account is None:
         raise LaunchError(f"there is no user {username}")

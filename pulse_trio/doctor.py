@@ -24,7 +24,7 @@ from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF
 from pulse_trio.store.embedded import default_data_dir
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS
 from pulse_trio.store.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
-from pulse_trio.store.sessions import require_own_sessions
+from pulse_trio.store.sessions import noticing, open_session, require_own_sessions
 
 FREE_LEAST: Final = 256 * 2**20  # bytes: PostgreSQL writes its log of changes in files of 16 MiB, several ahead
 FREE_GOOD: Final = 2 * 2**30
@@ -184,7 +184,7 @@ _NOT_RUNNING: Final = "none runs on this database"
 
 def _database(database: Database) -> Iterator[Finding]:
     began = time.time()
-    with psycopg.connect(database.conninfo, autocommit=True) as connection:
+    with open_session(noticing(database.conninfo)) as connection:
 
         def one(query: Any, *values: object) -> Any:
             row = connection.execute(query, values).fetchone()

@@ -35,7 +35,7 @@ from pulse_trio.store.embedded import (
 from pulse_trio.store.lock import ServiceLock
 from pulse_trio.store.postgres import SERVER_SETTINGS
 from pulse_trio.store.schema import compare_revisions, migrate
-from pulse_trio.store.sessions import Sessions, noticing, require_own_sessions, with_timeout
+from pulse_trio.store.sessions import Sessions, noticing, open_session, require_own_sessions, with_timeout
 
 OLDEST_POSTGRES: Final = 140_000  # server_version_num
 KEY_FILE: Final = "secret_key"
@@ -144,7 +144,7 @@ def plan_sessions(database: Database) -> Sessions:
     timeout = str(round(settings.statement_timeout * 1000))
     ours = {**SERVER_SETTINGS, "statement_timeout": timeout}
     if not settings.allow_losing_commits:
-        with psycopg.connect(database.conninfo, autocommit=True) as connection:
+        with open_session(noticing(database.conninfo)) as connection:
             ours |= commit_settings(connection)
     return noticing(database.conninfo, ours)
 

@@ -14,7 +14,7 @@ import trio
 from pulse_trio.errors import LaunchError
 from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF, refuse_losses
 from pulse_trio.store.schema import ESTABLISH_EPOCH, SERVER, SERVICE_LOCK, History, holder_of, new_epoch
-from pulse_trio.store.sessions import Sessions, as_lists, noticing, open_session, require_own_sessions
+from pulse_trio.store.sessions import READ_ONLY, Sessions, as_lists, noticing, open_session, require_own_sessions
 from pulse_trio.trio_psycopg import SET_SETTINGS, TrioConnection
 
 RETRY: Final = 0.5  # seconds between attempts to get the lock back from a database that is away
@@ -142,6 +142,8 @@ class ServiceLock:
             return "it is a standby"
         if self._history is not None and _is_older(server, self._history.server):
             return "it is on an older timeline: its own promotion, or another's, has left it behind"
+        if (await _row(connection, READ_ONLY))[0]:
+            return "it takes no writes: default_transaction_read_only is on"
         if self._sessions is not None:
             check = partial(require_own_sessions, self._sessions)
             await trio.to_thread.run_sync(check, abandon_on_cancel=True)

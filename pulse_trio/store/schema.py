@@ -9,6 +9,7 @@ from typing import Final
 import psycopg
 
 from pulse_trio.errors import LaunchError
+from pulse_trio.store.sessions import noticing, open_session
 
 # Keys of PostgreSQL's advisory locks, which are one number space a database: "pulse" and what for.
 MIGRATION_LOCK: Final = 0x70756C7365_01
@@ -95,7 +96,7 @@ def migrate(
     scripts = _scripts()
     known = revisions(scripts)
     head = known[-1]
-    with psycopg.connect(conninfo) as guard:
+    with open_session(noticing(conninfo), autocommit=False) as guard:
         _lock_migrations(guard, wait, tell)
         before = _revision(guard)
         if before is not None and before not in known:
@@ -151,7 +152,7 @@ def compare_revisions(conninfo: str) -> tuple[str | None, str, bool]:
         psycopg.Error: it cannot be reached.
     """
     known = revisions(_scripts())
-    with psycopg.connect(conninfo, autocommit=True) as connection:
+    with open_session(noticing(conninfo)) as connection:
         current = _revision(connection)
     return current, known[-1], current is None or current in known
 
@@ -174,7 +175,7 @@ def establish_epoch(conninfo: str) -> str:
     Raises:
         psycopg.Error: the database cannot be reached.
     """
-    with psycopg.connect(conninfo) as connection:
+    with open_session(noticing(conninfo), autocommit=False) as connection:
         row = connection.execute(ESTABLISH_EPOCH, (new_epoch(),)).fetchone()
     assert row is not None
     return str(row[1])
@@ -186,5 +187,5 @@ def renew_epoch(conninfo: str) -> None:
     Raises:
         psycopg.Error: the database cannot be reached.
     """
-    with psycopg.connect(conninfo) as connection:
+    with open_session(noticing(conninfo), autocommit=False) as connection:
         connection.execute("UPDATE history SET epoch = %s", (new_epoch(),))

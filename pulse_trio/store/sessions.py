@@ -28,6 +28,19 @@ _SERVER_NOTICES: Final = {f"tcp_{name.removeprefix('tcp_')}": str(value) for nam
 _CONNECT_TIMEOUT: Final = 5  # seconds for each host
 _APPLICATION: Final = "pulse-trio"  # names our sessions in pg_stat_activity
 
+# On what the code relies, whatever a role, a database or a server has as its default: text of any language, times
+# that the driver can read, statements that see what was committed before them, a lock that is held while nothing happens.
+_RELIED_ON: Final = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "default_transaction_isolation": "read committed",
+    "idle_session_timeout": "0",
+}
+# Not set by us: read-only may be the protection of a database, and the schema is the choice of who runs it.
+READ_ONLY: Final = "SELECT current_setting('transaction_read_only')::bool"
+
 _MARK: Final = "pulse_trio.session"  # a setting of our own, which no server knows
 _MARKED: Final = f"SELECT current_setting('{_MARK}', true)"
 _FOUND: Final = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
@@ -54,8 +67,15 @@ class Sessions:
 
 
 def with_timeout(conninfo: str) -> str:
-    """How to reach the database so that an attempt ends, also at a server that takes connections and says nothing."""
-    params: dict[str, Any] = {"fallback_application_name": _APPLICATION, **conninfo_to_dict(conninfo)}
+    """How to reach the database so that an attempt ends, also at a server that takes connections and says nothing.
+
+    The encoding is said while connecting: the driver reads what comes first by it, and poolers keep it.
+    """
+    params: dict[str, Any] = {
+        "fallback_application_name": _APPLICATION,
+        **conninfo_to_dict(conninfo),
+        "client_encoding": _RELIED_ON["client_encoding"],
+    }
     if "PGCONNECT_TIMEOUT" not in os.environ:
         params.setdefault("connect_timeout", _CONNECT_TIMEOUT)
     return make_conninfo("", **params)
@@ -65,7 +85,7 @@ def noticing(conninfo: str, settings: Mapping[str, str] | None = None) -> Sessio
     """Sessions with which the loss of the network, or of the other machine, is soon noticed.
 
     The session at the other end ends, too, and with it the lock of a service whose machine is gone. What the
-    string itself sets stays.
+    string itself sets of that stays. On what the code relies is set, too.
 
     Args:
         conninfo: how to reach the database.
@@ -74,11 +94,11 @@ def noticing(conninfo: str, settings: Mapping[str, str] | None = None) -> Sessio
     params = {**_CLIENT_NOTICES, **conninfo_to_dict(with_timeout(conninfo))}
     given = str(params.get("options") or os.environ.get("PGOPTIONS", "")).replace("-", "_")
     notices = {name: value for name, value in _SERVER_NOTICES.items() if name not in given}
-    return Sessions(make_conninfo("", **params), {**notices, **(settings or {})})
+    return Sessions(make_conninfo("", **params), {**notices, **_RELIED_ON, **(settings or {})})
 
 
-def open_session(sessions: Sessions) -> psycopg.Connection:
-    """A session in autocommit, made as the pool makes its own.
+def open_session(sessions: Sessions, *, autocommit: bool = True) -> psycopg.Connection:
+    """A session, made as the pool makes its own.
 
     Raises:
         psycopg.Error: the database cannot be reached.
@@ -86,6 +106,7 @@ def open_session(sessions: Sessions) -> psycopg.Connection:
     connection = psycopg.connect(sessions.conninfo, autocommit=True)
     try:
         connection.execute(SET_SETTINGS, as_lists(sessions.settings))
+        connection.autocommit = autocommit
     except BaseException:
         connection.close()
         raise
@@ -97,15 +118,19 @@ def as_lists(settings: Mapping[str, str]) -> tuple[list[str], list[str]]:
     return list(settings), list(settings.values())
 
 
-def require_own_sessions(sessions: Sessions) -> None:
-    """Makes sure that every connection has a session of its own, and that it keeps its settings.
+def require_own_sessions(sessions: Sessions, *, writes: bool = True) -> None:
+    """Makes sure that every connection has a session of its own, keeps its settings, and can be used.
 
     A pooler may lend one session to several connections by turns. To see that, a session is marked, and then others
     are opened, each with a transaction that holds what was lent for it: if the mark is found there, or is gone from the
     first, the session was lent on.
 
+    Args:
+        sessions: how they are made.
+        writes: they are to make tables and to write, too.
+
     Raises:
-        LaunchError: sessions are shared, or lose settings; says what to do.
+        LaunchError: sessions are shared, lose settings, or take no writes; says what to do.
         psycopg.Error: the database cannot be reached.
     """
     mark = secrets.token_hex(8)
@@ -121,10 +146,22 @@ def require_own_sessions(sessions: Sessions) -> None:
         wanted = {name: value for name, value in sessions.settings.items() if name not in _SERVER_NOTICES}
         found: dict[str, str] = dict(session.execute(_FOUND, (list(wanted),)).fetchall())
         lost = [name for name, value in wanted.items() if found.get(name) != value]
+        is_read_only = writes and _one(session, READ_ONLY)
+        has_schema = not writes or _one(session, "SELECT current_schema()") is not None
     if lost:
         raise LaunchError(
             f"sessions of the database do not keep their settings ({', '.join(lost)}): something between changes them; "
             "connect to PostgreSQL directly"
+        )
+    if is_read_only:
+        raise LaunchError(
+            "sessions of the database are read-only: it is a standby, or default_transaction_read_only is on for the "
+            "server, the database or the role; name the primary, or turn that off where it was turned on"
+        )
+    if not has_schema:
+        raise LaunchError(
+            "sessions of the database have no schema to make tables in: search_path of the role or the database names "
+            "none that is there; make the schema, or have search_path name one, such as public"
         )
 
 

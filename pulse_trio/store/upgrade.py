@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from pulse_trio.errors import LaunchError
+from pulse_trio.store.sessions import noticing, open_session
 
 
 def upgrade(conninfo: str, scripts: Path, wait: float) -> None:
@@ -25,7 +26,10 @@ def upgrade(conninfo: str, scripts: Path, wait: float) -> None:
     """
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool)
+    sessions = noticing(conninfo)
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: open_session(sessions, autocommit=False), poolclass=NullPool
+    )
 
     @event.listens_for(engine, "begin")
     def bound_waits(connection: Connection) -> None:
