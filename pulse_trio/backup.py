@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,19 @@ SYSTEM_FOLDERS: Final = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/
 
 # From this version on a server knows every setting that newer programs set in it (transaction_timeout is the last).
 _LENIENT_SERVER: Final = 17
-_OUR_TABLES: Final = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+# One thing that is in the database already, in whatever schema; what an extension brought along is none.
+_OCCUPANT: Final = """
+    SELECT min(relation.oid::regclass::text) FROM pg_class AS relation
+    JOIN pg_namespace AS namespace ON namespace.oid = relnamespace
+    WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+        AND NOT EXISTS (
+            SELECT FROM pg_depend
+            WHERE classid = 'pg_class'::regclass AND objid = relation.oid AND deptype = 'e'
+        )
+"""
+_BEGINS_WITH: Final = b"PGDMP"  # a dump in PostgreSQL's custom format
+_LISTED_TABLE: Final = re.compile(r"^\d+; \d+ \d+ TABLE \S+ (\S+) ", re.MULTILINE)
+_OUR_TABLES: Final = {"alembic_version", "history", "messages"}
 
 
 def dump(database: Database, file: Path) -> int:
@@ -39,17 +52,19 @@ def dump(database: Database, file: Path) -> int:
     """
     program = _find_program(database, "pg_dump")
     require_own_sessions(noticing(database.conninfo), writes=False)
-    draft = file.with_name(f"{file.name}.part")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # A file of its own: of two dumps at once each is whole, and what is there already is not touched.
+        descriptor, name = tempfile.mkstemp(prefix=".pulse-", suffix=".part", dir=file.absolute().parent)
     except OSError as error:
-        raise LaunchError(f"{draft} cannot be written: {error.strerror}") from None
+        raise LaunchError(f"{file} cannot be written: {error.strerror}") from None
+    draft = Path(name)
     try:
-        os.fchmod(descriptor, 0o600)
         # By name, not to its standard output: only then the dump says where its parts begin, and one that was cut
         # short is noticed.
-        options = ["--format=custom", "--no-owner", "--no-privileges", f"--file={draft.absolute()}"]
-        _run(database, program, options)
+        options = ["--format=custom", "--no-owner", "--no-privileges", f"--file={draft}"]
+        _run(program, options, database)
+        if os.pread(descriptor, len(_BEGINS_WITH), 0) != _BEGINS_WITH:
+            raise LaunchError(f"{program} ended without an error, and wrote no dump")
         os.fsync(descriptor)
         size = os.fstat(descriptor).st_size
         draft.rename(file)
@@ -71,19 +86,34 @@ def restore(database: Database, file: Path) -> None:
     """
     program = _find_program(database, "pg_restore")
     require_own_sessions(noticing(database.conninfo))  # neither the lock nor what the program sets holds in others
+    _require_ours(program, file)
     lock = ServiceLock(database.conninfo)  # no service may start on what is half there
     try:
         with open_session(noticing(database.conninfo)) as connection:
-            row = connection.execute(_OUR_TABLES).fetchone()
-        if row is None or row[0]:
-            raise LaunchError("the database is not empty: restore into a new one (another --data-dir or DATABASE_URL)")
+            (occupant,) = connection.execute(_OCCUPANT).fetchall()[0]
+        if occupant is not None:
+            raise LaunchError(
+                f"the database is not empty ({occupant} is there): restore into a new one (another --data-dir or "
+                "DATABASE_URL)"
+            )
         options = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", str(file.absolute())]
-        _run(database, program, options)
+        _run(program, options, database)
         migrate_database(database)
         establish_epoch(database.conninfo)
         renew_epoch(database.conninfo)
     finally:
         lock.close()
+
+
+def _require_ours(program: Path, file: Path) -> None:
+    """Makes sure that a file is a dump of this service's history, before anything is restored.
+
+    Raises:
+        LaunchError: it is not.
+    """
+    listed = set(_LISTED_TABLE.findall(_run(program, ["--list", str(file.absolute())])))
+    if not listed >= _OUR_TABLES:
+        raise LaunchError(f"{file} is a dump of something else: it has no table {min(_OUR_TABLES - listed)}")
 
 
 def _find_program(database: Database, name: str) -> Path:
@@ -140,14 +170,19 @@ def _major(program: Path) -> int | None:
     return None if version is None else int(version[1])
 
 
-def _run(database: Database, program: Path, options: Sequence[str]) -> None:
-    params = {name: str(value) for name, value in conninfo_to_dict(database.conninfo).items()}
-    password = params.pop("password", None)
+def _run(program: Path, options: Sequence[str], database: Database | None = None) -> str:
+    """Runs a program of PostgreSQL, on a database if one is given; returns what it says."""
+    target: list[str] = []
+    password = None
+    if database is not None:
+        params = {name: str(value) for name, value in conninfo_to_dict(database.conninfo).items()}
+        password = params.pop("password", None)
+        target = [f"--dbname={make_conninfo('', **params)}", "--no-password"]
     # Everybody on the machine may read the arguments of a program, and nobody else its environment.
     environment = os.environ if password is None else {**os.environ, "PGPASSWORD": password}
     try:
         done = subprocess.run(  # noqa: S603  # PostgreSQL's own program
-            [str(program), f"--dbname={make_conninfo('', **params)}", "--no-password", *options],
+            [str(program), *target, *options],
             env={**environment, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -166,3 +201,4 @@ def _run(database: Database, program: Path, options: Sequence[str]) -> None:
                 "version or a newer one, or make the dump with programs of the version of the server it came from"
             )
         raise LaunchError(f"{reason.strip()}; PULSE_POSTGRES_BIN chooses other programs than {program}")
+    return done.stdout

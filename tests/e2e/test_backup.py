@@ -5,11 +5,13 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 import pytest
 import trio
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio.store.embedded import find_binaries
 from tests.e2e.test_cli import answer, refusal
@@ -171,6 +173,56 @@ def test_a_backup_that_fails_leaves_the_last_one_as_it_was(database: str, folder
     assert "cannot be written" in refusal("backup", str(folder / "no" / "folder"), **settings)
 
 
+def test_two_backups_at_once_and_files_beside_them_do_no_harm(database: str, folder: Path) -> None:
+    file = folder / "pulse.dump"
+    precious = folder / "precious"
+    precious.write_text("precious")
+    (folder / "pulse.dump.part").symlink_to(precious)
+    with ThreadPoolExecutor() as threads:
+        backups = [threads.submit(answer, "backup", str(file), **own(database)) for _ in range(3)]
+    assert all(backup.result().endswith(" bytes.") for backup in backups)
+    assert precious.read_text() == "precious"
+    assert (folder / "pulse.dump.part").is_symlink()
+    assert file.read_bytes().startswith(b"PGDMP")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_a_program_that_writes_nothing_makes_no_backup(own_cluster: Cluster, folder: Path) -> None:
+    file = folder / "pulse.dump"
+    file.write_bytes(b"of last night")
+    program = folder / "bin" / "pg_dump"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 18.0"\nexit 0\n')
+    program.chmod(0o755)
+    settings = {**own(own_cluster.new_database()), "PULSE_POSTGRES_BIN": str(program.parent)}
+    assert "wrote no dump" in refusal("backup", str(file), **settings)
+    assert file.read_bytes() == b"of last night"
+    assert {one.name for one in folder.iterdir()} == {"pulse.dump", "bin"}
+
+
+def test_what_is_not_ours_is_neither_restored_nor_restored_over(database: str, cluster: Cluster, folder: Path) -> None:
+    file = folder / "pulse.dump"
+    answer("backup", str(file), **own(database))
+    other = cluster.new_database(migrated=False)
+    with psycopg.connect(other, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA app; CREATE TABLE app.precious (n int)")
+    assert "not empty (app.precious is there)" in refusal("restore", str(file), **own(other))
+    with psycopg.connect(other) as connection:
+        assert connection.execute("SELECT to_regclass('history')").fetchone() == (None,)
+
+    theirs = folder / "theirs.dump"
+    params = conninfo_to_dict(other)
+    subprocess.run(
+        [find_binaries() / "pg_dump", "--format=custom", f"--file={theirs}", f"--dbname={make_conninfo('', **params)}"],
+        check=True,
+    )
+    empty = cluster.new_database(migrated=False)
+    assert "a dump of something else" in refusal("restore", str(theirs), **own(empty))
+    with psycopg.connect(empty) as connection:
+        assert connection.execute("SELECT to_regclass('app.precious')").fetchone() == (None,)
+
+
 def test_a_password_is_in_no_argument(own_cluster: Cluster, folder: Path) -> None:
     """Everybody on the machine may read the arguments of a program."""
     conninfo = own_cluster.new_database()
@@ -182,6 +234,7 @@ def test_a_password_is_in_no_argument(own_cluster: Cluster, folder: Path) -> Non
         path.write_text(
             '#!/bin/sh\n[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 18.0" && exit\n'
             f'printf "%s\\n" "$@" > {seen}\nprintf "%s" "$PGPASSWORD" > {seen}.password\n'
+            'for argument; do case "$argument" in --file=*) printf PGDMP > "${argument#--file=}";; esac; done\n'
         )
         path.chmod(0o755)
     done = subprocess.run(
