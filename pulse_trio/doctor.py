@@ -18,7 +18,7 @@ from pulse_trio.clock import utc_now
 from pulse_trio.edge.auth import Tokens
 from pulse_trio.edge.gate import RESERVED_FILES
 from pulse_trio.errors import LaunchError
-from pulse_trio.launch import KEY_FILE, Database, open_database, plan_sessions
+from pulse_trio.launch import KEY_FILE, Database, cannot_reach, open_database, plan_sessions
 from pulse_trio.settings import Settings
 from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF
 from pulse_trio.store.embedded import default_data_dir
@@ -184,6 +184,7 @@ _NOT_RUNNING: Final = "none runs on this database"
 
 def _database(database: Database) -> Iterator[Finding]:
     began = time.time()
+    # No more sessions at a time than a start has: a pooler may have just enough for that.
     with open_session(noticing(database.conninfo)) as connection:
 
         def one(query: Any, *values: object) -> Any:
@@ -204,8 +205,9 @@ def _database(database: Database) -> Iterator[Finding]:
         durability = _durability(database.settings, connection)
         yield durability
         yield _sessions(database.settings, one)
-        if durability.status != "failed":  # the start is refused for that first
-            yield _own_sessions(database)
+    if durability.status != "failed":  # the start is refused for that first
+        yield _own_sessions(database)
+    with open_session(noticing(database.conninfo)) as connection:
         holder = one(f"SELECT ({holder_of(SERVICE_LOCK)})")
         text = _NOT_RUNNING if holder is None else f"one runs on this database ({holder}), and no second one can"
         yield Finding("service", "ok", text)
@@ -259,8 +261,9 @@ def _own_sessions(database: Database) -> Finding:
     """Makes sessions as the service does: what it would be refused for is found here, too."""
     try:
         require_own_sessions(plan_sessions(database))
-    except LaunchError as error:
-        return Finding("own sessions", "failed", str(error), "see 'What goes wrong' in docs/operations.md")
+    except (LaunchError, psycopg.Error) as error:
+        text = cannot_reach(error) if isinstance(error, psycopg.Error) else str(error)
+        return Finding("own sessions", "failed", text, "see 'What goes wrong' in docs/operations.md")
     return Finding("own sessions", "ok", "every connection has a session of its own, and keeps its settings")
 
 

@@ -35,7 +35,7 @@ from pulse_trio.store.embedded import (
 from pulse_trio.store.lock import ServiceLock
 from pulse_trio.store.postgres import SERVER_SETTINGS
 from pulse_trio.store.schema import compare_revisions, migrate
-from pulse_trio.store.sessions import Sessions, noticing, open_session, require_own_sessions, with_timeout
+from pulse_trio.store.sessions import TOO_FEW, Sessions, noticing, open_session, require_own_sessions, with_timeout
 
 OLDEST_POSTGRES: Final = 140_000  # server_version_num
 KEY_FILE: Final = "secret_key"
@@ -46,7 +46,7 @@ _ADVICE: Final = "check that it runs and that the URL is right"
 _POOLER_ADVICE: Final = {
     "unsupported startup parameter": "take the options out of DATABASE_URL and PGOPTIONS, or connect directly",
     "statement pooling mode": "connect directly, or set pool_mode=session",
-    "query_wait_timeout": "it has too few sessions: raise its default_pool_size above PULSE_POOL_MAX by 10 or more",
+    "query_wait_timeout": TOO_FEW,
 }
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
@@ -120,12 +120,12 @@ def open_app(settings: Settings) -> Iterator[tuple[PulseApp, Database]]:
             allow_losing_commits = database.settings.allow_losing_commits
             lock = ServiceLock(database.conninfo, sessions=sessions, allow_losing_commits=allow_losing_commits)
         except psycopg.Error as error:
-            raise LaunchError(_cannot_reach(error)) from None
+            raise LaunchError(cannot_reach(error)) from None
         try:
             try:
                 lock.establish()
             except psycopg.Error as error:
-                raise LaunchError(_cannot_reach(error)) from None
+                raise LaunchError(cannot_reach(error)) from None
             metrics = Metrics()
             store = postgres_store(database.settings, sessions, lock, metrics, database.embedded)
             yield create_app(database.settings, store, moved=lock.wait_moved, metrics=metrics), database
@@ -158,7 +158,7 @@ def migrate_database(database: Database) -> tuple[str | None, str]:
     try:
         return migrate(database.conninfo, wait=database.settings.migration_wait, tell=_say)
     except psycopg.Error as error:
-        raise LaunchError(_cannot_reach(error)) from None
+        raise LaunchError(cannot_reach(error)) from None
 
 
 def _checked(conninfo: str) -> str:
@@ -178,7 +178,7 @@ def _checked(conninfo: str) -> str:
             version = connection.info.server_version
             encoding = connection.info.parameter_status("server_encoding")
     except psycopg.Error as error:
-        raise LaunchError(_cannot_reach(error)) from None
+        raise LaunchError(cannot_reach(error)) from None
     if version < OLDEST_POSTGRES:
         raise LaunchError(f"the database is PostgreSQL {version // 10_000}; 14 or newer is needed")
     if encoding != "UTF8":
@@ -190,7 +190,7 @@ def _check_used(conninfo: str) -> None:
     try:
         found, _, _ = compare_revisions(conninfo)
     except psycopg.Error as error:
-        raise LaunchError(_cannot_reach(error)) from None
+        raise LaunchError(cannot_reach(error)) from None
     if found is None:
         raise LaunchError(
             "the database of DATABASE_URL has nothing of this service in it: see that it is the right one"
@@ -212,10 +212,12 @@ def _is_well_formed(conninfo: str) -> bool:
     )
 
 
-def _cannot_reach(error: psycopg.Error) -> str:
+def cannot_reach(error: psycopg.Error) -> str:
     """What libpq says of it: names the host and the reason; never the password."""
     reason = " ".join(str(error).split()) or type(error).__name__
     advice = next((advice for part, advice in _POOLER_ADVICE.items() if part in reason), _ADVICE)
+    if TOO_FEW in reason:
+        return f"the database of DATABASE_URL cannot be used: {reason}"
     return f"the database of DATABASE_URL cannot be used: {reason}; {advice}"
 
 

@@ -5,8 +5,10 @@ Settings are made after connecting, never by the startup parameter `options`, wh
 
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,10 +28,12 @@ _CLIENT_NOTICES: Final = {
 }
 _SERVER_NOTICES: Final = {f"tcp_{name.removeprefix('tcp_')}": str(value) for name, value in _CLIENT_NOTICES.items()}
 _CONNECT_TIMEOUT: Final = 5  # seconds for each host
+_ANSWER_TIMEOUT: Final = 5.0  # seconds: a pooler lets a connection wait for a session, for ever if it is told so
 _APPLICATION: Final = "pulse-trio"  # names our sessions in pg_stat_activity
 
 # On what the code relies, whatever a role, a database or a server has as its default: text of any language, times
-# that the driver can read, statements that see what was committed before them, a lock that is held while nothing happens.
+# that the driver can read, statements that see what was committed before them, and a lock that nothing but its end
+# gives up.
 _RELIED_ON: Final = {
     "client_encoding": "UTF8",
     "DateStyle": "ISO, MDY",
@@ -52,6 +56,11 @@ _SHARED: Final = (
     "the database is reached through a pooler that gives every transaction another session (PgBouncer's pool_mode "
     "transaction): neither the service lock nor a session's settings hold there; connect to PostgreSQL directly, or "
     "set pool_mode=session"
+)
+
+
+TOO_FEW: Final = (
+    "if a pooler is between, it has too few sessions: raise its default_pool_size to PULSE_POOL_MAX + 7 or more"
 )
 
 
@@ -105,7 +114,8 @@ def open_session(sessions: Sessions, *, autocommit: bool = True) -> psycopg.Conn
     """
     connection = psycopg.connect(sessions.conninfo, autocommit=True)
     try:
-        connection.execute(SET_SETTINGS, as_lists(sessions.settings))
+        with _answered(connection):  # its first statement: a pooler takes the connection before it has a session
+            connection.execute(SET_SETTINGS, as_lists(sessions.settings))
         connection.autocommit = autocommit
     except BaseException:
         connection.close()
@@ -136,7 +146,7 @@ def require_own_sessions(sessions: Sessions, *, writes: bool = True) -> None:
     mark = secrets.token_hex(8)
     with ExitStack() as stack:
         session = stack.enter_context(closing(open_session(sessions)))
-        session.execute(SET_SETTINGS, ([_MARK], [mark]))
+        _one(session, SET_SETTINGS, [_MARK], [mark])
         is_direct = _one(session, "SELECT pg_backend_pid()") == session.info.backend_pid
         for _ in range(1 if is_direct else _POOLED_ROUNDS):
             other = stack.enter_context(closing(psycopg.connect(sessions.conninfo)))
@@ -165,7 +175,35 @@ def require_own_sessions(sessions: Sessions, *, writes: bool = True) -> None:
         )
 
 
+@contextmanager
+def _answered(connection: psycopg.Connection) -> Iterator[None]:
+    """Ends the connection if what is done with it takes too long.
+
+    Raises:
+        psycopg.OperationalError: it did; says why that may be.
+    """
+    has_ended = threading.Event()
+
+    def end() -> None:
+        has_ended.set()
+        with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as sock:
+            sock.shutdown(socket.SHUT_RDWR)  # what waits for it wakes up, unlike when it is closed
+
+    timer = threading.Timer(_ANSWER_TIMEOUT, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except psycopg.Error as error:
+        if has_ended.is_set():
+            raise psycopg.OperationalError(f"no answer within {_ANSWER_TIMEOUT:g} seconds; {TOO_FEW}") from error
+        raise
+    finally:
+        timer.cancel()
+
+
 def _one(connection: psycopg.Connection, query: Any, *values: object) -> Any:
-    row = connection.execute(query, values).fetchone()
+    with _answered(connection):
+        row = connection.execute(query, values).fetchone()
     assert row is not None
     return row[0]

@@ -118,6 +118,22 @@ def test_what_pgbouncer_refuses_is_told_with_what_to_do(own_cluster: Cluster) ->
         assert_refused(run_serve(**own(pooler.conninfo)), "query_wait_timeout", "default_pool_size")
 
 
+def test_a_pooler_with_too_few_sessions_is_told_of_and_not_waited_for(own_cluster: Cluster) -> None:
+    """Where PgBouncer lets a connection wait for ever, and where the doctor once wanted one session more."""
+    database = own_cluster.new_database()
+    with PgBouncer(database, "session", default_pool_size="1", query_wait_timeout="0") as pooler:
+        done = run_serve(**own(pooler.conninfo))
+        assert_refused(done, "no answer within", "default_pool_size to PULSE_POOL_MAX + 7")
+        found = findings(**own(pooler.conninfo))["own sessions"]
+        assert (found["status"], f"pulse-trio: {found['text']}") == ("failed", done.stderr.strip())
+        with psycopg.connect(pooler.conninfo, autocommit=True) as connection:
+            connection.execute("SELECT")  # has the only session
+            assert_refused(run_serve(**own(pooler.conninfo)), "no answer within", "default_pool_size")
+    with PgBouncer(database, "session", default_pool_size="4", query_wait_timeout="0") as pooler:
+        found = findings(**own(pooler.conninfo))
+        assert found["own sessions"]["status"] == "ok", found
+
+
 async def test_a_pooler_that_is_started_again_in_another_mode_ends_the_service(
     own_cluster: Cluster, start_server: Start
 ) -> None:
