@@ -99,7 +99,7 @@ def install(
     GuardedServer.hurried = False
     worker = partial(draining_worker, stop=stop, guard=guard, hurry=GuardedServer.hurry, delay=settings.stop_delay)
     hypercorn.trio.run.worker_serve = worker
-    hypercorn.protocol.H11Protocol = GuardedProtocol  # type: ignore[attr-defined]
+    hypercorn.protocol.H11Protocol = GuardedProtocol  # type: ignore[assignment,attr-defined]
     hypercorn.trio.run.TCPServer = GuardedServer  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.WSStream = GuardedStream  # type: ignore[attr-defined]
     hypercorn.protocol.h2.WSStream = GuardedStream  # type: ignore[attr-defined]
@@ -215,6 +215,8 @@ class GuardedServer(TCPServer):
         """
         if isinstance(event, Updated) and self._read_out.is_set():
             event = Updated(idle=False)  # nor is there anything to wait for after this request
+        if isinstance(event, ConnectionClosed):
+            self._end_requests()
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
@@ -236,6 +238,12 @@ class GuardedServer(TCPServer):
         if is_gone:
             self.outlet.shut()
             await self.protocol.handle(ConnectionClosed())
+
+    def _end_requests(self) -> None:
+        """Begins the connection's end: its reader waits no more for an answer before it reads the next request."""
+        protocol = self.protocol.protocol
+        if isinstance(protocol, GuardedProtocol):
+            protocol.turn.end()
 
     async def _write(self, data: bytes, *, is_frames: bool) -> bool:
         """Writes, under the lock; returns whether the client has gone."""
@@ -368,8 +376,43 @@ class GuardedServer(TCPServer):
 _server: Final[ContextVar[GuardedServer]] = ContextVar("server")
 
 
+class _Turn:
+    """Lets the reader wait until a request is answered, as Hypercorn's event does, but not past the connection's end.
+
+    With further requests in hand the original waited for ever when the answer could not be written.
+    """
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self.has_ended = False
+
+    def end(self) -> None:
+        self.has_ended = True
+        self._event.set()
+
+    async def set(self) -> None:
+        self._event.set()
+
+    async def clear(self) -> None:
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        """Returns when the request is answered. Raises ConnectionEnded when no further one will be."""
+        if not self.has_ended:
+            await self._event.wait()
+        if self.has_ended:
+            raise ConnectionEnded
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+
 class GuardedProtocol(H11Protocol):
     """HTTP/1.1 and nothing else, with headers of a bounded size."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.can_read = self.turn = _Turn()
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """The original changes to HTTP/2 over clear text when a client asks for it."""
@@ -402,8 +445,16 @@ class GuardedProtocol(H11Protocol):
         """As the original, but what comes on a WebSocket is not looked at by the parser of HTTP."""
         if isinstance(event, RawData) and self.stream is not None and isinstance(self.connection, H11WSConnection):
             await self.stream.handle(Data(stream_id=1, data=event.data))
-        else:
-            await super().handle(event)
+            return
+        if isinstance(event, ConnectionClosed):
+            self.turn.end()
+        elif self.turn.has_ended:
+            return  # nobody answers it
+        await super().handle(event)
+
+    async def _handle_events(self) -> None:
+        with suppress(ConnectionEnded):
+            await super()._handle_events()
 
     def leave_http(self) -> None:
         """A WebSocket has the connection for good: what HTTP has kept of it goes."""

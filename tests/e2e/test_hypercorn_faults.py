@@ -7,6 +7,7 @@ import struct
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import trio
 from pulse_trio.ids import IdSource
 from tests.support.client import Api, Person
 from tests.support.crashing import BREAK_ROOM, BREAK_SERVICE, DEAF_PATH, FAULT_PATH, FLOOD_PATH
+from tests.support.figures import figures
 from tests.support.raw import (
     BINARY,
     CLOSE,
@@ -23,6 +25,7 @@ from tests.support.raw import (
     GOOD_KEY,
     PING,
     TEXT,
+    RawClient,
     close_frame,
     connect_in_order,
     cpu_seconds,
@@ -297,6 +300,50 @@ async def test_compression_is_not_negotiated(server: Server) -> None:
                 assert "sec-websocket-extensions" not in answer.headers
                 await client.send(frame(b"\x00" * 100, TEXT, reserved=4))  # as a compressed message would come
                 assert await client.read_close() == 1002
+
+
+# --- several requests at once ---
+
+PIPELINED = b"GET /healthz HTTP/1.1\r\nHost: chat.example\r\n\r\n"
+UNWANTED_BODY = b"POST /api/auth/login HTTP/1.1\r\nHost: chat.example\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60_000
+
+
+async def _hang_up(client: RawClient) -> None:
+    await client.stream.aclose()
+
+
+async def _reset(client: RawClient) -> None:
+    client.reset()
+
+
+async def _end_half(client: RawClient) -> None:
+    await client.stream.send_eof()
+    await client.wait_gone()
+
+
+@pytest.mark.parametrize("count", [2, 3, 40])
+@pytest.mark.parametrize("request_bytes", [PIPELINED, UNWANTED_BODY], ids=["get", "post"])
+async def test_whoever_asks_several_things_at_once_and_goes_leaves_nothing_behind(
+    start_server: Callable[..., Server], request_bytes: bytes, count: int
+) -> None:
+    """A connection ended before the answers, between them or after them, and its place is free again."""
+    server = start_server(PULSE_CONNECTIONS_PER_ADDRESS="20", PULSE_REQUESTS_PER_SECOND="0")
+    with trio.fail_after(60):
+        for answers in (0, 1, count // 2, count):
+            for leave in (_hang_up, _reset, _end_half):
+                for _ in range(4):
+                    async with open_raw(server.port, address="127.0.0.2") as client:
+                        with suppress(EOFError):
+                            if await client.send_some(request_bytes * count):
+                                for _ in range(answers):
+                                    await client.read_answer()
+                        with suppress(trio.BrokenResourceError):
+                            await leave(client)
+        # The one is this question's own. Nobody tells of another process's connections.
+        while (await figures(server.base_url))("pulse_tcp_connections") > 1:  # noqa: ASYNC110
+            await trio.sleep(0.05)
+        async with open_raw(server.port, address="127.0.0.2") as client:
+            assert (await client.request(PIPELINED)).status == 200
 
 
 # --- peers that do not read, do not answer, or are gone ---
