@@ -112,6 +112,7 @@ def create_app(
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout
+    app.config["RESPONSE_TIMEOUT"] = None  # a write has a deadline of its own, as long as its client takes nothing
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would name the `Host` that it was asked with, and no https

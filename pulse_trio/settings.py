@@ -454,7 +454,8 @@ class Settings(BaseSettings):
         gt=0,
         le=300,
         validation_alias="PULSE_WRITE_TIMEOUT",
-        description="How long one write to a client may take before its connection is cut, in seconds.",
+        description="How long a client may take for each 64 KiB that are written to it, or for what is less, before "
+        "its connection is cut, in seconds.",
     )
     store_timeout: float = Field(
         10.0,

@@ -64,6 +64,7 @@ KNOWN_VERSIONS: Final = ("0.18.0",)
 PING: Final = b"\x89\x00"  # a frame of WebSocket, without content
 TURN: Final = 16  # messages of one client that are read before others have their turn
 LAST_WRITE: Final = 1.0  # seconds that a write may still take when the server ends
+PIECE: Final = 65_536  # bytes: what a client has to take in `write_timeout` seconds, or it does not read
 
 _FLOODING: Final = "too many pings or pieces; reconnect, and send fewer"
 _REFUSALS: Final = {
@@ -138,7 +139,7 @@ class GuardedServer(TCPServer):
         super().__init__(*args)
         self.websocket: GuardedStream | None = None  # of HTTP/1.1, where it has the connection for itself
         self.ping_at = math.inf  # on Trio's clock: when the next ping is due
-        self._heard_at = trio.current_time()  # when the client sent something last
+        self._heard_at = trio.current_time()  # when the client sent something last, or took a piece of an answer
         self._reading: trio.CancelScope | None = None  # while the socket is waited for
         self._frames: trio.CancelScope | None = None  # while frames are being written
         self._is_cut = False
@@ -209,7 +210,7 @@ class GuardedServer(TCPServer):
         return None if address is None else str(address[0])
 
     async def protocol_send(self, event: ConnectionEvent) -> None:
-        """As the original, but a peer that does not read is cut off after `write_timeout` seconds.
+        """As the original, but a peer that takes nothing for `write_timeout` seconds is cut off.
 
         The original shields the write with no deadline, past cancellation and past SIGTERM.
         """
@@ -257,7 +258,7 @@ class GuardedServer(TCPServer):
         self._frames = scope if kept or is_frames else None
         try:
             with scope:
-                await self.stream.send_all(data)
+                await self._send_pieces(data, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return True
         finally:
@@ -269,6 +270,18 @@ class GuardedServer(TCPServer):
                 log.info("a client that does not read was cut off")
             await trio.aclose_forcefully(self.stream)
         return scope.cancelled_caught
+
+    async def _send_pieces(self, data: bytes, scope: trio.CancelScope) -> None:
+        """Writes piece by piece: whoever takes one has the same time for the next, until the server ends."""
+        if len(data) <= PIECE:
+            await self.stream.send_all(data)
+            return
+        with memoryview(data) as view:
+            for start in range(0, len(data), PIECE):
+                if start and not self.hurried:
+                    self._heard_at = trio.current_time()  # who takes something is there, though it says nothing
+                    scope.deadline = self._heard_at + self.write_timeout
+                await self.stream.send_all(view[start : start + PIECE])
 
     def abandon_frames(self) -> None:
         """Frames that are being written must not reach the client: what the network did not take yet is dropped."""
@@ -302,8 +315,8 @@ class GuardedServer(TCPServer):
                 await websocket.wait_for_taker()
                 return True
             begun = websocket.guard.deadline
-        gone_at = self._heard_at + (self.config.read_timeout or math.inf)
-        self._reading = scope = trio.CancelScope(deadline=min(gone_at, begun, self.ping_at))
+        silence = self.config.read_timeout or math.inf
+        self._reading = scope = trio.CancelScope(deadline=min(self._heard_at + silence, begun, self.ping_at))
         try:
             with scope:
                 data = await self._receive()
@@ -322,7 +335,8 @@ class GuardedServer(TCPServer):
         if websocket is not None and now >= begun:
             await websocket.cut(CloseCode.UNFINISHED, "a message did not come to its end")
             return False
-        if now >= gone_at or (websocket is not None and websocket.is_carried and websocket.closed):
+        is_gone = now >= self._heard_at + silence  # looked up again: it may have taken a piece of an answer meanwhile
+        if is_gone or (websocket is not None and websocket.is_carried and websocket.closed):
             return False
         if now >= self.ping_at:
             await self._ping(now)

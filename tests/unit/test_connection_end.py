@@ -3,8 +3,9 @@
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
-from pulse_trio.edge.hypercorn import GuardedServer
+from pulse_trio.edge.hypercorn import LAST_WRITE, GuardedServer
 from pulse_trio.edge.outlet import StreamOutlet
 
 
@@ -100,3 +101,46 @@ async def test_a_connection_is_closed_after_what_is_being_written() -> None:
                 async for piece in peer:
                     found += len(piece)
     assert found == len(data)
+
+
+@pytest.mark.parametrize("end", ["read", "stopped", "hurried"])
+async def test_who_goes_on_reading_gets_all_and_who_stops_is_cut(
+    end: str, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large answer may take longer than `write_timeout`; a pause of its reader, or the server's end, may not."""
+    ours, theirs = trio.socket.socketpair()
+    ours.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 4_096)
+    server = GuardedServer(None, None, None, {}, trio.SocketStream(ours))  # type: ignore[arg-type]
+    monkeypatch.setattr(GuardedServer, "gate", Gate(), raising=False)
+    monkeypatch.setattr(GuardedServer, "hurried", False)
+    server.protocol = Protocol()  # type: ignore[assignment]
+    server.outlet = StreamOutlet(server)
+    data = bytes(4 * 2**20)
+    found = 0
+
+    async def read(peer: trio.SocketStream, size: int) -> None:
+        nonlocal found
+        until = found + size
+        while found < until and (piece := await peer.receive_some(until - found)):
+            found += len(piece)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async with trio.SocketStream(theirs) as peer, trio.open_nursery() as nursery:
+        nursery.start_soon(server.write, data)
+        for _ in range(8):  # 48 seconds
+            await read(peer, 128 * 1_024)
+            mock_clock.jump(server.write_timeout * 0.6)
+            await trio.testing.wait_all_tasks_blocked()
+        assert found == 2**20
+        if end == "hurried":
+            GuardedServer.hurry()
+            await read(peer, 128 * 1_024)
+            mock_clock.jump(LAST_WRITE + 0.1)
+        elif end == "stopped":
+            await read(peer, 128 * 1_024)
+            mock_clock.jump(server.write_timeout + 0.1)
+        await trio.testing.wait_all_tasks_blocked()
+        await read(peer, len(data) - found)
+    ours.close()
+    assert (found == len(data)) is (end == "read")
+    assert server.gate.stalled == (0 if end == "read" else 1)
