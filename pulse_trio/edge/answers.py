@@ -5,10 +5,12 @@ the memory, each with a few megabytes for as long as a write may take.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Final
+
+import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
@@ -16,6 +18,9 @@ from pulse_trio.settings import Settings
 SMALL_BYTES: Final = 16_384  # an answer up to this size is never refused: the network takes it at once
 SHARE: Final = 0.25  # of what is free in all: as much as one address may have
 RETRY: Final = 1.0  # seconds until some may be written
+AT_ONCE: Final = 4  # large answers of one address that are looked up at a time: less than half of the usual pool
+WAITING: Final = 124  # those that wait for that; one page of each member of a large office
+LONGEST_WAIT: Final = 10.0  # seconds
 
 
 class Answers:
@@ -25,6 +30,7 @@ class Answers:
         self._most_of_address = settings.answer_bytes_per_address or math.inf
         self._most = settings.answer_bytes or math.inf
         self._of_address: dict[str, int] = {}  # those with any
+        self._lines: dict[str, _Line] = {}  # by address: those that look up large answers
         self.size = 0  # of all addresses
 
     @contextmanager
@@ -37,6 +43,33 @@ class Answers:
         finally:
             _current.reset(token)
             self.change(address, -answer.size)
+
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Waits until an address may look up one more large answer, for which the block has the time it needs.
+
+        So the requests of one address do not take all connections to the database from others.
+
+        Raises:
+            PulseError: too many wait already, or none came to its end in time.
+        """
+        line = self._lines.setdefault(address, _Line())
+        if line.size >= AT_ONCE + WAITING:
+            raise _refused(_BUSY)
+        line.size += 1
+        try:
+            with trio.move_on_after(LONGEST_WAIT) as scope:
+                await line.places.acquire()
+            if scope.cancelled_caught:
+                raise _refused(_BUSY)
+            try:
+                yield
+            finally:
+                line.places.release()
+        finally:
+            line.size -= 1
+            if not line.size:
+                del self._lines[address]
 
     def problem(self, answer: "Answer", size: int) -> str | None:
         """The reason why an answer must not have so many bytes; None if it may.
@@ -63,6 +96,16 @@ class Answers:
             self._of_address.pop(address, None)
 
 
+class _Line:
+    """The requests of one address that look up large answers, or wait to: first come, first served."""
+
+    __slots__ = ("places", "size")
+
+    def __init__(self) -> None:
+        self.places = trio.Semaphore(AT_ONCE)
+        self.size = 0
+
+
 class Answer:
     """The answer to one request: first the bytes that are reserved for it, then those that it has."""
 
@@ -72,6 +115,10 @@ class Answer:
         self._answers = answers
         self.address = address
         self.size = 0
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """The turn of this request to look up a large answer; see `Answers.turn`."""
+        return self._answers.turn(self.address)
 
     def reserve(self, size: int) -> None:
         """Counts so many bytes before anything is done for the answer. Raises PulseError when there is no room."""
@@ -102,6 +149,9 @@ def current_answer() -> Answer:
 
 
 _current: Final[ContextVar[Answer]] = ContextVar("answer")
+
+
+_BUSY: Final = "Your address asks for too many large answers at a time; try again in a moment"
 
 
 def _refused(problem: str) -> PulseError:

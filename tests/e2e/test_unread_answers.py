@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
 from pulse_trio.app import create_app, open_service
 from pulse_trio.settings import Settings
@@ -132,3 +134,54 @@ async def test_without_room_nothing_is_looked_up_or_changed(holder: str) -> None
             assert (page["messages"], store.pages) == ([], 1)
             assert (await (await ask("GET", conversations)).get_json())["total"] == 1, "the second was not made"
             assert app.answers.size == 0
+
+
+class SlowStore(MemoryStore):
+    """Looks up no page of a large history until the test lets it; counts those under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_end = trio.Event()
+        self.under_way = 0
+
+    async def page_messages(self, *args: Any, **options: Any) -> Page:
+        self.under_way += 1
+        await self.may_end.wait()
+        return await super().page_messages(*args, **options)
+
+
+async def test_one_address_does_not_keep_the_database_from_others(mock_clock: MockClock) -> None:
+    """Of 40 requests for the largest page few reach the database, and most are refused before they wait."""
+    store = SlowStore()
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[MemoryStore]:
+        yield store
+
+    app = create_app(Settings.load(secret_key=SECRET, answer_bytes_per_address=2**20), open_store)
+    async with open_service(app):
+        client = app.test_client()
+        body = {"username": "ada", "password": PASSWORD}
+        await client.post("/api/auth/register", json=body)
+        token = (await (await client.post("/api/auth/login", json=body)).get_json())["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        made = await client.post("/api/chat/conversations", json={"is_group": True}, headers=headers)
+        path = f"/api/chat/conversations/{(await made.get_json())['id']}/messages"
+        statuses: list[int] = []
+
+        async def ask(limit: int, address: str) -> None:
+            answer = await client.get(f"{path}?limit={limit}", headers=headers, scope_base={"client": (address, 1)})
+            statuses.append(answer.status_code)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(ask, PAGE, ADDRESS)
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.under_way == 4
+            assert statuses == [503] * 35, "five pages of 200 KiB fit into 1 MiB"
+            nursery.start_soon(ask, PAGE, "203.0.113.1")
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.under_way == 5
+            store.may_end.set()
+        assert statuses == [503] * 35 + [200] * 6
+        assert app.answers.size == 0

@@ -4,9 +4,11 @@ from contextlib import ExitStack, suppress
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
 from pulse_trio.app import create_app
-from pulse_trio.edge.answers import SMALL_BYTES, Answer, Answers
+from pulse_trio.edge.answers import AT_ONCE, LONGEST_WAIT, SMALL_BYTES, WAITING, Answer, Answers
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 from pulse_trio.store.memory import MemoryStore
@@ -109,6 +111,64 @@ async def test_the_bytes_are_free_again_whatever_ends_the_request(autojump_clock
         answer.settle(20 * KIB, may_refuse=True)
         raise ValueError("a fault")
     assert answers.size == 0
+
+
+async def test_an_address_has_few_turns_at_a_time_and_others_have_theirs(mock_clock: MockClock) -> None:
+    answers = make_answers()
+    busy = 0
+    ended: list[int] = []
+    may_end = trio.Event()
+
+    async def ask(number: int) -> None:
+        nonlocal busy
+        async with answers.turn("a"):
+            busy += 1
+            await may_end.wait()
+            busy -= 1
+            ended.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(AT_ONCE + WAITING):
+            nursery.start_soon(ask, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert busy == AT_ONCE
+        with pytest.raises(PulseError) as refused:
+            await ask(-1)
+        assert refused.value.code is ErrorCode.UNAVAILABLE
+        async with answers.turn("b"):
+            pass
+        may_end.set()
+    assert set(ended) == set(range(AT_ONCE + WAITING))
+    assert not answers._lines
+
+
+async def test_a_turn_is_not_waited_for_without_end_and_whoever_goes_leaves_no_gap(mock_clock: MockClock) -> None:
+    answers = make_answers()
+
+    async def hold() -> None:
+        async with answers.turn("a"):
+            await trio.sleep_forever()
+
+    async def wait_in_vain() -> None:
+        with pytest.raises(PulseError):
+            async with answers.turn("a"):
+                pass
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(AT_ONCE):
+            nursery.start_soon(hold)
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(wait_in_vain)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(LONGEST_WAIT + 0.1)
+        nursery.start_soon(hold)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    for _ in range(AT_ONCE + 1):
+        async with answers.turn("a"):
+            pass
+    assert not answers._lines
 
 
 def test_0_is_no_limit() -> None:

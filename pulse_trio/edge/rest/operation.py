@@ -28,7 +28,8 @@ from pulse_trio.store.base import User
 from pulse_trio.texts import text_problem
 
 PAGE_LIMIT: Final = 200  # rows a page; what a client can show, and a response of a bounded size
-RESERVED_BYTES: Final = 16_384  # for an answer that may be large; about the size of a usual page
+RESERVED_BYTES: Final = 16_384  # at least, for an answer that may be large
+ROW_BYTES: Final = 1_024  # for each row that a client asks for; few messages are larger
 OFFSET_LIMIT: Final = 2**31 - 1
 EXAMPLE_ID: Final = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e8f"
 
@@ -96,8 +97,13 @@ def operation(
     def declare(handler: Handler) -> Handler:
         @wraps(handler)
         async def wrapper(**arguments: Any) -> Any:
-            if large and body is None:
-                current_answer().reserve(RESERVED_BYTES)
+            if not large or body is not None:
+                return await run(arguments)
+            current_answer().reserve(_page_bytes(query))
+            async with current_answer().turn():
+                return await run(arguments)
+
+        async def run(arguments: dict[str, Any]) -> Any:
             if not public:
                 token = bearer_token(request.headers.get("Authorization"))
                 g.identity = await services().authenticator.authenticate(token)
@@ -207,6 +213,16 @@ def read_query(arguments: MultiDict[str, str], model: type[Model]) -> Model:
         if len(arguments.getlist(name)) > 1:
             raise PulseError(ErrorCode.INVALID_FIELD, f"`{name}` must be given once", field=name)
     return _convert(arguments.to_dict(), model, strict=False)
+
+
+def _page_bytes(query: type[msgspec.Struct] | None) -> int:
+    """The bytes to reserve for an answer, by the rows that are asked for; the query is not checked yet."""
+    if query is None or "limit" not in query.__struct_fields__:
+        return RESERVED_BYTES
+    text = request.args.get("limit", "")
+    # Who gives none, or a wrong one, gets a usual page, or an error.
+    rows = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+    return max(RESERVED_BYTES, min(rows or PageQuery().limit, PAGE_LIMIT) * ROW_BYTES)
 
 
 def _is_bad_text(value: object, name: str) -> bool:
