@@ -6,6 +6,7 @@ What is over is refused. Everything is in this process's memory and bounded; a r
 import hashlib
 import ipaddress
 import math
+from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 from typing import Final, Self
@@ -126,49 +127,69 @@ class ConnectionPlace:
 class Attempt:
     """An attempt that was let through and counted. It counts unless it is forgiven."""
 
-    __slots__ = ("_taken",)
+    __slots__ = ("_taken", "_under_way")
 
-    def __init__(self, taken: list[tuple[Buckets, str]]) -> None:
+    def __init__(self, taken: list[tuple[Buckets, str]], under_way: Counter[tuple[Buckets, str]]) -> None:
         self._taken = taken
+        self._under_way = under_way
+        under_way.update(taken)
 
     def forgive(self) -> None:
         """Counts the attempt no more: the password was right, or none was hashed."""
-        for buckets, key in self._taken:
+        for buckets, key in self._end():
             buckets.give_back(key)
-        self._taken = []
+
+    def fail(self) -> None:
+        """Counts the attempt as one that came to its end: only with time is it forgotten."""
+        self._end()
+
+    def _end(self) -> list[tuple[Buckets, str]]:
+        taken, self._taken = self._taken, []
+        for place in taken:
+            self._under_way[place] -= 1
+            if not self._under_way[place]:
+                del self._under_way[place]
+        return taken
 
 
 class Logins:
     """Failed logins of an address and of an account; both fill up again within an hour.
 
-    Only what failed counts, as many people may share an address. It counts from its beginning, so that many
-    attempts at once do not get past. An account that somebody guesses at is still open to an address with no failed
-    login in the last hour: one guess each is what that gives an attacker with many addresses, while locking an
-    account would let anybody keep its user out. Names without an account count in the same way, and say nothing.
+    Only what failed counts, as many people may share an address. An attempt that is under way takes the place of a
+    failure, so that many at once do not get past; what is refused for those alone may come back at once. An account
+    that somebody guesses at is still open to an address with no failed login in the last hour: one guess each is what
+    that gives an attacker with many addresses, while locking an account would let anybody keep its user out. Names
+    without an account count in the same way, and say nothing.
     """
 
-    __slots__ = ("_accounts", "_addresses", "_strangers")
+    __slots__ = ("_accounts", "_addresses", "_strangers", "_under_way")
 
     def __init__(self, per_address: int, per_account: int) -> None:
         self._addresses = Buckets(per_address / HOUR, per_address)
         self._accounts = Buckets(per_account / HOUR, per_account)
         self._strangers = Buckets(1 / HOUR, 1)  # who has not failed of late has a token here
+        self._under_way: Counter[tuple[Buckets, str]] = Counter()  # attempts, of which none has failed yet
 
     def start(self, address: str, username: str) -> Attempt:
         """Counts an attempt, before anything is looked up or hashed for it.
 
         Raises:
-            PulseError: too many have failed; says when to try again.
+            PulseError: too many have failed, or are under way; says when to try again.
         """
         account = _digest(username_key(username))
         if not self._addresses.take(address):
-            raise too_many("failed logins", self._addresses.wait(address))
+            raise self._refusal((self._addresses, address))
         asked = ((self._accounts, account), (self._strangers, address))
         taken = [(buckets, key) for buckets, key in asked if buckets.take(key)]
         if not taken:
             self._addresses.give_back(address)
-            raise too_many("failed logins", min(buckets.wait(key) for buckets, key in asked))
-        return Attempt([(self._addresses, address), *taken])
+            raise self._refusal(*asked)
+        return Attempt([(self._addresses, address), *taken], self._under_way)
+
+    def _refusal(self, *asked: tuple[Buckets, str]) -> PulseError:
+        if any(place in self._under_way for place in asked):  # what they took may be given back
+            return too_many("logins at a time", ERROR_INTERVAL)
+        return too_many("failed logins", min(buckets.wait(key) for buckets, key in asked))
 
 
 class Registrations:
@@ -187,7 +208,7 @@ class Registrations:
         """
         if not self._addresses.take(address):
             raise too_many("registrations", self._addresses.wait(address))
-        return Attempt([(self._addresses, address)])
+        return Attempt([(self._addresses, address)], Counter())
 
 
 class Changes:

@@ -169,6 +169,27 @@ async def test_refusals_give_nobody_more_guesses(mock_clock: MockClock, monkeypa
         assert len(front.hashing.begun) == 5
 
 
+async def test_right_logins_at_once_are_no_failed_ones(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_front(monkeypatch, login_failures_per_account=3) as front:
+        answers = []
+
+        async def log_in(number: int) -> None:
+            answers.append(await front.ask(LOGIN, "alice", PASSWORD, f"192.0.2.{number % 2}"))
+
+        for number in range(9):
+            front.nursery.start_soon(log_in, number)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers
+        for answer in answers:
+            assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+            assert "logins at a time" in (await answer.get_json())["message"]
+        front.hashing.may_end.set()
+        while len(answers) < 9:
+            await trio.lowlevel.checkpoint()
+        for number in range(9):
+            assert (await front.ask(LOGIN, "alice", PASSWORD, f"192.0.2.{number % 2}")).status_code == 200
+
+
 async def test_who_waits_too_long_is_answered_and_has_not_failed(
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

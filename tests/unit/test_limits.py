@@ -183,17 +183,17 @@ def refusal(logins: Logins, address: str, username: str) -> float:
 async def test_failed_logins_close_an_account_for_those_who_failed_only(mock_clock: MockClock) -> None:
     logins = Logins(per_address=100, per_account=4)
     for _ in range(4):
-        logins.start("bad", "Alice")
+        logins.start("bad", "Alice").fail()
     assert refusal(logins, "bad", "alice") == 900, "a quarter of an hour, and case makes no difference"
-    logins.start("bad", "bob")  # other accounts are open
+    logins.start("bad", "bob").fail()  # other accounts are open
     good = logins.start("good", "alice")  # who has not failed is let try
     good.forgive()
     for _ in range(20):
         logins.start("good", "alice").forgive()
-    logins.start("good", "alice")  # this one is wrong
+    logins.start("good", "alice").fail()  # this one is wrong
     assert refusal(logins, "good", "alice") > 0
     mock_clock.jump(901)
-    logins.start("bad", "alice")
+    logins.start("bad", "alice").fail()
     assert refusal(logins, "bad", "alice") > 0
 
 
@@ -212,24 +212,43 @@ async def test_attempts_at_once_do_not_get_past_and_what_is_forgiven_counts_for_
 async def test_an_address_that_fails_at_many_accounts_is_refused_and_closes_none(mock_clock: MockClock) -> None:
     logins = Logins(per_address=10, per_account=3)
     for number in range(10):
-        logins.start("bad", f"user{number}")
+        logins.start("bad", f"user{number}").fail()
     for _ in range(50):
         assert refusal(logins, "bad", "alice") == 360
     for _ in range(3):
-        logins.start("other", "alice")  # what was refused did not count against her
+        logins.start("other", "alice").fail()  # what was refused did not count against her
     mock_clock.jump(361)
-    logins.start("bad", "carol")
+    logins.start("bad", "carol").fail()
 
 
 async def test_the_refusal_of_an_account_does_not_count_against_the_address() -> None:
     logins = Logins(per_address=10, per_account=3)
     for _ in range(3):
-        logins.start("a", "alice")
+        logins.start("a", "alice").fail()
     for _ in range(50):
         refusal(logins, "a", "alice")
     for number in range(7):
-        logins.start("a", f"user{number}")
+        logins.start("a", f"user{number}").fail()
     refusal(logins, "a", "user8")
+
+
+async def test_what_waits_for_attempts_under_way_may_come_back_at_once(mock_clock: MockClock) -> None:
+    logins = Logins(per_address=6, per_account=4)
+    attempts = [logins.start("a", "alice") for _ in range(4)]
+    assert refusal(logins, "a", "alice") == 1, "nobody has failed"
+    for attempt in attempts:
+        attempt.fail()
+        attempt.fail()  # once is once
+        attempt.forgive()
+    assert refusal(logins, "a", "alice") == 900
+    others = [logins.start("a", f"user{number}") for number in range(2)]
+    assert refusal(logins, "a", "user2") == 1
+    for attempt in others:
+        attempt.forgive()
+    logins.start("a", "user2").fail()
+    logins.start("a", "user3").fail()
+    assert refusal(logins, "a", "user4") == 600
+    assert not logins._under_way
 
 
 async def test_registrations_of_an_address(mock_clock: MockClock) -> None:

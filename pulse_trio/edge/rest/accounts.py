@@ -153,7 +153,9 @@ async def login(body: Login) -> Response:
                 password_hash = await parts.passwords.hash(body.password)
                 await parts.store.set_password_hash(account.user.id, password_hash, old_hash=stored)
     finally:
-        if not is_failure:
+        if is_failure:
+            attempt.fail()
+        else:
             attempt.forgive()
     return answer(TokenBody(parts.tokens.issue(account.user), "bearer", parts.tokens.lifetime))
 
