@@ -192,7 +192,7 @@ class Hub:
             if ticket is not None and ticket.is_doubtful:
                 raise StoreUnavailable("the membership is in doubt")
             if ticket is not None:
-                self._members.take(conversation_id, user.id, ticket.version)
+                self._members.take(conversation_id, user.id, ticket.version, is_member=True)
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
                 self._metrics.resumes_refused += 1
@@ -505,7 +505,7 @@ class Hub:
         for user_id in user_ids:
             for ticket in self._joining.get((conversation_id, user_id), ()):
                 ticket.note(version, is_member=True)
-            if not self._members.take(conversation_id, user_id, version):
+            if not self._members.take(conversation_id, user_id, version, is_member=True):
                 continue
             current.append(user_id)
             for session in self._sessions.of(user_id):
@@ -523,7 +523,7 @@ class Hub:
         """
         for ticket in self._joining.get((conversation_id, user_id), ()):
             ticket.note(version, is_member=False)
-        if not self._members.take(conversation_id, user_id, version):
+        if not self._members.take(conversation_id, user_id, version, is_member=False):
             return False
         room = self._rooms.get(conversation_id)
         if room is not None:

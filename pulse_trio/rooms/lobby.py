@@ -147,7 +147,7 @@ class Lobby:
                 }
                 for conversation_id, head in memberships.items():
                     # A removal of an earlier version, whose answer is still on its way, is none for this session.
-                    self._members.take(conversation_id, session.user.id, head.members_version)
+                    self._members.take(conversation_id, session.user.id, head.members_version, is_member=True)
                 return memberships, changed
         finally:
             session.changed = None

@@ -18,15 +18,16 @@ class _UnderWay:
 
     Attributes:
         count: how many there are.
-        versions: the version of the last change applied, by user; kept until the last of them has ended.
+        known: the latest that is known of each user: the version, and whether they are a member as of it; kept until
+            the last of the changes has ended.
         adding: the users of the additions.
     """
 
-    __slots__ = ("adding", "count", "versions")
+    __slots__ = ("adding", "count", "known")
 
     def __init__(self) -> None:
         self.count = 0
-        self.versions: dict[UUID, int] = {}
+        self.known: dict[UUID, tuple[int, bool]] = {}
         self.adding: Counter[UUID] = Counter()
 
 
@@ -62,15 +63,17 @@ class MembershipChanges:
         entry = self._by_conversation.get(conversation_id)
         return entry is not None and user_id in entry.adding
 
-    def take(self, conversation_id: UUID, user_id: UUID, version: int) -> bool:
-        """Notes a change that is to be applied; False if a later one of this user has been applied already."""
+    def take(self, conversation_id: UUID, user_id: UUID, version: int, *, is_member: bool) -> bool:
+        """Notes whether a user is a member as of a version; False if the opposite is known as of a later one.
+
+        An earlier addition of who is a member as of a later look-up must still be applied: their other sessions have
+        not heard of it.
+        """
         entry = self._by_conversation.get(conversation_id)
         if entry is None:
             return True
-        if version < entry.versions.get(user_id, version):
-            return False
-        entry.versions[user_id] = version
-        return True
+        entry.known[user_id] = later(entry.known.get(user_id), (version, is_member))
+        return entry.known[user_id][1] is is_member
 
 
 class JoinTicket:

@@ -404,6 +404,29 @@ async def test_a_late_answer_to_a_removal_shuts_out_no_session_that_came_since(a
         assert transport.closed is None
 
 
+async def test_a_late_answer_to_an_addition_notifies_sessions_although_a_look_up_was_faster(
+    autojump_clock: MockClock,
+) -> None:
+    """Bob's own connection finds that he is a member, as of a later version, before his session has heard of it."""
+    async with a_world() as world:
+        key, late = world.conversation_id, trio.Event()
+        carol = await world.join(world.carol)
+        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        bob = await device(world, world.bob)
+        world.start(lambda: add(world, key, answer=late))
+        await settle()
+        await world.store.remove_member(key, world.alice.id, world.alice.id, now=virtual_now())
+        with world.hub.joining(key, world.bob.id) as ticket:
+            ticket.version = await world.store.membership(key, world.bob.id) or 0
+            await world.hub.connect(key, world.bob, FakeTransport(), ticket=ticket)
+        late.set()
+        await settle()
+        await carol.send("hello bob")
+        await settle()
+        assert [frame["type"] for frame in bob.transport.frames][1] == "conversation_added"
+        assert bob.contents(key) == ["hello bob"]
+
+
 @pytest.mark.parametrize("how", ["resume", "open room"])
 async def test_a_session_that_was_told_of_a_removal_is_told_that_it_is_in_again(
     how: str, autojump_clock: MockClock
