@@ -19,7 +19,7 @@ INSTALL = $(call INSTALL_IN,$(VENV)) --require-hashes
 INSTALL_PULSE_IN = $(call INSTALL_IN,$(1)) --no-deps --no-build-isolation --editable .
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve test test-exits simulate conformance bench bench-quick lint lock clean
+.PHONY: serve test fuzz test-exits simulate conformance bench bench-quick lint lock clean
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
@@ -38,6 +38,11 @@ SEEDS ?= 2000
 START ?= $(shell date +%s)
 simulate: $(VENV)/test.stamp
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)
+
+# Several stores on one PostgreSQL, as several processes would be, with delays between their statements.
+ROUNDS ?= 20
+fuzz: $(VENV)/test.stamp
+	$(BIN)/python -m tests.fuzz --rounds $(ROUNDS)
 
 # WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
 conformance: $(VENV)/test.stamp
