@@ -139,7 +139,7 @@ def _find_program(database: Database, name: str) -> Path:
 
 
 def _candidates(database: Database, name: str, server: int) -> Iterator[Path]:
-    """Where the program may be: the folder of PULSE_POSTGRES_BIN alone, or the system's folders and the package's."""
+    """Lists the paths the program may have: in PULSE_POSTGRES_BIN alone, or the system's and the package's folders."""
     chosen = database.settings.postgres_bin
     if chosen is not None:
         yield chosen / name

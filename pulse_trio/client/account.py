@@ -107,7 +107,7 @@ class Account:
         return user
 
     def identify(self, user: User, leave: Callable[[], None]) -> None:
-        """Whose token it is, as the server says; what is bound to somebody else ends."""
+        """Takes the user of the token, as the server says; what is bound to somebody else ends."""
         if self.user is not None and self.user.id != user.id:
             leave()
             self.identity = Identity()

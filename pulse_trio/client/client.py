@@ -416,7 +416,7 @@ class Client:
 
 
 class _Pages(Generic[T]):
-    """What comes from the server page by page, one after another, and the requests for it."""
+    """Items that the server returns page by page, and the requests for them."""
 
     def __init__(self, client: Client, path: str) -> None:
         self._client = client

@@ -59,7 +59,7 @@ class Refused(ClientError):
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Callable[[], "Refused"], tuple[()], dict[str, Any]]:
-        """What pickle and copy make it from again."""
+        """Gives the arguments from which pickle and copy make it again."""
         return partial(type(self), self.code, self.message), (), self.__dict__
 
 

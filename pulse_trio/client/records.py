@@ -144,7 +144,7 @@ class ReadPositions:
         return hash(frozenset(self.positions.items()))
 
     def __reduce__(self) -> tuple[Callable[[dict[UUID, int]], "ReadPositions"], tuple[dict[UUID, int]]]:
-        """What pickle and copy make it from again: what keeps it from being changed cannot be pickled."""
+        """Gives the arguments from which pickle and copy make it again: a read-only mapping cannot be pickled."""
         return read_positions, (dict(self.positions),)
 
 

@@ -128,7 +128,7 @@ def error_of(
     token: str | None,
     password: str | None = None,
 ) -> ClientError:
-    """What an answer with an error is raised as. The secrets of the request are hidden in it."""
+    """Makes the exception for an answer with an error. The secrets of the request are hidden in it."""
     try:
         told = msgspec.json.decode(body, type=ErrorBody)
     except msgspec.DecodeError:

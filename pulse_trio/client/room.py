@@ -464,7 +464,7 @@ class Room:
                 self._tell()
 
     def _is_gap(self, rev: int) -> bool:
-        """Whether a change before this one is missing. One that was looked for already, on a new connection, is not."""
+        """Says if a change before this one is missing, and was not looked for on a new connection already."""
         assert self._cursor is not None
         if self._gap is not None:
             self._vain_gaps = 0 if rev < self._gap else self._vain_gaps + 1

@@ -252,7 +252,7 @@ class Passwords:
         return str(await self._in_thread(self._hasher.hash, password))
 
     async def check(self, stored: str | None, password: str) -> bool:
-        """Whether the password is right; takes as long when `stored` is None, and is then False.
+        """Checks a password; takes as long when `stored` is None, and is then False.
 
         Cancelled: as `hash`.
         """

@@ -59,7 +59,7 @@ class MembershipChanges:
                 del self._by_conversation[conversation_id]
 
     def is_being_added(self, conversation_id: UUID, user_id: UUID) -> bool:
-        """Whether an addition of a user is under way; it may be committed."""
+        """Says if an addition of a user is under way; it may be committed."""
         entry = self._by_conversation.get(conversation_id)
         return entry is not None and user_id in entry.adding
 
@@ -107,12 +107,12 @@ class JoinTicket:
 
     @property
     def is_revoked(self) -> bool:
-        """Whether the user was removed after the version as of which they are a member."""
+        """True if the user was removed after the version as of which they are a member."""
         return self._last is not None and self._last[0] > self.version and not self._last[1]
 
     @property
     def is_admitted(self) -> bool:
-        """Whether the last change that was noted is an addition of the user."""
+        """True if the last change that was noted is an addition of the user."""
         return self._last is not None and self._last[1]
 
 

@@ -66,7 +66,7 @@ class Presence:
             self._news[user.id] = user, came
 
     def has_news_of(self, user: User) -> bool:
-        """Whether it is yet to be told that a user came or went; then what follows must be told with it."""
+        """Says if a frame about a user is still to be sent; then what follows must be in the same frame."""
         return user.id in self._news
 
     def take_news(self, conversation_id: UUID) -> list[PresenceFrame]:

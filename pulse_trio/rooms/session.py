@@ -109,7 +109,7 @@ class Session:
             del self._refused[next(iter(self._refused))]
 
     def is_refused(self, conversation_id: UUID) -> bool:
-        """Whether it was found a moment ago that the user is no member of a conversation."""
+        """Says if a look-up a moment ago found that the user is no member of a conversation."""
         return trio.current_time() < self._refused.get(conversation_id, 0.0)
 
     def added(self, conversation_id: UUID, version: int) -> None:

@@ -132,7 +132,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a conversation stands: the highest seq and rev given out, and the version of its members.
+    """The head of a conversation: the highest seq and rev given out, and the version of its members.
 
     `members_version` rises with every change of the members. Of two looks at a conversation the one with the higher
     version is the later one, whichever answer came first.

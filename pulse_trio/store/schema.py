@@ -33,7 +33,7 @@ ESTABLISH_EPOCH: Final = f"""
 """  # noqa: S608  # our own text
 
 
-_TELL_AFTER: Final = 3.0  # seconds of waiting for another process that migrates, before it is told
+_TELL_AFTER: Final = 3.0  # seconds of waiting for another process that migrates, before a line names it
 _SETTINGS: Final = """
     SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)
 """

@@ -28,7 +28,7 @@ _CLIENT_NOTICES: Final = {
 }
 _SERVER_NOTICES: Final = {f"tcp_{name.removeprefix('tcp_')}": str(value) for name, value in _CLIENT_NOTICES.items()}
 _CONNECT_TIMEOUT: Final = 5  # seconds for each host
-_ANSWER_TIMEOUT: Final = 5.0  # seconds: a pooler lets a connection wait for a session, for ever if it is told so
+_ANSWER_TIMEOUT: Final = 5.0  # seconds: a pooler may be set up to let a connection wait for a session for ever
 _APPLICATION: Final = "pulse-trio"  # names our sessions in pg_stat_activity
 
 # On what the code relies, whatever a role, a database or a server has as its default: text of any language, times
@@ -66,7 +66,7 @@ TOO_FEW: Final = (
 
 @dataclass(frozen=True)
 class Sessions:
-    """How the sessions of the service are made: `settings` of PostgreSQL are set on each, right after connecting.
+    """A plan for the service's sessions: `settings` of PostgreSQL are set on each, right after connecting.
 
     Their values are as pg_settings has them: milliseconds without a unit.
     """
@@ -76,7 +76,7 @@ class Sessions:
 
 
 def with_timeout(conninfo: str) -> str:
-    """How to reach the database so that an attempt ends, also at a server that takes connections and says nothing.
+    """Makes a connection string whose attempts end, also at a server that takes connections and says nothing.
 
     The encoding is said while connecting: the driver reads what comes first by it, and poolers keep it.
     """

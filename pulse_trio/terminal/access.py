@@ -37,7 +37,7 @@ class Access:
     async def open(self) -> AsyncIterator[Client]:
         """A client that is signed in. A token that `login` kept is kept anew when it is renewed, as long as it is kept.
 
-        One that cannot be kept ends nothing: the user is told of it at the end.
+        One that cannot be kept ends nothing: a warning says so at the end.
 
         Raises:
             Stop: nobody is signed in.

@@ -35,7 +35,7 @@ class ReadBody(msgspec.Struct):
 
 
 class PositionsQuery(msgspec.Struct):
-    """Whose positions to return."""
+    """The page of read positions to return."""
 
     limit: Annotated[int, Meta(ge=1, le=POSITIONS_LIMIT, description="Most positions of this page.")] = POSITIONS_LIMIT
     cursor: Cursor | UnsetType = UNSET
