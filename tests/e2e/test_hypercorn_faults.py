@@ -83,13 +83,21 @@ async def _check_serves(person: Person, conversation_id: str) -> None:
 
 
 def _sockets(pid: int) -> int:
-    count = 0
+    """Counts a process's sockets, but for those to its database, which it opens when it needs them."""
+    own = set()
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
-            count += link.readlink().name.startswith("socket:")
+            name = link.readlink().name
         except FileNotFoundError:
             continue  # closed in between
-    return count
+        if name.startswith("socket:"):
+            own.add(name.removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    found = [(row[1].rpartition(":")[2], row[3] == "0A", row[9]) for row in rows if row[9] in own]
+    served = {port for port, is_listening, _ in found if is_listening}
+    database = {inode for port, _, inode in found if port not in served}
+    local = {line.split()[6] for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:]}
+    return len(own - database - local)
 
 
 async def _wait_sockets(pid: int, most: int) -> None:
