@@ -283,6 +283,8 @@ class Hub:
 
         Cancelled: the message was not taken.
         """
+        if self._typed:  # whoever types on after a message is seen to type at once
+            self._typed.pop((conversation_id, member.connection.user.id), None)
         message = self._message(conversation_id, member.connection.user, frame.content, frame.client_id)
         await self._submit(member, message, frame.client_id)
 

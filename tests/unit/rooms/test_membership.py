@@ -667,6 +667,17 @@ async def test_who_leaves_before_their_coming_was_told_is_told_as_neither(autoju
         assert alice.events[-1] == ("left", str(world.carol.id))
 
 
+async def test_typing_after_a_message_is_passed_on_at_once(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        alice, bob = await world.join(world.alice), await world.join(world.bob)
+        world.hub.send_typing(key, bob.member)
+        await bob.send("one")
+        world.hub.send_typing(key, bob.member)
+        await settle()
+        assert [frame["type"] for frame in alice.transport.frames[-3:]] == ["typing", "typing", "message"]
+
+
 async def test_typing_is_limited_also_where_rooms_end_at_once(autojump_clock: MockClock) -> None:
     async with a_world(room_linger=0.0) as world:
         alice, bob = await device(world, world.alice), await device(world, world.bob)
