@@ -4,7 +4,7 @@ It has the connection manager's operations of the specification under their name
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Final
 from uuid import UUID
@@ -485,24 +485,40 @@ class Hub:
         """
         return self._members.under_way(conversation_id, adding)
 
-    async def add_users(self, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
+    async def add_users(
+        self, conversation_id: UUID, user_ids: Sequence[UUID], version: int, *, newcomers: Collection[UUID] = ()
+    ) -> list[UUID]:
         """Takes in the sessions of users who are members as of a version, and notifies those that were not in yet.
 
         It may be repeated, and is spread over turns of the loop. Returns the users of whom no later change is known.
         Cancelled: between two turns.
+
+        Args:
+            conversation_id: which conversation.
+            user_ids: the users.
+            version: of the members.
+            newcomers: those of them who were no members before. The removal that came in between may not have been
+                answered yet, so that their clients have not heard of it.
         """
         current: list[UUID] = []
         for at in range(0, len(user_ids), USERS_A_TURN):
             if at:
                 await trio.lowlevel.checkpoint()
             part = user_ids[at : at + USERS_A_TURN]
-            current += self._add_users_now(conversation_id, part, version, with_others=len(user_ids) > 1)
+            current += self._add_users_now(conversation_id, part, version, newcomers, with_others=len(user_ids) > 1)
         return current
 
     def _add_users_now(
-        self, conversation_id: UUID, user_ids: Sequence[UUID], version: int, *, with_others: bool
+        self,
+        conversation_id: UUID,
+        user_ids: Sequence[UUID],
+        version: int,
+        newcomers: Collection[UUID],
+        *,
+        with_others: bool,
     ) -> list[UUID]:
         room = self._rooms.get(conversation_id)
+        is_open = room is not None and room.opened.is_set()  # then who is not in it has missed what it sent
         current = []
         for user_id in user_ids:
             for ticket in self._joining.get((conversation_id, user_id), ()):
@@ -512,7 +528,7 @@ class Hub:
             current.append(user_id)
             for session in self._sessions.of(user_id):
                 if room is None or room.member_of(session.connection.transport) is None:
-                    session.added(conversation_id, version)
+                    session.added(conversation_id, version, is_news=is_open or user_id in newcomers)
         if room is not None:
             room.admit(current, version, with_others=with_others)
         return current
@@ -576,11 +592,11 @@ class Hub:
         try:
             with change:
                 announced = False
-                for _ in range(2):  # now, and what the database was still at
+                for newcomers in (added, ()):  # now, and what the database was still at
                     members = await self._look_up_members(conversation_id)
                     known = set(members.ids)
                     present = [user_id for user_id in added if user_id in known]
-                    present = await self.add_users(conversation_id, present, members.version)
+                    present = await self.add_users(conversation_id, present, members.version, newcomers=newcomers)
                     gone = [
                         user_id
                         for user_id in removed

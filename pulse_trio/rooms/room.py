@@ -142,7 +142,7 @@ class Room:
                 is_news = self._changing.is_being_added(self.conversation_id, user_id)
                 for session in self._sessions.of(user_id):
                     if is_news:  # the look-up was faster than the answer to the addition, or that is lost
-                        session.notify_added(self.conversation_id)
+                        session.notify_added(self.conversation_id, is_news=True)
                     self._enter(session.place(self.conversation_id, self.last_rev))
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             self.opened.set()

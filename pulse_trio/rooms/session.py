@@ -112,21 +112,23 @@ class Session:
         """Says if a look-up a moment ago found that the user is no member of a conversation."""
         return trio.current_time() < self._refused.get(conversation_id, 0.0)
 
-    def added(self, conversation_id: UUID, version: int) -> None:
-        """Notifies the client that its user has been added to a conversation."""
+    def added(self, conversation_id: UUID, version: int, *, is_news: bool) -> None:
+        """Notifies the client that its user has been added to a conversation; once, unless it is news."""
         self._note(conversation_id, version, is_member=True)
         self._refused.pop(conversation_id, None)
-        self.notify_added(conversation_id)
+        self.notify_added(conversation_id, is_news=is_news)
 
-    def notify_added(self, conversation_id: UUID, *, only_if_left: bool = False) -> None:
+    def notify_added(self, conversation_id: UUID, *, only_if_left: bool = False, is_news: bool = False) -> None:
         """Notifies the client once; also where a look-up shows that its user is a member again, before an answer does.
 
         Args:
             conversation_id: which conversation.
             only_if_left: only if the client last heard that its user was removed.
+            is_news: again, although the client heard it last: its user may have been out in between, and have missed
+                something.
         """
         heard = self._notified.get(conversation_id)
-        if self.is_greeted and (heard is False or (heard is None and not only_if_left)):
+        if self.is_greeted and (is_news or heard is False or (heard is None and not only_if_left)):
             self._remember(conversation_id, is_member=True)
             self.connection.deliver(encode(ConversationAddedFrame(conversation_id=conversation_id)))
 

@@ -309,7 +309,8 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
         except TooManyMembers:
             raise _too_many_members("user_ids") from None
         # Also those who were members before: the answer to their addition may have been lost.
-        current = set(await parts.hub.add_users(key, user_ids, added.version))
+        newcomer_ids = {newcomer.id for newcomer in added.users}
+        current = set(await parts.hub.add_users(key, user_ids, added.version, newcomers=newcomer_ids))
         newcomers = [newcomer for newcomer in added.users if newcomer.id in current]
         if newcomers:
             content = f"{_named(newcomers)} added by {user.username}"

@@ -23,7 +23,8 @@ async def add(world: World, key: UUID, *, answer: trio.Event | None = None) -> N
         added = await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
         if answer is not None:
             await answer.wait()
-        await world.hub.add_users(key, [world.bob.id], added.version)
+        newcomers = [user.id for user in added.users]
+        await world.hub.add_users(key, [world.bob.id], added.version, newcomers=newcomers)
 
 
 async def remove(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
@@ -453,6 +454,34 @@ async def test_a_session_that_was_told_of_a_removal_is_told_that_it_is_in_again(
         await settle()
         kinds = [frame["type"] for frame in bob.transport.frames if frame["type"] != "system"]
         assert kinds == ["session", "conversation_removed", "conversation_added", "message"]
+
+
+@pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
+async def test_who_was_out_without_hearing_of_it_is_notified_of_the_addition(
+    is_open: bool, autojump_clock: MockClock
+) -> None:
+    """Bob is removed (a late answer), a room opens without him, he is added again: he must load what he missed."""
+    async with a_world(room_linger=0.0) as world:
+        key, late = world.conversation_id, trio.Event()
+        bob = await device(world, world.bob)
+        await world.hub.add_users(key, [world.bob.id], world.version(key))  # a repeated one
+        world.start(lambda: remove(world, key, answer=late))
+        await settle()
+        carol = await world.join(world.carol)
+        await carol.send("missed")
+        await settle()
+        if not is_open:
+            carol.leave()
+            await settle()
+        await add(world, key)
+        if not is_open:
+            carol = await world.join(world.carol)
+        await carol.send("welcome back")
+        late.set()
+        await settle()
+        kinds = [frame["type"] for frame in bob.transport.frames if frame["type"] not in {"system", "presence"}]
+        assert kinds == ["session", "conversation_added", "conversation_added", "message"]
+        assert bob.contents(key) == ["welcome back"]
 
 
 async def test_a_repeated_addition_is_notified_once_where_no_room_is_open(autojump_clock: MockClock) -> None:
