@@ -15,7 +15,11 @@ from tests.support.server import Server
 DESCRIPTORS = 64
 # The bounds that keep a server from ever coming to this.
 UNGUARDED = {"PULSE_MAX_CONNECTIONS": "0", "PULSE_CONNECTIONS_PER_ADDRESS": "0", "PULSE_REQUESTS_PER_SECOND": "0"}
-NO_LOGIN_LIMITS = {"PULSE_LOGIN_FAILURES_PER_ADDRESS": "0", "PULSE_LOGIN_FAILURES_PER_ACCOUNT": "0"}
+NO_LOGIN_LIMITS = {
+    "PULSE_LOGIN_FAILURES_PER_ADDRESS": "0",
+    "PULSE_LOGIN_FAILURES_PER_ACCOUNT": "0",
+    "PULSE_PASSWORD_ATTEMPTS_PER_ADDRESS": "0",
+}
 WHILE = 2.0  # seconds for which a server without descriptors is watched
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads processor times in /proc")
