@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from pulse_trio.store.embedded import EmbeddedPostgres
+from pulse_trio.database.embedded import EmbeddedPostgres
 
 
 def main() -> None:

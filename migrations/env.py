@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `pulse_trio.store.schema` hands over."""
+"""Alembic's entry: runs the migrations on the connection that `pulse_trio.database.schema` hands over."""
 
 from alembic import context
 

@@ -1,11 +1,11 @@
 """Pulse on Trio: a real-time chat backend.
 
-The way of a message:  edge/socket, edge/reader → rooms/hub → rooms/room → rooms/writer → store
-                       → rooms/room → rooms/member → rooms/connection → edge/socket.
-Imports go one way:    asgi, cli > launch > app > edge > rooms > store > trio_psycopg
+The way of a message:  edge/server → edge/websocket → rooms/hub → rooms/room → rooms/writer → store
+                       → rooms/room → rooms/subscription → rooms/connection → edge/server.
+Imports go one way:    asgi, cli > launch > app > edge > auth, rooms > store > database > trio_psycopg
                        > protocol, errors, settings, clock, ids.
 Beside them:           program > terminal > client > protocol: what users run; it knows nothing of the server.
-`rooms` knows no SQL and no HTTP library, `protocol` does no I/O, and only `edge/hypercorn.py`
+`rooms` knows no SQL and no HTTP library, `protocol` does no I/O, and only `edge/server`
 knows Hypercorn's inner classes. `docs/architecture.md` has the tour.
 """
 

@@ -16,19 +16,24 @@ from quart import Request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
+from pulse_trio.auth.hash_queue import HashQueue
+from pulse_trio.auth.tickets import Tickets
+from pulse_trio.auth.tokens import Authenticator, Passwords, Tokens
 from pulse_trio.clock import Clock, utc_now
-from pulse_trio.edge.answers import Answers
-from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
-from pulse_trio.edge.hash_queue import HashQueue
+from pulse_trio.database.embedded import EmbeddedPostgres
+from pulse_trio.database.service_lock import ServiceLock, require_server
+from pulse_trio.database.sessions import Sessions
 from pulse_trio.edge.limits import Limits, request_address
 from pulse_trio.edge.loop_lag import watch_loop
 from pulse_trio.edge.origins import Origins
+from pulse_trio.edge.pages import web_client
+from pulse_trio.edge.pages.api_documents import documents
 from pulse_trio.edge.readiness import Readiness
-from pulse_trio.edge.rest import api, web
+from pulse_trio.edge.response_budget import Answers
+from pulse_trio.edge.rest import api
 from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import AppParts, Services, set_app_parts, set_failed, set_services
-from pulse_trio.edge.socket import sockets
-from pulse_trio.edge.tickets import Tickets
+from pulse_trio.edge.websocket.routes import sockets
 from pulse_trio.errors import LaunchError, leaves
 from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
@@ -36,10 +41,7 @@ from pulse_trio.protocol import FrameReader
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Store
-from pulse_trio.store.embedded import EmbeddedPostgres
-from pulse_trio.store.lock import ServiceLock, require_server
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
-from pulse_trio.store.sessions import Sessions
 from pulse_trio.trio_psycopg import Pool
 
 EXIT_FAILED: Final = 1
@@ -117,7 +119,8 @@ def create_app(
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would name the `Host` that it was asked with, and no https
     api.install(app)
-    web.install(app, settings)
+    web_client.install(app, settings)
+    app.register_blueprint(documents)
     app.register_blueprint(tickets)
     app.register_blueprint(sockets)
     return app

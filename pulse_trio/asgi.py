@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from pulse_trio import logs
 from pulse_trio.app import PulseApp
-from pulse_trio.edge import hypercorn
+from pulse_trio.edge import server
 from pulse_trio.errors import LaunchError
 from pulse_trio.launch import StopSignals, exit_with, open_app, plain_exit
 from pulse_trio.settings import Settings
@@ -31,7 +31,7 @@ def _open() -> PulseApp:
         stack.close()
         raise SystemExit(0) from None
     atexit.register(stack.close)
-    hypercorn.install(settings, stop=None if signals is None else signals.wait, guard=plain_exit)
+    server.install(settings, stop=None if signals is None else signals.wait, guard=plain_exit)
     return opened
 
 

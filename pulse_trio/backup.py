@@ -16,12 +16,12 @@ from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from pulse_trio.database.embedded import EmbeddedError, find_binaries
+from pulse_trio.database.schema import establish_epoch, renew_epoch
+from pulse_trio.database.service_lock import ServiceLock
+from pulse_trio.database.sessions import noticing, open_session, require_own_sessions
 from pulse_trio.errors import LaunchError
 from pulse_trio.launch import Database, migrate_database
-from pulse_trio.store.embedded import EmbeddedError, find_binaries
-from pulse_trio.store.lock import ServiceLock
-from pulse_trio.store.schema import establish_epoch, renew_epoch
-from pulse_trio.store.sessions import noticing, open_session, require_own_sessions
 
 SYSTEM_FOLDERS: Final = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")  # Debian's, Red Hat's
 

@@ -17,11 +17,13 @@ import trio
 from hypercorn.config import Config
 
 from pulse_trio import __version__, logs
+from pulse_trio.auth.tokens import Passwords, Tokens
 from pulse_trio.backup import dump, restore
 from pulse_trio.clock import utc_now
+from pulse_trio.database.schema import establish_epoch, renew_epoch
+from pulse_trio.database.sessions import noticing
 from pulse_trio.doctor import examine
-from pulse_trio.edge import hypercorn
-from pulse_trio.edge.auth import Passwords, Tokens
+from pulse_trio.edge import server
 from pulse_trio.edge.rest.accounts import PASSWORD_MAX_CHARS
 from pulse_trio.errors import LaunchError, PulseError, leaves
 from pulse_trio.ids import IdSource
@@ -37,8 +39,6 @@ from pulse_trio.launch import (
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import StoreError, User, UsernameTaken
 from pulse_trio.store.postgres import PostgresStore
-from pulse_trio.store.schema import establish_epoch, renew_epoch
-from pulse_trio.store.sessions import noticing
 from pulse_trio.texts import text_problem, username_problem
 from pulse_trio.trio_psycopg import Pool
 
@@ -68,11 +68,11 @@ def serve(host: str, port: int, data_dir: Path | None) -> None:
             signals = StopSignals()
             settings = Settings.load(data_dir=data_dir)
             is_for_people = logs.configure(settings)
-            hypercorn.install(settings)
+            server.install(settings)
             config = Config.from_toml(_hypercorn_toml())
             config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
             config.loglevel = "WARNING"  # the lines below say more
-            sockets = hypercorn.bind(config)
+            sockets = server.bind(config)
             with open_app(settings) as (app, database):
                 signals.keep()
                 listening = (sockets.secure_sockets or sockets.insecure_sockets)[0]
@@ -206,7 +206,7 @@ def token(username: str, data_dir: Path | None) -> None:
 
 async def _serve(app: Any, config: Config, sockets: Any, signals: StopSignals) -> None:
     with plain_exit():
-        await hypercorn.serve(hypercorn.wrap(app), config, sockets, signals.wait)
+        await server.serve(server.wrap(app), config, sockets, signals.wait)
 
 
 def _pool(database: Database) -> Pool:

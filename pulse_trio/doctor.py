@@ -14,17 +14,17 @@ from typing import Any, Final, Literal
 
 import psycopg
 
+from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import utc_now
-from pulse_trio.edge.auth import Tokens
-from pulse_trio.edge.gate import RESERVED_FILES
+from pulse_trio.database.durability import SERVER_SETTINGS, SETTINGS_OFF
+from pulse_trio.database.embedded import default_data_dir
+from pulse_trio.database.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
+from pulse_trio.database.sessions import noticing, open_session, require_own_sessions
+from pulse_trio.edge.server.gate import RESERVED_FILES
 from pulse_trio.errors import LaunchError
 from pulse_trio.launch import KEY_FILE, Database, cannot_reach, open_database, plan_sessions
 from pulse_trio.settings import Settings
-from pulse_trio.store.durability import SERVER_SETTINGS, SETTINGS_OFF
-from pulse_trio.store.embedded import default_data_dir
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS
-from pulse_trio.store.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
-from pulse_trio.store.sessions import noticing, open_session, require_own_sessions
 
 FREE_LEAST: Final = 256 * 2**20  # bytes: PostgreSQL writes its log of changes in files of 16 MiB, several ahead
 FREE_GOOD: Final = 2 * 2**30

@@ -5,6 +5,7 @@ is the JSON object `{"code", "message", "field"?}`; over WebSocket an `error` fr
 words. `docs/protocol.md` and `docs/rest.md` list the codes; a test holds them to this table.
 """
 
+import math
 from enum import Enum
 
 
@@ -74,6 +75,12 @@ class PulseError(Exception):
         self.message = message
         self.field = field
         self.retry_after = retry_after
+
+
+def too_many(what: str, seconds: float) -> PulseError:
+    """The error for a client that exceeded a rate limit and may try again in so many seconds."""
+    wait = max(1, math.ceil(seconds))
+    return PulseError(ErrorCode.RATE_LIMITED, f"Too many {what}; try again in {wait} seconds", retry_after=float(wait))
 
 
 class LaunchError(Exception):

@@ -1,7 +1,7 @@
 """What must happen before the event loop runs: the key, the database, its schema, its lock.
 
 PostgreSQL is started here, on the main thread, because it is told to stop when the *thread* that started
-it ends (`store/embedded.py`).
+it ends (`database/embedded.py`).
 """
 
 import atexit
@@ -21,21 +21,21 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from pulse_trio.app import PulseApp, create_app, postgres_store
-from pulse_trio.errors import LaunchError
-from pulse_trio.metrics import Metrics
-from pulse_trio.settings import Settings, check_secret
-from pulse_trio.store.durability import commit_settings
-from pulse_trio.store.embedded import (
+from pulse_trio.database.durability import commit_settings
+from pulse_trio.database.embedded import (
     EmbeddedError,
     EmbeddedPostgres,
     default_data_dir,
     find_binaries,
     running_conninfo,
 )
-from pulse_trio.store.lock import ServiceLock
+from pulse_trio.database.schema import compare_revisions, migrate
+from pulse_trio.database.service_lock import ServiceLock
+from pulse_trio.database.sessions import TOO_FEW, Sessions, noticing, open_session, require_own_sessions, with_timeout
+from pulse_trio.errors import LaunchError
+from pulse_trio.metrics import Metrics
+from pulse_trio.settings import Settings, check_secret
 from pulse_trio.store.postgres import SERVER_SETTINGS
-from pulse_trio.store.schema import compare_revisions, migrate
-from pulse_trio.store.sessions import TOO_FEW, Sessions, noticing, open_session, require_own_sessions, with_timeout
 
 OLDEST_POSTGRES: Final = 140_000  # server_version_num
 KEY_FILE: Final = "secret_key"

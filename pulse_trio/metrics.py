@@ -1,7 +1,7 @@
 """What operators want to know of a running service: plain counts, kept where things happen.
 
 Counting is a part of every message's way, so it costs next to nothing: numbers, lists and dicts of a bounded size,
-no locks, no library. `edge/rest/prometheus.py` reads them when somebody asks. One record belongs to one service.
+no locks, no library. `edge/operators/prometheus.py` reads them when somebody asks. One record belongs to one service.
 """
 
 from bisect import bisect_left

@@ -10,10 +10,10 @@ import msgspec
 import trio
 
 from pulse_trio.client.backoff import Backoff
-from pulse_trio.client.changes import Changes
 from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, ProtocolError, Refused
 from pulse_trio.client.records import User
 from pulse_trio.client.redaction import redacted
+from pulse_trio.client.wakeup import Changes
 from pulse_trio.clock import Clock
 
 RENEW_AT: Final = 0.5  # of a token's lifetime: the other half is there for a server that is away meanwhile

@@ -14,7 +14,6 @@ from trio_websocket import ConnectionClosed
 from pulse_trio.client import frames
 from pulse_trio.client.account import Account
 from pulse_trio.client.backoff import Backoff
-from pulse_trio.client.changes import Changes
 from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, Refused
 from pulse_trio.client.network import Address, Network
 from pulse_trio.client.outgoing import Outgoing, check_client_id, check_text, new_client_id
@@ -37,6 +36,7 @@ from pulse_trio.client.records import (
 )
 from pulse_trio.client.redaction import identifier, redacted
 from pulse_trio.client.verdicts import Verdict, verdict_of
+from pulse_trio.client.wakeup import Changes
 from pulse_trio.client.wire import Ending, Wire, converse
 from pulse_trio.protocol import (
     AuthFrame,

@@ -16,7 +16,7 @@ import trio
 from quart import Request
 
 from pulse_trio.edge.buckets import Buckets, TokenBucket
-from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.errors import ErrorCode, PulseError, too_many
 from pulse_trio.settings import Settings
 from pulse_trio.texts import username_key
 
@@ -283,12 +283,6 @@ def request_address(request: Request, trusted_proxies: int) -> str:
     peer = request.scope.get("client")
     forwarded = request.headers.getlist("X-Forwarded-For")
     return client_address(None if peer is None else peer[0], forwarded, trusted_proxies)
-
-
-def too_many(what: str, seconds: float) -> PulseError:
-    """What a client is told who did something too often, and may do it again in so many seconds."""
-    wait = max(1, math.ceil(seconds))
-    return PulseError(ErrorCode.RATE_LIMITED, f"Too many {what}; try again in {wait} seconds", retry_after=float(wait))
 
 
 def _digest(text: str) -> str:

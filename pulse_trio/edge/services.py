@@ -5,14 +5,14 @@ from typing import Final
 
 from quart import current_app
 
+from pulse_trio.auth.hash_queue import HashQueue
+from pulse_trio.auth.tickets import Tickets
+from pulse_trio.auth.tokens import Authenticator, Passwords, Tokens
 from pulse_trio.clock import Clock
-from pulse_trio.edge.answers import Answers
-from pulse_trio.edge.auth import Authenticator, Passwords, Tokens
-from pulse_trio.edge.hash_queue import HashQueue
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
-from pulse_trio.edge.tickets import Tickets
+from pulse_trio.edge.response_budget import Answers
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics

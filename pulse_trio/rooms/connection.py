@@ -12,7 +12,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import User
 
 if TYPE_CHECKING:
-    from pulse_trio.rooms.member import Member
+    from pulse_trio.rooms.subscription import Member
 
 # The outbox is bounded by bytes; this bounds the memory of the channel itself. A typing frame, the
 # smallest, has about 150 bytes, so the default of 1 MiB is reached first.

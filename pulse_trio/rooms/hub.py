@@ -27,16 +27,16 @@ from pulse_trio.protocol import (
     encode,
 )
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.catch_up import Changes
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
 from pulse_trio.rooms.lobby import Lobby
-from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.membership import JoinTicket, MembershipChanges
-from pulse_trio.rooms.people import People
-from pulse_trio.rooms.reads import Reads
+from pulse_trio.rooms.online import People
+from pulse_trio.rooms.read_positions import Reads
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.subscription import Member
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.settings import Settings

@@ -8,7 +8,7 @@ import trio
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import SendResume, SessionFrame, encode, error_frame
-from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.catch_up import Changes
 from pulse_trio.rooms.connection import Transport, open_connection
 from pulse_trio.rooms.membership import MembershipChanges
 from pulse_trio.rooms.registry import Rooms

@@ -8,7 +8,7 @@ import trio
 
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import CloseCode
-from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.catch_up import Changes
 from pulse_trio.rooms.membership import MembershipChanges
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions

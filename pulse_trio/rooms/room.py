@@ -26,14 +26,14 @@ from pulse_trio.protocol import (
     encode,
 )
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.catch_up import Changes
 from pulse_trio.rooms.connection import Transport, pieces
-from pulse_trio.rooms.frames import change_frame
-from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.membership import MembershipChanges, later
+from pulse_trio.rooms.message_frames import change_frame
 from pulse_trio.rooms.presence import GATHER, Presence
 from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.subscription import Member
 from pulse_trio.rooms.writer import Stored, Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import (

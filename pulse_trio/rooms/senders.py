@@ -7,8 +7,8 @@ import trio
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import encode
 from pulse_trio.rooms.connection import Transport
-from pulse_trio.rooms.frames import change_frame
-from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.message_frames import change_frame
+from pulse_trio.rooms.subscription import Member
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.store.base import Message, NotAMember
 

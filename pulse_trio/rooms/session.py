@@ -12,8 +12,8 @@ import trio
 
 from pulse_trio.protocol import ConversationAddedFrame, ConversationRemovedFrame, encode
 from pulse_trio.rooms.connection import Connection
-from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.membership import later
+from pulse_trio.rooms.subscription import Member
 from pulse_trio.store.base import User
 
 REFUSAL_LASTS: Final = 1.0  # seconds in which a further frame about a foreign conversation costs no look-up

@@ -18,7 +18,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import Encoded, Standing, UsersFrame, encode, error_frame
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
-from pulse_trio.rooms.people import People
+from pulse_trio.rooms.online import People
 from pulse_trio.store.base import Store, StoreUnavailable
 
 GATHER: Final = 0.5  # seconds that comings and goings are gathered before they are told

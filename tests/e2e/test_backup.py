@@ -13,7 +13,7 @@ import pytest
 import trio
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pulse_trio.store.embedded import find_binaries
+from pulse_trio.database.embedded import find_binaries
 from tests.e2e.test_cli import answer, refusal
 from tests.support.client import PASSWORD, Api, Person
 from tests.support.cluster import Cluster, traversable_folder

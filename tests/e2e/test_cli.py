@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import trio
 
-from pulse_trio.store.schema import MIGRATION_LOCK
+from pulse_trio.database.schema import MIGRATION_LOCK
 from tests.support.client import PASSWORD, Api, Person
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment

@@ -15,8 +15,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio import doctor
+from pulse_trio.database.schema import MIGRATION_LOCK
 from pulse_trio.settings import Settings
-from pulse_trio.store.schema import MIGRATION_LOCK
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment
 

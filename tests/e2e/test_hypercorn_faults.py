@@ -1,4 +1,4 @@
-"""What Hypercorn's Trio worker lacks, on the real process: each test fails without its remedy in edge/hypercorn.py."""
+"""Faults of Hypercorn's Trio worker on the real process: each test fails without its remedy in edge/server."""
 
 import json
 import signal

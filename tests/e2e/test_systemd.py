@@ -6,7 +6,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from pulse_trio.edge.gate import RESERVED_FILES
+from pulse_trio.edge.server.gate import RESERVED_FILES
 from pulse_trio.rooms.hub import DRAIN_TIMEOUT
 from pulse_trio.settings import Settings
 from tests.support.programs import require_program

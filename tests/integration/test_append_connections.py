@@ -9,12 +9,12 @@ import trio
 import trio.testing
 
 from pulse_trio.app import postgres_store
+from pulse_trio.database.service_lock import ServiceLock
+from pulse_trio.database.sessions import Sessions
 from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Revision, StoreUnavailable
-from pulse_trio.store.lock import ServiceLock
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, SERVER_SETTINGS, PostgresStore
-from pulse_trio.store.sessions import Sessions
 from pulse_trio.trio_psycopg import PoolTimeout
 from tests.contract.people import People, seqs
 from tests.support.server import SECRET

@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from pulse_trio.database.durability import commit_settings
+from pulse_trio.database.sessions import noticing, open_session
 from pulse_trio.errors import LaunchError
-from pulse_trio.store.durability import commit_settings
-from pulse_trio.store.sessions import noticing, open_session
 from tests.support.cluster import Cluster
 
 

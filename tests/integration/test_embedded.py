@@ -20,8 +20,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pulse_trio.store import embedded
-from pulse_trio.store.embedded import (
+from pulse_trio.database import embedded
+from pulse_trio.database.cluster import make_base, postgres_account
+from pulse_trio.database.embedded import (
     EmbeddedError,
     EmbeddedPostgres,
     default_data_dir,
@@ -29,7 +30,6 @@ from pulse_trio.store.embedded import (
     reason_of_end,
     running_conninfo,
 )
-from pulse_trio.store.embedded_cluster import make_base, postgres_account
 from tests.support.cluster import traversable_folder
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="no death signal, 
 START = """
 import sys
 from pathlib import Path
-from pulse_trio.store import embedded
+from pulse_trio.database import embedded
 server = embedded.EmbeddedPostgres(Path(sys.argv[1]))
 try:
     conninfo = server.start()
@@ -53,7 +53,7 @@ print(server.pid, conninfo, sep="\\n", flush=True)
 WAIT = "sys.stdin.read()\n"  # until it is killed, or the test is over
 SHOW_DEFAULT = """
 import sys
-from pulse_trio.store import embedded
+from pulse_trio.database import embedded
 try:
     print(embedded.default_data_dir())
 except embedded.EmbeddedError as error:
@@ -118,7 +118,7 @@ def interpreter_for_others() -> str:
     """A Python of this version that other users can run; ours may lie in root's closed home."""
     system = f"/usr/bin/python3.{sys.version_info.minor}"
     for path in (sys.executable, system):
-        command = [path, "-c", "import pulse_trio.store.embedded"]
+        command = [path, "-c", "import pulse_trio.database.embedded"]
         with contextlib.suppress(OSError):
             tried = subprocess.run(
                 command, env=script_environment(), cwd="/", capture_output=True, user="nobody", check=False

@@ -13,6 +13,7 @@ import pytest
 import trio
 from psycopg.rows import scalar_row
 
+from pulse_trio.database.schema import migrate
 from pulse_trio.ids import IdSource
 from pulse_trio.store.base import (
     Conversation,
@@ -30,7 +31,6 @@ from pulse_trio.store.base import (
     page_range,
 )
 from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore, messages
-from pulse_trio.store.schema import migrate
 from pulse_trio.trio_psycopg import Pool, TrioConnection
 from tests.contract.people import START, People, at, seqs
 from tests.support.cluster import Cluster

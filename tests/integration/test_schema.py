@@ -20,9 +20,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
+from pulse_trio.database import schema
+from pulse_trio.database.schema import MIGRATION_LOCK, establish_epoch, migrate, renew_epoch, revisions
 from pulse_trio.errors import LaunchError
-from pulse_trio.store import schema
-from pulse_trio.store.schema import MIGRATION_LOCK, establish_epoch, migrate, renew_epoch, revisions
 from tests.support.cluster import Cluster
 
 LIMIT = 30  # seconds

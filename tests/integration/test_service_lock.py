@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
+from pulse_trio.database.schema import MIGRATION_LOCK, SERVICE_LOCK
+from pulse_trio.database.service_lock import ServiceLock
 from pulse_trio.errors import LaunchError
-from pulse_trio.store.lock import ServiceLock
-from pulse_trio.store.schema import MIGRATION_LOCK, SERVICE_LOCK
 from pulse_trio.trio_psycopg import TrioConnection
 from tests.support.cluster import Cluster
 
@@ -112,7 +112,8 @@ def test_databases_and_migrations_are_not_in_the_way(cluster: Cluster, database:
 
 def test_killed_process_gives_it_up(database: str) -> None:
     code = (
-        "import sys; from pulse_trio.store.lock import ServiceLock; lock = ServiceLock(sys.argv[1]); print(1); input()"
+        "import sys; from pulse_trio.database.service_lock import ServiceLock; "
+        "lock = ServiceLock(sys.argv[1]); print(1); input()"
     )
     command = [sys.executable, "-u", "-c", code, database]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

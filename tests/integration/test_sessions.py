@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import trio
 
+from pulse_trio.database.sessions import noticing, require_own_sessions
 from pulse_trio.errors import LaunchError
-from pulse_trio.store.sessions import noticing, require_own_sessions
 from tests.support.proxy import Proxy, open_proxy
 
 SETTINGS = {"synchronous_commit": "on", "statement_timeout": "5000", "plan_cache_mode": "force_generic_plan"}

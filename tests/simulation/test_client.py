@@ -22,7 +22,7 @@ from pulse_trio.client import (
     open_client,
 )
 from pulse_trio.protocol import Encoded
-from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.subscription import Member
 from pulse_trio.store.base import User
 from tests.simulation.plan import Plan
 from tests.simulation.streams import End

@@ -10,18 +10,18 @@ import pytest
 import trio
 from hypercorn.config import Config
 
-from pulse_trio.edge.auth import Identity
-from pulse_trio.edge.reader import Reader
+from pulse_trio.auth.tokens import Identity
+from pulse_trio.edge.websocket.reader import Reader
 from pulse_trio.protocol import ConversationRemovedFrame, encode
-from pulse_trio.rooms.changes import Changes
+from pulse_trio.rooms.catch_up import Changes
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.lobby import Lobby
-from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.presence import Presence
 from pulse_trio.rooms.room import Room, change_frame
 from pulse_trio.rooms.senders import MemberSender, WaitingSender
 from pulse_trio.rooms.session import Session
+from pulse_trio.rooms.subscription import Member
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Submission, Writer
 from pulse_trio.store.base import Added, Message, NewMessage, ReadMark, Revision, StoreUnavailable, User

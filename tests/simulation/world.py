@@ -21,8 +21,8 @@ from hypercorn.trio.worker_context import WorkerContext
 import pulse_trio.app
 import pulse_trio.rooms.hub
 from pulse_trio.app import create_app
-from pulse_trio.edge.auth import Passwords
-from pulse_trio.edge.hypercorn import GuardedServer, install, wrap
+from pulse_trio.auth.tokens import Passwords
+from pulse_trio.edge.server.connection import GuardedServer, install, wrap
 from pulse_trio.edge.services import Services
 from pulse_trio.ids import IdSource
 from pulse_trio.rooms.hub import Hub

@@ -12,8 +12,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pulse_trio.store.embedded import EmbeddedPostgres
-from pulse_trio.store.schema import migrate
+from pulse_trio.database.embedded import EmbeddedPostgres
+from pulse_trio.database.schema import migrate
 
 _numbers = itertools.count(1)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from jsonschema_rs import Draft202012Validator
 
-from pulse_trio.edge.rest import asyncapi
+from pulse_trio.edge.pages import asyncapi
 from pulse_trio.settings import Settings
 
 

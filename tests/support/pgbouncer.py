@@ -10,7 +10,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from pulse_trio.store.embedded_cluster import postgres_account
+from pulse_trio.database.cluster import postgres_account
 from tests.support.cluster import traversable_folder
 from tests.support.programs import require_program
 

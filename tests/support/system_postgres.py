@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from pulse_trio.store.embedded_cluster import postgres_account
+from pulse_trio.database.cluster import postgres_account
 from tests.support.cluster import traversable_folder
 
 

@@ -7,9 +7,10 @@ import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response
 
-from pulse_trio.edge.answers import current_answer
-from pulse_trio.edge.hash_queue import HashKind
-from pulse_trio.edge.rest.operation import PageQuery, answer, current_identity, current_user, operation
+from pulse_trio.auth.hash_queue import HashKind
+from pulse_trio.edge.response_budget import current_answer
+from pulse_trio.edge.responses import answer
+from pulse_trio.edge.rest.operation import PageQuery, current_identity, current_user, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User, UsernameTaken

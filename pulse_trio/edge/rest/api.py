@@ -15,15 +15,15 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter, Rule, WebsocketMismatch
 
 from pulse_trio import __version__
-from pulse_trio.edge.answers import current_answer
+from pulse_trio.edge.operators.probes import operators
+from pulse_trio.edge.response_budget import current_answer
+from pulse_trio.edge.responses import database_away, error_answer
 from pulse_trio.edge.rest.accounts import accounts
 from pulse_trio.edge.rest.conversations import conversations
-from pulse_trio.edge.rest.documents import documents
 from pulse_trio.edge.rest.members import members
 from pulse_trio.edge.rest.messages import messages
-from pulse_trio.edge.rest.operation import EXAMPLE_ID, database_away, error_answer
-from pulse_trio.edge.rest.operators import operators
-from pulse_trio.edge.rest.people import people
+from pulse_trio.edge.rest.operation import EXAMPLE_ID
+from pulse_trio.edge.rest.presence import people
 from pulse_trio.edge.rest.reads import reads
 from pulse_trio.edge.services import app_parts, services
 from pulse_trio.edge.tracing import HEADER, begin_request
@@ -125,7 +125,7 @@ def install(app: Quart) -> None:
         swagger_ui_path=None,
         openapi_provider_class=_Documents,
     )
-    for blueprint in (accounts, people, conversations, members, messages, reads, documents, operators):
+    for blueprint in (accounts, people, conversations, members, messages, reads, operators):
         app.register_blueprint(blueprint)
     app.register_error_handler(PulseError, _pulse_error)
     app.register_error_handler(StoreError, _store_error)

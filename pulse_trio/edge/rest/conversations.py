@@ -11,17 +11,10 @@ import trio
 from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
+from pulse_trio.edge.responses import answer, empty
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.messages import MessageBody, message_body
-from pulse_trio.edge.rest.operation import (
-    EXAMPLE_ID,
-    PageQuery,
-    Time,
-    answer,
-    current_user,
-    empty,
-    operation,
-)
+from pulse_trio.edge.rest.operation import EXAMPLE_ID, PageQuery, Time, current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError

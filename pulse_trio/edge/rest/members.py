@@ -6,9 +6,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from quart import Blueprint, Response
 
+from pulse_trio.edge.responses import answer
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, read_cursor
-from pulse_trio.edge.rest.operation import Limit, answer, current_user, operation
+from pulse_trio.edge.rest.operation import Limit, current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode

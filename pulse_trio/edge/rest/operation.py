@@ -1,14 +1,13 @@
 """How a REST operation is declared: what it takes and answers, read and documented from one place."""
 
-import math
 import re
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
-from quart import Response, g, request
+from msgspec import Meta
+from quart import g, request
 from quart_schema import (
     document_querystring,
     document_request,
@@ -20,9 +19,10 @@ from quart_schema import (
 from werkzeug.datastructures import MultiDict
 
 from pulse_trio import strict_json
-from pulse_trio.edge.answers import current_answer
-from pulse_trio.edge.auth import Identity, bearer_token
-from pulse_trio.edge.services import app_parts, services
+from pulse_trio.auth.tokens import Identity, bearer_token
+from pulse_trio.edge.response_budget import current_answer
+from pulse_trio.edge.responses import ErrorBody
+from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User
 from pulse_trio.texts import text_problem
@@ -49,14 +49,6 @@ Handler = Callable[..., Awaitable[Any]]
 
 _PATH: Final = re.compile(r" - at `(?:key in )?\$\.?([^`]*)`$")
 _MISSING: Final = re.compile(r"^Object missing required field `([^`]+)`")
-
-
-class ErrorBody(msgspec.Struct):
-    """What went wrong: a stable code, a sentence for a person, and the field it is about if there is one."""
-
-    code: Annotated[str, Meta(extra_json_schema={"enum": sorted(code.code for code in ErrorCode)})]
-    message: str
-    field: str | UnsetType = UNSET
 
 
 class PageQuery(msgspec.Struct):
@@ -154,35 +146,6 @@ def current_identity() -> Identity:
     identity = g.identity
     assert isinstance(identity, Identity)
     return identity
-
-
-def answer(value: msgspec.Struct, status: int = 200) -> Response:
-    """A JSON answer."""
-    return Response(msgspec.json.encode(value), status, content_type="application/json")
-
-
-def empty() -> Response:
-    """204, nothing to say."""
-    response = Response(b"", 204)
-    response.headers.pop("Content-Type", None)
-    return response
-
-
-def database_away() -> PulseError:
-    """What a client is told when the store failed."""
-    return PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; try again in a moment")
-
-
-def error_answer(error: PulseError) -> Response:
-    """The JSON answer for an error, which is counted."""
-    app_parts().metrics.errors[error.code.code] += 1
-    response = answer(ErrorBody(error.code.code, error.message, error.field or UNSET), error.code.status)
-    if error.code.status == 401:
-        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
-    retry_after = 1.0 if error.code is ErrorCode.UNAVAILABLE else error.retry_after
-    if retry_after is not None:
-        response.headers["Retry-After"] = str(math.ceil(retry_after))
-    return response
 
 
 async def read_body(model: type[Model]) -> Model:

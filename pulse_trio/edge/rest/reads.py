@@ -7,10 +7,11 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
+from pulse_trio.edge.responses import answer
 from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor
 from pulse_trio.edge.rest.members import member_page
 from pulse_trio.edge.rest.messages import SEQ_MOST
-from pulse_trio.edge.rest.operation import answer, current_user, operation
+from pulse_trio.edge.rest.operation import current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode

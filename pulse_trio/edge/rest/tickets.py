@@ -6,7 +6,8 @@ import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response
 
-from pulse_trio.edge.rest.operation import EXAMPLE_ID, answer, current_identity, operation
+from pulse_trio.edge.responses import answer
+from pulse_trio.edge.rest.operation import EXAMPLE_ID, current_identity, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid

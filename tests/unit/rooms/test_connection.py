@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from pulse_trio.protocol import CloseCode, Encoded
 from pulse_trio.rooms.connection import CLOSE_TIMEOUT, JOINED_BYTES, Connection, pieces
-from pulse_trio.rooms.member import Member
+from pulse_trio.rooms.subscription import Member
 from pulse_trio.store.base import User
 
 from .world import FakeTransport, a_world, settle

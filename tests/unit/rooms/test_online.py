@@ -1,0 +1,531 @@
+"""Who is online, when the others were here, and whom a session is told of."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.protocol import timestamp
+from pulse_trio.rooms import online as people
+from pulse_trio.rooms import watches
+from pulse_trio.rooms.online import GATHER as WRITE_GATHER
+from pulse_trio.rooms.watches import FRAME_USERS, GATHER, QUERIES
+from pulse_trio.store.base import NewConversation, StoreUnavailable, User
+from pulse_trio.store.memory import MemoryStore
+
+from .world import START, Device, World, a_world, device, settle, virtual_now
+
+Known = dict[UUID, datetime | None]
+
+
+def told(listener: Device) -> list[dict[str, bool]]:
+    """What the frames said, by name."""
+    world = listener.world
+    names = {str(user.id): user.username for user in (world.alice, world.bob, world.carol)}
+    return [
+        {names.get(user["user_id"], user["user_id"]): user["is_online"] for user in frame["users"]}
+        for frame in listener.of_type("users")
+    ]
+
+
+def errors(listener: Device) -> list[tuple[str, str | None]]:
+    return [(frame["code"], frame.get("field")) for frame in listener.of_type("error")]
+
+
+class Asked:
+    """What the store is asked about acquaintances. `gate`: answers come when it is set; `fails`: how many do."""
+
+    def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.queries: list[tuple[UUID, list[UUID]]] = []
+        self.gate: trio.Event | None = None
+        self.error: Exception = StoreUnavailable()
+        self.fails = 0
+        self.most = self.now = 0
+        self._real = partial(MemoryStore.acquaintances, world.store)
+        monkeypatch.setattr(world.store, "acquaintances", self)
+
+    async def __call__(self, user_id: UUID, among: Sequence[UUID]) -> Known:
+        self.queries.append((user_id, list(among)))
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            found = await self._real(user_id, among)
+            if self.gate is not None:
+                await self.gate.wait()
+        finally:
+            self.now -= 1
+        if self.fails:
+            self.fails -= 1
+            raise self.error
+        return found
+
+
+async def remove(world: World, user: User, conversation_id: UUID | None = None) -> None:
+    where = world.conversation_id if conversation_id is None else conversation_id
+    await world.store.remove_member(where, world.alice.id, user.id, now=START)
+    world.hub.remove_user(where, user.id, world.version(where), "removed")
+
+
+async def seen(world: World, user: User) -> datetime | None:
+    return (await world.store.acquaintances(user.id, [user.id]))[user.id]
+
+
+# --- who is told ---
+
+
+async def test_a_session_is_told_at_once_and_of_every_change(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice = await device(world, world.alice)
+        alice.watch(world.bob, world.carol, world.alice)
+        await settle()
+        assert told(alice) == [{"bob": False, "carol": False, "alice": True}]
+        bob = await world.join(world.bob)
+        await device(world, world.carol)
+        await settle()
+        assert len(told(alice)) == 1, "gathered"
+        await trio.sleep(2 * GATHER)
+        assert told(alice)[1:] == [{"bob": True, "carol": True}]
+        again = await device(world, world.bob)
+        bob.leave()
+        await trio.sleep(2 * GATHER)
+        assert len(told(alice)) == 2, "bob has another connection"
+        again.leave()
+        await settle()
+        left_at = virtual_now()
+        await trio.sleep(2 * GATHER)
+        assert told(alice)[2:] == [{"bob": False}]
+        assert alice.of_type("users")[-1]["users"][0]["last_seen_at"] == timestamp(left_at)
+
+
+async def test_strangers_are_left_out(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        stranger = User(world.ids(), "stranger")
+        await world.store.create_user(stranger, password_hash=None, subject=None, created_at=START)
+        alice = await device(world, world.alice)
+        alice.watch(stranger, User(world.ids(), "nobody"))
+        await trio.sleep(1)
+        assert told(alice) == [{}]
+        await device(world, stranger)
+        await trio.sleep(1)
+        assert told(alice) == [{}]
+
+
+async def test_only_the_last_of_several_lists_counts_and_one_is_looked_up_at_a_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        alice = await device(world, world.alice)
+        asked = Asked(world, monkeypatch)
+        asked.gate = trio.Event()
+        for _ in range(50):
+            alice.watch(world.bob)
+            await settle()
+        alice.watch(world.carol)
+        await settle()
+        asked.gate.set()
+        await settle()
+        assert [among for _, among in asked.queries] == [[world.bob.id], [world.carol.id]]
+        assert told(alice) == [{"bob": False}, {"carol": False}]
+        await world.join(world.bob)
+        await trio.sleep(1)
+        assert len(told(alice)) == 2
+
+
+async def test_a_storm_of_sessions_asks_the_store_little_at_a_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        devices = [await device(world, world.alice) for _ in range(20)]
+        asked = Asked(world, monkeypatch)
+        asked.gate = trio.Event()
+        for each in devices:
+            each.watch(world.bob)
+        await settle()
+        asked.gate.set()
+        await settle()
+        assert asked.most == QUERIES
+        assert all(told(each) == [{"bob": False}] for each in devices)
+
+
+async def test_too_many_are_refused(autojump_clock: MockClock) -> None:
+    async with a_world(watched_users=2) as world:
+        alice = await device(world, world.alice)
+        alice.watch(world.bob, world.carol)
+        with pytest.raises(PulseError) as caught:
+            alice.watch(world.alice, world.bob, world.carol)
+        assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_FRAME, "user_ids")
+        await settle()
+        assert told(alice) == [{"bob": False, "carol": False}]
+
+
+async def test_frames_have_a_bounded_size(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        others = [User(world.ids(), f"user{number}") for number in range(FRAME_USERS + 20)]
+        for user in others:
+            await world.store.create_user(user, password_hash=None, subject=None, created_at=START)
+        members = (world.alice.id, *(user.id for user in others))
+        await world.store.create_conversation(
+            NewConversation(world.ids(), None, None, True, world.alice.id, members, START)
+        )
+        alice = await device(world, world.alice)
+        alice.watch(*others)
+        await settle()
+        assert [len(frame) for frame in told(alice)] == [FRAME_USERS, 20]
+        for user in others:
+            await device(world, user)
+        await trio.sleep(1)
+        assert [len(frame) for frame in told(alice)[2:]] == [FRAME_USERS, 20]
+
+
+async def test_a_crowd_of_changes_gives_others_their_turn_and_tells_what_is_then_true(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watches, "SLICE", 0)
+    async with a_world() as world:
+        listeners = [await device(world, world.alice) for _ in range(9)]
+        for each in listeners:
+            each.watch(world.bob, world.carol)
+        await settle()
+        bob = await device(world, world.bob)
+        await trio.sleep(GATHER - 0.01)
+        assert not any(told(each)[1:] for each in listeners)
+        bob.leave()
+        listeners[3].watch()
+        listeners[4].leave()
+        await trio.sleep(1)
+        assert told(listeners[3])[1:] == [{}]
+        assert told(listeners[4])[1:] == []
+        assert all(told(each)[-1] == {"bob": False} for each in (*listeners[:3], *listeners[5:]))
+
+
+# --- who may not be told any more ---
+
+
+@pytest.mark.parametrize("who", ["watched", "watcher"])
+async def test_what_removal_ends_is_not_told_of_any_more(autojump_clock: MockClock, who: str) -> None:
+    async with a_world() as world:
+        watcher, watched = (world.carol, world.bob) if who == "watched" else (world.bob, world.carol)
+        listener = await device(world, watcher)
+        listener.watch(watched)
+        await settle()
+        await remove(world, world.bob)
+        someone = await device(world, watched)
+        await trio.sleep(1)
+        someone.leave()
+        await trio.sleep(1)
+        assert told(listener) == [{watched.username: False}]
+        assert errors(listener) == []
+        assert world.hub._watches._watchers == {}
+        assert world.hub._watches._doubts == {}
+
+
+async def test_what_another_conversation_allows_goes_on_and_nothing_is_missed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        other = world.ids()
+        await world.new_conversation(other)
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        alice.watch(world.bob, world.carol)
+        bob.watch(world.alice, world.carol)
+        await settle()
+        asked = Asked(world, monkeypatch)
+        asked.gate = trio.Event()
+        await remove(world, world.bob)
+        carol = await device(world, world.carol)
+        await trio.sleep(1)
+        assert told(alice)[1:] == [{"carol": True}]
+        assert told(bob)[1:] == [], "held back until the store has said that it may be told"
+        asked.gate.set()
+        await trio.sleep(1)
+        assert told(alice)[2:] == [{"bob": True}]
+        assert told(bob)[1:] == [{"alice": True, "carol": True}]
+        assert len(asked.queries) == 1, "one question for both directions"
+        carol.leave()
+        await trio.sleep(1)
+        assert told(alice)[-1] == told(bob)[-1] == {"carol": False}
+
+
+async def test_a_removal_during_a_look_up_is_not_overlooked(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        asked = Asked(world, monkeypatch)
+        asked.gate = trio.Event()
+        alice.watch(world.bob, world.carol)
+        bob.watch(world.carol)
+        await settle()  # the answers have been read, and are on their way
+        await remove(world, world.bob)
+        asked.gate.set()
+        await settle()
+        assert told(alice) == [{"carol": False}]
+        assert told(bob) == [{}]
+
+
+async def test_a_removal_during_the_look_up_after_another_is_not_overlooked(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        other = world.ids()
+        await world.new_conversation(other)
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        alice.watch(world.bob)
+        bob.watch(world.carol)
+        await settle()
+        asked = Asked(world, monkeypatch)
+        asked.gate = trio.Event()
+        await remove(world, world.bob)
+        await settle()
+        await remove(world, world.bob, other)
+        asked.gate.set()
+        await device(world, world.carol)
+        await trio.sleep(1)
+        assert (told(alice), told(bob)) == ([{"bob": True}], [{"carol": False}])
+
+
+async def test_a_list_that_has_been_replaced_does_not_come_back(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        other = world.ids()
+        await world.new_conversation(other)
+        alice = await device(world, world.alice)
+        alice.watch(world.bob)
+        await settle()
+        asked = Asked(world, monkeypatch)
+        asked.gate = trio.Event()
+        await remove(world, world.bob)
+        await settle()
+        gate, asked.gate = asked.gate, None
+        alice.watch(world.carol)
+        await settle()
+        gate.set()
+        await settle()
+        await device(world, world.bob)
+        await trio.sleep(1)
+        assert told(alice) == [{"bob": False}, {"carol": False}]
+
+
+async def test_a_doubtful_removal_is_asked_about_too(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        alice.watch(world.bob)
+        bob.watch(world.alice)
+        await settle()
+        await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=START)
+        world.hub.reconnect_user(world.conversation_id, world.bob.id)
+        await trio.sleep(1)
+        assert bob.ended.is_set()
+        assert told(alice) == [{"bob": True}], "that they went is not told"
+
+
+# --- a store that fails ---
+
+
+async def test_a_look_up_that_fails_is_tried_again_then_told_and_the_list_stays(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=5.0) as world:
+        alice = await device(world, world.alice)
+        asked = Asked(world, monkeypatch)
+        asked.fails = 3
+        alice.watch(world.bob)
+        await trio.sleep(3)
+        assert (told(alice), errors(alice)) == ([{"bob": False}], [])
+        asked.fails = 1_000
+        alice.watch(world.carol)
+        await trio.sleep(10)
+        assert (told(alice), errors(alice)) == ([{"bob": False}], [("unavailable", "user_ids")])
+        assert world.hub._metrics.errors == {"unavailable": 1}, "as for every other error"
+        await device(world, world.bob)
+        await trio.sleep(1)
+        assert told(alice)[1:] == [{"bob": True}]
+        asked.fails = 0
+        asked.gate = trio.Event()  # and one that does not answer
+        alice.watch(world.carol)
+        await trio.sleep(12)
+        assert errors(alice)[1:] == [("unavailable", "user_ids")]
+        with pytest.raises(StoreUnavailable):
+            await world.hub.presence(world.alice.id, world.bob.id)
+
+
+async def test_what_cannot_be_looked_up_after_a_removal_is_told_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=5.0) as world:
+        await world.new_conversation(world.ids())
+        alice, bob = await device(world, world.alice), await device(world, world.bob)
+        alice.watch(world.bob)
+        bob.watch(world.alice, world.carol)
+        await settle()
+        asked = Asked(world, monkeypatch)
+        asked.fails = 1_000
+        await remove(world, world.bob)
+        await trio.sleep(10)
+        assert errors(alice) == errors(bob) == [("unavailable", "user_ids")]
+        assert world.hub._watches._watchers == {}
+
+
+async def test_a_fault_of_a_look_up_ends_that_look_up_only(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with a_world() as world:
+        alice = await device(world, world.alice)
+        asked = Asked(world, monkeypatch)
+        asked.error, asked.fails = RuntimeError("a fault in the store"), 1
+        alice.watch(world.bob)
+        await settle()
+        assert errors(alice) == [("unavailable", "user_ids")]
+        alice.watch(world.bob)
+        await settle()
+        assert told(alice) == [{"bob": False}]
+    assert "a fault in the store" in capsys.readouterr().out
+
+
+async def test_nothing_is_left_of_sessions_that_have_gone(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        asked = Asked(world, monkeypatch)
+        first, second = await device(world, world.alice), await device(world, world.alice)
+        first.watch(world.bob)
+        await settle()
+        asked.gate = trio.Event()
+        second.watch(world.bob)
+        await settle()
+        for each in (first, second):
+            each.leave()
+        await settle()
+        asked.gate.set()
+        await settle()
+        second.watch(world.carol)  # closed: nobody is there to be told
+        await settle()
+        hub = world.hub
+        assert (hub._watches._watches, hub._watches._watchers, hub._watches._queries) == ({}, {}, {})
+        assert hub._people._connections == {}
+
+
+# --- when somebody was here ---
+
+
+def count_writes(world: World, monkeypatch: pytest.MonkeyPatch, *failures: Exception | None) -> list[set[str]]:
+    """From now on whose moments are written is noted; the next statements fail so, or not."""
+    written: list[set[str]] = []
+    left = list(failures)
+
+    async def mark_seen(moments: Mapping[UUID, datetime]) -> None:
+        written.append({world.store._accounts[user_id].user.username for user_id in moments})
+        failure = left.pop(0) if left else None
+        if failure is not None:
+            await trio.lowlevel.checkpoint()
+            raise failure
+        await MemoryStore.mark_seen(world.store, moments)
+
+    monkeypatch.setattr(world.store, "mark_seen", mark_seen)
+    return written
+
+
+async def test_comings_and_goings_are_written_together(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        written = count_writes(world, monkeypatch)
+        alice, bob, carol = [await world.join(user) for user in (world.alice, world.bob, world.carol)]
+        bob.leave()
+        await trio.sleep(2 * WRITE_GATHER)
+        assert written == [{"alice", "bob", "carol"}]
+        came = await seen(world, world.alice)
+        await trio.sleep(100)
+        assert len(written) == 1, "nobody came or went"
+        alice.leave()
+        carol.leave()
+        await settle()
+        at = virtual_now()
+        assert await world.hub.presence(world.bob.id, world.alice.id) is not None
+        found = await world.hub.presence(world.bob.id, world.alice.id)
+        assert found is not None
+        assert found.last_seen_at == timestamp(at), "known before it is written"
+        assert await seen(world, world.alice) == came
+        await trio.sleep(2 * WRITE_GATHER)
+        assert await seen(world, world.alice) == await seen(world, world.carol) == at
+
+
+async def test_what_could_not_be_written_is_written_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        count_writes(world, monkeypatch, *[StoreUnavailable()] * 5)
+        alice = await world.join(world.alice)
+        await trio.sleep(2)
+        alice.leave()
+        await settle()
+        at = virtual_now()
+        await trio.sleep(30)
+        assert await seen(world, world.alice) == at
+
+
+async def test_a_fault_of_a_write_ends_that_write_only(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with a_world() as world:
+        written = count_writes(world, monkeypatch, RuntimeError("a fault in the store"))
+        alice = await world.join(world.alice)
+        await trio.sleep(3)
+        assert await seen(world, world.alice) is None
+        alice.leave()
+        await trio.sleep(3)
+        assert len(written) == 2
+        assert await seen(world, world.alice) is not None
+    assert "a fault in the store" in capsys.readouterr().out
+
+
+async def test_a_crowd_that_leaves_at_the_drain_is_few_statements(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "BATCH", 2)
+    async with a_world() as world:
+        for user in (world.alice, world.bob, world.carol):
+            await world.join(user)
+            await device(world, user)
+        await trio.sleep(10)
+        written = count_writes(world, monkeypatch)
+        await world.hub.drain()
+        at = virtual_now()
+        assert [len(users) for users in written] == [2, 1]
+        assert [await seen(world, user) for user in (world.alice, world.bob, world.carol)] == [at] * 3
+
+
+async def test_what_waits_for_the_database_is_bounded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "UNWRITTEN", 2)
+    async with a_world() as world:
+        written = count_writes(world, monkeypatch)
+        for user in (world.alice, world.bob, world.carol):
+            await world.join(user)
+        await trio.sleep(2)
+        assert written == [{"bob", "carol"}], "the oldest is forgotten"
+
+
+async def test_a_session_that_could_not_be_opened_is_not_online(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+
+        async def fail(*_: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            raise StoreUnavailable
+
+        monkeypatch.setattr(world.store, "memberships", fail)
+        with pytest.raises(StoreUnavailable):
+            await device(world, world.alice)
+        found = await world.hub.presence(world.alice.id, world.alice.id)
+        assert found is not None
+        assert not found.is_online
