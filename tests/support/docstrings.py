@@ -1,0 +1,38 @@
+"""Refuses docstrings that begin with a relative clause: `python -m tests.support.docstrings pulse_trio tests`.
+
+CONTRIBUTING.md has the rule: a docstring begins with a verb or a noun. "What the room knows" makes the reader look for
+the noun that it stands for.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+REFUSED: Final = re.compile(r"(What|Whatever|Who|Whoever|Whom|Whose|Whether|Where|Wherever|How|Which|Why)\b")
+
+
+def refused(source: str) -> Iterator[tuple[int, str]]:
+    """Yields the line and the first words of each docstring in `source` that is refused."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        text = ast.get_docstring(node)
+        if text is not None and REFUSED.match(text):
+            yield node.body[0].lineno, text.splitlines()[0]
+
+
+def main(folders: list[str]) -> int:
+    """Prints each refused docstring; returns how many there are."""
+    count = 0
+    for path in sorted(path for folder in folders for path in Path(folder).rglob("*.py")):
+        for line, text in refused(path.read_text()):
+            count += 1
+            print(f"{path}:{line}: begin with a verb or a noun: {text}")
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(min(main(sys.argv[1:]), 1))
