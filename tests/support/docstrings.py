@@ -16,9 +16,9 @@ REFUSED: Final = re.compile(r"(What|Whatever|Who|Whoever|Whom|Whose|Whether|Wher
 
 def refused(source: str) -> Iterator[tuple[int, str]]:
     """Yields the line and the first words of each docstring in `source` that is refused."""
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, documented) and node.body]
+    for node in sorted(nodes, key=lambda node: node.body[0].lineno):
         text = ast.get_docstring(node)
         if text is not None and REFUSED.match(text):
             yield node.body[0].lineno, text.splitlines()[0]

@@ -19,7 +19,7 @@ class A:
 def c():
     """How it is."""
 '''
-    assert [text for _, text in refused(source)] == ["What it is.", "How it is.", "Who it is.", "Whether it is."]
+    assert [text for _, text in refused(source)] == ["What it is.", "Who it is.", "Whether it is.", "How it is."]
 
 
 def test_verbs_and_nouns_pass() -> None:
