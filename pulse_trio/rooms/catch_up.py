@@ -1,4 +1,4 @@
-"""Reading what is committed: for members that catch up, and for a room that missed something."""
+"""Reading what is committed: for subscriptions that catch up, and for a room that missed something."""
 
 import random
 from dataclasses import dataclass, field
@@ -11,18 +11,18 @@ from pulse_trio.protocol import Encoded, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import pieces
 from pulse_trio.rooms.message_frames import change_frame
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import Message, Store, StoreUnavailable
 
 PAGE: Final = 256  # changes read at a time: with the longest messages about the size of an outbox
-# Pages that others may need in a moment: those of some hundred rooms whose members all come back.
+# Pages that others may need in a moment: those of some hundred rooms whose subscriptions all come back.
 KEPT_PAGES: Final = 256
 KEPT_BYTES: Final = 4 * 2**20
 
 
 @dataclass(slots=True)
 class _Page:
-    """A page of changes, encoded: one reading serves all members who come back at once.
+    """A page of changes, encoded: one reading serves all subscriptions who come back at once.
 
     Attributes:
         chunks: frames that are written together, and the rev of the last of them; None until they are there.
@@ -75,24 +75,24 @@ class Changes:
             except (StoreUnavailable, trio.TooSlowError):
                 await backoff.wait()
 
-    async def catch_up(self, member: Member) -> None:
-        """Sends a member the next page of what it missed, and makes it live when that was the last.
+    async def catch_up(self, subscription: Subscription) -> None:
+        """Sends a subscription the next page of what it missed, and makes it live when that was the last.
 
         What is released meanwhile it reads from the store, too: nothing is held in memory for it, and between
         the last page and its going live there is no await, so that it misses nothing and gets nothing twice.
         While it reads page by page, its connection sends what other conversations have for it in between.
         """
-        page = await self._page(member)
+        page = await self._page(subscription)
         assert page.chunks is not None
         for frames, last_rev in page.chunks:
-            if member.is_removed:
+            if subscription.is_removed:
                 return
-            member.cursor = last_rev
-            await member.connection.send_now(frames, member)
-        if page.chunks and member.cursor < member.target:
-            member.connection.catch_up_later(member)
+            subscription.cursor = last_rev
+            await subscription.connection.send_now(frames, subscription)
+        if page.chunks and subscription.cursor < subscription.target:
+            subscription.connection.catch_up_later(subscription)
         else:
-            member.is_live = True
+            subscription.is_live = True
 
     def forget(self, conversation_id: UUID) -> None:
         """Something has changed in a conversation, or nobody is there any more: what was read serves nobody now."""
@@ -100,14 +100,14 @@ class Changes:
             for key in [key for key in self._pages if key[0] == conversation_id]:
                 del self._pages[key]
 
-    async def _page(self, member: Member) -> _Page:
-        """The next page for a member: one that was read for another, if nothing has changed since, or a new one."""
-        key = member.conversation_id, member.cursor
-        while (page := self._pages.get(key)) is not None and member.target <= page.as_of:
+    async def _page(self, subscription: Subscription) -> _Page:
+        """Returns the next page: one read for another subscription if nothing has changed since, or a new one."""
+        key = subscription.conversation_id, subscription.cursor
+        while (page := self._pages.get(key)) is not None and subscription.target <= page.as_of:
             if page.chunks is not None:
                 return page
             await page.read.wait()
-        page = self._pages[key] = _Page(as_of=member.target)
+        page = self._pages[key] = _Page(as_of=subscription.target)
         try:
             page.fill(await self.read(*key))
         finally:

@@ -12,7 +12,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import User
 
 if TYPE_CHECKING:
-    from pulse_trio.rooms.subscription import Member
+    from pulse_trio.rooms.subscription import Subscription
 
 # The outbox is bounded by bytes; this bounds the memory of the channel itself. A typing frame, the
 # smallest, has about 150 bytes, so the default of 1 MiB is reached first.
@@ -22,9 +22,9 @@ JOINED_BYTES: Final = 65_536
 CLOSE_TIMEOUT: Final = 2.0  # seconds for a close frame to leave; whoever does not read it is cut off
 
 
-_Item: TypeAlias = "tuple[Encoded | None, Member | None]"
-"""A frame, with the member that it is for if it is of one conversation. No frame: this member catches up now; with no
-member, what the transport took is flushed."""
+_Item: TypeAlias = "tuple[Encoded | None, Subscription | None]"
+"""A frame, with the subscription that it is for if it is of one conversation. No frame: this subscription catches up
+now; with no subscription, what the transport took is flushed."""
 
 log = structlog.get_logger(__name__)
 
@@ -120,7 +120,7 @@ class Connection:
         self._greeting = greeting
         self._released = None if greeting is None else trio.Event()
         self.transport = transport
-        self._write_now = transport.write_now  # bound here, once: it is called for every frame of every member
+        self._write_now = transport.write_now  # bound here, once: it is called for every frame of every subscription
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
         self.dropped_frames = 0
         self._outbox, self._source = trio.open_memory_channel[_Item](OUTBOX_FRAMES)
@@ -129,7 +129,7 @@ class Connection:
         self._flushing = 0  # bytes of what the transport has taken and not flushed
         # What is in the outbox, at the task, or holds the outbox back; while there is any, nothing may overtake it.
         self._pending = 0 if greeting is None else 1
-        self._sending: list[Member] = []  # whose frames are on their way out of here
+        self._sending: list[Subscription] = []  # whose frames are on their way out of here
         self._is_open = True
         self._scope = trio.CancelScope()
         self._close: tuple[CloseCode, str] | None = None
@@ -150,24 +150,24 @@ class Connection:
         """Whether it may still be sent to: neither `close` nor `leave` was called."""
         return self._is_open
 
-    def deliver(self, frame: Encoded, member: "Member | None" = None, *, ephemeral: bool = False) -> None:
+    def deliver(self, frame: Encoded, subscription: "Subscription | None" = None, *, ephemeral: bool = False) -> None:
         """Puts a frame into the outbox; after `close` it is dropped.
 
         Args:
             frame: what to send.
-            member: whose conversation it belongs to, if to one: it is dropped when that member has been removed.
+            subscription: the one that it belongs to, if to one: it is dropped when that has been removed.
             ephemeral: it may be missed (typing, presence): dropped when the connection lags.
         """
         if not self._is_open:
             return
-        if member is None:  # those of a conversation are counted by its room, once for all
+        if subscription is None:  # those of a conversation are counted by its room, once for all
             self.metrics.frames_out[frame.kind] += 1
         if not self._pending:
             left = self._write_now(frame.wire)
             if left == 0:
                 return
             if left > 0:
-                self._flush_later(frame.size, member)
+                self._flush_later(frame.size, subscription)
                 return
         if ephemeral and self._queued_bytes > self._outbox_bytes // 2:
             self.dropped_frames += 1
@@ -176,49 +176,49 @@ class Connection:
         # One frame may be larger than the outbox, or a long list of users would close everybody.
         if self._queued_bytes and self._queued_bytes + frame.size > self._outbox_bytes:
             self._close_slow()
-        elif self._put(frame, member):
+        elif self._put(frame, subscription):
             self._queued_bytes += frame.size
 
-    def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, member: "Member") -> None:
+    def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, subscription: "Subscription") -> None:
         """As `deliver` for each; `wire` is all of them."""
         if self._is_open and not self._pending and (left := self._write_now(wire)) >= 0:
             if left:
-                self._flush_later(len(wire), member)
+                self._flush_later(len(wire), subscription)
             return
         for frame in frames:
-            self.deliver(frame, member)
+            self.deliver(frame, subscription)
 
-    def catch_up_later(self, member: "Member") -> None:
-        """Lets a member read on what it missed, after whatever waits in the outbox now."""
+    def catch_up_later(self, subscription: "Subscription") -> None:
+        """Lets a subscription read on what it missed, after whatever waits in the outbox now."""
         if self._is_open:
-            self._put(None, member)
+            self._put(None, subscription)
 
     def release(self) -> None:
         """Ends the hold of a session's connection: what waits in the outbox is sent, and then everything at once."""
         if self._released is not None:
             self._released.set()
 
-    def _flush_later(self, size: int, member: "Member | None") -> None:
+    def _flush_later(self, size: int, subscription: "Subscription | None") -> None:
         """The task must write what the transport took and the network did not."""
-        if member is not None:
-            self._sending.append(member)
+        if subscription is not None:
+            self._sending.append(subscription)
         self._queued_bytes += size
         self._flushing = size
         self._put(None, None)
 
-    async def send_now(self, frames: Sequence[Encoded], member: "Member") -> None:
-        """Sends frames past the outbox: for this connection's own task, while a member catches up."""
+    async def send_now(self, frames: Sequence[Encoded], subscription: "Subscription") -> None:
+        """Sends frames past the outbox: for this connection's own task, while a subscription catches up."""
         self.metrics.catch_up_frames += len(frames)
-        self._sending.append(member)
+        self._sending.append(subscription)
         if self._write_now(b"".join(frame.wire for frame in frames)) >= 0:
             await self.transport.flush()
         else:
             await self.transport.send(frames)
         self._sending.clear()
 
-    def cut_off(self, member: "Member") -> None:
-        """A removed member must not get the frame that is being sent to it, if its client does not take it."""
-        if member in self._sending:
+    def cut_off(self, subscription: "Subscription") -> None:
+        """A removed subscription must not get the frame that is being sent to it, if its client does not take it."""
+        if subscription in self._sending:
             self._close_slow()
             self.transport.abandon()
 
@@ -238,11 +238,11 @@ class Connection:
             self._outbox.close()
             self._scope.cancel()
 
-    async def run(self, catch_up: Callable[["Member"], Awaitable[None]]) -> None:
+    async def run(self, catch_up: Callable[["Subscription"], Awaitable[None]]) -> None:
         """Sends what comes into the outbox until `leave` or `close`.
 
         Args:
-            catch_up: sends a member the next of the changes that it missed.
+            catch_up: sends a subscription the next of the changes that it missed.
 
         Cancelled: closes the connection with `CloseCode.INTERNAL_ERROR`, within `CLOSE_TIMEOUT` seconds:
         who stops in order closes the connections first. A fault of the connection ends this one only.
@@ -254,7 +254,7 @@ class Connection:
                 held: _Item | None = None
                 while True:
                     try:
-                        frame, member = await self._source.receive() if held is None else held
+                        frame, subscription = await self._source.receive() if held is None else held
                     except trio.EndOfChannel:
                         break
                     held = None
@@ -262,15 +262,15 @@ class Connection:
                         break  # the frame was handed over just before `close` or `leave`
                     taken = 1
                     if frame is not None:
-                        frames, taken, held = self._gather(frame, member)
+                        frames, taken, held = self._gather(frame, subscription)
                         if frames:
                             await self.transport.send(frames)
-                    elif member is None:
+                    elif subscription is None:
                         await self.transport.flush()
                         self._queued_bytes -= self._flushing
                         self._flushing = 0
-                    elif not member.is_removed:
-                        await catch_up(member)
+                    elif not subscription.is_removed:
+                        await catch_up(subscription)
                     self._sending.clear()
                     self._pending -= taken
         except trio.Cancelled:
@@ -301,30 +301,30 @@ class Connection:
         self._greeting = self._released = None
         self._pending -= 1
 
-    def _gather(self, frame: Encoded, member: "Member | None") -> tuple[list[Encoded], int, "_Item | None"]:
+    def _gather(self, frame: Encoded, subscription: "Subscription | None") -> tuple[list[Encoded], int, "_Item | None"]:
         """What can be sent together: the frames, how much of the outbox that was, and what must come after."""
         frames: list[Encoded] = []
         size = taken = 0
-        item: _Item = frame, member
+        item: _Item = frame, subscription
         while True:
-            frame_or_none, member = item
+            frame_or_none, subscription = item
             if frame_or_none is None or size > JOINED_BYTES:
                 return frames, taken, item
             taken += 1
             self._queued_bytes -= frame_or_none.size
-            if member is None or not member.is_removed:
+            if subscription is None or not subscription.is_removed:
                 frames.append(frame_or_none)
                 size += frame_or_none.size
-                if member is not None:
-                    self._sending.append(member)
+                if subscription is not None:
+                    self._sending.append(subscription)
             try:
                 item = self._source.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
                 return frames, taken, None
 
-    def _put(self, frame: Encoded | None, member: "Member | None") -> bool:
+    def _put(self, frame: Encoded | None, subscription: "Subscription | None") -> bool:
         try:
-            self._outbox.send_nowait((frame, member))
+            self._outbox.send_nowait((frame, subscription))
         except trio.WouldBlock:
             self._close_slow()
         except trio.BrokenResourceError:

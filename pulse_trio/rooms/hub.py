@@ -36,7 +36,7 @@ from pulse_trio.rooms.read_positions import Reads
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Session, Sessions
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.settings import Settings
@@ -163,7 +163,7 @@ class Hub:
         on_ended: Callable[[], object] = lambda: None,
         after_rev: int | None = None,
         epoch: str | None = None,
-    ) -> Member:
+    ) -> Subscription:
         """Registers a connection of a user of the conversation; opens its room if need be.
 
         Args:
@@ -207,21 +207,21 @@ class Hub:
                 on_ended()
 
             connection = open_connection(user, websocket, self._settings, ended, self._metrics)
-            member = Member(connection, conversation_id, room.last_rev if after_rev is None else after_rev)
-            room.join(member)
+            subscription = Subscription(connection, conversation_id, room.last_rev if after_rev is None else after_rev)
+            room.join(subscription)
             self._people.enter(user.id)
             if self.draining:  # it came in after `drain` had closed the others
                 room.close_all(CloseCode.RESTART, RESTARTING)
         finally:
             room.unhold()
-        return member
+        return subscription
 
     def disconnect(self, conversation_id: UUID, user_id: UUID, websocket: Transport) -> None:
         """Takes a connection out of its room; one that is not in it is no error."""
         room = self._rooms.get(conversation_id)
-        member = None if room is None else room.member_of(websocket)
-        if room is not None and member is not None and member.connection.user.id == user_id:
-            room.leave(member)
+        subscription = None if room is None else room.subscription_of(websocket)
+        if room is not None and subscription is not None and subscription.connection.user.id == user_id:
+            room.leave(subscription)
 
     async def broadcast(self, conversation_id: UUID, message: ServerFrame, exclude_user_id: UUID | None = None) -> None:
         """Sends a frame to all connections of a conversation, but for those of one user."""
@@ -278,24 +278,26 @@ class Hub:
         """Notes changes of a user's membership, until the end of what it returns, while their connection is set up."""
         return JoinTicket(self._joining, (conversation_id, user_id))
 
-    async def send_message(self, conversation_id: UUID, member: Member, frame: SendMessage) -> None:
-        """Takes a message; its answer comes to the member as a frame. Waits while too many are unstored.
+    async def send_message(self, conversation_id: UUID, subscription: Subscription, frame: SendMessage) -> None:
+        """Takes a message; the answer comes as a frame. Waits while too many are unstored.
 
         Cancelled: the message was not taken.
         """
         if self._typed:  # whoever types on after a message is seen to type at once
-            self._typed.pop((conversation_id, member.connection.user.id), None)
-        message = self._message(conversation_id, member.connection.user, frame.content, frame.client_id)
-        await self._submit(member, message, frame.client_id)
+            self._typed.pop((conversation_id, subscription.connection.user.id), None)
+        message = self._message(conversation_id, subscription.connection.user, frame.content, frame.client_id)
+        await self._submit(subscription, message, frame.client_id)
 
-    async def send_revision(self, conversation_id: UUID, member: Member, frame: EditMessage | DeleteMessage) -> None:
-        """Takes an edit or a deletion; its answer comes to the member as a frame.
+    async def send_revision(
+        self, conversation_id: UUID, subscription: Subscription, frame: EditMessage | DeleteMessage
+    ) -> None:
+        """Takes an edit or a deletion; the answer comes as a frame.
 
         Cancelled: it was not taken.
         """
         content = frame.content if isinstance(frame, EditMessage) else None
-        revision = self._revision(conversation_id, frame.message_id, member.connection.user, content)
-        await self._submit(member, revision, frame.client_id)
+        revision = self._revision(conversation_id, frame.message_id, subscription.connection.user, content)
+        await self._submit(subscription, revision, frame.client_id)
 
     async def post(
         self, conversation_id: UUID, sender: User, content: str, client_id: str | None
@@ -335,19 +337,19 @@ class Hub:
         finally:
             room.unhold()
 
-    async def _submit(self, member: Member, message: NewMessage | Revision, client_id: str | None) -> None:
-        if member.connection.close_code is not None:
+    async def _submit(self, subscription: Subscription, message: NewMessage | Revision, client_id: str | None) -> None:
+        if subscription.connection.close_code is not None:
             room = None  # what a connection still sends while it is being closed is not answered
-        elif member.of_session:
-            room = self._rooms.room(member.conversation_id)  # opens while the message waits in its inbox
+        elif subscription.of_session:
+            room = self._rooms.room(subscription.conversation_id)  # opens while the message waits in its inbox
         else:
-            room = self._rooms.get(member.conversation_id)
+            room = self._rooms.get(subscription.conversation_id)
         if room is None:
             await trio.lowlevel.checkpoint()
             return
         room.hold()
         try:
-            await room.submit(member, message, client_id)
+            await room.submit(subscription, message, client_id)
         finally:
             room.unhold()
 
@@ -371,16 +373,16 @@ class Hub:
             made_at=self._clock(),
         )
 
-    def send_typing(self, conversation_id: UUID, member: Member) -> None:
+    def send_typing(self, conversation_id: UUID, subscription: Subscription) -> None:
         """Notifies the other users of the conversation that this one is typing, once in `TYPING_INTERVAL` seconds."""
-        if not self._may_type(conversation_id, member.connection.user.id):
+        if not self._may_type(conversation_id, subscription.connection.user.id):
             return
         room = self._rooms.get(conversation_id)
         if room is not None and room.opened.is_set():
-            self._type(room, member)
-        elif member.of_session and member.connection not in self._typing:
-            self._typing[member.connection] = None  # one at a time: a client cannot make us open many at once
-            self._rooms.nursery.start_soon(self._open_and_type, member, name=f"typing in {conversation_id}")
+            self._type(room, subscription)
+        elif subscription.of_session and subscription.connection not in self._typing:
+            self._typing[subscription.connection] = None  # one at a time: a client cannot make us open many at once
+            self._rooms.nursery.start_soon(self._open_and_type, subscription, name=f"typing in {conversation_id}")
 
     def _may_type(self, conversation_id: UUID, user_id: UUID) -> bool:
         now = trio.current_time()
@@ -392,32 +394,32 @@ class Hub:
         self._typed[key] = now
         return True
 
-    async def _open_and_type(self, member: Member) -> None:
+    async def _open_and_type(self, subscription: Subscription) -> None:
         try:
-            room = await self._rooms.hold_open(member.conversation_id)
+            room = await self._rooms.hold_open(subscription.conversation_id)
         except NotAMember:
-            member.refuse(not_a_member())
+            subscription.refuse(not_a_member())
         except StoreUnavailable:
             pass  # typing may be missed
         else:
-            self._type(room, member)
+            self._type(room, subscription)
             room.unhold()
         finally:
-            del self._typing[member.connection]
+            del self._typing[subscription.connection]
 
-    def _type(self, room: Room, member: Member) -> None:
-        attached = room.member_of(member.connection.transport)
+    def _type(self, room: Room, subscription: Subscription) -> None:
+        attached = room.subscription_of(subscription.connection.transport)
         if attached is not None:
             room.typing(attached)
-        elif member.of_session and member.connection.is_open:
-            member.refuse(not_a_member())
+        elif subscription.of_session and subscription.connection.is_open:
+            subscription.refuse(not_a_member())
 
-    async def send_read(self, member: Member, seq: int) -> None:
-        """Takes how far a user has read; if it is refused, that comes to the member as a frame.
+    async def send_read(self, subscription: Subscription, seq: int) -> None:
+        """Takes how far a user has read; if it is refused, the client gets an error frame.
 
         Cancelled: it was not taken.
         """
-        await self._reads.ask(member, seq)
+        await self._reads.ask(subscription, seq)
 
     async def mark_read(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadStanding:
         """The same for who need not be connected; see `Reads.mark`."""
@@ -432,7 +434,7 @@ class Hub:
         found = await self._watches.look_up(user_id, [of])
         return found[0] if found else None
 
-    async def place(self, session: Session, conversation_id: UUID) -> Member:
+    async def place(self, session: Session, conversation_id: UUID) -> Subscription:
         """A session's place in a conversation, for what its client sends there.
 
         Where the session has none yet, the store is asked whether its user is a member: no room opens for a
@@ -444,9 +446,9 @@ class Hub:
             PulseError: it could not be looked up in time.
         Cancelled: nothing has happened.
         """
-        member = session.members.get(conversation_id)
-        if member is not None:
-            return member
+        subscription = session.subscriptions.get(conversation_id)
+        if subscription is not None:
+            return subscription
         if session.is_refused(conversation_id):
             raise ForeignConversation(was_looked_up=False)
         user_id = session.user.id
@@ -462,7 +464,7 @@ class Hub:
         if version is not None and room is not None and room.opened.is_set() and session.connection.is_open:
             # The answer to their addition was lost, or is late.
             await self.add_users(conversation_id, [user_id], version)
-        return session.member(conversation_id)
+        return session.subscription(conversation_id)
 
     async def _membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         """As `Store.membership`, for as long as a message may wait."""
@@ -527,7 +529,7 @@ class Hub:
                 continue
             current.append(user_id)
             for session in self._sessions.of(user_id):
-                if room is None or room.member_of(session.connection.transport) is None:
+                if room is None or room.subscription_of(session.connection.transport) is None:
                     session.added(conversation_id, version, is_news=is_open or user_id in newcomers)
         if room is not None:
             room.admit(current, version, with_others=with_others)
@@ -548,9 +550,9 @@ class Hub:
             room.dismiss(user_id, version)
             room.close_user(user_id, CloseCode.REMOVED, reason)
         for session in self._sessions.of(user_id):
-            member = session.removed(conversation_id, version)
-            if room is not None and member is not None:
-                room.leave(member)
+            subscription = session.removed(conversation_id, version)
+            if room is not None and subscription is not None:
+                room.leave(subscription)
         self._watches.doubt(user_id, (session.connection for session in self._sessions.of(user_id)))
         return True
 

@@ -107,9 +107,9 @@ class Lobby:
                         self._refuse_resume(session, conversation_id)
                 elif conversation_id not in memberships:
                     # Removed after it had been taken in, and the answer to that is still on its way.
-                    member = session.removed(conversation_id)
-                    if room is not None and member is not None:
-                        room.leave(member)
+                    subscription = session.removed(conversation_id)
+                    if room is not None and subscription is not None:
+                        room.leave(subscription)
                 else:
                     last_rev = max(memberships[conversation_id].last_rev, 0 if room is None else room.last_rev)
                     if rev > last_rev:
@@ -125,11 +125,11 @@ class Lobby:
         """Takes a session out of everything; one that is out already is no error."""
         self._sessions.discard(session)
         session.waiting.cancel()
-        for conversation_id, member in session.members.items():
+        for conversation_id, subscription in session.subscriptions.items():
             room = self._rooms.get(conversation_id)
             if room is not None:
-                room.leave(member)
-        session.members.clear()
+                room.leave(subscription)
+        session.subscriptions.clear()
         session.connection.leave()
 
     async def _memberships(

@@ -19,7 +19,7 @@ from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import not_a_member
 from pulse_trio.store.base import NotAMember, ReadMark, ReadStanding, Store, StoreUnavailable
 
@@ -38,7 +38,7 @@ class _Asked:
     def __init__(self, seq: int, deadline: float) -> None:
         self.seq = seq
         self.deadline = deadline
-        self.askers: dict[Connection, Member] = {}
+        self.askers: dict[Connection, Subscription] = {}
 
 
 # Conversation, user, and whether the room knew that there is such a message: one that is beyond the last must not
@@ -92,33 +92,33 @@ class Reads:
             self._hurry.set()
             await self._idle.wait()
 
-    async def ask(self, member: Member, seq: int) -> None:
-        """Takes a mark of a connection; the answer comes to the member as a frame: where its user stands, or an error.
+    async def ask(self, subscription: Subscription, seq: int) -> None:
+        """Takes a mark of a connection; the answer is a frame: where its user stands, or an error.
 
         Each counts among the connection's messages that wait for the database, so that it is not read while too many
         do.
         Cancelled: it was not taken.
         """
-        room = self._rooms.get(member.conversation_id)
-        user_id = member.connection.user.id
+        room = self._rooms.get(subscription.conversation_id)
+        user_id = subscription.connection.user.id
         known_seq = 0 if room is None else room.read_seqs.get(user_id, 0)
-        if room is not None and seq <= known_seq and _answer(room, member, known_seq):
+        if room is not None and seq <= known_seq and _answer(room, subscription, known_seq):
             return
         is_known = room is not None and room.opened.is_set() and seq <= room.last_seq
-        key = member.conversation_id, user_id, is_known
+        key = subscription.conversation_id, user_id, is_known
         asked = self._asked.get(key)
-        if asked is not None and member.connection in asked.askers:
+        if asked is not None and subscription.connection in asked.askers:
             asked.seq = max(asked.seq, seq)
             return
         try:
-            member.connection.capacity.acquire_nowait()
+            subscription.connection.capacity.acquire_nowait()
         except trio.WouldBlock:
             self._hurry.set()
-            await member.connection.capacity.acquire()
-        if member.connection.is_open:
-            self._put(key, seq, trio.current_time() + self._timeout, {member.connection: member})
+            await subscription.connection.capacity.acquire()
+        if subscription.connection.is_open:
+            self._put(key, seq, trio.current_time() + self._timeout, {subscription.connection: subscription})
         else:  # closed meanwhile: what it still sends is not taken
-            member.connection.capacity.release()
+            subscription.connection.capacity.release()
 
     async def mark(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadStanding:
         """Stores a mark at once, for somebody who need not be connected; where they then stand.
@@ -145,15 +145,15 @@ class Reads:
 
     # --- inside ---
 
-    def _put(self, key: _Key, seq: int, deadline: float, askers: Mapping[Connection, Member]) -> None:
+    def _put(self, key: _Key, seq: int, deadline: float, askers: Mapping[Connection, Subscription]) -> None:
         """Adds a mark to what is to be stored; each asker holds one place of its connection's capacity for it."""
         asked = self._asked.setdefault(key, _Asked(seq, deadline))
         asked.seq = max(asked.seq, seq)
         asked.deadline = min(asked.deadline, deadline)
-        for connection, member in askers.items():
+        for connection, subscription in askers.items():
             if connection in asked.askers:
                 connection.capacity.release()
-            asked.askers[connection] = member
+            asked.askers[connection] = subscription
         if self._idle.is_set():
             self._idle = trio.Event()
         self._came.set()
@@ -195,8 +195,8 @@ class Reads:
                 self._settle(asked)
                 room = self._rooms.get(conversation_id)
                 if room is not None and standing.read_seq <= room.read_seqs.get(user_id, 0):
-                    for member in asked.askers.values():  # it is no news, so nobody else is told
-                        _answer(room, member, standing.read_seq)
+                    for subscription in asked.askers.values():  # it is no news, so nobody else is told
+                        _answer(room, subscription, standing.read_seq)
                 moved.setdefault(conversation_id, {})[user_id] = standing.read_seq
             elif asked.deadline <= now:
                 self._settle(asked, _not_stored())
@@ -208,10 +208,10 @@ class Reads:
         return is_whole
 
     def _settle(self, asked: _Asked, error: PulseError | None = None) -> None:
-        for connection, member in asked.askers.items():
+        for connection, subscription in asked.askers.items():
             connection.capacity.release()
             if error is not None:
-                member.refuse(error)
+                subscription.refuse(error)
 
     def _rest(self) -> None:
         """What came while the last batch was stored goes on at once if it is a batch, else it gathers."""
@@ -246,12 +246,12 @@ class Reads:
                 room.unhold()
 
 
-def _answer(room: Room, member: Member, seq: int) -> bool:
+def _answer(room: Room, subscription: Subscription, seq: int) -> bool:
     """Tells one connection how far its user has read, if it is in the room (still)."""
-    attached = room.member_of(member.connection.transport)
+    attached = room.subscription_of(subscription.connection.transport)
     if attached is None:
         return False
-    positions = [Position(member.connection.user.id, seq)]
+    positions = [Position(subscription.connection.user.id, seq)]
     attached.deliver(encode(ReadFrame(conversation_id=room.conversation_id, positions=positions)), ephemeral=True)
     return True
 

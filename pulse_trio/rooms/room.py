@@ -31,9 +31,9 @@ from pulse_trio.rooms.connection import Transport, pieces
 from pulse_trio.rooms.membership import MembershipChanges, later
 from pulse_trio.rooms.message_frames import change_frame
 from pulse_trio.rooms.presence import GATHER, Presence
-from pulse_trio.rooms.senders import MemberSender, WaitingSender
+from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import Stored, Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import (
@@ -101,7 +101,7 @@ class Room:
         self._metrics = metrics
         self._on_vacant = on_vacant
         self._nursery: trio.Nursery | None = None
-        self._members: dict[Transport, Member] = {}
+        self._subscriptions: dict[Transport, Subscription] = {}
         self._presence = Presence(settings.presence_list_max)
         self._gathering: trio.CancelScope | None = None  # of the task that will tell who came and went
         # While the room opens: the last change of each user's membership, its version and whether they were added.
@@ -125,7 +125,7 @@ class Room:
     # --- life ---
 
     async def run(self) -> None:
-        """The room, from its first member until it is vacant.
+        """The room, from its first subscription until it is vacant.
 
         Cancelled: members are closed with `CloseCode.INTERNAL_ERROR`; messages that are not stored yet are not
         acknowledged. Raises StoreUnavailable or NotAMember when it cannot be opened.
@@ -151,7 +151,7 @@ class Room:
             self._writer.close()
             if self._doubts is not None:
                 self._doubts.cancel()
-            self._members.clear()  # sessions: they come in again when it opens again
+            self._subscriptions.clear()  # sessions: they come in again when it opens again
             self._presence.clear()
             if self._gathering is not None:
                 self._gathering.cancel()
@@ -189,11 +189,11 @@ class Room:
 
     async def _wait_vacant(self) -> None:
         while True:
-            if self._keepers or self._joining or (self._members and self._doubts is not None):
+            if self._keepers or self._joining or (self._subscriptions and self._doubts is not None):
                 await self._changed.wait()
             elif self._writer.unsettled:
                 await self._writer.wait_idle()
-            elif self._members:
+            elif self._subscriptions:
                 with trio.move_on_after(self._linger):
                     await self._changed.wait()
                 # Whoever came meanwhile, or is about to, did not say so: the room is asked for every message.
@@ -233,22 +233,22 @@ class Room:
 
     # --- members ---
 
-    def join(self, member: Member) -> None:
+    def join(self, subscription: Subscription) -> None:
         """Adds a connection of the conversation's own; the room stays open while it is there."""
         assert self._nursery is not None
-        user = member.connection.user
-        member.target = max(member.target, self.last_rev)
+        user = subscription.connection.user
+        subscription.target = max(subscription.target, self.last_rev)
         self._keepers += 1
-        is_first = self._enter(member)
-        self._nursery.start_soon(member.connection.run, self._changes.catch_up, name=f"member {user.id}")
+        is_first = self._enter(subscription)
+        self._nursery.start_soon(subscription.connection.run, self._changes.catch_up, name=f"member {user.id}")
         joined = encode(self._joined(user, with_list=True))
         self._metrics.frames_out[joined.kind] += 1
-        member.deliver(joined)
+        subscription.deliver(joined)
         if is_first and not self._presence.is_crowded:
-            self.broadcast(joined, exclude_member=member, ephemeral=True)
+            self.broadcast(joined, exclude=subscription, ephemeral=True)
         elif is_first:
             self._tell_later(user, came=True)
-        member.start()
+        subscription.start()
 
     def attach(self, session: Session, *, with_others: bool = False) -> None:
         """Takes in a session that has come, or whose user has been added; one that is in already stays.
@@ -257,16 +257,16 @@ class Room:
             session: which.
             with_others: many come at once: they are gathered into few frames, as a crowd's comings are.
         """
-        if session.connection.transport in self._members:
+        if session.connection.transport in self._subscriptions:
             return
-        member = session.place(self.conversation_id, self.last_rev)
-        if not self._enter(member):
+        subscription = session.place(self.conversation_id, self.last_rev)
+        if not self._enter(subscription):
             return
         user = session.user
         if with_others or self._presence.is_crowded:
             self._tell_later(user, came=True)
         else:
-            self.broadcast(encode(self._joined(user)), exclude_member=member, ephemeral=True)
+            self.broadcast(encode(self._joined(user)), exclude=subscription, ephemeral=True)
 
     def admit(self, user_ids: Sequence[UUID], version: int, *, with_others: bool) -> None:
         """Takes in the sessions of users who have been added to the conversation; see `attach`."""
@@ -288,13 +288,13 @@ class Room:
         """Who is in the conversation is looked up again, if the room is opening: somebody may have been removed."""
         self._members_in_doubt = True
 
-    def leave(self, member: Member) -> None:
-        """Takes a member out, and tells the others if it was the last connection of its user."""
-        connection = member.connection
-        if self._members.get(connection.transport) is not member:
+    def leave(self, subscription: Subscription) -> None:
+        """Takes a subscription out, and tells the others if it was the last connection of its user."""
+        connection = subscription.connection
+        if self._subscriptions.get(connection.transport) is not subscription:
             return
-        del self._members[connection.transport]
-        if not member.of_session:
+        del self._subscriptions[connection.transport]
+        if not subscription.of_session:
             self._keepers -= 1
             connection.leave()
         user = connection.user
@@ -309,25 +309,25 @@ class Room:
 
     def close_user(self, user_id: UUID, code: CloseCode, reason: str) -> None:
         """Closes a user's connections that are of this conversation alone; sessions are left to the hub."""
-        for member in list(self._members.values()):
-            if member.connection.user.id == user_id and not member.of_session:
-                member.connection.close(code, reason)
-                self.leave(member)
+        for subscription in list(self._subscriptions.values()):
+            if subscription.connection.user.id == user_id and not subscription.of_session:
+                subscription.connection.close(code, reason)
+                self.leave(subscription)
 
     def close_all(self, code: CloseCode, reason: str) -> None:
         """Closes all connections, sessions too. Nobody is told who left: nobody is left to be told."""
-        members = list(self._members.values())
-        self._members.clear()
+        subscriptions = list(self._subscriptions.values())
+        self._subscriptions.clear()
         self._presence.clear()
         self._keepers = 0
-        for member in members:
-            member.connection.close(code, reason)
+        for subscription in subscriptions:
+            subscription.connection.close(code, reason)
         self._changed.set()
 
-    def _enter(self, member: Member) -> bool:
-        """Adds a member; returns whether it is the first of its user."""
-        self._members[member.connection.transport] = member
-        return self._presence.enter(member.connection.user)
+    def _enter(self, subscription: Subscription) -> bool:
+        """Adds a subscription; returns whether it is the first of its user."""
+        self._subscriptions[subscription.connection.transport] = subscription
+        return self._presence.enter(subscription.connection.user)
 
     def _joined(self, user: User, *, with_list: bool = False) -> SystemFrame:
         return self._system("joined", f"User {user.username} joined the conversation", user.id, with_list=with_list)
@@ -347,9 +347,9 @@ class Room:
             for frame in self._presence.take_news(self.conversation_id):
                 self.broadcast(encode(frame), ephemeral=True)
 
-    def member_of(self, transport: Transport) -> Member | None:
-        """The member that has this connection."""
-        return self._members.get(transport)
+    def subscription_of(self, transport: Transport) -> Subscription | None:
+        """The subscription that has this connection."""
+        return self._subscriptions.get(transport)
 
     @property
     def active_users(self) -> list[UUID]:
@@ -359,7 +359,7 @@ class Room:
     @property
     def connection_count(self) -> int:
         """How many connections there are."""
-        return len(self._members)
+        return len(self._subscriptions)
 
     # --- frames ---
 
@@ -368,14 +368,14 @@ class Room:
         frame: Encoded,
         *,
         exclude_user_id: UUID | None = None,
-        exclude_member: Member | None = None,
+        exclude: Subscription | None = None,
         ephemeral: bool = False,
     ) -> None:
-        """Puts a frame into every member's outbox; never blocks."""
+        """Puts a frame into every subscription's outbox; never blocks."""
         count = 0
-        for member in list(self._members.values()):
-            if member is not exclude_member and member.connection.user.id != exclude_user_id:
-                member.deliver(frame, ephemeral=ephemeral)
+        for subscription in list(self._subscriptions.values()):
+            if subscription is not exclude and subscription.connection.user.id != exclude_user_id:
+                subscription.deliver(frame, ephemeral=ephemeral)
                 count += 1
         self._metrics.frames_out[frame.kind] += count
 
@@ -393,11 +393,11 @@ class Room:
             frame = structs.replace(frame, user_ids=list(user_ids[:FRAME_USERS]), user_count=len(user_ids))
         self.broadcast(encode(frame))
 
-    def typing(self, member: Member) -> None:
+    def typing(self, subscription: Subscription) -> None:
         """Notifies the other users that this one is typing, unless it has left."""
-        if self._members.get(member.connection.transport) is not member:
+        if self._subscriptions.get(subscription.connection.transport) is not subscription:
             return
-        user = member.connection.user
+        user = subscription.connection.user
         frame = TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=self.conversation_id)
         self.broadcast(encode(frame), exclude_user_id=user.id, ephemeral=True)
 
@@ -408,22 +408,22 @@ class Room:
         self.read_seqs.update((position.user_id, position.seq) for position in news)
         if self._presence.is_crowded:
             frames = {p.user_id: encode(ReadFrame(conversation_id=self.conversation_id, positions=[p])) for p in news}
-            for member in list(self._members.values()):
-                frame = frames.get(member.connection.user.id)
+            for subscription in list(self._subscriptions.values()):
+                frame = frames.get(subscription.connection.user.id)
                 if frame is not None:
-                    member.deliver(frame, ephemeral=True)
+                    subscription.deliver(frame, ephemeral=True)
         else:
             for at in range(0, len(news), FRAME_POSITIONS):
                 part = news[at : at + FRAME_POSITIONS]
                 self.broadcast(encode(ReadFrame(conversation_id=self.conversation_id, positions=part)), ephemeral=True)
 
-    async def submit(self, member: Member, message: NewMessage | Revision, client_id: str | None) -> None:
-        """Hands a message, or a change of one, to the writer; its answer comes to the member as a frame.
+    async def submit(self, subscription: Subscription, message: NewMessage | Revision, client_id: str | None) -> None:
+        """Hands a message, or a change of one, to the writer; the answer comes as a frame.
 
-        Waits while the room, or this member, has too many unstored.
+        Waits while the room, or this subscription, has too many unstored.
         Cancelled: it was not taken.
         """
-        connection = member.connection
+        connection = subscription.connection
         try:
             connection.capacity.acquire_nowait()  # nearly always: no turn of the loop is spent on it
         except trio.WouldBlock:
@@ -431,10 +431,12 @@ class Room:
         try:
             if not connection.is_open:
                 raise trio.BrokenResourceError  # closed meanwhile: what it still sends is not taken
-            await self._writer.submit(message, MemberSender(member, client_id, self.member_of), client_id)
+            await self._writer.submit(
+                message, SubscriptionSender(subscription, client_id, self.subscription_of), client_id
+            )
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             connection.capacity.release()
-            member.refuse(not_stored(), client_id)  # the room has failed; dropped if the connection is closed
+            subscription.refuse(not_stored(), client_id)  # the room has failed; dropped if the connection is closed
         except BaseException:
             connection.capacity.release()
             raise
@@ -529,7 +531,7 @@ class Room:
             self._changed.set()
 
     def _deliver(self, messages: Sequence[Message]) -> None:
-        """Puts changes out to every member that is due for them, in the order of rev."""
+        """Puts changes out to every subscription that is due for them, in the order of rev."""
         # Whoever fills a gap, and whoever resolves a doubt, may both have read the same.
         news = [message for message in messages if message.rev > self.last_rev]
         if not news:
@@ -538,20 +540,20 @@ class Room:
         self.last_rev = news[-1].rev
         self.last_seq = max(self.last_seq, *(message.seq for message in news))
         frames = [encode(change_frame(message)) for message in news]
-        members = list(self._members.values())
+        subscriptions = list(self._subscriptions.values())
         for frame in frames:
-            self._metrics.frames_out[frame.kind] += len(members)
+            self._metrics.frames_out[frame.kind] += len(subscriptions)
         at = 0
         for piece in pieces(frames):
             revs = [message.rev for message in news[at : at + len(piece)]]
             at += len(piece)
             if len(piece) == 1:
-                for member in members:
-                    member.deliver_change(revs[0], piece[0])
+                for subscription in subscriptions:
+                    subscription.deliver_change(revs[0], piece[0])
             else:
                 wire = b"".join(frame.wire for frame in piece)
-                for member in members:
-                    member.deliver_changes(revs, piece, wire)
+                for subscription in subscriptions:
+                    subscription.deliver_changes(revs, piece, wire)
 
 
 def _is_same(message: Message, resent: NewMessage) -> bool:

@@ -8,41 +8,46 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import encode
 from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.message_frames import change_frame
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.store.base import Message, NotAMember
 
 
-class MemberSender:
-    """Tells a member what became of its message; a member that has gone is told nothing.
+class SubscriptionSender:
+    """Tells a subscription what became of its message; a subscription that has gone is told nothing.
 
     Args:
-        member: who sent it. A session may send where it has no place yet, or none any more.
+        subscription: who sent it. A session may send where it has no place yet, or none any more.
         client_id: what the answer is told back with, if it is a refusal.
-        member_of: the room's: whose place a connection has there when the answer comes.
+        subscription_of: the room's: whose place a connection has there when the answer comes.
     """
 
-    __slots__ = ("_client_id", "_member_of", "member")
+    __slots__ = ("_client_id", "_subscription_of", "subscription")
 
-    def __init__(self, member: Member, client_id: str | None, member_of: Callable[[Transport], Member | None]) -> None:
-        self.member = member
+    def __init__(
+        self,
+        subscription: Subscription,
+        client_id: str | None,
+        subscription_of: Callable[[Transport], Subscription | None],
+    ) -> None:
+        self.subscription = subscription
         self._client_id = client_id
-        self._member_of = member_of
+        self._subscription_of = subscription_of
 
     def stored(self, message: Message, *, is_news: bool) -> None:
         if is_news:
             return  # it has it, as everybody
-        member = self._member_of(self.member.connection.transport)
-        if member is None:  # a resend by who has been removed: nothing of the conversation reaches them
-            self.member.refuse(not_a_member(), self._client_id)
+        subscription = self._subscription_of(self.subscription.connection.transport)
+        if subscription is None:  # a resend by who has been removed: nothing of the conversation reaches them
+            self.subscription.refuse(not_a_member(), self._client_id)
         else:
-            member.deliver_again(message.rev, encode(change_frame(message)))
+            subscription.deliver_again(message.rev, encode(change_frame(message)))
 
     def settled(self) -> None:
-        self.member.connection.capacity.release()
+        self.subscription.connection.capacity.release()
 
     def refuse(self, error: PulseError, client_id: str | None) -> None:
-        self.member.refuse(error, client_id)
+        self.subscription.refuse(error, client_id)
 
 
 class WaitingSender:

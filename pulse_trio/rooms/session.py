@@ -13,7 +13,7 @@ import trio
 from pulse_trio.protocol import ConversationAddedFrame, ConversationRemovedFrame, encode
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.membership import later
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import User
 
 REFUSAL_LASTS: Final = 1.0  # seconds in which a further frame about a foreign conversation costs no look-up
@@ -27,7 +27,7 @@ class Session:
     Until `start` nothing of them is sent but the greeting: the client may first say where it wants to go on.
 
     Attributes:
-        members: its place in each conversation in which something has happened, or will be replayed.
+        subscriptions: its place in each conversation in which something has happened, or will be replayed.
         changed: while the user's memberships are being looked up, the last change of each since then: its version, and
             whether the user was added.
         ended: nothing more is sent.
@@ -43,13 +43,13 @@ class Session:
         "ended",
         "is_greeted",
         "is_started",
-        "members",
+        "subscriptions",
         "waiting",
     )
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.members: dict[UUID, Member] = {}
+        self.subscriptions: dict[UUID, Subscription] = {}
         self.changed: dict[UUID, tuple[int, bool]] | None = None
         self._notified: dict[UUID, bool] = {}  # what the client last heard of a membership: True is added
         self._refused: dict[UUID, float] = {}  # foreign conversation → until when it is refused without a look-up
@@ -63,34 +63,34 @@ class Session:
         """Whose session it is."""
         return self.connection.user
 
-    def member(self, conversation_id: UUID) -> Member:
+    def subscription(self, conversation_id: UUID) -> Subscription:
         """Who sends in a conversation: the store knows whether the user is in it."""
-        found = self.members.get(conversation_id)
-        return Member(self.connection, conversation_id, 0, of_session=True) if found is None else found
+        found = self.subscriptions.get(conversation_id)
+        return Subscription(self.connection, conversation_id, 0, of_session=True) if found is None else found
 
-    def place(self, conversation_id: UUID, last_rev: int) -> Member:
-        """The member for a room that is open at `last_rev`; what it has missed will be sent."""
-        member = self.members.get(conversation_id)
-        if member is None:
+    def place(self, conversation_id: UUID, last_rev: int) -> Subscription:
+        """The subscription for a room that is open at `last_rev`; what it has missed will be sent."""
+        subscription = self.subscriptions.get(conversation_id)
+        if subscription is None:
             self.notify_added(conversation_id, only_if_left=True)
-            member = Member(self.connection, conversation_id, last_rev, of_session=True)
-            self.members[conversation_id] = member
-            member.is_live = self.is_started
+            subscription = Subscription(self.connection, conversation_id, last_rev, of_session=True)
+            self.subscriptions[conversation_id] = subscription
+            subscription.is_live = self.is_started
         else:
-            self._due(member, last_rev)
-        return member
+            self._due(subscription, last_rev)
+        return subscription
 
     def resume(self, conversation_id: UUID, rev: int, last_rev: int) -> None:
         """Goes back to where the client was; before `start` only."""
-        member = self.members.get(conversation_id)
-        if member is not None:
-            member.cursor = rev  # also when it is beyond what the room knew when it took the session in
-            member.target = max(member.target, last_rev)
+        subscription = self.subscriptions.get(conversation_id)
+        if subscription is not None:
+            subscription.cursor = rev  # also when it is beyond what the room knew when it took the session in
+            subscription.target = max(subscription.target, last_rev)
         elif rev < last_rev:
             self.notify_added(conversation_id, only_if_left=True)
-            member = Member(self.connection, conversation_id, rev, of_session=True)
-            member.target = last_rev
-            self.members[conversation_id] = member
+            subscription = Subscription(self.connection, conversation_id, rev, of_session=True)
+            subscription.target = last_rev
+            self.subscriptions[conversation_id] = subscription
 
     def start(self) -> None:
         """Lets frames flow."""
@@ -98,8 +98,8 @@ class Session:
             self.is_started = True
             self.waiting.cancel()
             self.connection.release()
-            for member in self.members.values():
-                member.start()
+            for subscription in self.subscriptions.values():
+                subscription.start()
 
     def refuse_for_a_while(self, conversation_id: UUID) -> None:
         """Remembers that the user is no member of a conversation."""
@@ -132,19 +132,19 @@ class Session:
             self._remember(conversation_id, is_member=True)
             self.connection.deliver(encode(ConversationAddedFrame(conversation_id=conversation_id)))
 
-    def removed(self, conversation_id: UUID, version: int = 0) -> Member | None:
+    def removed(self, conversation_id: UUID, version: int = 0) -> Subscription | None:
         """Notifies the client that its user has been removed; returns its place in the conversation, if it has one.
 
         What of the conversation waits in the outbox is not sent.
         """
         self._note(conversation_id, version, is_member=False)
-        member = self.members.pop(conversation_id, None)
-        if member is not None:
-            member.remove()
+        subscription = self.subscriptions.pop(conversation_id, None)
+        if subscription is not None:
+            subscription.remove()
         if self.is_greeted:
             self._remember(conversation_id, is_member=False)
             self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
-        return member
+        return subscription
 
     def _remember(self, conversation_id: UUID, *, is_member: bool) -> None:
         self._notified.pop(conversation_id, None)
@@ -156,10 +156,10 @@ class Session:
         if self.changed is not None:
             self.changed[conversation_id] = later(self.changed.get(conversation_id), (version, is_member))
 
-    def _due(self, member: Member, last_rev: int) -> None:
-        member.target = max(member.target, last_rev)
-        if member.is_live and member.cursor < last_rev:
-            member.start()
+    def _due(self, subscription: Subscription, last_rev: int) -> None:
+        subscription.target = max(subscription.target, last_rev)
+        if subscription.is_live and subscription.cursor < last_rev:
+            subscription.start()
 
 
 class Sessions:

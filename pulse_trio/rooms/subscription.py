@@ -1,4 +1,4 @@
-"""A member: a connection's place in one conversation, and how far its client has seen it."""
+"""A subscription: a connection's place in one conversation, and how far its client has seen it."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -8,8 +8,8 @@ from pulse_trio.protocol import Encoded, encode, error_frame
 from pulse_trio.rooms.connection import Connection
 
 
-class Member:
-    """A connection in a conversation.
+class Subscription:
+    """A connection's place in a conversation; the connection's member task serves it.
 
     A session's connection has one in each conversation where something has happened since it came; a
     conversation's own connection has this one alone, and keeps the room open.

@@ -70,7 +70,7 @@ async def come_in(store: PostgresStore, user: User, keys: list[uuid.UUID], patch
                 await trio.sleep(0.005)
         assert [frame["content"] for frame in transport.frames[1:]] == ["hello"] * NEWS
         assert hub.room_count == 0
-        assert len(session.members) == NEWS, "a place where something was missed only"
+        assert len(session.subscriptions) == NEWS, "a place where something was missed only"
         with pytest.raises(PulseError) as refused:
             await hub.resume(session, SendResume(revs={uuid.uuid4(): 0 for _ in range(MANY + 1)}))
         assert refused.value.code == ErrorCode.INVALID_FRAME

@@ -22,7 +22,7 @@ from pulse_trio.client import (
     open_client,
 )
 from pulse_trio.protocol import Encoded
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import User
 from tests.simulation.plan import Plan
 from tests.simulation.streams import End
@@ -215,9 +215,9 @@ def test_what_a_server_loses_on_a_live_connection_is_fetched(monkeypatch: pytest
     people: list[Person] = []
     rand = random.Random(5)
     lost = 0
-    deliver = Member.deliver_change
+    deliver = Subscription.deliver_change
 
-    def forgetful(self: Member, rev: int, frame: Encoded) -> None:
+    def forgetful(self: Subscription, rev: int, frame: Encoded) -> None:
         nonlocal lost
         # Not towards the end: only what comes later shows that something is missing.
         if self.is_live and rev > self.cursor and rand.random() < 0.05 and people and people[0].said < MESSAGES // 2:
@@ -226,12 +226,12 @@ def test_what_a_server_loses_on_a_live_connection_is_fetched(monkeypatch: pytest
         else:
             deliver(self, rev, frame)
 
-    def one_by_one(self: Member, revs: Sequence[int], frames: Sequence[Encoded], _wire: bytes) -> None:
+    def one_by_one(self: Subscription, revs: Sequence[int], frames: Sequence[Encoded], _wire: bytes) -> None:
         for rev, frame in zip(revs, frames, strict=True):
             forgetful(self, rev, frame)
 
-    monkeypatch.setattr(Member, "deliver_change", forgetful)
-    monkeypatch.setattr(Member, "deliver_changes", one_by_one)
+    monkeypatch.setattr(Subscription, "deliver_change", forgetful)
+    monkeypatch.setattr(Subscription, "deliver_changes", one_by_one)
     gaps = 0
     for seed in range(3):
         people.clear()

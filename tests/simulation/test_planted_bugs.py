@@ -19,9 +19,9 @@ from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.presence import Presence
 from pulse_trio.rooms.room import Room, change_frame
-from pulse_trio.rooms.senders import MemberSender, WaitingSender
+from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
 from pulse_trio.rooms.session import Session
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Submission, Writer
 from pulse_trio.store.base import Added, Message, NewMessage, ReadMark, Revision, StoreUnavailable, User
@@ -121,10 +121,10 @@ def lost_batch_on_retry(patch: Patch) -> None:
 def off_by_one_at_resume(patch: Patch) -> None:
     catch_up = Changes.catch_up
 
-    async def wrong(self: Changes, member: Member) -> None:
-        if member.cursor < member.target:
-            member.cursor += 1
-        await catch_up(self, member)
+    async def wrong(self: Changes, subscription: Subscription) -> None:
+        if subscription.cursor < subscription.target:
+            subscription.cursor += 1
+        await catch_up(self, subscription)
 
     patch.setattr(Changes, "catch_up", wrong)
 
@@ -140,17 +140,17 @@ def edit_missed_by_a_resuming_client(patch: Patch) -> None:
 
 
 def live_frame_missed_at_the_join_point(patch: Patch) -> None:
-    async def wrong(self: Changes, member: Member) -> None:
-        end = member.target
-        while member.cursor < end:
-            page = await self.read(member.conversation_id, member.cursor)
+    async def wrong(self: Changes, subscription: Subscription) -> None:
+        end = subscription.target
+        while subscription.cursor < end:
+            page = await self.read(subscription.conversation_id, subscription.cursor)
             if not page:
                 break
             for message in page:
                 if message.rev <= end:
-                    await member.connection.send_now([encode(change_frame(message))], member)
-                member.cursor = message.rev
-        member.is_live = True
+                    await subscription.connection.send_now([encode(change_frame(message))], subscription)
+                subscription.cursor = message.rev
+        subscription.is_live = True
 
     patch.setattr(Changes, "catch_up", wrong)
 
@@ -218,11 +218,11 @@ def session_stays_in_the_room_after_removal(patch: Patch) -> None:
 
 
 def resend_of_a_removed_user_answered(patch: Patch) -> None:
-    def wrong(self: MemberSender, message: Message, *, is_news: bool) -> None:
+    def wrong(self: SubscriptionSender, message: Message, *, is_news: bool) -> None:
         if not is_news:
-            self.member.connection.deliver(encode(change_frame(message)))
+            self.subscription.connection.deliver(encode(change_frame(message)))
 
-    patch.setattr(MemberSender, "stored", wrong)
+    patch.setattr(SubscriptionSender, "stored", wrong)
 
 
 def session_resumed_one_too_late(patch: Patch) -> None:
@@ -235,10 +235,10 @@ def session_resumed_one_too_late(patch: Patch) -> None:
 
 
 def session_live_before_it_has_caught_up(patch: Patch) -> None:
-    def wrong(self: Member) -> None:
+    def wrong(self: Subscription) -> None:
         self.is_live = True
 
-    patch.setattr(Member, "start", wrong)
+    patch.setattr(Subscription, "start", wrong)
 
 
 def expired_token_kept(patch: Patch) -> None:

@@ -33,7 +33,7 @@ from pulse_trio.protocol import (
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.hub import ForeignConversation
 from pulse_trio.rooms.session import Session
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import StoreError
 from pulse_trio.texts import utf8_size
 
@@ -137,7 +137,7 @@ class Reader:
                     case SendRead():
                         await hub.send_read(member, frame.seq)
 
-    def _member(self, frame: ConversationFrame) -> Member | None:
+    def _member(self, frame: ConversationFrame) -> Subscription | None:
         """The connection's place in the conversation that a frame is about; None if that must be looked up.
 
         Raises:
@@ -145,7 +145,7 @@ class Reader:
         """
         raise NotImplementedError
 
-    async def _place(self, frame: ConversationFrame) -> Member | None:
+    async def _place(self, frame: ConversationFrame) -> Subscription | None:
         """Looks up what `_member` does not know; None if the frame has been refused."""
         raise NotImplementedError
 
@@ -174,12 +174,12 @@ class MemberReader(Reader):
     __slots__ = ("_own",)
 
     def __init__(
-        self, parts: Services, member: Member, take: Receive, scope: trio.CancelScope, identity: Identity
+        self, parts: Services, member: Subscription, take: Receive, scope: trio.CancelScope, identity: Identity
     ) -> None:
         super().__init__(parts, member.connection, take, scope, identity)
         self._own = member
 
-    def _member(self, frame: ConversationFrame) -> Member | None:
+    def _member(self, frame: ConversationFrame) -> Subscription | None:
         if frame.conversation_id is not None and frame.conversation_id != self._own.conversation_id:
             raise _frame_error(frame, "`conversation_id` is another than this connection's; leave it out")
         return self._own
@@ -207,12 +207,12 @@ class SessionReader(Reader):
             self._session.start()
         await super()._handle(frame)
 
-    def _member(self, frame: ConversationFrame) -> Member | None:
+    def _member(self, frame: ConversationFrame) -> Subscription | None:
         if frame.conversation_id is None:
             raise _frame_error(frame, "`conversation_id` must say which conversation is meant")
-        return self._session.members.get(frame.conversation_id)
+        return self._session.subscriptions.get(frame.conversation_id)
 
-    async def _place(self, frame: ConversationFrame) -> Member | None:
+    async def _place(self, frame: ConversationFrame) -> Subscription | None:
         assert frame.conversation_id is not None
         try:
             return await self._parts.hub.place(self._session, frame.conversation_id)

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from pulse_trio.protocol import CloseCode, Encoded
 from pulse_trio.rooms.connection import CLOSE_TIMEOUT, JOINED_BYTES, Connection, pieces
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import User
 
 from .world import FakeTransport, a_world, settle
@@ -16,7 +16,7 @@ from .world import FakeTransport, a_world, settle
 USER = User(UUID(int=1), "alice")
 
 
-async def no_catch_up(member: Member) -> None:
+async def no_catch_up(member: Subscription) -> None:
     raise AssertionError("nobody resumed here")
 
 
@@ -245,7 +245,7 @@ async def test_what_is_kept_counts_as_waiting(autojump_clock: MockClock) -> None
 
 async def test_frames_that_were_joined_arrive_one_by_one(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
-    member = Member(connection, UUID(int=7), 0)
+    member = Subscription(connection, UUID(int=7), 0)
     member.is_live = True
     frames = [frame(number) for number in range(1, 6)]
     wire = b"".join(each.wire for each in frames)
@@ -264,7 +264,7 @@ async def test_frames_that_were_joined_arrive_one_by_one(autojump_clock: MockClo
 @pytest.mark.parametrize("how", ["removed", "cut off"])
 async def test_what_is_kept_for_a_removed_member_does_not_reach_it(how: str, autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
-    member = Member(connection, UUID(int=7), 0, of_session=how == "cut off")
+    member = Subscription(connection, UUID(int=7), 0, of_session=how == "cut off")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run, no_catch_up)
         await settle()
@@ -307,7 +307,7 @@ async def test_a_full_batch_is_written_in_pieces(autojump_clock: MockClock) -> N
             writes.append(len(data))
             return write_now(data)
 
-        bob.member.connection._write_now = counted  # type: ignore[method-assign]
+        bob.subscription.connection._write_now = counted  # type: ignore[method-assign]
         gate.set()
         await settle()
         assert bob.contents == [f"{number:010}" for number in range(257)]

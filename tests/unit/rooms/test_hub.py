@@ -257,7 +257,7 @@ async def test_a_removed_user_can_send_nothing_while_its_connection_is_being_clo
         await settle()
         bob.transport.close_stall = trio.Event()
         world.hub.remove_user(world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed")
-        world.hub.send_typing(world.conversation_id, bob.member)
+        world.hub.send_typing(world.conversation_id, bob.subscription)
         await bob.send("still here?")
         await settle()
         assert alice.of_type("typing") == []
@@ -275,7 +275,7 @@ async def test_what_waits_for_capacity_when_its_connection_is_closed_is_not_take
         done = trio.Event()
 
         async def send() -> None:
-            await world.hub.send_message(world.conversation_id, bob.member, frame)
+            await world.hub.send_message(world.conversation_id, bob.subscription, frame)
             done.set()
 
         world.start(send)

@@ -171,7 +171,7 @@ async def test_nothing_but_session_is_sent_before_the_first_frame(starts: str, a
         carol = await world.join(world.carol)
         alice = await Device(world, world.alice).open()
         await settle()
-        world.hub.send_typing(key, carol.member)
+        world.hub.send_typing(key, carol.subscription)
         world.hub.announce(key, "renamed", "carol renamed it", world.carol.id)
         await carol.read(0)
         await carol.send("one")
@@ -619,7 +619,7 @@ async def test_a_removal_while_the_membership_is_looked_up_counts(
         monkeypatch.setattr(world.store, "membership", slow)
         carol, bob = await world.join(world.carol), await device(world, world.bob)
         await settle()
-        member = bob.session.members.pop(key)  # as if the session had not heard of it
+        member = bob.session.subscriptions.pop(key)  # as if the session had not heard of it
         world.hub._rooms.get(key).leave(member)  # type: ignore[union-attr]
         world.start(lambda: bob.send(key, "hello", "c-1"))
         await settle()
@@ -667,12 +667,12 @@ async def test_typing_is_passed_on_once_a_second_for_each_user(autojump_clock: M
         alice = await world.join(world.alice)
         bob, again, carol = await world.join(world.bob), await world.join(world.bob), await world.join(world.carol)
         for _ in range(100):
-            for member in (bob.member, again.member, carol.member):
+            for member in (bob.subscription, again.subscription, carol.subscription):
                 world.hub.send_typing(key, member)
         await settle()
         assert sorted(frame["sender_username"] for frame in alice.of_type("typing")) == ["bob", "carol"]
         await trio.sleep(1.0)
-        world.hub.send_typing(key, bob.member)
+        world.hub.send_typing(key, bob.subscription)
         await settle()
         assert [frame["sender_username"] for frame in alice.of_type("typing")].count("bob") == 2
 
@@ -700,9 +700,9 @@ async def test_typing_after_a_message_is_passed_on_at_once(autojump_clock: MockC
     async with a_world() as world:
         key = world.conversation_id
         alice, bob = await world.join(world.alice), await world.join(world.bob)
-        world.hub.send_typing(key, bob.member)
+        world.hub.send_typing(key, bob.subscription)
         await bob.send("one")
-        world.hub.send_typing(key, bob.member)
+        world.hub.send_typing(key, bob.subscription)
         await settle()
         assert [frame["type"] for frame in alice.transport.frames[-3:]] == ["typing", "typing", "message"]
 
@@ -711,11 +711,11 @@ async def test_typing_is_limited_also_where_rooms_end_at_once(autojump_clock: Mo
     async with a_world(room_linger=0.0) as world:
         alice, bob = await device(world, world.alice), await device(world, world.bob)
         for _ in range(50):
-            world.hub.send_typing(world.conversation_id, bob.session.member(world.conversation_id))
+            world.hub.send_typing(world.conversation_id, bob.session.subscription(world.conversation_id))
             await trio.sleep(0.01)
         await settle()
         assert len(alice.of_type("typing")) == 1
         await trio.sleep(1)
         assert len(world.hub._typed) == 1
-        world.hub.send_typing(world.ids(), bob.session.member(world.ids()))
+        world.hub.send_typing(world.ids(), bob.session.subscription(world.ids()))
         assert len(world.hub._typed) == 1, "what is older is forgotten"

@@ -298,14 +298,14 @@ async def test_who_leaves_while_a_mark_waits_has_read_all_the_same(autojump_cloc
         await bob.read(2)
         with trio.move_on_after(0) as scope:
             scope.cancel()
-            await world.hub.send_read(bob.member, 99)  # waits for a place, and is given up
+            await world.hub.send_read(bob.subscription, 99)  # waits for a place, and is given up
         assert scope.cancelled_caught
         bob.leave()
         await settle()
-        await world.hub.send_read(bob.member, 3)  # closed: not taken
+        await world.hub.send_read(bob.subscription, 3)  # closed: not taken
         await trio.sleep(2 * GATHER)
         assert told(alice) == [{str(world.bob.id): 2}]
-        assert bob.member.connection.capacity.value == 1
+        assert bob.subscription.connection.capacity.value == 1
 
 
 async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None:

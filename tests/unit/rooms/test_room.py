@@ -440,7 +440,7 @@ async def test_system_frames_say_where_the_conversation_stands(autojump_clock: M
 async def test_typing_reaches_the_other_users_only(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice1, alice2, bob = [await world.join(user) for user in (world.alice, world.alice, world.bob)]
-        world.hub.send_typing(world.conversation_id, alice1.member)
+        world.hub.send_typing(world.conversation_id, alice1.subscription)
         await settle()
         assert alice1.of_type("typing") == alice2.of_type("typing") == []
         assert bob.of_type("typing") == [
@@ -465,13 +465,13 @@ async def test_a_slow_member_is_closed_and_nobody_else_notices(autojump_clock: M
         for number in range(25):
             await alice.send(f"{number:02} " + "x" * 3_000)
             await settle()
-            world.hub.send_typing(world.conversation_id, bob.member)
+            world.hub.send_typing(world.conversation_id, bob.subscription)
             await trio.sleep(TYPING_INTERVAL)
         await settle()
         assert carol.ended.is_set()
         assert carol.transport.closed is not None
         assert carol.transport.closed[0] == CloseCode.TOO_SLOW
-        assert carol.member.connection.dropped_frames > 0
+        assert carol.subscription.connection.dropped_frames > 0
         assert len(bob.contents) == len(alice.contents) == 25
         assert ("left", str(world.carol.id)) in bob.events
         assert len(alice.of_type("typing")) == 25
@@ -533,7 +533,7 @@ async def test_a_fault_in_one_room_leaves_the_others_alone(autojump_clock: MockC
         world.conversation_id = other_conversation
         elsewhere = await world.join(world.alice)
         world.store.answers = [world.store.crash]
-        await world.hub.send_message(first, alice.member, frame_of("boom"))
+        await world.hub.send_message(first, alice.subscription, frame_of("boom"))
         await settle()
         assert alice.transport.closed is not None
         assert elsewhere.transport.closed is None
@@ -734,7 +734,7 @@ async def test_resuming_gives_what_changed_and_then_what_is_new_without_a_gap(au
             if number % 50 == 0:
                 await settle()
         guest = world.guest(world.bob)
-        guest._member = await world.hub.connect(
+        guest._subscription = await world.hub.connect(
             world.conversation_id, world.bob, guest.transport, on_ended=guest._on_ended, after_rev=10
         )
         for number in range(601, 700):
@@ -762,7 +762,7 @@ async def test_a_send_cancelled_at_any_checkpoint_is_stored_at_most_once_and_lea
                     for number in range(4):
                         await world.hub.send_message(
                             world.conversation_id,
-                            alice.member,
+                            alice.subscription,
                             frame_of(str(number)),
                         )
                 finally:

@@ -67,13 +67,13 @@ async def test_a_session_costs_nothing_where_nothing_happens(autojump_clock: Moc
             await world.new_conversation(key)
         alice = await device(world, world.alice, dict.fromkeys(keys, 0))
         assert world.hub.room_count == 0
-        assert alice.session.members == {}
+        assert alice.session.subscriptions == {}
         await store(world, keys[0], "before")  # by another process, or before: not live
         bob = await device(world, world.bob)
         await bob.send(keys[7], "hello")
         await settle()
         assert alice.contents(keys[7]) == ["hello"]
-        assert list(alice.session.members) == [keys[7]]
+        assert list(alice.session.subscriptions) == [keys[7]]
         assert world.hub.room_count == 1
 
 
@@ -241,7 +241,7 @@ async def test_an_edit_reaches_who_resumes(autojump_clock: MockClock) -> None:
         await alice.send(key, "two")
         await settle()
         frame = EditMessage(message_id=UUID(alice.of_type("message")[0]["message_id"]), content="uno")
-        await world.hub.send_revision(key, alice.session.member(key), frame)
+        await world.hub.send_revision(key, alice.session.subscription(key), frame)
         await settle()
         again = await device(world, world.alice, {key: 2})
         await settle()
@@ -272,7 +272,7 @@ async def test_who_is_not_in_it_cannot_send_or_type(autojump_clock: MockClock) -
         bob = await device(world, world.bob)
         for key in (foreign, unknown):
             await bob.send(key, "hello", f"c-{key}")
-            world.hub.send_typing(key, bob.session.member(key))
+            world.hub.send_typing(key, bob.session.subscription(key))
             await settle()
         assert sorted(bob.errors, key=str) == sorted(
             [
@@ -290,7 +290,7 @@ async def test_who_is_not_in_it_cannot_send_or_type(autojump_clock: MockClock) -
 async def test_typing_opens_the_room_for_those_who_are_there(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await device(world, world.alice), await device(world, world.bob)
-        world.hub.send_typing(world.conversation_id, alice.session.member(world.conversation_id))
+        world.hub.send_typing(world.conversation_id, alice.session.subscription(world.conversation_id))
         await settle()
         (typing,) = bob.of_type("typing")
         assert (typing["sender_username"], typing["conversation_id"]) == ("alice", str(world.conversation_id))

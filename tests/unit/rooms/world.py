@@ -16,7 +16,7 @@ from pulse_trio.ids import IdSource
 from pulse_trio.protocol import Encoded, SendMessage, SendResume
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.session import Session
-from pulse_trio.rooms.subscription import Member
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import (
     Message,
@@ -185,17 +185,17 @@ class Guest:
         self.transport = FakeTransport()
         self.ended = trio.Event()
         self.scopes: list[trio.CancelScope] = []
-        self._member: Member | None = None
+        self._subscription: Subscription | None = None
 
     @property
-    def member(self) -> Member:
-        assert self._member is not None
-        return self._member
+    def subscription(self) -> Subscription:
+        assert self._subscription is not None
+        return self._subscription
 
     async def join(self, after_rev: int | None = None) -> "Guest":
         world = self.world
         with world.hub.joining(world.conversation_id, self.user.id) as ticket:
-            self._member = await world.hub.connect(
+            self._subscription = await world.hub.connect(
                 world.conversation_id,
                 self.user,
                 self.transport,
@@ -220,10 +220,10 @@ class Guest:
         with trio.CancelScope() as scope:
             self.scopes.append(scope)
             frame = SendMessage(content=content, client_id=client_id)
-            await self.world.hub.send_message(self.world.conversation_id, self.member, frame)
+            await self.world.hub.send_message(self.world.conversation_id, self.subscription, frame)
 
     async def read(self, seq: int) -> None:
-        await self.world.hub.send_read(self.member, seq)
+        await self.world.hub.send_read(self.subscription, seq)
 
     def of_type(self, *kinds: str) -> list[dict[str, Any]]:
         return [frame for frame in self.transport.frames if frame["type"] in kinds]
@@ -270,22 +270,22 @@ class Device:
 
     async def send(self, conversation_id: UUID, content: str, client_id: str | None = None) -> None:
         frame = SendMessage(content=content, client_id=client_id, conversation_id=conversation_id)
-        member = await self.place(conversation_id, client_id)
-        if member is not None:
-            await self.world.hub.send_message(conversation_id, member, frame)
+        subscription = await self.place(conversation_id, client_id)
+        if subscription is not None:
+            await self.world.hub.send_message(conversation_id, subscription, frame)
 
-    async def place(self, conversation_id: UUID, client_id: str | None = None) -> Member | None:
+    async def place(self, conversation_id: UUID, client_id: str | None = None) -> Subscription | None:
         """The place from which the client sends in a conversation; None if it is refused, as the edge does it."""
         try:
             return await self.world.hub.place(self.session, conversation_id)
         except PulseError as error:
-            self.session.member(conversation_id).refuse(error, client_id)
+            self.session.subscription(conversation_id).refuse(error, client_id)
             return None
 
     async def read(self, conversation_id: UUID, seq: int) -> None:
-        member = await self.place(conversation_id)
-        if member is not None:
-            await self.world.hub.send_read(member, seq)
+        subscription = await self.place(conversation_id)
+        if subscription is not None:
+            await self.world.hub.send_read(subscription, seq)
 
     def watch(self, *users: User) -> None:
         self.world.hub.watch(self.session, [user.id for user in users])
