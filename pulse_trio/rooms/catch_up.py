@@ -51,7 +51,7 @@ class _Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class CatchUp:
     """What changed in conversations, as the store has it.
 
     Args:
@@ -65,7 +65,7 @@ class Changes:
     rand: random.Random
     _pages: dict[tuple[UUID, int], _Page] = field(default_factory=dict)  # by the rev that they begin after
 
-    async def read(self, conversation_id: UUID, after_rev: int) -> list[Message]:
+    async def read_page(self, conversation_id: UUID, after_rev: int) -> list[Message]:
         """The next page of changes; asks again until the store answers, for the changes are committed."""
         backoff = Backoff(self.rand)
         while True:
@@ -75,7 +75,7 @@ class Changes:
             except (StoreUnavailable, trio.TooSlowError):
                 await backoff.wait()
 
-    async def catch_up(self, subscription: Subscription) -> None:
+    async def send_page(self, subscription: Subscription) -> None:
         """Sends a subscription the next page of what it missed, and makes it live when that was the last.
 
         What is released meanwhile it reads from the store, too: nothing is held in memory for it, and between
@@ -109,7 +109,7 @@ class Changes:
             await page.read.wait()
         page = self._pages[key] = _Page(as_of=subscription.target)
         try:
-            page.fill(await self.read(*key))
+            page.fill(await self.read_page(*key))
         finally:
             page.read.set()
             if page.chunks is None and self._pages.get(key) is page:

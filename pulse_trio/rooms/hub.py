@@ -27,12 +27,12 @@ from pulse_trio.protocol import (
     encode,
 )
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.rooms.catch_up import Changes
+from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
 from pulse_trio.rooms.lobby import Lobby
-from pulse_trio.rooms.membership import JoinTicket, MembershipChanges
-from pulse_trio.rooms.online import People
-from pulse_trio.rooms.read_positions import Reads
+from pulse_trio.rooms.membership import MembershipChanges, PendingJoin
+from pulse_trio.rooms.online import Online
+from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Session, Sessions
@@ -104,21 +104,23 @@ class Hub:
         self._ids = ids
         self._random = rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
         self._metrics = metrics = Metrics() if metrics is None else metrics
-        changes = Changes(store, settings.store_timeout, rand)
+        catch_up = CatchUp(store, settings.store_timeout, rand)
         self._sessions = Sessions()
         self._announcing = 0
         self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
         self._typed: dict[tuple[UUID, UUID], float] = {}  # what was typed in the last `TYPING_INTERVAL`, oldest first
         self._members = MembershipChanges()
-        self._rooms = Rooms(store, self._sessions, self._members, changes, settings, rand, metrics)
-        self._lobby = Lobby(store, self._rooms, self._sessions, self._members, changes, settings, metrics)
-        self._reads = Reads(store, self._rooms, self._sessions, timeout=settings.store_timeout, rand=rand)
-        self._people = People(store, clock)
-        self._watches = Watches(
-            store, self._people, most=settings.watched_users, timeout=settings.store_timeout, rand=rand
+        self._rooms = Rooms(store, self._sessions, self._members, catch_up, settings, rand, metrics)
+        self._lobby = Lobby(store, self._rooms, self._sessions, self._members, catch_up, settings, metrics)
+        self._read_positions = ReadPositions(
+            store, self._rooms, self._sessions, timeout=settings.store_timeout, rand=rand
         )
-        self._people.on_change = self._watches.note
-        self._joining: dict[tuple[UUID, UUID], list[JoinTicket]] = {}
+        self._online = Online(store, clock)
+        self._watches = Watches(
+            store, self._online, most=settings.watched_users, timeout=settings.store_timeout, rand=rand
+        )
+        self._online.on_change = self._watches.note
+        self._joining: dict[tuple[UUID, UUID], list[PendingJoin]] = {}
         self._look_ups = trio.Semaphore(LOOK_UPS)
         self._doubts = 0
         self.draining = False
@@ -128,8 +130,8 @@ class Hub:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._rooms.run)
             await nursery.start(self._watches.run)
-            nursery.start_soon(self._reads.run, name="read positions")
-            nursery.start_soon(self._people.run, name="when users were seen")
+            nursery.start_soon(self._read_positions.run, name="read positions")
+            nursery.start_soon(self._online.run, name="when users were seen")
             task_status.started()
 
     async def drain(self) -> None:
@@ -143,13 +145,13 @@ class Hub:
         for room in self._rooms.all():
             room.close_all(CloseCode.RESTART, RESTARTING)
         with trio.move_on_after(DRAIN_TIMEOUT):
-            await self._reads.finish()
+            await self._read_positions.finish()
             while going := [
                 *(session.ended for session in self._sessions.all()),
                 *(room.ended for room in self._rooms.going()),
             ]:
                 await going[0].wait()
-            await self._people.finish()  # now that the last have left
+            await self._online.finish()  # now that the last have left
 
     # --- the connection manager of the specification ---
 
@@ -159,7 +161,7 @@ class Hub:
         user: User,
         websocket: Transport,
         *,
-        ticket: JoinTicket | None = None,
+        pending: PendingJoin | None = None,
         on_ended: Callable[[], object] = lambda: None,
         after_rev: int | None = None,
         epoch: str | None = None,
@@ -170,7 +172,7 @@ class Hub:
             conversation_id: where to join; the caller has checked that the user is in it.
             user: who connects.
             websocket: the connection; `disconnect` must follow, whatever happens to it.
-            ticket: from `joining`, taken before that check.
+            pending: from `pending_join`, taken before that check.
             on_ended: called once when nothing more will be sent on the connection.
             after_rev: resume: what changed after it is sent before anything live.
             epoch: the epoch of the history that `after_rev` belongs to, if the client knows it.
@@ -187,12 +189,12 @@ class Hub:
             if after_rev is not None and after_rev > last_rev:
                 # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
                 last_rev = (await self._store.head(conversation_id)).last_rev
-            if ticket is not None and ticket.is_revoked:
+            if pending is not None and pending.is_revoked:
                 raise NotAMember
-            if ticket is not None and ticket.is_doubtful:
+            if pending is not None and pending.is_doubtful:
                 raise StoreUnavailable("the membership is in doubt")
-            if ticket is not None:
-                self._members.take(conversation_id, user.id, ticket.version, is_member=True)
+            if pending is not None:
+                self._members.record(conversation_id, user.id, pending.version, is_member=True)
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
                 self._metrics.resumes_refused += 1
@@ -203,13 +205,13 @@ class Hub:
                 self._metrics.resumed_changes.observe(last_rev - after_rev)
 
             def ended() -> None:
-                self._people.leave(user.id)
+                self._online.leave(user.id)
                 on_ended()
 
             connection = open_connection(user, websocket, self._settings, ended, self._metrics)
             subscription = Subscription(connection, conversation_id, room.last_rev if after_rev is None else after_rev)
             room.join(subscription)
-            self._people.enter(user.id)
+            self._online.enter(user.id)
             if self.draining:  # it came in after `drain` had closed the others
                 room.close_all(CloseCode.RESTART, RESTARTING)
         finally:
@@ -250,15 +252,15 @@ class Hub:
         """Registers a connection for all of a user's conversations; see `Lobby.open`."""
 
         def ended() -> None:
-            self._people.leave(user.id)
+            self._online.leave(user.id)
             self._watches.end(session.connection)
             on_ended()
 
-        self._people.enter(user.id)
+        self._online.enter(user.id)
         try:
             session = await self._lobby.open(user, websocket, on_ended=ended)
         except BaseException:
-            self._people.leave(user.id)
+            self._online.leave(user.id)
             raise
         if self.draining:  # it came in after `drain` had closed the others
             session.connection.close(CloseCode.RESTART, RESTARTING)
@@ -274,9 +276,9 @@ class Hub:
 
     # --- what clients and REST ask for ---
 
-    def joining(self, conversation_id: UUID, user_id: UUID) -> JoinTicket:
+    def pending_join(self, conversation_id: UUID, user_id: UUID) -> PendingJoin:
         """Notes changes of a user's membership, until the end of what it returns, while their connection is set up."""
-        return JoinTicket(self._joining, (conversation_id, user_id))
+        return PendingJoin(self._joining, (conversation_id, user_id))
 
     async def send_message(self, conversation_id: UUID, subscription: Subscription, frame: SendMessage) -> None:
         """Takes a message; the answer comes as a frame. Waits while too many are unstored.
@@ -419,11 +421,11 @@ class Hub:
 
         Cancelled: it was not taken.
         """
-        await self._reads.ask(subscription, seq)
+        await self._read_positions.ask(subscription, seq)
 
     async def mark_read(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadStanding:
-        """The same for who need not be connected; see `Reads.mark`."""
-        return await self._reads.mark(conversation_id, user_id, seq)
+        """The same for who need not be connected; see `ReadPositions.mark`."""
+        return await self._read_positions.mark(conversation_id, user_id, seq)
 
     def watch(self, session: Session, user_ids: list[UUID]) -> None:
         """Tells a session from now on who of these users is online; see `Watches.watch`."""
@@ -452,12 +454,12 @@ class Hub:
         if session.is_refused(conversation_id):
             raise ForeignConversation(was_looked_up=False)
         user_id = session.user.id
-        with self.joining(conversation_id, user_id) as ticket:
+        with self.pending_join(conversation_id, user_id) as pending:
             version = await self._membership(conversation_id, user_id)
             if version is not None:
-                ticket.version = version
+                pending.version = version
             # Whoever was added while the answer was on its way is a member, whatever it says.
-            if ticket.is_revoked or (version is None and not ticket.is_admitted):
+            if pending.is_revoked or (version is None and not pending.is_admitted):
                 session.refuse_for_a_while(conversation_id)
                 raise ForeignConversation(was_looked_up=True)
         room = self._rooms.get(conversation_id)
@@ -485,7 +487,7 @@ class Hub:
 
         Of changes that overlap, the one that was committed later wins, whichever answer comes first.
         """
-        return self._members.under_way(conversation_id, adding)
+        return self._members.in_progress(conversation_id, adding)
 
     async def add_users(
         self, conversation_id: UUID, user_ids: Sequence[UUID], version: int, *, newcomers: Collection[UUID] = ()
@@ -523,9 +525,9 @@ class Hub:
         is_open = room is not None and room.opened.is_set()  # then who is not in it has missed what it sent
         current = []
         for user_id in user_ids:
-            for ticket in self._joining.get((conversation_id, user_id), ()):
-                ticket.note(version, is_member=True)
-            if not self._members.take(conversation_id, user_id, version, is_member=True):
+            for pending in self._joining.get((conversation_id, user_id), ()):
+                pending.record_change(version, is_member=True)
+            if not self._members.record(conversation_id, user_id, version, is_member=True):
                 continue
             current.append(user_id)
             for session in self._sessions.of(user_id):
@@ -541,9 +543,9 @@ class Hub:
         When this returns True nothing of the conversation is delivered to the user any more. False: they were added
         again later.
         """
-        for ticket in self._joining.get((conversation_id, user_id), ()):
-            ticket.note(version, is_member=False)
-        if not self._members.take(conversation_id, user_id, version, is_member=False):
+        for pending in self._joining.get((conversation_id, user_id), ()):
+            pending.record_change(version, is_member=False)
+        if not self._members.record(conversation_id, user_id, version, is_member=False):
             return False
         room = self._rooms.get(conversation_id)
         if room is not None:
@@ -561,8 +563,8 @@ class Hub:
 
         When they come back their membership is looked up again.
         """
-        for ticket in self._joining.get((conversation_id, user_id), ()):
-            ticket.is_doubtful = True
+        for pending in self._joining.get((conversation_id, user_id), ()):
+            pending.is_doubtful = True
         room = self._rooms.get(conversation_id)
         reason = "the membership is in doubt; reconnect"
         if room is not None:
@@ -584,7 +586,7 @@ class Hub:
             return
         self._doubts += 1
         change = ExitStack()
-        change.enter_context(self._members.under_way(conversation_id, added))  # at once: nothing may come in between
+        change.enter_context(self._members.in_progress(conversation_id, added))  # at once: nothing may come in between
         name = f"doubt about members of {conversation_id}"
         self._rooms.nursery.start_soon(self._resolve_change, change, conversation_id, added, removed, name=name)
 

@@ -8,7 +8,7 @@ import trio
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import SendResume, SessionFrame, encode, error_frame
-from pulse_trio.rooms.catch_up import Changes
+from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport, open_connection
 from pulse_trio.rooms.membership import MembershipChanges
 from pulse_trio.rooms.registry import Rooms
@@ -25,7 +25,7 @@ class Lobby:
         rooms: those that a session comes into at once.
         sessions: where it is registered for those that open later.
         members: the changes of members that are under way.
-        changes: reads what is committed.
+        catch_up: reads committed changes.
         settings: the bounds.
         metrics: where sessions and resumes are counted.
     """
@@ -36,7 +36,7 @@ class Lobby:
         rooms: Rooms,
         sessions: Sessions,
         members: MembershipChanges,
-        changes: Changes,
+        catch_up: CatchUp,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -44,7 +44,7 @@ class Lobby:
         self._rooms = rooms
         self._sessions = sessions
         self._members = members
-        self._changes = changes
+        self._catch_up = catch_up
         self._settings = settings
         self._metrics = metrics
 
@@ -147,7 +147,7 @@ class Lobby:
                 }
                 for conversation_id, head in memberships.items():
                     # A removal of an earlier version, whose answer is still on its way, is none for this session.
-                    self._members.take(conversation_id, session.user.id, head.members_version, is_member=True)
+                    self._members.record(conversation_id, session.user.id, head.members_version, is_member=True)
                 return memberships, changed
         finally:
             session.changed = None
@@ -155,7 +155,7 @@ class Lobby:
 
     async def _run_session(self, session: Session) -> None:
         try:
-            await session.connection.run(self._changes.catch_up)
+            await session.connection.run(self._catch_up.send_page)
         finally:
             self.close(session)
             session.ended.set()

@@ -13,7 +13,7 @@ from typing import Self
 from uuid import UUID
 
 
-class _UnderWay:
+class _InProgress:
     """The changes of one conversation that are under way.
 
     Attributes:
@@ -39,15 +39,15 @@ class MembershipChanges:
     """
 
     def __init__(self) -> None:
-        self._by_conversation: dict[UUID, _UnderWay] = {}
+        self._by_conversation: dict[UUID, _InProgress] = {}
 
     def __len__(self) -> int:
         return len(self._by_conversation)
 
     @contextmanager
-    def under_way(self, conversation_id: UUID, adding: Sequence[UUID] = ()) -> Iterator[None]:
+    def in_progress(self, conversation_id: UUID, adding: Sequence[UUID] = ()) -> Iterator[None]:
         """Wraps a change, from before the store is asked until its answer has been applied."""
-        entry = self._by_conversation.setdefault(conversation_id, _UnderWay())
+        entry = self._by_conversation.setdefault(conversation_id, _InProgress())
         entry.count += 1
         entry.adding.update(adding)
         try:
@@ -63,7 +63,7 @@ class MembershipChanges:
         entry = self._by_conversation.get(conversation_id)
         return entry is not None and user_id in entry.adding
 
-    def take(self, conversation_id: UUID, user_id: UUID, version: int, *, is_member: bool) -> bool:
+    def record(self, conversation_id: UUID, user_id: UUID, version: int, *, is_member: bool) -> bool:
         """Notes whether a user is a member as of a version; False if the opposite is known as of a later one.
 
         An earlier addition of who is a member as of a later look-up must still be applied: their other sessions have
@@ -76,7 +76,7 @@ class MembershipChanges:
         return entry.known[user_id][1] is is_member
 
 
-class JoinTicket:
+class PendingJoin:
     """A join under way: the last change of the user's membership since before it was looked up.
 
     A context manager, at whose end changes are no longer noted.
@@ -84,24 +84,24 @@ class JoinTicket:
 
     __slots__ = ("_all", "_key", "_last", "is_doubtful", "version")
 
-    def __init__(self, all_tickets: dict[tuple[UUID, UUID], list["JoinTicket"]], key: tuple[UUID, UUID]) -> None:
+    def __init__(self, all_joins: dict[tuple[UUID, UUID], list["PendingJoin"]], key: tuple[UUID, UUID]) -> None:
         self.version = 0  # of the members, as of which the user is one of them; set by whoever looks it up
         self.is_doubtful = False
         self._last: tuple[int, bool] | None = None
-        self._all = all_tickets
+        self._all = all_joins
         self._key = key
-        all_tickets.setdefault(key, []).append(self)
+        all_joins.setdefault(key, []).append(self)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        tickets = self._all[self._key]
-        tickets.remove(self)
-        if not tickets:
+        joins = self._all[self._key]
+        joins.remove(self)
+        if not joins:
             del self._all[self._key]
 
-    def note(self, version: int, *, is_member: bool) -> None:
+    def record_change(self, version: int, *, is_member: bool) -> None:
         """Notes a change of the user's membership."""
         self._last = later(self._last, (version, is_member))
 

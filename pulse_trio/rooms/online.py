@@ -1,4 +1,4 @@
-"""People: who is connected to this process, with any connection, and when the others were last seen."""
+"""Online: who is connected to this process, with any connection, and when the others were last seen."""
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -21,7 +21,7 @@ UNWRITTEN: Final = 100_000  # users whose moment waits for the database; beyond 
 log = structlog.get_logger(__name__)
 
 
-class People:
+class Online:
     """Who is online, and the task that writes when they were seen.
 
     That is written when a user's last connection closes, and also when the first one opens: after a crash they were

@@ -46,7 +46,7 @@ class _Asked:
 _Key = tuple[UUID, UUID, bool]
 
 
-class Reads:
+class ReadPositions:
     """Takes marks, stores them and tells what moved.
 
     Args:

@@ -8,7 +8,7 @@ import trio
 
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import CloseCode
-from pulse_trio.rooms.catch_up import Changes
+from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.membership import MembershipChanges
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
@@ -25,7 +25,7 @@ class Rooms:
         store: where messages are.
         sessions: who comes in when a room opens.
         members: the changes of members that are under way.
-        changes: reads what is committed.
+        catch_up: reads committed changes.
         settings: the bounds of rooms.
         rand: where the jitter of retries comes from.
         metrics: where it is counted what they do.
@@ -36,7 +36,7 @@ class Rooms:
         store: Store,
         sessions: Sessions,
         members: MembershipChanges,
-        changes: Changes,
+        catch_up: CatchUp,
         settings: Settings,
         rand: random.Random,
         metrics: Metrics,
@@ -44,7 +44,7 @@ class Rooms:
         self._store = store
         self._sessions = sessions
         self._members = members
-        self._changes = changes
+        self._catch_up = catch_up
         self._settings = settings
         self._random = rand
         self._metrics = metrics
@@ -89,7 +89,7 @@ class Rooms:
                 store=self._store,
                 sessions=self._sessions,
                 members=self._members,
-                changes=self._changes,
+                catch_up=self._catch_up,
                 settings=self._settings,
                 rand=self._random,
                 metrics=self._metrics,

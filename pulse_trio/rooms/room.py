@@ -26,7 +26,7 @@ from pulse_trio.protocol import (
     encode,
 )
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.rooms.catch_up import Changes
+from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport, pieces
 from pulse_trio.rooms.membership import MembershipChanges, later
 from pulse_trio.rooms.message_frames import change_frame
@@ -64,7 +64,7 @@ class Room:
         store: where its messages are.
         sessions: who is taken in when the room opens, if they are in the conversation.
         members: the changes of members that are under way.
-        changes: reads what is committed.
+        catch_up: reads committed changes.
         settings: the bounds.
         rand: where the jitter of retries comes from.
         metrics: where batches and frames are counted.
@@ -78,7 +78,7 @@ class Room:
         store: Store,
         sessions: Sessions,
         members: MembershipChanges,
-        changes: Changes,
+        catch_up: CatchUp,
         settings: Settings,
         rand: random.Random,
         metrics: Metrics,
@@ -94,7 +94,7 @@ class Room:
         self._store = store
         self._sessions = sessions
         self._changing = members
-        self._changes = changes
+        self._catch_up = catch_up
         self._store_timeout = settings.store_timeout
         self._linger = settings.room_linger
         self._random = rand
@@ -155,7 +155,7 @@ class Room:
             self._presence.clear()
             if self._gathering is not None:
                 self._gathering.cancel()
-            self._changes.forget(self.conversation_id)
+            self._catch_up.forget(self.conversation_id)
             self._on_vacant(self)
 
     def _members_now(self, members: Members) -> list[UUID]:
@@ -240,7 +240,7 @@ class Room:
         subscription.target = max(subscription.target, self.last_rev)
         self._keepers += 1
         is_first = self._enter(subscription)
-        self._nursery.start_soon(subscription.connection.run, self._changes.catch_up, name=f"member {user.id}")
+        self._nursery.start_soon(subscription.connection.run, self._catch_up.send_page, name=f"member {user.id}")
         joined = encode(self._joined(user, with_list=True))
         self._metrics.frames_out[joined.kind] += 1
         subscription.deliver(joined)
@@ -504,7 +504,7 @@ class Room:
         """
         while self.last_rev < up_to_rev:
             # What is committed behind the gap is delivered by whoever submitted it.
-            page = await self._changes.read(self.conversation_id, self.last_rev)
+            page = await self._catch_up.read_page(self.conversation_id, self.last_rev)
             missed = [message for message in page if message.rev <= up_to_rev]
             log.info("a gap was filled", conversation_id=str(self.conversation_id), count=len(missed))
             self._deliver(missed)
@@ -523,7 +523,7 @@ class Room:
         """Delivers what was committed without this room's knowing: now, and what the database was still at."""
         with scope:
             for _ in range(2):
-                while page := await self._changes.read(self.conversation_id, self.last_rev):
+                while page := await self._catch_up.read_page(self.conversation_id, self.last_rev):
                     self._deliver(page)
                 await trio.sleep(self._store_timeout)
         if self._doubts is scope:
@@ -536,7 +536,7 @@ class Room:
         news = [message for message in messages if message.rev > self.last_rev]
         if not news:
             return
-        self._changes.forget(self.conversation_id)
+        self._catch_up.forget(self.conversation_id)
         self.last_rev = news[-1].rev
         self.last_seq = max(self.last_seq, *(message.seq for message in news))
         frames = [encode(change_frame(message)) for message in news]

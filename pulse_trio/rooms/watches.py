@@ -18,7 +18,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import Encoded, Standing, UsersFrame, encode, error_frame
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
-from pulse_trio.rooms.online import People
+from pulse_trio.rooms.online import Online
 from pulse_trio.store.base import Store, StoreUnavailable
 
 GATHER: Final = 0.5  # seconds that comings and goings are gathered before they are told
@@ -68,18 +68,18 @@ class Watches:
 
     Args:
         store: who shares a conversation with whom.
-        people: who is online.
+        online: who is online.
         most: most users that one session may watch.
         timeout: seconds after which a session is told that its list could not be looked up.
         rand: where the jitter of retries comes from.
     """
 
-    def __init__(self, store: Store, people: People, *, most: int, timeout: float, rand: random.Random) -> None:
+    def __init__(self, store: Store, online: Online, *, most: int, timeout: float, rand: random.Random) -> None:
         self._store = store
         self._most = most
         self._timeout = timeout
         self._random = rand
-        self._people = people
+        self._online = online
         self._nursery: trio.Nursery | None = None
         self._slots = trio.Semaphore(QUERIES)
         self._watches: dict[Connection, Watch] = {}
@@ -171,12 +171,12 @@ class Watches:
                 async with self._slots:
                     while True:
                         query.is_stale = False
-                        recent = self._people.recent(among)
+                        recent = self._online.recent(among)
                         found = await self._store.acquaintances(user_id, among)
                         if not query.is_stale:
                             # No await from here until the caller goes on.
                             known = [each for each in among if each in found]
-                            return [self._people.standing(each, found[each], recent.get(each)) for each in known]
+                            return [self._online.standing(each, found[each], recent.get(each)) for each in known]
             raise StoreUnavailable("the acquaintances took too long")
         finally:
             del self._queries[query]
@@ -255,7 +255,7 @@ class Watches:
             allowed = tuple(user_id for user_id in user_ids if user_id in watch.users)  # still
             count += len(allowed)
             if allowed not in encoded:
-                encoded[allowed] = _frames([self._people.standing(each, news[each]) for each in allowed])
+                encoded[allowed] = _frames([self._online.standing(each, news[each]) for each in allowed])
             for frame in encoded[allowed]:
                 watch.connection.deliver(frame, ephemeral=True)
             if count > SLICE:

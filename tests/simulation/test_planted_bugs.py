@@ -13,7 +13,7 @@ from hypercorn.config import Config
 from pulse_trio.auth.tokens import Identity
 from pulse_trio.edge.websocket.reader import Reader
 from pulse_trio.protocol import ConversationRemovedFrame, encode
-from pulse_trio.rooms.catch_up import Changes
+from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.lobby import Lobby
@@ -119,14 +119,14 @@ def lost_batch_on_retry(patch: Patch) -> None:
 
 
 def off_by_one_at_resume(patch: Patch) -> None:
-    catch_up = Changes.catch_up
+    catch_up = CatchUp.send_page
 
-    async def wrong(self: Changes, subscription: Subscription) -> None:
+    async def wrong(self: CatchUp, subscription: Subscription) -> None:
         if subscription.cursor < subscription.target:
             subscription.cursor += 1
         await catch_up(self, subscription)
 
-    patch.setattr(Changes, "catch_up", wrong)
+    patch.setattr(CatchUp, "send_page", wrong)
 
 
 def edit_missed_by_a_resuming_client(patch: Patch) -> None:
@@ -140,10 +140,10 @@ def edit_missed_by_a_resuming_client(patch: Patch) -> None:
 
 
 def live_frame_missed_at_the_join_point(patch: Patch) -> None:
-    async def wrong(self: Changes, subscription: Subscription) -> None:
+    async def wrong(self: CatchUp, subscription: Subscription) -> None:
         end = subscription.target
         while subscription.cursor < end:
-            page = await self.read(subscription.conversation_id, subscription.cursor)
+            page = await self.read_page(subscription.conversation_id, subscription.cursor)
             if not page:
                 break
             for message in page:
@@ -152,7 +152,7 @@ def live_frame_missed_at_the_join_point(patch: Patch) -> None:
                 subscription.cursor = message.rev
         subscription.is_live = True
 
-    patch.setattr(Changes, "catch_up", wrong)
+    patch.setattr(CatchUp, "send_page", wrong)
 
 
 def double_broadcast_on_resend(patch: Patch) -> None:
@@ -305,7 +305,7 @@ def read_position_goes_back(patch: Patch) -> None:
 
 def nobody_told_who_went_offline(patch: Patch) -> None:
     def wrong(self: Watches, user_id: UUID, moment: Any) -> None:
-        if user_id in self._people._since:
+        if user_id in self._online._since:
             note(self, user_id, moment)
 
     note = Watches.note
@@ -360,7 +360,7 @@ def out_of_date_addition_applied(patch: Patch) -> None:
 
     def wrong(self: Hub, *arguments: Any, **options: Any) -> list[UUID]:
         with patch.context() as inside:
-            inside.setattr(self._members, "take", lambda *_, **__: True)
+            inside.setattr(self._members, "record", lambda *_, **__: True)
             return add(self, *arguments, **options)
 
     patch.setattr(Hub, "_add_users_now", wrong)
@@ -371,7 +371,7 @@ def out_of_date_removal_applied(patch: Patch) -> None:
 
     def wrong(self: Hub, *arguments: Any) -> bool:
         with patch.context() as inside:
-            inside.setattr(self._members, "take", lambda *_, **__: True)
+            inside.setattr(self._members, "record", lambda *_, **__: True)
             return remove(self, *arguments)
 
     patch.setattr(Hub, "remove_user", wrong)

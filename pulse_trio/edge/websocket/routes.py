@@ -33,7 +33,7 @@ from pulse_trio.protocol import (
     error_frame,
 )
 from pulse_trio.rooms.connection import CLOSE_TIMEOUT
-from pulse_trio.rooms.membership import JoinTicket
+from pulse_trio.rooms.membership import PendingJoin
 from pulse_trio.store.base import NotAMember, StoreError
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
@@ -87,7 +87,7 @@ async def conversation_socket(conversation_id: str) -> Response | None:
             held.push(place)
             if key is None:
                 raise not_a_member()
-            ticket = parts.hub.joining(key, identity.user.id)
+            ticket = parts.hub.pending_join(key, identity.user.id)
             held.push(ticket)
             version = await parts.store.membership(key, identity.user.id)
             if version is None:
@@ -108,7 +108,7 @@ async def _serve_conversation(
     key: UUID,
     point: ResumePoint,
     place: AbstractContextManager[object],
-    ticket: JoinTicket,
+    ticket: PendingJoin,
 ) -> None:
     user = identity.user
     scope = trio.CancelScope()
@@ -119,7 +119,7 @@ async def _serve_conversation(
                     key,
                     user,
                     transport,
-                    ticket=ticket,
+                    pending=ticket,
                     on_ended=scope.cancel,
                     after_rev=point.after_rev,
                     epoch=point.epoch,

@@ -312,21 +312,21 @@ async def test_a_join_under_way_is_stopped_by_a_removal(
         assert bob.transport.frames == []
         assert world.hub.room_count == 0
         assert world.hub._joining == {}
-        await world.join(world.bob)  # added again: a new check, a new ticket
+        await world.join(world.bob)  # added again: a new check
 
 
 async def test_a_removal_revokes_every_ticket_of_that_user_and_no_other(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         hub, conversation = world.hub, world.conversation_id
         with (
-            hub.joining(conversation, world.bob.id) as one,
-            hub.joining(conversation, world.bob.id) as two,
-            hub.joining(conversation, world.alice.id) as other,
-            hub.joining(world.ids(), world.bob.id) as elsewhere,
+            hub.pending_join(conversation, world.bob.id) as one,
+            hub.pending_join(conversation, world.bob.id) as two,
+            hub.pending_join(conversation, world.alice.id) as other,
+            hub.pending_join(world.ids(), world.bob.id) as elsewhere,
         ):
             hub.remove_user(conversation, world.bob.id, 1, "removed")
-            revoked = [ticket.is_revoked for ticket in (one, two, other, elsewhere)]
-            with hub.joining(conversation, world.bob.id) as later:
+            revoked = [pending.is_revoked for pending in (one, two, other, elsewhere)]
+            with hub.pending_join(conversation, world.bob.id) as later:
                 assert not later.is_revoked
         assert revoked == [True, True, False, False]
         assert hub._joining == {}

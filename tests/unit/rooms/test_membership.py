@@ -97,11 +97,11 @@ async def test_a_late_answer_to_a_removal_stops_no_join_of_who_was_added_again(a
         world.start(lambda: remove(world, key, answer=late))
         await settle()
         await add(world, key)
-        with world.hub.joining(key, world.bob.id) as ticket:
-            ticket.version = await world.store.membership(key, world.bob.id) or 0
+        with world.hub.pending_join(key, world.bob.id) as pending:
+            pending.version = await world.store.membership(key, world.bob.id) or 0
             late.set()
             await settle()
-            assert not ticket.is_revoked
+            assert not pending.is_revoked
         bob = await world.join(world.bob)
         await bob.send("here again")
         await settle()
@@ -391,10 +391,10 @@ async def test_a_late_answer_to_a_removal_shuts_out_no_session_that_came_since(a
         world.start(lambda: add(world, key, answer=later))
         await settle()
         bob = await device(world, world.bob)
-        with world.hub.joining(key, world.bob.id) as ticket:
-            ticket.version = await world.store.membership(key, world.bob.id) or 0
+        with world.hub.pending_join(key, world.bob.id) as pending:
+            pending.version = await world.store.membership(key, world.bob.id) or 0
             transport = FakeTransport()
-            await world.hub.connect(key, world.bob, transport, ticket=ticket)
+            await world.hub.connect(key, world.bob, transport, pending=pending)
         late.set()
         await settle()
         await carol.send("here")
@@ -417,9 +417,9 @@ async def test_a_late_answer_to_an_addition_notifies_sessions_although_a_look_up
         world.start(lambda: add(world, key, answer=late))
         await settle()
         await world.store.remove_member(key, world.alice.id, world.alice.id, now=virtual_now())
-        with world.hub.joining(key, world.bob.id) as ticket:
-            ticket.version = await world.store.membership(key, world.bob.id) or 0
-            await world.hub.connect(key, world.bob, FakeTransport(), ticket=ticket)
+        with world.hub.pending_join(key, world.bob.id) as pending:
+            pending.version = await world.store.membership(key, world.bob.id) or 0
+            await world.hub.connect(key, world.bob, FakeTransport(), pending=pending)
         late.set()
         await settle()
         await carol.send("hello bob")

@@ -409,7 +409,7 @@ async def test_nothing_is_left_of_sessions_that_have_gone(
         await settle()
         hub = world.hub
         assert (hub._watches._watches, hub._watches._watchers, hub._watches._queries) == ({}, {}, {})
-        assert hub._people._connections == {}
+        assert hub._online._connections == {}
 
 
 # --- when somebody was here ---

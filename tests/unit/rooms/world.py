@@ -194,12 +194,12 @@ class Guest:
 
     async def join(self, after_rev: int | None = None) -> "Guest":
         world = self.world
-        with world.hub.joining(world.conversation_id, self.user.id) as ticket:
+        with world.hub.pending_join(world.conversation_id, self.user.id) as pending:
             self._subscription = await world.hub.connect(
                 world.conversation_id,
                 self.user,
                 self.transport,
-                ticket=ticket,
+                pending=pending,
                 on_ended=self._on_ended,
                 after_rev=after_rev,
             )
