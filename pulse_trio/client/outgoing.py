@@ -11,7 +11,7 @@ from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import ClientError, NotAMember, NotStored, Refused
 from pulse_trio.client.records import Message
 from pulse_trio.errors import ErrorCode
-from pulse_trio.fields import CLIENT_ID_MAX_CHARS
+from pulse_trio.protocol.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.texts import text_problem
 
 RESEND_AFTER: Final = 30.0  # seconds without an answer on a live connection; the server gives up in 10

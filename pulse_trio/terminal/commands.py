@@ -9,7 +9,7 @@ import click
 
 from pulse_trio.client import ClientError, open_client
 from pulse_trio.client.account import token_problem
-from pulse_trio.fields import CLIENT_ID_MAX_CHARS
+from pulse_trio.protocol.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.terminal import tokens
 from pulse_trio.terminal.access import Access, checked_server
 from pulse_trio.terminal.chat import chat as run_chat

@@ -12,9 +12,9 @@ from pulse_trio.edge.rest.operation import PageQuery, Time, current_user, operat
 from pulse_trio.edge.rest.paths import conversation_key, no_conversation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.fields import ClientId
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import content_problem, timestamp
+from pulse_trio.protocol.fields import ClientId
 from pulse_trio.store.base import Message, NotAMember
 
 SEQ_MOST: Final = 2**53 - 1  # the largest whole number that every JSON reader keeps exact (RFC 8259, section 6)

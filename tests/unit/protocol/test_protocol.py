@@ -13,7 +13,6 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.fields import CLIENT_ID_MAX_CHARS
 from pulse_trio.protocol import (
     REV_MOST,
     AuthFrame,
@@ -42,6 +41,7 @@ from pulse_trio.protocol import (
     error_frame,
     timestamp,
 )
+from pulse_trio.protocol.fields import CLIENT_ID_MAX_CHARS
 
 CONVERSATION = UUID("0198c5b6-f8a3-7c1e-9d2e-4b5a6c7d8e9f")
 USER = UUID("0198c5b6-f8a3-7c1e-9d2e-4b5a6c7d8ea0")

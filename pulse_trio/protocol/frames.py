@@ -16,7 +16,8 @@ from msgspec import UNSET, Meta, UnsetType
 from pulse_trio import strict_json
 from pulse_trio.clock import rfc3339
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.fields import (
+from pulse_trio.ids import parse_uuid
+from pulse_trio.protocol.fields import (
     CLIENT_ID_MAX_CHARS,
     REV_MOST,
     ActiveCount,
@@ -36,7 +37,6 @@ from pulse_trio.fields import (
     ToldBack,
     Username,
 )
-from pulse_trio.ids import parse_uuid
 from pulse_trio.texts import text_problem
 
 SUBPROTOCOL: Final = "pulse.v1"
