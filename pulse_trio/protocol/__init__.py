@@ -3,28 +3,42 @@
 `docs/protocol.md` describes it for people; a test holds the two together. A frame is a JSON object in a text message;
 its field `type` names its kind. Unknown fields of a client's frame are ignored, so that clients may be newer than the
 server.
+
+- `client_frames`, `frames`: what clients and the server send, one struct a frame
+- `fields`: the types of the fields
+- `reader`: reads client frames by their structs
+- `wire`: encodes server frames
+- `close_codes`: why a connection ends
 """
 
-from pulse_trio.protocol.frames import (
-    BEARER_PREFIX,
-    CLIENT_ID_MAX_CHARS,
-    FRAME_ERRORS,
-    REV_MOST,
-    SESSION_ONLY,
-    SUBPROTOCOL,
-    AuthFrame,
+from typing import Final, get_args
+
+from pulse_trio.clock import rfc3339 as timestamp
+from pulse_trio.protocol.client_frames import (
     ClientFrame,
-    CloseCode,
-    ConversationAddedFrame,
     ConversationFrame,
-    ConversationRemovedFrame,
     DeleteMessage,
     EditMessage,
-    Encoded,
+    SendAuth,
+    SendMessage,
+    SendPing,
+    SendRead,
+    SendResume,
+    SendTyping,
+    SendWatch,
+)
+from pulse_trio.protocol.close_codes import CloseCode
+from pulse_trio.protocol.fields import (
+    CLIENT_ID_MAX_CHARS,
+    REV_MOST,
+)
+from pulse_trio.protocol.frames import (
+    FRAME_ERRORS,
+    AuthFrame,
+    ConversationAddedFrame,
+    ConversationRemovedFrame,
     ErrorFrame,
     Frame,
-    FrameError,
-    FrameReader,
     MessageDeletedFrame,
     MessageFrame,
     MessageUpdatedFrame,
@@ -33,25 +47,35 @@ from pulse_trio.protocol.frames import (
     PresenceFrame,
     PresentUser,
     ReadFrame,
-    SendAuth,
-    SendMessage,
-    SendPing,
-    SendRead,
-    SendResume,
-    SendTyping,
-    SendWatch,
     ServerFrame,
     SessionFrame,
     Standing,
     SystemFrame,
     TypingFrame,
     UsersFrame,
-    content_problem,
-    encode,
     error_frame,
-    text_header,
-    timestamp,
 )
+from pulse_trio.protocol.reader import (
+    FrameError,
+    FrameReader,
+    content_problem,
+)
+from pulse_trio.protocol.wire import (
+    Encoded,
+    encode,
+    text_header,
+)
+
+SUBPROTOCOL: Final = "pulse.v1"
+"""The one subprotocol that a handshake may choose."""
+
+BEARER_PREFIX: Final = "bearer."
+"""A `Sec-WebSocket-Protocol` entry with this before it carries the token; it is never chosen."""
+
+SESSION_ONLY: Final[frozenset[type[Frame]]] = frozenset(
+    frame for frame in (*get_args(ClientFrame), *get_args(ServerFrame)) if frame.is_session_only
+)
+"""Frames that a conversation's own connection does not know."""
 
 __all__ = [
     "BEARER_PREFIX",
