@@ -4,11 +4,12 @@ import ast
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import structlog
 import trio
+from quart.testing.connections import WebsocketResponseError
 
 from pulse_trio.app import PulseApp, create_app
 from pulse_trio.errors import LaunchError
@@ -19,6 +20,23 @@ from tests.support.server import SECRET
 pytestmark = pytest.mark.process_end
 
 PRODUCT = Path(__file__).resolve().parents[2] / "pulse_trio"
+LISTED: Final = "https://app.example"  # an origin of PULSE_ALLOWED_ORIGINS
+LOGIN: Final = {"username": "alice", "password": "correct horse battery staple"}
+CONVERSATION: Final = "/api/chat/conversations/00000000-0000-0000-0000-000000000001"
+REQUESTS: Final = [
+    ("GET", "/api/auth/me"),
+    ("GET", CONVERSATION),
+    ("HEAD", CONVERSATION),
+    ("POST", "/api/auth/login"),
+    ("PUT", f"{CONVERSATION}/read"),
+    ("PATCH", CONVERSATION),
+    ("DELETE", f"{CONVERSATION}/members/me"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+    ("GET", "/asyncapi.json"),
+]
+PAGES: Final = ["/", "/favicon.svg", "/docs", "/healthz"]
 
 
 class Lifespan:
@@ -112,6 +130,58 @@ async def test_a_cancellation_goes_on() -> None:
             await lifespan.started.wait()
             nursery.cancel_scope.cancel()
     assert not [line for line in logged if line["log_level"] == "critical"]
+
+
+@pytest.mark.parametrize("origin", [None, LISTED, "https://elsewhere.example", "not an origin"])
+async def test_requests_get_503_while_the_service_opens_again(origin: str | None) -> None:
+    """Browsers send `Origin` with every request that changes something, also to the page's own origin."""
+    headers = {} if origin is None else {"Origin": origin}
+    async with _service_that_reopens() as lifespan:
+        client = lifespan.app.test_client()
+        for method, path in REQUESTS:
+            response = await client.open(path, method=method, headers=headers, json=LOGIN if method == "POST" else None)
+            assert (response.status_code, response.headers.get("Retry-After")) == (503, "1"), (method, path)
+            allowed = response.headers.get("Access-Control-Allow-Origin")
+            assert allowed == (LISTED if origin == LISTED else None)
+        async with client.websocket("/api/chat/ws", headers=headers) as socket:
+            with pytest.raises(WebsocketResponseError) as refused:
+                await socket.receive()
+        assert (refused.value.response.status_code, refused.value.response.headers["Retry-After"]) == (503, "1")
+        for path in PAGES:
+            assert (await client.get(path, headers=headers)).status_code == 200, path
+        assert (await client.options("/api/auth/login", headers=headers)).status_code == 200
+        assert lifespan.app.metrics.errors["internal"] == 0
+
+
+@asynccontextmanager
+async def _service_that_reopens() -> AsyncIterator[Lifespan]:
+    """A service whose store has been opened once, and whose second opening lasts as long as the block."""
+    moved, is_opening, may_open = trio.Event(), trio.Event(), trio.Event()
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[MemoryStore]:
+        if moved.is_set():
+            is_opening.set()
+            await may_open.wait()
+        yield MemoryStore()
+
+    async def wait_moved() -> None:
+        if moved.is_set():
+            await trio.sleep_forever()
+        await moved.wait()
+
+    lifespan = Lifespan()
+    settings = Settings.load(secret_key=SECRET, allowed_origins=(LISTED,))
+    lifespan.app = create_app(settings, open_store, moved=wait_moved)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lifespan.run)
+            await lifespan.started.wait()
+            moved.set()
+            await is_opening.wait()
+            yield lifespan
+            may_open.set()
+            lifespan.is_over.set()
 
 
 def test_no_new_exception_leaves_an_except_star() -> None:
