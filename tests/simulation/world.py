@@ -22,7 +22,8 @@ import pulse_trio.app
 import pulse_trio.rooms.hub
 from pulse_trio.app import create_app
 from pulse_trio.auth.tokens import Passwords
-from pulse_trio.edge.server.connection import GuardedServer, install, wrap
+from pulse_trio.edge.server.connection import GuardedServer, install
+from pulse_trio.edge.server.worker import wrap
 from pulse_trio.edge.services import Services
 from pulse_trio.ids import IdSource
 from pulse_trio.rooms.hub import Hub
