@@ -90,7 +90,7 @@ class CatchUp:
             subscription.cursor = last_rev
             await subscription.connection.send_now(frames, subscription)
         if page.chunks and subscription.cursor < subscription.target:
-            subscription.connection.catch_up_later(subscription)
+            subscription.catch_up_later()
         else:
             subscription.is_live = True
 

@@ -1,45 +1,65 @@
-"""A connection: one WebSocket with its bounded outbox and the task that sends what is in it."""
+"""A connection: one WebSocket with its bounded outbox and the task that sends from it."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
+from uuid import UUID
 
 import structlog
 import trio
 
+from pulse_trio.errors import PulseError
 from pulse_trio.metrics import GONE, Metrics
-from pulse_trio.protocol import CloseCode, Encoded
+from pulse_trio.protocol import CloseCode, Encoded, encode, error_frame
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import User
 
-if TYPE_CHECKING:
-    from pulse_trio.rooms.subscription import Subscription
-
 # The outbox is bounded by bytes; this bounds the memory of the channel itself. A typing frame, the
 # smallest, has about 150 bytes, so the default of 1 MiB is reached first.
-OUTBOX_FRAMES: Final = 8_192
-# Most bytes of frames that are written together: what is not written at once is kept for each connection.
-JOINED_BYTES: Final = 65_536
-CLOSE_TIMEOUT: Final = 2.0  # seconds for a close frame to leave; whoever does not read it is cut off
+MAX_OUTBOX_ITEMS: Final = 8_192
+# Bytes of frames that are written in one call. Each connection may hold that many that the network did not take.
+MAX_JOINED_BYTES: Final = 65_536
+CLOSE_TIMEOUT: Final = 2.0  # seconds for a close frame to leave; then the connection is cut
 
 
-_Item: TypeAlias = "tuple[Encoded | None, Subscription | None]"
-"""A frame, with the subscription that it is for if it is of one conversation. No frame: this subscription catches up
-now; with no subscription, what the transport took is flushed."""
+class Owner(Protocol):
+    """A part of a connection's traffic that can end before the connection does: its frames are then dropped.
+
+    A session's connection, for example, has an owner for each conversation. The user is removed from one: the frames
+    of that one which wait in the outbox are not sent, all others are.
+    """
+
+    @property
+    def is_removed(self) -> bool:
+        """True when nothing more of it may reach the client."""
+
+
+_OwnedFrame: TypeAlias = tuple[Encoded, Owner | None]
+"""A frame in the outbox, with its owner if it has one."""
+_Job: TypeAlias = Callable[[], Awaitable[None]]
+"""Work in the outbox, done by the connection's task when all frames before it are sent."""
 
 log = structlog.get_logger(__name__)
 
 
 def pieces(frames: Sequence[Encoded]) -> list[list[Encoded]]:
-    """Frames in their order, in pieces of at most `JOINED_BYTES` each; a frame that is larger is a piece of its own."""
+    """Splits frames, in order, into pieces of at most `MAX_JOINED_BYTES`; a larger frame is a piece of its own."""
     found: list[list[Encoded]] = []
-    room = 0
+    free = 0
     for frame in frames:
-        if not found or len(frame.wire) > room:
+        if not found or len(frame.wire) > free:
             found.append([])
-            room = JOINED_BYTES
-        room -= len(frame.wire)
+            free = MAX_JOINED_BYTES
+        free -= len(frame.wire)
         found[-1].append(frame)
     return found
+
+
+def encode_refusal(
+    metrics: Metrics, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None
+) -> Encoded:
+    """Encodes the `error` frame of a refusal, and counts it in the metrics."""
+    metrics.errors[error.code.code] += 1
+    return encode(error_frame(error, client_id, conversation_id))
 
 
 class Transport(Protocol):
@@ -66,16 +86,16 @@ class Transport(Protocol):
 
 
 class Connection:
-    """A user's WebSocket. `run` is its task; the rest never blocks.
+    """A user's WebSocket. `run` is its task; all other methods but `send_now` return at once.
 
     Args:
-        user: whose connection it is.
+        user: the user.
         transport: the WebSocket.
-        outbox_bytes: how much may wait for it; from half of it on frames that may be missed are dropped,
+        outbox_bytes: bytes that may wait in the outbox. From half of it on ephemeral frames are dropped,
             beyond it the connection is closed with `CloseCode.TOO_SLOW`.
-        pending_messages: how many messages it may have waiting for the store.
-        on_ended: called once when `run` has ended, so that whoever reads from the WebSocket can go.
-        metrics: where its frames and its end are counted.
+        pending_messages: messages of this connection that may wait for the store.
+        on_ended: called once when `run` has ended, to stop the task that reads from the WebSocket.
+        metrics: counts its frames and its end.
         greeting: makes it a session's connection, which carries all of its user's conversations: `run` sends this
             frame first, and everything else waits in the outbox until `release`.
     """
@@ -120,16 +140,16 @@ class Connection:
         self._greeting = greeting
         self._released = None if greeting is None else trio.Event()
         self.transport = transport
-        self._write_now = transport.write_now  # bound here, once: it is called for every frame of every subscription
+        self._write_now = transport.write_now  # bound once: it is called for every frame of every connection
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
         self.dropped_frames = 0
-        self._outbox, self._source = trio.open_memory_channel[_Item](OUTBOX_FRAMES)
+        self._outbox, self._source = trio.open_memory_channel[_OwnedFrame | _Job](MAX_OUTBOX_ITEMS)
         self._outbox_bytes = outbox_bytes
         self._queued_bytes = 0
-        self._flushing = 0  # bytes of what the transport has taken and not flushed
-        # What is in the outbox, at the task, or holds the outbox back; while there is any, nothing may overtake it.
+        self._flushing = 0  # bytes that the transport has taken and not flushed
+        # Items in the outbox or at the task, and the greeting. While there is any, no frame may overtake it.
         self._pending = 0 if greeting is None else 1
-        self._sending: list[Subscription] = []  # whose frames are on their way out of here
+        self._sending: list[Owner] = []  # of the frames that the transport is sending
         self._is_open = True
         self._scope = trio.CancelScope()
         self._close: tuple[CloseCode, str] | None = None
@@ -142,88 +162,104 @@ class Connection:
 
     @property
     def close_code(self) -> CloseCode | None:
-        """Why the server is closing this connection, if it is."""
+        """The code with which the server closes this connection; None while it does not."""
         return None if self._close is None else self._close[0]
 
     @property
     def is_open(self) -> bool:
-        """Whether it may still be sent to: neither `close` nor `leave` was called."""
+        """True until `close` or `leave` is called."""
         return self._is_open
 
-    def deliver(self, frame: Encoded, subscription: "Subscription | None" = None, *, ephemeral: bool = False) -> None:
-        """Puts a frame into the outbox; after `close` it is dropped.
+    def deliver(self, frame: Encoded, owner: Owner | None = None, *, ephemeral: bool = False) -> None:
+        """Sends a frame at once, or puts it into the outbox; drops it after `close`.
 
         Args:
-            frame: what to send.
-            subscription: the one that it belongs to, if to one: it is dropped when that has been removed.
-            ephemeral: it may be missed (typing, presence): dropped when the connection lags.
+            frame: the frame.
+            owner: the conversation's subscription, for a frame of one conversation. Its room counts the frame.
+            ephemeral: drop the frame if the client reads slowly (typing, presence).
         """
         if not self._is_open:
             return
-        if subscription is None:  # those of a conversation are counted by its room, once for all
+        if owner is None:
             self.metrics.frames_out[frame.kind] += 1
         if not self._pending:
             left = self._write_now(frame.wire)
             if left == 0:
                 return
             if left > 0:
-                self._flush_later(frame.size, subscription)
+                self._flush_later(frame.size, owner)
                 return
         if ephemeral and self._queued_bytes > self._outbox_bytes // 2:
             self.dropped_frames += 1
             self.metrics.dropped_frames += 1
             return
-        # One frame may be larger than the outbox, or a long list of users would close everybody.
+        # One frame may be larger than the outbox, or a long list of users would close every connection.
         if self._queued_bytes and self._queued_bytes + frame.size > self._outbox_bytes:
             self._close_slow()
-        elif self._put(frame, subscription):
+        elif self._put((frame, owner)):
             self._queued_bytes += frame.size
 
-    def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, subscription: "Subscription") -> None:
-        """As `deliver` for each; `wire` is all of them."""
+    def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, owner: Owner) -> None:
+        """Delivers frames of one owner; `wire` is all of them, to be written in one call."""
         if self._is_open and not self._pending and (left := self._write_now(wire)) >= 0:
             if left:
-                self._flush_later(len(wire), subscription)
+                self._flush_later(len(wire), owner)
             return
         for frame in frames:
-            self.deliver(frame, subscription)
+            self.deliver(frame, owner)
 
-    def catch_up_later(self, subscription: "Subscription") -> None:
-        """Lets a subscription read on what it missed, after whatever waits in the outbox now."""
+    def refuse(self, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> None:
+        """Sends an `error` frame, and counts it.
+
+        Args:
+            error: the reason.
+            client_id: of the refused frame, if it had one.
+            conversation_id: of the refused frame; only a session's client is sent it, any other has but one.
+        """
+        about = conversation_id if self.is_session else None
+        self.deliver(encode_refusal(self.metrics, error, client_id, about))
+
+    def run_later(self, job: Callable[[], Awaitable[None]]) -> None:
+        """Puts a job into the outbox: the connection's task runs it when everything before it is sent."""
         if self._is_open:
-            self._put(None, subscription)
+            self._put(job)
 
     def release(self) -> None:
-        """Ends the hold of a session's connection: what waits in the outbox is sent, and then everything at once."""
+        """Sends what waits in the outbox of a session's connection; from then on frames are sent at once."""
         if self._released is not None:
             self._released.set()
 
-    def _flush_later(self, size: int, subscription: "Subscription | None") -> None:
-        """The task must write what the transport took and the network did not."""
-        if subscription is not None:
-            self._sending.append(subscription)
+    def _flush_later(self, size: int, owner: Owner | None) -> None:
+        """Lets the task write the bytes that the transport took and the network did not."""
+        if owner is not None:
+            self._sending.append(owner)
         self._queued_bytes += size
         self._flushing = size
-        self._put(None, None)
+        self._put(self._flush)
 
-    async def send_now(self, frames: Sequence[Encoded], subscription: "Subscription") -> None:
-        """Sends frames past the outbox: for this connection's own task, while a subscription catches up."""
+    async def _flush(self) -> None:
+        await self.transport.flush()
+        self._queued_bytes -= self._flushing
+        self._flushing = 0
+
+    async def send_now(self, frames: Sequence[Encoded], owner: Owner) -> None:
+        """Sends frames past the outbox; only for a job that `run_later` runs."""
         self.metrics.catch_up_frames += len(frames)
-        self._sending.append(subscription)
+        self._sending.append(owner)
         if self._write_now(b"".join(frame.wire for frame in frames)) >= 0:
             await self.transport.flush()
         else:
             await self.transport.send(frames)
         self._sending.clear()
 
-    def cut_off(self, subscription: "Subscription") -> None:
-        """A removed subscription must not get the frame that is being sent to it, if its client does not take it."""
-        if subscription in self._sending:
+    def cut_off(self, owner: Owner) -> None:
+        """Closes the connection if a frame of a removed owner is being sent and its client does not read it."""
+        if owner in self._sending:
             self._close_slow()
             self.transport.abandon()
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Closes the connection: nothing that still waits is sent, only the close frame."""
+        """Closes the connection: only the close frame is still sent, nothing that waits in the outbox."""
         if self._close is None:
             self._close = (code, reason)
             self._is_open = False
@@ -232,45 +268,37 @@ class Connection:
             self._scope.cancel()
 
     def leave(self) -> None:
-        """Ends the connection's task without a close frame: the connection is gone already."""
+        """Ends the connection's task without a close frame, because the client has gone."""
         if self._close is None:
             self._is_open = False
             self._outbox.close()
             self._scope.cancel()
 
-    async def run(self, catch_up: Callable[["Subscription"], Awaitable[None]]) -> None:
-        """Sends what comes into the outbox until `leave` or `close`.
+    async def run(self) -> None:
+        """Sends from the outbox until `leave` or `close`. A fault of the connection ends only this connection.
 
-        Args:
-            catch_up: sends a subscription the next of the changes that it missed.
-
-        Cancelled: closes the connection with `CloseCode.INTERNAL_ERROR`, within `CLOSE_TIMEOUT` seconds:
-        who stops in order closes the connections first. A fault of the connection ends this one only.
+        Cancelled: closes the connection with `CloseCode.INTERNAL_ERROR`, within `CLOSE_TIMEOUT` seconds.
+        An orderly stop closes the connections before it cancels.
         """
         self.metrics.connections[self] = None
         try:
             with self._scope, self._source:
                 await self._greet()
-                held: _Item | None = None
+                held: _OwnedFrame | _Job | None = None
                 while True:
                     try:
-                        frame, subscription = await self._source.receive() if held is None else held
+                        item = await self._source.receive() if held is None else held
                     except trio.EndOfChannel:
                         break
-                    held = None
                     if not self._is_open:
-                        break  # the frame was handed over just before `close` or `leave`
-                    taken = 1
-                    if frame is not None:
-                        frames, taken, held = self._gather(frame, subscription)
+                        break  # the item was handed over just before `close` or `leave`
+                    held, taken = None, 1
+                    if isinstance(item, tuple):
+                        frames, taken, held = self._join_frames(item)
                         if frames:
                             await self.transport.send(frames)
-                    elif subscription is None:
-                        await self.transport.flush()
-                        self._queued_bytes -= self._flushing
-                        self._flushing = 0
-                    elif not subscription.is_removed:
-                        await catch_up(subscription)
+                    else:
+                        await item()
                     self._sending.clear()
                     self._pending -= taken
         except trio.Cancelled:
@@ -301,34 +329,38 @@ class Connection:
         self._greeting = self._released = None
         self._pending -= 1
 
-    def _gather(self, frame: Encoded, subscription: "Subscription | None") -> tuple[list[Encoded], int, "_Item | None"]:
-        """What can be sent together: the frames, how much of the outbox that was, and what must come after."""
+    def _join_frames(self, first: _OwnedFrame) -> tuple[list[Encoded], int, _OwnedFrame | _Job | None]:
+        """Takes frames from the outbox to be sent in one call.
+
+        Returns the frames, the number of items taken, and the item that must come after them.
+        """
         frames: list[Encoded] = []
         size = taken = 0
-        item: _Item = frame, subscription
+        item: _OwnedFrame | _Job = first
         while True:
-            frame_or_none, subscription = item
-            if frame_or_none is None or size > JOINED_BYTES:
+            if not isinstance(item, tuple) or size > MAX_JOINED_BYTES:
                 return frames, taken, item
+            frame, owner = item
             taken += 1
-            self._queued_bytes -= frame_or_none.size
-            if subscription is None or not subscription.is_removed:
-                frames.append(frame_or_none)
-                size += frame_or_none.size
-                if subscription is not None:
-                    self._sending.append(subscription)
+            self._queued_bytes -= frame.size
+            if owner is None or not owner.is_removed:
+                frames.append(frame)
+                size += frame.size
+                if owner is not None:
+                    self._sending.append(owner)
             try:
                 item = self._source.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
                 return frames, taken, None
 
-    def _put(self, frame: Encoded | None, subscription: "Subscription | None") -> bool:
+    def _put(self, item: _OwnedFrame | _Job) -> bool:
+        """Puts an item into the outbox; returns False if it is full, or the connection has ended."""
         try:
-            self._outbox.send_nowait((frame, subscription))
+            self._outbox.send_nowait(item)
         except trio.WouldBlock:
             self._close_slow()
         except trio.BrokenResourceError:
-            pass  # the connection's task has ended: the client is gone
+            pass  # the connection's task has ended: the client has gone
         else:
             self._pending += 1
             return True
@@ -342,7 +374,7 @@ class Connection:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await self.transport.close(code, reason)
         except Exception:
-            log.exception("a connection could not be closed in order", user_id=str(self.user.id))
+            log.exception("close frame not sent", user_id=str(self.user.id))
 
 
 def open_connection(
@@ -354,7 +386,7 @@ def open_connection(
     *,
     greeting: Encoded | None = None,
 ) -> Connection:
-    """A connection with the bounds that the settings give it."""
+    """Makes a connection with the bounds from the settings."""
     return Connection(
         user,
         transport,

@@ -104,7 +104,7 @@ class Hub:
         self._ids = ids
         self._random = rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
         self._metrics = metrics = Metrics() if metrics is None else metrics
-        catch_up = CatchUp(store, settings.store_timeout, rand)
+        self._catch_up = catch_up = CatchUp(store, settings.store_timeout, rand)
         self._sessions = Sessions()
         self._announcing = 0
         self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
@@ -209,7 +209,8 @@ class Hub:
                 on_ended()
 
             connection = open_connection(user, websocket, self._settings, ended, self._metrics)
-            subscription = Subscription(connection, conversation_id, room.last_rev if after_rev is None else after_rev)
+            cursor = room.last_rev if after_rev is None else after_rev
+            subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
             room.join(subscription)
             self._online.enter(user.id)
             if self.draining:  # it came in after `drain` had closed the others
@@ -342,7 +343,7 @@ class Hub:
     async def _submit(self, subscription: Subscription, message: NewMessage | Revision, client_id: str | None) -> None:
         if subscription.connection.close_code is not None:
             room = None  # what a connection still sends while it is being closed is not answered
-        elif subscription.of_session:
+        elif subscription.connection.is_session:
             room = self._rooms.room(subscription.conversation_id)  # opens while the message waits in its inbox
         else:
             room = self._rooms.get(subscription.conversation_id)
@@ -382,7 +383,7 @@ class Hub:
         room = self._rooms.get(conversation_id)
         if room is not None and room.opened.is_set():
             self._type(room, subscription)
-        elif subscription.of_session and subscription.connection not in self._typing:
+        elif subscription.connection.is_session and subscription.connection not in self._typing:
             self._typing[subscription.connection] = None  # one at a time: a client cannot make us open many at once
             self._rooms.nursery.start_soon(self._open_and_type, subscription, name=f"typing in {conversation_id}")
 
@@ -413,7 +414,7 @@ class Hub:
         attached = room.subscription_of(subscription.connection.transport)
         if attached is not None:
             room.typing(attached)
-        elif subscription.of_session and subscription.connection.is_open:
+        elif subscription.connection.is_session and subscription.connection.is_open:
             subscription.refuse(not_a_member())
 
     async def send_read(self, subscription: Subscription, seq: int) -> None:

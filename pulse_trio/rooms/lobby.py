@@ -7,7 +7,7 @@ import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.protocol import SendResume, SessionFrame, encode, error_frame
+from pulse_trio.protocol import SendResume, SessionFrame, encode
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport, open_connection
 from pulse_trio.rooms.membership import MembershipChanges
@@ -65,7 +65,8 @@ class Lobby:
         Cancelled: the session is not registered.
         """
         greeting = encode(SessionFrame(user_id=user.id, username=user.username, epoch=self._store.epoch))
-        session = Session(open_connection(user, websocket, self._settings, on_ended, self._metrics, greeting=greeting))
+        connection = open_connection(user, websocket, self._settings, on_ended, self._metrics, greeting=greeting)
+        session = Session(connection, self._catch_up.send_page)
         self._sessions.add(session)
         try:
             memberships, changed = await self._memberships(session, None)
@@ -155,7 +156,7 @@ class Lobby:
 
     async def _run_session(self, session: Session) -> None:
         try:
-            await session.connection.run(self._catch_up.send_page)
+            await session.connection.run()
         finally:
             self.close(session)
             session.ended.set()
@@ -168,5 +169,4 @@ class Lobby:
     def _refuse_resume(self, session: Session, conversation_id: UUID | None) -> None:
         error = PulseError(ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh")
         self._metrics.resumes_refused += 1
-        self._metrics.errors[error.code.code] += 1
-        session.connection.deliver(encode(error_frame(error, None, conversation_id)))
+        session.connection.refuse(error, None, conversation_id)

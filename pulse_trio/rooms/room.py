@@ -240,7 +240,7 @@ class Room:
         subscription.target = max(subscription.target, self.last_rev)
         self._keepers += 1
         is_first = self._enter(subscription)
-        self._nursery.start_soon(subscription.connection.run, self._catch_up.send_page, name=f"member {user.id}")
+        self._nursery.start_soon(subscription.connection.run, name=f"member {user.id}")
         joined = encode(self._joined(user, with_list=True))
         self._metrics.frames_out[joined.kind] += 1
         subscription.deliver(joined)
@@ -294,7 +294,7 @@ class Room:
         if self._subscriptions.get(connection.transport) is not subscription:
             return
         del self._subscriptions[connection.transport]
-        if not subscription.of_session:
+        if not subscription.connection.is_session:
             self._keepers -= 1
             connection.leave()
         user = connection.user
@@ -310,7 +310,7 @@ class Room:
     def close_user(self, user_id: UUID, code: CloseCode, reason: str) -> None:
         """Closes a user's connections that are of this conversation alone; sessions are left to the hub."""
         for subscription in list(self._subscriptions.values()):
-            if subscription.connection.user.id == user_id and not subscription.of_session:
+            if subscription.connection.user.id == user_id and not subscription.connection.is_session:
                 subscription.connection.close(code, reason)
                 self.leave(subscription)
 

@@ -13,7 +13,7 @@ import trio
 from pulse_trio.protocol import ConversationAddedFrame, ConversationRemovedFrame, encode
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.membership import later
-from pulse_trio.rooms.subscription import Subscription
+from pulse_trio.rooms.subscription import SendPage, Subscription
 from pulse_trio.store.base import User
 
 REFUSAL_LASTS: Final = 1.0  # seconds in which a further frame about a foreign conversation costs no look-up
@@ -25,6 +25,10 @@ class Session:
     """One connection for all of a user's conversations.
 
     Until `start` nothing of them is sent but the greeting: the client may first say where it wants to go on.
+
+    Args:
+        connection: the connection.
+        send_page: sends the next page of missed changes; see `CatchUp.send_page`.
 
     Attributes:
         subscriptions: its place in each conversation in which something has happened, or will be replayed.
@@ -38,6 +42,7 @@ class Session:
     __slots__ = (
         "_notified",
         "_refused",
+        "_send_page",
         "changed",
         "connection",
         "ended",
@@ -47,8 +52,9 @@ class Session:
         "waiting",
     )
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, send_page: SendPage) -> None:
         self.connection = connection
+        self._send_page = send_page
         self.subscriptions: dict[UUID, Subscription] = {}
         self.changed: dict[UUID, tuple[int, bool]] | None = None
         self._notified: dict[UUID, bool] = {}  # what the client last heard of a membership: True is added
@@ -66,14 +72,14 @@ class Session:
     def subscription(self, conversation_id: UUID) -> Subscription:
         """Who sends in a conversation: the store knows whether the user is in it."""
         found = self.subscriptions.get(conversation_id)
-        return Subscription(self.connection, conversation_id, 0, of_session=True) if found is None else found
+        return Subscription(self.connection, conversation_id, 0, self._send_page) if found is None else found
 
     def place(self, conversation_id: UUID, last_rev: int) -> Subscription:
         """The subscription for a room that is open at `last_rev`; what it has missed will be sent."""
         subscription = self.subscriptions.get(conversation_id)
         if subscription is None:
             self.notify_added(conversation_id, only_if_left=True)
-            subscription = Subscription(self.connection, conversation_id, last_rev, of_session=True)
+            subscription = Subscription(self.connection, conversation_id, last_rev, self._send_page)
             self.subscriptions[conversation_id] = subscription
             subscription.is_live = self.is_started
         else:
@@ -88,7 +94,7 @@ class Session:
             subscription.target = max(subscription.target, last_rev)
         elif rev < last_rev:
             self.notify_added(conversation_id, only_if_left=True)
-            subscription = Subscription(self.connection, conversation_id, rev, of_session=True)
+            subscription = Subscription(self.connection, conversation_id, rev, self._send_page)
             subscription.target = last_rev
             self.subscriptions[conversation_id] = subscription
 

@@ -1,45 +1,54 @@
-"""A subscription: a connection's place in one conversation, and how far its client has seen it."""
+"""A subscription: a connection's place in one conversation, and the last change that its client has."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 from uuid import UUID
 
 from pulse_trio.errors import PulseError
-from pulse_trio.protocol import Encoded, encode, error_frame
+from pulse_trio.protocol import Encoded
 from pulse_trio.rooms.connection import Connection
+
+SendPage: TypeAlias = Callable[["Subscription"], Awaitable[None]]
+"""Sends a subscription the next page of the changes that its client missed."""
 
 
 class Subscription:
     """A connection's place in a conversation; the connection's member task serves it.
 
-    A session's connection has one in each conversation where something has happened since it came; a
-    conversation's own connection has this one alone, and keeps the room open.
+    A session's connection has one in each conversation where something has happened since it opened. A
+    conversation's own connection has only this one, and keeps the room open.
 
     Args:
         connection: the connection.
         conversation_id: the conversation.
-        cursor: the last change that the client has seen.
-        of_session: whether the connection is a session's.
+        cursor: the rev of the last change that the client has.
+        send_page: sends the next page of missed changes; see `CatchUp.send_page`.
+
+    Attributes:
+        target: the rev up to which the client must get changes from the store, before it is live.
+        is_live: changes are delivered as they are committed.
+        is_removed: the user is no longer a member.
     """
 
-    __slots__ = ("connection", "conversation_id", "cursor", "is_live", "is_removed", "of_session", "target")
+    __slots__ = ("_send_page", "connection", "conversation_id", "cursor", "is_live", "is_removed", "target")
 
-    def __init__(self, connection: Connection, conversation_id: UUID, cursor: int, *, of_session: bool = False) -> None:
+    def __init__(self, connection: Connection, conversation_id: UUID, cursor: int, send_page: SendPage) -> None:
         self.connection = connection
         self.conversation_id = conversation_id
         self.cursor = cursor
-        self.of_session = of_session
+        self._send_page = send_page
         self.is_live = False
         self.is_removed = False
-        self.target = cursor  # the last change that is due to the client
+        self.target = cursor
 
     def deliver(self, frame: Encoded, *, ephemeral: bool = False) -> None:
-        """Puts a frame of the conversation into the connection's outbox."""
+        """Delivers a frame of the conversation; see `Connection.deliver`."""
         self.connection.deliver(frame, self, ephemeral=ephemeral)
 
     def deliver_change(self, rev: int, frame: Encoded) -> None:
-        """Puts a change of the conversation into the outbox, if the client is due for it.
+        """Delivers a change of the conversation, unless the client has it.
 
-        One that still catches up gets it from the store, and one that has caught up may have got it there.
+        While the subscription catches up, its client gets the change from the store.
         """
         if not self.is_live:
             self.target = max(self.target, rev)
@@ -48,7 +57,7 @@ class Subscription:
             self.connection.deliver(frame, self)
 
     def deliver_changes(self, revs: Sequence[int], frames: Sequence[Encoded], wire: bytes) -> None:
-        """As `deliver_change` for each, in order; `wire` is all of them."""
+        """Delivers changes in order; `wire` is all of them, to be written in one call."""
         if self.is_live and self.cursor < revs[0]:
             self.cursor = revs[-1]
             self.connection.deliver_joined(frames, wire, self)
@@ -57,24 +66,30 @@ class Subscription:
                 self.deliver_change(rev, frame)
 
     def deliver_again(self, rev: int, frame: Encoded) -> None:
-        """Answers a resend, to who resent it; one that still catches up gets it in its turn."""
+        """Acknowledges a resend by delivering the stored message; while catching up it comes from the store."""
         if self.is_live or rev <= self.cursor:
             self.connection.metrics.frames_out[frame.kind] += 1
             self.connection.deliver(frame, self)
 
     def start(self) -> None:
-        """Lets changes flow: those up to `target` from the store, then live."""
+        """Starts delivery: the changes up to `target` from the store, then live."""
         self.is_live = self.cursor >= self.target
         if not self.is_live:
-            self.connection.catch_up_later(self)
+            self.catch_up_later()
+
+    def catch_up_later(self) -> None:
+        """Sends the next page of missed changes when everything in the outbox is sent."""
+        self.connection.run_later(self._catch_up)
+
+    async def _catch_up(self) -> None:
+        if not self.is_removed:
+            await self._send_page(self)
 
     def refuse(self, error: PulseError, client_id: str | None = None) -> None:
-        """Tells the client that something it asked for was not done."""
-        self.connection.metrics.errors[error.code.code] += 1
-        key = self.conversation_id if self.of_session else None
-        self.connection.deliver(encode(error_frame(error, client_id, key)))
+        """Sends an `error` frame about something in this conversation."""
+        self.connection.refuse(error, client_id, self.conversation_id)
 
     def remove(self) -> None:
-        """Nothing of the conversation is delivered to this connection any more; it goes on without."""
+        """Stops delivery of this conversation; the connection stays open."""
         self.is_removed = True
         self.connection.cut_off(self)

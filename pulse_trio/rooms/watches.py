@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.protocol import Encoded, Standing, UsersFrame, encode, error_frame
+from pulse_trio.protocol import Encoded, Standing, UsersFrame, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.online import Online
@@ -297,5 +297,4 @@ def _refuse(watch: Watch) -> None:
     error = PulseError(
         ErrorCode.UNAVAILABLE, "The database does not answer; send `watch` again in a moment", field="user_ids"
     )
-    watch.connection.metrics.errors[error.code.code] += 1
-    watch.connection.deliver(encode(error_frame(error)))
+    watch.connection.refuse(error)

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
-from uuid import UUID
 
 import trio
 
@@ -28,7 +27,6 @@ from pulse_trio.protocol import (
     SendTyping,
     SendWatch,
     encode,
-    error_frame,
 )
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.hub import ForeignConversation
@@ -94,7 +92,7 @@ class Reader:
             try:
                 await self._handle(self._parts.frames.read(data))
             except FrameError as error:
-                self._refuse(error, error.client_id, error.conversation_id)
+                self.connection.refuse(error, error.client_id, error.conversation_id)
 
     def _tell_refused(self, data: str | bytes | None) -> None:
         """Tells the client that a frame was refused by its rate, whatever is in it."""
@@ -104,12 +102,7 @@ class Reader:
         except FrameError as error:
             about = error
         refused = PulseError(ErrorCode.RATE_LIMITED, "Too much at once; wait a second, and send it again more slowly")
-        self._refuse(refused, getattr(about, "client_id", None), getattr(about, "conversation_id", None))
-
-    def _refuse(self, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> None:
-        """Answers a frame that was not taken."""
-        self._parts.metrics.errors[error.code.code] += 1
-        self.connection.deliver(encode(error_frame(error, client_id)))
+        self.connection.refuse(refused, getattr(about, "client_id", None), getattr(about, "conversation_id", None))
 
     async def _handle(self, frame: ClientFrame) -> None:
         self._parts.metrics.frames_in[type(frame)] += 1
@@ -161,9 +154,9 @@ class Reader:
             if identity.user.id != self.connection.user.id:
                 raise PulseError(ErrorCode.INVALID_TOKEN, "The token is another user's")
         except PulseError as error:
-            self._refuse(error)
+            self.connection.refuse(error)
         except StoreError:
-            self._refuse(database_away())
+            self.connection.refuse(database_away())
         else:
             self.connection.deliver(encode(AuthFrame(expires_in=self._lease(identity))))
 
@@ -224,14 +217,14 @@ class SessionReader(Reader):
             if isinstance(frame, SendTyping):
                 return None  # it may be missed
             refused = error
-        self._refuse(refused, getattr(frame, "client_id", None), frame.conversation_id)
+        self.connection.refuse(refused, getattr(frame, "client_id", None), frame.conversation_id)
         return None
 
     async def _resume(self, frame: SendResume) -> None:
         try:
             await self._parts.hub.resume(self._session, frame)
         except PulseError as error:
-            self._refuse(error)
+            self.connection.refuse(error)
             self._session.start()
         except StoreError:
             reason = "the conversations cannot be looked up; reconnect"
@@ -241,11 +234,7 @@ class SessionReader(Reader):
         try:
             self._parts.hub.watch(self._session, frame.user_ids)
         except PulseError as error:
-            self._refuse(error)
-
-    def _refuse(self, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> None:
-        self._parts.metrics.errors[error.code.code] += 1
-        self.connection.deliver(encode(error_frame(error, client_id, conversation_id)))
+            self.connection.refuse(error)
 
 
 def _frame_error(frame: ConversationFrame, message: str) -> FrameError:

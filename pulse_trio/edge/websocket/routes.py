@@ -29,10 +29,8 @@ from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
     CloseCode,
     Encoded,
-    encode,
-    error_frame,
 )
-from pulse_trio.rooms.connection import CLOSE_TIMEOUT
+from pulse_trio.rooms.connection import CLOSE_TIMEOUT, encode_refusal
 from pulse_trio.rooms.membership import PendingJoin
 from pulse_trio.store.base import NotAMember, StoreError
 
@@ -128,8 +126,7 @@ async def _serve_conversation(
             await _close(parts, transport, CloseCode.REMOVED, "removed from the conversation")
             return
         except PulseError as error:
-            parts.metrics.errors[error.code.code] += 1
-            await transport.send([encode(error_frame(error))])
+            await transport.send([encode_refusal(parts.metrics, error)])
             await _close(parts, transport, CloseCode.CANNOT_RESUME, error.message)
             return
         except StoreError:

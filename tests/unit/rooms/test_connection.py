@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.protocol import CloseCode, Encoded
-from pulse_trio.rooms.connection import CLOSE_TIMEOUT, JOINED_BYTES, Connection, pieces
+from pulse_trio.rooms.connection import CLOSE_TIMEOUT, MAX_JOINED_BYTES, Connection, pieces
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import User
 
@@ -16,8 +16,8 @@ from .world import FakeTransport, a_world, settle
 USER = User(UUID(int=1), "alice")
 
 
-async def no_catch_up(member: Subscription) -> None:
-    raise AssertionError("nobody resumed here")
+async def no_catch_up(subscription: Subscription) -> None:
+    raise AssertionError("no client resumes here")
 
 
 class Ends:
@@ -44,7 +44,7 @@ def numbers(transport: FakeTransport) -> list[int]:
 async def test_frames_arrive_in_order(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         for number in range(5):
             connection.deliver(frame(number))
         await settle()
@@ -60,7 +60,7 @@ async def test_frames_that_may_be_missed_are_dropped_first_then_the_connection(a
     connection, transport, ends = make(outbox_bytes=1_000)
     transport.stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         connection.deliver(frame(0))
         await settle()  # frame 0 is at the connection, which does not take it
         for number in range(1, 6):
@@ -86,7 +86,7 @@ async def test_a_member_that_catches_up_goes_on(autojump_clock: MockClock) -> No
     connection, transport, _ = make(outbox_bytes=1_000)
     transport.stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         for number in range(10):
             connection.deliver(frame(number))
         transport.stall.set()
@@ -102,7 +102,7 @@ async def test_one_frame_larger_than_the_outbox_is_sent_to_who_has_nothing_waiti
     """Else a long message, or the list of a large room, would close everybody's connection."""
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         connection.deliver(frame(0, size=5_000))
         assert connection.close_code is None
         await settle()
@@ -116,7 +116,7 @@ async def test_one_frame_larger_than_the_outbox_is_sent_to_who_has_nothing_waiti
 async def test_close_drops_what_waits_and_sends_one_close_frame(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         await settle()
         transport.room = 0
         connection.deliver(frame(0))
@@ -134,7 +134,7 @@ async def test_close_before_the_task_has_started(autojump_clock: MockClock) -> N
     transport.room = 0
     connection.deliver(frame(0))
     connection.close(CloseCode.REMOVED, "removed")
-    await connection.run(no_catch_up)
+    await connection.run()
     assert transport.frames == []
     assert transport.closed == (4403, "removed")
     assert ends.count == 1
@@ -143,7 +143,7 @@ async def test_close_before_the_task_has_started(autojump_clock: MockClock) -> N
 async def test_leave_before_the_task_has_started(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     connection.leave()
-    await connection.run(no_catch_up)
+    await connection.run()
     assert transport.closed is None
     assert ends.count == 1
 
@@ -151,7 +151,7 @@ async def test_leave_before_the_task_has_started(autojump_clock: MockClock) -> N
 async def test_delivering_to_somebody_who_has_left_does_nothing(autojump_clock: MockClock) -> None:
     connection, transport, _ = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         await settle()
         connection.leave()
         connection.deliver(frame(0))
@@ -166,7 +166,7 @@ async def test_a_client_that_does_not_read_its_close_frame_is_not_waited_for(aut
     connection, transport, ends = make()
     transport.close_stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         begin = trio.current_time()
         connection.close(CloseCode.REMOVED, "removed")
     assert trio.current_time() - begin == CLOSE_TIMEOUT
@@ -176,7 +176,7 @@ async def test_a_client_that_does_not_read_its_close_frame_is_not_waited_for(aut
 async def test_cancelled_from_outside_the_client_is_told_that_the_server_failed(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         await settle()
         nursery.cancel_scope.cancel()
     assert transport.closed is not None
@@ -189,7 +189,7 @@ async def test_a_fault_of_one_connection_ends_that_connection_only(autojump_cloc
     connection, transport, ends = make()
     transport.broken = fault
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         connection.deliver(frame(0))
     assert transport.closed is not None
     assert transport.closed[0] == 1011
@@ -205,7 +205,7 @@ async def test_a_fault_while_closing_ends_that_connection_only(autojump_clock: M
     ends = Ends()
     connection = Connection(USER, Unclosable(), outbox_bytes=100, pending_messages=1, on_ended=ends)
     connection.close(CloseCode.REMOVED, "removed")
-    await connection.run(no_catch_up)
+    await connection.run()
     assert ends.count == 1
 
 
@@ -215,7 +215,7 @@ async def test_a_fault_while_closing_ends_that_connection_only(autojump_clock: M
 async def test_what_the_network_takes_in_part_is_flushed_before_anything_else(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         await settle()
         transport.room = 150
         connection.deliver(frame(0, size=400))
@@ -231,7 +231,7 @@ async def test_what_the_network_takes_in_part_is_flushed_before_anything_else(au
 async def test_what_is_kept_counts_as_waiting(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         await settle()
         transport.has_short_way, transport.room = True, 10
         connection.deliver(frame(0, size=900))
@@ -245,38 +245,38 @@ async def test_what_is_kept_counts_as_waiting(autojump_clock: MockClock) -> None
 
 async def test_frames_that_were_joined_arrive_one_by_one(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
-    member = Subscription(connection, UUID(int=7), 0)
-    member.is_live = True
+    subscription = Subscription(connection, UUID(int=7), 0, no_catch_up)
+    subscription.is_live = True
     frames = [frame(number) for number in range(1, 6)]
     wire = b"".join(each.wire for each in frames)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         await settle()
-        member.deliver_changes([1, 2, 3], frames[:3], b"".join(each.wire for each in frames[:3]))
+        subscription.deliver_changes([1, 2, 3], frames[:3], b"".join(each.wire for each in frames[:3]))
         await settle()
-        member.deliver_changes([1, 2, 3, 4, 5], frames, wire)  # of which some were sent
+        subscription.deliver_changes([1, 2, 3, 4, 5], frames, wire)  # of which some were sent
         await settle()
         assert numbers(transport) == [1, 2, 3, 4, 5]
-        assert member.cursor == 5
+        assert subscription.cursor == 5
         connection.leave()
 
 
 @pytest.mark.parametrize("how", ["removed", "cut off"])
 async def test_what_is_kept_for_a_removed_member_does_not_reach_it(how: str, autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
-    member = Subscription(connection, UUID(int=7), 0, of_session=how == "cut off")
+    subscription = Subscription(connection, UUID(int=7), 0, no_catch_up)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run, no_catch_up)
+        nursery.start_soon(connection.run)
         await settle()
         transport.room = 10
-        connection.deliver(frame(0), member)
+        connection.deliver(frame(0), subscription)
         if not transport.has_short_way:
             transport.stall = trio.Event()
             await settle()
         if how == "removed":
             connection.close(CloseCode.REMOVED, "removed")
         else:
-            member.remove()
+            subscription.remove()
         await settle()
         assert transport.frames == []
         assert transport.is_abandoned is transport.has_short_way
@@ -293,7 +293,7 @@ def test_pieces_keep_the_order_and_their_bound() -> None:
 
 
 async def test_a_full_batch_is_written_in_pieces(autojump_clock: MockClock) -> None:
-    """A batch of more than `JOINED_BYTES` was written frame by frame, when there is most to do."""
+    """A batch of more than `MAX_JOINED_BYTES` was written frame by frame, when there is most to do."""
     async with a_world(batch_messages=256, inbox_messages=512, pending_messages=512) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()
@@ -312,4 +312,4 @@ async def test_a_full_batch_is_written_in_pieces(autojump_clock: MockClock) -> N
         await settle()
         assert bob.contents == [f"{number:010}" for number in range(257)]
         assert len(writes) <= 4, writes
-        assert max(writes) <= JOINED_BYTES
+        assert max(writes) <= MAX_JOINED_BYTES
