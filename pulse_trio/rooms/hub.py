@@ -185,7 +185,7 @@ class Hub:
         """
         room = await self._rooms.hold_open(conversation_id)
         try:
-            last_rev = room.last_rev
+            last_rev = room.feed.last_rev
             if after_rev is not None and after_rev > last_rev:
                 # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
                 last_rev = (await self._store.head(conversation_id)).last_rev
@@ -209,7 +209,7 @@ class Hub:
                 on_ended()
 
             connection = open_connection(user, websocket, self._settings, ended, self._metrics)
-            cursor = room.last_rev if after_rev is None else after_rev
+            cursor = room.feed.last_rev if after_rev is None else after_rev
             subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
             room.join(subscription)
             self._online.enter(user.id)

@@ -112,7 +112,7 @@ class Lobby:
                     if room is not None and subscription is not None:
                         room.leave(subscription)
                 else:
-                    last_rev = max(memberships[conversation_id].last_rev, 0 if room is None else room.last_rev)
+                    last_rev = max(memberships[conversation_id].last_rev, 0 if room is None else room.feed.last_rev)
                     if rev > last_rev:
                         self._refuse_resume(session, conversation_id)
                     else:

@@ -104,7 +104,7 @@ class ReadPositions:
         known_seq = 0 if room is None else room.read_seqs.get(user_id, 0)
         if room is not None and seq <= known_seq and _answer(room, subscription, known_seq):
             return
-        is_known = room is not None and room.opened.is_set() and seq <= room.last_seq
+        is_known = room is not None and room.opened.is_set() and seq <= room.feed.last_seq
         key = subscription.conversation_id, user_id, is_known
         asked = self._asked.get(key)
         if asked is not None and subscription.connection in asked.askers:

@@ -14,7 +14,6 @@ import structlog
 import trio
 from msgspec import UNSET, structs
 
-from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import (
     CloseCode,
@@ -27,14 +26,14 @@ from pulse_trio.protocol import (
 )
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.catch_up import CatchUp
-from pulse_trio.rooms.connection import Transport, pieces
+from pulse_trio.rooms.connection import Transport
+from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.membership import MembershipChanges, later
-from pulse_trio.rooms.message_frames import change_frame
 from pulse_trio.rooms.presence import GATHER, Presence
 from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
-from pulse_trio.rooms.writer import Stored, Writer, not_a_member, not_stored
+from pulse_trio.rooms.writer import Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import (
     Head,
@@ -88,13 +87,10 @@ class Room:
         self.opened = trio.Event()
         self.ended = trio.Event()
         self.failure: Exception | None = None
-        self.last_seq = 0
-        self.last_rev = 0
         self.read_seqs: dict[UUID, int] = {}  # how far members have read, as far as it was told; one entry each at most
         self._store = store
         self._sessions = sessions
         self._changing = members
-        self._catch_up = catch_up
         self._store_timeout = settings.store_timeout
         self._linger = settings.room_linger
         self._random = rand
@@ -110,17 +106,24 @@ class Room:
         self._keepers = 0  # members whose connection is this conversation's own
         self._joining = 0
         self._changed = trio.Event()
+        self.feed = Feed(
+            conversation_id,
+            self._subscriptions,
+            catch_up=catch_up,
+            store_timeout=settings.store_timeout,
+            metrics=metrics,
+            on_rechecked=self._look_again,
+        )
         self._writer = Writer(
             store,
-            self._release,
+            self.feed.release,
             inbox_messages=settings.inbox_messages,
             batch_messages=settings.batch_messages,
             store_timeout=settings.store_timeout,
             rand=rand,
             metrics=metrics,
-            on_doubt=self._doubt,
+            on_unknown_outcome=self.feed.recheck_later,
         )
-        self._doubts: trio.CancelScope | None = None  # of the task that reads what may have been committed
 
     # --- life ---
 
@@ -135,27 +138,25 @@ class Room:
         except BaseException as error:  # whatever it is, who waits for the room is told
             self._writer.refuse_all(not_a_member() if isinstance(error, NotAMember) else not_stored())
             raise
-        self.last_seq, self.last_rev = head.last_seq, head.last_rev
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self.feed.open(head, nursery)
             for user_id in self._members_now(members):
                 is_news = self._changing.is_being_added(self.conversation_id, user_id)
                 for session in self._sessions.of(user_id):
                     if is_news:  # the look-up was faster than the answer to the addition, or that is lost
                         session.notify_added(self.conversation_id, is_news=True)
-                    self._enter(session.place(self.conversation_id, self.last_rev))
+                    self._enter(session.place(self.conversation_id, self.feed.last_rev))
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             self.opened.set()
             await self._wait_vacant()
             # No await from here to the end of the hub's callback: nobody can join a room that is going.
             self._writer.close()
-            if self._doubts is not None:
-                self._doubts.cancel()
+            self.feed.close()
             self._subscriptions.clear()  # sessions: they come in again when it opens again
             self._presence.clear()
             if self._gathering is not None:
                 self._gathering.cancel()
-            self._catch_up.forget(self.conversation_id)
             self._on_vacant(self)
 
     def _members_now(self, members: Members) -> list[UUID]:
@@ -189,7 +190,7 @@ class Room:
 
     async def _wait_vacant(self) -> None:
         while True:
-            if self._keepers or self._joining or (self._subscriptions and self._doubts is not None):
+            if self._keepers or self._joining or (self._subscriptions and self.feed.is_rechecking):
                 await self._changed.wait()
             elif self._writer.unsettled:
                 await self._writer.wait_idle()
@@ -205,7 +206,7 @@ class Room:
                 self._changed = trio.Event()
 
     def _is_used(self) -> bool:
-        return bool(self._keepers or self._joining or self._writer.unsettled or self._doubts is not None)
+        return bool(self._keepers or self._joining or self._writer.unsettled or self.feed.is_rechecking)
 
     async def _run_writer(self) -> None:
         try:
@@ -220,6 +221,10 @@ class Room:
             assert self._nursery is not None
             # Not raised: together with a cancellation from outside it could not be caught for this room alone.
             self._nursery.cancel_scope.cancel()
+
+    def _look_again(self) -> None:
+        """Makes `run` look whether the room is vacant."""
+        self._changed.set()
 
     def hold(self) -> None:
         """Keeps the room open for somebody who is about to join; `unhold` must follow."""
@@ -237,7 +242,7 @@ class Room:
         """Adds a connection of the conversation's own; the room stays open while it is there."""
         assert self._nursery is not None
         user = subscription.connection.user
-        subscription.target = max(subscription.target, self.last_rev)
+        subscription.target = max(subscription.target, self.feed.last_rev)
         self._keepers += 1
         is_first = self._enter(subscription)
         self._nursery.start_soon(subscription.connection.run, name=f"member {user.id}")
@@ -259,7 +264,7 @@ class Room:
         """
         if session.connection.transport in self._subscriptions:
             return
-        subscription = session.place(self.conversation_id, self.last_rev)
+        subscription = session.place(self.conversation_id, self.feed.last_rev)
         if not self._enter(subscription):
             return
         user = session.user
@@ -464,97 +469,7 @@ class Room:
             active_count=len(self._presence),
             event=event,
             conversation_id=self.conversation_id,
-            last_seq=self.last_seq,
-            last_rev=self.last_rev,
+            last_seq=self.feed.last_seq,
+            last_rev=self.feed.last_rev,
             epoch=self._store.epoch,
         )
-
-    # --- what the writer has committed ---
-
-    async def _release(self, stored: Sequence[Stored]) -> None:
-        news: list[Message] = []  # put out together, but before anything else is, and before any await
-        for submission, message in sorted(stored, key=lambda item: item[1].rev):
-            asked = submission.message
-            if isinstance(asked, NewMessage) and message.id != asked.id and not _is_same(message, asked):
-                error = PulseError(
-                    ErrorCode.CLIENT_ID_REUSED, "This client_id was used for another message", field="client_id"
-                )
-                submission.sender.refuse(error, submission.client_id)
-                continue
-            last_rev = news[-1].rev if news else self.last_rev
-            is_news = message.rev > last_rev
-            if message.rev > last_rev + 1:
-                self._deliver(news)
-                news = []
-                await self._fill_gap(message.rev - 1)
-            if is_news:
-                news.append(message)
-            else:
-                self._deliver(news)
-                news = []
-            # One that was delivered while its answer was on its way is no resend: its sender has it, too.
-            is_own = isinstance(asked, NewMessage) and message.id == asked.id
-            submission.sender.stored(message, is_news=is_news or is_own)
-        self._deliver(news)
-
-    async def _fill_gap(self, up_to_rev: int) -> None:
-        """Delivers what was committed without this room's knowing.
-
-        That happens when the answer to a commit was lost and its sender gave up before the retry.
-        """
-        while self.last_rev < up_to_rev:
-            # What is committed behind the gap is delivered by whoever submitted it.
-            page = await self._catch_up.read_page(self.conversation_id, self.last_rev)
-            missed = [message for message in page if message.rev <= up_to_rev]
-            log.info("a gap was filled", conversation_id=str(self.conversation_id), count=len(missed))
-            self._deliver(missed)
-            if not missed:
-                return
-
-    def _doubt(self) -> None:
-        """A message was refused that may be committed all the same: then everybody must see it, and soon."""
-        assert self._nursery is not None
-        if self._doubts is not None:
-            self._doubts.cancel()
-        self._doubts = trio.CancelScope()
-        self._nursery.start_soon(self._resolve, self._doubts, name=f"doubt {self.conversation_id}")
-
-    async def _resolve(self, scope: trio.CancelScope) -> None:
-        """Delivers what was committed without this room's knowing: now, and what the database was still at."""
-        with scope:
-            for _ in range(2):
-                while page := await self._catch_up.read_page(self.conversation_id, self.last_rev):
-                    self._deliver(page)
-                await trio.sleep(self._store_timeout)
-        if self._doubts is scope:
-            self._doubts = None
-            self._changed.set()
-
-    def _deliver(self, messages: Sequence[Message]) -> None:
-        """Puts changes out to every subscription that is due for them, in the order of rev."""
-        # Whoever fills a gap, and whoever resolves a doubt, may both have read the same.
-        news = [message for message in messages if message.rev > self.last_rev]
-        if not news:
-            return
-        self._catch_up.forget(self.conversation_id)
-        self.last_rev = news[-1].rev
-        self.last_seq = max(self.last_seq, *(message.seq for message in news))
-        frames = [encode(change_frame(message)) for message in news]
-        subscriptions = list(self._subscriptions.values())
-        for frame in frames:
-            self._metrics.frames_out[frame.kind] += len(subscriptions)
-        at = 0
-        for piece in pieces(frames):
-            revs = [message.rev for message in news[at : at + len(piece)]]
-            at += len(piece)
-            if len(piece) == 1:
-                for subscription in subscriptions:
-                    subscription.deliver_change(revs[0], piece[0])
-            else:
-                wire = b"".join(frame.wire for frame in piece)
-                for subscription in subscriptions:
-                    subscription.deliver_changes(revs, piece, wire)
-
-
-def _is_same(message: Message, resent: NewMessage) -> bool:
-    return message.is_edited or message.is_deleted or message.content == resent.content

@@ -83,7 +83,7 @@ class Writer:
         store_timeout: seconds after which a message that cannot be stored is refused.
         rand: where the jitter of retries comes from.
         metrics: where batches are counted.
-        on_doubt: called when a message was refused of which nobody knows whether it was committed.
+        on_unknown_outcome: called when a message was refused that may be committed.
     """
 
     def __init__(
@@ -96,11 +96,11 @@ class Writer:
         store_timeout: float,
         rand: random.Random,
         metrics: Metrics | None = None,
-        on_doubt: Callable[[], None] = lambda: None,
+        on_unknown_outcome: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._release = release
-        self._on_doubt = on_doubt
+        self._on_unknown_outcome = on_unknown_outcome
         self._batch_messages = batch_messages
         self._store_timeout = store_timeout
         self._random = rand
@@ -237,7 +237,7 @@ class Writer:
                 return
             waiting = self._refuse_expired(batch)
             if len(waiting) < len(batch):
-                self._on_doubt()
+                self._on_unknown_outcome()
             batch = waiting
             if batch:
                 await backoff.wait()

@@ -15,10 +15,12 @@ from pulse_trio.edge.websocket.reader import Reader
 from pulse_trio.protocol import ConversationRemovedFrame, encode
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Connection
+from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.lobby import Lobby
+from pulse_trio.rooms.message_frames import change_frame
 from pulse_trio.rooms.presence import Presence
-from pulse_trio.rooms.room import Room, change_frame
+from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
 from pulse_trio.rooms.session import Session
 from pulse_trio.rooms.subscription import Subscription
@@ -47,7 +49,7 @@ def deliver_before_store(patch: Patch) -> None:
     write = Writer._write
 
     async def wrong(self: Writer, batch: list[Submission]) -> Any:
-        room: Room = self._release.__self__  # type: ignore[attr-defined]
+        feed: Feed = self._release.__self__  # type: ignore[attr-defined]
         new = batch[0].message
         if isinstance(new, NewMessage):
             guess = Message(
@@ -60,11 +62,11 @@ def deliver_before_store(patch: Patch) -> None:
                 is_deleted=False,
                 created_at=new.created_at,
                 updated_at=new.created_at,
-                seq=room.last_seq + 1,
-                rev=room.last_rev + 1,
+                seq=feed.last_seq + 1,
+                rev=feed.last_rev + 1,
                 client_id=new.client_id,
             )
-            room._deliver([guess])
+            feed._deliver([guess])
         return await write(self, batch)
 
     patch.setattr(Writer, "_write", wrong)
@@ -156,16 +158,17 @@ def live_frame_missed_at_the_join_point(patch: Patch) -> None:
 
 
 def double_broadcast_on_resend(patch: Patch) -> None:
-    release = Room._release
+    release = Feed.release
 
-    async def wrong(self: Room, stored: Any) -> None:
+    async def wrong(self: Feed, stored: Any) -> None:
         known = self.last_rev
         await release(self, stored)
         for _, message in stored:
             if message.rev <= known:
-                self.broadcast(encode(change_frame(message)))
+                for subscription in list(self._subscriptions.values()):
+                    subscription.deliver(encode(change_frame(message)))
 
-    patch.setattr(Room, "_release", wrong)
+    patch.setattr(Feed, "release", wrong)
 
 
 def resend_stored_again(patch: Patch) -> None:
@@ -272,8 +275,8 @@ def post_answered_before_it_is_stored(patch: Patch) -> None:
             is_deleted=False,
             created_at=message.created_at,
             updated_at=message.created_at,
-            seq=self.last_seq + 1,
-            rev=self.last_rev + 1,
+            seq=self.feed.last_seq + 1,
+            rev=self.feed.last_rev + 1,
             client_id=client_id,
         )
 
