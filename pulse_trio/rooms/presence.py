@@ -1,22 +1,25 @@
-"""Presence: who is connected to a conversation, and how much of it is told to whom.
+"""Presence: which users are connected to a conversation, and the frames that say so.
 
-With few users every frame about a coming or going has the whole list. The cost of that is the square of their
-number, so in a crowded conversation only who joins gets the list; the others are told who came and who went, what
-happened within a moment in one frame.
+With few users every frame about one that joins or leaves has the whole list. The cost of that is the square of their
+number, so a conversation with more than `PULSE_PRESENCE_LIST_MAX` active users is crowded: only a connection that
+joins gets the list, and the others get one frame with all users that joined and left within `DELAY` seconds.
 """
 
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
-from pulse_trio.protocol import PresenceFrame, PresentUser
+import trio
+
+from pulse_trio.protocol import Encoded, PresenceFrame, PresentUser, SystemFrame, encode
+from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import User
 
-GATHER: Final = 0.1  # seconds that comings and goings of a crowd are gathered
-FRAME_USERS: Final = 100  # most users in one frame: about 10 KB
+DELAY: Final = 0.1  # seconds that users who join and leave a crowd are batched
+MAX_FRAME_USERS: Final = 100  # about 10 KB
 
 
 class Presence:
-    """The users of a conversation's connections, each with how many they have, in the order they came.
+    """The active users of a conversation in the order they came, and how many connections each has.
 
     Args:
         list_max: with more active users than this it is crowded.
@@ -27,28 +30,28 @@ class Presence:
     def __init__(self, list_max: int) -> None:
         self._list_max = list_max
         self._connections: dict[UUID, int] = {}
-        self._news: dict[UUID, tuple[User, bool]] = {}  # who came (True) or went since the last frame
+        self._news: dict[UUID, tuple[User, bool]] = {}  # users that joined (True) or left since the last frame
 
     def __len__(self) -> int:
         return len(self._connections)
 
     @property
     def users(self) -> list[UUID]:
-        """Who is active."""
+        """The active users."""
         return list(self._connections)
 
     @property
     def is_crowded(self) -> bool:
-        """Whether the list is too long to be told to everybody."""
+        """True if the list is too long to be sent to every connection."""
         return len(self._connections) > self._list_max
 
     def enter(self, user: User) -> bool:
-        """Adds a connection; returns whether it is the first of its user."""
+        """Adds a connection; returns True if it is the first of its user."""
         count = self._connections[user.id] = self._connections.get(user.id, 0) + 1
         return count == 1
 
     def leave(self, user: User) -> bool:
-        """Takes a connection away; returns whether it was the last of its user."""
+        """Removes a connection; returns True if it was the last of its user."""
         self._connections[user.id] -= 1
         if self._connections[user.id]:
             return False
@@ -56,29 +59,111 @@ class Presence:
         return True
 
     def clear(self) -> None:
-        """Nobody is connected, and nobody is told."""
+        """Removes all connections, and drops what would have been sent about them."""
         self._connections.clear()
         self._news.clear()
 
-    def note(self, user: User, *, came: bool) -> None:
-        """Keeps for `take_news` that a user came or went; who went and came back did neither."""
+    def record(self, user: User, *, joined: bool) -> None:
+        """Keeps for `take_frames` that a user joined or left; one that left and came back did neither."""
         if self._news.pop(user.id, None) is None:
-            self._news[user.id] = user, came
+            self._news[user.id] = user, joined
 
     def has_news_of(self, user: User) -> bool:
-        """Says if a frame about a user is still to be sent; then what follows must be in the same frame."""
+        """True if a frame about a user is still to be sent; then what follows must be in the same frame."""
         return user.id in self._news
 
-    def take_news(self, conversation_id: UUID) -> list[PresenceFrame]:
-        """What to tell of those who came and went since it was last asked."""
+    def take_frames(self, conversation_id: UUID) -> list[PresenceFrame]:
+        """Makes the frames about the users that joined and left since the last call."""
         news = list(self._news.values())
         self._news.clear()
         return [
             PresenceFrame(
                 conversation_id=conversation_id,
-                joined=[PresentUser(user.id, user.username) for user, came in part if came],
-                left=[PresentUser(user.id, user.username) for user, came in part if not came],
+                joined=[PresentUser(user.id, user.username) for user, joined in part if joined],
+                left=[PresentUser(user.id, user.username) for user, joined in part if not joined],
                 active_count=len(self),
             )
-            for part in (news[at : at + FRAME_USERS] for at in range(0, len(news), FRAME_USERS))
+            for part in (news[at : at + MAX_FRAME_USERS] for at in range(0, len(news), MAX_FRAME_USERS))
         ]
+
+
+class FrameSender(Protocol):
+    """The part of a room that sends frames."""
+
+    conversation_id: UUID
+
+    def system_frame(self, event: str, content: str, user_id: UUID, *, with_list: bool = False) -> SystemFrame:
+        """Makes a frame about an event; with the list of active users in a crowd, too, if `with_list`."""
+
+    def broadcast(self, frame: Encoded, *, exclude: Subscription | None = None, ephemeral: bool = False) -> None:
+        """Delivers a frame to every subscription but one."""
+
+
+class PresenceNotifier:
+    """Notifies the subscriptions of a room of users that join and leave.
+
+    Args:
+        room: the room.
+        presence: its active users.
+    """
+
+    __slots__ = ("_nursery", "_presence", "_room", "_scope")
+
+    def __init__(self, room: FrameSender, presence: Presence) -> None:
+        self._room = room
+        self._presence = presence
+        self._nursery: trio.Nursery | None = None
+        self._scope: trio.CancelScope | None = None  # of the task that sends the next batch
+
+    def open(self, nursery: trio.Nursery) -> None:
+        """Begins; `nursery` is the room's."""
+        self._nursery = nursery
+
+    def close(self) -> None:
+        """Drops what was not sent yet."""
+        self._presence.clear()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def joined_frame(self, user: User, *, with_list: bool = False) -> Encoded:
+        """Makes the frame that says that a user has joined."""
+        content = f"User {user.username} joined the conversation"
+        return encode(self._room.system_frame("joined", content, user.id, with_list=with_list))
+
+    def notify_joined(self, subscription: Subscription, frame: Encoded | None = None, *, many: bool = False) -> None:
+        """Notifies the others of a user that has joined.
+
+        Args:
+            subscription: the first of the user's.
+            frame: from `joined_frame`, if the caller has made one.
+            many: many users join at once; then few frames are sent, as in a crowd.
+        """
+        user = subscription.connection.user
+        if many or self._presence.is_crowded:
+            self._notify_later(user, joined=True)
+        else:
+            frame = self.joined_frame(user) if frame is None else frame
+            self._room.broadcast(frame, exclude=subscription, ephemeral=True)
+
+    def notify_left(self, user: User, *, was_crowded: bool) -> None:
+        """Notifies the others of a user whose last connection has left; `was_crowded` is as of before that."""
+        if was_crowded or self._presence.has_news_of(user):
+            self._notify_later(user, joined=False)
+        else:
+            frame = self._room.system_frame("left", f"User {user.username} left the conversation", user.id)
+            self._room.broadcast(encode(frame), ephemeral=True)
+
+    def _notify_later(self, user: User, *, joined: bool) -> None:
+        assert self._nursery is not None
+        self._presence.record(user, joined=joined)
+        if self._scope is None:
+            self._scope = trio.CancelScope()
+            name = f"presence {self._room.conversation_id}"
+            self._nursery.start_soon(self._send_batch, self._scope, name=name)
+
+    async def _send_batch(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep(DELAY)
+            self._scope = None
+            for frame in self._presence.take_frames(self._room.conversation_id):
+                self._room.broadcast(encode(frame), ephemeral=True)

@@ -29,7 +29,7 @@ from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.membership import MembershipChanges, later
-from pulse_trio.rooms.presence import GATHER, Presence
+from pulse_trio.rooms.presence import Presence, PresenceNotifier
 from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
@@ -44,7 +44,6 @@ from pulse_trio.store.base import (
     Revision,
     Store,
     StoreUnavailable,
-    User,
 )
 
 FRAME_POSITIONS: Final = 200  # most read positions in one frame: about 14 KB
@@ -99,7 +98,7 @@ class Room:
         self._nursery: trio.Nursery | None = None
         self._subscriptions: dict[Transport, Subscription] = {}
         self._presence = Presence(settings.presence_list_max)
-        self._gathering: trio.CancelScope | None = None  # of the task that will tell who came and went
+        self._notifier = PresenceNotifier(self, self._presence)
         # While the room opens: the last change of each user's membership, its version and whether they were added.
         self._admitted: dict[UUID, tuple[int, bool]] = {}
         self._members_in_doubt = False
@@ -141,6 +140,7 @@ class Room:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self.feed.open(head, nursery)
+            self._notifier.open(nursery)
             for user_id in self._members_now(members):
                 is_news = self._changing.is_being_added(self.conversation_id, user_id)
                 for session in self._sessions.of(user_id):
@@ -154,9 +154,7 @@ class Room:
             self._writer.close()
             self.feed.close()
             self._subscriptions.clear()  # sessions: they come in again when it opens again
-            self._presence.clear()
-            if self._gathering is not None:
-                self._gathering.cancel()
+            self._notifier.close()
             self._on_vacant(self)
 
     def _members_now(self, members: Members) -> list[UUID]:
@@ -246,13 +244,11 @@ class Room:
         self._keepers += 1
         is_first = self._enter(subscription)
         self._nursery.start_soon(subscription.connection.run, name=f"member {user.id}")
-        joined = encode(self._joined(user, with_list=True))
+        joined = self._notifier.joined_frame(user, with_list=True)
         self._metrics.frames_out[joined.kind] += 1
         subscription.deliver(joined)
-        if is_first and not self._presence.is_crowded:
-            self.broadcast(joined, exclude=subscription, ephemeral=True)
-        elif is_first:
-            self._tell_later(user, came=True)
+        if is_first:
+            self._notifier.notify_joined(subscription, joined)
         subscription.start()
 
     def attach(self, session: Session, *, with_others: bool = False) -> None:
@@ -265,13 +261,8 @@ class Room:
         if session.connection.transport in self._subscriptions:
             return
         subscription = session.place(self.conversation_id, self.feed.last_rev)
-        if not self._enter(subscription):
-            return
-        user = session.user
-        if with_others or self._presence.is_crowded:
-            self._tell_later(user, came=True)
-        else:
-            self.broadcast(encode(self._joined(user)), exclude=subscription, ephemeral=True)
+        if self._enter(subscription):
+            self._notifier.notify_joined(subscription, many=with_others)
 
     def admit(self, user_ids: Sequence[UUID], version: int, *, with_others: bool) -> None:
         """Takes in the sessions of users who have been added to the conversation; see `attach`."""
@@ -305,11 +296,7 @@ class Room:
         user = connection.user
         was_crowded = self._presence.is_crowded
         if self._presence.leave(user):
-            if was_crowded or self._presence.has_news_of(user):
-                self._tell_later(user, came=False)
-            else:
-                left = self._system("left", f"User {user.username} left the conversation", user.id)
-                self.broadcast(encode(left), ephemeral=True)
+            self._notifier.notify_left(user, was_crowded=was_crowded)
         self._changed.set()
 
     def close_user(self, user_id: UUID, code: CloseCode, reason: str) -> None:
@@ -333,24 +320,6 @@ class Room:
         """Adds a subscription; returns whether it is the first of its user."""
         self._subscriptions[subscription.connection.transport] = subscription
         return self._presence.enter(subscription.connection.user)
-
-    def _joined(self, user: User, *, with_list: bool = False) -> SystemFrame:
-        return self._system("joined", f"User {user.username} joined the conversation", user.id, with_list=with_list)
-
-    def _tell_later(self, user: User, *, came: bool) -> None:
-        """Tells the crowd in a moment who came or went, with whoever else does until then."""
-        assert self._nursery is not None
-        self._presence.note(user, came=came)
-        if self._gathering is None:
-            self._gathering = trio.CancelScope()
-            self._nursery.start_soon(self._tell_gathered, self._gathering, name=f"presence {self.conversation_id}")
-
-    async def _tell_gathered(self, scope: trio.CancelScope) -> None:
-        with scope:
-            await trio.sleep(GATHER)
-            self._gathering = None
-            for frame in self._presence.take_news(self.conversation_id):
-                self.broadcast(encode(frame), ephemeral=True)
 
     def subscription_of(self, transport: Transport) -> Subscription | None:
         """The subscription that has this connection."""
@@ -393,7 +362,7 @@ class Room:
             user_id: whom it is about, or who did it.
             user_ids: all whom it is about, if it is about users; the frame has the first `FRAME_USERS`, and a count.
         """
-        frame = self._system(event, content, user_id)
+        frame = self.system_frame(event, content, user_id)
         if user_ids:
             frame = structs.replace(frame, user_ids=list(user_ids[:FRAME_USERS]), user_count=len(user_ids))
         self.broadcast(encode(frame))
@@ -461,7 +430,7 @@ class Room:
             raise not_stored() from None
         return await sender.wait()
 
-    def _system(self, event: str, content: str, user_id: UUID, *, with_list: bool = False) -> SystemFrame:
+    def system_frame(self, event: str, content: str, user_id: UUID, *, with_list: bool = False) -> SystemFrame:
         return SystemFrame(
             content=content,
             sender_id=user_id,

@@ -5,7 +5,7 @@ from uuid import UUID
 import trio
 from trio.testing import MockClock
 
-from pulse_trio.rooms.presence import FRAME_USERS, GATHER, Presence
+from pulse_trio.rooms.presence import DELAY, MAX_FRAME_USERS, Presence
 from pulse_trio.store.base import User
 
 from .world import a_world, settle
@@ -18,22 +18,22 @@ def user(number: int) -> User:
 def test_who_went_and_came_back_did_neither() -> None:
     presence = Presence(list_max=1)
     presence.enter(user(1))
-    presence.note(user(2), came=True)
-    presence.note(user(2), came=False)
-    presence.note(user(3), came=False)
-    (frame,) = presence.take_news(UUID(int=9))
+    presence.record(user(2), joined=True)
+    presence.record(user(2), joined=False)
+    presence.record(user(3), joined=False)
+    (frame,) = presence.take_frames(UUID(int=9))
     assert ([each.username for each in frame.joined], [each.username for each in frame.left]) == ([], ["user3"])
     assert frame.active_count == 1
-    assert presence.take_news(UUID(int=9)) == []
+    assert presence.take_frames(UUID(int=9)) == []
 
 
 def test_a_crowd_that_comes_at_once_is_told_in_frames_of_bounded_size() -> None:
     presence = Presence(list_max=1)
     for number in range(1, 251):
         presence.enter(user(number))
-        presence.note(user(number), came=True)
-    frames = presence.take_news(UUID(int=9))
-    assert [len(frame.joined) for frame in frames] == [FRAME_USERS, FRAME_USERS, 50]
+        presence.record(user(number), joined=True)
+    frames = presence.take_frames(UUID(int=9))
+    assert [len(frame.joined) for frame in frames] == [MAX_FRAME_USERS, MAX_FRAME_USERS, 50]
 
 
 async def test_few_users_are_listed_in_every_frame(autojump_clock: MockClock) -> None:
@@ -55,7 +55,7 @@ async def test_only_who_joins_a_crowd_gets_its_list(autojump_clock: MockClock) -
         await settle()
         assert [len(guest.of_type("system")[0]["active_users"]) for guest in (alice, bob, carol)] == [1, 2, 3]
         assert alice.of_type("presence") == []  # gathered
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         (told,) = alice.of_type("presence")
         assert [each["username"] for each in told["joined"]] == ["bob", "carol"]
         assert told["active_count"] == 3
@@ -68,16 +68,16 @@ async def test_only_who_joins_a_crowd_gets_its_list(autojump_clock: MockClock) -
 async def test_whoever_leaves_a_crowd_is_told_once_and_the_last_list_is_whole(autojump_clock: MockClock) -> None:
     async with a_world(presence_list_max=1) as world:
         alice, bob, carol = [await world.join(each) for each in (world.alice, world.bob, world.carol)]
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         carol.leave()
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         told = alice.of_type("presence")[-1]
         assert ([each["username"] for each in told["left"]], told["active_count"]) == (["carol"], 2)
         bob.leave()
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert [each["username"] for each in alice.of_type("presence")[-1]["left"]] == ["bob"]
         await world.join(world.bob)
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert alice.of_type("presence")[-1]["active_count"] == 2
 
 
