@@ -96,11 +96,11 @@ def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Find
 
 
 def _settings() -> Finding:
-    found = Settings.unknown()
-    if not found:
-        return Finding("settings", "ok", "every one is well-formed")
-    meant = ", ".join(f"{name} (perhaps {close})" if close else name for name, close in found.items())
-    return Finding("settings", "warning", f"no such setting, and passed over: {meant}", "correct or remove it")
+    unknown = Settings.unknown_variables()
+    if not unknown:
+        return Finding("settings", "ok", "all are valid")
+    names = ", ".join(f"{name} (did you mean {closest}?)" if closest else name for name, closest in unknown.items())
+    return Finding("settings", "warning", f"unknown settings are ignored: {names}", "correct or remove them")
 
 
 def _account() -> Finding:

@@ -34,7 +34,8 @@ from pulse_trio.database.service_lock import ServiceLock
 from pulse_trio.database.sessions import TOO_FEW, Sessions, noticing, open_session, require_own_sessions, with_timeout
 from pulse_trio.errors import LaunchError
 from pulse_trio.metrics import Metrics
-from pulse_trio.settings import Settings, check_secret
+from pulse_trio.settings import Settings
+from pulse_trio.settings_values import check_secret
 from pulse_trio.store.postgres import SERVER_SETTINGS
 
 OLDEST_POSTGRES: Final = 140_000  # server_version_num

@@ -49,6 +49,6 @@ def configure(settings: Settings) -> bool:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    for name, meant in Settings.unknown().items():
-        structlog.get_logger(__name__).warning("there is no such setting", name=name, meant=meant)
+    for name, closest in Settings.unknown_variables().items():
+        structlog.get_logger(__name__).warning("unknown setting", name=name, did_you_mean=closest)
     return is_console

@@ -48,8 +48,8 @@ def settings_table() -> str:
     """The table of settings as it should stand in docs/operations.md."""
     rows = ["| variable | default | bounds | what it does |", "|---|---|---|---|"]
     rows += [
-        f"| `{field.validation_alias}` | {shown(field.default)} | {bounds(field)} | {field.description} |"
-        for field in Settings.model_fields.values()
+        f"| `{name}` | {shown(field.default)} | {bounds(field)} | {' '.join((field.description or '').split())} |"
+        for name, field in Settings.variables().items()
     ]
     return "\n".join(rows)
 

@@ -87,8 +87,8 @@ def test_a_line_for_each_check_and_an_exit_code(own: dict[str, str]) -> None:
     assert "fsync" in durability
     misspelt = run(**own, PULSE_MAX_CONECTIONS="5")
     assert misspelt.returncode == 0
-    assert misspelt.stdout.startswith("warning  settings     no such setting")
-    assert "PULSE_MAX_CONECTIONS (perhaps PULSE_MAX_CONNECTIONS)" in misspelt.stdout
+    assert misspelt.stdout.startswith("warning  settings     unknown settings are ignored: ")
+    assert "PULSE_MAX_CONECTIONS (did you mean PULSE_MAX_CONNECTIONS?)" in misspelt.stdout
     bad = run(**own, PULSE_POOL_MAX="many")
     assert bad.returncode == 1
     assert bad.stdout.startswith("failed   settings     PULSE_POOL_MAX")
@@ -209,15 +209,14 @@ def test_a_disk_that_fills(monkeypatch: pytest.MonkeyPatch, folder: Path, free: 
     usage = type(shutil.disk_usage("/"))(2**40, 2**40 - free, free)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
     found = {
-        finding.name: finding
-        for finding in doctor.examine(lambda: Settings(PULSE_DATA_DIR=folder), "127.0.0.1", free_port())
+        finding.name: finding for finding in doctor.examine(lambda: Settings(data_dir=folder), "127.0.0.1", free_port())
     }
     assert found["disk"].status == status
 
 
 def test_a_folder_of_somebody_else_fails(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     folder.mkdir()
-    settings = Settings(PULSE_DATA_DIR=folder)
+    settings = Settings(data_dir=folder)
     me = os.geteuid()
     monkeypatch.setattr(doctor.os, "geteuid", lambda: me + 1)
     found = {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port())}

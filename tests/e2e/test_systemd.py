@@ -56,4 +56,4 @@ def test_it_has_the_time_and_the_files_that_the_service_needs() -> None:
     assert found["KillMode"] == "mixed"
     assert found["Restart"] == "on-failure"
     for name in re.findall(r"(PULSE_\w+)=", UNIT.read_text()):
-        assert name in {str(field.validation_alias) for field in Settings.model_fields.values()}
+        assert name in Settings.variables()

@@ -65,12 +65,12 @@ class World:
         linger = self.rand("linger").choice((60.0, 3.0, 0.5)) if plan.has("linger") else 60.0
         self.settings = Settings(
             room_linger=linger,
-            SECRET_KEY=SECRET,
-            PULSE_STORE_TIMEOUT=4,
-            PULSE_WRITE_TIMEOUT=6,
-            PULSE_PENDING_MESSAGES=8,
-            PULSE_INBOX_MESSAGES=32,
-            PULSE_BATCH_MESSAGES=16,
+            secret_key=SECRET,
+            store_timeout=4,
+            write_timeout=6,
+            pending_messages=8,
+            inbox_messages=32,
+            batch_messages=16,
         ).model_copy(update={"outbox_bytes": 12_000})  # below what is allowed, so that it is reached
         self.data = MemoryStore(epoch="one")
         self.ids = IdSource(self.clock, self.rand("ids").randbytes)

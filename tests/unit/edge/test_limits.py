@@ -28,7 +28,7 @@ ALICE, BOB = UUID(int=1), UUID(int=2)
 
 
 def flow(**settings: int) -> Flow:
-    return Flow(Settings(**{f"PULSE_{name.upper()}": value for name, value in settings.items()}))
+    return Flow(Settings(**settings))
 
 
 async def test_a_bucket_holds_a_burst_and_fills_up_with_time(mock_clock: MockClock) -> None:
@@ -307,7 +307,7 @@ async def test_changes_of_a_user_are_limited_and_those_of_others_are_theirs(mock
 
 
 def guard(**settings: int) -> FrameGuard:
-    return FrameGuard(Settings(**{f"PULSE_{name.upper()}": value for name, value in settings.items()}))
+    return FrameGuard(Settings(**settings))
 
 
 async def test_frames_that_are_no_message_are_limited_and_reads_that_bring_none(mock_clock: MockClock) -> None:
@@ -362,7 +362,7 @@ def test_a_message_is_counted_in_bytes_before_it_is_kept() -> None:
 
 
 def gate(files: int | None = None, **settings: int) -> Gate:
-    return Gate(Settings(**{f"PULSE_{name.upper()}": value for name, value in settings.items()}), files=files)
+    return Gate(Settings(**settings), files=files)
 
 
 def turned_away(opened: Gate, peer: str | None) -> tuple[ErrorCode, float | None]:
