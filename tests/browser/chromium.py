@@ -2,6 +2,11 @@
 
 import os
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -15,6 +20,7 @@ FLAGS: Final = (
     "--disable-sync",
     "--no-first-run",
     "--disable-quic",
+    "--disable-dev-shm-usage",  # in containers /dev/shm is often 64 MB
 )
 
 
@@ -36,3 +42,34 @@ def launch(playwright: Any) -> Any:
     # Its sandbox does not run as root.
     flags = [*FLAGS, "--no-sandbox"] if os.geteuid() == 0 else list(FLAGS)
     return playwright.chromium.launch(executable_path=path, args=flags)
+
+
+@contextmanager
+def killed_after(seconds: float) -> Iterator[None]:
+    """Kills this process's browsers if the block takes longer, so that the call that waits for one fails.
+
+    Most calls of Playwright have a timeout; `evaluate` and `close` have none.
+    """
+    timer = threading.Timer(seconds, _kill_browsers)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _kill_browsers() -> None:
+    parents, names = {}, {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            pid, _, rest = entry.read_text().partition(" (")
+            name, _, fields = rest.rpartition(") ")
+            names[int(pid)], parents[int(pid)] = name, int(fields.split()[1])
+    for pid, name in names.items():
+        ancestor = pid
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        if ancestor == os.getpid() and name.startswith(("chrom", "google-chrome")):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

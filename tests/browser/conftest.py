@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.browser.chromium import is_left_out, launch
+from tests.browser.chromium import is_left_out, killed_after, launch
 from tests.browser.people import Account, Desk
 from tests.support.cluster import Cluster
 from tests.support.server import Server
@@ -15,6 +15,7 @@ from tests.support.server import Server
 collect_ignore_glob = ["test_*.py"] if is_left_out() else []
 
 SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
+TEST_SECONDS = 300  # for the slowest test on a slow and busy machine
 _numbers = count(1)
 
 expect.set_options(timeout=15_000)
@@ -27,7 +28,8 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         started = launch(playwright)
         yield started
-        started.close()
+        with killed_after(60):
+            started.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,13 @@ def shared(browser: Browser, shared_database: str) -> Iterator[Server]:
     server = Server({"DATABASE_URL": shared_database}).wait_ready()
     yield server
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def limit() -> Iterator[None]:
+    """Ends a test that hangs in the browser."""
+    with killed_after(TEST_SECONDS):
+        yield
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from typing import Any, Self
 
 import httpx2
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 PASSWORD = "a long enough password"
 # What the browser itself says when the network or the server is away.
@@ -53,6 +54,28 @@ class Account:
 def _answer(response: httpx2.Response) -> Any:
     assert response.is_success, response.text
     return response.json() if response.content else None
+
+
+class Held:
+    """Requests of a page that get no answer until the test gives it.
+
+    Args:
+        page: whose requests.
+        pattern: which of them, as `Page.route` takes it.
+    """
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self.routes: list[Route] = []
+        self._page = page
+        page.route(pattern, lambda route: self.routes.append(route))  # Playwright sets an attribute on it
+
+    def wait(self, seconds: float = 15) -> Self:
+        """Waits for the first request."""
+        deadline = time.monotonic() + seconds
+        while not self.routes:
+            assert time.monotonic() < deadline, "no request came"
+            self._page.wait_for_timeout(20)
+        return self
 
 
 class Window:

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable
 
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from tests.browser.conftest import keep
-from tests.browser.people import NETWORK, PASSWORD, Account, Desk, Window
+from tests.browser.people import NETWORK, PASSWORD, Account, Desk, Held, Window
 
 Person = Callable[[str], Account]
 REFUSED = r"the server responded with a status of 4\d\d"
@@ -220,14 +220,12 @@ def test_enter_never_chooses_whom_an_older_search_found(desk: Desk, person: Pers
     # Nor while the present one is on its way.
     field.fill(bob.username)
     expect(page.locator("button.person")).to_have_count(1)
-    held: list[Route] = []
-    page.route("**/api/users?*", lambda route: held.append(route))
+    held = Held(page, "**/api/users?*")
     field.fill(dan.username)
-    while not held:
-        page.wait_for_timeout(20)
+    held.wait()
     field.press("Enter")
     page.wait_for_timeout(100)
-    for route in held:
+    for route in held.routes:
         route.continue_()
     expect(page.locator(".chip")).to_have_text([cem.username, dan.username])
 

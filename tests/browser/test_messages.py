@@ -1,7 +1,8 @@
 """The web client in Chromium: what messages look like, whatever is in them and however many there are."""
 
+import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, Final
 
 import psycopg
@@ -9,7 +10,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import keep
-from tests.browser.people import NETWORK, Account, Desk, Window
+from tests.browser.people import NETWORK, Account, Desk, Held, Window
 
 Person = Callable[[str], Account]
 
@@ -124,30 +125,42 @@ def test_enter_sends_and_shift_enter_begins_a_line(desk: Desk, person: Person) -
 @pytest.fixture
 def long_chat(shared_database: str, person: Person) -> tuple[Account, Account, str]:
     """Two people with 10,000 messages, over some days."""
+    return fill_chat(shared_database, person, MANY)
+
+
+def fill_chat(database: str, person: Person, messages: int) -> tuple[Account, Account, str]:
+    """Stores messages of two people: the two, and the id of their conversation."""
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
-    with psycopg.connect(shared_database) as connection:
+    with psycopg.connect(database) as connection:
         connection.execute(
             OWNER + "SELECT gen_random_uuid(), %s, CASE WHEN n / 3 %% 2 = 0 THEN %s::uuid ELSE %s::uuid END, "
             "'Message ' || n || CASE WHEN n %% 7 = 0 THEN repeat(' and some more of it', n %% 30) ELSE '' END, "
             "now() - (%s - n) * interval '1 minute', now(), n, n FROM generate_series(1, %s) AS n",
-            (chat, ann.id, bob.id, MANY, MANY),
+            (chat, ann.id, bob.id, messages, messages),
         )
-        connection.execute("UPDATE conversations SET last_seq = %s, last_rev = %s WHERE id = %s", (MANY, MANY, chat))
+        heads = "UPDATE conversations SET last_seq = %s, last_rev = %s WHERE id = %s"
+        connection.execute(heads, (messages, messages, chat))
     return ann, bob, chat
 
 
-# One step of scrolling, and what is in view then. Waits for what the page loads.
+IDLE_SECONDS: Final = 45  # without a change while scrolling; a request of the page may take 30 seconds
+# Steps of scrolling, and what is in view after each. Waits for what the page loads.
 SCROLL: Final = """
-async ([step, first]) => {
+async ([step, first, idleSeconds]) => {
   const scroller = document.querySelector(".scroller");
-  const frame = () => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+  const frame = () => new Promise((resolve) => {
+    requestAnimationFrame(() => requestAnimationFrame(resolve));
+    setTimeout(resolve, 1_000); // a browser that draws nothing calls no frame
+  });
   const result = { steps: [], nodes: 0 };
   for (let turn = 0; turn < 40; turn += 1) {
     scroller.scrollTop += step;
     await frame();
     const isLoading = () => step < 0 && scroller.scrollTop < 50 && !document.querySelector(".start");
-    for (let wait = 0; wait < 500 && isLoading(); wait += 1) {
+    const deadline = performance.now() + idleSeconds * 1_000;
+    while (isLoading()) {
+      if (performance.now() > deadline) throw new Error("no older messages came");
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
     const { top, bottom } = scroller.getBoundingClientRect();
@@ -167,11 +180,15 @@ async ([step, first]) => {
 
 def scroll(window: Window, step: int, goal: int) -> tuple[list[list[int]], int]:
     """Scrolls until a message is in view; the seqs in view after every step, and the most elements there were."""
-    views: list[list[int]] = [window.page.evaluate(SCROLL, [0, 0])["steps"][0]]
+    views: list[list[int]] = [window.page.evaluate(SCROLL, [0, 0, IDLE_SECONDS])["steps"][0]]
     nodes = 0
+    changed_at = time.monotonic()
     while goal not in views[-1]:
         assert len(views) < 1_500, views[-1]
-        result: Any = window.page.evaluate(SCROLL, [step, goal])
+        assert time.monotonic() - changed_at < IDLE_SECONDS, f"stuck at {views[-1]}"
+        result: Any = window.page.evaluate(SCROLL, [step, goal, IDLE_SECONDS])
+        if any(view != views[-1] for view in result["steps"]):
+            changed_at = time.monotonic()
         views += result["steps"]
         nodes = max(nodes, result["nodes"])
     return views, nodes
@@ -207,25 +224,50 @@ def test_ten_thousand_messages_scroll_past_once_each_and_in_order(
     expect(window.page.locator(".jump")).to_be_hidden()
 
 
+def test_older_messages_come_though_requests_fail(desk: Desk, shared_database: str, person: Person) -> None:
+    ann, _, chat = fill_chat(shared_database, person, 400)
+    context = desk.context(ann, viewport={"width": 1280, "height": 1700})
+    window = desk.window(context, allowed=rf"{NETWORK}|status of 429")
+    failures = count()
+
+    def fail_most(route: Route) -> None:
+        """Answers three requests of four with an error."""
+        kind = next(failures) % 4
+        if kind == 0:
+            return route.abort()
+        if kind == 1:
+            return route.fulfill(status=503, json={"code": "unavailable", "message": "Try again"})
+        if kind == 2:
+            return route.fulfill(
+                status=429, headers={"Retry-After": "1"}, json={"code": "rate_limited", "message": "Slower"}
+            )
+        return route.continue_()
+
+    window.page.route("**/messages?*before_seq*", fail_most)
+    window.open(f"/#/c/{chat}")
+    expect(window.texts.last).to_contain_text("Message 400")
+    # The machine's clock is set back again and again; waits must not depend on it.
+    window.page.evaluate("{ const now = Date.now; Date.now = () => now() - 60_000 * performance.now(); }")
+    up, _ = scroll(window, -1_400, 1)
+    assert {seq for view in up for seq in view} == set(range(1, 401))
+
+
 def test_what_is_typed_while_an_edit_is_saved_is_the_next_message(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     window = desk.sit_down(ann, f"/#/c/{chat}", allowed=NETWORK)
     window.say("one")
     expect(window.page.locator(".is-sending")).to_have_count(0)
-    held: list[Route] = []
-    window.page.route("**/messages/*", lambda route: held.append(route))  # Playwright marks it
+    held = Held(window.page, "**/messages/*")
     window.field.press("ArrowUp")
     window.say("two")
     window.field.press_sequentially("three")
-    while not held:
-        window.page.wait_for_timeout(20)
-    held[0].continue_()
+    held.wait().routes[0].continue_()
     window.expect_texts("two")
     expect(window.field).to_have_value("three")
     window.field.press("Enter")
     window.expect_texts("two", "three")
-    assert len(held) == 1
+    assert len(held.routes) == 1
 
     # What could not be saved is given back.
     expect(window.page.locator(".is-sending")).to_have_count(0)

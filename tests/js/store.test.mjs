@@ -186,6 +186,70 @@ test("a conversation, read positions, a gap, a reload: each is loaded again", as
   assert.equal(store.readers(store.conversations.get("a"), 3).count, 1);
 });
 
+/** A store with messages 101 to 200 of conversation "a" on the screen, and its client, which has those before them. */
+async function openedLong() {
+  const { client, store } = open();
+  const pageOf = (from, to) => page("a", ...Array.from({ length: to - from + 1 }, (_, index) => [to - index, to - index]));
+  client.answers.conversations = () => list(client.conversationOf("a", 200));
+  client.answers.conversation = () => client.conversationOf("a", 200);
+  client.answers.history = (_id, { beforeSeq = 201 }) => pageOf(Math.max(1, beforeSeq - 100), beforeSeq - 1);
+  client.tell("state", { state: "online" });
+  await settle();
+  store.open("a");
+  await settle();
+  assert.equal(store.timeline("a").firstSeq, 101);
+  return { client, store };
+}
+
+test("older messages that could not be loaded are loaded again, after a pause", async () => {
+  const { client, store } = await openedLong();
+  client.fail("history", 2);
+  client.fail("history", 1, Object.assign(new Error("slower"), { status: 429, retryAfter: 20 }));
+  const older = store.loadOlder("a");
+  assert.equal(store.loadOlder("a"), older);
+  await clock.advance(19_000);
+  assert.equal(client.count("history"), 2);
+  await clock.advance(20_000);
+  assert.equal(await older, true);
+  assert.equal(client.count("history"), 5);
+  assert.equal(store.timeline("a").isComplete, true);
+});
+
+test("older messages that are refused for good can be requested again", async () => {
+  const { client, store } = await openedLong();
+  client.fail("history", 1, NOT_FOUND);
+  assert.equal(await store.loadOlder("a"), false);
+  assert.equal(await store.loadOlder("a"), true);
+  assert.equal(store.timeline("a").isComplete, true);
+});
+
+test("older messages are not requested again after the conversation was left", async () => {
+  const { client, store } = await openedLong();
+  client.fail("history", Infinity);
+  const older = store.loadOlder("a");
+  await settle();
+  store.open("b");
+  await clock.advance(60_000);
+  assert.equal(await older, false);
+  assert.ok(client.count("history") <= 4, `${client.count("history")} requests`); // with those of "b"
+});
+
+test("a page of older messages that arrives after a reload is dropped", async () => {
+  const { client, store } = await openedLong();
+  const { history } = client.answers;
+  const [older, newest] = [later(), later()];
+  client.answers.history = (_id, { beforeSeq }) => (beforeSeq === undefined ? newest : older).promise;
+  const loaded = store.loadOlder("a");
+  client.tell("reload", { conversation_id: "a" });
+  await settle();
+  older.resolve(await history("a", { beforeSeq: 101 }));
+  await loaded;
+  assert.equal(store.timeline("a").isLoaded, false);
+  newest.resolve(await history("a", {}));
+  await settle();
+  assert.deepEqual([store.timeline("a").firstSeq, store.timeline("a").lastSeq], [101, 200]);
+});
+
 test("a conversation that is on the screen no more is left alone", async () => {
   const { client, store } = await opened();
   client.fail("history", Infinity);

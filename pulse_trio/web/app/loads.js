@@ -13,7 +13,8 @@ export class Loads {
   /**
    * Runs `load` until it succeeds, after longer and longer pauses, for as long as `isWanted()`. What is refused for good
    * is given up. One of a key at a time: who asks while it runs gets the same end, and it runs once more, as what it
-   * loaded may be older than the reason to ask. The promise is rejected only by what is no error of a request.
+   * loaded may be older than the reason to ask. The promise is true if it was loaded, false if it was given up, and is
+   * rejected only by what is no error of a request.
    */
   run(key, load, isWanted = () => true) {
     let running = this._running.get(key);
@@ -35,20 +36,24 @@ export class Loads {
 
   async _run(running, load, isWanted) {
     let failures = 0;
+    let isLoaded = false;
     do {
       running.isStale = false;
       try {
         await load();
+        isLoaded = true;
         failures = 0;
       } catch (error) {
         if (error.status === undefined) throw error;
-        if (isFinal(error.status)) return;
+        isLoaded = false;
+        if (isFinal(error.status)) break;
         const pause = Math.min(AGAIN_MOST_MS, AGAIN_LEAST_MS * 2 ** failures) * (0.5 + Math.random() / 2);
         failures = Math.min(failures + 1, 10);
         await this._pause(running, Math.max(pause, (error.retryAfter ?? 0) * 1000));
         running.isStale = true;
       }
     } while (running.isStale && isWanted());
+    return isLoaded;
   }
 
   _pause(running, ms) {

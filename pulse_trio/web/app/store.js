@@ -134,11 +134,15 @@ export class Store extends EventTarget {
     if (this.isListed) this._loadOpen(id);
   }
 
-  /** The page before what is known. Whoever asks while it comes gets the same; the reader's next move tries again. */
+  /**
+   * Loads the page before the first known message, as `Loads.run` does; requests for the same page share one answer.
+   * Resolves to false if the page was refused, or the conversation was left meanwhile.
+   */
   loadOlder(id) {
     let page = this._older.get(id);
     if (page === undefined) {
-      page = this._loadOlder(id).finally(() => this._older.delete(id));
+      const load = () => this._loadOlder(id);
+      page = this._loads.run(`older ${id}`, load, () => id === this.openId).finally(() => this._older.delete(id));
       this._older.set(id, page);
     }
     return page;
@@ -147,7 +151,9 @@ export class Store extends EventTarget {
   async _loadOlder(id) {
     const timeline = this.timeline(id);
     if (!timeline.isLoaded || timeline.isComplete) return;
-    const page = await this.client.history(id, { beforeSeq: timeline.firstSeq, limit: PAGE });
+    const { firstSeq } = timeline;
+    const page = await this.client.history(id, { beforeSeq: firstSeq, limit: PAGE });
+    if (timeline.firstSeq !== firstSeq) return; // a reload has emptied it, and this page alone would look like the newest
     timeline.merge(page.messages.map(toMessage));
     this._changed(id);
   }

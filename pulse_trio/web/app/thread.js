@@ -15,7 +15,6 @@ const WINDOW = 200; // most messages in the page
 const STEP = 70; // messages by which it moves
 const EDGE = 700; // pixels from its end where it moves
 const BOTTOM = 48; // pixels from the end that count as the end
-const RETRY_MS = 3000; // after a page that could not be loaded
 
 export class Thread {
   constructor(store, client, drafts) {
@@ -63,7 +62,6 @@ export class Thread {
     this._follows = true;
     this._newFrom = null; // the first unread one, when it was opened
     this._wasPlaced = false; // whether it was scrolled to where reading goes on
-    this._failedAt = 0;
     this._store.open(id);
     this._composer.open(id);
     this._render();
@@ -174,6 +172,7 @@ export class Thread {
   _limit(timeline) {
     if (timeline.items.length === 0) return;
     const last = timeline.lastSeq;
+    if (this._to < timeline.firstSeq) this._follows = true; // a reload has dropped what was shown
     if (this._follows) {
       this._to = Infinity;
       this._from = Math.max(this._from, last - WINDOW + 1);
@@ -313,19 +312,10 @@ export class Thread {
       this._from = Math.max(timeline.firstSeq, this._from - STEP);
       if (!this._follows && Math.min(this._to, timeline.lastSeq) - this._from >= WINDOW) this._to = this._from + WINDOW - 1;
       this._render();
-    } else if (!timeline.isComplete && Date.now() - this._failedAt > RETRY_MS) {
+    } else if (!timeline.isComplete) {
       const id = this._id;
-      this._store.loadOlder(id).then(
-        () => id === this._id && this._extend(),
-        () => id === this._id && this._olderFailed(),
-      );
+      this._store.loadOlder(id).then((isLoaded) => isLoaded && id === this._id && this._extend());
     }
-  }
-
-  _olderFailed() {
-    this._failedAt = Date.now();
-    const id = this._id;
-    setTimeout(() => id === this._id && this._extend(), RETRY_MS + 100);
   }
 
   _extendDown(timeline) {
