@@ -16,9 +16,11 @@ from quart import Request
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
 
+from pulse_trio.auth.authenticator import Authenticator
 from pulse_trio.auth.hash_queue import HashQueue
+from pulse_trio.auth.passwords import Passwords
 from pulse_trio.auth.tickets import Tickets
-from pulse_trio.auth.tokens import Authenticator, Passwords, Tokens
+from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import Clock, utc_now
 from pulse_trio.database.embedded import EmbeddedPostgres
 from pulse_trio.database.service_lock import ServiceLock, require_server

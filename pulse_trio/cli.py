@@ -17,14 +17,14 @@ import trio
 from hypercorn.config import Config
 
 from pulse_trio import __version__, logs
-from pulse_trio.auth.tokens import Passwords, Tokens
+from pulse_trio.auth.passwords import MAX_PASSWORD_CHARS, Passwords
+from pulse_trio.auth.tokens import Tokens
 from pulse_trio.backup import dump, restore
 from pulse_trio.clock import utc_now
 from pulse_trio.database.schema import establish_epoch, renew_epoch
 from pulse_trio.database.sessions import noticing
 from pulse_trio.doctor import examine
 from pulse_trio.edge import server
-from pulse_trio.edge.rest.accounts import PASSWORD_MAX_CHARS
 from pulse_trio.errors import LaunchError, PulseError, leaves
 from pulse_trio.ids import IdSource
 from pulse_trio.launch import (
@@ -185,9 +185,9 @@ def add_user(username: str, password: str | None, data_dir: Path | None) -> None
             password = sys.stdin.readline().rstrip("\r\n")
         elif password is None:
             password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-        if not settings.password_min_chars <= len(password) <= PASSWORD_MAX_CHARS or text_problem(password):
+        if not settings.password_min_chars <= len(password) <= MAX_PASSWORD_CHARS or text_problem(password):
             raise LaunchError(
-                f"the password must have {settings.password_min_chars} to {PASSWORD_MAX_CHARS} characters"
+                f"the password must have {settings.password_min_chars} to {MAX_PASSWORD_CHARS} characters"
             )
         with open_database(settings, attach=True) as database:
             migrate_database(database)

@@ -1,1 +1,1 @@
-"""Tokens, passwords and tickets."""
+"""Identity: tokens, passwords, WebSocket tickets, and the user behind them. Knows no HTTP."""

@@ -1,7 +1,7 @@
 """The queue for password hashes: bounded, and fair to the addresses of clients.
 
-A hash takes a core for about 30 ms, and a login asks for one without an account. So few are computed at a time, a
-bounded number may wait, and what finds no room is refused before anything is looked up or hashed for it.
+A hash takes a core for about 30 ms, and a login causes one without needing an account. So few are computed at a time, a
+bounded number may wait, and an attempt that finds no room is rejected before anything is looked up or hashed for it.
 """
 
 from collections import deque
@@ -15,18 +15,18 @@ import trio
 from pulse_trio.errors import ErrorCode, PulseError, too_many
 from pulse_trio.settings import Settings
 
-RETRY: Final = 1.0  # seconds until an attempt that was refused may find room
+RETRY_SECONDS: Final = 1.0  # until a rejected attempt may find room
 
 
 class HashKind(Enum):
-    """The kinds of attempts; each has a queue of its own, so that none keeps the others waiting."""
+    """The kinds of attempts; each has its own queue, so that a flood of one does not delay the other."""
 
     LOGIN = "logins"
     REGISTRATION = "registrations"
 
 
 class HashQueue:
-    """Gives places for hashing to attempts, in turn: kind by kind, and within a kind address by address.
+    """Gives places for hashing to attempts in turn: kind by kind, and within a kind address by address.
 
     Example: an address with 100 logins waiting and one with a single login get the next two places, one each.
     """
@@ -46,11 +46,11 @@ class HashQueue:
         """Waits for a place and holds it for the block, in which one password is hashed.
 
         Args:
-            kind: what is attempted.
-            address: the client's, as a key for limits.
+            kind: login or registration.
+            address: the client's address, as a key for limits.
 
         Raises:
-            PulseError: too many attempts are under way, of the address or in all, or no place was free in time.
+            PulseError: too many attempts are pending, of the address or in all, or no place was free in time.
 
         Cancelled: the place goes to the next attempt.
         """
@@ -94,7 +94,7 @@ class HashQueue:
 
 
 class _Waiter:
-    """An attempt that waits; once it is decided it has a place, or is refused."""
+    """A waiting attempt; once decided it has a place or is rejected."""
 
     __slots__ = ("decided", "has_place")
 
@@ -104,40 +104,40 @@ class _Waiter:
 
 
 class _Queue:
-    """The attempts of one kind that wait, in a line for each address; the first line has the next turn."""
+    """The waiting attempts of one kind, in a line for each address; the first line has the next turn."""
 
     def __init__(self, kind: HashKind, settings: Settings) -> None:
         self._kind = kind
-        self._most = settings.password_queue
-        self._most_of_address = settings.password_attempts_per_address
-        self._lines: dict[str, deque[_Waiter]] = {}  # no line is empty; all together have `_most` at most
-        self._under_way: dict[str, int] = {}  # by address: those that wait or have a place
+        self._max_waiting = settings.password_queue
+        self._max_per_address = settings.password_attempts_per_address
+        self._lines: dict[str, deque[_Waiter]] = {}  # no line is empty; together at most `_max_waiting`
+        self._pending: dict[str, int] = {}  # by address: attempts that wait or have a place
         self.size = 0  # of all lines
 
     @contextmanager
     def attempt(self, address: str) -> Iterator[None]:
-        """Counts an attempt of an address while it is under way. Raises PulseError when there are too many."""
-        count = self._under_way.get(address, 0)
-        if self._most_of_address and count >= self._most_of_address:
-            raise too_many(f"{self._kind.value} of your address at a time", RETRY)
-        self._under_way[address] = count + 1
+        """Counts an attempt of an address while it is pending. Raises PulseError when there are too many."""
+        count = self._pending.get(address, 0)
+        if self._max_per_address and count >= self._max_per_address:
+            raise too_many(f"{self._kind.value} of your address at a time", RETRY_SECONDS)
+        self._pending[address] = count + 1
         try:
             yield
         finally:
-            self._under_way[address] -= 1
-            if not self._under_way[address]:
-                del self._under_way[address]
+            self._pending[address] -= 1
+            if not self._pending[address]:
+                del self._pending[address]
 
     def add(self, address: str) -> _Waiter:
         """Puts an attempt at the end of its address's line.
 
-        When the queue is full the longest line gives up its last one, if even then it is no shorter: as long as fewer
-        addresses attack than the queue has room for, each other one finds room.
+        When the queue is full, the longest line gives up its last attempt unless that would make it shorter than this
+        one. So while fewer addresses attack than the queue has room for, every other address finds room.
 
         Raises:
             PulseError: the queue is full.
         """
-        if self.size >= self._most:
+        if self.size >= self._max_waiting:
             longest = max(self._lines, key=lambda other: len(self._lines[other]))
             if len(self._lines[longest]) < len(self._lines.get(address, ())) + 2:
                 raise _busy()
@@ -159,7 +159,7 @@ class _Queue:
         return waiter
 
     def discard(self, address: str, waiter: _Waiter) -> None:
-        """Takes out an attempt that waits no longer, if it is still here."""
+        """Removes an attempt that no longer waits, if it is still here."""
         line = self._lines.get(address)
         if line is not None and waiter in line:
             line.remove(waiter)
@@ -170,4 +170,4 @@ class _Queue:
 
 def _busy() -> PulseError:
     message = "Too many logins or registrations are waiting; try again in a moment"
-    return PulseError(ErrorCode.UNAVAILABLE, message, retry_after=RETRY)
+    return PulseError(ErrorCode.UNAVAILABLE, message, retry_after=RETRY_SECONDS)

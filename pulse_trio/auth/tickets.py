@@ -1,7 +1,7 @@
-"""Tickets: what a client shows in the URL of a WebSocket instead of its token.
+"""Tickets: sent in the URL of a WebSocket instead of a token.
 
-A ticket opens one connection of one user, to what it was drawn for, once and for a few seconds. A URL that ends up in
-somebody's log is then worth nothing. They are kept in this process's memory, as hashes; a restart forgets them.
+A ticket opens one connection of one user, to one conversation or the session, once and within a few seconds. So a URL
+in somebody's log is worth nothing. Tickets are kept in this process's memory, as hashes; a restart forgets them.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from pulse_trio.auth.tokens import Identity
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 
-RANDOM_BYTES: Final = 32  # twice what nobody guesses
-PER_USER: Final = 100  # as many as a user may have connections by default: all of them may reconnect at once
-IN_ALL: Final = 65_536  # an entry has some 500 bytes
+RANDOM_BYTES: Final = 32  # 16 could not be guessed either
+MAX_PER_USER: Final = 100  # the default bound of connections of a user: all of them may reconnect at once
+MAX_TICKETS: Final = 65_536  # an entry has some 500 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +29,21 @@ class _Ticket:
 
 
 class Tickets:
-    """The tickets that were drawn and not used yet, `per_user` of one user and `in_all` at most.
+    """The unused tickets, at most `per_user` of one user and `in_all` of everybody.
 
-    Beyond that the oldest, of that user or of all, is forgotten. Nobody is refused one, so nobody can keep others from
-    drawing; who connects at once, as one should, never notices.
+    Beyond that the oldest one, of that user or of all, is forgotten. No request for a ticket is rejected, so nobody can
+    keep others from getting one; a client that connects right away does not notice.
 
     Args:
-        lifetime: how long a ticket is good, in seconds.
-        clock: what time it is for the tokens that tickets are drawn with.
-        per_user: most tickets of one user.
-        in_all: most tickets.
+        lifetime: seconds that a ticket is valid.
+        clock: the time by which the users' tokens expire.
+        per_user: maximum of one user.
+        in_all: maximum of all users together.
     """
 
     __slots__ = ("_clock", "_found", "_in_all", "_of_user", "_per_user", "lifetime")
 
-    def __init__(self, lifetime: int, clock: Clock, *, per_user: int = PER_USER, in_all: int = IN_ALL) -> None:
+    def __init__(self, lifetime: int, clock: Clock, *, per_user: int = MAX_PER_USER, in_all: int = MAX_TICKETS) -> None:
         self.lifetime = lifetime
         self._clock = clock
         self._per_user = per_user
@@ -54,12 +54,12 @@ class Tickets:
     def __len__(self) -> int:
         return len(self._found)
 
-    def draw(self, identity: Identity, conversation_id: UUID | None) -> str:
-        """A ticket.
+    def issue(self, identity: Identity, conversation_id: UUID | None) -> str:
+        """Issues a ticket.
 
         Args:
-            identity: who draws it, and until when their token is good: the connection ends then, too.
-            conversation_id: what it opens; None is the session.
+            identity: the user; the connection ends when the user's token expires.
+            conversation_id: the conversation that it opens; None for the session.
         """
         now = trio.current_time()
         while self._found and (len(self._found) >= self._in_all or self._oldest().until <= now):
@@ -74,12 +74,12 @@ class Tickets:
         return text
 
     def redeem(self, text: str, conversation_id: UUID | None) -> Identity:
-        """Who drew the ticket. It is used up by this, also when it is refused.
+        """Returns the user of a ticket and uses it up, also when it is rejected.
 
-        There is no checkpoint in it: of two who show one ticket at the same moment the first has it.
+        There is no checkpoint: of two simultaneous requests with one ticket the first gets the user.
 
         Raises:
-            PulseError: it was never drawn, was used, has run out, or was drawn for something else; does not say which.
+            PulseError: the ticket is unknown, used, expired, or for another conversation; does not say which.
         """
         key = _digest(text)
         ticket = self._take(key) if key in self._found else None
@@ -91,7 +91,7 @@ class Tickets:
         ):
             raise PulseError(
                 ErrorCode.INVALID_TOKEN,
-                "The ticket is not valid: each is good once, for a few seconds, and for what it was drawn for",
+                "The ticket is not valid: each works once, within a few seconds, for what it was issued for",
             )
         return ticket.identity
 
@@ -108,5 +108,5 @@ class Tickets:
 
 
 def _digest(text: str) -> bytes:
-    """What is kept of a ticket: who reads the memory, or measures the look-up, gets none of it."""
+    """Hashes a ticket, so that neither this memory nor the time of a look-up reveals one."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -5,9 +5,11 @@ from typing import Final
 
 from quart import current_app
 
+from pulse_trio.auth.authenticator import Authenticator
 from pulse_trio.auth.hash_queue import HashQueue
+from pulse_trio.auth.passwords import Passwords
 from pulse_trio.auth.tickets import Tickets
-from pulse_trio.auth.tokens import Authenticator, Passwords, Tokens
+from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import Clock
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins

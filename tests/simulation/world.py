@@ -21,7 +21,7 @@ from hypercorn.trio.worker_context import WorkerContext
 import pulse_trio.app
 import pulse_trio.rooms.hub
 from pulse_trio.app import create_app
-from pulse_trio.auth.tokens import Passwords
+from pulse_trio.auth.passwords import Passwords
 from pulse_trio.edge.server.connection import GuardedServer, install
 from pulse_trio.edge.server.worker import wrap
 from pulse_trio.edge.services import Services

@@ -1,6 +1,6 @@
 """Accounts: register, log in and stay so, who am I, and finding people to talk to."""
 
-from typing import Annotated, Final
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
@@ -8,6 +8,7 @@ from msgspec import Meta
 from quart import Blueprint, Response
 
 from pulse_trio.auth.hash_queue import HashKind
+from pulse_trio.auth.passwords import MAX_PASSWORD_CHARS
 from pulse_trio.edge.response_budget import current_answer
 from pulse_trio.edge.responses import answer
 from pulse_trio.edge.rest.operation import PageQuery, current_identity, current_user, operation
@@ -15,8 +16,6 @@ from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User, UsernameTaken
 from pulse_trio.texts import USERNAME_MAX_CHARS, username_problem
-
-PASSWORD_MAX_CHARS: Final = 256  # a passphrase fits; a megabyte to hash does not
 
 accounts = Blueprint("accounts", __name__, url_prefix="/api")
 
@@ -30,7 +29,7 @@ Username = Annotated[
         examples=["john_doe"],
     ),
 ]
-Password = Annotated[str, Meta(min_length=1, max_length=PASSWORD_MAX_CHARS, examples=["correct horse battery staple"])]
+Password = Annotated[str, Meta(min_length=1, max_length=MAX_PASSWORD_CHARS, examples=["correct horse battery staple"])]
 
 
 class Registration(msgspec.Struct):
@@ -44,7 +43,7 @@ class Login(msgspec.Struct):
     """Who logs in."""
 
     username: Annotated[str, Meta(max_length=256, examples=["john_doe"])]
-    password: Annotated[str, Meta(max_length=PASSWORD_MAX_CHARS, examples=["correct horse battery staple"])]
+    password: Annotated[str, Meta(max_length=MAX_PASSWORD_CHARS, examples=["correct horse battery staple"])]
 
 
 class UserBody(msgspec.Struct):

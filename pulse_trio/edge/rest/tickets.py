@@ -50,6 +50,6 @@ async def draw_ticket(body: TicketRequest) -> Response:
         raise PulseError(ErrorCode.INVALID_FIELD, "`conversation_id` is not an id", field="conversation_id")
     # Whether the caller may open it is asked when they connect, as with a token: here that would be out of date.
     identity = current_identity()
-    ticket = parts.tickets.draw(identity, key)
+    ticket = parts.tickets.issue(identity, key)
     remaining = int(identity.expires - parts.clock().timestamp())
     return answer(TicketBody(ticket, min(parts.tickets.lifetime, remaining)))

@@ -1,4 +1,4 @@
-"""The queue for password hashes: who gets the next place, who is refused, and that no place is lost."""
+"""The queue for password hashes: turns, bounds, and no lost place."""
 
 import random
 from collections import Counter
@@ -31,7 +31,7 @@ class Front:
         self._nursery = nursery
 
     async def attempt(self, name: str, address: str | None = None, kind: HashKind = LOGIN) -> None:
-        """Begins an attempt; returns when it has its place, waits or was refused."""
+        """Begins an attempt; returns when it has its place, waits or was rejected."""
         self.ends[name], self.scopes[name] = trio.Event(), trio.CancelScope()
         self._nursery.start_soon(self._run, name, name[0] if address is None else address, kind)
         await trio.testing.wait_all_tasks_blocked()
@@ -48,7 +48,7 @@ class Front:
             self.refused[name] = error
 
     async def finish(self) -> None:
-        """Ends whoever has a place, one after another, until nobody waits."""
+        """Ends the attempts that have a place, one after another, until none waits."""
         for _ in range(len(self.ends)):
             for name in self.order:
                 self.ends[name].set()
@@ -78,7 +78,7 @@ async def test_logins_and_registrations_take_turns(mock_clock: MockClock) -> Non
         assert kinds == ["login", "login", "registration", "login", "registration", "login"]
 
 
-async def test_so_many_have_a_place_at_a_time(mock_clock: MockClock) -> None:
+async def test_places_are_bounded(mock_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         front = Front(nursery, password_hash_parallel=3)
         for name in "abcde":
@@ -95,7 +95,7 @@ def is_busy(error: PulseError) -> bool:
     return error.code is ErrorCode.UNAVAILABLE and error.retry_after is not None
 
 
-async def test_a_full_queue_refuses_the_last_of_the_longest_line(mock_clock: MockClock) -> None:
+async def test_a_full_queue_rejects_the_last_of_the_longest_line(mock_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         front = Front(nursery, password_queue=4)
         for name in ("a0", "a1", "a2", "a3", "b1"):
@@ -117,7 +117,7 @@ async def test_a_full_queue_refuses_the_last_of_the_longest_line(mock_clock: Moc
         assert front.order == ["a0", "a1", "r1", "b1", "c1", "d1"]
 
 
-async def test_an_address_has_so_many_attempts_under_way(mock_clock: MockClock) -> None:
+async def test_pending_attempts_of_an_address_are_bounded(mock_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         front = Front(nursery, password_attempts_per_address=2)
         for name in ("a1", "a2", "a3", "b1"):
@@ -135,7 +135,7 @@ async def test_an_address_has_so_many_attempts_under_way(mock_clock: MockClock) 
         await front.finish()
 
 
-async def test_whoever_waits_too_long_is_refused_and_the_others_go_on(autojump_clock: MockClock) -> None:
+async def test_an_attempt_that_waits_too_long_is_rejected(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         front = Front(nursery, password_wait=5)
         await front.attempt("a")
@@ -152,7 +152,7 @@ async def test_whoever_waits_too_long_is_refused_and_the_others_go_on(autojump_c
 
 
 @pytest.mark.parametrize("when", ["while_it_waits", "just_before_its_turn", "just_after_its_turn"])
-async def test_the_place_of_whoever_hangs_up_goes_on(mock_clock: MockClock, when: str) -> None:
+async def test_a_cancelled_attempt_passes_its_place_on(mock_clock: MockClock, when: str) -> None:
     async with trio.open_nursery() as nursery:
         front = Front(nursery)
         for name in "abc":
@@ -172,7 +172,7 @@ async def test_the_place_of_whoever_hangs_up_goes_on(mock_clock: MockClock, when
 
 
 @pytest.mark.parametrize("seed", range(30))
-async def test_no_place_is_lost_and_none_is_given_twice(autojump_clock: MockClock, seed: int) -> None:
+async def test_no_place_is_lost_or_given_twice(autojump_clock: MockClock, seed: int) -> None:
     rand = random.Random(seed)
     settings = Settings.load(
         password_hash_parallel=2, password_queue=6, password_attempts_per_address=5, password_wait=2
@@ -205,4 +205,4 @@ async def test_no_place_is_lost_and_none_is_given_twice(autojump_clock: MockCloc
     assert most == 2
     assert outcomes["done"]
     assert (queue._free, queue.waiting(LOGIN), queue.waiting(REGISTRATION)) == (2, 0, 0)
-    assert all(not line._lines and not line._under_way for line in queue._queues.values())
+    assert all(not line._lines and not line._pending for line in queue._queues.values())

@@ -1,4 +1,4 @@
-"""Tickets: good once, for a few seconds, for one user and one place; however many are drawn."""
+"""Tickets: one use, a few seconds, one user and one conversation, in bounded memory."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from pulse_trio.auth.tickets import IN_ALL, PER_USER, Tickets
+from pulse_trio.auth.tickets import MAX_PER_USER, MAX_TICKETS, Tickets
 from pulse_trio.auth.tokens import Identity
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User
@@ -41,29 +41,29 @@ def refused(tickets: Tickets, text: str, conversation_id: UUID | None = ROOM) ->
     return caught.value.message
 
 
-async def test_a_ticket_is_good_once_and_says_whose_it_is() -> None:
+async def test_a_ticket_works_once_and_identifies_its_user() -> None:
     tickets = Tickets(LIFETIME, FakeClock())
     for place in (ROOM, None):
-        text = tickets.draw(identity(), place)
+        text = tickets.issue(identity(), place)
         assert tickets.redeem(text, place) == identity()
         refused(tickets, text, place)
     assert len(tickets) == 0
 
 
 @pytest.mark.parametrize(("drawn_for", "shown_at"), [(ROOM, OTHER_ROOM), (ROOM, None), (None, ROOM)])
-async def test_a_ticket_for_something_else_is_refused_and_used_up(
+async def test_a_ticket_for_another_conversation_is_rejected_and_used_up(
     drawn_for: UUID | None, shown_at: UUID | None
 ) -> None:
     tickets = Tickets(LIFETIME, FakeClock())
-    text = tickets.draw(identity(), drawn_for)
+    text = tickets.issue(identity(), drawn_for)
     refused(tickets, text, shown_at)
     refused(tickets, text, drawn_for)
 
 
 @pytest.mark.parametrize(("seconds", "is_good"), [(0, True), (29.99, True), (30, False), (31, False), (10**6, False)])
-async def test_a_ticket_is_good_for_its_lifetime(mock_clock: MockClock, seconds: float, is_good: bool) -> None:
+async def test_a_ticket_is_valid_for_its_lifetime(mock_clock: MockClock, seconds: float, is_good: bool) -> None:
     tickets = Tickets(LIFETIME, FakeClock())
-    text = tickets.draw(identity(), ROOM)
+    text = tickets.issue(identity(), ROOM)
     mock_clock.jump(seconds)
     if is_good:
         tickets.redeem(text, ROOM)
@@ -71,28 +71,28 @@ async def test_a_ticket_is_good_for_its_lifetime(mock_clock: MockClock, seconds:
         refused(tickets, text)
 
 
-async def test_a_ticket_does_not_outlive_the_token_that_it_was_drawn_with() -> None:
+async def test_a_ticket_does_not_outlive_its_token() -> None:
     clock = FakeClock()
     tickets = Tickets(LIFETIME, clock)
-    first, second = (tickets.draw(identity(seconds=5), ROOM) for _ in range(2))
+    first, second = (tickets.issue(identity(seconds=5), ROOM) for _ in range(2))
     clock.now = START + timedelta(seconds=4.9)
     assert tickets.redeem(first, ROOM).expires == START.timestamp() + 5
     clock.now = START + timedelta(seconds=5)
     refused(tickets, second)
 
 
-async def test_a_wall_clock_that_is_put_back_does_not_prolong_a_ticket(mock_clock: MockClock) -> None:
+async def test_setting_the_wall_clock_back_does_not_prolong_a_ticket(mock_clock: MockClock) -> None:
     clock = FakeClock()
     tickets = Tickets(LIFETIME, clock)
-    text = tickets.draw(identity(), ROOM)
+    text = tickets.issue(identity(), ROOM)
     clock.now = START - timedelta(hours=1)
     mock_clock.jump(LIFETIME)
     refused(tickets, text)
 
 
-async def test_of_many_uses_at_once_one_wins() -> None:
+async def test_one_of_many_parallel_uses_wins() -> None:
     tickets = Tickets(LIFETIME, FakeClock())
-    text = tickets.draw(identity(), ROOM)
+    text = tickets.issue(identity(), ROOM)
     won = 0
 
     async def use() -> None:
@@ -110,52 +110,52 @@ async def test_of_many_uses_at_once_one_wins() -> None:
     assert won == 1
 
 
-async def test_every_refusal_is_the_same() -> None:
+async def test_every_rejection_is_the_same() -> None:
     tickets = Tickets(LIFETIME, FakeClock())
-    used = tickets.draw(identity(), ROOM)
+    used = tickets.issue(identity(), ROOM)
     tickets.redeem(used, ROOM)
-    elsewhere = tickets.draw(identity(), OTHER_ROOM)
+    elsewhere = tickets.issue(identity(), OTHER_ROOM)
     assert len({refused(tickets, text) for text in (used, elsewhere, "", "nonsense", "\ud800", "x" * 100_000)}) == 1
 
 
-async def test_tickets_are_random_and_not_kept_as_they_are() -> None:
+async def test_tickets_are_random_and_kept_as_hashes() -> None:
     tickets = Tickets(LIFETIME, FakeClock())
-    texts = [tickets.draw(identity(), ROOM) for _ in range(50)]
+    texts = [tickets.issue(identity(), ROOM) for _ in range(50)]
     assert len(set(texts)) == 50
     assert all(len(text) == 43 and text.replace("-", "").replace("_", "").isalnum() for text in texts)
     kept = repr([getattr(tickets, name) for name in Tickets.__slots__])
     assert not [text for text in texts if text in kept]
 
 
-async def test_of_a_user_the_oldest_is_forgotten_and_of_others_none() -> None:
+async def test_only_the_users_own_oldest_ticket_is_forgotten() -> None:
     tickets = Tickets(LIFETIME, FakeClock(), per_user=3)
-    of_other = tickets.draw(identity(2), ROOM)
-    mine = [tickets.draw(identity(1), ROOM) for _ in range(4)]
+    of_other = tickets.issue(identity(2), ROOM)
+    mine = [tickets.issue(identity(1), ROOM) for _ in range(4)]
     assert len(tickets) == 4
     refused(tickets, mine[0])
     for text in mine[1:]:
         assert tickets.redeem(text, ROOM).user.id == UUID(int=1)
     assert tickets.redeem(of_other, ROOM).user.id == UUID(int=2)
-    assert PER_USER >= 100, "all of a user's connections may come back at once"
+    assert MAX_PER_USER >= 100, "all of a user's connections may come back at once"
 
 
-async def test_in_all_there_are_only_so_many() -> None:
+async def test_all_tickets_are_bounded() -> None:
     tickets = Tickets(LIFETIME, FakeClock(), in_all=5)
-    texts = [tickets.draw(identity(number), ROOM) for number in range(1, 9)]
+    texts = [tickets.issue(identity(number), ROOM) for number in range(1, 9)]
     assert len(tickets) == 5
     for text in texts[:3]:
         refused(tickets, text)
     for text in texts[3:]:
         tickets.redeem(text, ROOM)
-    assert IN_ALL * 500 < 64 * 2**20
+    assert MAX_TICKETS * 500 < 64 * 2**20
 
 
-async def test_those_that_ran_out_are_forgotten_when_the_next_is_drawn(mock_clock: MockClock) -> None:
+async def test_expired_tickets_are_forgotten_when_the_next_is_issued(mock_clock: MockClock) -> None:
     tickets = Tickets(LIFETIME, FakeClock())
     for number in range(1, 8):
-        tickets.draw(identity(number), ROOM)
+        tickets.issue(identity(number), ROOM)
     mock_clock.jump(LIFETIME)
-    tickets.draw(identity(1), ROOM)
+    tickets.issue(identity(1), ROOM)
     assert len(tickets) == 1
     assert tickets._of_user.keys() == {UUID(int=1)}
 
@@ -174,7 +174,7 @@ async def test_those_that_ran_out_are_forgotten_when_the_next_is_drawn(mock_cloc
 def test_any_history_agrees_with_a_plain_model(
     steps: list[tuple[int, int, UUID | None, int]],
 ) -> None:
-    """A ticket is taken if and only if it is there, in time, and shown where it belongs."""
+    """A ticket is accepted if and only if it exists, in time, and where it belongs."""
     per_user, in_all = 2, 4
 
     async def run() -> None:
@@ -197,7 +197,7 @@ def test_any_history_agrees_with_a_plain_model(
             own = [entry for entry in model if entry[1] == whose]
             if len(own) >= per_user:
                 model.remove(own[0])
-            text = tickets.draw(identity(whose, 10**9), place)
+            text = tickets.issue(identity(whose, 10**9), place)
             known.append(text)
             model.append((text, whose, place, now + LIFETIME))
             assert len(tickets) == len(model)

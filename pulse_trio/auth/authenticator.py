@@ -1,0 +1,66 @@
+"""The user of a token; users of an identity provider are created at their first request."""
+
+from typing import Final
+
+import structlog
+
+from pulse_trio.auth.tokens import Claims, Identity, Tokens, invalid_token
+from pulse_trio.clock import Clock
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.ids import IdSource, parse_uuid
+from pulse_trio.store.base import Store, User, UsernameTaken
+from pulse_trio.texts import USERNAME_MAX_CHARS, username_from
+
+MAX_NAME_ATTEMPTS: Final = 1_000  # alice, alice-2, … alice-999: then the request is refused
+
+log = structlog.get_logger(__name__)
+
+
+class Authenticator:
+    """Turns a token into a user."""
+
+    def __init__(self, tokens: Tokens, store: Store, *, provision_users: bool, clock: Clock, ids: IdSource) -> None:
+        self._tokens = tokens
+        self._store = store
+        self._provision_users = provision_users
+        self._clock = clock
+        self._ids = ids
+
+    async def authenticate(self, token: str | None) -> Identity:
+        """Returns the user of a token, and the end of the token's life.
+
+        Raises:
+            PulseError: the token is missing or not valid, or its user does not exist.
+            StoreUnavailable: the user could not be looked up.
+        """
+        if not token:
+            raise PulseError(ErrorCode.NOT_AUTHENTICATED, "Missing token: send `Authorization: Bearer TOKEN`")
+        claims = self._tokens.verify(token)
+        user = await self._store.find_subject(claims.subject, parse_uuid(claims.subject))
+        if user is None and self._provision_users:
+            user = await self._provision(claims)
+        if user is None:
+            raise invalid_token("its user does not exist")
+        # A provider's token names its user by the provider's subject, not by our id.
+        is_ours = claims.subject == str(user.id)
+        return Identity(user, claims.expires, claims.signed_in if is_ours else None)
+
+    async def _provision(self, claims: Claims) -> User | None:
+        """Creates the user of an identity provider's token; a taken name gets a number at its end."""
+        name = username_from(claims.name or "") or "user"
+        for attempt in range(1, MAX_NAME_ATTEMPTS):
+            suffix = "" if attempt == 1 else f"-{attempt}"
+            user = User(self._ids(), name[: USERNAME_MAX_CHARS - len(suffix)].rstrip("._-") + suffix)
+            try:
+                await self._store.create_user(
+                    user, password_hash=None, subject=claims.subject, created_at=self._clock()
+                )
+            except UsernameTaken:
+                # Another user has the name, or another connection has just created this very subject.
+                existing = await self._store.find_subject(claims.subject, None)
+                if existing is not None:
+                    return existing
+            else:
+                log.info("user provisioned", user_id=str(user.id))
+                return user
+        return None

@@ -1,0 +1,110 @@
+"""The authenticator: the user of a token, and users of an identity provider."""
+
+from typing import Any
+
+import pytest
+import trio
+
+from pulse_trio.auth.authenticator import Authenticator
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.ids import IdSource
+from pulse_trio.store.base import User, UsernameTaken
+from pulse_trio.store.memory import MemoryStore
+
+from .samples import ALICE, NOW, START, FakeClock, good, make_tokens
+
+
+class Front:
+    """An authenticator on a store in memory."""
+
+    def __init__(self, *, provision_users: bool = False, store: MemoryStore | None = None) -> None:
+        self.store = store or MemoryStore()
+        clock = FakeClock()
+        self.authenticator = Authenticator(
+            make_tokens(clock), self.store, provision_users=provision_users, clock=clock, ids=IdSource(clock)
+        )
+
+    async def user(self, **changes: Any) -> User:
+        found = await self.authenticator.authenticate(good(**changes))
+        return getattr(found, "user", found)  # type: ignore[return-value]
+
+
+async def test_a_token_finds_its_user() -> None:
+    front = Front()
+    await front.store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    assert await front.user() == ALICE
+
+
+@pytest.mark.parametrize("token", [None, ""])
+async def test_a_missing_token_has_its_own_error(token: str | None) -> None:
+    with pytest.raises(PulseError) as caught:
+        await Front().authenticator.authenticate(token)
+    assert caught.value.code is ErrorCode.NOT_AUTHENTICATED
+
+
+@pytest.mark.parametrize("subject", [str(ALICE.id), "auth0|5"])
+async def test_unknown_users_are_rejected_unless_provisioned(subject: str) -> None:
+    with pytest.raises(PulseError) as caught:
+        await Front().user(sub=subject)
+    assert caught.value.code is ErrorCode.INVALID_TOKEN
+    assert (await Front(provision_users=True).user(sub=subject)).username == "user"
+
+
+async def test_a_provisioned_user_is_found_again() -> None:
+    front = Front(provision_users=True)
+    user = await front.user(sub="auth0|5", preferred_username="Alice Smith")
+    assert user.username == "Alice_Smith"
+    assert await front.user(sub="auth0|5", preferred_username="Renamed") == user
+
+
+async def test_a_taken_name_gets_a_number() -> None:
+    front = Front(provision_users=True)
+    names = [
+        (await front.user(sub=f"s{n}", name=name)).username for n, name in enumerate(["Bob", "bob", "BOB", "ｂob"])
+    ]
+    assert names == ["Bob", "bob-2", "BOB-3", "bob-4"]
+    long = [(await front.user(sub=f"l{n}", name="x" * 40)).username for n in range(3)]
+    assert long == ["x" * 32, "x" * 30 + "-2", "x" * 30 + "-3"]
+    nameless = [(await front.user(sub=f"n{n}", name="\N{WAVING HAND SIGN}")).username for n in range(2)]
+    assert nameless == ["user", "user-2"]
+
+
+async def test_parallel_first_requests_create_one_user() -> None:
+    front = Front(provision_users=True)
+    found: list[User] = []
+
+    async def ask() -> None:
+        found.append(await front.user(sub="auth0|5", name="Alice"))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask)
+    assert len(set(found)) == 1
+    assert (await front.store.search_users("", limit=10, offset=0))[1] == 1
+
+
+async def test_provisioning_fails_when_every_name_is_taken() -> None:
+    class Full(MemoryStore):
+        async def create_user(self, *arguments: Any, **options: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            raise UsernameTaken
+
+    with pytest.raises(PulseError) as caught:
+        await Front(provision_users=True, store=Full()).user(sub="auth0|5")
+    assert caught.value.code is ErrorCode.INVALID_TOKEN
+
+
+async def test_a_provider_cannot_take_over_a_user_of_the_same_name() -> None:
+    front = Front(provision_users=True)
+    await front.store.create_user(ALICE, password_hash="h", subject=None, created_at=START)
+    other = await front.user(sub="auth0|5", preferred_username="alice")
+    assert other.id != ALICE.id
+    assert other.username == "alice-2"
+
+
+async def test_only_our_own_tokens_say_when_the_user_logged_in() -> None:
+    front = Front(provision_users=True)
+    await front.store.create_user(ALICE, password_hash="h", subject=None, created_at=START)
+    assert (await front.authenticator.authenticate(good())).signed_in == NOW
+    assert (await front.authenticator.authenticate(good(sub="auth0|5"))).signed_in is None
