@@ -1,7 +1,7 @@
-"""The composition root: settings → store → hub → routes, opened and closed in that order.
+"""The composition root: opens settings → store → hub → routes in this order, and closes them in reverse.
 
-Nurseries nest store ⊃ hub, outermost first, so that they end inside out; none of them is Quart's
-`app.nursery`, where one crash cancels all and the server goes on without them.
+The store's nursery contains the hub's, so that the hub ends first. Neither is Quart's `app.nursery`: there one crash
+cancels everything, while the server keeps running without it.
 """
 
 import gc
@@ -47,12 +47,12 @@ from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
 from pulse_trio.trio_psycopg import Pool
 
 EXIT_FAILED: Final = 1
-EMBEDDED_POLL: Final = 0.5  # seconds between looks at the embedded PostgreSQL
+EMBEDDED_POLL: Final = 0.5  # seconds between checks that the embedded PostgreSQL runs
 
 log = structlog.get_logger(__name__)
 
 StoreFactory = Callable[[], Any]
-"""Gives an async context manager of a `Store`."""
+"""Returns an async context manager that opens a `Store`."""
 
 
 class PulseApp(QuartTrio):
@@ -65,7 +65,7 @@ class PulseApp(QuartTrio):
         tokens: Tokens,
         clock: Clock,
         ids: IdSource,
-        moved: Callable[[], Awaitable[None]] | None,
+        wait_moved: Callable[[], Awaitable[None]] | None,
         metrics: Metrics,
     ) -> None:
         super().__init__("pulse_trio", static_folder=None)
@@ -74,7 +74,7 @@ class PulseApp(QuartTrio):
         self.open_store = open_store
         self.clock = clock
         self.ids = ids
-        self.moved = moved
+        self.wait_moved = wait_moved
         self.metrics = metrics
         self.answers = Answers(settings)
         set_app_parts(self.extensions, AppParts(self.answers, metrics, Origins(settings.allowed_origins)))
@@ -88,38 +88,38 @@ def create_app(
     *,
     clock: Clock = utc_now,
     ids: IdSource | None = None,
-    moved: Callable[[], Awaitable[None]] | None = None,
+    wait_moved: Callable[[], Awaitable[None]] | None = None,
     metrics: Metrics | None = None,
 ) -> PulseApp:
-    """The app, not open yet.
+    """Builds the app; its lifespan opens it.
 
     Args:
-        settings: all settings; with a key for tokens in them.
-        open_store: opens the store when the app starts, and closes it when it stops.
-        clock: where timestamps come from.
-        ids: where ids come from.
-        moved: returns when the history may be another one; then the service closes, and opens again on it.
-        metrics: where it is counted what happens; a record of its own if none is given.
+        settings: all settings, with a signing key.
+        open_store: opens the store when the app starts, and closes it when the app stops.
+        clock: source of timestamps.
+        ids: source of ids.
+        wait_moved: returns when the database may hold another history; the service then closes and reopens.
+        metrics: counters to use; default: new ones.
 
     Raises:
-        LaunchError: a key for tokens cannot be used.
+        LaunchError: the signing key cannot be used.
     """
-    tokens = Tokens(settings, clock)  # here, so that a wrong key is told before anything is served
+    tokens = Tokens(settings, clock)  # now, so that a bad key is reported before anything is served
     app = PulseApp(
         settings,
         open_store,
         tokens,
         clock,
         IdSource(clock) if ids is None else ids,
-        moved,
+        wait_moved,
         Metrics() if metrics is None else metrics,
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout
-    app.config["RESPONSE_TIMEOUT"] = None  # a write has a deadline of its own, as long as its client takes nothing
+    app.config["RESPONSE_TIMEOUT"] = None  # each write has its own deadline, PULSE_WRITE_TIMEOUT
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
     app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False  # a redirect would name the `Host` that it was asked with, and no https
+    app.url_map.merge_slashes = False  # a redirect would echo the request's `Host`, without https
     api.install(app)
     web_client.install(app, settings)
     app.register_blueprint(documents)
@@ -135,10 +135,10 @@ def postgres_store(
     metrics: Metrics,
     embedded: EmbeddedPostgres | None = None,
 ) -> StoreFactory:
-    """A store in PostgreSQL, on a pool of connections for messages and one for everything else.
+    """Returns a factory of stores in PostgreSQL, with one pool for messages and one for everything else.
 
-    It fails when another process takes the database's lock, or when `embedded`, the server that this process
-    started, ends.
+    An open store fails with LaunchError when another process takes the service lock, or when `embedded`, a server
+    that this process started, ends.
     """
 
     @asynccontextmanager
@@ -153,7 +153,7 @@ def postgres_store(
             autocommit=True,
             on_acquired=metrics.checkout_seconds.observe,
         )
-        # One of those that are kept open is for messages; the others for messages are opened when they are needed.
+        # One of the connections kept open is for messages; more for messages are opened on demand.
         message_min = min(1, settings.pool_min)
         message_pool = new_pool(min_size=message_min, max_size=MESSAGE_CONNECTIONS)
         pool = new_pool(min_size=settings.pool_min - message_min, max_size=settings.pool_max)
@@ -162,9 +162,9 @@ def postgres_store(
         async with trio.open_nursery() as nursery, pool, message_pool:
             nursery.start_soon(lock.watch, name="service lock")
             if embedded is not None:
-                nursery.start_soon(_watch, embedded, name="embedded PostgreSQL")
+                nursery.start_soon(_watch_embedded, embedded, name="embedded PostgreSQL")
             store = PostgresStore(pool, history.epoch, message_pool=message_pool)
-            await nursery.start(store.gathering.run, name="gathering")
+            await nursery.start(store.group_commit.run, name="group commit")
             yield store
             nursery.cancel_scope.cancel()
 
@@ -173,9 +173,10 @@ def postgres_store(
 
 @asynccontextmanager
 async def open_service(app: PulseApp) -> AsyncIterator[Services]:
-    """Everything the routes work with, while the caller's block runs.
+    """Opens everything that the routes need, for a block.
 
-    A failure of any part cancels the block and comes out of it in a group.
+    Raises:
+        BaseExceptionGroup: a part failed; the block is cancelled.
     """
     settings = app.settings
     passwords = Passwords(settings.password_hash_parallel)
@@ -210,16 +211,16 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
             nursery.cancel_scope.cancel()
 
 
-async def _watch(server: EmbeddedPostgres) -> None:
+async def _watch_embedded(server: EmbeddedPostgres) -> None:
     """Runs until cancelled.
 
-    It is not started again here: that takes seconds in which the loop would stand still, while whatever runs
-    the service starts it again anyhow, and clients connect again.
+    A server that ended is not restarted here: that would block the event loop for seconds, and the supervisor restarts
+    the whole service anyway.
 
     Raises:
         LaunchError: the server ended.
     """
-    while (status := server.poll()) is None:  # noqa: ASYNC110  # works on every system, unlike waiting for a child
+    while (status := server.poll()) is None:  # noqa: ASYNC110  # portable, unlike waiting for a child
         await trio.sleep(EMBEDDED_POLL)
     how = f"by signal {-status}" if status < 0 else f"with exit code {status}"
     raise LaunchError(
@@ -227,11 +228,11 @@ async def _watch(server: EmbeddedPostgres) -> None:
     )
 
 
-def _spare_the_collector() -> None:
-    """What was loaded at the start stays: the garbage collector need not look at it again and again.
+def tune_garbage_collector() -> None:
+    """Excludes objects of the start from garbage collection, and makes it run less often.
 
-    Connections come and go without cycles, so it may also run less often: it took a fifth of the CPU of a storm
-    of connections, and its full runs were what the slowest answers waited for.
+    Objects of the start live as long as the process, and connections leave no reference cycles. Before, collection
+    took a fifth of the CPU during a storm of connections, and its full runs caused the slowest responses.
     """
     gc.collect()
     gc.freeze()
@@ -239,9 +240,9 @@ def _spare_the_collector() -> None:
 
 
 class _Request(TrioASGIHTTPConnection):
-    """ASGI's HTTP protocol: one request, whose answer counts until the server has written it or given it up."""
+    """ASGI's HTTP protocol. The response of a request counts until the server has written or abandoned it."""
 
-    async def handle_request(  # type: ignore[override]  # as Quart-Trio has it, which differs from Quart
+    async def handle_request(  # type: ignore[override]  # Quart-Trio's signature, which differs from Quart's
         self, nursery: trio.Nursery, request: Request, send: Callable[[Any], Awaitable[None]]
     ) -> None:
         assert isinstance(self.app, PulseApp)
@@ -250,27 +251,27 @@ class _Request(TrioASGIHTTPConnection):
 
 
 class _Lifespan:
-    """ASGI's lifespan protocol: the service lives in the task that the server gives for it."""
+    """ASGI's lifespan protocol: the service runs in the task that the server provides for it."""
 
     def __init__(self, app: PulseApp, scope: object) -> None:
         self._app = app
 
-    async def _wait(self, receive: Callable[[], Awaitable[Any]]) -> bool:
-        """Returns True when the server ends (lifespan.shutdown), False when the history may be another one."""
-        if self._app.moved is None:
+    async def _wait_end(self, receive: Callable[[], Awaitable[Any]]) -> bool:
+        """Returns True when the server shuts down (lifespan.shutdown), False when the history may be another one."""
+        if self._app.wait_moved is None:
             await receive()
             return True
         is_over = False
         async with trio.open_nursery() as nursery:
 
-            async def wait_over() -> None:
+            async def wait_shutdown() -> None:
                 nonlocal is_over
                 await receive()
                 is_over = True
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(wait_over, name="shutdown")
-            await self._app.moved()
+            nursery.start_soon(wait_shutdown, name="shutdown")
+            await self._app.wait_moved()
             nursery.cancel_scope.cancel()
         return is_over
 
@@ -283,34 +284,34 @@ class _Lifespan:
             failures = error.split(trio.Cancelled)[1] if isinstance(error, BaseExceptionGroup) else error
             if failures is None:
                 raise
-            # If the server goes on all the same, /healthz must say that nothing is served any more.
+            # If the server keeps running anyway, /healthz must report the failure.
             set_failed(self._app.extensions)
             _log_failures(failures)
-            # Hypercorn logs an Exception, or a group, and goes on without the service: to it a lifespan is optional.
+            # Hypercorn treats lifespans as optional: it logs an Exception or a group, and keeps running.
             raise SystemExit(EXIT_FAILED) from None
 
     async def _run(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
         await receive()  # lifespan.startup
         async with open_service(self._app) as parts:
             await self._app.startup()
-            _spare_the_collector()
+            tune_garbage_collector()
             await send({"type": "lifespan.startup.complete"})
-            is_over = await self._wait(receive)
+            is_over = await self._wait_end(receive)
             await parts.hub.drain()
         while not is_over:
-            # Nothing that was known is known any more: what every client has seen, and where rooms stand.
-            log.warning("the history is on another server now: the service opens again")
+            # Rooms and clients' positions belong to the previous history, so all are closed.
+            log.warning("database moved to another server, reopening the service")
             async with open_service(self._app) as parts:
-                is_over = await self._wait(receive)
+                is_over = await self._wait_end(receive)
                 await parts.hub.drain()
         await send({"type": "lifespan.shutdown.complete"})
 
 
 def _log_failures(failures: BaseException) -> None:
-    """Logs one line for each error that says by itself what to do, and a traceback for the others."""
+    """Logs one line for each LaunchError, and a traceback for all other errors."""
     group = failures if isinstance(failures, BaseExceptionGroup) else BaseExceptionGroup("", [failures])
     known, others = group.split(LaunchError)
     for error in [] if known is None else leaves(known):
-        log.critical("the service stops", reason=str(error))
+        log.critical("service stops", reason=str(error))
     if others is not None:
-        log.critical("the service failed", exc_info=others)
+        log.critical("service failed", exc_info=others)

@@ -1,6 +1,6 @@
 """The app object for `hypercorn --config hypercorn.toml pulse_trio.asgi:app`.
 
-Importing this opens the database; the end of the process closes it.
+Importing this module opens the database; the end of the process closes it.
 """
 
 import atexit
@@ -9,20 +9,22 @@ from contextlib import ExitStack
 
 from pulse_trio import logs
 from pulse_trio.app import PulseApp
+from pulse_trio.console import exit_with
 from pulse_trio.edge import server
 from pulse_trio.errors import LaunchError
-from pulse_trio.launch import StopSignals, exit_with, open_app, plain_exit
+from pulse_trio.launch import open_app
 from pulse_trio.settings import Settings
+from pulse_trio.signals import StopSignals, unwrap_exit
 
 
 def _open() -> PulseApp:
-    # Hypercorn's workers in processes of their own are told to stop by their parent.
+    # Worker processes of Hypercorn are stopped by their parent.
     signals = StopSignals() if multiprocessing.parent_process() is None else None
     stack = ExitStack()
     try:
         settings = Settings.load()
         logs.configure(settings)
-        opened, _ = stack.enter_context(open_app(settings))
+        pulse_app, _ = stack.enter_context(open_app(settings))
         if signals is not None:
             signals.keep()
     except LaunchError as error:
@@ -31,8 +33,8 @@ def _open() -> PulseApp:
         stack.close()
         raise SystemExit(0) from None
     atexit.register(stack.close)
-    server.install(settings, stop=None if signals is None else signals.wait, guard=plain_exit)
-    return opened
+    server.install(settings, stop=None if signals is None else signals.wait, guard=unwrap_exit)
+    return pulse_app
 
 
 app = _open()

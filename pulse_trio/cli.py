@@ -19,24 +19,19 @@ from hypercorn.config import Config
 from pulse_trio import __version__, logs
 from pulse_trio.auth.passwords import MAX_PASSWORD_CHARS, Passwords
 from pulse_trio.auth.tokens import Tokens
-from pulse_trio.backup import dump, restore
 from pulse_trio.clock import utc_now
+from pulse_trio.console import exit_with
+from pulse_trio.database.backup import dump, restore
+from pulse_trio.database.opening import Database, migrate_database, open_database
 from pulse_trio.database.schema import establish_epoch, renew_epoch
-from pulse_trio.database.sessions import noticing
+from pulse_trio.database.sessions import with_keepalives
 from pulse_trio.doctor import examine
 from pulse_trio.edge import server
 from pulse_trio.errors import LaunchError, PulseError, leaves
 from pulse_trio.ids import IdSource
-from pulse_trio.launch import (
-    Database,
-    StopSignals,
-    exit_with,
-    migrate_database,
-    open_app,
-    open_database,
-    plain_exit,
-)
+from pulse_trio.launch import open_app
 from pulse_trio.settings import Settings
+from pulse_trio.signals import StopSignals, unwrap_exit
 from pulse_trio.store.base import StoreError, User, UsernameTaken
 from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.texts import text_problem, username_problem
@@ -63,7 +58,7 @@ def main() -> None:
 @_data_dir
 def serve(host: str, port: int, data_dir: Path | None) -> None:
     """Run the service until Ctrl-C."""
-    with _one_line():
+    with _errors_as_one_line():
         try:
             signals = StopSignals()
             settings = Settings.load(data_dir=data_dir)
@@ -71,7 +66,7 @@ def serve(host: str, port: int, data_dir: Path | None) -> None:
             server.install(settings)
             config = Config.from_toml(_hypercorn_toml())
             config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
-            config.loglevel = "WARNING"  # the lines below say more
+            config.loglevel = "WARNING"  # `_greet` and the log lines below say more
             sockets = server.bind(config)
             with open_app(settings) as (app, database):
                 signals.keep()
@@ -94,20 +89,22 @@ def serve(host: str, port: int, data_dir: Path | None) -> None:
 @_data_dir
 def migrate(data_dir: Path | None) -> None:
     """Bring the database's schema up to date."""
-    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
+    with _errors_as_one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
         before, after = migrate_database(database)
         click.echo(f"Schema {after}." if before == after else f"Schema {before or 'none'} → {after}.")
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address that the service is to listen on.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="And its port.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address that the service listens on.")
+@click.option(
+    "--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port that the service listens on."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_data_dir
 def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
-    """Look for what would keep the service from starting or from keeping its promises, also while it runs.
+    """Check everything that could keep the service from starting or from keeping its promises, also while it runs.
 
-    A line for each check: ok, warning or failed, and what to mend. The exit code is 1 if one failed.
+    Prints a line for each check: ok, warning or failed, and how to fix it. The exit code is 1 if a check failed.
     """
     findings = []
     for finding in examine(partial(Settings.load, data_dir=data_dir), host, port):
@@ -115,10 +112,10 @@ def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
         if not as_json:
             mend = f"; {finding.mend}" if finding.mend else ""
             click.echo(f"{finding.status:<8} {finding.name:<12} {finding.text}{mend}")
-    is_well = all(finding.status != "failed" for finding in findings)
+    is_ok = all(finding.status != "failed" for finding in findings)
     if as_json:
-        click.echo(json.dumps({"ok": is_well, "checks": [asdict(finding) for finding in findings]}, indent=2))
-    sys.exit(0 if is_well else 1)
+        click.echo(json.dumps({"ok": is_ok, "checks": [asdict(finding) for finding in findings]}, indent=2))
+    sys.exit(0 if is_ok else 1)
 
 
 @main.command()
@@ -127,10 +124,10 @@ def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
 def backup(file: Path, data_dir: Path | None) -> None:
     """Write a dump of the database to FILE, also while the service runs.
 
-    The signing key of a data folder (secret_key) is not in it: keep it elsewhere, or everybody logs in again after a
-    restore.
+    The signing key of a data folder (secret_key) is not in the dump: keep a copy of it elsewhere, or everybody must
+    log in again after a restore.
     """
-    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, creates=False) as database:
+    with _errors_as_one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, create=False) as database:
         click.echo(f"{dump(database, file):,} bytes.")
 
 
@@ -138,11 +135,11 @@ def backup(file: Path, data_dir: Path | None) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @_data_dir
 def restore_dump(file: Path, data_dir: Path | None) -> None:
-    """Put a dump from FILE into a database that is empty: a new data folder, or that of DATABASE_URL.
+    """Restore a dump from FILE into an empty database: a new data folder, or the database of DATABASE_URL.
 
-    The history gets a new epoch: clients load it afresh.
+    The history gets a new epoch, so clients reload it.
     """
-    with _one_line():
+    with _errors_as_one_line():
         if not file.is_file():
             raise LaunchError(f"there is no file {file}")
         with open_database(Settings.load(data_dir=data_dir), attach=True) as database:
@@ -153,12 +150,12 @@ def restore_dump(file: Path, data_dir: Path | None) -> None:
 @main.command()
 @_data_dir
 def restored(data_dir: Path | None) -> None:
-    """Say that the database's files were put back from a backup: clients load their histories afresh.
+    """Declare that the database's files were restored from a backup, so that clients reload their histories.
 
-    Not needed after restoring a dump, promoting a standby or recovering to an earlier time: those are noticed.
-    A service that runs takes it in when it starts again.
+    Not needed after restoring a dump, promoting a standby or recovering to an earlier time: the service detects those.
+    A running service notices at its next start.
     """
-    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, creates=False) as database:
+    with _errors_as_one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, create=False) as database:
         migrate_database(database)
         establish_epoch(database.conninfo)
         renew_epoch(database.conninfo)
@@ -167,16 +164,16 @@ def restored(data_dir: Path | None) -> None:
 
 @main.group()
 def user() -> None:
-    """Accounts."""
+    """Manage accounts."""
 
 
 @user.command("add")
 @click.argument("username")
-@click.option("--password", help="Asked for when it is not given; '-' reads it from standard input.")
+@click.option("--password", help="Prompted for if missing; '-' reads it from standard input.")
 @_data_dir
 def add_user(username: str, password: str | None, data_dir: Path | None) -> None:
     """Create an account, also while the service runs."""
-    with _one_line():
+    with _errors_as_one_line():
         settings = Settings.load(data_dir=data_dir)
         problem = username_problem(username)
         if problem is not None:
@@ -199,19 +196,19 @@ def add_user(username: str, password: str | None, data_dir: Path | None) -> None
 @_data_dir
 def token(username: str, data_dir: Path | None) -> None:
     """Print a token for a user, also while the service runs."""
-    with _one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, creates=False) as database:
+    with _errors_as_one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, create=False) as database:
         migrate_database(database)
         click.echo(trio.run(_token, database, username))
 
 
 async def _serve(app: Any, config: Config, sockets: Any, signals: StopSignals) -> None:
-    with plain_exit():
+    with unwrap_exit():
         await server.serve(server.wrap(app), config, sockets, signals.wait)
 
 
 def _pool(database: Database) -> Pool:
-    """Sessions as the service makes them, one at a time."""
-    sessions = noticing(database.conninfo)
+    """Makes a pool of one connection, with the service's session settings."""
+    sessions = with_keepalives(database.conninfo)
     return Pool(sessions.conninfo, server_settings=sessions.settings, min_size=0, max_size=1, autocommit=True)
 
 
@@ -236,8 +233,8 @@ async def _token(database: Database, username: str) -> str:
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
-    """Ends the program with one line, not a traceback, for what a person can mend."""
+def _errors_as_one_line() -> Iterator[None]:
+    """Ends the program with one line, not a traceback, for errors that a person can fix."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -271,11 +268,11 @@ def _greet(scheme: str, host: str, port: int, database: Database, settings: Sett
 
 
 def _say(text: str, *, err: bool = False) -> None:
-    """Tells the person at the terminal; that nobody can be told (a full disk, a closed pipe) ends no service."""
+    """Prints a line; a failing stdout (full disk, closed pipe) must not stop the service."""
     try:
         click.echo(text, err=err)
     except OSError:
-        # What is left in the buffer would fail again at the end, and make the exit code another one.
+        # The flush at exit would fail again on what is left in the buffer, and change the exit code.
         stream = sys.stderr if err else sys.stdout
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), stream.fileno())

@@ -16,13 +16,13 @@ import psycopg
 
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import utc_now
-from pulse_trio.database.durability import SERVER_SETTINGS, SETTINGS_OFF
+from pulse_trio.database.durability import DURABILITY_SETTINGS, SETTINGS_OFF
 from pulse_trio.database.embedded import default_data_dir
+from pulse_trio.database.opening import KEY_FILE, Database, describe_failure, open_database, plan_sessions
 from pulse_trio.database.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
-from pulse_trio.database.sessions import noticing, open_session, require_own_sessions
+from pulse_trio.database.sessions import open_session, require_own_sessions, with_keepalives
 from pulse_trio.edge.server.gate import RESERVED_FILES
 from pulse_trio.errors import LaunchError
-from pulse_trio.launch import KEY_FILE, Database, cannot_reach, open_database, plan_sessions
 from pulse_trio.settings import Settings
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS
 
@@ -185,7 +185,7 @@ _NOT_RUNNING: Final = "none runs on this database"
 def _database(database: Database) -> Iterator[Finding]:
     began = time.time()
     # No more sessions at a time than a start has: a pooler may have just enough for that.
-    with open_session(noticing(database.conninfo)) as connection:
+    with open_session(with_keepalives(database.conninfo)) as connection:
 
         def one(query: Any, *values: object) -> Any:
             row = connection.execute(query, values).fetchone()
@@ -207,7 +207,7 @@ def _database(database: Database) -> Iterator[Finding]:
         yield _sessions(database.settings, one)
     if durability.status != "failed":  # the start is refused for that first
         yield _own_sessions(database)
-    with open_session(noticing(database.conninfo)) as connection:
+    with open_session(with_keepalives(database.conninfo)) as connection:
         holder = one(f"SELECT ({holder_of(SERVICE_LOCK)})")
         text = _NOT_RUNNING if holder is None else f"one runs on this database ({holder}), and no second one can"
         yield Finding("service", "ok", text)
@@ -232,7 +232,7 @@ def _clocks(one: Callable[[Any], Any]) -> Finding:
 
 
 def _durability(settings: Settings, connection: psycopg.Connection) -> Finding:
-    off = [name for (name,) in connection.execute(SETTINGS_OFF, (list(SERVER_SETTINGS),)).fetchall()]
+    off = [name for (name,) in connection.execute(SETTINGS_OFF, (list(DURABILITY_SETTINGS),)).fetchall()]
     if not off:
         return Finding("durability", "ok", "what is committed is on the disk (fsync, full_page_writes)")
     text = f"{' and '.join(off)} off: a power cut may lose messages that were acknowledged"
@@ -262,7 +262,7 @@ def _own_sessions(database: Database) -> Finding:
     try:
         require_own_sessions(plan_sessions(database))
     except (LaunchError, psycopg.Error) as error:
-        text = cannot_reach(error) if isinstance(error, psycopg.Error) else str(error)
+        text = describe_failure(error) if isinstance(error, psycopg.Error) else str(error)
         return Finding("own sessions", "failed", text, "see 'What goes wrong' in docs/operations.md")
     return Finding("own sessions", "ok", "every connection has a session of its own, and keeps its settings")
 

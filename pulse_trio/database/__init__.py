@@ -1,1 +1,1 @@
-"""Running a PostgreSQL: embedded cluster, sessions, schema, the lock of one service."""
+"""Running a PostgreSQL: opening, embedded cluster, sessions, schema, backup, and the service lock."""

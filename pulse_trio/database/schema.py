@@ -1,4 +1,4 @@
-"""The schema of the database: brings it up to date, or says why it cannot; and the epoch of what is in it."""
+"""The database's schema, which `migrate` brings up to date, and the epoch of the history in it."""
 
 import secrets
 from collections.abc import Callable
@@ -8,16 +8,15 @@ from typing import Final
 
 import psycopg
 
-from pulse_trio.database.sessions import noticing, open_session
+from pulse_trio.database.sessions import open_session, with_keepalives
 from pulse_trio.errors import LaunchError
 
-# Keys of PostgreSQL's advisory locks, which are one number space a database: "pulse" and what for.
+# Keys of PostgreSQL's advisory locks, which share one number space per database: "pulse" in ASCII, then a purpose.
 MIGRATION_LOCK: Final = 0x70756C7365_01
 SERVICE_LOCK: Final = 0x70756C7365_02
 
-# Which server, on which timeline, which database of it; null on a standby, which may become the next primary on a
-# timeline of its own without ending a session. Not pg_control_checkpoint(): it has the old timeline for some time after
-# a promotion.
+# System identifier, timeline and database oid, such as '7412…/1/16384'. Null on a standby, because a promotion to a new
+# timeline ends no session. pg_control_checkpoint() would report the old timeline for a while after a promotion.
 SERVER: Final = """
     SELECT CASE WHEN NOT pg_is_in_recovery() THEN concat_ws(
         '/', system_identifier, ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int, oid
@@ -32,8 +31,7 @@ ESTABLISH_EPOCH: Final = f"""
     RETURNING server, epoch
 """  # noqa: S608  # our own text
 
-
-_TELL_AFTER: Final = 3.0  # seconds of waiting for another process that migrates, before a line names it
+_REPORT_AFTER: Final = 3.0  # seconds of waiting for another migrating session before it is reported
 _SETTINGS: Final = """
     SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)
 """
@@ -41,14 +39,23 @@ _SETTINGS: Final = """
 
 @dataclass(frozen=True)
 class History:
-    """Where the history is, as `SERVER` tells it, and the epoch that it has there."""
+    """The identity of the history in a database.
+
+    Example: a service runs with epoch "a1" on server "7412/1/16384". A standby is promoted, so the server becomes
+    "7412/2/16384", and the history gets epoch "b2". The standby may lack the last commits of the old primary: a client
+    that resumes with epoch "a1" is told to reload.
+
+    Attributes:
+        server: the value of `SERVER`: cluster, timeline and database.
+        epoch: changes when acknowledged messages may be gone.
+    """
 
     server: str
     epoch: str
 
 
 def holder_of(key: int) -> str:
-    """A query for who has an advisory lock of this database: its session's pid, application and address in one text."""
+    """Returns a query for the holder of an advisory lock of this database: pid, application and address in one text."""
     return f"""
         SELECT concat_ws(', ', 'pid ' || pid, nullif(application_name, ''), host(client_addr))
         FROM pg_locks JOIN pg_stat_activity USING (pid)
@@ -59,7 +66,7 @@ def holder_of(key: int) -> str:
 
 
 def new_epoch() -> str:
-    """An epoch that no history had before."""
+    """Returns a random epoch, 16 hexadecimal digits."""
     return secrets.token_hex(8)
 
 
@@ -73,31 +80,31 @@ def _scripts() -> Path:
 
 
 def revisions(scripts: Path) -> list[str]:
-    """The revisions of this version's schema, the newest last: each is what the name of its file begins with."""
+    """Lists the revisions of this version's schema, the newest last: the leading digits of the files' names."""
     return sorted(file.name.partition("_")[0] for file in (scripts / "versions").glob("[0-9]*_*.py"))
 
 
 def migrate(
-    conninfo: str, *, wait: float = 60.0, tell: Callable[[str], None] = lambda _: None
+    conninfo: str, *, wait: float = 60.0, on_wait: Callable[[str], None] = lambda _: None
 ) -> tuple[str | None, str]:
     """Brings the database up to this version's schema, one process at a time.
 
     Returns the revision before and after.
 
     Args:
-        conninfo: which database.
-        wait: seconds to wait for another process that migrates, and for each lock that the migration needs.
-        tell: called once with a line for a person, when the wait for another process takes long.
+        conninfo: libpq connection string.
+        wait: seconds to wait for another migrating process, and for each lock of the migration.
+        on_wait: called once with a line for a person if another process makes it wait.
 
     Raises:
-        LaunchError: the database has a newer schema, a migration failed, or waited for too long; nothing was changed.
-        psycopg.Error: it cannot be reached.
+        LaunchError: the database has a newer schema, a migration failed, or waited too long; nothing was changed.
+        psycopg.Error: the database cannot be reached.
     """
     scripts = _scripts()
     known = revisions(scripts)
     head = known[-1]
-    with open_session(noticing(conninfo), autocommit=False) as guard:
-        _lock_migrations(guard, wait, tell)
+    with open_session(with_keepalives(conninfo), autocommit=False) as guard:
+        _lock_migrations(guard, wait, on_wait)
         before = _revision(guard)
         if before is not None and before not in known:
             raise LaunchError(
@@ -105,24 +112,24 @@ def migrate(
                 "run the version of pulse-trio that made it, or a later one"
             )
         if before != head:
-            # Alembic and what it needs take half a second and 20 MB: only where there is something to do.
+            # Importing Alembic and SQLAlchemy takes half a second and 20 MB, so only if there is something to do.
             from pulse_trio.database.upgrade import upgrade
 
             upgrade(conninfo, scripts, wait)
     return before, head
 
 
-def _lock_migrations(guard: psycopg.Connection, wait: float, tell: Callable[[str], None]) -> None:
-    """Takes the lock of migrations until the end of the transaction, and so of this process, however it ends.
+def _lock_migrations(guard: psycopg.Connection, wait: float, on_wait: Callable[[str], None]) -> None:
+    """Takes the migration lock until the end of the transaction, so that it never outlives this process.
 
-    A lock of the session would outlive both behind a pooler, which keeps the session for others.
+    A session-level lock would, behind a pooler that keeps the session for others.
     """
     guard.execute(_SETTINGS)
-    if _try_lock_migrations(guard, min(wait, _TELL_AFTER)):
+    if _try_lock_migrations(guard, min(wait, _REPORT_AFTER)):
         return
-    if wait > _TELL_AFTER:
-        tell(f"waiting for another session that migrates the database ({_migrating(guard)})")
-        if _try_lock_migrations(guard, wait - _TELL_AFTER):
+    if wait > _REPORT_AFTER:
+        on_wait(f"waiting for another session that migrates the database ({_migrating(guard)})")
+        if _try_lock_migrations(guard, wait - _REPORT_AFTER):
             return
     raise LaunchError(
         f"another session has been migrating the database for more than {wait:g} seconds ({_migrating(guard)}): wait "
@@ -142,23 +149,23 @@ def _try_lock_migrations(guard: psycopg.Connection, seconds: float) -> bool:
 
 def _migrating(guard: psycopg.Connection) -> str:
     row = guard.execute(holder_of(MIGRATION_LOCK)).fetchone()
-    return "it has gone meanwhile" if row is None else str(row[0])
+    return "its session has ended" if row is None else str(row[0])
 
 
 def compare_revisions(conninfo: str) -> tuple[str | None, str, bool]:
-    """The revision of the database, that of this version, and whether this version knows the database's.
+    """Returns the database's revision, this version's, and True if this version knows the database's.
 
     Raises:
-        psycopg.Error: it cannot be reached.
+        psycopg.Error: the database cannot be reached.
     """
     known = revisions(_scripts())
-    with open_session(noticing(conninfo)) as connection:
+    with open_session(with_keepalives(conninfo)) as connection:
         current = _revision(connection)
     return current, known[-1], current is None or current in known
 
 
 def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
-    """The revision of the schema that is there, as Alembic keeps it; None if there is none."""
+    """Reads the revision that Alembic has recorded; None for an empty database."""
     row = connection.execute("SELECT to_regclass('alembic_version') IS NOT NULL").fetchone()
     if row != (True,):
         return None
@@ -167,25 +174,25 @@ def _revision(connection: psycopg.Connection[tuple[object, ...]]) -> str | None:
 
 
 def establish_epoch(conninfo: str) -> str:
-    """The epoch of the history in this database; a new one if the database is not where it was before.
+    """Returns the epoch of the history in this database; a new one if the server is not the one seen last.
 
-    A dump restored elsewhere, a cluster recovered to an earlier time and a standby that was promoted have another
-    system identifier, timeline or database: clients that knew more than they do must load afresh.
+    A restored dump, a recovery to an earlier time and a promoted standby each have another system identifier, timeline
+    or database. Clients may know messages that are not there, so they must reload.
 
     Raises:
         psycopg.Error: the database cannot be reached.
     """
-    with open_session(noticing(conninfo), autocommit=False) as connection:
+    with open_session(with_keepalives(conninfo), autocommit=False) as connection:
         row = connection.execute(ESTABLISH_EPOCH, (new_epoch(),)).fetchone()
     assert row is not None
     return str(row[1])
 
 
 def renew_epoch(conninfo: str) -> None:
-    """Says that the history may have been rolled back in a way that the database cannot tell: files put back.
+    """Gives the history a new epoch, for a rollback that the database cannot detect: restored files.
 
     Raises:
         psycopg.Error: the database cannot be reached.
     """
-    with open_session(noticing(conninfo), autocommit=False) as connection:
+    with open_session(with_keepalives(conninfo), autocommit=False) as connection:
         connection.execute("UPDATE history SET epoch = %s", (new_epoch(),))

@@ -7,9 +7,10 @@ import psycopg
 import pytest
 import trio
 
+from pulse_trio.database.sessions import STORE_SETTINGS
 from pulse_trio.store.base import Store
 from pulse_trio.store.memory import MemoryStore
-from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore
+from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.trio_psycopg import Pool
 from tests.contract.people import People
 from tests.support.cluster import Cluster
@@ -25,11 +26,11 @@ async def _memory() -> AsyncIterator[Store]:
 @asynccontextmanager
 async def _postgres(conninfo: str) -> AsyncIterator[Store]:
     async with (
-        Pool(conninfo, autocommit=True, server_settings=SERVER_SETTINGS) as pool,
+        Pool(conninfo, autocommit=True, server_settings=STORE_SETTINGS) as pool,
         trio.open_nursery() as nursery,
     ):
         store = PostgresStore(pool)
-        await nursery.start(store.gathering.run)
+        await nursery.start(store.group_commit.run)
         yield store
         nursery.cancel_scope.cancel()
 

@@ -225,7 +225,7 @@ def test_its_postgres_dies_and_it_says_so_and_ends(launch: Start, data_dir: Path
     server = launch("--data-dir", str(data_dir), PULSE_LOG_FORMAT="json").wait_ready()
     os.kill(postmaster(data_dir), signal.SIGKILL)
     assert server.wait(20) == 1
-    reasons = [json.loads(line)["reason"] for line in server.output.splitlines() if '"the service stops"' in line]
+    reasons = [json.loads(line)["reason"] for line in server.output.splitlines() if '"service stops"' in line]
     assert len(reasons) == 1
     assert "PostgreSQL" in reasons[0]
     assert "postgres.log" in reasons[0]

@@ -132,7 +132,7 @@ async def test_the_database_cannot_be_reached_and_then_can(elsewhere: Namespace)
                 async with chatting(server) as (alice, conversation, chat):
                     database.cut()
                     await is_refused(alice, chat)
-                    while "closed the service lock's connection" not in server.output:  # noqa: ASYNC110  # no event in another process
+                    while "service lock connection lost" not in server.output:  # noqa: ASYNC110  # no event in another process
                         await trio.sleep(0.05)
                     database.mend()
                     await heals(alice, conversation, chat)

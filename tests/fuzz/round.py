@@ -25,7 +25,7 @@ from pulse_trio.store.base import (
     TooManyMembers,
     User,
 )
-from pulse_trio.store.postgres.gathering import StoreBusy
+from pulse_trio.store.postgres.group_commit import StoreBusy
 from tests.fuzz.oracle import Answers, Call, Oracle
 from tests.fuzz.stores import SlowStore, open_stores
 

@@ -9,12 +9,13 @@ import psycopg
 import trio
 from psycopg import AsyncTransaction
 
-from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore
+from pulse_trio.database.sessions import STORE_SETTINGS
+from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.trio_psycopg import Pool, TrioConnection
 
 CONNECTIONS: Final = 6  # of each store: fewer than its operations that are under way, so that they also wait for one
 # A deadlock is found before whoever is in it gives up waiting for the row.
-SETTINGS: Final = {**SERVER_SETTINGS, "deadlock_timeout": "100"}
+SETTINGS: Final = {**STORE_SETTINGS, "deadlock_timeout": "100"}
 PAUSES: Final = (0.0, 0.0, 0.0, 0.002, 0.01)  # seconds before and after a statement at most, one of them each time
 
 Pause = Callable[[], Awaitable[None]]
@@ -72,7 +73,7 @@ async def open_stores(conninfo: str, seed: int, count: int) -> AsyncIterator[lis
             store = SlowStore(await stack.enter_async_context(pool), random.Random(f"{seed}/store {number}"))
             stores.append(store)
         for store in stores:
-            await nursery.start(store.gathering.run)
+            await nursery.start(store.group_commit.run)
         yield stores
         nursery.cancel_scope.cancel()
 

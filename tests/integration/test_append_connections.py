@@ -10,11 +10,11 @@ import trio.testing
 
 from pulse_trio.app import postgres_store
 from pulse_trio.database.service_lock import ServiceLock
-from pulse_trio.database.sessions import Sessions
+from pulse_trio.database.sessions import STORE_SETTINGS, Sessions
 from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Revision, StoreUnavailable
-from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, SERVER_SETTINGS, PostgresStore
+from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
 from pulse_trio.trio_psycopg import PoolTimeout
 from tests.contract.people import People, seqs
 from tests.support.server import SECRET
@@ -35,8 +35,8 @@ async def open_store(conninfo: str, *, pool_max: int, pool_min: int = 0) -> Asyn
     lock = ServiceLock(conninfo)
     try:
         with trio.fail_after(LIMIT):
-            lock.establish()
-            sessions = Sessions(conninfo, {**SERVER_SETTINGS, "statement_timeout": "2000"})
+            lock.establish_history()
+            sessions = Sessions(conninfo, {**STORE_SETTINGS, "statement_timeout": "2000"})
             async with postgres_store(settings, sessions, lock, Metrics())() as store:
                 assert isinstance(store, PostgresStore)
                 yield store

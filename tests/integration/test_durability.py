@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pulse_trio.database.durability import commit_settings
-from pulse_trio.database.sessions import noticing, open_session
+from pulse_trio.database.sessions import open_session, with_keepalives
 from pulse_trio.errors import LaunchError
 from tests.support.cluster import Cluster
 
@@ -49,7 +49,7 @@ def durable(conninfo: str) -> dict[str, str]:
 
 def kept(conninfo: str, settings: dict[str, str], name: str) -> str:
     """A setting as a session of the service has it."""
-    with closing(open_session(noticing(conninfo, settings))) as connection:
+    with closing(open_session(with_keepalives(conninfo, settings))) as connection:
         row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
     assert row is not None
     return str(row[0])
@@ -116,6 +116,6 @@ def test_options_that_were_given_stay(lasting: Cluster, monkeypatch: pytest.Monk
     settings = durable(conninfo)
     assert kept(conninfo, settings, "work_mem") == "5MB"
     assert kept(conninfo, settings, "synchronous_commit") == "on"
-    sessions = noticing(conninfo, settings)
+    sessions = with_keepalives(conninfo, settings)
     assert "tcp_keepalives_idle" not in sessions.settings
     assert sessions.settings["tcp_keepalives_interval"] == "2"

@@ -628,8 +628,8 @@ def test_user_without_account_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "reason"),
     [
-        ("", "it said nothing"),
-        ("LOG:  starting\nFATAL:  the database system is starting up\n", "it said nothing"),
+        ("", "it logged no reason"),
+        ("LOG:  starting\nFATAL:  the database system is starting up\n", "it logged no reason"),
         (
             (
                 "FATAL:  could not write to file: No space left on device\n"

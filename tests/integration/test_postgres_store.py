@@ -14,6 +14,7 @@ import trio
 from psycopg.rows import scalar_row
 
 from pulse_trio.database.schema import migrate
+from pulse_trio.database.sessions import STORE_SETTINGS
 from pulse_trio.ids import IdSource
 from pulse_trio.store.base import (
     Conversation,
@@ -30,7 +31,7 @@ from pulse_trio.store.base import (
     User,
     page_range,
 )
-from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore, messages
+from pulse_trio.store.postgres import PostgresStore, messages
 from pulse_trio.trio_psycopg import Pool, TrioConnection
 from tests.contract.people import START, People, at, seqs
 from tests.support.cluster import Cluster
@@ -42,11 +43,11 @@ BIG = 20_000  # messages
 @asynccontextmanager
 async def open_store(conninfo: str, **options: Any) -> AsyncIterator[PostgresStore]:
     async with (
-        Pool(conninfo, autocommit=True, server_settings=SERVER_SETTINGS, **options) as pool,
+        Pool(conninfo, autocommit=True, server_settings=STORE_SETTINGS, **options) as pool,
         trio.open_nursery() as nursery,
     ):
         store = PostgresStore(pool)
-        await nursery.start(store.gathering.run)
+        await nursery.start(store.group_commit.run)
         yield store
         nursery.cancel_scope.cancel()
 

@@ -85,8 +85,8 @@ def test_the_files_of_the_migrations_are_named_for_their_order() -> None:
 def test_alembic_is_loaded_only_to_migrate(database: str) -> None:
     """It takes half a second and 30 MB."""
     program = f"""
-        import sys, pulse_trio.launch
-        pulse_trio.launch.migrate({database!r})
+        import sys, pulse_trio.database.schema
+        pulse_trio.database.schema.migrate({database!r})
         sys.exit(sorted({{"alembic", "sqlalchemy"}} & set(sys.modules)) or None)
     """
     done = subprocess.run(

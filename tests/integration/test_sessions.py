@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import trio
 
-from pulse_trio.database.sessions import noticing, require_own_sessions
+from pulse_trio.database.sessions import require_own_sessions, with_keepalives
 from pulse_trio.errors import LaunchError
 from tests.support.proxy import Proxy, open_proxy
 
@@ -13,7 +13,7 @@ SETTINGS = {"synchronous_commit": "on", "statement_timeout": "5000", "plan_cache
 
 
 async def check(proxy: Proxy) -> None:
-    await trio.to_thread.run_sync(partial(require_own_sessions, noticing(proxy.conninfo, SETTINGS)))
+    await trio.to_thread.run_sync(partial(require_own_sessions, with_keepalives(proxy.conninfo, SETTINGS)))
 
 
 async def test_sessions_of_a_direct_connection_are_taken(database: str) -> None:
@@ -26,7 +26,7 @@ async def test_a_setting_that_something_between_changes_is_named(database: str) 
     with trio.fail_after(30):
         async with open_proxy(database) as proxy:
             proxy.replace = (b"5000", b"0000")
-            with pytest.raises(LaunchError, match=r"do not keep their settings .statement_timeout.: .* directly"):
+            with pytest.raises(LaunchError, match=r"lose their settings .statement_timeout.: .* directly"):
                 await check(proxy)
 
 

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 import trio
 
+from pulse_trio.database.sessions import STORE_SETTINGS
 from pulse_trio.store.base import LISTED_MEMBERS, SHOWN_MEMBERS, Head, User
-from pulse_trio.store.postgres import SERVER_SETTINGS, PostgresStore
+from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.trio_psycopg import Pool
 from tests.contract.people import People
 from tests.support.cluster import Cluster
@@ -33,7 +34,7 @@ async def watched_store(conninfo: str, **options: Any) -> AsyncIterator[tuple[Po
     plans = Plans()
     with trio.fail_after(LIMIT):
         async with Pool(
-            conninfo, autocommit=True, server_settings=SERVER_SETTINGS, configure=plans.configure, **options
+            conninfo, autocommit=True, server_settings=STORE_SETTINGS, configure=plans.configure, **options
         ) as pool:
             yield PostgresStore(pool), plans
 

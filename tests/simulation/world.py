@@ -326,7 +326,7 @@ def deterministic(world: World) -> Iterator[None]:
         return _PASSWORDS[0]
 
     # What a run leaves behind must not be frozen: there are hundreds in a process.
-    collector, pulse_trio.app._spare_the_collector = pulse_trio.app._spare_the_collector, lambda: None
+    tune, pulse_trio.app.tune_garbage_collector = pulse_trio.app.tune_garbage_collector, lambda: None
     pulse_trio.app.Hub = hub  # type: ignore[misc,assignment]
     pulse_trio.app.Passwords = one_passwords  # type: ignore[misc,assignment]
     install(world.settings)
@@ -335,7 +335,7 @@ def deterministic(world: World) -> Iterator[None]:
     try:
         yield
     finally:
-        pulse_trio.app._spare_the_collector = collector
+        pulse_trio.app.tune_garbage_collector = tune
         pulse_trio.app.Hub = real_hub  # type: ignore[misc]
         pulse_trio.rooms.hub.USERS_A_TURN = users_a_turn  # type: ignore[misc]
         pulse_trio.app.Passwords = real_passwords  # type: ignore[misc]

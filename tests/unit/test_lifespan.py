@@ -83,10 +83,10 @@ class Lifespan:
 @pytest.mark.parametrize(
     ("errors", "events"),
     [
-        ([RuntimeError("a fault")], ["the service failed"]),
-        ([LaunchError("the database is gone")], ["the service stops"]),
-        ([LaunchError("the database is gone"), RuntimeError("a fault")], ["the service stops", "the service failed"]),
-        ([SystemExit(0)], ["the service failed"]),
+        ([RuntimeError("a fault")], ["service failed"]),
+        ([LaunchError("the database is gone")], ["service stops"]),
+        ([LaunchError("the database is gone"), RuntimeError("a fault")], ["service stops", "service failed"]),
+        ([SystemExit(0)], ["service failed"]),
     ],
     ids=["a fault", "a reason", "both", "an exit of a part"],
 )

@@ -1,23 +1,23 @@
 """The store in PostgreSQL: each statement next to the record that it fills.
 
-Values reach SQL as parameters only. Operations of one statement run in autocommit; the others in a
-transaction. Whatever can raise two writers against each other first locks the conversation's row.
+Values reach SQL as parameters only. Operations of one statement run in autocommit, all others in a transaction.
+Operations that may conflict with another writer lock the conversation's row first.
 """
 
 from pulse_trio.store.postgres.accounts import Accounts
-from pulse_trio.store.postgres.connected import SERVER_SETTINGS
 from pulse_trio.store.postgres.conversations import Conversations
+from pulse_trio.store.postgres.last_seen import LastSeen
 from pulse_trio.store.postgres.messages import MESSAGE_CONNECTIONS, Messages
-from pulse_trio.store.postgres.people import People
+from pulse_trio.store.postgres.read_positions import ReadPositions
 
-__all__ = ["MESSAGE_CONNECTIONS", "SERVER_SETTINGS", "PostgresStore"]
+__all__ = ["MESSAGE_CONNECTIONS", "PostgresStore"]
 
 
-class PostgresStore(Accounts, Conversations, People, Messages):
+class PostgresStore(Accounts, Conversations, ReadPositions, LastSeen, Messages):
     """A `Store` on a pool of connections, each in autocommit.
 
-    With a `message_pool` of `MESSAGE_CONNECTIONS` no other operation keeps messages, edits and deletions waiting.
+    With a `message_pool` of `MESSAGE_CONNECTIONS`, messages, edits and deletions never wait for other operations.
 
     Attributes:
-        gathering: while its `run` runs, what several rooms append at once shares a transaction.
+        group_commit: while its `run` runs, concurrent appends of several rooms share a transaction.
     """

@@ -9,15 +9,10 @@ import trio
 from psycopg import errors as pg
 
 from pulse_trio.store.base import Message, StoreRefused, StoreUnavailable
-from pulse_trio.store.postgres.gathering import StoreBusy
+from pulse_trio.store.postgres.group_commit import StoreBusy
 from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout, TrioConnection
 
-# Of every connection. Plans are made once, without looking at the values: each statement here finds its rows by
-# key, whatever they are, and planning took most of the time of a small one. Whoever waits for a row that somebody
-# else has locked gives up before the statement's own timeout, so that it is not taken for a database that hangs.
-SERVER_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "lock_timeout": "1000"}
-
-# The columns of a `Message`, of a message `m` and its sender `u`.
+# The columns of a `Message`, from a message `m` and its sender `u`.
 MESSAGE: Final = """
     m.id, m.conversation_id, m.sender_id, u.username, m.content, m.is_edited, m.is_deleted,
     m.created_at, m.updated_at, m.seq, m.rev, m.client_id

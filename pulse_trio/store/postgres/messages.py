@@ -21,7 +21,7 @@ from pulse_trio.store.base import (
     page_range,
 )
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
-from pulse_trio.store.postgres.gathering import APPENDS, Gathering, StoreBusy
+from pulse_trio.store.postgres.group_commit import APPENDS, GroupCommit, StoreBusy
 from pulse_trio.trio_psycopg import Pool
 
 # One statement, one round trip, one commit for a batch. `fresh` leaves out what is stored already and
@@ -162,7 +162,7 @@ class Messages(Connected):
         super().__init__(pool, epoch)
         self._message_pool = message_pool or pool
         self._revisions = trio.Semaphore(REVISIONS)
-        self.gathering = Gathering(partial(self._append, self._message_pool), partial(self._append, pool))
+        self.group_commit = GroupCommit(partial(self._append, self._message_pool), partial(self._append, pool))
 
     async def head(self, conversation_id: UUID) -> Head:
         row = await self.one(
@@ -173,7 +173,7 @@ class Messages(Connected):
         return Head(*row)
 
     async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
-        return await self.gathering.append(batch)
+        return await self.group_commit.append(batch)
 
     async def _append(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
         for _ in range(_APPEND_ATTEMPTS - 1):

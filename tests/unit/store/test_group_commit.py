@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pulse_trio.store.base import Message, NewMessage, StoreError, StoreRefused, StoreUnavailable
-from pulse_trio.store.postgres.gathering import APPENDS, LANES, STATEMENT_MESSAGES, Gathering, Rows, StoreBusy
+from pulse_trio.store.postgres.group_commit import APPENDS, LANES, STATEMENT_MESSAGES, GroupCommit, Rows, StoreBusy
 
 NOW = datetime(2026, 2, 4, tzinfo=UTC)
 AT_ONCE = APPENDS  # the lanes' statements, and that of who found none under way
@@ -63,8 +63,8 @@ class Statements:
 class Writers:
     """Rooms that append at the same time."""
 
-    def __init__(self, gathering: Gathering, nursery: trio.Nursery) -> None:
-        self.gathering = gathering
+    def __init__(self, gathering: GroupCommit, nursery: trio.Nursery) -> None:
+        self.group_commit = gathering
         self.nursery = nursery
         self.outcomes: dict[int, list[str] | StoreError] = {}
 
@@ -76,7 +76,7 @@ class Writers:
     async def _append(self, room: int, count: int, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                rows = await self.gathering.append([new(room, number) for number in range(count)])
+                rows = await self.group_commit.append([new(room, number) for number in range(count)])
             except StoreError as error:
                 self.outcomes[room] = error
             else:
@@ -86,7 +86,7 @@ class Writers:
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Statements, Writers]]:
     statements = Statements()
-    gathering = Gathering(statements.append, statements.append_apart)
+    gathering = GroupCommit(statements.append, statements.append_apart)
     async with trio.open_nursery() as nursery:
         await nursery.start(gathering.run)
         yield statements, Writers(gathering, nursery)
@@ -253,7 +253,7 @@ async def test_rooms_that_are_set_apart_take_no_place_of_the_others(autojump_clo
 
 async def test_when_the_lanes_end_nobody_waits_for_ever(autojump_clock: MockClock) -> None:
     statements = Statements()
-    gathering = Gathering(statements.append, statements.append_apart)
+    gathering = GroupCommit(statements.append, statements.append_apart)
     async with trio.open_nursery() as nursery:
         writers = Writers(gathering, nursery)
         async with trio.open_nursery() as lanes:
@@ -272,7 +272,7 @@ async def test_when_the_lanes_end_nobody_waits_for_ever(autojump_clock: MockCloc
 
 async def test_who_waits_for_the_next_statement_of_a_lane_is_told_when_the_lanes_end(autojump_clock: MockClock) -> None:
     statements = Statements()
-    gathering = Gathering(statements.append, statements.append_apart)
+    gathering = GroupCommit(statements.append, statements.append_apart)
     lanes = trio.CancelScope()
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:

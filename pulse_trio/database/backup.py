@@ -1,7 +1,7 @@
-"""Backups: PostgreSQL's own pg_dump and pg_restore, on any of our databases.
+"""Backup and restore with PostgreSQL's own pg_dump and pg_restore.
 
-A dump is one moment of the history, taken while the service goes on. PostgreSQL promises that it can be restored into a
-server of the same major version as the programs, or a newer one: so they are those of the server's version.
+A dump is a snapshot, taken while the service runs. PostgreSQL guarantees that it can be restored into a server of the
+programs' major version or a newer one, so the programs used are those of the server's version.
 """
 
 import os
@@ -17,17 +17,18 @@ from typing import Final
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio.database.embedded import EmbeddedError, find_binaries
+from pulse_trio.database.opening import Database, migrate_database
 from pulse_trio.database.schema import establish_epoch, renew_epoch
 from pulse_trio.database.service_lock import ServiceLock
-from pulse_trio.database.sessions import noticing, open_session, require_own_sessions
+from pulse_trio.database.sessions import open_session, require_own_sessions, with_keepalives
 from pulse_trio.errors import LaunchError
-from pulse_trio.launch import Database, migrate_database
 
 SYSTEM_FOLDERS: Final = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")  # Debian's, Red Hat's
 
-# From this version on a server knows every setting that newer programs set in it (transaction_timeout is the last).
-_LENIENT_SERVER: Final = 17
-# One thing that is in the database already, in whatever schema; what an extension brought along is none.
+# From this version on a server knows every setting that newer programs write into a dump; the last one added is
+# transaction_timeout.
+_MIN_TOLERANT_SERVER: Final = 17
+# The name of one relation in any schema that is not an extension's.
 _OCCUPANT: Final = """
     SELECT min(relation.oid::regclass::text) FROM pg_class AS relation
     JOIN pg_namespace AS namespace ON namespace.oid = relnamespace
@@ -37,34 +38,34 @@ _OCCUPANT: Final = """
             WHERE classid = 'pg_class'::regclass AND objid = relation.oid AND deptype = 'e'
         )
 """
-_BEGINS_WITH: Final = b"PGDMP"  # a dump in PostgreSQL's custom format
+_MAGIC: Final = b"PGDMP"  # begins a dump in PostgreSQL's custom format
 _LISTED_TABLE: Final = re.compile(r"^\d+; \d+ \d+ TABLE \S+ (\S+) ", re.MULTILINE)
 _OUR_TABLES: Final = {"alembic_version", "history", "messages"}
 
 
 def dump(database: Database, file: Path) -> int:
-    """Writes a dump of the database to a file, whole or not at all; returns its size in bytes.
+    """Writes a dump of the database to a file, all or nothing; returns its size in bytes.
 
-    Only the owner may read the file: it holds every message, and the hashes of passwords.
+    Only the owner may read the file: it holds every message and all password hashes.
 
     Raises:
-        LaunchError: it cannot be made; one line for a person. What the file was before it still is.
+        LaunchError: the dump failed; one line for a person. A previous file is unchanged.
     """
     program = _find_program(database, "pg_dump")
-    require_own_sessions(noticing(database.conninfo), writes=False)
+    require_own_sessions(with_keepalives(database.conninfo), writes=False)
     try:
-        # A file of its own: of two dumps at once each is whole, and what is there already is not touched.
+        # A temporary file: concurrent dumps do not mix, and a previous file stays until the new one is complete.
         descriptor, name = tempfile.mkstemp(prefix=".pulse-", suffix=".part", dir=file.absolute().parent)
     except OSError as error:
         raise LaunchError(f"{file} cannot be written: {error.strerror}") from None
     draft = Path(name)
     try:
-        # By name, not to its standard output: only then the dump says where its parts begin, and one that was cut
-        # short is noticed.
+        # Into a file, not to standard output: pg_dump then records the offsets of its parts, so that pg_restore detects
+        # a truncated dump.
         options = ["--format=custom", "--no-owner", "--no-privileges", f"--file={draft}"]
         _run(program, options, database)
-        if os.pread(descriptor, len(_BEGINS_WITH), 0) != _BEGINS_WITH:
-            raise LaunchError(f"{program} ended without an error, and wrote no dump")
+        if os.pread(descriptor, len(_MAGIC), 0) != _MAGIC:
+            raise LaunchError(f"{program} ended without an error but wrote no dump")
         os.fsync(descriptor)
         size = os.fstat(descriptor).st_size
         draft.rename(file)
@@ -77,19 +78,19 @@ def dump(database: Database, file: Path) -> int:
 
 
 def restore(database: Database, file: Path) -> None:
-    """Puts a dump into the database, which must be empty, and gives the history a new epoch.
+    """Restores a dump into an empty database, all or nothing, and gives the history a new epoch.
 
-    All of it happens, or nothing. Clients that knew the history load it afresh.
+    Clients that know the old history reload it.
 
     Raises:
-        LaunchError: it cannot be done; one line for a person.
+        LaunchError: the restore failed; one line for a person.
     """
     program = _find_program(database, "pg_restore")
-    require_own_sessions(noticing(database.conninfo))  # neither the lock nor what the program sets holds in others
+    require_own_sessions(with_keepalives(database.conninfo))  # shared ones would break the lock and the restore
     _require_ours(program, file)
-    lock = ServiceLock(database.conninfo)  # no service may start on what is half there
+    lock = ServiceLock(database.conninfo)  # keeps a service from starting on a half-restored database
     try:
-        with open_session(noticing(database.conninfo)) as connection:
+        with open_session(with_keepalives(database.conninfo)) as connection:
             (occupant,) = connection.execute(_OCCUPANT).fetchall()[0]
         if occupant is not None:
             raise LaunchError(
@@ -106,7 +107,7 @@ def restore(database: Database, file: Path) -> None:
 
 
 def _require_ours(program: Path, file: Path) -> None:
-    """Makes sure that a file is a dump of this service's history, before anything is restored.
+    """Checks that a file is a dump of this service's database, before anything is restored.
 
     Raises:
         LaunchError: it is not.
@@ -117,17 +118,17 @@ def _require_ours(program: Path, file: Path) -> None:
 
 
 def _find_program(database: Database, name: str) -> Path:
-    """The path of a program of PostgreSQL that fits the database's server.
+    """Finds a program of PostgreSQL that fits the version of the database's server.
 
     Raises:
-        LaunchError: there is none; says which one is needed, and where others are.
+        LaunchError: there is none; names the version needed and the programs found.
         psycopg.Error: the database cannot be reached.
     """
-    with open_session(noticing(database.conninfo)) as connection:
+    with open_session(with_keepalives(database.conninfo)) as connection:
         server = connection.info.server_version // 10_000
     found = {path: major for path in _candidates(database, name, server) if (major := _major(path)) is not None}
     fitting = [path for path, major in found.items() if major == server]
-    if server >= _LENIENT_SERVER:
+    if server >= _MIN_TOLERANT_SERVER:
         fitting += [path for path, major in found.items() if major > server]
     if fitting:
         return fitting[0]
@@ -139,22 +140,22 @@ def _find_program(database: Database, name: str) -> Path:
 
 
 def _candidates(database: Database, name: str, server: int) -> Iterator[Path]:
-    """Lists the paths the program may have: in PULSE_POSTGRES_BIN alone, or the system's and the package's folders."""
+    """Lists possible paths of a program: in PULSE_POSTGRES_BIN only, or in the system's and the package's folders."""
     chosen = database.settings.postgres_bin
     if chosen is not None:
         yield chosen / name
         return
-    if database.settings.database_url is not None:  # the system's know TLS, unlike the package's
+    if database.settings.database_url is not None:  # the system's support TLS, unlike the package's
         yield from (Path(folder.format(major=server)) / name for folder in SYSTEM_FOLDERS)
         on_path = shutil.which(name)
         if on_path is not None:
             yield Path(on_path)
-    with suppress(EmbeddedError):  # the package is not there for every platform
+    with suppress(EmbeddedError):  # the package does not exist for every platform
         yield find_binaries() / name
 
 
 def _major(program: Path) -> int | None:
-    """The major version of a program of PostgreSQL; None if it cannot be run."""
+    """Returns the major version of a program of PostgreSQL; None if it cannot be executed."""
     try:
         done = subprocess.run(  # noqa: S603  # PostgreSQL's own program
             [str(program), "--version"],
@@ -171,14 +172,18 @@ def _major(program: Path) -> int | None:
 
 
 def _run(program: Path, options: Sequence[str], database: Database | None = None) -> str:
-    """Runs a program of PostgreSQL, on a database if one is given; returns what it says."""
+    """Runs a program of PostgreSQL, on a database if one is given; returns its standard output.
+
+    Raises:
+        LaunchError: it failed; one line for a person.
+    """
     target: list[str] = []
     password = None
     if database is not None:
         params = {name: str(value) for name, value in conninfo_to_dict(database.conninfo).items()}
         password = params.pop("password", None)
         target = [f"--dbname={make_conninfo('', **params)}", "--no-password"]
-    # Everybody on the machine may read the arguments of a program, and nobody else its environment.
+    # Every account can read a program's arguments, but only its own account can read its environment.
     environment = os.environ if password is None else {**os.environ, "PGPASSWORD": password}
     try:
         done = subprocess.run(  # noqa: S603  # PostgreSQL's own program

@@ -44,7 +44,7 @@ class _Parcel:
         self.outcome: Rows | StoreError | None = None  # None, when done: append them alone
 
 
-class Gathering:
+class GroupCommit:
     """Appends through lanes while `run` runs, and directly when it does not.
 
     Args:
