@@ -36,7 +36,8 @@ from pulse_trio.edge.rest import api
 from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import AppParts, Services, set_app_parts, set_failed, set_services
 from pulse_trio.edge.websocket.routes import sockets
-from pulse_trio.errors import LaunchError, leaves
+from pulse_trio.errors import LaunchError
+from pulse_trio.exception_groups import flatten_group
 from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import FrameReader
@@ -311,7 +312,7 @@ def _log_failures(failures: BaseException) -> None:
     """Logs one line for each LaunchError, and a traceback for all other errors."""
     group = failures if isinstance(failures, BaseExceptionGroup) else BaseExceptionGroup("", [failures])
     known, others = group.split(LaunchError)
-    for error in [] if known is None else leaves(known):
+    for error in [] if known is None else flatten_group(known):
         log.critical("service stops", reason=str(error))
     if others is not None:
         log.critical("service failed", exc_info=others)

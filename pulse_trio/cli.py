@@ -27,7 +27,8 @@ from pulse_trio.database.schema import establish_epoch, renew_epoch
 from pulse_trio.database.sessions import with_keepalives
 from pulse_trio.doctor import examine
 from pulse_trio.edge import server
-from pulse_trio.errors import LaunchError, PulseError, leaves
+from pulse_trio.errors import LaunchError, PulseError
+from pulse_trio.exception_groups import flatten_group
 from pulse_trio.ids import IdSource
 from pulse_trio.launch import open_app
 from pulse_trio.settings import Settings
@@ -241,7 +242,7 @@ def _errors_as_one_line() -> Iterator[None]:
         known, others = group.split((LaunchError, PulseError, StoreError, psycopg.Error))
         if others is not None or known is None:
             raise
-        raise exit_with(LaunchError(str(leaves(known)[0]))) from None
+        raise exit_with(LaunchError(str(flatten_group(known)[0]))) from None
     except (LaunchError, PulseError, StoreError, psycopg.Error) as error:
         raise exit_with(LaunchError(str(error))) from None
 

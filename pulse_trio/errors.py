@@ -85,11 +85,3 @@ def too_many(what: str, seconds: float) -> PulseError:
 
 class LaunchError(Exception):
     """The service cannot start, or go on: one line that says what is wrong and what to do about it."""
-
-
-def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The errors in a group and in the groups inside it."""
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found

@@ -18,7 +18,7 @@ from pulse_trio.client import (
     ProtocolError,
     Refused,
 )
-from pulse_trio.errors import leaves
+from pulse_trio.exception_groups import flatten_group
 from pulse_trio.terminal.streams import LineTooLong
 from pulse_trio.terminal.text import safe
 
@@ -75,7 +75,7 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     except (BaseExceptionGroup, ClientError, Stop, LineTooLong, BrokenPipeError) as error:
-        found = leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        found = flatten_group(error) if isinstance(error, BaseExceptionGroup) else [error]
         known = [leaf for leaf in found if isinstance(leaf, ClientError | Stop | LineTooLong | BrokenPipeError)]
         if len(known) < len(found):
             raise

@@ -11,7 +11,7 @@ import trio
 from psycopg.conninfo import make_conninfo
 from wsproto.utilities import LocalProtocolError
 
-from pulse_trio.errors import leaves
+from pulse_trio.exception_groups import flatten_group
 from tests.faults.test_stalls import IMPATIENT, chatting, heals, is_refused
 from tests.support.client import Chat, Person
 from tests.support.cluster import Cluster
@@ -55,7 +55,7 @@ async def connected(conversation: str, *people: Person) -> AsyncIterator[list[Ch
         async with connect_in_order(conversation, *people) as chats:
             yield chats
     except* LocalProtocolError as group:  # trio-websocket answers a ping that comes while it is closing
-        if not all("LOCAL_CLOSING" in str(error) for error in leaves(group)):
+        if not all("LOCAL_CLOSING" in str(error) for error in flatten_group(group)):
             raise
 
 

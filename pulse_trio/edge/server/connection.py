@@ -54,7 +54,8 @@ from pulse_trio.edge.server.gate import (
 from pulse_trio.edge.server.outlet import ConnectionEnded, StreamOutlet, set_outlet
 from pulse_trio.edge.server.worker import draining_worker
 from pulse_trio.edge.tracing import begin_connection
-from pulse_trio.errors import ErrorCode, PulseError, leaves
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.exception_groups import flatten_group
 from pulse_trio.protocol import CloseCode
 from pulse_trio.settings import Settings
 
@@ -176,7 +177,7 @@ class GuardedServer(TCPServer):
                 # The client may have gone before: what was set up for it is taken down.
                 await self._carry_on()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
         except* Exception as group:
-            log.warning("a connection failed", errors=[repr(error) for error in leaves(group)])
+            log.warning("a connection failed", errors=[repr(error) for error in flatten_group(group)])
         finally:
             self.place.leave()
 
