@@ -1,10 +1,11 @@
 """Blocks of code in documents: none is passed over."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from tests.support.blocks import Block, blocks, programs
+from tests.support.blocks import Block, blocks, programs, uncommented
 
 
 def read(folder: Path, text: str) -> list[Block]:
@@ -80,3 +81,10 @@ def test_there_must_be_something_to_continue(tmp_path: Path, before: str) -> Non
     found = read(tmp_path, before + fenced("sh", "<!-- test: continues -->"))
     with pytest.raises(ValueError, match="nothing to continue"):
         programs(found)
+
+
+def test_comments_of_json_are_removed_and_strings_kept() -> None:
+    text = '{\n  "url": "http://a",  // an address\n  "quote": "\\"//"  // "in" a comment\n}\n// the end'
+    assert json.loads(uncommented(text)) == {"url": "http://a", "quote": '"//'}
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(uncommented('{"a": 1 / 2}'))

@@ -12,6 +12,7 @@ from pulse_trio import protocol
 from pulse_trio.errors import ErrorCode
 from pulse_trio.protocol import FRAME_ERRORS, CloseCode, FrameReader
 from pulse_trio.settings import Settings
+from tests.support.blocks import uncommented
 
 ROOT = Path(__file__).parent.parent.parent
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
@@ -80,7 +81,8 @@ def examples(section: str) -> list[dict[str, object]]:
     """The frames shown in a section of the protocol document."""
     start = PROTOCOL.index(f"## {section}")
     end = PROTOCOL.index("\n## ", start + 1)
-    return [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PROTOCOL[start:end], re.DOTALL)]
+    texts = re.findall(r"```jsonc\n(.*?)```", PROTOCOL[start:end], re.DOTALL)
+    return [json.loads(uncommented(text)) for text in texts]
 
 
 def test_the_clients_frames_of_the_document_are_those_of_the_code() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.blocks import DOCUMENTS, ROOT, Block, blocks, programs
+from tests.support.blocks import DOCUMENTS, JSON, ROOT, Block, blocks, programs, uncommented
 from tests.support.client import Person
 from tests.support.programs import Running, node, running
 from tests.support.server import SECRET, Server, environment
@@ -102,9 +102,9 @@ async def follow(run: Running, program: list[Block]) -> None:
         assert await run.wait_end() == 0, run.lines
 
 
-@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "json"], ids=by_place)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language in JSON], ids=by_place)
 def test_json_is_json(block: Block) -> None:
-    json.loads(block.text)
+    json.loads(uncommented(block.text) if block.language == "jsonc" else block.text)
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.how == "in"], ids=by_place)

@@ -28,9 +28,12 @@ ROOT: Final = Path(__file__).parent.parent.parent
 DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 RUN: Final = ("sh", "python", "javascript")
-PLAIN: Final = ("text", "json")
-"""No comment needed: pictures and answers, and JSON, which is always read."""
+JSON: Final = ("json", "jsonc")
+"""Read by a test in any case; `jsonc` is JSON with comments."""
+PLAIN: Final = ("text", *JSON, "mermaid")
+"""No comment needed: drawings, answers and JSON."""
 
+_JSON_TEXT: Final = re.compile(r'("(?:[^"\\]|\\.)*")|//[^\n]*')
 _COMMENT: Final = re.compile(r"<!-- test: (.*?)\s*-->", re.DOTALL)
 _HEAD: Final = re.compile(r"server|alone|continues|in (?P<test>tests/\S+\.py)|none, because (?P<reason>\S.*)")
 
@@ -127,6 +130,11 @@ def blocks(document: Path, root: Path = ROOT) -> Iterator[Block]:
             raise ValueError(f"{name}: no block follows: {comment}")
     if comment is not None:
         raise ValueError(f"{name}: no block follows: {comment}")
+
+
+def uncommented(text: str) -> str:
+    """Returns JSON without its `//` comments; those inside a string are text."""
+    return _JSON_TEXT.sub(lambda found: found[1] or "", text)
 
 
 def programs(all_blocks: list[Block]) -> list[list[Block]]:
