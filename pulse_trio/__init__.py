@@ -9,4 +9,4 @@ Beside them:           program > terminal > client > protocol: what users run; i
 knows Hypercorn's inner classes. `docs/architecture.md` has the tour.
 """
 
-__version__ = "0.1.1"
+__version__ = "0.2.0"
