@@ -45,7 +45,7 @@ from pulse_trio.store.base import (
     Message,
     NewMessage,
     NotAMember,
-    ReadStanding,
+    ReadState,
     Revision,
     Store,
     StoreUnavailable,
@@ -424,7 +424,7 @@ class Hub:
         """
         await self._read_positions.ask(subscription, seq)
 
-    async def mark_read(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadStanding:
+    async def mark_read(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadState:
         """The same for who need not be connected; see `ReadPositions.mark`."""
         return await self._read_positions.mark(conversation_id, user_id, seq)
 

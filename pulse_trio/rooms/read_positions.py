@@ -21,7 +21,7 @@ from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import not_a_member
-from pulse_trio.store.base import NotAMember, ReadMark, ReadStanding, Store, StoreUnavailable
+from pulse_trio.store.base import NotAMember, ReadMark, ReadState, Store, StoreUnavailable
 
 GATHER: Final = 0.2  # seconds that marks are gathered: nobody sees the difference, and a crowd is one statement
 BATCH: Final = 1_000  # most marks of one statement; beyond it a batch gains nothing
@@ -120,7 +120,7 @@ class ReadPositions:
         else:  # closed meanwhile: what it still sends is not taken
             subscription.connection.capacity.release()
 
-    async def mark(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadStanding:
+    async def mark(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadState:
         """Stores a mark at once, for somebody who need not be connected; where they then stand.
 
         Raises:
@@ -162,7 +162,7 @@ class ReadPositions:
         """Stores what has gathered, or as much as goes into a statement; False: it must be tried again."""
         keys = list(self._asked)[:BATCH]
         batch = self._storing = {key: self._asked.pop(key) for key in keys}
-        standings: list[ReadStanding | None] | None = None
+        standings: list[ReadState | None] | None = None
         try:
             with trio.fail_after(self._timeout):
                 marks = [ReadMark(key[0], key[1], asked.seq) for key, asked in batch.items()]
@@ -179,7 +179,7 @@ class ReadPositions:
         self._rest()
         return is_whole
 
-    def _sort_out(self, batch: dict[_Key, _Asked], standings: list[ReadStanding | None] | None) -> bool:
+    def _sort_out(self, batch: dict[_Key, _Asked], standings: list[ReadState | None] | None) -> bool:
         """Tells what moved, refuses what cannot be, and keeps the rest for another time, if it may wait so long."""
         moved: dict[UUID, dict[UUID, int]] = {}
         is_whole = True

@@ -1,1 +1,1 @@
-"""Where accounts, conversations and messages are kept: the contract and what fulfils it."""
+"""Accounts, conversations and messages: the contract (`base`), in memory (`memory`), in PostgreSQL (`postgres`)."""

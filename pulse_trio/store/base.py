@@ -1,8 +1,23 @@
-"""The contract of a store: its records, its errors, its operations and what is atomic.
+"""The contract of a store: records, errors, operations and their atomicity.
 
-Every operation is atomic: it happens whole or not at all. Every operation may raise
-`StoreUnavailable`; then a write may or may not have happened, which is why `append` may be repeated
-with the same ids. Cancelled: as with `StoreUnavailable`.
+Every operation is atomic: all of it happens, or nothing. Every operation may raise `StoreUnavailable`; a write may then
+have happened or not. `append` and `revise` may be repeated with the same ids. Cancelled: like `StoreUnavailable`.
+
+Numbers of a conversation, by an example. Alice posts "a" and "b", then edits "a", then Bob joins:
+
+    change         seq  rev  last_seq  last_rev  members_version
+    "a" posted      1    1       1         1            0
+    "b" posted      2    2       2         2            0
+    "a" edited      1    3       2         3            0
+    Bob is added    -    -       2         3            1
+
+`seq` is a message's position in the history and never changes (IMAP: UID). `rev` numbers the changes of messages; an
+edit or a deletion gives its message a new one (IMAP: MODSEQ, RFC 7162). A client that resumes after rev 2 gets "a"
+once, in its current state. Both count without gaps. `members_version` orders answers about members: the higher one is
+the later one, whichever arrived first. All three rise under the lock of the conversation's row.
+
+The `epoch` says which history the numbers belong to. A backup restored with last_rev 2 gives rev 3 to another change: a
+client that knows rev 3 of the old epoch must reload, not resume.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,33 +26,33 @@ from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID
 
-# Members that a conversation carries. In a list they are enough for a one-to-one, and for a client to name a group
-# without a name; 200 groups have 2,000 members then, and not a million.
+# Members included in each conversation of a list: enough for a one-to-one, and for a title of an unnamed group. A list
+# of 200 groups then has 2,000 members, not a million.
 LISTED_MEMBERS: Final = 10
-SHOWN_MEMBERS: Final = 100  # of one conversation: most groups are no larger, and need no further request
+SHOWN_MEMBERS: Final = 100  # included in a single conversation: most groups are no larger and need no second request
 
 
 class StoreError(Exception):
-    """The store could not do what it was asked."""
+    """An operation of the store failed."""
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot be reached or does not answer; the same call may succeed later."""
+    """The store cannot be reached or does not answer; a retry may succeed."""
 
 
 class StoreRefused(StoreError):
-    """The store will never take this; trying again is of no use."""
+    """The store can never accept this value; a retry fails as well."""
 
 
 class UsernameTaken(StoreError):
-    """Another user has this name, or one that differs only in case or form."""
+    """Another user has this name, or one that differs only in case or Unicode form."""
 
 
 class UnknownUsers(StoreError):
-    """Some of the users named do not exist.
+    """Some of the given users do not exist.
 
     Args:
-        ids: those that do not, in the order given.
+        ids: the unknown ones, in the given order.
     """
 
     def __init__(self, ids: Sequence[UUID]) -> None:
@@ -46,15 +61,15 @@ class UnknownUsers(StoreError):
 
 
 class TooManyMembers(StoreError):
-    """The group would have more members than the limit given."""
+    """The group would exceed the given limit of members."""
 
 
 class NotAMember(StoreError):
-    """The conversation does not exist, or this user is not in it; the store does not say which."""
+    """The conversation does not exist, or the user is not a member; the store does not reveal which."""
 
 
 class NotAGroup(StoreError):
-    """A one-to-one conversation keeps its two members and its name."""
+    """The members and the name of a one-to-one conversation cannot change."""
 
 
 class OwnerOnly(StoreError):
@@ -66,12 +81,12 @@ class NoSuchMessage(StoreError):
 
 
 class NotYourMessage(StoreError):
-    """Only its sender may edit a message; only its sender and the conversation's owner may delete it."""
+    """Only the sender may edit a message; only the sender and the conversation's owner may delete it."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person. `username` is as they wrote it."""
+    """A person. `username` is in the spelling of its registration."""
 
     id: UUID
     username: str
@@ -79,7 +94,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A user with what is needed to let them in. Users of an identity provider have no password."""
+    """A user with the hash of their password; None for a user of an identity provider."""
 
     user: User
     password_hash: str | None
@@ -87,7 +102,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message to be stored. The id is made before the insert, which makes a retry harmless."""
+    """A message to store. Its id is made by the caller, so that a retry is harmless."""
 
     id: UUID
     conversation_id: UUID
@@ -99,7 +114,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A change of a message: new content, or None for its deletion. The id makes a retry harmless."""
+    """An edit of a message, or with content None its deletion. Its id makes a retry harmless."""
 
     id: UUID
     conversation_id: UUID
@@ -111,9 +126,12 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message. `seq`: where it stands, 1, 2, 3 … ; `rev`: its latest change.
+    """A stored message in its current state. A deleted one is a tombstone with empty content.
 
-    A deleted one is a tombstone: its content is empty.
+    Attributes:
+        seq: position in the conversation: 1, 2, 3 …
+        rev: number of its latest change.
+        client_id: the sender's own id for it, if any; makes a resend harmless.
     """
 
     id: UUID
@@ -132,11 +150,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of a conversation: the highest seq and rev given out, and the version of its members.
-
-    `members_version` rises with every change of the members. Of two looks at a conversation the one with the higher
-    version is the later one, whichever answer came first.
-    """
+    """The highest seq and rev of a conversation, and the version of its members; see the module for an example."""
 
     last_seq: int
     last_rev: int
@@ -145,7 +159,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """The members of a conversation in the order they came, as of a version; see `Head`."""
+    """The members of a conversation in the order they joined, as of `version` (the `members_version` of `Head`)."""
 
     ids: tuple[UUID, ...]
     version: int
@@ -153,7 +167,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """The users who were added, without those who were members before, and the version of the members since then."""
+    """The users who were added, without existing members, and the members' version after it."""
 
     users: tuple[User, ...]
     version: int
@@ -161,7 +175,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """The user who was removed, or None if they were no member, and the version of the members since then."""
+    """The user who was removed, or None if they were not a member, and the members' version after it."""
 
     user: User | None
     version: int
@@ -169,7 +183,7 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class ReadMark:
-    """A member has read everything up to `seq`."""
+    """A new read position: the member has read everything up to `seq`."""
 
     conversation_id: UUID
     user_id: UUID
@@ -177,8 +191,8 @@ class ReadMark:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadStanding:
-    """How far a member has read, and the highest seq that there is."""
+class ReadState:
+    """A member's read position and the conversation's highest seq; their difference is the unread count."""
 
     read_seq: int
     last_seq: int
@@ -186,12 +200,12 @@ class ReadStanding:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation with its first members in the order they came, and its newest message.
+    """A conversation with its first members in the order they joined, and its newest message.
 
     Attributes:
-        members: at most `SHOWN_MEMBERS` of them; in a list of conversations at most `LISTED_MEMBERS`.
-        member_count: how many there are.
-        read_seq: how far the user has read who asked for it.
+        members: at most `SHOWN_MEMBERS`; in a list of conversations at most `LISTED_MEMBERS`.
+        member_count: number of all members.
+        read_seq: read position of the requesting user.
     """
 
     id: UUID
@@ -210,9 +224,13 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A member of a conversation: how far they have read, and their position in the order in which members came.
+    """A member of a conversation.
 
-    Positions grow and have gaps; a member who is removed and added again gets a new one.
+    Attributes:
+        user: who it is.
+        position: place in the order in which members joined. Positions rise and have gaps; a member who is removed and
+            added again gets a new one.
+        read_seq: read position.
     """
 
     user: User
@@ -222,10 +240,12 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class MemberPage:
-    """Members of a conversation in the order they came, and how many it has in all.
+    """A page of members in the order they joined.
 
     Attributes:
-        next_after: the position after which the next page begins; None if no member follows.
+        members: the members of this page.
+        total: number of all members.
+        next_after: `after` of the next page; None if this is the last one.
     """
 
     members: tuple[Membership, ...]
@@ -235,7 +255,7 @@ class MemberPage:
 
 @dataclass(frozen=True, slots=True)
 class NewConversation:
-    """A conversation to be created; `member_ids` holds the owner first and nobody twice."""
+    """A conversation to create; `member_ids` begins with the owner and has no duplicates."""
 
     id: UUID
     name: str | None
@@ -248,17 +268,17 @@ class NewConversation:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Messages of a conversation, newest first, and how many it has in all."""
+    """A page of messages, newest first, and the number of all messages of the conversation."""
 
     messages: tuple[Message, ...]
     total: int
 
 
 def page_range(total: int, limit: int, offset: int, before_seq: int | None, after_seq: int | None) -> tuple[int, int]:
-    """The first and the last seq of a page of `Store.page_messages`; the last is lower when the page is empty.
+    """Returns the first and the last seq of a page of `Store.page_messages`; an empty page has last < first.
 
-    Since seqs have no gaps, skipping `offset` messages is a subtraction, and a page of `limit` messages is a
-    range of so many seqs: whatever reads it touches no other message.
+    Seqs have no gaps, so skipping `offset` messages is a subtraction and a page is a range of `limit` seqs: reading it
+    touches no other message. Example: the newest 50 of 1,000 messages are the seqs 951 to 1,000.
     """
     lowest = max(after_seq or 0, 0) + 1
     if before_seq is not None:
@@ -271,126 +291,144 @@ def page_range(total: int, limit: int, offset: int, before_seq: int | None, afte
 
 
 class Store(Protocol):
-    """What the service asks of a store. Lists come with the total that there is without limit."""
+    """The operations of a store. Lists come with the total number of entries, ignoring `limit`."""
 
     epoch: str
-    """Which history this is: another one when it may have been rolled back, as by a restored backup."""
+    """Identifies this history. Changes when acknowledged messages may be gone (a restored backup, a promoted standby),
+    so that clients reload instead of resuming.
+    """
 
     async def ping(self) -> None:
-        """Returns when the store answers."""
+        """Returns once the store has answered."""
 
     # --- accounts ---
 
     async def create_user(
         self, user: User, *, password_hash: str | None, subject: str | None, created_at: datetime
     ) -> None:
-        """Raises UsernameTaken, also when another user has this `subject`."""
+        """Creates an account with a password, or with the `subject` of an identity provider.
+
+        Raises:
+            UsernameTaken: another user has the name or the `subject`.
+        """
 
     async def find_account(self, username: str) -> Account | None:
-        """The user of this name, without regard to case."""
+        """Finds a user by name, ignoring case."""
 
     async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
-        """The user whose identity provider calls them `subject`, or else the one with this id."""
+        """Finds the user with this `subject` at the identity provider, or else the one with this id."""
 
     async def set_password_hash(self, user_id: UUID, password_hash: str, *, old_hash: str) -> None:
-        """Replaces the hash if it is still `old_hash`."""
+        """Replaces the password hash if it is still `old_hash`."""
 
     async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
-        """Users whose name begins with `prefix`, without regard to case, in the order of their names."""
+        """Finds users whose name begins with `prefix`, ignoring case; sorted by name."""
 
-    # --- conversations ---
+    # --- conversations and members ---
 
     async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
-        """Creates it, as its owner sees it; a one-to-one that these two already have is returned instead, with False.
+        """Creates a conversation; returns it as its owner sees it, and True.
 
-        Raises UnknownUsers.
+        If it is a one-to-one that the two users already have, returns the existing one and False.
+
+        Raises:
+            UnknownUsers: a member does not exist.
         """
 
     async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
-        """The conversation, if this user is in it."""
+        """Returns the conversation as this user sees it; None if they are not a member."""
 
     async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
-        """The user's conversations, the one with the most recent activity first."""
+        """Lists the user's conversations, most recent activity first."""
 
     async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
-        """The version of the conversation's members if this user is one of them, or None."""
+        """Returns the version of the conversation's members; None if this user is not one of them."""
 
     async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
-        """Where the user's conversations stand: all of them, or those that are in `among`."""
+        """Returns the heads of the user's conversations: of all, or of those in `among`."""
 
     async def members(self, conversation_id: UUID) -> Members:
-        """The members of a conversation; none, and version 0, if it does not exist."""
+        """Returns all members of a conversation; none, and version 0, if it does not exist."""
 
     async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
-        """A page of the members in the order they came: those whose position is above `after`.
+        """Returns a page of members in the order they joined: those whose position is above `after`.
 
-        Costs the same at every depth. Raises NotAMember (of `user_id`).
+        Costs the same at every depth.
+
+        Raises:
+            NotAMember: `user_id` is not a member.
         """
 
     async def add_members(
         self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
     ) -> Added:
-        """Adds users to a group, by any of its members.
+        """Adds users to a group. Any member may do so.
 
-        They begin at the end of the conversation: nothing that is there counts as unread.
+        Their read position is the end of the conversation, so that no existing message counts as unread.
 
-        Raises NotAMember (of the actor), NotAGroup, UnknownUsers, TooManyMembers.
+        Raises:
+            NotAMember: the actor is not a member.
+            NotAGroup: it is a one-to-one.
+            UnknownUsers: a user does not exist; none is added.
+            TooManyMembers: the group would have more than `limit` members; none is added.
         """
 
     async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
-        """Removes a user from a group: themselves, or by its owner.
+        """Removes a user from a group. Members may remove themselves, and the owner anybody.
 
-        No message that they sent is stored after it. When the owner leaves, the member who has been in it longest
-        becomes the owner.
-        Raises NotAMember (of the actor), NotAGroup, OwnerOnly.
+        No message of theirs is stored after the removal. When the owner leaves, the longest-standing member becomes the
+        owner.
+
+        Raises:
+            NotAMember: the actor is not a member.
+            NotAGroup: it is a one-to-one.
+            OwnerOnly: the actor is neither the user nor the owner.
         """
 
     async def rename(
         self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
     ) -> Conversation:
-        """Sets `name` and `description`, those of them that are in `changes`. Raises NotAMember, NotAGroup."""
+        """Sets `name`, `description` or both: the keys of `changes`.
 
-    # --- who has read what, and who was here ---
-
-    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadStanding | None]:
-        """Moves members' read positions, in any conversations, forward; where they then stand, in the order given.
-
-        A mark that is behind its position, or beyond the last message, moves nothing. A place is None when the
-        user is not in the conversation. A position may be lower than its mark although there is such a message:
-        then somebody else was at that row; ask again.
+        Raises:
+            NotAMember: the actor is not a member.
+            NotAGroup: it is a one-to-one.
         """
-
-    async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
-        """Notes when users were here; a moment that is earlier than the one known changes nothing."""
-
-    async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
-        """Those that share a conversation with a user, and the user if named, each with when they were last seen."""
 
     # --- messages ---
 
     async def head(self, conversation_id: UUID) -> Head:
-        """Where the conversation stands. Raises NotAMember when it does not exist."""
+        """Returns the head of a conversation.
+
+        Raises:
+            NotAMember: it does not exist.
+        """
 
     async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
-        """Stores messages, all of them in one transaction, in this order within a conversation.
+        """Stores messages in one transaction, in this order within each conversation; returns them in the same order.
 
-        Each new one takes the next seq and rev of its conversation. One whose id is stored already, or
-        whose sender has used its client_id in this conversation before, is not stored again: its place in
-        the result has the message that exists (the id goes first), also when the sender has left since. A
-        place is None when the sender is not a member at the moment of the commit. No two messages of a batch have
-        the same id, or the same sender, conversation and client_id.
+        Each new message takes the next seq and rev of its conversation. A message whose id is already stored, or whose
+        sender has used its client_id in this conversation before, is not stored again: the result has the existing
+        message (the id takes precedence), even if the sender has left since. The result is None for a message whose
+        sender is not a member at the moment of the commit.
 
-        Raises StoreRefused when one of them can never be stored.
+        No two messages of a batch may have the same id, or the same sender, conversation and client_id.
+
+        Raises:
+            StoreRefused: one of them can never be stored; none is.
         """
 
     async def revise(self, revision: Revision) -> Message:
-        """Edits or deletes a message, which takes the next rev; repeated with the same id, it changes nothing more.
+        """Edits or deletes a message, which takes the next rev. A repeat with the same id changes nothing.
 
-        Raises NotAMember (of the actor), NoSuchMessage, NotYourMessage.
+        Raises:
+            NotAMember: the actor is not a member.
+            NoSuchMessage: it is not in the conversation, or is deleted.
+            NotYourMessage: the actor may not do this.
         """
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
-        """The messages changed after `after_rev`, in rev order, each as it now is."""
+        """Returns messages changed after `after_rev`, in rev order, each once in its current state."""
 
     async def page_messages(
         self,
@@ -402,9 +440,34 @@ class Store(Protocol):
         before_seq: int | None = None,
         after_seq: int | None = None,
     ) -> Page:
-        """A page of history, newest first.
+        """Returns a page of history, newest first. Costs the same at every depth.
 
-        Without bounds it skips the `offset` newest; `before_seq`: the newest below it; `after_seq`: the
-        oldest above it; both: the newest between them. Costs the same at every depth.
-        Raises NotAMember.
+        Args:
+            conversation_id: the conversation.
+            user_id: the requesting user.
+            limit: most messages of the page.
+            offset: skips the newest messages; only without `before_seq` and `after_seq`.
+            before_seq: the page has the newest messages below it (and above `after_seq`).
+            after_seq: without `before_seq`, the page has the oldest messages above it.
+
+        Raises:
+            NotAMember: the user is not a member.
+        """
+
+    # --- read positions and last-seen times ---
+
+    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadState | None]:
+        """Moves read positions forward, in any conversations; returns the new states in the given order.
+
+        A mark behind the position, or beyond the last message, moves nothing. The state is None if the user is not a
+        member. A returned position may be below a valid mark if another transaction had locked the row: retry.
+        """
+
+    async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
+        """Records when users were last seen; an earlier time than the recorded one changes nothing."""
+
+    async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
+        """Returns last-seen times of those users in `among` who share a conversation with the user, or are the user.
+
+        The time is None for a user who was never seen.
         """

@@ -1,4 +1,4 @@
-"""The store in memory: the same contract as PostgreSQL's, for tests; nothing survives the process."""
+"""The store in memory, for tests: the same contract as PostgreSQL's; nothing survives the process."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ from pulse_trio.store.base import (
     OwnerOnly,
     Page,
     ReadMark,
-    ReadStanding,
+    ReadState,
     Removed,
     Revision,
     StoreRefused,
@@ -40,7 +40,7 @@ from pulse_trio.store.base import (
 )
 from pulse_trio.texts import text_problem, username_key
 
-CLIENT_ID_MAX_CHARS: Final = 64  # as the database has it
+MAX_CLIENT_ID_CHARS: Final = 64  # as in the database's schema
 
 
 @dataclass(slots=True)
@@ -58,15 +58,15 @@ class _Conversation:
     description: str | None
     owner_id: UUID
     updated_at: datetime
-    members: dict[UUID, int]  # in the order they came, each with how far they have read
-    positions: dict[UUID, int] = field(default_factory=dict)  # of the members in that order
+    members: dict[UUID, int]  # member → read position, in the order they joined
+    positions: dict[UUID, int] = field(default_factory=dict)  # of members, in the same order
     last_position: int = 0
     messages: list[Message] = field(default_factory=list)  # messages[n] has seq n + 1
     last_rev: int = 0
     members_version: int = 0
 
     def add(self, user_ids: Iterable[UUID]) -> None:
-        """Adds members, who have read everything that is there."""
+        """Adds members with the read position at the end."""
         for user_id in user_ids:
             self.last_position += 1
             self.members[user_id] = len(self.messages)
@@ -74,15 +74,15 @@ class _Conversation:
 
 
 class MemoryStore:
-    """A `Store`. Each operation is one step with a checkpoint before it, so it is atomic."""
+    """A `Store`. Each operation is a checkpoint and then one synchronous step, so it is atomic."""
 
     def __init__(self, epoch: str = "memory") -> None:
         self.epoch = epoch
         self._accounts: dict[UUID, _Account] = {}
         self._conversations: dict[UUID, _Conversation] = {}
-        self._places: dict[UUID, tuple[_Conversation, int]] = {}  # of each message, where it is
+        self._locations: dict[UUID, tuple[_Conversation, int]] = {}  # message → its conversation and index
         self._resendable: dict[tuple[UUID, UUID, str], UUID] = {}  # conversation, sender, client_id → message
-        self._revisions: dict[UUID, UUID] = {}  # of each revised message, the last
+        self._revisions: dict[UUID, UUID] = {}  # message → its last revision
 
     async def ping(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -130,7 +130,7 @@ class MemoryStore:
         found.sort(key=lambda user: username_key(user.username))
         return found[offset : offset + limit], len(found)
 
-    # --- conversations ---
+    # --- conversations and members ---
 
     async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
         await trio.lowlevel.checkpoint()
@@ -166,8 +166,8 @@ class MemoryStore:
 
     async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
         await trio.lowlevel.checkpoint()
-        asked = list(self._conversations) if among is None else among
-        found = {key: self._conversations[key] for key in asked if key in self._conversations}
+        requested = list(self._conversations) if among is None else among
+        found = {key: self._conversations[key] for key in requested if key in self._conversations}
         return {key: self._head(conversation) for key, conversation in found.items() if user_id in conversation.members}
 
     async def members(self, conversation_id: UUID) -> Members:
@@ -231,15 +231,15 @@ class MemoryStore:
         group.updated_at = max(group.updated_at, now)
         return self._view(group, actor_id)
 
-    # --- who has read what, and who was here ---
+    # --- read positions and last-seen times ---
 
-    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadStanding | None]:
+    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadState | None]:
         await trio.lowlevel.checkpoint()
         for mark in marks:
             conversation = self._conversations.get(mark.conversation_id)
             if conversation is not None and mark.user_id in conversation.members:
                 self._mark_read(conversation, mark)
-        return [self._standing(mark) for mark in marks]
+        return [self._read_state(mark) for mark in marks]
 
     async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
         await trio.lowlevel.checkpoint()
@@ -273,7 +273,7 @@ class MemoryStore:
             _check_text(new.content)
             if new.client_id is not None:
                 _check_text(new.client_id)
-                if not 1 <= len(new.client_id) <= CLIENT_ID_MAX_CHARS:
+                if not 1 <= len(new.client_id) <= MAX_CLIENT_ID_CHARS:
                     raise StoreRefused("client_id")
         return [self._append(new) for new in batch]
 
@@ -307,13 +307,13 @@ class MemoryStore:
         messages = conversation.messages[first - 1 : max(last, 0)]
         return Page(tuple(reversed(messages)), total)
 
-    # --- inside ---
+    # --- helpers ---
 
     def _append(self, new: NewMessage) -> Message | None:
         resent_id = self._resendable.get((new.conversation_id, new.sender_id, new.client_id or ""))
-        place = self._places.get(new.id) or (resent_id and self._places[resent_id])
-        if place:
-            return place[0].messages[place[1]]
+        location = self._locations.get(new.id) or (resent_id and self._locations[resent_id])
+        if location:
+            return location[0].messages[location[1]]
         conversation = self._conversations.get(new.conversation_id)
         if conversation is None or new.sender_id not in conversation.members:
             return None
@@ -332,7 +332,7 @@ class MemoryStore:
             rev=conversation.last_rev,
             client_id=new.client_id,
         )
-        self._places[message.id] = conversation, len(conversation.messages)
+        self._locations[message.id] = conversation, len(conversation.messages)
         if new.client_id is not None:
             self._resendable[new.conversation_id, new.sender_id, new.client_id] = message.id
         conversation.messages.append(message)
@@ -343,10 +343,10 @@ class MemoryStore:
         conversation = self._conversations.get(revision.conversation_id)
         if conversation is None or revision.actor_id not in conversation.members:
             raise NotAMember
-        home, place = self._places.get(revision.message_id, (None, 0))
+        home, index = self._locations.get(revision.message_id, (None, 0))
         if home is not conversation:
             raise NoSuchMessage
-        old = conversation.messages[place]
+        old = conversation.messages[index]
         if self._revisions.get(old.id) == revision.id:
             return old
         if old.is_deleted:
@@ -355,7 +355,7 @@ class MemoryStore:
         if old.sender_id != revision.actor_id and not (is_deletion and conversation.owner_id == revision.actor_id):
             raise NotYourMessage
         conversation.last_rev += 1
-        conversation.messages[place] = replace(
+        conversation.messages[index] = replace(
             old,
             content=revision.content or "",
             is_edited=old.is_edited or not is_deletion,
@@ -364,17 +364,17 @@ class MemoryStore:
             rev=conversation.last_rev,
         )
         self._revisions[old.id] = revision.id
-        return conversation.messages[place]
+        return conversation.messages[index]
 
     def _mark_read(self, conversation: _Conversation, mark: ReadMark) -> None:
         if mark.seq <= len(conversation.messages):
             conversation.members[mark.user_id] = max(conversation.members[mark.user_id], mark.seq)
 
-    def _standing(self, mark: ReadMark) -> ReadStanding | None:
+    def _read_state(self, mark: ReadMark) -> ReadState | None:
         conversation = self._conversations.get(mark.conversation_id)
         if conversation is None or mark.user_id not in conversation.members:
             return None
-        return ReadStanding(conversation.members[mark.user_id], len(conversation.messages))
+        return ReadState(conversation.members[mark.user_id], len(conversation.messages))
 
     def _check_users(self, user_ids: Iterable[UUID]) -> None:
         unknown = [user_id for user_id in user_ids if user_id not in self._accounts]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pulse_trio.store.base import NotAMember, ReadMark, ReadStanding, Store
+from pulse_trio.store.base import NotAMember, ReadMark, ReadState, Store
 from tests.contract.people import People, at
 
 
@@ -10,22 +10,22 @@ async def test_a_position_moves_forward_and_never_back(store: Store, people: Peo
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     await people.send(group, alice, *"abcde")
-    assert await store.mark_read([ReadMark(group, alice.id, 3)]) == [ReadStanding(3, 5)]
-    assert await store.mark_read([ReadMark(group, alice.id, 2)]) == [ReadStanding(3, 5)]
-    assert await store.mark_read([ReadMark(group, alice.id, 3)]) == [ReadStanding(3, 5)]
-    assert await store.mark_read([ReadMark(group, alice.id, 5)]) == [ReadStanding(5, 5)]
+    assert await store.mark_read([ReadMark(group, alice.id, 3)]) == [ReadState(3, 5)]
+    assert await store.mark_read([ReadMark(group, alice.id, 2)]) == [ReadState(3, 5)]
+    assert await store.mark_read([ReadMark(group, alice.id, 3)]) == [ReadState(3, 5)]
+    assert await store.mark_read([ReadMark(group, alice.id, 5)]) == [ReadState(5, 5)]
     assert await people.positions(group, bob) == [(alice.id, 5), (bob.id, 0)]
 
 
 async def test_a_mark_beyond_the_last_message_moves_nothing(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
-    assert await store.mark_read([ReadMark(group, alice.id, 1)]) == [ReadStanding(0, 0)]
+    assert await store.mark_read([ReadMark(group, alice.id, 1)]) == [ReadState(0, 0)]
     await people.send(group, alice, "a", "b")
     # It does not spoil what else is marked at the same time.
     marks = [ReadMark(group, alice.id, 3), ReadMark(group, alice.id, 1), ReadMark(group, bob.id, 2)]
-    assert await store.mark_read(marks) == [ReadStanding(1, 2), ReadStanding(1, 2), ReadStanding(2, 2)]
-    assert await store.mark_read([ReadMark(group, alice.id, 10**18 - 1)]) == [ReadStanding(1, 2)]
+    assert await store.mark_read(marks) == [ReadState(1, 2), ReadState(1, 2), ReadState(2, 2)]
+    assert await store.mark_read([ReadMark(group, alice.id, 10**18 - 1)]) == [ReadState(1, 2)]
 
 
 async def test_marks_of_several_conversations_go_together(store: Store, people: People) -> None:
@@ -41,7 +41,7 @@ async def test_marks_of_several_conversations_go_together(store: Store, people: 
         ReadMark(first, bob.id, 2),
         ReadMark(first, alice.id, 1),
     ]
-    assert await store.mark_read(marks) == [ReadStanding(1, 1), None, None, ReadStanding(2, 2), ReadStanding(1, 2)]
+    assert await store.mark_read(marks) == [ReadState(1, 1), None, None, ReadState(2, 2), ReadState(1, 2)]
     assert await store.mark_read([]) == []
     assert await people.positions(first, alice) == [(alice.id, 1), (bob.id, 2)]
     assert await people.positions(second, alice) == [(bob.id, 0), (alice.id, 1)]

@@ -61,12 +61,12 @@ def batch_append_trusts_its_snapshot(patch: Patch) -> None:
 
 
 def removal_without_a_version(patch: Patch) -> None:
-    version = conversations._version_members
+    version = conversations._count_change
 
     async def wrong(connection: TrioConnection[Any], key: UUID, now: datetime, *, change: int) -> tuple[int, int]:
         return await version(connection, key, now, change=max(change, 0))
 
-    patch.setattr(conversations, "_version_members", wrong)
+    patch.setattr(conversations, "_count_change", wrong)
 
 
 def members_read_in_two_statements(patch: Patch) -> None:

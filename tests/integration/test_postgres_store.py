@@ -23,7 +23,7 @@ from pulse_trio.store.base import (
     NewMessage,
     NotAMember,
     ReadMark,
-    ReadStanding,
+    ReadState,
     Store,
     StoreRefused,
     StoreUnavailable,
@@ -474,8 +474,8 @@ async def test_a_locked_position_holds_up_no_other(database: str) -> None:
         marks = [ReadMark(first, alice.id, 2), ReadMark(second, alice.id, 2)]
         async with await TrioConnection.connect(database) as rival:
             await rival.execute("SELECT FROM conversation_users WHERE conversation_id = %s FOR UPDATE", (first,))
-            assert await store.mark_read(marks) == [ReadStanding(0, 2), ReadStanding(2, 2)]
-        assert await store.mark_read(marks) == [ReadStanding(2, 2), ReadStanding(2, 2)]
+            assert await store.mark_read(marks) == [ReadState(0, 2), ReadState(2, 2)]
+        assert await store.mark_read(marks) == [ReadState(2, 2), ReadState(2, 2)]
 
 
 async def test_rivals_never_move_a_position_back(database: str) -> None:

@@ -15,7 +15,7 @@ from pulse_trio.store.base import (
     Message,
     NewMessage,
     ReadMark,
-    ReadStanding,
+    ReadState,
     Removed,
     Revision,
     StoreUnavailable,
@@ -127,7 +127,7 @@ class FaultyStore:
         await self._answer_late("membership")
         return found
 
-    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadStanding | None]:
+    async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadState | None]:
         after = await self._before("mark_read")
         standings = await self._data.mark_read(marks)
         for mark, standing in zip(marks, standings, strict=True):

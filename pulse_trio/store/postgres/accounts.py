@@ -9,7 +9,7 @@ from pulse_trio.texts import username_key
 
 
 class Accounts(Connected):
-    """The operations of the contract on users."""
+    """Operations of the contract on accounts."""
 
     async def create_user(
         self, user: User, *, password_hash: str | None, subject: str | None, created_at: datetime
@@ -57,7 +57,7 @@ class Accounts(Connected):
             )
 
     async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
-        # A range of the index, in its byte order: no name has the last code point, which is not a character.
+        # A range of the index, in byte order: U+10FFFF is not a character, so no name has it.
         lowest = username_key(prefix)
         highest = lowest + "\U0010ffff"
         async with self.list_connection() as connection, connection.transaction():

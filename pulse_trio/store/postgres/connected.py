@@ -1,4 +1,4 @@
-"""What the store's operations have in common: connections, errors, and how a message is read."""
+"""Shared parts of the store's operations: connections, translated errors, and the columns of a message."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ MESSAGE: Final = """
 
 
 class Connected:
-    """What every operation needs: a connection for a block, and errors told as the contract's."""
+    """Base of all operations: lends connections, and translates driver errors to the contract's."""
 
     def __init__(self, pool: Pool, epoch: str = "") -> None:
         self._pool = pool
@@ -29,13 +29,19 @@ class Connected:
 
     @asynccontextmanager
     async def connection(self, pool: Pool | None = None) -> AsyncIterator[TrioConnection[Any]]:
-        """A connection, of another pool if one is given, with errors of the driver told as this contract's."""
+        """Lends a connection, from `pool` or the main pool.
+
+        Raises:
+            StoreRefused: PostgreSQL rejects a value.
+            StoreBusy: a row was locked for too long.
+            StoreUnavailable: any other error of the driver or the pool.
+        """
         try:
             async with (pool or self._pool).connection() as connection:
                 try:
                     yield connection
                 except pg.ReadOnlySqlTransaction:
-                    # A session keeps the default that it found; a new one sees whether the database still is.
+                    # A session keeps the default of its start; a new one finds out if the database is still read-only.
                     connection.abort()
                     raise
         except (pg.DataError, pg.IntegrityError, pg.ProgramLimitExceeded, UnicodeEncodeError) as error:
@@ -47,12 +53,16 @@ class Connected:
 
     @asynccontextmanager
     async def list_connection(self) -> AsyncIterator[TrioConnection[Any]]:
-        """A connection for what may take long: at most half of the pool, so that short look-ups find one."""
+        """Lends a connection for a long query: at most half of the pool, so that short look-ups find one.
+
+        Raises:
+            StoreUnavailable: too many long queries are running; or as `connection`.
+        """
         try:
             with trio.fail_after(self._pool.acquire_timeout):
                 await self._lists.acquire()
         except trio.TooSlowError:
-            raise StoreUnavailable("too many lists are read") from None
+            raise StoreUnavailable("too many concurrent list queries") from None
         try:
             async with self.connection() as connection:
                 yield connection
@@ -63,23 +73,23 @@ class Connected:
         await self.one("SELECT 1", ())
 
     async def one(self, query: LiteralString, values: Sequence[object]) -> tuple[Any, ...] | None:
-        """The first row of a query on a connection of its own."""
+        """Runs a query on a connection of its own; returns the first row, or None."""
         async with self.connection() as connection:
             return await (await connection.execute(query, values)).fetchone()
 
     async def all(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        """The rows of a query on a connection of its own."""
+        """Runs a query on a connection of its own; returns all rows."""
         async with self.connection() as connection:
             return await (await connection.execute(query, values)).fetchall()
 
 
 async def count(connection: TrioConnection[Any], query: LiteralString, values: Sequence[object]) -> int:
-    """The number that a query of one row and column gives."""
+    """Runs a query with one row and column; returns its number."""
     row = await (await connection.execute(query, values)).fetchone()
     assert row is not None
     return int(row[0])
 
 
 def message(row: Sequence[Any]) -> Message:
-    """The message that the columns of `MESSAGE` hold."""
+    """Builds a message from the columns of `MESSAGE`."""
     return Message(*row)

@@ -28,9 +28,10 @@ from pulse_trio.trio_psycopg import TrioConnection
 
 
 def _conversations(members: int) -> str:
-    """Conversations with so many of their members, as a user sees them, who is the first parameter.
+    """Returns a query for conversations as the user of the first parameter sees them.
 
-    The members come from the index by position, so that each row costs the same, however large the group is.
+    The first `members` members come from the index by position, so that a row's cost does not depend on the group's
+    size.
     """
     return f"""
         SELECT c.id, c.name, c.description, c.is_group, c.owner_id, c.created_at, c.updated_at,
@@ -68,21 +69,21 @@ _MEMBERSHIPS: Final = """
     FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id WHERE mine.user_id = %s
 """
 
-# A probe for each id that is named. `= ANY` would read all of the user's conversations, and compare each with every id;
-# OFFSET 0 keeps the planner from such a plan.
+# An index probe for each given id. `= ANY` would read all of the user's conversations and compare each with every id;
+# OFFSET 0 prevents such a plan.
 _MEMBERSHIPS_AMONG: Final = """
-    SELECT asked.id, found.last_seq, found.last_rev, found.members_version
-    FROM unnest(%s::uuid[]) AS asked (id)
+    SELECT requested.id, found.last_seq, found.last_rev, found.members_version
+    FROM unnest(%s::uuid[]) AS requested (id)
     CROSS JOIN LATERAL (
         SELECT c.last_seq, c.last_rev, c.members_version
         FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id
-        WHERE mine.conversation_id = asked.id AND mine.user_id = %s OFFSET 0
+        WHERE mine.conversation_id = requested.id AND mine.user_id = %s OFFSET 0
     ) found
 """
 
 
 class Conversations(Connected):
-    """The operations of the contract on conversations."""
+    """Operations of the contract on conversations and their members."""
 
     async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
         direct_key = None if new.is_group else ":".join(sorted(str(user_id) for user_id in new.member_ids))
@@ -166,7 +167,7 @@ class Conversations(Connected):
             """,
             (conversation_id,),
         )
-        ids = tuple(row[0] for row in rows if row[0] is not None)  # a group that all have left has one row, without one
+        ids = tuple(row[0] for row in rows if row[0] is not None)  # a group without members has one row with a null
         return Members(ids, rows[0][1] if rows else 0)
 
     async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
@@ -194,7 +195,7 @@ class Conversations(Connected):
             await _lock_group(connection, conversation_id, actor_id)
             await _check_users(connection, user_ids)
             added = await _insert_members(connection, conversation_id, user_ids, now)
-            version, members = await _version_members(connection, conversation_id, now, change=len(added))
+            version, members = await _count_change(connection, conversation_id, now, change=len(added))
             if added and members > limit:
                 raise TooManyMembers
             return Added(tuple(added), version)
@@ -216,17 +217,17 @@ class Conversations(Connected):
             if row is not None and owner_id == user_id:
                 await connection.execute(
                     """
-                    UPDATE conversations SET owner_id = heir.user_id
+                    UPDATE conversations SET owner_id = successor.user_id
                     FROM (
                         SELECT user_id FROM conversation_users WHERE conversation_id = %s
                         ORDER BY position LIMIT 1
-                    ) heir
+                    ) successor
                     WHERE id = %s
                     """,
                     (conversation_id, conversation_id),
                 )
             change = 0 if row is None else -1
-            version, _ = await _version_members(connection, conversation_id, now, change=change)
+            version, _ = await _count_change(connection, conversation_id, now, change=change)
             return Removed(None if row is None else User(*row), version)
 
     async def rename(
@@ -273,8 +274,8 @@ async def _insert_members(
         WITH added AS (
             INSERT INTO conversation_users (conversation_id, user_id, joined_at, read_seq)
             SELECT c.id, new.id, %s, c.last_seq
-            FROM conversations c, unnest(%s::uuid[]) WITH ORDINALITY AS new (id, place)
-            WHERE c.id = %s ORDER BY place
+            FROM conversations c, unnest(%s::uuid[]) WITH ORDINALITY AS new (id, ordinal)
+            WHERE c.id = %s ORDER BY ordinal
             ON CONFLICT DO NOTHING RETURNING user_id, position
         )
         SELECT u.id, u.username FROM added JOIN users u ON u.id = added.user_id ORDER BY added.position
@@ -285,12 +286,17 @@ async def _insert_members(
 
 
 async def _lock_group(connection: TrioConnection[Any], conversation_id: UUID, actor_id: UUID) -> UUID:
-    """Locks the group's row, which orders whatever changes its members; returns its owner."""
+    """Locks the group's row, which orders all changes of its members; returns its owner.
+
+    Raises:
+        NotAMember: the actor is not a member.
+        NotAGroup: it is a one-to-one.
+    """
     cursor = await connection.execute(
         "SELECT is_group, owner_id FROM conversations WHERE id = %s FOR NO KEY UPDATE", (conversation_id,)
     )
     row = await cursor.fetchone()
-    # Only now, under the lock: a statement sees what was committed before it began.
+    # After taking the lock: a statement sees only what was committed before it began.
     members = await count(
         connection,
         "SELECT count(*) FROM conversation_users WHERE conversation_id = %s AND user_id = %s",
@@ -304,10 +310,10 @@ async def _lock_group(connection: TrioConnection[Any], conversation_id: UUID, ac
     return owner_id
 
 
-async def _version_members(
+async def _count_change(
     connection: TrioConnection[Any], conversation_id: UUID, now: datetime, *, change: int
 ) -> tuple[int, int]:
-    """The version and the number of the members of a group that is locked, after so many came or, below 0, went."""
+    """Returns the version and the number of a locked group's members, after `change` joined (below 0: left)."""
     query: LiteralString = "SELECT members_version, member_count FROM conversations WHERE id = %s"
     values: tuple[object, ...] = (conversation_id,)
     if change:

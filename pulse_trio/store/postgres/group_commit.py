@@ -1,12 +1,12 @@
-"""Group commit: what the writers of different rooms hand over at the same moment shares one transaction.
+"""Group commit: concurrent appends of several rooms share one transaction.
 
-While one statement commits, what comes gathers, and the next statement takes all of it: no timers. A lane is
-a task that does one statement at a time. A writer waits for its own messages only; where no statement is under way it
-does its own, and spares the way to a lane and back.
+While one statement commits, requests queue up, and the next statement takes all of them: there are no timers. A lane is
+a task that runs one statement at a time. A writer waits only for its own messages; while no statement is running it
+runs its own, which saves two task switches.
 
-What goes wrong for all may be one room's fault: a message that PostgreSQL refuses, or a conversation whose row
-somebody else has locked. Then each room's messages are appended alone, and a room that fails alone stays alone
-until it succeeds, so that it holds up nobody.
+One room may make a shared statement fail: by a message that PostgreSQL rejects, or a row that another transaction has
+locked. Then each room's messages are appended separately, and a room that fails alone stays isolated until an append
+succeeds, so that it delays no other room.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,177 +20,180 @@ from pulse_trio.store.base import Message, NewMessage, StoreError, StoreRefused,
 Rows = list[Message | None]
 Append = Callable[[Sequence[NewMessage]], Awaitable[Rows]]
 
-LANES: Final = 2  # one gathers while the other commits; more would make the batches smaller
-# Statements under way at most, but for those of rooms that are set apart: with so many connections of their own they
-# wait for nothing else that the service asks of the database.
-APPENDS: Final = LANES + 1  # a writer does its own when none is under way
-STATEMENT_MESSAGES: Final = 1_000  # most messages of one statement; beyond it a batch gains nothing
-APART_MOST: Final = 1_024  # rooms that failed alone and are remembered; one more costs a statement for all again
-WAITING: Final = 1_024  # rooms whose messages wait for a lane; the writers of more wait to hand theirs over
+LANES: Final = 2  # one fills its next statement while the other commits; with more, statements get smaller
+# Concurrent statements, without those of isolated rooms. With as many connections of their own they never wait for
+# other work on the database.
+MAX_APPENDS: Final = LANES + 1  # one by a writer that found none running
+MAX_STATEMENT_MESSAGES: Final = 1_000  # a larger statement gains nothing
+MAX_ISOLATED: Final = 1_024  # rooms; a forgotten one only makes a shared statement fail once more
+MAX_QUEUED: Final = 1_024  # requests that wait for a lane; further writers wait to queue theirs
 
 
 class StoreBusy(StoreUnavailable):
-    """A row was locked by somebody else for too long."""
+    """Another transaction has kept a row locked for too long."""
 
 
-class _Parcel:
-    """The messages that one writer hands over, and what becomes of them."""
+class _Request:
+    """Messages of one writer, and the outcome of storing them."""
 
     __slots__ = ("done", "messages", "outcome")
 
     def __init__(self, messages: Sequence[NewMessage]) -> None:
         self.messages = messages
         self.done = trio.Event()
-        self.outcome: Rows | StoreError | None = None  # None, when done: append them alone
+        self.outcome: Rows | StoreError | None = None  # None once done: append them separately
 
 
 class GroupCommit:
-    """Appends through lanes while `run` runs, and directly when it does not.
+    """Appends through lanes while `run` runs, and directly otherwise.
 
     Args:
         append: appends messages of any conversations in one transaction; raises as `Store.append` does. At most
-            `APPENDS` calls are under way.
-        append_apart: does the same for a room that is set apart. Any number of them may wait for locked rows, so it
-            must not use the connections of `append`.
+            `MAX_APPENDS` calls run at a time.
+        append_isolated: does the same for an isolated room. Many calls may wait for locked rows, so it must not use the
+            connections of `append`.
     """
 
-    def __init__(self, append: Append, append_apart: Append) -> None:
+    def __init__(self, append: Append, append_isolated: Append) -> None:
         self._append = append
-        self._append_apart = append_apart
-        self._alone: dict[UUID, None] = {}  # conversations whose last append failed, and failed alone
-        self._parcels: trio.MemorySendChannel[_Parcel] | None = None
-        self._under_way = 0  # statements
+        self._append_isolated = append_isolated
+        self._isolated: dict[UUID, None] = {}  # conversations whose last separate append failed
+        self._requests: trio.MemorySendChannel[_Request] | None = None
+        self._running = 0  # statements
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The lanes, until cancelled."""
-        parcels, source = trio.open_memory_channel[_Parcel](WAITING)
+        """Runs the lanes until cancelled; then pending requests fail with StoreUnavailable."""
+        send, receive = trio.open_memory_channel[_Request](MAX_QUEUED)
         try:
             async with trio.open_nursery() as nursery:
                 for number in range(LANES):
-                    nursery.start_soon(self._lane, source, name=f"append lane {number}")
-                self._parcels = parcels
+                    nursery.start_soon(self._lane, receive, name=f"append lane {number}")
+                self._requests = send
                 task_status.started()
         finally:
-            self._parcels = None
-            with source:
-                _refuse_the_rest(source)
+            self._requests = None
+            with receive:
+                _reject_all(receive)
 
     async def append(self, messages: Sequence[NewMessage]) -> Rows:
-        """As `Store.append`, for messages of one conversation.
+        """Stores messages of one conversation, like `Store.append`.
 
         Cancelled: they may be stored or not.
         """
         if not messages:
-            return await self._append_apart(messages)
+            return await self._append_isolated(messages)
         conversation_id = messages[0].conversation_id
-        if self._parcels is not None and conversation_id not in self._alone:
+        if self._requests is not None and conversation_id not in self._isolated:
             try:
-                if not self._under_way:
+                if not self._running:
                     return await self._append_counted(messages)
-                rows = await self._hand_over(self._parcels, messages)
+                rows = await self._append_by_lane(self._requests, messages)
             except (StoreRefused, StoreBusy):
-                self._set_apart(conversation_id)
+                self._isolate(conversation_id)
                 raise
             if rows is not None:
                 return rows
         try:
-            rows = await self._append_apart(messages)
+            rows = await self._append_isolated(messages)
         except StoreError:
-            self._set_apart(conversation_id)
+            self._isolate(conversation_id)
             raise
-        self._alone.pop(conversation_id, None)
+        self._isolated.pop(conversation_id, None)
         return rows
 
-    def _set_apart(self, conversation_id: UUID) -> None:
-        self._alone[conversation_id] = None
-        if len(self._alone) > APART_MOST:
-            del self._alone[next(iter(self._alone))]
+    def _isolate(self, conversation_id: UUID) -> None:
+        self._isolated[conversation_id] = None
+        if len(self._isolated) > MAX_ISOLATED:
+            del self._isolated[next(iter(self._isolated))]
 
     async def _append_counted(self, messages: Sequence[NewMessage]) -> Rows:
-        self._under_way += 1
+        self._running += 1
         try:
             return await self._append(messages)
         finally:
-            self._under_way -= 1
+            self._running -= 1
 
-    async def _hand_over(self, parcels: trio.MemorySendChannel[_Parcel], messages: Sequence[NewMessage]) -> Rows | None:
-        """Lets a lane append messages; None: they are to be appended alone."""
-        parcel = _Parcel(messages)
+    async def _append_by_lane(
+        self, requests: trio.MemorySendChannel[_Request], messages: Sequence[NewMessage]
+    ) -> Rows | None:
+        """Waits until a lane has appended the messages; returns None if the caller must append them separately."""
+        request = _Request(messages)
         try:
             try:
-                parcels.send_nowait(parcel)
+                requests.send_nowait(request)
             except trio.WouldBlock:
-                await parcels.send(parcel)
-            await parcel.done.wait()
+                await requests.send(request)
+            await request.done.wait()
         except trio.BrokenResourceError:
             raise StoreUnavailable("the store is closing") from None
         except trio.Cancelled:
-            parcel.messages = ()  # if no lane has it yet, it is not stored
+            request.messages = ()  # if no lane has taken it yet, nothing is stored
             raise
-        if isinstance(parcel.outcome, StoreError):
-            raise type(parcel.outcome)(*parcel.outcome.args) from parcel.outcome
-        return parcel.outcome
+        if isinstance(request.outcome, StoreError):
+            raise type(request.outcome)(*request.outcome.args) from request.outcome
+        return request.outcome
 
-    async def _lane(self, source: trio.MemoryReceiveChannel[_Parcel]) -> None:
-        held: _Parcel | None = None
+    async def _lane(self, queue: trio.MemoryReceiveChannel[_Request]) -> None:
+        postponed: _Request | None = None
         try:
             while True:
-                first = await source.receive() if held is None else held
-                parcels, held = self._gather(first, source)
-                await self._append_all(parcels)
+                first = await queue.receive() if postponed is None else postponed
+                requests, postponed = self._fill_statement(first, queue)
+                await self._append_all(requests)
         finally:
-            if held is not None:
-                _refuse(held)
+            if postponed is not None:
+                _reject(postponed)
 
-    def _gather(
-        self, first: _Parcel, source: trio.MemoryReceiveChannel[_Parcel]
-    ) -> tuple[list[_Parcel], _Parcel | None]:
-        """Parcels for one statement, and the one that must wait for the next.
+    def _fill_statement(
+        self, first: _Request, queue: trio.MemoryReceiveChannel[_Request]
+    ) -> tuple[list[_Request], _Request | None]:
+        """Takes requests for one statement, and one that must wait for the next statement, if any.
 
-        That is one of a conversation that is in it already: it may resend what that one sends.
+        A second request of a conversation must wait: it may resend a message of the first one, and a batch must not
+        have a message twice.
         """
-        parcels, size = [first], len(first.messages)  # one that was given up has none any more
+        requests, size = [first], len(first.messages)  # a cancelled request has no messages
         conversations = {message.conversation_id for message in first.messages}
-        while size < STATEMENT_MESSAGES:
+        while size < MAX_STATEMENT_MESSAGES:
             try:
-                parcel = source.receive_nowait()
+                request = queue.receive_nowait()
             except trio.WouldBlock:
                 break
-            its = {message.conversation_id for message in parcel.messages}
+            its = {message.conversation_id for message in request.messages}
             if its & conversations:
-                return parcels, parcel
+                return requests, request
             conversations |= its
-            size += len(parcel.messages)
-            parcels.append(parcel)
-        return parcels, None
+            size += len(request.messages)
+            requests.append(request)
+        return requests, None
 
-    async def _append_all(self, parcels: list[_Parcel]) -> None:
-        sizes = [len(parcel.messages) for parcel in parcels]  # now: one that is given up later is in all the same
+    async def _append_all(self, requests: list[_Request]) -> None:
+        sizes = [len(request.messages) for request in requests]  # before the await: a request cancelled later counts
         outcome: Rows | StoreError | None = StoreUnavailable("the store failed")
         try:
-            messages = [message for parcel in parcels for message in parcel.messages]
+            messages = [message for request in requests for message in request.messages]
             outcome = await self._append_counted(messages) if messages else []
         except (StoreRefused, StoreBusy) as error:
-            outcome = None if len(parcels) > 1 else error
+            outcome = None if len(requests) > 1 else error
         except StoreError as error:
             outcome = error
         finally:
-            place = 0
-            for parcel, size in zip(parcels, sizes, strict=True):
-                parcel.outcome = outcome[place : place + size] if isinstance(outcome, list) else outcome
-                place += size
-                parcel.done.set()
+            start = 0
+            for request, size in zip(requests, sizes, strict=True):
+                request.outcome = outcome[start : start + size] if isinstance(outcome, list) else outcome
+                start += size
+                request.done.set()
 
 
-def _refuse_the_rest(source: trio.MemoryReceiveChannel[_Parcel]) -> None:
+def _reject_all(queue: trio.MemoryReceiveChannel[_Request]) -> None:
     while True:
         try:
-            parcel = source.receive_nowait()
+            request = queue.receive_nowait()
         except (trio.WouldBlock, trio.EndOfChannel):
             return
-        _refuse(parcel)
+        _reject(request)
 
 
-def _refuse(parcel: _Parcel) -> None:
-    parcel.outcome = StoreUnavailable("the store is closing")
-    parcel.done.set()
+def _reject(request: _Request) -> None:
+    request.outcome = StoreUnavailable("the store is closing")
+    request.done.set()

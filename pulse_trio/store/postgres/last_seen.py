@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pulse_trio.store.postgres.connected import Connected
 
-# In the order of their ids, so that two such statements cannot wait for each other in a circle.
+# Locked in the order of their ids, so that two such statements cannot deadlock.
 _MARK_SEEN: Final = """
     WITH locked AS MATERIALIZED (
         SELECT u.id, seen.moment
@@ -18,26 +18,26 @@ _MARK_SEEN: Final = """
     UPDATE users u SET last_seen_at = greatest(u.last_seen_at, locked.moment) FROM locked WHERE u.id = locked.id
 """
 
-# Of the user's conversations and those of each one asked about, the shorter list decides: it is read, and each entry is
-# looked for in the other one, by index or by a hash of the user's own. So nobody makes others' lists long to slow this
-# down. OFFSET 0, CASE and IS TRUE keep the planner from turning that into a join, which compares each with each.
+# For each requested user the shorter of two lists is read, the user's conversations or theirs, and each entry is looked
+# up in the other one, by index or by a hash of the user's own. So nobody can slow this down by adding others to many
+# groups. OFFSET 0, CASE and IS TRUE prevent a plan with a nested-loop join.
 _ACQUAINTANCES: Final = """
     WITH mine AS MATERIALIZED (SELECT conversation_id FROM conversation_users WHERE user_id = %s)
     SELECT u.id, u.last_seen_at
-    FROM unnest(%s::uuid[]) AS asked (id)
-    JOIN users u ON u.id = asked.id
-    WHERE asked.id = %s OR CASE
+    FROM unnest(%s::uuid[]) AS requested (id)
+    JOIN users u ON u.id = requested.id
+    WHERE requested.id = %s OR CASE
         WHEN EXISTS (
-            SELECT FROM conversation_users theirs WHERE theirs.user_id = asked.id OFFSET (SELECT count(*) FROM mine)
+            SELECT FROM conversation_users theirs WHERE theirs.user_id = requested.id OFFSET (SELECT count(*) FROM mine)
         ) THEN EXISTS (
             SELECT FROM mine WHERE EXISTS (
                 SELECT FROM conversation_users theirs
-                WHERE theirs.conversation_id = mine.conversation_id AND theirs.user_id = asked.id OFFSET 0
+                WHERE theirs.conversation_id = mine.conversation_id AND theirs.user_id = requested.id OFFSET 0
             ) OFFSET 0
         )
         ELSE EXISTS (
             SELECT FROM conversation_users theirs
-            WHERE theirs.user_id = asked.id
+            WHERE theirs.user_id = requested.id
                 AND (theirs.conversation_id IN (SELECT conversation_id FROM mine)) IS TRUE OFFSET 0
         )
     END

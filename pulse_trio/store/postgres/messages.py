@@ -1,4 +1,4 @@
-"""Messages in PostgreSQL: what gives out seq and rev."""
+"""Messages in PostgreSQL; their statements assign seq and rev."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,48 +21,47 @@ from pulse_trio.store.base import (
     page_range,
 )
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
-from pulse_trio.store.postgres.group_commit import APPENDS, GroupCommit, StoreBusy
+from pulse_trio.store.postgres.group_commit import MAX_APPENDS, GroupCommit, StoreBusy
 from pulse_trio.trio_psycopg import Pool
 
-# One statement, one round trip, one commit for a batch. `fresh` leaves out what is stored already and
-# what its sender may not send; `locked` takes the conversations' rows in the order of their ids, so that
-# two batches cannot wait for each other; `bumped` gives out seq and rev under that lock.
-# A client_id that somebody else commits while this waits for the lock breaks the unique index: the whole
-# statement is undone, and `append` repeats it.
-# `fresh` sees the members as they were when the statement began, and only the locked row as it is now (READ COMMITTED;
-# PostgreSQL's documentation, 13.2.1). So the version of the members is compared under the lock: where it has changed
-# nothing is stored, a row without a place says so, and `append` looks at the members again.
-# The planner takes a batch for a few rows, and would join its parts by comparing each with each. So they are not
-# joined: a probe of an index for each message (OFFSET 0 keeps it one), a hash of the places (IS NOT TRUE does), and
-# arrays of places, which go with their conversation through the lock. A message's own columns come from `given`, by its
-# place.
+# One statement, one round trip, one commit for a batch. A message's `ordinal` is its position in the batch, from 1.
+# `fresh` excludes messages that are already stored and those of non-members; `locked` locks the conversations' rows in
+# the order of their ids, so that two batches cannot deadlock; `bumped` assigns seq and rev under that lock.
+# If another transaction commits the same client_id while this one waits for the lock, the unique index rejects the
+# whole statement, and `append` repeats it.
+# `fresh` sees the members as of the start of the statement, and only the locked row as it is now (READ COMMITTED;
+# PostgreSQL's documentation, 13.2.1). So the version of the members is compared under the lock. If it has changed,
+# nothing is stored in that conversation, a row without an ordinal reports it, and `append` reads the members again.
+# The planner expects a batch of a few rows, and would join its parts by nested loops. So they are not joined: an index
+# probe for each message (forced by OFFSET 0), a hash of ordinals (forced by IS NOT TRUE), and arrays of ordinals that
+# pass through the lock with their conversation. A message's own columns are looked up in `given` by its ordinal.
 _APPEND: Final = f"""
     WITH given AS MATERIALIZED (
-        SELECT %(ids)s::uuid[] AS ids, %(rooms)s::uuid[] AS rooms, %(senders)s::uuid[] AS senders,
+        SELECT %(ids)s::uuid[] AS ids, %(conversations)s::uuid[] AS conversations, %(senders)s::uuid[] AS senders,
             %(contents)s::text[] AS contents, %(client_ids)s::text[] AS client_ids, %(times)s::timestamptz[] AS times
     ), input AS MATERIALIZED (
-        SELECT i.* FROM given, unnest(ids, rooms, senders, client_ids, times)
-            WITH ORDINALITY AS i (id, conversation_id, sender_id, client_id, created_at, place)
+        SELECT i.* FROM given, unnest(ids, conversations, senders, client_ids, times)
+            WITH ORDINALITY AS i (id, conversation_id, sender_id, client_id, created_at, ordinal)
     ), existing AS MATERIALIZED (
-        SELECT i.place, found.id FROM input i CROSS JOIN LATERAL (
+        SELECT i.ordinal, found.id FROM input i CROSS JOIN LATERAL (
             SELECT id FROM messages WHERE id = i.id
             UNION
             SELECT id FROM messages
             WHERE conversation_id = i.conversation_id AND sender_id = i.sender_id AND client_id = i.client_id
         ) found
     ), fresh AS MATERIALIZED (
-        SELECT i.conversation_id, i.place, i.created_at, member.members_version
+        SELECT i.conversation_id, i.ordinal, i.created_at, member.members_version
         FROM input i CROSS JOIN LATERAL (
             SELECT c.members_version FROM conversation_users cu JOIN conversations c ON c.id = cu.conversation_id
             WHERE cu.conversation_id = i.conversation_id AND cu.user_id = i.sender_id OFFSET 0
         ) member
-        WHERE (i.place IN (SELECT place FROM existing)) IS NOT TRUE
+        WHERE (i.ordinal IN (SELECT ordinal FROM existing)) IS NOT TRUE
     ), counted AS (
         SELECT conversation_id, members_version, count(*) AS n, max(created_at) AS latest,
-            array_agg(place ORDER BY place) AS places
+            array_agg(ordinal ORDER BY ordinal) AS ordinals
         FROM fresh GROUP BY conversation_id, members_version
     ), locked AS MATERIALIZED (
-        SELECT c.id, counted.n, counted.latest, counted.places,
+        SELECT c.id, counted.n, counted.latest, counted.ordinals,
             c.members_version = counted.members_version AS is_current
         FROM conversations c JOIN counted ON counted.conversation_id = c.id
         ORDER BY c.id FOR NO KEY UPDATE OF c
@@ -72,30 +71,30 @@ _APPEND: Final = f"""
             last_rev = c.last_rev + locked.n,
             updated_at = greatest(c.updated_at, locked.latest)
         FROM locked WHERE c.id = locked.id AND locked.is_current
-        RETURNING c.last_seq - locked.n AS seq, c.last_rev - locked.n AS rev, locked.places
+        RETURNING c.last_seq - locked.n AS seq, c.last_rev - locked.n AS rev, locked.ordinals
     ), numbered AS MATERIALIZED (
-        SELECT p.place, bumped.seq + p.step AS seq, bumped.rev + p.step AS rev
-        FROM bumped, unnest(bumped.places) WITH ORDINALITY AS p (place, step)
+        SELECT p.ordinal, bumped.seq + p.step AS seq, bumped.rev + p.step AS rev
+        FROM bumped, unnest(bumped.ordinals) WITH ORDINALITY AS p (ordinal, step)
     ), inserted AS (
         INSERT INTO messages
             (id, conversation_id, sender_id, content, created_at, updated_at, seq, rev, client_id)
-        SELECT ids[place], rooms[place], senders[place], contents[place], times[place], times[place], seq, rev,
-            client_ids[place]
+        SELECT ids[ordinal], conversations[ordinal], senders[ordinal], contents[ordinal], times[ordinal],
+            times[ordinal], seq, rev, client_ids[ordinal]
         FROM numbered, given
     )
-    SELECT e.place, old.* FROM existing e CROSS JOIN LATERAL (
+    SELECT e.ordinal, old.* FROM existing e CROSS JOIN LATERAL (
         SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id WHERE m.id = e.id OFFSET 0
     ) old
     UNION ALL
-    SELECT place, NULL, NULL, NULL, (SELECT username FROM users WHERE id = senders[place]), NULL, NULL, NULL, NULL,
+    SELECT ordinal, NULL, NULL, NULL, (SELECT username FROM users WHERE id = senders[ordinal]), NULL, NULL, NULL, NULL,
         NULL, seq, rev, NULL
     FROM numbered, given
     UNION ALL
     SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM locked WHERE NOT is_current
 """
 
-# The same for one message that is new: less to plan, to send and to read. It finds no row when the message is
-# stored already, its sender may not send it, or the members have changed; then `_APPEND` says which.
+# The same for a single new message: less to plan, send and read. It returns no row if the message is already stored,
+# its sender is not a member, or the members have changed; `_APPEND` then finds out which.
 _APPEND_ONE: Final = """
     WITH bumped AS (
         UPDATE conversations c SET
@@ -127,7 +126,7 @@ _REVISE: Final = """
     FROM bumped WHERE m.id = %s
 """
 
-# By seq, through the index on (conversation_id, seq), a range no longer than the page: its depth costs nothing.
+# By the index on (conversation_id, seq), a range no longer than the page: the cost does not depend on its depth.
 _PAGE: Final = f"""
     SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id
     WHERE m.conversation_id = %s AND m.seq BETWEEN %s AND %s ORDER BY m.seq DESC
@@ -138,30 +137,30 @@ _CHANGES: Final = f"""
     WHERE m.conversation_id = %s AND m.rev > %s ORDER BY m.rev LIMIT %s
 """
 
-# A client_id, or a change of the members, that somebody else commits in between is seen by the second attempt. With
-# more of them in a row the row counts as busy, and its room waits apart from the others.
-_APPEND_ATTEMPTS: Final = 3
-_SAME_MESSAGE: Final = ("messages_pkey", "messages_client_id")  # what a message breaks that is stored already
+# The second attempt sees a client_id or a change of members that another transaction has committed in between. After
+# several in succession the row counts as busy, and its room is isolated from the others.
+MAX_APPEND_ATTEMPTS: Final = 3
+_SAME_MESSAGE: Final = ("messages_pkey", "messages_client_id")  # constraints that an already stored message violates
 
-REVISIONS: Final = 2  # transactions of edits and deletions under way at most, so that appends find a connection
-MESSAGE_CONNECTIONS: Final = APPENDS + REVISIONS  # what a pool for messages needs
+MAX_REVISIONS: Final = 2  # concurrent transactions of edits and deletions, so that appends find a connection
+MESSAGE_CONNECTIONS: Final = MAX_APPENDS + MAX_REVISIONS  # size of a pool for messages
 
 
 class MembersChanged(StoreBusy):
-    """The members of a conversation changed while its row was waited for; nothing was stored there."""
+    """The members of a conversation changed while its row was locked; nothing was stored in it."""
 
 
 class StoredMeanwhile(StoreBusy):
-    """Somebody else stored the same message while the row was waited for; the next attempt finds it."""
+    """Another transaction stored the same message while the row was locked; the next attempt finds it."""
 
 
 class Messages(Connected):
-    """The operations of the contract on messages."""
+    """Operations of the contract on messages."""
 
     def __init__(self, pool: Pool, epoch: str = "", *, message_pool: Pool | None = None) -> None:
         super().__init__(pool, epoch)
         self._message_pool = message_pool or pool
-        self._revisions = trio.Semaphore(REVISIONS)
+        self._revisions = trio.Semaphore(MAX_REVISIONS)
         self.group_commit = GroupCommit(partial(self._append, self._message_pool), partial(self._append, pool))
 
     async def head(self, conversation_id: UUID) -> Head:
@@ -176,11 +175,11 @@ class Messages(Connected):
         return await self.group_commit.append(batch)
 
     async def _append(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
-        for _ in range(_APPEND_ATTEMPTS - 1):
+        for _ in range(MAX_APPEND_ATTEMPTS - 1):
             try:
                 return await self._append_once(pool, batch)
             except (MembersChanged, StoredMeanwhile):
-                pass  # what of it is stored comes back as it is
+                pass  # the next attempt returns messages that are stored already
         return await self._append_once(pool, batch)
 
     async def _append_once(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
@@ -197,9 +196,9 @@ class Messages(Connected):
             raise
 
     async def _append_one(self, pool: Pool, new: NewMessage) -> Message | None:
-        room, sender, at = new.conversation_id, new.sender_id, new.created_at
-        bump = (at, room, room, sender, room, new.id, room, sender, new.client_id)
-        insert = (new.id, room, sender, new.content, at, at, new.client_id)
+        conversation, sender, at = new.conversation_id, new.sender_id, new.created_at
+        bump = (at, conversation, conversation, sender, conversation, new.id, conversation, sender, new.client_id)
+        insert = (new.id, conversation, sender, new.content, at, at, new.client_id)
         async with self.connection(pool) as connection:
             row = await (await connection.execute(_APPEND_ONE, bump + insert, prepare=True)).fetchone()
         if row is None:
@@ -210,7 +209,7 @@ class Messages(Connected):
     async def _append_many(self, pool: Pool, batch: Sequence[NewMessage]) -> list[Message | None]:
         columns = {
             "ids": [new.id for new in batch],
-            "rooms": [new.conversation_id for new in batch],
+            "conversations": [new.conversation_id for new in batch],
             "senders": [new.sender_id for new in batch],
             "contents": [new.content for new in batch],
             "client_ids": [new.client_id for new in batch],
@@ -219,25 +218,25 @@ class Messages(Connected):
         async with self.connection(pool) as connection:
             rows = await (await connection.execute(_APPEND, columns, prepare=True)).fetchall()
         found: dict[int, Message] = {}
-        for place, *values in rows:
-            if place is None:
+        for ordinal, *values in rows:
+            if ordinal is None:
                 raise MembersChanged("the members changed while the row was locked")
-            new = batch[place - 1]
+            new = batch[ordinal - 1]
             if values[0] is None:
-                found[place] = _stored(new, username=values[3], seq=values[9], rev=values[10])
-            # Two rows: the id is one message's, the client_id another's. The id says which one it is.
-            elif place not in found or values[0] == new.id:
-                found[place] = message(values)
-        return [found.get(place) for place in range(1, len(batch) + 1)]
+                found[ordinal] = _stored(new, username=values[3], seq=values[9], rev=values[10])
+            # Two rows if the id is one message's and the client_id another's; the id takes precedence.
+            elif ordinal not in found or values[0] == new.id:
+                found[ordinal] = message(values)
+        return [found.get(ordinal) for ordinal in range(1, len(batch) + 1)]
 
     async def revise(self, revision: Revision) -> Message:
-        # The writer of the room waits for it, and with the writer everybody's messages there.
+        # On the pool for messages: while an edit waits, so do the room's writer and all messages behind it.
         async with self._revisions, self.connection(self._message_pool) as connection, connection.transaction():
             cursor = await connection.execute(
                 "SELECT owner_id FROM conversations WHERE id = %s FOR NO KEY UPDATE", (revision.conversation_id,)
             )
             owner = await cursor.fetchone()
-            # Under the lock, which orders it with every other change of the conversation.
+            # After taking the lock: a statement sees only what was committed before it began.
             members = await count(
                 connection,
                 "SELECT count(*) FROM conversation_users WHERE conversation_id = %s AND user_id = %s",
@@ -301,7 +300,7 @@ class Messages(Connected):
 
 
 def _stored(new: NewMessage, username: str, seq: int, rev: int) -> Message:
-    """A message that has just been stored."""
+    """Builds the record of a message just stored."""
     return Message(
         id=new.id,
         conversation_id=new.conversation_id,

@@ -13,12 +13,12 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.rooms import read_positions as reads
 from pulse_trio.rooms.read_positions import GATHER
 from pulse_trio.rooms.room import FRAME_POSITIONS
-from pulse_trio.store.base import NewMessage, NotAMember, ReadMark, ReadStanding, StoreUnavailable, User
+from pulse_trio.store.base import NewMessage, NotAMember, ReadMark, ReadState, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 
 from .world import START, Device, Guest, World, a_world, device, settle
 
-Standings = list[ReadStanding | None]
+Standings = list[ReadState | None]
 Store = Callable[[Sequence[ReadMark]], Awaitable[Standings]]
 
 
@@ -261,7 +261,7 @@ async def test_a_row_that_somebody_holds_delays_its_own_mark_only(
 
         async def held(real: Store, marks: Sequence[ReadMark]) -> Standings:
             free = await real([mark for mark in marks if mark.user_id != world.bob.id])
-            return [ReadStanding(0, 3) if mark.user_id == world.bob.id else free.pop(0) for mark in marks]
+            return [ReadState(0, 3) if mark.user_id == world.bob.id else free.pop(0) for mark in marks]
 
         watch_marks(world, monkeypatch, held, held)
         await bob.read(3)
@@ -403,8 +403,8 @@ async def test_rest_marks_at_once_and_tells(autojump_clock: MockClock, monkeypat
         await say(world, 3)
         key = world.conversation_id
         alice = await world.join(world.alice)
-        assert await world.hub.mark_read(key, world.bob.id, 2) == ReadStanding(2, 3)
-        assert await world.hub.mark_read(key, world.bob.id, 1) == ReadStanding(2, 3)
+        assert await world.hub.mark_read(key, world.bob.id, 2) == ReadState(2, 3)
+        assert await world.hub.mark_read(key, world.bob.id, 1) == ReadState(2, 3)
         await settle()
         assert told(alice) == [{str(world.bob.id): 2}]
         with pytest.raises(PulseError) as caught:
@@ -416,10 +416,10 @@ async def test_rest_marks_at_once_and_tells(autojump_clock: MockClock, monkeypat
 
         async def held(_real: Store, marks: Sequence[ReadMark]) -> Standings:
             await trio.lowlevel.checkpoint()
-            return [ReadStanding(2, 3) for _ in marks]
+            return [ReadState(2, 3) for _ in marks]
 
         watch_marks(world, monkeypatch, held, held)
-        assert await world.hub.mark_read(key, world.bob.id, 3) == ReadStanding(3, 3)
+        assert await world.hub.mark_read(key, world.bob.id, 3) == ReadState(3, 3)
         for outcome in ([fail], [hang], [held] * 100):
             watch_marks(world, monkeypatch, *outcome)
             with pytest.raises(StoreUnavailable):

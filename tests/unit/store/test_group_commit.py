@@ -1,4 +1,4 @@
-"""Group commit: several rooms share a statement, and the fault of one is nobody else's."""
+"""Group commit: several rooms share a statement, and one room's failure affects no other."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,10 +10,16 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pulse_trio.store.base import Message, NewMessage, StoreError, StoreRefused, StoreUnavailable
-from pulse_trio.store.postgres.group_commit import APPENDS, LANES, STATEMENT_MESSAGES, GroupCommit, Rows, StoreBusy
+from pulse_trio.store.postgres.group_commit import (
+    LANES,
+    MAX_APPENDS,
+    MAX_STATEMENT_MESSAGES,
+    GroupCommit,
+    Rows,
+    StoreBusy,
+)
 
 NOW = datetime(2026, 2, 4, tzinfo=UTC)
-AT_ONCE = APPENDS  # the lanes' statements, and that of who found none under way
 SENDER = UUID(int=1)
 
 
@@ -28,25 +34,25 @@ def stored(message: NewMessage) -> Message:
 
 
 class Statements:
-    """What would be PostgreSQL: each statement waits for `gate`, and fails if it has one of the `poison` rooms."""
+    """Stands in for PostgreSQL: a statement waits for `gate`, and fails if it has a message of a `poison` room."""
 
     def __init__(self) -> None:
         self.rooms: list[list[int]] = []
-        self.apart: list[int] = []
-        self.under_way = self.most = 0  # but for those of rooms that are set apart
+        self.isolated: list[int] = []
+        self.running = self.max_running = 0  # without those of isolated rooms
         self.gate: trio.Event | None = None
         self.poison: dict[int, StoreError] = {}
 
     async def append(self, messages: Sequence[NewMessage]) -> Rows:
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
+        self.running += 1
+        self.max_running = max(self.max_running, self.running)
         try:
             return await self._append(messages)
         finally:
-            self.under_way -= 1
+            self.running -= 1
 
-    async def append_apart(self, messages: Sequence[NewMessage]) -> Rows:
-        self.apart.append(messages[0].conversation_id.int)
+    async def append_isolated(self, messages: Sequence[NewMessage]) -> Rows:
+        self.isolated.append(messages[0].conversation_id.int)
         return await self._append(messages)
 
     async def _append(self, messages: Sequence[NewMessage]) -> Rows:
@@ -61,10 +67,10 @@ class Statements:
 
 
 class Writers:
-    """Rooms that append at the same time."""
+    """Writers of several rooms, and the outcome of each."""
 
-    def __init__(self, gathering: GroupCommit, nursery: trio.Nursery) -> None:
-        self.group_commit = gathering
+    def __init__(self, group_commit: GroupCommit, nursery: trio.Nursery) -> None:
+        self.group_commit = group_commit
         self.nursery = nursery
         self.outcomes: dict[int, list[str] | StoreError] = {}
 
@@ -86,23 +92,23 @@ class Writers:
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Statements, Writers]]:
     statements = Statements()
-    gathering = GroupCommit(statements.append, statements.append_apart)
+    group_commit = GroupCommit(statements.append, statements.append_isolated)
     async with trio.open_nursery() as nursery:
-        await nursery.start(gathering.run)
-        yield statements, Writers(gathering, nursery)
+        await nursery.start(group_commit.run)
+        yield statements, Writers(group_commit, nursery)
         nursery.cancel_scope.cancel()
 
 
 async def occupy(statements: Statements, writers: Writers) -> trio.Event:
-    """As many statements are under way as there may be; they end when the event is set."""
+    """Starts as many statements as may run at a time; they end when the returned event is set."""
     statements.gate = trio.Event()
-    for number in range(AT_ONCE):
+    for number in range(MAX_APPENDS):
         writers.start(900 + number)
         await wait_all_tasks_blocked()
     return statements.gate
 
 
-async def test_alone_it_does_not_wait(autojump_clock: MockClock) -> None:
+async def test_a_single_append_does_not_wait(autojump_clock: MockClock) -> None:
     async with running() as (statements, writers):
         writers.start(1, 2)
         await wait_all_tasks_blocked()
@@ -111,7 +117,7 @@ async def test_alone_it_does_not_wait(autojump_clock: MockClock) -> None:
         assert trio.current_time() == 0
 
 
-async def test_what_comes_during_a_commit_shares_the_next(autojump_clock: MockClock) -> None:
+async def test_appends_during_a_commit_share_the_next_one(autojump_clock: MockClock) -> None:
     async with running() as (statements, writers):
         gate = await occupy(statements, writers)
         for room in range(1, 6):
@@ -120,14 +126,14 @@ async def test_what_comes_during_a_commit_shares_the_next(autojump_clock: MockCl
         assert writers.outcomes == {}
         gate.set()
         await wait_all_tasks_blocked()
-        shared = statements.rooms[AT_ONCE:]
+        shared = statements.rooms[MAX_APPENDS:]
         assert len(shared) <= LANES
         assert sorted(room for statement in shared for room in statement) == [r for r in range(1, 6) for _ in range(r)]
         for room in range(1, 6):
             assert writers.outcomes[room] == [f"{room}.{number}" for number in range(room)]
 
 
-async def test_a_statement_is_bounded(autojump_clock: MockClock) -> None:
+async def test_the_size_of_a_statement_is_bounded(autojump_clock: MockClock) -> None:
     async with running() as (statements, writers):
         gate = await occupy(statements, writers)
         for room in range(1, 31):
@@ -135,12 +141,12 @@ async def test_a_statement_is_bounded(autojump_clock: MockClock) -> None:
         await wait_all_tasks_blocked()
         gate.set()
         await wait_all_tasks_blocked()
-        assert max(len(statement) for statement in statements.rooms) <= STATEMENT_MESSAGES + 100
+        assert max(len(statement) for statement in statements.rooms) <= MAX_STATEMENT_MESSAGES + 100
         assert all(len(writers.outcomes[room]) == 100 for room in range(1, 31))  # type: ignore[arg-type]
 
 
-async def test_two_parcels_of_a_conversation_are_not_in_one_statement(autojump_clock: MockClock) -> None:
-    """The second may resend what the first sends: two of one client_id in a statement are none of the contract's."""
+async def test_a_statement_has_one_request_of_a_conversation(autojump_clock: MockClock) -> None:
+    """The second may resend a message of the first, and a batch must not have one client_id twice."""
     async with running() as (statements, writers):
         gate = await occupy(statements, writers)
         for room in (1, 2, 1, 3):
@@ -150,11 +156,11 @@ async def test_two_parcels_of_a_conversation_are_not_in_one_statement(autojump_c
         await wait_all_tasks_blocked()
         for statement in statements.rooms:
             assert len(set(statement)) == len(statement)
-        assert sorted(room for statement in statements.rooms[AT_ONCE:] for room in statement) == [1, 1, 2, 3]
+        assert sorted(room for statement in statements.rooms[MAX_APPENDS:] for room in statement) == [1, 1, 2, 3]
 
 
 @pytest.mark.parametrize("error", [StoreRefused("poison"), StoreBusy("locked")], ids=["refused", "locked"])
-async def test_the_fault_of_one_room_is_its_own(error: StoreError, autojump_clock: MockClock) -> None:
+async def test_a_failing_room_affects_no_other(error: StoreError, autojump_clock: MockClock) -> None:
     async with running() as (statements, writers):
         statements.poison[3] = error
         gate = await occupy(statements, writers)
@@ -167,13 +173,13 @@ async def test_the_fault_of_one_room_is_its_own(error: StoreError, autojump_cloc
             assert writers.outcomes[room] == [f"{room}.0"]
         assert type(writers.outcomes[3]) is type(error)
 
-        # It stays alone, and holds up nobody, until it succeeds.
+        # It stays isolated, and delays no other room, until it succeeds.
         del statements.rooms[:]
         gate = await occupy(statements, writers)
         writers.start(3)
         writers.start(4)
         await wait_all_tasks_blocked()
-        assert statements.rooms[AT_ONCE:] == [[3]]
+        assert statements.rooms[MAX_APPENDS:] == [[3]]
         gate.set()
         await wait_all_tasks_blocked()
         assert writers.outcomes[4] == ["4.0"]
@@ -185,11 +191,11 @@ async def test_the_fault_of_one_room_is_its_own(error: StoreError, autojump_cloc
         before = len(statements.rooms)
         writers.start(3)
         await wait_all_tasks_blocked()
-        assert len(statements.rooms) == before  # it gathers again
+        assert len(statements.rooms) == before  # it shares statements again
         gate.set()
 
 
-async def test_a_store_that_is_away_is_away_for_all_and_at_once(autojump_clock: MockClock) -> None:
+async def test_an_unavailable_store_fails_all_appends_at_once(autojump_clock: MockClock) -> None:
     async with running() as (statements, writers):
         gate = await occupy(statements, writers)
         statements.poison[2] = StoreUnavailable("away")
@@ -198,12 +204,12 @@ async def test_a_store_that_is_away_is_away_for_all_and_at_once(autojump_clock: 
         await wait_all_tasks_blocked()
         gate.set()
         await wait_all_tasks_blocked()
-        assert len(statements.rooms) <= AT_ONCE + LANES
+        assert len(statements.rooms) <= MAX_APPENDS + LANES
         failed = [room for room in range(1, 4) if isinstance(writers.outcomes[room], StoreUnavailable)]
         assert 2 in failed
 
 
-async def test_who_gives_up_before_its_turn_is_not_stored(autojump_clock: MockClock) -> None:
+async def test_an_append_cancelled_before_its_statement_is_not_stored(autojump_clock: MockClock) -> None:
     async with running() as (statements, writers):
         gate = await occupy(statements, writers)
         scope = writers.start(1)
@@ -214,10 +220,10 @@ async def test_who_gives_up_before_its_turn_is_not_stored(autojump_clock: MockCl
         gate.set()
         await wait_all_tasks_blocked()
         assert [1] not in statements.rooms
-        assert sorted(room for statement in statements.rooms[AT_ONCE:] for room in statement) == [2]
+        assert sorted(room for statement in statements.rooms[MAX_APPENDS:] for room in statement) == [2]
 
 
-async def test_who_gives_up_during_its_statement_harms_nobody(autojump_clock: MockClock) -> None:
+async def test_an_append_cancelled_during_its_statement_affects_no_other(autojump_clock: MockClock) -> None:
     async with running() as (statements, writers):
         statements.gate = trio.Event()
         scope = writers.start(1)
@@ -230,8 +236,8 @@ async def test_who_gives_up_during_its_statement_harms_nobody(autojump_clock: Mo
         assert writers.outcomes == {2: ["2.0"]}
 
 
-async def test_rooms_that_are_set_apart_take_no_place_of_the_others(autojump_clock: MockClock) -> None:
-    """Each place is a connection: those that wait for locked rows have others."""
+async def test_isolated_rooms_use_no_connection_of_the_others(autojump_clock: MockClock) -> None:
+    """Statements that wait for locked rows have connections of their own."""
     async with running() as (statements, writers):
         locked = range(1, 7)
         statements.poison = {room: StoreBusy("locked") for room in locked}
@@ -239,25 +245,25 @@ async def test_rooms_that_are_set_apart_take_no_place_of_the_others(autojump_clo
             writers.start(room)
         await wait_all_tasks_blocked()
         assert all(isinstance(writers.outcomes[room], StoreBusy) for room in locked)
-        statements.apart.clear()
+        statements.isolated.clear()
         statements.gate = trio.Event()
         for room in (*locked, *range(11, 20)):
             writers.start(room)
             await wait_all_tasks_blocked()
-        assert statements.apart == list(locked)
-        assert statements.most <= statements.under_way == APPENDS
+        assert statements.isolated == list(locked)
+        assert statements.max_running <= statements.running == MAX_APPENDS
         statements.gate.set()
         await wait_all_tasks_blocked()
         assert [writers.outcomes[room] for room in range(11, 20)] == [[f"{room}.0"] for room in range(11, 20)]
 
 
-async def test_when_the_lanes_end_nobody_waits_for_ever(autojump_clock: MockClock) -> None:
+async def test_queued_appends_fail_when_the_lanes_end(autojump_clock: MockClock) -> None:
     statements = Statements()
-    gathering = GroupCommit(statements.append, statements.append_apart)
+    group_commit = GroupCommit(statements.append, statements.append_isolated)
     async with trio.open_nursery() as nursery:
-        writers = Writers(gathering, nursery)
+        writers = Writers(group_commit, nursery)
         async with trio.open_nursery() as lanes:
-            await lanes.start(gathering.run)
+            await lanes.start(group_commit.run)
             gate = await occupy(statements, writers)
             writers.start(1)
             await wait_all_tasks_blocked()
@@ -267,24 +273,24 @@ async def test_when_the_lanes_end_nobody_waits_for_ever(autojump_clock: MockCloc
         assert all(isinstance(outcome, StoreUnavailable) for outcome in writers.outcomes.values())
         gate.set()
         await wait_all_tasks_blocked()
-        assert writers.outcomes[900] == ["900.0"], "its statement is its own"
+        assert writers.outcomes[900] == ["900.0"], "it runs its own statement, not on a lane"
 
 
-async def test_who_waits_for_the_next_statement_of_a_lane_is_told_when_the_lanes_end(autojump_clock: MockClock) -> None:
+async def test_a_postponed_append_fails_when_the_lanes_end(autojump_clock: MockClock) -> None:
     statements = Statements()
-    gathering = GroupCommit(statements.append, statements.append_apart)
+    group_commit = GroupCommit(statements.append, statements.append_isolated)
     lanes = trio.CancelScope()
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         with lanes:
-            await gathering.run(task_status=task_status)
+            await group_commit.run(task_status=task_status)
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             await nursery.start(run)
-            writers, others = Writers(gathering, nursery), Writers(gathering, nursery)
+            writers, others = Writers(group_commit, nursery), Writers(group_commit, nursery)
             before = statements.gate = trio.Event()
-            for room in range(10, 10 + AT_ONCE):
+            for room in range(10, 10 + MAX_APPENDS):
                 writers.start(room)
                 await wait_all_tasks_blocked()
             for same_room in (writers, others):
@@ -293,7 +299,7 @@ async def test_who_waits_for_the_next_statement_of_a_lane_is_told_when_the_lanes
             statements.gate = trio.Event()
             before.set()
             await wait_all_tasks_blocked()
-            assert statements.rooms[-1] == [1], "the second one of the room is kept for the statement after this"
+            assert statements.rooms[-1] == [1], "the second request of the room waits for the next statement"
             lanes.cancel()
     assert isinstance(writers.outcomes[1], StoreUnavailable)
     assert isinstance(others.outcomes[1], StoreUnavailable)
