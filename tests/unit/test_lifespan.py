@@ -172,7 +172,7 @@ async def _service_that_reopens() -> AsyncIterator[Lifespan]:
 
     lifespan = Lifespan()
     settings = Settings.load(secret_key=SECRET, allowed_origins=(LISTED,))
-    lifespan.app = create_app(settings, open_store, moved=wait_moved)
+    lifespan.app = create_app(settings, open_store, wait_moved=wait_moved)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lifespan.run)
