@@ -183,8 +183,7 @@ class Hub:
             StoreUnavailable: the room could not be opened.
         Cancelled: the connection is not registered.
         """
-        room = await self._rooms.hold_open(conversation_id)
-        try:
+        async with self._rooms.opened(conversation_id) as room:
             last_rev = room.feed.last_rev
             if after_rev is not None and after_rev > last_rev:
                 # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
@@ -215,8 +214,6 @@ class Hub:
             self._online.enter(user.id)
             if self.draining:  # it came in after `drain` had closed the others
                 room.close_all(CloseCode.RESTART, RESTARTING)
-        finally:
-            room.unhold()
         return subscription
 
     def disconnect(self, conversation_id: UUID, user_id: UUID, websocket: Transport) -> None:
@@ -314,11 +311,8 @@ class Hub:
         Cancelled: it may be stored or not.
         """
         asked = self._message(conversation_id, sender, content, client_id)
-        room = await self._rooms.hold_open(conversation_id)
-        try:
+        async with self._rooms.opened(conversation_id) as room:
             message = await room.store(asked, client_id)
-        finally:
-            room.unhold()
         is_new = message.id == asked.id
         # The store finds what was stored before also for who has been removed since.
         if not is_new and await self._store.membership(conversation_id, sender.id) is None:
@@ -334,11 +328,8 @@ class Hub:
             StoreUnavailable: the room could not be opened.
         Cancelled: the change may be made or not.
         """
-        room = await self._rooms.hold_open(conversation_id)
-        try:
+        async with self._rooms.opened(conversation_id) as room:
             return await room.store(self._revision(conversation_id, message_id, actor, content))
-        finally:
-            room.unhold()
 
     async def _submit(self, subscription: Subscription, message: NewMessage | Revision, client_id: str | None) -> None:
         if subscription.connection.close_code is not None:
@@ -350,11 +341,8 @@ class Hub:
         if room is None:
             await trio.lowlevel.checkpoint()
             return
-        room.hold()
-        try:
+        with room.held():
             await room.submit(subscription, message, client_id)
-        finally:
-            room.unhold()
 
     def _message(self, conversation_id: UUID, sender: User, content: str, client_id: str | None) -> NewMessage:
         return NewMessage(
@@ -399,14 +387,12 @@ class Hub:
 
     async def _open_and_type(self, subscription: Subscription) -> None:
         try:
-            room = await self._rooms.hold_open(subscription.conversation_id)
+            async with self._rooms.opened(subscription.conversation_id) as room:
+                self._type(room, subscription)
         except NotAMember:
             subscription.refuse(not_a_member())
         except StoreUnavailable:
             pass  # typing may be missed
-        else:
-            self._type(room, subscription)
-            room.unhold()
         finally:
             del self._typing[subscription.connection]
 
@@ -651,12 +637,10 @@ class Hub:
         self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID]
     ) -> None:
         try:
-            room = await self._rooms.hold_open(conversation_id)
+            async with self._rooms.opened(conversation_id) as room:
+                room.announce(event, content, user_id, user_ids)
         except (NotAMember, StoreUnavailable):
             pass
-        else:
-            room.announce(event, content, user_id, user_ids)
-            room.unhold()
         finally:
             self._announcing -= 1
 

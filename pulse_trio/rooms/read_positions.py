@@ -238,12 +238,10 @@ class ReadPositions:
             while self._untold:
                 conversation_id = next(iter(self._untold))
                 try:
-                    room = await self._rooms.hold_open(conversation_id)
+                    async with self._rooms.opened(conversation_id) as room:
+                        room.tell_read(self._untold.pop(conversation_id))
                 except (NotAMember, StoreUnavailable):
                     del self._untold[conversation_id]  # it may be missed
-                    continue
-                room.tell_read(self._untold.pop(conversation_id))
-                room.unhold()
 
 
 def _answer(room: Room, subscription: Subscription, seq: int) -> bool:

@@ -1,6 +1,8 @@
 """The rooms of this process: opened when somebody needs one, forgotten when it is vacant."""
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import structlog
@@ -81,7 +83,7 @@ class Rooms:
         return len(self._rooms)
 
     def room(self, conversation_id: UUID) -> Room:
-        """The room; begins to open it if there is none. Who wants it to stay must `hold` it before any await."""
+        """Returns the room; begins to open it if there is none. To keep it, enter `Room.held` before any await."""
         room = self._rooms.get(conversation_id)
         if room is None:
             room = Room(
@@ -99,24 +101,21 @@ class Rooms:
             self.nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
         return room
 
-    async def hold_open(self, conversation_id: UUID) -> Room:
-        """The room once it is open, held; `unhold` must follow.
+    @asynccontextmanager
+    async def opened(self, conversation_id: UUID) -> AsyncIterator[Room]:
+        """Waits until a room is open, and keeps it open within an `async with` block.
 
         Raises:
             NotAMember: there is no such conversation.
-            StoreUnavailable: it could not be opened.
-        Cancelled: it is not held.
+            StoreUnavailable: the room could not be opened.
+        Cancelled: while it opens, the room is not kept.
         """
         room = self.room(conversation_id)
-        room.hold()
-        try:
+        with room.held():
             await room.opened.wait()
             if room.failure is not None:
                 raise room.failure
-        except BaseException:
-            room.unhold()
-            raise
-        return room
+            yield room
 
     async def _run_room(self, room: Room) -> None:
         """Runs a room; its failure ends that room, not the others."""

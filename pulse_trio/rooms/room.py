@@ -103,7 +103,7 @@ class Room:
         self._admitted: dict[UUID, tuple[int, bool]] = {}
         self._members_in_doubt = False
         self._keepers = 0  # members whose connection is this conversation's own
-        self._joining = 0
+        self._hold = Hold(self)  # one for all, as each message takes one
         self._changed = trio.Event()
         self.feed = Feed(
             conversation_id,
@@ -111,7 +111,7 @@ class Room:
             catch_up=catch_up,
             store_timeout=settings.store_timeout,
             metrics=metrics,
-            on_rechecked=self._look_again,
+            on_rechecked=self.look_again,
         )
         self._writer = Writer(
             store,
@@ -188,7 +188,7 @@ class Room:
 
     async def _wait_vacant(self) -> None:
         while True:
-            if self._keepers or self._joining or (self._subscriptions and self.feed.is_rechecking):
+            if self._keepers or self._hold.count or (self._subscriptions and self.feed.is_rechecking):
                 await self._changed.wait()
             elif self._writer.unsettled:
                 await self._writer.wait_idle()
@@ -204,7 +204,7 @@ class Room:
                 self._changed = trio.Event()
 
     def _is_used(self) -> bool:
-        return bool(self._keepers or self._joining or self._writer.unsettled or self.feed.is_rechecking)
+        return bool(self._keepers or self._hold.count or self._writer.unsettled or self.feed.is_rechecking)
 
     async def _run_writer(self) -> None:
         try:
@@ -220,19 +220,14 @@ class Room:
             # Not raised: together with a cancellation from outside it could not be caught for this room alone.
             self._nursery.cancel_scope.cancel()
 
-    def _look_again(self) -> None:
-        """Makes `run` look whether the room is vacant."""
-        self._changed.set()
-
-    def hold(self) -> None:
-        """Keeps the room open for somebody who is about to join; `unhold` must follow."""
-        self._joining += 1
-
-    def unhold(self) -> None:
-        """Ends a `hold`."""
-        self._joining -= 1
-        if not self._joining and not self._keepers:  # else the room stays: `run` need not look, for every message
+    def look_again(self) -> None:
+        """Makes `run` check whether the room is vacant; nothing happens while a connection of its own is there."""
+        if not self._keepers:
             self._changed.set()
+
+    def held(self) -> "Hold":
+        """Keeps the room open within a `with` block: `with room.held(): ...`."""
+        return self._hold
 
     # --- members ---
 
@@ -442,3 +437,26 @@ class Room:
             last_rev=self.feed.last_rev,
             epoch=self._store.epoch,
         )
+
+
+class Hold:
+    """Keeps a room open while somebody is about to use it; a context manager that may be entered several times.
+
+    Args:
+        room: the room.
+    """
+
+    __slots__ = ("_room", "count")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.count = 0
+
+    def __enter__(self) -> Room:
+        self.count += 1
+        return self._room
+
+    def __exit__(self, *_exc: object) -> None:
+        self.count -= 1
+        if not self.count:
+            self._room.look_again()
