@@ -8,6 +8,7 @@ import json
 import math
 from typing import Any
 
+_WHITE_SPACE = " \t\n\r"  # RFC 8259, section 2
 _MAX_NUMBER_CHARS = 32  # no field of ours has more digits; a number of 4,300 is slow to convert
 
 
@@ -56,8 +57,14 @@ def loads(text: str | bytes) -> Any:
         except UnicodeDecodeError:
             raise InvalidJSON("the text is not UTF-8") from None
     try:
-        return _DECODER.decode(text)
+        # As `JSONDecoder.decode` does, but without its two regular expressions for the white space around.
+        value, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(_WHITE_SPACE)))
     except json.JSONDecodeError as error:
         raise InvalidJSON(f"{error.msg} at character {error.pos}") from None
     except RecursionError:
         raise InvalidJSON("the text is nested too deeply") from None
+    if end != len(text):
+        rest = text[end:].lstrip(_WHITE_SPACE)
+        if rest:
+            raise InvalidJSON(f"Extra data at character {len(text) - len(rest)}")
+    return value

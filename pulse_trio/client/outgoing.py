@@ -11,7 +11,7 @@ from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import ClientError, NotAMember, NotStored, Refused
 from pulse_trio.client.records import Message
 from pulse_trio.errors import ErrorCode
-from pulse_trio.protocol.fields import CLIENT_ID_MAX_CHARS
+from pulse_trio.protocol.fields import MAX_CLIENT_ID_CHARS
 from pulse_trio.texts import text_problem
 
 RESEND_AFTER: Final = 30.0  # seconds without an answer on a live connection; the server gives up in 10
@@ -207,8 +207,8 @@ def new_client_id() -> str:
 
 def check_client_id(client_id: str) -> None:
     """Raises ValueError for what can be none."""
-    if not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS or text_problem(client_id) is not None:
-        raise ValueError(f"a client_id has 1 to {CLIENT_ID_MAX_CHARS} characters, without NUL and lone surrogates")
+    if not 1 <= len(client_id) <= MAX_CLIENT_ID_CHARS or text_problem(client_id) is not None:
+        raise ValueError(f"a client_id has 1 to {MAX_CLIENT_ID_CHARS} characters, without NUL and lone surrogates")
 
 
 def check_text(content: str) -> None:

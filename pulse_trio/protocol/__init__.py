@@ -29,8 +29,8 @@ from pulse_trio.protocol.client_frames import (
 )
 from pulse_trio.protocol.close_codes import CloseCode
 from pulse_trio.protocol.fields import (
-    CLIENT_ID_MAX_CHARS,
-    REV_MOST,
+    MAX_CLIENT_ID_CHARS,
+    MAX_REV,
 )
 from pulse_trio.protocol.frames import (
     FRAME_ERRORS,
@@ -79,9 +79,9 @@ SESSION_ONLY: Final[frozenset[type[Frame]]] = frozenset(
 
 __all__ = [
     "BEARER_PREFIX",
-    "CLIENT_ID_MAX_CHARS",
     "FRAME_ERRORS",
-    "REV_MOST",
+    "MAX_CLIENT_ID_CHARS",
+    "MAX_REV",
     "SESSION_ONLY",
     "SUBPROTOCOL",
     "AuthFrame",

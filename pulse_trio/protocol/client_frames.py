@@ -5,9 +5,8 @@ connection it may be left out.
 """
 
 from typing import ClassVar, TypeAlias
-from uuid import UUID
 
-from pulse_trio.protocol.fields import ClientId, Content, Epoch, Revs, Seq, Token
+from pulse_trio.protocol.fields import ClientId, Content, ConversationId, Epoch, MessageId, Revs, Seq, Token, UserIds
 from pulse_trio.protocol.frames import Frame
 
 
@@ -16,37 +15,37 @@ class SendMessage(Frame, frozen=True, tag="message"):
 
     content: Content
     client_id: ClientId | None = None
-    conversation_id: UUID | None = None
+    conversation_id: ConversationId | None = None
 
 
 class EditMessage(Frame, frozen=True, tag="edit"):
     """Give a message of one's own new content. `client_id` is only told back in an error."""
 
-    message_id: UUID
+    message_id: MessageId
     content: Content
     client_id: ClientId | None = None
-    conversation_id: UUID | None = None
+    conversation_id: ConversationId | None = None
 
 
 class DeleteMessage(Frame, frozen=True, tag="delete"):
     """Delete a message of one's own, or any as the conversation's owner."""
 
-    message_id: UUID
+    message_id: MessageId
     client_id: ClientId | None = None
-    conversation_id: UUID | None = None
+    conversation_id: ConversationId | None = None
 
 
 class SendTyping(Frame, frozen=True, tag="typing"):
     """Tell the others that this user is typing."""
 
-    conversation_id: UUID | None = None
+    conversation_id: ConversationId | None = None
 
 
 class SendRead(Frame, frozen=True, tag="read"):
     """Everything up to this seq has been read; a lower one than before changes nothing."""
 
     seq: Seq
-    conversation_id: UUID | None = None
+    conversation_id: ConversationId | None = None
 
 
 class SendPing(Frame, frozen=True, tag="ping"):
@@ -71,7 +70,7 @@ class SendWatch(Frame, frozen=True, tag="watch"):
     """Of a session: tell it who of these is online, now and whenever that changes; in place of those before."""
 
     is_session_only: ClassVar[bool] = True
-    user_ids: list[UUID]
+    user_ids: UserIds
 
 
 ConversationFrame: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping | SendRead

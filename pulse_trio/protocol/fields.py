@@ -9,8 +9,8 @@ from uuid import UUID
 
 from msgspec import Meta
 
-CLIENT_ID_MAX_CHARS: Final = 64
-REV_MOST: Final = 10**18 - 1
+MAX_CLIENT_ID_CHARS: Final = 64
+MAX_REV: Final = 10**18 - 1
 """Higher than any rev will be, and within what the database counts to."""
 
 # What Python calls white space, as a character class that regular expressions read alike in every language.
@@ -31,23 +31,27 @@ ClientId: TypeAlias = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=CLIENT_ID_MAX_CHARS,
+        max_length=MAX_CLIENT_ID_CHARS,
         pattern=r"^[^\x00]*$",
         description="Chosen by the sender; a message sent again with the same one is stored once.",
         examples=["m-1"],
     ),
 ]
 Revs: TypeAlias = Annotated[
-    dict[UUID, Annotated[int, Meta(ge=0, le=REV_MOST)]],
+    dict[UUID, Annotated[int, Meta(ge=0, le=MAX_REV)]],
     Meta(
         description="The highest `rev` seen of each conversation, by its id.",
         examples=[{"0190a6bf-01aa-7b3c-8d4e-9f8e7d6c5b4a": 42}],
         extra_json_schema={"propertyNames": {"format": "uuid"}},
     ),
 ]
+UserIds: TypeAlias = Annotated[list[UUID], Meta(description="Users to watch; repeated ids count once.")]
 Token: TypeAlias = Annotated[str, Meta(description="An `access_token`, of the same user.", examples=["TOKEN"])]
 
 # --- what both know ---
+
+ConversationId: TypeAlias = Annotated[UUID, Meta(description="The id of a conversation.")]
+MessageId: TypeAlias = Annotated[UUID, Meta(description="The id of a message.")]
 
 Seq: TypeAlias = Annotated[
     int,
@@ -87,6 +91,6 @@ Event: TypeAlias = Annotated[
 ]
 ToldBack: TypeAlias = Annotated[
     str,
-    Meta(max_length=CLIENT_ID_MAX_CHARS, description="The frame's, as far as it can be told back.", examples=["m-1"]),
+    Meta(max_length=MAX_CLIENT_ID_CHARS, description="The frame's, as far as it can be told back.", examples=["m-1"]),
 ]
 Seconds: TypeAlias = Annotated[int, Meta(description="Seconds from now.", examples=[3600])]

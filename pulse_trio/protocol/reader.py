@@ -1,43 +1,73 @@
-"""Frames from clients, read."""
+"""Reads client frames by their structs: one table maps the type of a field to the function that reads it.
 
-from typing import Any, Final
+A new client frame needs no code here, and a new kind of field needs one function and one line of the table. msgspec
+could decode the structs itself, but clients match the codes and sentences of the errors here, and msgspec's differ.
+"""
+
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Any, Final, TypeAlias, get_args, get_type_hints
 from uuid import UUID
+
+import msgspec
+from msgspec import UNSET
 
 from pulse_trio import strict_json
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
-from pulse_trio.protocol.client_frames import (
-    ClientFrame,
-    DeleteMessage,
-    EditMessage,
-    SendAuth,
-    SendMessage,
-    SendPing,
-    SendRead,
-    SendResume,
-    SendTyping,
-    SendWatch,
+from pulse_trio.protocol.client_frames import ClientFrame
+from pulse_trio.protocol.fields import (
+    MAX_CLIENT_ID_CHARS,
+    MAX_REV,
+    ClientId,
+    Content,
+    ConversationId,
+    Epoch,
+    MessageId,
+    Revs,
+    Seq,
+    Token,
+    UserIds,
 )
-from pulse_trio.protocol.fields import CLIENT_ID_MAX_CHARS, REV_MOST
 from pulse_trio.texts import text_problem
 
-_CLIENT_TYPES: Final = "message, edit, delete, typing, read, ping, auth, resume, watch"
+FieldReader: TypeAlias = Callable[[Any, str], Any]
+"""Converts a JSON value into the value of a field, given the field's name; the value is UNSET if the field is missing.
+
+Raises `FrameError` if the value is not valid.
+"""
+
+_Field: TypeAlias = tuple[str, FieldReader, Any]
+"""Name, reader, and the value of a missing field: UNSET if it is required, None if it may be missing or null."""
+
+
+class FrameError(PulseError):
+    """A client's frame was rejected.
+
+    `client_id` and `conversation_id` are those of the frame, where it has valid ones.
+    """
+
+    client_id: str | None = None
+    conversation_id: UUID | None = None
 
 
 class FrameReader:
-    """Reads what clients send.
+    """Reads the frames of clients.
 
     Args:
         max_content_chars: longest content of a message, in Unicode code points.
     """
 
-    __slots__ = ("_max_content_chars",)
+    __slots__ = ("_plans",)
 
     def __init__(self, max_content_chars: int) -> None:
-        self._max_content_chars = max_content_chars
+        readers = {**_READERS, Content: _content_reader(max_content_chars)}
+        self._plans: dict[str, tuple[Callable[..., ClientFrame], list[_Field]]] = {
+            _tag(frame): (frame, _fields(frame, readers)) for frame in get_args(ClientFrame)
+        }
 
     def read(self, data: str | bytes | None) -> ClientFrame:
-        """The frame in one WebSocket message; bytes and None stand for a binary message.
+        """Reads the frame in one WebSocket message; bytes and None stand for a binary message.
 
         Raises:
             FrameError: it is not a frame that a client may send; the connection may go on.
@@ -53,58 +83,28 @@ class FrameReader:
         try:
             return self._read_object(value)
         except FrameError as error:
-            error.client_id = _readable_client_id(value)
-            error.conversation_id = _readable_conversation_id(value)
+            error.client_id = _echoed_client_id(value)
+            error.conversation_id = _echoed_conversation_id(value)
             raise
 
     def _read_object(self, value: dict[str, Any]) -> ClientFrame:
-        kind = value.get("type")
-        if not isinstance(kind, str):
+        tag = value.get("type")
+        if not isinstance(tag, str):
             raise FrameError(ErrorCode.INVALID_FRAME, "`type` must be a string", field="type")
-        match kind:
-            case "message":
-                return SendMessage(
-                    content=self._content(value),
-                    client_id=_client_id(value),
-                    conversation_id=_conversation_id(value),
-                )
-            case "edit":
-                return EditMessage(
-                    message_id=_message_id(value),
-                    content=self._content(value),
-                    client_id=_client_id(value),
-                    conversation_id=_conversation_id(value),
-                )
-            case "delete":
-                return DeleteMessage(
-                    message_id=_message_id(value),
-                    client_id=_client_id(value),
-                    conversation_id=_conversation_id(value),
-                )
-            case "typing":
-                return SendTyping(conversation_id=_conversation_id(value))
-            case "read":
-                return SendRead(seq=_seq(value), conversation_id=_conversation_id(value))
-            case "ping":
-                return SendPing()
-            case "auth":
-                return SendAuth(token=_string(value, "token"))
-            case "resume":
-                return SendResume(revs=_revs(value), epoch=_epoch(value))
-            case "watch":
-                return SendWatch(user_ids=_user_ids(value))
-        raise FrameError(ErrorCode.UNKNOWN_TYPE, f"Unknown `type`; known are: {_CLIENT_TYPES}", field="type")
-
-    def _content(self, value: dict[str, Any]) -> str:
-        content = _string(value, "content", default="")
-        problem = content_problem(content, self._max_content_chars)
-        if problem is not None:
-            raise FrameError(*problem, field="content")
-        return content
+        plan = self._plans.get(tag)
+        if plan is None:
+            known = ", ".join(self._plans)
+            raise FrameError(ErrorCode.UNKNOWN_TYPE, f"Unknown `type`; known are: {known}", field="type")
+        frame, fields = plan
+        values = []
+        for name, read, default in fields:
+            given = value.get(name, default)
+            values.append(None if given is None and default is None else read(given, name))
+        return frame(*values)  # by position: twice as fast as by name
 
 
 def content_problem(content: str, max_chars: int) -> tuple[ErrorCode, str] | None:
-    """Why a message cannot have this content, or None; the same over WebSocket and REST."""
+    """Returns the error for content that a message cannot have, or None; the same over WebSocket and REST."""
     if not content or content.isspace():
         return ErrorCode.EMPTY_CONTENT, "Message content cannot be empty"
     if len(content) > max_chars:
@@ -113,102 +113,126 @@ def content_problem(content: str, max_chars: int) -> tuple[ErrorCode, str] | Non
     return None if problem is None else (ErrorCode.INVALID_TEXT, f"Message content {problem}")
 
 
-class FrameError(PulseError):
-    """A client's frame was refused.
-
-    `client_id` and `conversation_id` are those the frame carried, when they can be told back.
-    """
-
-    client_id: str | None = None
-    conversation_id: UUID | None = None
+# --- readers of fields ---
 
 
-def _readable_client_id(value: dict[str, Any]) -> str | None:
-    client_id = value.get("client_id")
-    if isinstance(client_id, str) and len(client_id) <= CLIENT_ID_MAX_CHARS and text_problem(client_id) is None:
-        return client_id
-    return None
+def _content_reader(max_chars: int) -> FieldReader:
+    def read_content(value: Any, field: str) -> str:
+        content = "" if value is UNSET else value  # missing content is reported as empty
+        if not isinstance(content, str):
+            raise _invalid(field, "must be a string")
+        problem = content_problem(content, max_chars)
+        if problem is not None:
+            raise FrameError(*problem, field=field)
+        return content
+
+    return read_content
 
 
-def _readable_conversation_id(value: dict[str, Any]) -> UUID | None:
-    text = value.get("conversation_id")
-    return parse_uuid(text) if isinstance(text, str) else None
+def _read_string(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise _invalid(field, "must be a string")
+    return value
 
 
-def _string(value: dict[str, Any], field: str, default: str | None = None) -> str:
-    text = value.get(field, default)
-    if not isinstance(text, str):
-        raise FrameError(ErrorCode.INVALID_FRAME, f"`{field}` must be a string", field=field)
-    return text
+def _read_client_id(value: Any, field: str) -> str:
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_CLIENT_ID_CHARS:
+        raise _invalid(field, f"must be a string of 1 to {MAX_CLIENT_ID_CHARS} characters")
+    problem = text_problem(value)
+    if problem is not None:
+        raise FrameError(ErrorCode.INVALID_TEXT, f"`{field}` {problem}", field=field)
+    return value
 
 
-def _message_id(value: dict[str, Any]) -> UUID:
-    key = parse_uuid(_string(value, "message_id"))
-    if key is None:
-        raise FrameError(ErrorCode.INVALID_FRAME, "`message_id` must be the id of a message", field="message_id")
-    return key
+def _id_reader(noun: str) -> FieldReader:
+    def read_id(value: Any, field: str) -> UUID:
+        if not isinstance(value, str):
+            raise _invalid(field, "must be a string")
+        key = parse_uuid(value)
+        if key is None:
+            raise _invalid(field, f"must be the id of a {noun}")
+        return key
+
+    return read_id
 
 
-def _conversation_id(value: dict[str, Any]) -> UUID | None:
-    if value.get("conversation_id") is None:
-        return None
-    key = parse_uuid(_string(value, "conversation_id"))
-    if key is None:
-        raise FrameError(
-            ErrorCode.INVALID_FRAME, "`conversation_id` must be the id of a conversation", field="conversation_id"
-        )
-    return key
+def _read_seq(value: Any, field: str) -> int:
+    if type(value) is not int or value < 1:
+        raise _invalid(field, "must be a whole number, 1 or more")
+    return min(value, MAX_REV)  # no message has either seq, so the answer is the same
 
 
-def _seq(value: dict[str, Any]) -> int:
-    seq = value.get("seq")
-    if type(seq) is not int or seq < 1:
-        raise FrameError(ErrorCode.INVALID_FRAME, "`seq` must be a whole number, 1 or more", field="seq")
-    return min(seq, REV_MOST)  # no message has it: the answer is the same
-
-
-def _user_ids(value: dict[str, Any]) -> list[UUID]:
-    texts = value.get("user_ids")
-    if not isinstance(texts, list):
-        raise FrameError(ErrorCode.INVALID_FRAME, "`user_ids` must be a list of ids of users", field="user_ids")
-    keys = [parse_uuid(text) if isinstance(text, str) else None for text in texts]
+def _read_user_ids(value: Any, field: str) -> list[UUID]:
+    if not isinstance(value, list):
+        raise _invalid(field, "must be a list of ids of users")
+    keys = [parse_uuid(text) if isinstance(text, str) else None for text in value]
     if None in keys:
-        raise FrameError(ErrorCode.INVALID_FRAME, "`user_ids` must have ids of users only", field="user_ids")
+        raise _invalid(field, "must have ids of users only")
     return list(dict.fromkeys(key for key in keys if key is not None))
 
 
-def _revs(value: dict[str, Any]) -> dict[UUID, int]:
-    entries = value.get("revs")
-    if not isinstance(entries, dict):
-        raise FrameError(ErrorCode.INVALID_FRAME, "`revs` must be an object of conversation ids and revs", field="revs")
+def _read_revs(value: Any, field: str) -> dict[UUID, int]:
+    if not isinstance(value, dict):
+        raise _invalid(field, "must be an object of conversation ids and revs")
     revs = {}
-    for text, rev in entries.items():
+    for text, rev in value.items():
         key = parse_uuid(text)
         if key is None:
-            raise FrameError(ErrorCode.INVALID_FRAME, "`revs` must have ids of conversations as names", field="revs")
-        if type(rev) is not int or not 0 <= rev <= REV_MOST:
-            raise FrameError(
-                ErrorCode.INVALID_FRAME, "`revs` must have revs as values: whole numbers, 0 or more", field="revs"
-            )
+            raise _invalid(field, "must have ids of conversations as names")
+        if type(rev) is not int or not 0 <= rev <= MAX_REV:
+            raise _invalid(field, "must have revs as values: whole numbers, 0 or more")
         revs[key] = rev
     return revs
 
 
-def _epoch(value: dict[str, Any]) -> str | None:
-    return None if value.get("epoch") is None else _string(value, "epoch")
+def _invalid(field: str, rule: str) -> FrameError:
+    return FrameError(ErrorCode.INVALID_FRAME, f"`{field}` {rule}", field=field)
 
 
-def _client_id(value: dict[str, Any]) -> str | None:
+_READERS: Final[Mapping[Any, FieldReader]] = {
+    ClientId: _read_client_id,
+    ConversationId: _id_reader("conversation"),
+    Epoch: _read_string,
+    MessageId: _id_reader("message"),
+    Revs: _read_revs,
+    Seq: _read_seq,
+    Token: _read_string,
+    UserIds: _read_user_ids,
+}
+"""Type of a field → its reader. `Content` is added by `FrameReader`, which knows the limit."""
+
+
+# --- fields of structs ---
+
+
+def _fields(frame: type[ClientFrame], readers: Mapping[Any, FieldReader]) -> list[_Field]:
+    """Lists the fields of a frame in its order, which is the order in which errors are found."""
+    fields: list[_Field] = []
+    types = get_type_hints(frame, include_extras=True)
+    for field in msgspec.structs.fields(frame):
+        kind = types[field.name]
+        if field.required:
+            fields.append((field.name, readers[kind], UNSET))
+        else:
+            (inner,) = (part for part in get_args(kind) if part is not NoneType)
+            fields.append((field.name, readers[inner], None))
+    return fields
+
+
+def _tag(frame: type[ClientFrame]) -> str:
+    return str(frame.__struct_config__.tag)
+
+
+# --- ids that an error carries back ---
+
+
+def _echoed_client_id(value: dict[str, Any]) -> str | None:
     client_id = value.get("client_id")
-    if client_id is None:
-        return None
-    if not isinstance(client_id, str) or not 1 <= len(client_id) <= CLIENT_ID_MAX_CHARS:
-        raise FrameError(
-            ErrorCode.INVALID_FRAME,
-            f"`client_id` must be a string of 1 to {CLIENT_ID_MAX_CHARS} characters",
-            field="client_id",
-        )
-    problem = text_problem(client_id)
-    if problem is not None:
-        raise FrameError(ErrorCode.INVALID_TEXT, f"`client_id` {problem}", field="client_id")
-    return client_id
+    if isinstance(client_id, str) and len(client_id) <= MAX_CLIENT_ID_CHARS and text_problem(client_id) is None:
+        return client_id
+    return None
+
+
+def _echoed_conversation_id(value: dict[str, Any]) -> UUID | None:
+    text = value.get("conversation_id")
+    return parse_uuid(text) if isinstance(text, str) else None

@@ -9,7 +9,7 @@ import click
 
 from pulse_trio.client import ClientError, open_client
 from pulse_trio.client.account import token_problem
-from pulse_trio.protocol.fields import CLIENT_ID_MAX_CHARS
+from pulse_trio.protocol.fields import MAX_CLIENT_ID_CHARS
 from pulse_trio.terminal import tokens
 from pulse_trio.terminal.access import Access, checked_server
 from pulse_trio.terminal.chat import chat as run_chat
@@ -40,8 +40,8 @@ def _token_of(_context: click.Context, _parameter: click.Parameter, text: str | 
 
 
 def _client_id(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
-    if text is not None and not 1 <= len(text) <= CLIENT_ID_MAX_CHARS:
-        raise click.BadParameter(f"1 to {CLIENT_ID_MAX_CHARS} characters")
+    if text is not None and not 1 <= len(text) <= MAX_CLIENT_ID_CHARS:
+        raise click.BadParameter(f"1 to {MAX_CLIENT_ID_CHARS} characters")
     return _storable(context, parameter, text)
 
 

@@ -2,9 +2,10 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +15,9 @@ from wsproto.events import TextMessage
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import (
-    REV_MOST,
+    MAX_REV,
     AuthFrame,
+    ClientFrame,
     CloseCode,
     DeleteMessage,
     EditMessage,
@@ -41,7 +43,7 @@ from pulse_trio.protocol import (
     error_frame,
     timestamp,
 )
-from pulse_trio.protocol.fields import CLIENT_ID_MAX_CHARS
+from pulse_trio.protocol.fields import MAX_CLIENT_ID_CHARS
 
 CONVERSATION = UUID("0198c5b6-f8a3-7c1e-9d2e-4b5a6c7d8e9f")
 USER = UUID("0198c5b6-f8a3-7c1e-9d2e-4b5a6c7d8ea0")
@@ -243,7 +245,7 @@ def test_the_frames_of_the_specification_are_read() -> None:
     assert READER.read('{"type": "message", "content": "Hello, world!"}') == SendMessage(content="Hello, world!")
     assert READER.read('{"type": "typing"}') == SendTyping()
     assert READER.read('{"type": "read", "seq": 7}') == SendRead(seq=7)
-    assert READER.read('{"type": "read", "seq": 99999999999999999999}') == SendRead(seq=REV_MOST), "none has it either"
+    assert READER.read('{"type": "read", "seq": 99999999999999999999}') == SendRead(seq=MAX_REV), "none has it either"
     assert READER.read('{"type": "ping"}') == SendPing()
 
 
@@ -409,7 +411,7 @@ def test_the_longest_content_is_counted_in_code_points() -> None:
 
 
 def test_the_longest_client_id_is_taken() -> None:
-    longest = "\N{WAVING HAND SIGN}" * CLIENT_ID_MAX_CHARS
+    longest = "\N{WAVING HAND SIGN}" * MAX_CLIENT_ID_CHARS
     frame = READER.read(json.dumps({"type": "message", "content": "x", "client_id": longest}))
     assert frame == SendMessage(content="x", client_id=longest)
     assert READER.read('{"type": "message", "content": "x", "client_id": null}') == SendMessage(content="x")
@@ -527,3 +529,49 @@ def test_the_frame_on_the_wire_is_one_that_wsproto_reads(size: int) -> None:
     (event,) = client.events()
     assert event == TextMessage(data="x" * size, frame_finished=True, message_finished=True)
     assert (encoded.text, encoded.size) == ("x" * size, size)
+
+
+ANY_ID = str(MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        ({"type": "message", "content": 5}, "`content` must be a string"),
+        ({"type": "message"}, "Message content cannot be empty"),
+        ({"type": "message", "content": "a\x00"}, "Message content must not contain the NUL character"),
+        (
+            {"type": "message", "content": "x", "client_id": ""},
+            "`client_id` must be a string of 1 to 64 characters",
+        ),
+        (
+            {"type": "message", "content": "x", "client_id": "\ud800"},
+            "`client_id` must not contain a lone surrogate",
+        ),
+        ({"type": "edit", "content": "x"}, "`message_id` must be a string"),
+        ({"type": "edit", "message_id": "1", "content": ""}, "`message_id` must be the id of a message"),
+        ({"type": "delete", "message_id": ANY_ID, "conversation_id": 1}, "`conversation_id` must be a string"),
+        ({"type": "typing", "conversation_id": "x"}, "`conversation_id` must be the id of a conversation"),
+        ({"type": "read"}, "`seq` must be a whole number, 1 or more"),
+        ({"type": "auth"}, "`token` must be a string"),
+        ({"type": "resume"}, "`revs` must be an object of conversation ids and revs"),
+        ({"type": "resume", "revs": {"x": 1}}, "`revs` must have ids of conversations as names"),
+        ({"type": "resume", "revs": {ANY_ID: -1}}, "`revs` must have revs as values: whole numbers, 0 or more"),
+        ({"type": "resume", "revs": {}, "epoch": 1}, "`epoch` must be a string"),
+        ({"type": "watch"}, "`user_ids` must be a list of ids of users"),
+        ({"type": "watch", "user_ids": ["x"]}, "`user_ids` must have ids of users only"),
+        ({"type": 1}, "`type` must be a string"),
+        (
+            {"type": "x"},
+            "Unknown `type`; known are: message, edit, delete, typing, read, ping, auth, resume, watch",
+        ),
+    ],
+)
+def test_the_sentence_of_an_error_says_what_the_field_must_be(frame: dict[str, object], sentence: str) -> None:
+    assert refusal(json.dumps(frame)).message == sentence
+
+
+def test_optional_fields_of_client_frames_are_none_by_default() -> None:
+    for frame in get_args(ClientFrame):
+        for field in msgspec.structs.fields(frame):
+            assert field.required or field.default is None, (frame, field.name)
