@@ -1,8 +1,8 @@
-"""psycopg 3 on Trio, with no thread in the query path; imports nothing of pulse_trio.
+"""psycopg 3 on Trio, with no thread in the query path; imports nothing from pulse_trio.
 
 `connection`: `TrioConnection`, psycopg's AsyncConnection with every wait on Trio.
 `pool`: `Pool`, a bounded FIFO pool that refills itself.
-`_waiting`: drives psycopg's generators. `_resolve`: host names. `_version_guard`: private names checked.
+`_waiting`: drives psycopg's generators. `_resolve`: resolves host names. `_version_guard`: checks private names.
 """
 
 from .connection import EXIT_SECONDS, TrioConnection, TrioCursor, TrioTransaction

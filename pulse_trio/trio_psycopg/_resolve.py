@@ -1,4 +1,4 @@
-"""From connection parameters to single attempts, names resolved without blocking the event loop."""
+"""Turn connection parameters into single attempts, resolving names without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import psycopg
 import trio
 
-# Private: what psycopg's own conninfo_attempts_async is made of; only its getaddrinfo is bound to asyncio.
+# Private: the parts of psycopg's own conninfo_attempts_async, of which only getaddrinfo depends on asyncio.
 from psycopg._conninfo_utils import get_param, get_param_def, is_ip_address, split_attempts
 from psycopg.abc import ConnDict
 
@@ -17,8 +17,8 @@ async def attempts(params: ConnDict, timeout: float) -> list[ConnDict]:  # noqa:
     """List the connections to try, in order: one for each address of each host.
 
     Args:
-        params: Parameters as of `conninfo_to_dict`.
-        timeout: Seconds for the resolution of each name.
+        params: Parameters in the form of `conninfo_to_dict`.
+        timeout: Seconds to resolve each name.
 
     Raises:
         psycopg.OperationalError: no host could be resolved.
@@ -57,5 +57,5 @@ async def _resolve(params: ConnDict) -> list[ConnDict]:
         default = get_param_def("port")
         port = (default and default.compiled) or "5432"
     answers = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-    # `host` stays: libpq connects to hostaddr, but verifies the certificate (and looks up .pgpass) by host.
+    # Keep `host`: libpq connects to hostaddr, but verifies the certificate and looks up .pgpass by host.
     return [{**params, "hostaddr": str(answer[4][0])} for answer in answers]

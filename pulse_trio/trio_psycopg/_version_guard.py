@@ -1,4 +1,4 @@
-"""Fail at import, loudly, when the installed psycopg lacks a private name this package relies on."""
+"""Fail at import if the installed psycopg lacks a private name that this package relies on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 import psycopg
 from psycopg import AsyncConnection, AsyncTransaction, _conninfo_utils, errors, generators, waiting
 
-# (owner, name): each is used in connection.py, _waiting.py or _resolve.py; 3.1, 3.2 and 3.3 all moved some.
+# (owner, name), used in connection.py, _waiting.py or _resolve.py; psycopg 3.1, 3.2 and 3.3 each moved some.
 _NEEDED: Final[tuple[tuple[object, str], ...]] = (
     (AsyncConnection, "_connect_gen"),
     (AsyncConnection, "_cancel_gen"),
@@ -31,7 +31,7 @@ def check() -> None:
     """Check every private name.
 
     Raises:
-        ImportError: psycopg changed; the text names what is missing.
+        ImportError: psycopg changed; names the missing ones.
     """
     missing = [f"{getattr(o, '__name__', o)}.{name}" for o, name in _NEEDED if not hasattr(o, name)]
     if missing:

@@ -12,14 +12,14 @@ from psycopg.waiting import Ready, Wait
 
 T = TypeVar("T")
 
-# A long executemany must not starve others; the one write of a usual query is not worth a turn of the loop.
+# So that a long executemany does not starve other tasks; the single write of a usual query needs no checkpoint.
 CHECKPOINT_EVERY: Final = 4
 
 _POLL: Final = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
 
 
 def poll_now(fd: int, want: Wait) -> Ready:
-    """Say what `fd` is ready for, without waiting. Errors and hang-ups count as ready for all of `want`."""
+    """Return what `fd` is ready for, without waiting. Errors and hang-ups count as ready for all of `want`."""
     poller = select.poll()
     poller.register(fd, _POLL[want])
     ready = 0
@@ -52,8 +52,8 @@ async def _ready(fd: int, want: Wait) -> Ready:
         if want == Wait.R:
             await trio.lowlevel.wait_readable(fd)
             return Ready.R
-        # In pipeline mode libpq asks for RW all the time, and the socket is nearly always writable: a poll
-        # of no duration spares the two tasks.
+        # In pipeline mode libpq always asks for RW, and the socket is nearly always writable: a poll without
+        # waiting avoids the two tasks.
         if ready := poll_now(fd, want):
             return ready
         if want == Wait.W:
@@ -62,13 +62,15 @@ async def _ready(fd: int, want: Wait) -> Ready:
         try:
             await _wait_either(fd)
         except BaseExceptionGroup as group:
-            # Only closing can fail here.
+            # Only a closed socket makes the waits fail.
             if group.split((trio.ClosedResourceError, OSError))[0] is not None:
                 raise psycopg.OperationalError("connection socket closed") from group
             failed = group
         else:
             return poll_now(fd, want)
-        await trio.lowlevel.checkpoint_if_cancelled()  # a plain Cancelled: who waits for this must know it as one
+        await (
+            trio.lowlevel.checkpoint_if_cancelled()
+        )  # raises a plain Cancelled, not a group, so that callers recognize it
         raise failed
     except (OSError, trio.ClosedResourceError) as error:
         raise psycopg.OperationalError("connection socket closed") from error
@@ -77,10 +79,10 @@ async def _ready(fd: int, want: Wait) -> Ready:
 async def drive(gen: PQGen[T], fd: int) -> T:
     """Run a generator of an established connection to its end.
 
-    Cancelled: the generator stays suspended, and may be driven on by another call.
+    Cancelled: the generator stays suspended, and another call may resume it.
 
     Raises:
-        psycopg.Error: whatever the generator raises, or OperationalError when the socket was closed.
+        psycopg.Error: from the generator; OperationalError if the socket was closed.
     """
     at_once = 0
     try:
@@ -97,7 +99,7 @@ async def drive(gen: PQGen[T], fd: int) -> T:
 async def drive_connecting(gen: PQGenConn[T]) -> T:
     """Run a generator that names its descriptor at each step (connecting, cancelling).
 
-    Cancelled: the generator is closed, and with it what it was making.
+    Cancelled: the generator is closed, and with it the connection that it was making.
     """
     try:
         fd, want = next(gen)

@@ -24,7 +24,7 @@ from ._waiting import drive, drive_connecting
 T = TypeVar("T")
 C = TypeVar("C")
 
-EXIT_SECONDS: Final = 5.0  # for ROLLBACK, pipeline sync or a server-side cancel, once we are cancelled
+EXIT_SECONDS: Final = 5.0  # for ROLLBACK, pipeline sync or a server-side cancel, after a cancellation
 
 _version_guard.check()
 
@@ -51,12 +51,12 @@ class TrioTransaction(AsyncTransaction):
     async def __aenter__(self) -> Self:
         """Begin. Cancelled: nothing is begun."""
         async with self._conn.lock:
-            self._check_enter()  # private, as are _enter_gen and _exit_gen: the sans-I/O halves
+            self._check_enter()  # private, like _enter_gen and _exit_gen: the sans-I/O halves
             try:
                 await self._conn.wait(self._enter_gen())
             except BaseException as error:
-                # psycopg undoes here too, but unshielded: on Trio that would be cancelled again at once.
-                # ACTIVE = _enter_gen has started, so that there is a nesting level to take back.
+                # psycopg also rolls back here, but unshielded: on Trio that would be cancelled again at once.
+                # ACTIVE: _enter_gen has started, so there is a nesting level to leave.
                 if self.status == self.Status.ACTIVE and self.pgconn.status == ConnStatus.OK:
                     undo = self._exit_gen(type(error), error, None)
                     await self._conn._finish(lambda: self._conn.wait(undo), quiet=True)  # noqa: ASYNC102  # shields
@@ -102,14 +102,14 @@ class _ShieldedExit(AbstractAsyncContextManager[C, bool | None]):
 class TrioConnection(AsyncConnection[Row]):
     """A PostgreSQL connection for Trio; use it like `psycopg.AsyncConnection`.
 
-    Several tasks may use one connection: a FIFO lock puts their queries in turn.
+    Several tasks may share a connection: a FIFO lock serializes their queries.
 
     Iterate `notifies()` and `cursor.stream()` only under `contextlib.aclosing(...)`: left unclosed, the
-    generator keeps the connection's lock (whose owner is the task), and a pool has to throw it away. End
-    `notifies()` with `trio.move_on_after`, not with its `timeout=`, which reads another clock.
+    generator keeps the connection's lock (whose owner is the task), and a pool has to discard the connection. End
+    `notifies()` with `trio.move_on_after`, not with its `timeout=`, which uses another clock.
 
     Cancelled during a query: the query is cancelled on the server and its result read and dropped, for at
-    most `EXIT_SECONDS`; then Cancelled goes on. The connection stays usable, or is closed.
+    most `EXIT_SECONDS`; then Cancelled propagates. The connection stays usable, or is closed.
     """
 
     lock: trio.Lock  # type: ignore[assignment]  # psycopg declares its asyncio lock
@@ -136,21 +136,21 @@ class TrioConnection(AsyncConnection[Row]):
         cursor_factory: type[AsyncCursor[Row]] | None = None,
         **kwargs: ConnParam,
     ) -> Self:
-        """Connect to the first host, and address of it, that answers.
+        """Connect to the first address of the first host that answers.
 
         Args:
-            conninfo: As of libpq, all settings. `connect_timeout` (whole seconds, at least 2) is for each
-                attempt, and for resolving each name, on Trio's clock; default 130.
+            conninfo: libpq's connection string. `connect_timeout` (whole seconds, at least 2) limits each
+                attempt and the resolution of each name, on Trio's clock; default 130.
             autocommit: Do not open a transaction at the first statement.
-            prepare_threshold: Prepare a statement after so many uses; None: never.
-            context: Where to take adapters from.
+            prepare_threshold: Uses before a statement is prepared; None: never.
+            context: Source of adapters.
             row_factory: Makes rows; default tuples.
             cursor_factory: A subclass of `TrioCursor`.
             **kwargs: Override settings of `conninfo`.
 
         Raises:
             psycopg.OperationalError: no attempt succeeded (ConnectionTimeout if the last one was too slow).
-            psycopg.ProgrammingError: a bad conninfo.
+            psycopg.ProgrammingError: the conninfo is malformed.
 
         Cancelled: nothing is left open.
         """
@@ -176,7 +176,7 @@ class TrioConnection(AsyncConnection[Row]):
             lines = [str(last), "Multiple connection attempts failed. All failures were:"]
             lines += [f"- {where}: {error}" for error, where in failures]
             raise type(last)("\n".join(lines)) from last
-        # The same private attributes psycopg's connect() sets: the public setters would do a round trip.
+        # Private attributes, set as by psycopg's connect(): the public setters would do a round trip.
         self._autocommit = bool(autocommit)
         if row_factory:
             self.row_factory = row_factory
@@ -189,18 +189,18 @@ class TrioConnection(AsyncConnection[Row]):
 
     def abort(self) -> None:
         """Close at once, without waiting; a task waiting for the socket gets OperationalError."""
-        self._closed = True  # private: what `broken` tells a clean close by
+        self._closed = True  # private: `broken` is false after a clean close
         try:
             fd = self.pgconn.socket
         except psycopg.Error:
             pass  # libpq has closed the socket already
         else:
-            # Before finish(): afterwards the number may be another file's.
+            # Before finish(): afterwards the descriptor may belong to another file.
             trio.lowlevel.notify_closing(fd)
         self.pgconn.finish()
 
     async def close(self) -> None:
-        """Close; never blocks, and is no checkpoint. Closing twice is fine."""
+        """Close. Never blocks and is not a checkpoint; closing twice is fine."""
         self.abort()
 
     async def cancel_safe(self, *, timeout: float = 30.0) -> None:  # noqa: ASYNC109  # psycopg's signature
@@ -218,23 +218,23 @@ class TrioConnection(AsyncConnection[Row]):
             with trio.fail_after(timeout or float("inf")):
                 if capabilities.has_cancel_safe():
                     await drive_connecting(self._cancel_gen())  # private: the sans-I/O half
-                else:  # libpq < 17 can only block; the binary wheel is newer
+                else:  # libpq < 17 has only a blocking cancel; the binary wheel is newer
                     await trio.to_thread.run_sync(self.cancel, abandon_on_cancel=True)
         except trio.TooSlowError:
             raise errors.CancellationTimeout("cancellation timeout expired") from None
 
     async def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:  # noqa: ASYNC109
-        """Drive `gen` to its end: the one place where everything psycopg does on a connection waits.
+        """Drive `gen` to its end. Every wait of psycopg on a connection happens here.
 
         Args:
             gen: A generator of psycopg.
-            interval: Ignored: Trio needs no polling to see a cancellation.
+            interval: Ignored: Trio needs no polling to notice a cancellation.
             timeout: Seconds; None: no limit.
 
         Raises:
             psycopg.Error: from the generator; `errors._WaitTimeout` after `timeout`.
 
-        Cancelled: see the class. Not yet started, nothing is sent.
+        Cancelled: see the class. Before the start, nothing is sent.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         fd = self.pgconn.socket
@@ -255,22 +255,25 @@ class TrioConnection(AsyncConnection[Row]):
                 await self.cancel_safe()
                 await drive(gen, self.pgconn.socket)
             except errors.QueryCanceled:
-                pass  # as asked
+                pass  # the expected result of our cancel
             except psycopg.Error:
-                # An error of the statement itself, which came before our cancel, leaves a good connection.
+                # After an error of the statement itself, before our cancel, the connection is still good.
                 if self.pgconn.status != ConnStatus.OK:
                     self.abort()
         stuck = self.pgconn.transaction_status == TransactionStatus.ACTIVE and self._pipeline is None
-        # ACTIVE outside a pipeline: a COPY or stream that began just before. Nobody will read it to its end.
+        # ACTIVE outside a pipeline: a COPY or stream that has just begun. Nothing will read it to its end.
         if scope.cancelled_caught or stuck:
             self.abort()
 
     async def _finish(self, work: Callable[[], Awaitable[T]], *, quiet: bool) -> T | None:
-        """Run `work` shielded; once cancelled from outside, it has `EXIT_SECONDS` more, else we close.
+        """Run `work` shielded; after an outer cancellation it has `EXIT_SECONDS`, else the connection is closed.
 
         Args:
-            work: What has to be done before leaving a block.
-            quiet: An exception is on its way: do not replace it when time runs out.
+            work: The end of a block.
+            quiet: An exception is propagating: do not replace it when time runs out.
+
+        Raises:
+            psycopg.OperationalError: time ran out, unless `quiet`; the outcome is unknown.
         """
         result: T | None = None
         failure: BaseException | None = None
@@ -284,20 +287,20 @@ class TrioConnection(AsyncConnection[Row]):
                 except trio.Cancelled:
                     raise
                 except BaseException as error:
-                    failure = error  # kept out of the nursery, which would wrap it in a group
+                    failure = error  # raised below, outside the nursery, which would wrap it in a group
 
         if trio.current_effective_deadline() == float("-inf"):
             scope.deadline = trio.current_time() + EXIT_SECONDS
             await run()
         else:
-            # A slow COMMIT nobody cancels may take its time: so the deadline begins with the cancellation.
+            # A slow COMMIT that is not cancelled has no deadline, so the deadline starts with the cancellation.
             async def watch() -> None:
                 try:
                     await trio.sleep_forever()
                 except trio.Cancelled:  # noqa: ASYNC103  # watch(): see its comment
                     if scope.deadline == float("inf"):
                         scope.deadline = trio.current_time() + EXIT_SECONDS
-                    # Swallowed: the work is done, and the next checkpoint raises it again.
+                    # Swallowed: the nursery waits for the work, and the next checkpoint raises it again.
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch)
@@ -319,9 +322,9 @@ class TrioConnection(AsyncConnection[Row]):
     async def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
     ) -> AsyncIterator[AsyncTransaction]:
-        """Open a transaction, or a savepoint in one. Cancelled: rolled back, unless COMMIT was on its way."""
+        """Open a transaction, or a savepoint in one. Cancelled: rolled back, unless COMMIT was already sent."""
         block = TrioTransaction(self, savepoint_name, force_rollback)
-        if self._pipeline:  # private: as psycopg does, so that BEGIN's errors show up here
+        if self._pipeline:  # private; as in psycopg, so that errors of BEGIN are raised here
             async with self.pipeline(), block, self.pipeline():
                 yield block
         else:
@@ -332,7 +335,7 @@ class TrioConnection(AsyncConnection[Row]):
     async def pipeline(self) -> AsyncIterator[AsyncPipeline]:
         """Send without waiting for results.
 
-        Cancelled in the body: the rest is cancelled, the results are dropped. Cancelled while leaving: the
+        Cancelled in the body: pending queries are cancelled and results dropped. Cancelled while leaving: the
         server has `EXIT_SECONDS` to finish, else the connection is closed and OperationalError raised.
         """
         async with _ShieldedExit(self, super().pipeline()) as pipeline:
@@ -340,6 +343,6 @@ class TrioConnection(AsyncConnection[Row]):
 
     @asynccontextmanager
     async def _pipeline_nolock(self) -> AsyncIterator[AsyncPipeline]:
-        # Private: executemany() opens its pipeline by it, and leaves it unshielded.
+        # Private: executemany() opens its pipeline by this method, and leaves it unshielded.
         async with _ShieldedExit(self, super()._pipeline_nolock()) as pipeline:
             yield pipeline

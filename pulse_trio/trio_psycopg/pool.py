@@ -1,4 +1,4 @@
-"""A bounded pool of `TrioConnection`s: first come, first served; refilled in the background."""
+"""A bounded FIFO pool of `TrioConnection`s, refilled in the background."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from psycopg.waiting import Wait
 from ._waiting import poll_now
 from .connection import EXIT_SECONDS, TrioConnection
 
-# Makes settings of a session, from lists of names and values; gives each name with the value that it has now.
+# Sets a session's settings from lists of names and values; returns each name with its new value.
 SET_SETTINGS: Final = """
     SELECT name, set_config(name, value, false) FROM unnest(%s::text[], %s::text[]) AS given (name, value)
 """
 
-BACKOFF_FIRST_SECONDS: Final = 0.1
-BACKOFF_MAX_SECONDS: Final = 10.0  # a restarted server is found within this, and not stormed meanwhile
+FIRST_BACKOFF_SECONDS: Final = 0.1
+MAX_BACKOFF_SECONDS: Final = 10.0  # bounds the time to find a restarted server, without flooding it
 
 Connection = TrioConnection[Any]
 
 
 class PoolTimeout(psycopg.OperationalError):  # named like psycopg_pool's
-    """No connection within `acquire_timeout`."""
+    """No connection became available within `acquire_timeout`."""
 
 
 class PoolClosed(psycopg.OperationalError):
-    """The pool is closed, or was while we waited."""
+    """The pool is closed, or was closed during the wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatistics:
-    """Figures of one moment; the last three count from the pool's opening."""
+    """A snapshot of a pool; the last three figures count since the pool was opened."""
 
     size: int  # connections idle or lent
     idle: int
-    waiting: int  # tasks waiting for a connection, or for it to be made
+    waiting: int  # tasks waiting for a connection, idle or new
     opened: int
     discarded: int
     connect_errors: int
@@ -60,26 +60,26 @@ class _Idle:
 class Pool:
     """A pool of connections, open inside `async with`.
 
-    Its refill task lives in a nursery that this `async with` holds; so, as with any nursery, an exception of
-    the body comes out in an ExceptionGroup.
+    The `async with` holds a nursery for the refill task, so an exception of the body propagates in an
+    ExceptionGroup.
 
     Args:
-        conninfo: As of libpq.
+        conninfo: libpq's connection string.
         min_size: Connections kept ready.
-        max_size: Connections at most.
+        max_size: Maximum number of connections.
         max_idle: Seconds after which an unused connection is closed.
-        max_lifetime: Seconds after which a connection is not lent again.
-        connect_timeout: Seconds for each attempt to connect; libpq's rule: whole, at least 2.
-        acquire_timeout: Seconds to wait for a connection, connecting included.
+        max_lifetime: Seconds after which a connection is not lent any more.
+        connect_timeout: Seconds for each attempt to connect; whole and at least 2, as in libpq.
+        acquire_timeout: Seconds to wait for a connection, including connecting.
         statement_timeout: Seconds, enforced by the server; None: no limit.
-        server_settings: Of each connection: PostgreSQL's name → value. They are set right after connecting, and win
-            over those of the conninfo: a pooler such as PgBouncer refuses or drops startup options.
+        server_settings: PostgreSQL settings of each connection. They are set right after connecting, not as startup
+            options, which a pooler such as PgBouncer rejects or drops, and win over those of the conninfo.
         configure: Called with each new connection; must leave it IDLE.
-        autocommit: Of each connection.
-        row_factory: Of each connection.
+        autocommit: Mode of each connection.
+        row_factory: Row factory of each connection.
         on_acquired: Called with the seconds that each use waited for its connection; must not raise.
         on_event: Called with "opened", "discarded" or "connect_error" and a reason; must not raise.
-        random_source: In [0, 1): the jitter of the back-off.
+        random_source: Returns numbers in [0, 1), for the jitter of the back-off.
     """
 
     def __init__(
@@ -120,13 +120,13 @@ class Pool:
         self._on_acquired = on_acquired
         self._on_event = on_event
         self._random = random_source
-        # Trio's Semaphore hands a slot straight to the longest waiter, so nobody overtakes. A connection is
-        # only ever made by who holds a slot while none is idle: so there are never more than max_size.
+        # Trio's Semaphore hands a slot straight to the longest waiter, so the order is FIFO. Only the holder of a
+        # slot makes a connection, and only while none is idle, so there are never more than max_size.
         self._slots = trio.Semaphore(max_size, max_value=max_size)
-        self._idle: deque[_Idle] = deque()  # last in, first out: the rest may grow old and be closed
+        self._idle: deque[_Idle] = deque()  # last in, first out, so that unneeded ones reach max_idle
         self._lent: set[Connection] = set()
         self._born: dict[Connection, float] = {}
-        self._scopes: set[trio.CancelScope] = set()  # of waiting tasks, for close()
+        self._scopes: set[trio.CancelScope] = set()  # of waiting tasks; cancelled by close()
         self._need_refill = trio.Event()
         self._closed = True
         self._opened = self._discarded = self._connect_errors = 0
@@ -134,7 +134,7 @@ class Pool:
 
     async def __aenter__(self) -> Self:
         if self._running is not None:
-            raise RuntimeError("a Pool can be opened once")
+            raise RuntimeError("a Pool can be opened only once")
         self._running = self._run()
         await self._running.__aenter__()
         return self
@@ -175,7 +175,7 @@ class Pool:
         return self._closed
 
     def statistics(self) -> PoolStatistics:
-        """Return the figures of this moment."""
+        """Return a snapshot of the pool."""
         return PoolStatistics(
             size=len(self._idle) + len(self._lent),
             idle=len(self._idle),
@@ -187,14 +187,14 @@ class Pool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Lend a connection for a block; what the block left uncommitted is rolled back at its end.
+        """Lend a connection for a block; uncommitted changes are rolled back at its end.
 
         Raises:
-            PoolTimeout: none came free, or could be made, within `acquire_timeout`.
-            PoolClosed: the pool is or was closed.
-            psycopg.OperationalError: a new connection was refused; the pool does not wait for the server.
+            PoolTimeout: none became free, or could be made, within `acquire_timeout`.
+            PoolClosed: the pool is closed, or was closed during the wait.
+            psycopg.OperationalError: a new connection failed; the pool does not wait for the server.
 
-        Cancelled while waiting: the place in the queue is given up, nothing leaks.
+        Cancelled while waiting: the task leaves the queue, and nothing leaks.
         """
         connection = await self._acquire()
         try:
@@ -208,7 +208,7 @@ class Pool:
     async def _acquire(self) -> Connection:
         if self._closed:
             raise PoolClosed("the pool is closed")
-        connection = self._take_at_once()
+        connection = self._acquire_nowait()
         if connection is not None:
             if self._on_acquired is not None:
                 self._on_acquired(0.0)
@@ -227,7 +227,7 @@ class Pool:
                     raise
             finally:
                 self._scopes.discard(scope)
-        if self._is_closed():  # a method, since mypy thinks that it cannot have changed
+        if self._is_closed():  # a method, because mypy assumes that the attribute cannot have changed
             if connection is not None:
                 self._lent.discard(connection)
                 self._discard(connection, "pool closed")
@@ -239,8 +239,8 @@ class Pool:
             self._on_acquired(trio.current_time() - began)
         return connection
 
-    def _take_at_once(self) -> Connection | None:
-        """An idle connection that nobody waits for: without a turn of the event loop."""
+    def _acquire_nowait(self) -> Connection | None:
+        """Take an idle connection without a checkpoint; None if there is none, or others wait."""
         try:
             self._slots.acquire_nowait()
         except trio.WouldBlock:
@@ -268,7 +268,7 @@ class Pool:
             return "max_lifetime"
         if now - idle.since > self._max_idle:
             return "max_idle"
-        # An idle connection has nothing to say, unless the server has closed it. No round trip needed.
+        # An idle connection is readable only if the server has closed it, so no round trip is needed.
         if poll_now(idle.connection.pgconn.socket, Wait.R):
             return "readable while idle"
         return None
@@ -293,11 +293,11 @@ class Pool:
                 raise
         except Exception as error:
             self._connect_errors += 1
-            self._tell("connect_error", str(error))
+            self._emit("connect_error", str(error))
             raise
         self._opened += 1
         self._born[connection] = trio.current_time()
-        self._tell("opened", "")
+        self._emit("opened", "")
         return connection
 
     async def _give_back(self, connection: Connection) -> None:
@@ -307,7 +307,7 @@ class Pool:
                     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
                         await connection.rollback()
         except psycopg.Error:
-            pass  # the check below sees what is left of it
+            pass  # `_unclean` below detects the broken connection
         finally:
             self._lent.discard(connection)
             if (why := self._unclean(connection)) is None:
@@ -324,7 +324,7 @@ class Pool:
             return "not idle"
         if connection.pgconn.pipeline_status != PipelineStatus.OFF:
             return "in a pipeline"
-        if connection._num_transactions:  # private: blocks begun and not left
+        if connection._num_transactions:  # private: number of open transaction blocks
             return "transaction blocks left open"
         return None
 
@@ -332,10 +332,10 @@ class Pool:
         connection.abort()
         self._born.pop(connection, None)
         self._discarded += 1
-        self._tell("discarded", why)
+        self._emit("discarded", why)
         self._need_refill.set()
 
-    def _tell(self, event: str, reason: str) -> None:
+    def _emit(self, event: str, reason: str) -> None:
         if self._on_event is not None:
             self._on_event(event, reason)
 
@@ -347,8 +347,8 @@ class Pool:
             try:
                 filled = await self._refill_one()
                 failures = 0
-            except Exception:  # counted and told in _connect; whatever it is, the next try may succeed
-                ceiling = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures, 16))
+            except Exception:  # counted and reported in _connect; the next try may succeed
+                ceiling = min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(failures, 16))
                 failures += 1
                 await trio.sleep(ceiling * (0.5 + self._random() / 2))
                 continue
@@ -363,18 +363,18 @@ class Pool:
                 self._discard(idle.connection, why)
 
     async def _refill_one(self) -> bool:
-        """Make one connection if there are too few; False if there is nothing to do."""
+        """Make one connection if there are fewer than min_size; return False if there is nothing to do."""
         if len(self._idle) + len(self._lent) >= self._min_size:
             return False
         try:
             self._slots.acquire_nowait()  # so that max_size holds while we connect
         except trio.WouldBlock:
-            return False  # all slots are with tasks, which make their own
+            return False  # tasks hold all slots, and make their own connections
         try:
             if len(self._idle) > self._slots.value:
-                return False  # somebody who found none idle is making one
+                return False  # a task that found none idle is making one
             connection = await self._connect()
-            if self._is_closed():  # while the last of the handshake came
+            if self._is_closed():  # by close() during the handshake
                 self._discard(connection, "closed")
                 return False
             self._idle.appendleft(_Idle(connection, trio.current_time()))
