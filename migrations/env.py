@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `pulse_trio.database.schema` hands over."""
+"""Alembic's entry point: runs the migrations on the connection from `pulse_trio.database.upgrade`."""
 
 from alembic import context
 

@@ -12,10 +12,10 @@ def upgrade() -> None:
         CREATE TABLE users (
             id uuid PRIMARY KEY,
             username text NOT NULL,
-            -- NFKC and case-folded: what makes a name unique. Byte order, so that a prefix finds it.
+            -- NFKC and case-folded, to make names unique; in byte order, for searches by prefix
             username_key text COLLATE "C" NOT NULL UNIQUE,
             password_hash text,
-            -- what an identity provider calls this user (`sub`)
+            -- the user's id at an identity provider (`sub`)
             subject text UNIQUE,
             created_at timestamptz NOT NULL,
             updated_at timestamptz NOT NULL,
@@ -27,7 +27,7 @@ def upgrade() -> None:
             name text,
             description text,
             is_group boolean NOT NULL,
-            -- the two members of a one-to-one, in order: they have only one
+            -- the two members of a one-to-one, sorted, so that two users have only one
             direct_key text COLLATE "C" UNIQUE,
             owner_id uuid NOT NULL REFERENCES users (id),
             created_at timestamptz NOT NULL,
@@ -43,7 +43,7 @@ def upgrade() -> None:
             conversation_id uuid NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
             user_id uuid NOT NULL REFERENCES users (id),
             joined_at timestamptz NOT NULL,
-            -- the order in which members came, also among those added at the same moment
+            -- the order in which members joined, even if added at the same moment
             position bigint GENERATED ALWAYS AS IDENTITY,
             PRIMARY KEY (conversation_id, user_id)
         );
@@ -55,14 +55,14 @@ def upgrade() -> None:
             sender_id uuid NOT NULL REFERENCES users (id),
             content text NOT NULL,
             is_edited boolean NOT NULL DEFAULT false,
-            -- a deleted message stays as a tombstone: its seq is never given out again
+            -- a deleted message stays as a tombstone, so that its seq is never reused
             is_deleted boolean NOT NULL DEFAULT false,
             created_at timestamptz NOT NULL,
             updated_at timestamptz NOT NULL,
             seq bigint NOT NULL,
             rev bigint NOT NULL,
             client_id text,
-            -- the last edit or deletion: makes repeating it harmless when its answer was lost
+            -- the last edit or deletion, so that a retry after a lost answer is harmless
             revision_id uuid,
             UNIQUE (conversation_id, seq),
             UNIQUE (conversation_id, rev),
@@ -74,7 +74,7 @@ def upgrade() -> None:
         CREATE UNIQUE INDEX messages_client_id ON messages (conversation_id, sender_id, client_id)
             WHERE client_id IS NOT NULL;
 
-        -- One row: which history this is, and the server that it was last seen on.
+        -- One row: the epoch of this history, and the server on which it was last seen.
         CREATE TABLE history (
             only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
             epoch text NOT NULL,

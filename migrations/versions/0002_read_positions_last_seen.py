@@ -1,4 +1,4 @@
-"""How far members have read, and when users were last seen."""
+"""Read positions of members, and last-seen times of users."""
 
 from alembic import op
 
@@ -10,16 +10,15 @@ def upgrade() -> None:
     op.execute(
         """
         ALTER TABLE conversation_users
-            -- everything up to it is read; members who are added begin at the end of the conversation
+            -- the seq up to which the member has read; a new member starts at the end of the conversation
             ADD COLUMN read_seq bigint NOT NULL DEFAULT 0 CHECK (read_seq >= 0);
 
-        -- What was said before positions were kept counts as read: nobody knows better, and to show all of it as
-        -- unread would be of no use to anybody.
+        -- Existing messages count as read: their true state is unknown, and showing them all as unread would not help.
         UPDATE conversation_users SET read_seq = c.last_seq
         FROM conversations c WHERE c.id = conversation_users.conversation_id AND c.last_seq > 0;
 
         ALTER TABLE users
-            -- when their last connection closed, or, while there is one, their first one opened
+            -- when their last connection closed; while they are online, when their first one opened
             ADD COLUMN last_seen_at timestamptz;
         """
     )

@@ -1,4 +1,4 @@
-"""A number for each state of a conversation's members."""
+"""A version number of a conversation's members."""
 
 from alembic import op
 
@@ -10,8 +10,8 @@ def upgrade() -> None:
     op.execute(
         """
         ALTER TABLE conversations
-            -- raised under the row lock by every statement that adds or removes members; a statement that looked at the
-            -- members before it had the lock compares it, and so sees that they have changed
+            -- incremented under the row lock by every statement that adds or removes members; a statement that has read
+            -- the members before it got the lock compares it to detect a change
             ADD COLUMN members_version bigint NOT NULL DEFAULT 0 CHECK (members_version >= 0);
         """
     )

@@ -1,4 +1,4 @@
-"""What makes lists of members and of memberships cost what they show."""
+"""Indexes and counts with which lists of members and memberships cost no more than they show."""
 
 from alembic import op
 
@@ -9,16 +9,16 @@ down_revision = "0003"
 def upgrade() -> None:
     op.execute(
         """
-        -- Both columns, so that a user's membership of a conversation is one probe by either index: the planner may
-        -- take the one that begins with the user, and must not have to read all of their conversations then.
+        -- Both columns, so that a user's membership of a conversation is one probe of either index: the planner may
+        -- choose the one that begins with the user, and must not read all of their conversations then.
         CREATE UNIQUE INDEX conversation_users_of_user ON conversation_users (user_id, conversation_id);
         DROP INDEX conversation_users_user_id;
 
         -- The first members of a group, and any page of them, without reading the others.
         CREATE INDEX conversation_users_by_position ON conversation_users (conversation_id, position);
-        -- Statistics see many small conversations, and the large ones are what counts: with a thousand members and a
-        -- thousand messages a conversation in mind the planner reads the first members in order, and looks for one
-        -- member or one client_id by all columns of its index.
+        -- Statistics are dominated by small conversations, but large ones need good plans: assuming a thousand members
+        -- and messages per conversation, the planner reads the first members in order, and finds one member or one
+        -- client_id by all columns of its index.
         ALTER TABLE conversation_users ALTER COLUMN conversation_id SET (n_distinct = -0.001);
         ALTER TABLE messages ALTER COLUMN conversation_id SET (n_distinct = -0.001);
 
@@ -30,7 +30,7 @@ def upgrade() -> None:
         WHERE members.conversation_id = conversations.id;
         """
     )
-    # Not where there is nothing: a table that statistics call empty is read whole, for as long as a plan is kept.
+    # Not for an empty table: while a plan is cached, a table whose statistics say "empty" is scanned completely.
     for table in ("conversation_users", "messages"):
         if op.get_bind().exec_driver_sql(f"SELECT EXISTS (SELECT FROM {table})").scalar():  # noqa: S608  # our own names
             op.execute(f"ANALYZE {table}")
