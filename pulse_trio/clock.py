@@ -1,7 +1,7 @@
-"""The one clock for timestamps.
+"""The source of all timestamps.
 
-Deadlines come from `trio.current_time()`; what is written into a row, a frame or a token comes
-from here, so that a test that replaces the clock controls every timestamp.
+Deadlines use `trio.current_time()`. Times written into a row, a frame or a token use a `Clock`, so that a test can
+control every timestamp by replacing it.
 """
 
 from collections.abc import Callable
@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 Clock: TypeAlias = Callable[[], datetime]
-"""Returns the current time, always aware and in UTC."""
+"""Returns the current time as an aware datetime in UTC."""
 
 
 def utc_now() -> datetime:
-    """The wall clock, in UTC."""
+    """Returns the wall clock's time in UTC."""
     return datetime.now(UTC)
 
 
 def rfc3339(moment: datetime) -> str:
-    """`moment` as UTC text of RFC 3339, always with microseconds and `Z`."""
+    """Formats a time by RFC 3339 in UTC, with microseconds: `2026-02-04T10:30:00.123456Z`."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -1,4 +1,4 @@
-"""`pulse-trio doctor`: looks for what would keep the service from starting, or from keeping what it promises."""
+"""`pulse-trio doctor`: checks everything that could keep the service from starting or from keeping its promises."""
 
 import os
 import shutil
@@ -26,10 +26,10 @@ from pulse_trio.errors import LaunchError
 from pulse_trio.settings import Settings
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS
 
-FREE_LEAST: Final = 256 * 2**20  # bytes: PostgreSQL writes its log of changes in files of 16 MiB, several ahead
-FREE_GOOD: Final = 2 * 2**30
-CLOCKS_APART: Final = 1.0  # seconds between this machine and the database; a round trip is part of it
-EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)  # no clock is right that says less
+MIN_FREE_BYTES: Final = 256 * 2**20  # PostgreSQL preallocates several WAL files of 16 MiB
+ENOUGH_FREE_BYTES: Final = 2 * 2**30
+MAX_CLOCK_SKEW: Final = 1.0  # seconds between this machine and the database, including a round trip
+MIN_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)  # an earlier time is certainly wrong
 PROBE_TIMEOUT: Final = 2.0  # seconds
 
 Status = Literal["ok", "warning", "failed"]
@@ -37,7 +37,14 @@ Status = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found. `mend`: what to do about it, unless it is ok."""
+    """The result of a check.
+
+    Attributes:
+        name: the check's name.
+        status: "ok", "warning" or "failed".
+        text: what was found.
+        mend: what to do about it; empty if ok.
+    """
 
     name: str
     status: Status
@@ -46,20 +53,20 @@ class Finding:
 
 
 def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Finding]:
-    """Makes all checks, one after the other; a later one is left out if what it needs is not there.
+    """Runs all checks in order; skips those whose prerequisites failed.
 
-    An embedded PostgreSQL that is not running runs while its checks do. Nothing is made that is not there yet.
+    Starts the embedded PostgreSQL for its checks if it is not running. Creates nothing that does not exist yet.
 
     Args:
         load: reads the settings.
-        host: where the service is to listen.
-        port: and on which port.
+        host: address that the service listens on.
+        port: port that the service listens on.
     """
     try:
         settings = load()
     except LaunchError as error:
         yield Finding(
-            "settings", "failed", str(error), "mend it in the environment; docs/operations.md has every setting"
+            "settings", "failed", str(error), "correct it in the environment; docs/operations.md lists every setting"
         )
         return
     yield _settings()
@@ -77,7 +84,7 @@ def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Find
         yield from _data_folder(folder)
         exists = (folder / "data").is_dir()
         if not exists:
-            yield Finding("database", "ok", f"none yet in {folder}: the first start makes it")
+            yield Finding("database", "ok", f"none yet in {folder}: the first start creates it")
     if exists:
         with ExitStack() as stack:
             try:
@@ -109,15 +116,15 @@ def _account() -> Finding:
     return Finding(
         "account",
         "warning",
-        "this is root: the service needs no right of it",
+        "this is root, whose rights the service does not need",
         "run it as an account of its own, as deploy/systemd/pulse-trio.service does",
     )
 
 
 def _clock() -> Finding:
     now = utc_now()
-    if now < EPOCH:
-        return Finding("clock", "failed", f"it is said to be {now:%Y-%m-%d}", "set the clock, and keep it by NTP")
+    if now < MIN_TIME:
+        return Finding("clock", "failed", f"it shows {now:%Y-%m-%d}", "set the clock, and keep it correct by NTP")
     return Finding("clock", "ok", f"{now:%Y-%m-%d %H:%M} UTC")
 
 
@@ -125,19 +132,19 @@ def _files(settings: Settings) -> Finding:
     try:
         import resource
     except ImportError:  # Windows
-        return Finding("open files", "ok", "this system has no such limit")
+        return Finding("open files", "ok", "no limit on this system")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     wanted = settings.max_connections + RESERVED_FILES
     if hard == resource.RLIM_INFINITY:
         return Finding("open files", "ok", "no limit")
     if not settings.max_connections:
-        text = f"at most {hard:,}; PULSE_MAX_CONNECTIONS is 0, which takes as many connections as come"
+        text = f"at most {hard:,}; PULSE_MAX_CONNECTIONS is 0, which accepts more connections than that"
         return Finding("open files", "warning", text, f"set PULSE_MAX_CONNECTIONS to {max(1, hard - RESERVED_FILES)}")
     if hard < wanted:
         return Finding(
             "open files",
             "warning",
-            f"at most {hard:,}, too few for PULSE_MAX_CONNECTIONS={settings.max_connections}: the rest is turned away",
+            f"at most {hard:,}, too few for PULSE_MAX_CONNECTIONS={settings.max_connections}: others are rejected",
             f"raise the limit to {wanted} (ulimit -Hn, LimitNOFILE), or lower PULSE_MAX_CONNECTIONS",
         )
     return Finding("open files", "ok", f"at most {hard:,}; PULSE_MAX_CONNECTIONS needs {wanted:,}")
@@ -147,21 +154,21 @@ def _data_folder(folder: Path) -> Iterator[Finding]:
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if there != folder:
         if os.access(there, os.W_OK | os.X_OK):
-            yield Finding("data folder", "ok", f"{folder} is not there yet, and can be made")
+            yield Finding("data folder", "ok", f"{folder} does not exist yet and can be created")
         else:
-            text = f"{folder} is not there, and {there} cannot be written"
+            text = f"{folder} does not exist, and {there} cannot be written"
             yield Finding(
-                "data folder", "failed", text, "choose another with PULSE_DATA_DIR, or make it for this account"
+                "data folder", "failed", text, "choose another with PULSE_DATA_DIR, or create it for this account"
             )
             return
     else:
         yield _permissions(folder)
     free = shutil.disk_usage(there).free
     text = f"{free / 2**30:.1f} GiB free for {folder}"
-    if free < FREE_LEAST:
-        yield Finding("disk", "failed", text, "make room: PostgreSQL stops when it cannot write")
-    elif free < FREE_GOOD:
-        yield Finding("disk", "warning", text, "make room soon")
+    if free < MIN_FREE_BYTES:
+        yield Finding("disk", "failed", text, "free some space: PostgreSQL stops when it cannot write")
+    elif free < ENOUGH_FREE_BYTES:
+        yield Finding("disk", "warning", text, "free some space soon")
     else:
         yield Finding("disk", "ok", text)
 
@@ -169,12 +176,12 @@ def _data_folder(folder: Path) -> Iterator[Finding]:
 def _permissions(folder: Path) -> Finding:
     status = folder.stat()
     if status.st_uid != os.geteuid():
-        text = f"{folder} belongs to user id {status.st_uid}, this is {os.geteuid()}"
-        return Finding("data folder", "failed", text, "run this as the account that runs the service")
+        text = f"{folder} belongs to user id {status.st_uid}, not to {os.geteuid()}"
+        return Finding("data folder", "failed", text, "run the doctor as the account that runs the service")
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding("data folder", "failed", f"{folder} cannot be written", f"chmod u+rwx {folder}")
-    for path, closed in ((folder, 0o066), (folder / KEY_FILE, 0o077), (folder / "data", 0o077)):
-        if path.exists() and stat.S_IMODE(path.stat().st_mode) & closed:
+    for path, forbidden in ((folder, 0o066), (folder / KEY_FILE, 0o077), (folder / "data", 0o077)):
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & forbidden:
             return Finding("data folder", "failed", f"{path} is open to other accounts", f"chmod go-rwx {path}")
     return Finding("data folder", "ok", f"{folder}, closed to other accounts")
 
@@ -184,7 +191,7 @@ _NOT_RUNNING: Final = "none runs on this database"
 
 def _database(database: Database) -> Iterator[Finding]:
     began = time.time()
-    # No more sessions at a time than a start has: a pooler may have just enough for that.
+    # As few concurrent sessions as a start has: a pooler may have no more.
     with open_session(with_keepalives(database.conninfo)) as connection:
 
         def one(query: Any, *values: object) -> Any:
@@ -196,7 +203,7 @@ def _database(database: Database) -> Iterator[Finding]:
         took = (time.time() - began) * 1_000
         yield Finding("database", "ok", f"PostgreSQL {version}, {database.description}, answers in {took:.0f} ms")
         if one("SELECT pg_is_in_recovery()"):
-            text = "it is a standby, which takes no writes"
+            text = "it is a standby, which is read-only"
             yield Finding(
                 "primary", "failed", text, "name the primary: target_session_attrs=read-write in DATABASE_URL"
             )
@@ -205,16 +212,16 @@ def _database(database: Database) -> Iterator[Finding]:
         durability = _durability(database.settings, connection)
         yield durability
         yield _sessions(database.settings, one)
-    if durability.status != "failed":  # the start is refused for that first
+    if durability.status != "failed":  # a start would fail on durability first
         yield _own_sessions(database)
     with open_session(with_keepalives(database.conninfo)) as connection:
         holder = one(f"SELECT ({holder_of(SERVICE_LOCK)})")
-        text = _NOT_RUNNING if holder is None else f"one runs on this database ({holder}), and no second one can"
+        text = _NOT_RUNNING if holder is None else f"one runs on this database ({holder}), which excludes a second one"
         yield Finding("service", "ok", text)
         migrating = one(f"SELECT ({holder_of(MIGRATION_LOCK)})")
         if migrating is not None:
-            text = f"another session migrates the database ({migrating}): a start waits for it"
-            mend = "wait for it, or if no process of pulse-trio has it end it with pg_terminate_backend"
+            text = f"another session is migrating the database ({migrating}): a start waits for it"
+            mend = "wait for it; if no pulse-trio process owns it, end it with pg_terminate_backend"
             yield Finding("migration", "warning", text, mend)
     yield _schema(database.conninfo)
     yield _keys(database.settings)
@@ -225,23 +232,23 @@ def _clocks(one: Callable[[Any], Any]) -> Finding:
     theirs: datetime = one("SELECT clock_timestamp()")
     after = utc_now()
     apart = max((before - theirs).total_seconds(), (theirs - after).total_seconds(), 0.0)
-    if apart > CLOCKS_APART:
-        text = f"the database's clock and this one are {apart:.0f} s apart"
-        return Finding("clocks", "warning", text, "keep both by NTP")
-    return Finding("clocks", "ok", "the database's and this one agree")
+    if apart > MAX_CLOCK_SKEW:
+        text = f"this machine's clock and the database's differ by {apart:.0f} s"
+        return Finding("clocks", "warning", text, "keep both correct by NTP")
+    return Finding("clocks", "ok", "this machine's and the database's agree")
 
 
 def _durability(settings: Settings, connection: psycopg.Connection) -> Finding:
     off = [name for (name,) in connection.execute(SETTINGS_OFF, (list(DURABILITY_SETTINGS),)).fetchall()]
     if not off:
-        return Finding("durability", "ok", "what is committed is on the disk (fsync, full_page_writes)")
-    text = f"{' and '.join(off)} off: a power cut may lose messages that were acknowledged"
+        return Finding("durability", "ok", "commits are on disk (fsync, full_page_writes)")
+    text = f"{' and '.join(off)} off: a power cut may lose acknowledged messages"
     mend = f"turn on in postgresql.conf: {', '.join(off)}"
     return Finding("durability", "warning" if settings.allow_losing_commits else "failed", text, mend)
 
 
 def _sessions(settings: Settings, one: Callable[[Any], Any]) -> Finding:
-    most = int(one("SELECT current_setting('max_connections')"))
+    maximum = int(one("SELECT current_setting('max_connections')"))
     reserved = int(one("SELECT current_setting('superuser_reserved_connections')"))
     others = int(
         one(
@@ -249,32 +256,32 @@ def _sessions(settings: Settings, one: Callable[[Any], Any]) -> Finding:
             "datname IS DISTINCT FROM current_database()"
         )
     )
-    wanted = settings.pool_max + MESSAGE_CONNECTIONS + 2  # the service lock's, and a command's
-    if wanted > most - reserved - others:
-        text = f"PostgreSQL lets {most} connect, {reserved + others} of them others; the service wants {wanted}"
+    wanted = settings.pool_max + MESSAGE_CONNECTIONS + 2  # for the service lock and a command
+    if wanted > maximum - reserved - others:
+        text = f"PostgreSQL allows {maximum} connections, {reserved + others} of them taken; the service needs {wanted}"
         mend = "raise max_connections in postgresql.conf, or lower PULSE_POOL_MAX"
         return Finding("sessions", "warning", text, mend)
-    return Finding("sessions", "ok", f"PostgreSQL lets {most} connect, the service wants {wanted}")
+    return Finding("sessions", "ok", f"PostgreSQL allows {maximum} connections, the service needs {wanted}")
 
 
 def _own_sessions(database: Database) -> Finding:
-    """Makes sessions as the service does: what it would be refused for is found here, too."""
+    """Opens sessions as the service does, and so finds the same faults."""
     try:
         require_own_sessions(plan_sessions(database))
     except (LaunchError, psycopg.Error) as error:
         text = describe_failure(error) if isinstance(error, psycopg.Error) else str(error)
         return Finding("own sessions", "failed", text, "see 'What goes wrong' in docs/operations.md")
-    return Finding("own sessions", "ok", "every connection has a session of its own, and keeps its settings")
+    return Finding("own sessions", "ok", "every connection has a session of its own and keeps its settings")
 
 
 def _schema(conninfo: str) -> Finding:
     current, head, is_known = compare_revisions(conninfo)
     if not is_known:
         text = f"the database has schema {current}, newer than this version's {head}"
-        return Finding("schema", "failed", text, "run the version of pulse-trio that made it, or a later one")
+        return Finding("schema", "failed", text, "run the version of pulse-trio that migrated it, or a later one")
     if current != head:
         text = f"the database has schema {current or 'none'}, this version {head}"
-        return Finding("schema", "warning", text, "the next start brings it up to date, as does pulse-trio migrate")
+        return Finding("schema", "warning", text, "the next start or pulse-trio migrate brings it up to date")
     return Finding("schema", "ok", f"{head}, up to date")
 
 
@@ -282,8 +289,10 @@ def _keys(settings: Settings) -> Finding:
     try:
         tokens = Tokens(settings, utc_now)
     except LaunchError as error:
-        return Finding("keys", "failed", str(error), "give the key that ALGORITHM needs")
-    return Finding("keys", "ok", f"{settings.algorithm}, {'gives out' if tokens.can_issue else 'only checks'} tokens")
+        return Finding("keys", "failed", str(error), "set the key that ALGORITHM needs")
+    return Finding(
+        "keys", "ok", f"{settings.algorithm}, {'issues and verifies' if tokens.can_issue else 'only verifies'} tokens"
+    )
 
 
 def _port(host: str, port: int, *, is_running: bool) -> Finding:
@@ -296,14 +305,14 @@ def _port(host: str, port: int, *, is_running: bool) -> Finding:
             sock.listen()
     except OSError as error:
         if is_running and _answers(host, port):
-            return Finding("port", "ok", f"{where}: the service answers there")
+            return Finding("port", "ok", f"{where}: the service answers on it")
         text = f"cannot listen on {where}: {error.strerror or error}"
-        return Finding("port", "failed", text, "stop what uses it, or choose another with --port or --host")
+        return Finding("port", "failed", text, "stop the program that uses it, or choose another with --port or --host")
     return Finding("port", "ok", f"{where} is free")
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether a service says there that it lives."""
+    """Asks for /healthz; True if a service answers with 200."""
     target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     try:
         with socket.create_connection((target, port), timeout=PROBE_TIMEOUT) as sock:

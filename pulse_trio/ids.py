@@ -1,4 +1,4 @@
-"""Identifiers: UUID version 7 (RFC 9562, section 5.7), which sort by the time they were made."""
+"""Identifiers: UUID version 7 (RFC 9562, section 5.7), which sort by creation time."""
 
 import os
 import re
@@ -9,18 +9,18 @@ from pulse_trio.clock import Clock, utc_now
 
 _RANDOM_BITS = 74  # rand_a (12) and rand_b (62)
 _RANDOM_MASK = (1 << _RANDOM_BITS) - 1
-_USUAL_FORM = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_CANONICAL_FORM = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 
 
 class IdSource:
-    """Makes UUIDs that rise strictly, also within a millisecond and when the clock steps back.
+    """Makes strictly increasing UUIDs, even within a millisecond and when the clock steps back.
 
-    Within one millisecond the random part of the last id is raised by a random step ("monotonic
-    random", RFC 9562, section 6.2, method 2), so ids of one process sort in the order they were made.
+    Within one millisecond the random part grows by a random step ("monotonic random", RFC 9562, section 6.2, method 2),
+    so that ids of one process sort in creation order.
 
     Args:
-        clock: where the time comes from.
-        random_bytes: where the randomness comes from; a test passes a seeded one.
+        clock: source of the time.
+        random_bytes: source of randomness; a test passes a seeded one.
     """
 
     __slots__ = ("_clock", "_millisecond", "_random", "_random_bytes")
@@ -34,7 +34,7 @@ class IdSource:
     def __call__(self) -> UUID:
         millisecond = int(self._clock().timestamp() * 1000)
         if millisecond > self._millisecond:
-            # The top bit stays free, so that raising it within this millisecond cannot overflow soon.
+            # The top bit stays free, so that steps within this millisecond do not overflow soon.
             self._random = int.from_bytes(self._random_bytes(10), "big") & (_RANDOM_MASK >> 1)
         else:
             millisecond = self._millisecond
@@ -48,6 +48,6 @@ class IdSource:
 
 
 def parse_uuid(text: str) -> UUID | None:
-    """The UUID that `text` writes in its usual form (36 characters, any case), or None."""
-    # UUID() alone also takes braces, hyphens anywhere, underscores and digits of other scripts.
-    return UUID(text) if _USUAL_FORM.fullmatch(text) else None
+    """Parses a UUID in its canonical form (36 characters, any case); returns None for any other text."""
+    # UUID() alone also accepts braces, hyphens anywhere, underscores and digits of other scripts.
+    return UUID(text) if _CANONICAL_FORM.fullmatch(text) else None

@@ -1,4 +1,4 @@
-"""Logs: one line an event, for people or as JSON. No token, password or message text is ever in one."""
+"""Logging: one line per event, for people or as JSON, and never with a token, a password or a message's text."""
 
 import logging
 import sys
@@ -9,11 +9,11 @@ from pulse_trio.settings import Settings
 
 
 def configure(settings: Settings) -> bool:
-    """Sends our lines, and those of the libraries, to standard error in the format of the settings.
+    """Sends all log lines, ours and the libraries', to standard error in the configured format.
 
-    Returns whether that is the one for people. What in the environment only looks like a setting is told.
+    Also warns about unknown `PULSE_` variables. Returns True if the format is the one for people.
     """
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()  # None: the process was started with it closed
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()  # None if standard error was closed at the start
     is_console = settings.log_format == "console" or (settings.log_format == "auto" and is_terminal)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.types.Processor] = [
@@ -21,8 +21,7 @@ def configure(settings: Settings) -> bool:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # Tracebacks with frames only: with local variables, as structlog shows them on a terminal where `rich` is
-    # installed, they could hold a token.
+    # Plain tracebacks: where `rich` is installed, structlog would add local variables, which may hold a token.
     plain = structlog.dev.plain_traceback
     renderer: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=plain)

@@ -1,7 +1,7 @@
-"""What operators want to know of a running service: plain counts, kept where things happen.
+"""Counters and histograms of a running service, updated where events happen.
 
-Counting is a part of every message's way, so it costs next to nothing: numbers, lists and dicts of a bounded size,
-no locks, no library. `edge/operators/prometheus.py` reads them when somebody asks. One record belongs to one service.
+They are on the path of every message, so they are cheap: numbers, lists and dicts of bounded size, without locks or a
+library. `edge/operators/prometheus.py` reads them on request. Each service has a `Metrics` of its own.
 """
 
 from bisect import bisect_left
@@ -13,17 +13,17 @@ SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 COUNTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024)
 
 GONE: Final = 0
-"""In place of a close code: the client closed the connection, or has gone."""
+"""Stands for a close code if the client closed the connection or disappeared."""
 
 
 class Histogram:
-    """How many values fell up to each bound, and their sum."""
+    """Counts of values by upper bound, and the sum of all values."""
 
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)  # the last is of what is beyond every bound
+        self.counts = [0] * (len(bounds) + 1)  # the last one counts values above every bound
         self.total = 0.0
 
     def observe(self, value: float) -> None:
@@ -32,46 +32,46 @@ class Histogram:
         self.total += value
 
 
-class Watched(Protocol):
-    """A connection, as far as this record needs it."""
+class CountedConnection(Protocol):
+    """The part of a connection that metrics read."""
 
     is_session: bool
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes that wait for it."""
+        """Bytes in its outbox."""
 
 
 class Metrics:
-    """The record of one service, from the start of its process on.
+    """The metrics of one service since its process started.
 
     Attributes:
-        connections: the WebSockets that are open; each is here while its task runs.
-        frames_in: frames of clients that were read, by their class.
-        frames_out: frames by type, times the connections that they were for when they were put out.
+        connections: open WebSockets; each is an entry while its task runs.
+        frames_in: frames read from clients, by class.
+        frames_out: frames by type, multiplied by the connections that they were sent to.
         catch_up_frames: frames read from the store for connections that catch up.
-        dropped_frames: frames that may be missed, and were, by connections that lag.
-        closes: WebSockets that ended, by the close code that the server gave, or `GONE`.
-        batch_messages: messages of each batch that was stored.
-        commit_seconds: how long the store took for each batch, from asking to its answer.
-        fanout_seconds: from that answer until every connection had its frames, or they waited for it.
-        delivery_seconds: of each message from its being taken from its sender to the same point.
-        failed_batches: attempts to store a batch that failed, or of which nobody knows.
-        resumed_changes: how much each resume of a conversation had missed.
-        resumes_refused: resumes where the client must load the history afresh.
-        errors: errors that clients were told, by code, over HTTP and in frames.
-        requests: answers over HTTP, by operation and status.
-        request_seconds: how long they took, by operation.
-        handshakes: answers to WebSocket handshakes, by status.
+        dropped_frames: ephemeral frames dropped for slow connections.
+        closes: closed WebSockets by the close code that the server sent, or `GONE`.
+        batch_messages: messages in each stored batch.
+        commit_seconds: duration of the store's call for each batch.
+        fanout_seconds: from the end of that call until every connection was sent its frames, or has them queued.
+        delivery_seconds: of each message, from its arrival in the inbox to the same point.
+        failed_batches: attempts to store a batch that failed or whose outcome is unknown.
+        resumed_changes: changes missed, for each resume of a conversation.
+        resumes_refused: resumes after which the client must reload the history.
+        errors: errors sent to clients, by code, over HTTP and in frames.
+        requests: HTTP responses, by operation and status.
+        request_seconds: duration of requests, by operation.
+        handshakes: responses to WebSocket handshakes, by status.
         login_failures: logins with a wrong name or password.
-        loop_lag_seconds: how late the event loop was with a task that was to run.
-        checkout_seconds: how long each use of the database waited for a connection of the pool.
-        pool_statistics: the figures of the pool, if there is one.
-        message_pool_statistics: those of the pool for messages.
+        loop_lag_seconds: delay of the event loop in running a scheduled task.
+        checkout_seconds: wait for a connection of the pool, for each use of the database.
+        pool_statistics: returns the figures of the pool, if there is one.
+        message_pool_statistics: returns the figures of the pool for messages, if there is one.
     """
 
     def __init__(self) -> None:
-        self.connections: dict[Watched, None] = {}
+        self.connections: dict[CountedConnection, None] = {}
         self.frames_in: defaultdict[type, int] = defaultdict(int)
         self.frames_out: defaultdict[str, int] = defaultdict(int)
         self.catch_up_frames = 0

@@ -1,6 +1,6 @@
 """The program `pulse-trio`: the service's commands (`cli`) and those of the terminal (`terminal.commands`).
 
-Each half is imported when one of its commands is asked for: a bot that sends a message does not load the server.
+Each half is imported when one of its commands runs: a bot that sends a message does not load the server.
 """
 
 import sys
@@ -12,11 +12,11 @@ import click
 from pulse_trio import __version__
 
 TERMINAL: Final = ("chat", "tail", "send", "list", "login", "logout", "register")
-NEEDS: Final = {"httpx2", "trio_websocket"}
+CLIENT_PACKAGES: Final = {"httpx2", "trio_websocket"}
 
 
 class Program(click.Group):
-    """The commands of both halves."""
+    """The command group of both halves."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted([*TERMINAL, *self._service().commands])
@@ -28,7 +28,7 @@ class Program(click.Group):
         try:
             commands: dict[str, click.Command] = import_module("pulse_trio.terminal.commands").COMMANDS
         except ModuleNotFoundError as error:
-            if error.name not in NEEDS:
+            if error.name not in CLIENT_PACKAGES:
                 raise
             click.echo("pulse-trio: this command needs more packages: pip install 'pulse-trio[client]'", err=True)
             sys.exit(1)
@@ -44,6 +44,6 @@ class Program(click.Group):
 def main() -> None:
     """Pulse on Trio: a real-time chat backend, and a terminal client for it.
 
-    The service's settings come from the environment: docs/operations.md lists them; docs/terminal.md is about the
+    The service reads its settings from the environment: docs/operations.md lists them. docs/terminal.md describes the
     client.
     """

@@ -100,7 +100,7 @@ def test_a_service_that_runs_is_well(own: dict[str, str]) -> None:
         found = findings("--port", str(server.port), **own)
         assert "failed" not in statuses(found).values(), found
         assert "one runs on this database" in found["service"]["text"]
-        assert "answers there" in found["port"]["text"]
+        assert "the service answers" in found["port"]["text"]
         assert found["schema"]["status"] == "ok"
     finally:
         assert server.stop() == 0
@@ -113,7 +113,7 @@ def test_an_embedded_database_before_its_first_start_while_it_runs_and_after(fol
     settings = {"PULSE_DATA_DIR": str(folder), "PULSE_ALLOW_LOSING_COMMITS": "false"}
     found = findings(**settings)
     assert "failed" not in statuses(found).values()
-    assert "not there yet" in found["data folder"]["text"]
+    assert "does not exist yet" in found["data folder"]["text"]
     assert not folder.exists(), "it makes nothing"
     server = Server(settings).wait_ready()
     try:
