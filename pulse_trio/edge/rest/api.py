@@ -1,18 +1,14 @@
 """The REST API on an app: its blueprints, its documents, its error shape and the headers of every answer."""
 
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 import structlog
 import trio
 from quart import Quart, Response, current_app, g, has_request_context, request, websocket
-from quart_schema import HttpSecurityScheme, Info, OpenAPIProvider, QuartSchema
+from quart_schema import HttpSecurityScheme, Info, QuartSchema
 from quart_schema.openapi import QUART_SCHEMA_OPERATION_ID_ATTRIBUTE
-from quart_schema.typing import Model
-from quart_schema.validation import DataSource
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import BaseConverter, Rule, WebsocketMismatch
+from werkzeug.routing import WebsocketMismatch
 
 from pulse_trio import __version__
 from pulse_trio.edge.operators.probes import operators
@@ -22,10 +18,10 @@ from pulse_trio.edge.rest.accounts import accounts
 from pulse_trio.edge.rest.conversations import conversations
 from pulse_trio.edge.rest.members import members
 from pulse_trio.edge.rest.messages import messages
-from pulse_trio.edge.rest.operation import EXAMPLE_ID
+from pulse_trio.edge.rest.openapi import Document
 from pulse_trio.edge.rest.presence import people
 from pulse_trio.edge.rest.reads import reads
-from pulse_trio.edge.services import app_parts, services
+from pulse_trio.edge.services import app_parts
 from pulse_trio.edge.tracing import HEADER, begin_request
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import StoreError
@@ -43,64 +39,6 @@ _MESSAGES: Final = {
     ErrorCode.METHOD_NOT_ALLOWED: "This address does not take this method",
     ErrorCode.REQUEST_TIMEOUT: "The request body did not come in time",
     ErrorCode.TOO_LARGE: "The request body is too large",
-}
-_SUMMARIES: Final = {
-    200: "Done",
-    201: "Created",
-    204: "Done; no body",
-    400: "The request cannot be read",
-    401: "No token, or one that is not valid",
-    403: "Not allowed",
-    404: "Not found",
-    405: "Method not allowed",
-    408: "The body did not come in time",
-    409: "Not possible as things are",
-    413: "The body is too large",
-    415: "The body is not JSON",
-    422: "A field is not as it should be",
-    500: "A fault of the service",
-    429: "Too much at once; try again later",
-    503: "Try again in a moment",
-}
-_RETRY_AFTER: Final = {
-    "Retry-After": {"description": "Seconds to wait before trying again", "schema": {"type": "string"}}
-}
-_HEADERS: Final = {
-    401: {"WWW-Authenticate": {"description": "`Bearer`", "schema": {"type": "string"}}},
-    429: _RETRY_AFTER,
-    503: _RETRY_AFTER,
-}
-
-
-def _link(name: str, **parameters: str) -> dict[str, Any]:
-    return {"operationId": name, "parameters": parameters}
-
-
-# What one can go on with: the id in an answer is the parameter of these.
-_CONVERSATION: Final = "$response.body#/id"
-_LINKS: Final = {
-    "createConversation": {
-        "get": _link("getConversation", conversation_id=_CONVERSATION),
-        "change": _link("changeConversation", conversation_id=_CONVERSATION),
-        "members": _link("listMembers", conversation_id=_CONVERSATION),
-        "addMembers": _link("addMembers", conversation_id=_CONVERSATION),
-        "leave": _link("removeMember", conversation_id=_CONVERSATION, user_id="me"),
-        "post": _link("postMessage", conversation_id=_CONVERSATION),
-        "history": _link("listMessages", conversation_id=_CONVERSATION),
-        "markRead": _link("markRead", conversation_id=_CONVERSATION),
-        "readPositions": _link("listReadPositions", conversation_id=_CONVERSATION),
-    },
-    **{
-        name: {
-            link: _link(
-                operation,
-                conversation_id=f"$response.body#{message}/conversation_id",
-                message_id=f"$response.body#{message}/id",
-            )
-            for link, operation in (("edit", "editMessage"), ("delete", "deleteMessage"))
-        }
-        for name, message in (("postMessage", ""), ("listMessages", "/messages/0"))
-    },
 }
 _NO_UPGRADE: Final = "This address is for WebSocket; if you asked for one, a proxy in between dropped `Upgrade`"
 LATE_BODY: Final = 1.0  # seconds that an answer which does not depend on the body waits for it
@@ -123,7 +61,7 @@ def install(app: Quart) -> None:
         redoc_ui_path=None,
         scalar_ui_path=None,
         swagger_ui_path=None,
-        openapi_provider_class=_Documents,
+        openapi_provider_class=Document,
     )
     for blueprint in (accounts, people, conversations, members, messages, reads, operators):
         app.register_blueprint(blueprint)
@@ -135,121 +73,6 @@ def install(app: Quart) -> None:
     app.before_websocket(_begin_handshake)
     app.after_request(_finish)
     app.after_websocket(_finish_handshake)  # type: ignore[type-var]  # its annotation forgets accepted ones
-
-
-class _Documents(OpenAPIProvider):
-    """OpenAPI 3.1 with named schemas, what every operation may answer, and what its examples look like."""
-
-    _document: dict[str, Any] | None = None
-
-    def schema(self) -> dict[str, Any]:
-        """The document, with the limits of this service's settings in it.
-
-        It is made once: that takes some 20 ms, and anybody may ask for it.
-        """
-        if self._document is None:
-            self._document = self._made()
-        return self._document
-
-    def _made(self) -> dict[str, Any]:
-        document: dict[str, Any] = super().schema()
-        schemas = document["components"]["schemas"]
-        settings = services().settings
-        schemas["Registration"]["properties"]["password"]["minLength"] = settings.password_min_chars
-        schemas["MessageChange"]["properties"]["content"]["maxLength"] = settings.max_content_chars
-        document["components"]["schemas"] = dict(sorted(schemas.items()))
-        return document
-
-    def operation_id(self, method: str, path: str, func: Any) -> str | None:
-        """The name that the operation was declared with."""
-        name: str = getattr(func, QUART_SCHEMA_OPERATION_ID_ATTRIBUTE)
-        return name
-
-    def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As the original, with the answers and examples that it does not know of."""
-        paths, components = super().build_paths(rule)
-        view = self._app.view_functions[rule.endpoint]
-        for operations in paths.values():
-            for operation in operations.values():
-                operation["description"] = operation["description"].strip() or operation["summary"]
-                responses = operation["responses"]
-                for status in getattr(view, "pulse_empty", ()):
-                    responses[status] = {}
-                for status, response in responses.items():
-                    self._complete(status, response, getattr(view, "pulse_codes", ()), operation["operationId"])
-                operation["responses"] = {str(status): responses[status] for status in sorted(responses)}
-                if "requestBody" in operation:
-                    operation["requestBody"]["required"] = True
-        return paths, components
-
-    def _complete(self, status: int, response: dict[str, Any], codes: Iterable[ErrorCode], name: str) -> None:
-        """Says what a response means, which codes it has, and what can be done with it."""
-        response["description"] = _SUMMARIES[status]
-        fitting = sorted(code.code for code in codes if code.status == status)
-        if fitting:
-            response["description"] += ": " + ", ".join(f"`{code}`" for code in fitting)
-            example = {"code": fitting[0], "message": "What was wrong, for a person"}
-            response["content"]["application/json"]["example"] = example
-        if status in _HEADERS:
-            response["headers"] = _HEADERS[status]
-        links = _LINKS.get(name)
-        if links and status < 300:
-            response["links"] = links
-
-    def build_path_parameter(self, name: str, converter: BaseConverter) -> dict[str, Any]:
-        """As the original, with what an id looks like."""
-        parameter: dict[str, Any] = super().build_path_parameter(name, converter)
-        uuid = {"type": "string", "format": "uuid"}
-        if name == "user_id":
-            parameter["description"] = "The id of a user, or `me`"
-            parameter["schema"] = {"anyOf": [{"type": "string", "const": "me"}, uuid]}
-            parameter["example"] = "me"
-        else:
-            parameter["description"] = f"The id of a {name.removesuffix('_id')}"
-            parameter["schema"] = uuid
-            parameter["example"] = EXAMPLE_ID
-        return parameter
-
-    def build_querystring_parameters(self, model: type[Model]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """As the original, which would lose the descriptions of what has no default."""
-        _, components = _schema(model)
-        parameters = []
-        for name, schema in components[model.__name__]["properties"].items():
-            description = schema.pop("description")
-            parameters.append({"name": name, "in": "query", "description": description, "schema": schema})
-        return parameters, {}
-
-    def build_request_body(self, model: type[Model], source: DataSource) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A JSON body by the name of its schema, with an example."""
-        reference, components = _schema(model)
-        content = {"schema": reference, "example": _example(reference, components)}
-        return {"content": {"application/json": content}}, components
-
-    def build_response_object(
-        self, model: type[Model], headers_model: type[Model] | None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A JSON answer by the name of its schema. (The original loses the schemas that a model refers to.)"""
-        reference, components = _schema(model)
-        return {"content": {"application/json": {"schema": reference}}, "description": ""}, components
-
-
-def _schema(model: type[Model]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A reference to the schema of a model, and that schema with all it refers to, by name."""
-    (reference,), components = msgspec.json.schema_components([model], ref_template="#/components/schemas/{name}")
-    return reference, components
-
-
-def _example(schema: dict[str, Any], components: dict[str, Any]) -> Any:
-    """A value for a schema, of the examples in it."""
-    if "$ref" in schema:
-        return _example(components[schema["$ref"].rpartition("/")[2]], components)
-    if "anyOf" in schema:
-        return _example(schema["anyOf"][0], components)
-    if "examples" in schema:
-        return schema["examples"][0]
-    if schema.get("type") == "object":
-        return {name: _example(part, components) for name, part in schema["properties"].items()}
-    return schema["default"]
 
 
 async def _begin() -> None:
