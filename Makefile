@@ -5,8 +5,10 @@
 # Only Python 3.11 or newer, make and the package registry are assumed.
 
 VENV := .venv
-# Test processes at a time: most tests wait for a server or a database.
+# Test processes at a time: most tests wait for a server or a database. A test that hangs or crashes takes its process
+# with it; the limit is there so that xdist never leaves out the tests that follow.
 JOBS ?= 4
+XDIST := -n $(JOBS) --dist worksteal --max-worker-restart 10000
 ASYNC_OFF := ASYNC122,ASYNC124,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913
 BIN := $(VENV)/bin
 BENCH := .venv-bench
@@ -25,12 +27,12 @@ serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS)
 
 # Patch releases of Python differ in how exceptions end a process: Debian 12 has 3.11.2, older than what most developers
 # run. Its environment is apart from the one that all else runs in.
 test-exits: $(DEBIAN)/test.stamp
-	$(DEBIAN)/bin/python -m pytest -n $(JOBS) --dist worksteal -m process_end tests/unit/test_lifespan.py tests/e2e \
+	$(DEBIAN)/bin/python -m pytest $(XDIST) -m process_end tests/unit/test_lifespan.py tests/e2e \
 		tests/faults $(PYTEST_ARGS)
 
 # Many runs of the simulated service, each from one number; a run that fails says how to see it again.
@@ -46,7 +48,7 @@ fuzz: $(VENV)/test.stamp
 
 # WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
 conformance: $(VENV)/test.stamp
-	PULSE_TEST_ALL_CONFORMANCE=1 $(BIN)/python -m pytest tests/conformance
+	PULSE_TEST_ALL_CONFORMANCE=1 $(BIN)/python -m pytest -o faulthandler_timeout=3600 tests/conformance
 
 # BENCH_ARGS="--only ab --rounds 3" and the like: .venv-bench/bin/python -m benchmarks --help
 bench bench-quick: $(BENCH)/bench.stamp $(VENV)/serve.stamp

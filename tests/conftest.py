@@ -1,12 +1,33 @@
 """Fixtures for all tests; tests/README.md has the rules."""
 
-from collections.abc import Callable, Iterator
+import faulthandler
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator
+from typing import Final
 
 import pytest
 
 from tests.browser.chromium import ADVICE, is_left_out
 from tests.support.cluster import Cluster
 from tests.support.server import Server
+
+STDERR: Final = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps the real stderr: during a test pytest captures it."""
+    assert sys.__stderr__ is not None
+    config.stash[STDERR] = os.dup(sys.__stderr__.fileno())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Limits the clean-up as well: after a failure pytest no longer applies `faulthandler_timeout` to it."""
+    seconds = float(item.config.getini("faulthandler_timeout"))
+    if seconds > 0:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.stash[STDERR])
+    return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
