@@ -20,7 +20,7 @@ from pulse_trio.edge.rest.members import members
 from pulse_trio.edge.rest.messages import messages
 from pulse_trio.edge.rest.openapi import Document
 from pulse_trio.edge.rest.presence import people
-from pulse_trio.edge.rest.reads import reads
+from pulse_trio.edge.rest.read_positions import reads
 from pulse_trio.edge.services import app_parts
 from pulse_trio.edge.tracing import HEADER, begin_request
 from pulse_trio.errors import ErrorCode, PulseError
