@@ -25,7 +25,8 @@ from pulse_trio.clock import Clock, utc_now
 from pulse_trio.database.embedded import EmbeddedPostgres
 from pulse_trio.database.service_lock import ServiceLock, require_server
 from pulse_trio.database.sessions import Sessions
-from pulse_trio.edge.limits import Limits, request_address
+from pulse_trio.edge.client_address import request_address
+from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.loop_lag import watch_loop
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.pages import web_client

@@ -1,7 +1,8 @@
-"""Token buckets on Trio's clock, one or one for each key.
+"""Token buckets on Trio's clock: a single one, or one for each key.
 
-A bucket holds up to `burst` tokens and gains `rate` of them a second; what is done takes tokens, and what finds none
-is refused. Everything is in this process's memory and bounded; a restart forgets it.
+A bucket holds up to `burst` tokens and gains `rate` of them a second. An action takes tokens; one that finds too few is
+rejected. Example: with rate 1 and burst 5 a user may send 5 messages at once, and then one a second. Buckets are in
+this process's memory and bounded; a restart forgets them.
 """
 
 import math
@@ -9,11 +10,11 @@ from typing import Final
 
 import trio
 
-BUCKETS: Final = 65_536  # of one kind; an entry has some 200 bytes
+MAX_BUCKETS: Final = 65_536  # of one kind; an entry has some 200 bytes
 
 
 class TokenBucket:
-    """Up to `burst` tokens, full at first, and `rate` more a second; a rate of 0 is no limit."""
+    """A bucket, full at first; a rate of 0 is no limit."""
 
     __slots__ = ("_burst", "_level", "_rate", "_since")
 
@@ -31,15 +32,15 @@ class TokenBucket:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing of it is used."""
+        """True if no token is missing."""
         return not self._rate or self._refill() >= self._burst
 
     def has(self, tokens: float = 1) -> bool:
-        """Whether there are so many tokens."""
+        """Returns whether there are so many tokens."""
         return not self._rate or self._refill() >= tokens
 
     def take(self, tokens: float = 1) -> bool:
-        """Takes so many tokens, or none if there are not enough; whether it did."""
+        """Takes so many tokens, or none if there are too few; returns whether it took them."""
         if not self._rate:
             return True
         if self._refill() < tokens:
@@ -48,16 +49,16 @@ class TokenBucket:
         return True
 
     def drain(self, tokens: float) -> None:
-        """Takes so many tokens, or all that there are."""
+        """Takes so many tokens, or all if there are fewer."""
         if self._rate:
             self._level = max(0.0, self._refill() - tokens)
 
     def give_back(self, tokens: float = 1) -> None:
-        """Puts tokens back that were taken for nothing."""
+        """Gives back tokens that were not needed."""
         self._level = min(self._burst, self._refill() + tokens)
 
     def wait(self, tokens: float = 1) -> float:
-        """Seconds until there are so many tokens, if nobody takes any; infinite if there never are."""
+        """Returns the seconds until there are so many tokens, if none are taken; infinite if there never are."""
         missing = tokens - self._refill()
         if not self._rate or missing <= 0:
             return 0.0
@@ -65,25 +66,25 @@ class TokenBucket:
 
 
 class Buckets:
-    """A bucket for each key, as far as it is not full: a key that is not here has a full one.
+    """One bucket a key; full buckets are not kept.
 
-    It holds `entries` at most. Beyond that it forgets the one that was used longest ago, so that many keys do not
-    cost memory; whoever wants a bucket of their own forgotten has to fill all others first.
+    Beyond `max_entries` it forgets the bucket that was used longest ago. A client that wants its own one forgotten has
+    to use all others first.
     """
 
-    __slots__ = ("_burst", "_entries", "_found", "_rate")
+    __slots__ = ("_burst", "_found", "_max_entries", "_rate")
 
-    def __init__(self, rate: float, burst: float, entries: int = BUCKETS) -> None:
+    def __init__(self, rate: float, burst: float, max_entries: int = MAX_BUCKETS) -> None:
         self._rate = rate
         self._burst = burst
-        self._entries = entries
+        self._max_entries = max_entries
         self._found: dict[str, tuple[TokenBucket, float]] = {}  # with the time of last use, the earliest first
 
     def __len__(self) -> int:
         return len(self._found)
 
     def take(self, key: str) -> bool:
-        """Takes a token from the key's bucket, if there is one; whether it did."""
+        """Takes a token from the key's bucket, if it has one; returns whether it took it."""
         if not self._rate:
             return True
         now = trio.current_time()
@@ -94,7 +95,7 @@ class Buckets:
         return bucket.take()
 
     def give_back(self, key: str) -> None:
-        """Puts back a token that was taken for nothing."""
+        """Gives back a token that was not needed."""
         if key in self._found:
             bucket, _ = self._found[key]
             bucket.give_back()
@@ -102,18 +103,18 @@ class Buckets:
                 del self._found[key]
 
     def has(self, key: str) -> bool:
-        """Whether the key's bucket has a token."""
+        """Returns whether the key's bucket has a token."""
         return key not in self._found or self._found[key][0].has()
 
     def wait(self, key: str) -> float:
-        """Seconds until the key's bucket has a token."""
+        """Returns the seconds until the key's bucket has a token."""
         return self._found[key][0].wait() if key in self._found else 0.0
 
     def _forget(self, now: float) -> None:
-        """Forgets the buckets that are full again, and the oldest if there are too many."""
+        """Forgets the buckets that are full again, and the least recently used if there are too many."""
         refilled = now - self._burst / self._rate
         while self._found:
             key, (_, used) = next(iter(self._found.items()))
-            if used > refilled and len(self._found) <= self._entries:
+            if used > refilled and len(self._found) <= self._max_entries:
                 return
             del self._found[key]

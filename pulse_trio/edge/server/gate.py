@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from pulse_trio.edge.buckets import Buckets
-from pulse_trio.edge.limits import client_address
+from pulse_trio.edge.client_address import client_address
 from pulse_trio.edge.responses import ErrorBody
 from pulse_trio.errors import ErrorCode, PulseError, too_many
 from pulse_trio.settings import Settings

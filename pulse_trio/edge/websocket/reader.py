@@ -85,8 +85,8 @@ class Reader:
             if verdict is Verdict.CLOSE:
                 self.connection.close(CloseCode.FLOODING, "sending too much; reconnect, and send more slowly")
                 return
-            if verdict is not Verdict.TAKE:
-                if verdict is Verdict.REFUSE_ALOUD:
+            if verdict is not Verdict.ACCEPT:
+                if verdict is Verdict.REFUSE:
                     self._tell_refused(data)
                 continue
             try:

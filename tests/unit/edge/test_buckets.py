@@ -1,0 +1,72 @@
+"""Token buckets on the virtual clock."""
+
+import math
+
+from trio.testing import MockClock
+
+from pulse_trio.edge.buckets import Buckets, TokenBucket
+
+
+async def test_a_bucket_holds_a_burst_and_refills(mock_clock: MockClock) -> None:
+    bucket = TokenBucket(rate=2, burst=3)
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False]
+    assert bucket.wait() == 0.5
+    assert bucket.wait(4) == math.inf
+    mock_clock.jump(0.49)
+    assert not bucket.take()
+    mock_clock.jump(0.01)
+    assert bucket.take()
+    mock_clock.jump(1_000)
+    assert bucket.is_full
+    assert [bucket.take() for _ in range(4)] == [True, True, True, False], "no more than a burst, after any pause"
+    assert not bucket.take(2)
+    mock_clock.jump(0.5)
+    assert bucket.take(), "a rejected take takes nothing"
+
+
+async def test_a_bucket_with_rate_0_is_no_limit() -> None:
+    bucket = TokenBucket(rate=0, burst=1)
+    assert all(bucket.take(10) for _ in range(100))
+    assert bucket.is_full
+    assert bucket.wait(10) == 0
+
+
+async def test_draining_stops_at_empty(mock_clock: MockClock) -> None:
+    bucket, unlimited = TokenBucket(rate=2, burst=3), TokenBucket(rate=0, burst=1)
+    bucket.drain(2)
+    assert bucket.take()
+    bucket.drain(100)
+    unlimited.drain(100)
+    assert not bucket.take()
+    mock_clock.jump(0.5)
+    assert bucket.take()
+    assert unlimited.take()
+
+
+async def test_keys_have_their_own_buckets_and_full_ones_are_forgotten(mock_clock: MockClock) -> None:
+    buckets = Buckets(rate=1, burst=2)
+    assert [buckets.take("a"), buckets.take("a"), buckets.take("a")] == [True, True, False]
+    assert buckets.take("b")
+    assert buckets.wait("a") == 1
+    assert buckets.wait("never seen") == 0
+    buckets.give_back("b")
+    assert len(buckets) == 1, "b's is full again"
+    mock_clock.jump(1)
+    assert buckets.take("a")
+    assert not buckets.has("a")
+    mock_clock.jump(2)
+    assert buckets.take("c")
+    assert len(buckets) == 1, "a's is full again"
+    buckets.give_back("nobody's")
+    assert len(buckets) == 1
+
+
+async def test_many_keys_are_bounded_and_the_last_used_stay(mock_clock: MockClock) -> None:
+    buckets = Buckets(rate=0.001, burst=1, max_entries=10)
+    for number in range(1_000):
+        assert buckets.take(str(number))
+        assert len(buckets) <= 10
+        if number > 995:
+            assert not buckets.take("996"), "its use keeps it"
+    assert not buckets.take("999")
+    assert buckets.take("0"), "forgotten, because it was the least recently used"

@@ -1,0 +1,100 @@
+"""The gate: connections and requests of the process and of an address."""
+
+from contextlib import ExitStack
+
+import pytest
+from trio.testing import MockClock
+
+from pulse_trio.edge.server.gate import RESERVED_FILES, Gate
+from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.settings import Settings
+
+
+def gate(files: int | None = None, **settings: int) -> Gate:
+    return Gate(Settings(**settings), files=files)
+
+
+def rejected(opened: Gate, peer: str | None) -> tuple[ErrorCode, float | None]:
+    with pytest.raises(PulseError) as refused:
+        opened.admit(peer)
+    return refused.value.code, refused.value.retry_after
+
+
+async def test_connections_of_an_address_are_bounded_and_slots_come_back(mock_clock: MockClock) -> None:
+    opened = gate(connections_per_address=2)
+    slots = [opened.admit("192.0.2.1"), opened.admit("192.0.2.1")]
+    assert rejected(opened, "192.0.2.1") == (ErrorCode.TOO_MANY_CONNECTIONS, 1)
+    other = opened.admit("192.0.2.2")
+    assert (opened.open, opened.count("192.0.2.1"), opened.count("192.0.2.2")) == (3, 2, 1)
+    slots[0].leave()
+    slots[0] = opened.admit("192.0.2.1")
+    for slot in (*slots, other):
+        slot.leave()
+    assert (opened.open, opened.count("192.0.2.1"), opened.count("192.0.2.2")) == (0, 0, 0)
+
+
+async def test_connections_of_the_process_are_bounded_by_its_files(mock_clock: MockClock) -> None:
+    opened = gate(max_connections=2)
+    first = opened.admit("192.0.2.1")
+    opened.admit("192.0.2.2")
+    assert rejected(opened, "192.0.2.3") == (ErrorCode.UNAVAILABLE, 1)
+    assert rejected(opened, None) == (ErrorCode.UNAVAILABLE, 1)
+    first.leave()
+    opened.admit(None)
+    for files, slots in ((4, 3), (RESERVED_FILES * 5, RESERVED_FILES * 4)):
+        short = gate(max_connections=0, connections_per_address=0, files=files)
+        for _ in range(slots):
+            short.admit("192.0.2.1")
+        assert rejected(short, "192.0.2.1") == (ErrorCode.UNAVAILABLE, 1)
+
+
+async def test_request_rate_per_address_counts_the_first_request_at_accept(mock_clock: MockClock) -> None:
+    opened = gate(requests_per_second=1, requests_burst=3)
+    slot = opened.admit("192.0.2.1")
+    for _ in range(3):
+        slot.ask((), is_websocket=False)
+    with pytest.raises(PulseError) as refused:
+        slot.ask(("198.51.100.7",), is_websocket=False)
+    assert (refused.value.code, refused.value.retry_after) == (ErrorCode.RATE_LIMITED, 1)
+    assert rejected(opened, "192.0.2.1") == (ErrorCode.RATE_LIMITED, 1)
+    assert opened.open == 1, "a rejected connection has no slot"
+    opened.admit("192.0.2.2")
+    mock_clock.jump(1)
+    slot.ask((), is_websocket=True)
+
+
+async def test_behind_a_proxy_its_clients_are_counted(mock_clock: MockClock) -> None:
+    opened = gate(trusted_proxies=1, connections_per_address=2, requests_per_second=1, requests_burst=4)
+    slots = [opened.admit("192.0.2.1") for _ in range(20)]  # all from the proxy
+    for slot in slots[:2]:
+        slot.ask(("6.6.6.6, 198.51.100.7",), is_websocket=True)
+    with pytest.raises(PulseError) as refused:
+        slots[2].ask(("198.51.100.7",), is_websocket=True)
+    assert refused.value.code is ErrorCode.TOO_MANY_CONNECTIONS
+    slots[2].ask(("198.51.100.8",), is_websocket=True)
+    for slot in slots[3:5]:
+        slot.ask(("198.51.100.7",), is_websocket=False)
+    with pytest.raises(PulseError) as refused:
+        slots[5].ask(("198.51.100.7",), is_websocket=False)
+    assert refused.value.code is ErrorCode.RATE_LIMITED
+    slots[0].leave()
+    mock_clock.jump(1)
+    slots[5].ask(("198.51.100.7",), is_websocket=True)
+
+
+async def test_limits_of_0_reject_no_connection() -> None:
+    opened = gate(max_connections=0, connections_per_address=0, requests_per_second=0, requests_burst=1)
+    for _ in range(5_000):
+        opened.admit("192.0.2.1").ask((), is_websocket=True)
+    assert opened.open == 5_000
+
+
+async def test_answers_to_rejected_connections_are_bounded() -> None:
+    opened = gate()
+    answered = 0
+    with ExitStack() as stack:
+        for _ in range(1_000):
+            answered += stack.enter_context(opened.answering())
+    assert 0 < answered < 1_000
+    with opened.answering() as is_answered:
+        assert is_answered
