@@ -1,7 +1,7 @@
-"""What ties lines of the log to a request and to a connection: ids in the context of the tasks that serve them.
+"""Ids that tie log lines to a request and to a connection, kept in the context of the tasks that serve them.
 
-Tasks inherit them: a request's lines carry its `request_id`, everything about a WebSocket that of its handshake, and
-both the `connection_id` of the TCP connection that they came on.
+Tasks inherit them: the lines of a request carry its `request_id`, those of a WebSocket the `request_id` of its
+handshake, and both the `connection_id` of their TCP connection.
 """
 
 import re
@@ -16,21 +16,21 @@ _VALID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
 def begin_connection() -> None:
-    """Gives the connection that this task serves an id."""
+    """Gives an id to the connection that this task serves."""
     bind_contextvars(connection_id=secrets.token_hex(6))
 
 
-def go_on_with(request_id: str) -> None:
-    """This task serves a WebSocket from now on: the one whose handshake was this request."""
+def bind_request_id(request_id: str) -> None:
+    """Binds the id of a handshake in the task that serves its WebSocket from now on."""
     bind_contextvars(request_id=request_id)
 
 
 def begin_request(given: list[str]) -> str:
-    """The id of the request that this task serves: the one given with it, if it is a good one, or a new one.
+    """Returns the id of the request that this task serves: the given one if it is valid, else a new one.
 
     Args:
-        given: its `X-Request-ID` headers. Whatever else than one short word they are is not taken: it goes into the
-            log and into the answer.
+        given: its `X-Request-ID` headers. Only a single short word is valid, because it goes into the log and into the
+            response.
     """
     request_id = given[0] if len(given) == 1 and _VALID.fullmatch(given[0]) else secrets.token_hex(16)
     bind_contextvars(request_id=request_id)

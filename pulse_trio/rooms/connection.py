@@ -62,24 +62,29 @@ def encode_refusal(
     return encode(error_frame(error, client_id, conversation_id))
 
 
+NOT_TAKEN: Final = -1
+"""Returned by `Transport.write_nowait` when the caller must use `send`."""
+
+
 class Transport(Protocol):
-    """What a connection needs of its WebSocket; the edge provides it."""
+    """A WebSocket as a connection uses it; the edge provides two implementations (edge/server/transport.py)."""
 
-    def write_now(self, data: bytes) -> int:
-        """Takes whole WebSocket frames at once if nothing else is on its way.
+    def write_nowait(self, data: bytes) -> int:
+        """Writes whole WebSocket frames if that is possible without waiting.
 
-        Returns how many bytes are not out yet: if there are any `flush` must follow. Below zero: nothing was taken,
-        and the frames must be sent.
+        Returns:
+            The bytes that the network has not taken: they are kept, and if there are any `flush` must follow.
+            NOT_TAKEN: nothing was written, use `send`.
         """
 
     async def flush(self) -> None:
-        """Returns when what `write_now` took is on its way."""
+        """Writes what `write_nowait` kept. A dead connection is no error."""
 
     def abandon(self) -> None:
-        """What `write_now` took and is not out yet must not reach the client; if it was any, nothing else does."""
+        """Drops frames that the network has not taken; if there were any, the connection ends with no close frame."""
 
     async def send(self, frames: Sequence[Encoded]) -> None:
-        """Sends frames; returns when they are on their way. A dead connection is not an error."""
+        """Sends frames, after what was kept. A dead connection is no error."""
 
     async def close(self, code: int, reason: str) -> None:
         """Sends a close frame."""
@@ -114,7 +119,7 @@ class Connection:
         "_scope",
         "_sending",
         "_source",
-        "_write_now",
+        "_write_nowait",
         "capacity",
         "dropped_frames",
         "is_session",
@@ -140,7 +145,7 @@ class Connection:
         self._greeting = greeting
         self._released = None if greeting is None else trio.Event()
         self.transport = transport
-        self._write_now = transport.write_now  # bound once: it is called for every frame of every connection
+        self._write_nowait = transport.write_nowait  # bound once: it is called for every frame of every connection
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
         self.dropped_frames = 0
         self._outbox, self._source = trio.open_memory_channel[_OwnedFrame | _Job](MAX_OUTBOX_ITEMS)
@@ -183,7 +188,7 @@ class Connection:
         if owner is None:
             self.metrics.frames_out[frame.kind] += 1
         if not self._pending:
-            left = self._write_now(frame.wire)
+            left = self._write_nowait(frame.wire)
             if left == 0:
                 return
             if left > 0:
@@ -201,7 +206,7 @@ class Connection:
 
     def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, owner: Owner) -> None:
         """Delivers frames of one owner; `wire` is all of them, to be written in one call."""
-        if self._is_open and not self._pending and (left := self._write_now(wire)) >= 0:
+        if self._is_open and not self._pending and (left := self._write_nowait(wire)) >= 0:
             if left:
                 self._flush_later(len(wire), owner)
             return
@@ -246,7 +251,7 @@ class Connection:
         """Sends frames past the outbox; only for a job that `run_later` runs."""
         self.metrics.catch_up_frames += len(frames)
         self._sending.append(owner)
-        if self._write_now(b"".join(frame.wire for frame in frames)) >= 0:
+        if self._write_nowait(b"".join(frame.wire for frame in frames)) >= 0:
             await self.transport.flush()
         else:
             await self.transport.send(frames)
@@ -321,7 +326,7 @@ class Connection:
         if self._greeting is None or self._released is None:
             return
         self.metrics.frames_out[self._greeting.kind] += 1
-        if self._write_now(self._greeting.wire) >= 0:
+        if self._write_nowait(self._greeting.wire) >= 0:
             await self.transport.flush()
         else:
             await self.transport.send([self._greeting])

@@ -133,7 +133,7 @@ async def test_lines_of_a_websocket_carry_the_id_of_its_handshake_and_those_of_a
             await chat.send({"type": "message", "content": "lost", "client_id": "c-1"})
             assert (await chat.receive_type("error"))["code"] == "not_stored"
     assert server.stop() == 0
-    (cut,) = [line for line in lines(server) if line["event"] == "a client that does not read was cut off"]
+    (cut,) = [line for line in lines(server) if line["event"] == "slow reader disconnected"]
     assert cut["request_id"] == "the-deaf-one"
     assert cut["connection_id"]
     delayed = [line for line in lines(server) if line["event"] == "messages not stored yet"]

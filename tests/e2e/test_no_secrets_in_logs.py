@@ -21,7 +21,7 @@ from psycopg import sql
 
 from pulse_trio import logs
 from pulse_trio.app import PulseApp, create_app
-from pulse_trio.edge.server.connection import install
+from pulse_trio.edge.server import install
 from pulse_trio.ids import IdSource
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Account, Message, NewMessage, Revision, User

@@ -19,7 +19,7 @@ import pulse_trio.launch
 from pulse_trio import logs
 from pulse_trio.app import PulseApp, create_app
 from pulse_trio.clock import utc_now
-from pulse_trio.edge.server.connection import install
+from pulse_trio.edge.server import install
 from pulse_trio.edge.services import services
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.room import Room

@@ -335,7 +335,7 @@ def session_greeted_before_it_is_taken_in(patch: Patch) -> None:
 
     async def wrong(self: Lobby, session: Session, among: Any) -> Any:
         if among is None and session.connection._greeting is not None:
-            session.connection._write_now(session.connection._greeting.wire)
+            session.connection._write_nowait(session.connection._greeting.wire)
         return await memberships(self, session, among)
 
     async def no_greeting(self: Connection) -> None:

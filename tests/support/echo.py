@@ -10,7 +10,7 @@ from quart import websocket
 
 from pulse_trio import logs
 from pulse_trio.app import PulseApp, create_app
-from pulse_trio.edge.server.connection import install
+from pulse_trio.edge.server import install
 from pulse_trio.settings import Settings
 from pulse_trio.store.memory import MemoryStore
 from tests.support.signals import signalled

@@ -179,9 +179,9 @@ class _Service(Collector):
 def _of_gate(gate: Gate) -> Iterator[Metric]:
     yield _gauge("pulse_tcp_connections", "TCP connections that are open.", gate.open)
     text = "Connections and requests that were turned away before the application saw them."
-    yield _counters("pulse_turned_away", text, "code", gate.turned_away)
+    yield _counters("pulse_turned_away", text, "code", gate.rejected)
     yield _counter("pulse_stalled_clients", "Clients that were cut because they did not read.", gate.stalled)
-    cuts = {str(int(code)): count for code, count in gate.cuts.items()}
+    cuts = {str(int(code)): count for code, count in gate.violations.items()}
     text = "WebSockets closed for breaking a rule of the protocol, by close code; of pulse_closes they are gone."
     yield _counters("pulse_protocol_closes", text, "code", cuts)
 

@@ -7,7 +7,7 @@ import msgspec
 
 from pulse_trio import __version__
 from pulse_trio.edge.rest.operation import EXAMPLE_ID
-from pulse_trio.edge.websocket.handshake import REV_MOST_DIGITS
+from pulse_trio.edge.websocket.handshake import MAX_REV_DIGITS
 from pulse_trio.protocol import (
     BEARER_PREFIX,
     SESSION_ONLY,
@@ -159,7 +159,7 @@ def _query(settings: Settings, *, resumes: bool) -> Schema:
     if resumes:
         properties["after"] = {
             "type": "string",
-            "pattern": f"^[0-9]{{1,{REV_MOST_DIGITS}}}$",
+            "pattern": f"^[0-9]{{1,{MAX_REV_DIGITS}}}$",
             "description": "The highest `rev` seen; what changed since comes first.",
         }
         properties["epoch"] = {"type": "string", "description": "What the `system` frames said; of which `after` is."}

@@ -1,6 +1,22 @@
-"""The server: our connection class inside Hypercorn, and nothing else that knows Hypercorn's inner classes."""
+"""The server: our connection class inside Hypercorn. Nothing else knows Hypercorn's inner classes.
 
-from pulse_trio.edge.server.connection import install
+Why a WebSocket goes through Hypercorn at all: REST and WebSockets share one port, one origin and one TLS certificate;
+HTTP/2 and its WebSockets work (RFC 8441); operators start the service with the `hypercorn` command and its settings;
+and the framework answers the handshake, with the app's own routes, errors and log. A listener of our own would need a
+second port (or an HTTP parser and ALPN of its own), TLS settings, a drain and an access log, and REST would stay here.
+
+What we replace is the connection after the handshake, because there the framework is slow: it costs some 60 µs of CPU
+for each frame out, and three tasks for each message in (docs/architecture.md has the measurements).
+
+- `tcp_connection`: reads, pings, closes; `stream_writer`: all writes; `gate`: admits connections and requests
+- `http_protocol`, `request_head`, `plain_responses`: requests, before the framework sees them
+- `websocket_stream`, `websocket_handshake`, `frame_splitter`, `frame_guard`, `app_queue`: WebSockets
+- `transport`, `socket_transport`: what the routes and rooms see of a WebSocket
+- `client_connection`: the contract by which the parts know their connection, so that imports stay without a circle
+- `workarounds`: installs all of this in a supported version of Hypercorn; `worker`: listens, serves, drains
+"""
+
+from pulse_trio.edge.server.workarounds import install
 from pulse_trio.edge.server.worker import bind, serve, wrap
 
 __all__ = ["bind", "install", "serve", "wrap"]

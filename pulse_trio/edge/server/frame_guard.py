@@ -1,4 +1,4 @@
-"""What one WebSocket sends beneath its messages: pings, pongs, pieces, and how long a message takes."""
+"""Bounds on what one WebSocket sends beside whole messages: pings, pongs, fragments, and slow messages."""
 
 import math
 from io import BytesIO, StringIO
@@ -11,10 +11,10 @@ from pulse_trio.texts import utf8_size
 
 
 class FrameGuard:
-    """Counts what a connection sends that is no whole message, and knows when one takes too long.
+    """Counts frames that are no whole message, and has the deadline of the message that has begun.
 
-    Whole messages are counted where they are read (`limits.Flow`), so that each frame counts once. A read of the
-    socket with which nothing came to an end counts as a frame: the bytes of one may come one by one.
+    Whole messages are counted where they are read (`limits.Flow`), so that each frame counts once. A read of the socket
+    that ends no frame counts as one, because a client may send a frame byte by byte.
     """
 
     __slots__ = ("_bucket", "_timeout", "deadline")
@@ -22,24 +22,24 @@ class FrameGuard:
     def __init__(self, settings: Settings) -> None:
         self._bucket = TokenBucket(settings.pieces_per_second, settings.pieces_burst)
         self._timeout = settings.message_timeout
-        self.deadline = math.inf  # on Trio's clock: when a message must have come to its end
+        self.deadline = math.inf  # on Trio's clock: when the message that has begun must have ended
 
     def take(self) -> bool:
         """Counts a frame that is no whole message; False when there are too many."""
         return self._bucket.take()
 
     def end_message(self) -> None:
-        """A message has come to its end: what has begun now has its own time."""
+        """Ends a message; the next one has a deadline of its own."""
         self.deadline = math.inf
 
     def end_read(self, *, frames: int, is_inside: bool) -> bool:
-        """Notes the end of what one read of the socket brought; False when there are too many of them.
+        """Ends one read of the socket; False when there are too many that end no frame.
 
         Args:
-            frames: how many frames it held, or pieces of frames with content.
-            is_inside: whether a message has begun and not ended.
+            frames: the number of frames, or of fragments with content, that the read ended.
+            is_inside: a message has begun and not ended.
         """
-        if not frames or is_inside:  # without a frame there is the beginning of one
+        if not frames or is_inside:  # without a frame the read brought the beginning of one
             if math.isinf(self.deadline):
                 self.deadline = trio.current_time() + self._timeout
         else:
@@ -48,36 +48,36 @@ class FrameGuard:
 
 
 class TooBig(Exception):
-    """A message is over its limit."""
+    """A message exceeds `PULSE_MAX_FRAME_BYTES`."""
 
 
 class MessageBuffer:
-    """The message that is coming in, in the pieces that it comes in; counts bytes, and before it keeps them."""
+    """The fragments of one message; their bytes are counted before they are kept."""
 
-    __slots__ = ("_most", "_size", "_value")
+    __slots__ = ("_max_bytes", "_size", "_value")
 
-    def __init__(self, most: int) -> None:
-        self._most = most  # bytes
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._size = 0
         self._value: StringIO | BytesIO | None = None
 
     @property
     def is_begun(self) -> bool:
-        """Whether a message has begun and not ended."""
+        """True while a message has begun and not ended."""
         return self._value is not None
 
     def extend(self, data: str | bytes) -> None:
-        """Adds a piece. Raises TooBig, and keeps nothing of it, when the message is over the limit."""
+        """Adds a fragment. Raises TooBig, and drops the message, when it exceeds the limit."""
         self._size += utf8_size(data) if isinstance(data, str) else len(data)
-        if self._size > self._most:
+        if self._size > self._max_bytes:
             self.clear()
             raise TooBig
         if self._value is None:
             self._value = StringIO() if isinstance(data, str) else BytesIO()
-        self._value.write(data)  # type: ignore[arg-type]  # all pieces of a message are of one kind
+        self._value.write(data)  # type: ignore[arg-type]  # all fragments of a message have one type
 
     def take(self) -> str | bytes:
-        """The whole message; from here on a new one."""
+        """Returns the whole message and begins a new one."""
         assert self._value is not None
         value = self._value.getvalue()
         self.clear()

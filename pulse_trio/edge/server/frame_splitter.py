@@ -1,8 +1,8 @@
-"""WebSocket frames as clients send them, cut out of the bytes of a connection (RFC 6455, section 5.2).
+"""WebSocket frames from clients, cut out of the bytes of a connection (RFC 6455, section 5.2).
 
-Nearly all of them are whole text messages in one frame, or pongs: these are read here, at a fraction of what a full
-parser costs. Everything else (other control frames, fragments, binary messages, whatever breaks a rule) is handed on
-for the parser that knows all rules, always at the border of a frame. No I/O.
+Nearly all of them are whole text messages in one frame, or pongs: these are read here, at a fraction of the cost of a
+full parser. Everything else (other control frames, fragments, binary messages, frames that break a rule) is passed on
+to the full parser, always at the border of a frame. No I/O.
 """
 
 from typing import Final
@@ -13,14 +13,14 @@ _RESERVED: Final = 0x70
 _MASKED: Final = 0x80
 _FIRST_CONTROL: Final = 8
 _FIN_PONG: Final = 0x8A
-_LONGEST_CONTROL: Final = 125
+_MAX_CONTROL_BYTES: Final = 125
 
 
 class FrameSplitter:
-    """Cuts what comes in on one connection.
+    """Splits the bytes of one connection into frames.
 
     Args:
-        max_bytes: longest payload of a frame; a longer one is not kept here, but handed on as it comes.
+        max_bytes: longest payload that is kept; a longer one is passed on as it arrives.
     """
 
     __slots__ = ("_held", "_in_fragments", "_max_bytes", "_need", "_passes")
@@ -28,19 +28,20 @@ class FrameSplitter:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._held = bytearray()  # the beginning of a frame; at most a header and `max_bytes`
-        self._need = 2  # bytes of it without which nothing can be said
+        self._need = 2  # bytes of it that must be there to continue
         self._in_fragments = False
         self._passes = False
 
     @property
     def is_inside(self) -> bool:
-        """Whether a frame has begun and not ended."""
+        """True while a frame has begun and not ended."""
         return bool(self._held)
 
     def feed(self, data: bytes) -> list[str | bytes | None]:
-        """What the bytes complete: texts of messages, None for a pong, and frames for the full parser, in order.
+        """Returns what the bytes complete, in order.
 
-        After a frame that breaks a rule all is for the parser.
+        A str is a whole text message, None a pong, bytes are frames for the full parser. After a frame that breaks a
+        rule everything is for the parser.
         """
         if self._passes:
             return [data]
@@ -74,7 +75,7 @@ class FrameSplitter:
                     done.append(_unmasked(data, payload, size).decode())
                 except UnicodeDecodeError:
                     return self._pass(done, data[at:])
-            elif first == _FIN_PONG and size <= _LONGEST_CONTROL:
+            elif first == _FIN_PONG and size <= _MAX_CONTROL_BYTES:
                 done.append(None)
             else:
                 if first & 0x0F < _FIRST_CONTROL:
@@ -92,7 +93,7 @@ class FrameSplitter:
 
 
 def _unmasked(data: bytes, start: int, size: int) -> bytes:
-    """The payload at `start`, before which its mask stands."""
+    """Returns the payload at `start`; its mask is the 4 bytes before it."""
     if not size:
         return b""
     mask = data[start - 4 : start] * (size // 4 + 1)

@@ -1,4 +1,4 @@
-"""Hypercorn's Trio worker: its sockets, its start, and an end in which WebSockets are closed in order."""
+"""Hypercorn's Trio worker: its sockets, its start, and an end that closes WebSockets in order."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -17,10 +17,10 @@ from pulse_trio.errors import LaunchError, PulseError
 
 
 def bind(config: Config) -> Sockets:
-    """Opens the sockets of a configuration, ready to listen.
+    """Opens the sockets of a configuration and listens on them.
 
     Raises:
-        LaunchError: an address is in use, or not this machine's.
+        LaunchError: an address is in use, or is not this machine's.
     """
     try:
         sockets = config.create_sockets()
@@ -30,13 +30,13 @@ def bind(config: Config) -> Sockets:
         reason = getattr(error, "strerror", None) or str(error)
         raise LaunchError(
             f"cannot listen on {', '.join(config.bind)}: {reason}; "
-            "stop what uses it, or choose another with --port or --host"
+            "stop the program that uses it, or choose another address with --port or --host"
         ) from None
     return sockets
 
 
 def wrap(app: object) -> AppWrapper:
-    """An ASGI app as Hypercorn's worker takes it."""
+    """Wraps an ASGI app for Hypercorn's worker."""
     return wrap_app(app, 0, "asgi")  # type: ignore[arg-type]
 
 
@@ -46,25 +46,25 @@ async def draining_worker(
     *,
     stop: Callable[[], Awaitable[None]] | None,
     guard: Callable[[], AbstractContextManager[None]],
-    hurry: Callable[[], None],
+    on_end: Callable[[], None],
     delay: float = 0.0,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     **options: Any,
 ) -> None:
-    """Hypercorn's Trio worker, but WebSockets are closed in order before their connections are dropped.
+    """Runs Hypercorn's Trio worker, but closes WebSockets in order before their connections are dropped.
 
-    The original tells the application of the end only when `graceful_timeout` is over and all
-    connections are gone: clients see 1006, five seconds late.
+    The original notifies the application only when `graceful_timeout` is over and all connections are gone: clients see
+    1006, five seconds late.
 
     Args:
-        app: what is served.
-        config: how.
-        stop: see `hypercorn.install`.
-        guard: see `hypercorn.install`.
-        delay: seconds to go on after being asked to end, with `/readyz` saying so.
-        hurry: called when the server ends: from then on nobody is to be waited for long.
-        shutdown_trigger: returns when the server is to end; if there is none, `stop` does.
-        options: whatever else the original takes.
+        app: the app.
+        config: Hypercorn's configuration.
+        stop: see `workarounds.install`.
+        guard: see `workarounds.install`.
+        on_end: called when the server begins to end; it shortens the deadlines of writes.
+        delay: seconds to serve on after being asked to end, while `/readyz` fails.
+        shutdown_trigger: returns when the server must end; `stop` is used without it.
+        options: further arguments of the original.
     """
 
     asked = stop if shutdown_trigger is None else shutdown_trigger
@@ -73,9 +73,9 @@ async def draining_worker(
         assert asked is not None
         await asked()
         if delay:
-            await _tell_not_ready(app)
+            await _fail_readiness(app)
             await trio.sleep(delay)
-        hurry()
+        on_end()
         await _drain(app)
 
     with guard():
@@ -83,20 +83,20 @@ async def draining_worker(
 
 
 async def _drain(app: AppWrapper) -> None:
-    """Closes the WebSockets of our app with 1012, and stores what was taken from them."""
+    """Closes the WebSockets of our app with 1012 and waits until the messages taken from them are stored."""
     parts = await _services_of(app)
     if parts is not None:
         await parts.hub.drain()
 
 
-async def _tell_not_ready(app: AppWrapper) -> None:
+async def _fail_readiness(app: AppWrapper) -> None:
     parts = await _services_of(app)
     if parts is not None:
         parts.readiness.stopping = True
 
 
 async def _services_of(app: AppWrapper) -> Services | None:
-    """The service of our app; None if it is another's, has not started, or has failed."""
+    """Returns the service of our app; None if the app is not ours, or its service has not started or has failed."""
     inner = getattr(app, "app", None)
     if not isinstance(inner, Quart):
         return None

@@ -1,4 +1,4 @@
-"""What a WebSocket handshake must show before it is accepted: origin, token, where to resume."""
+"""The WebSocket handshake: the origin, the token and the point to resume from are checked before it is accepted."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -13,33 +13,37 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import BEARER_PREFIX, SUBPROTOCOL
 from pulse_trio.store.base import StoreError
 
-REV_MOST_DIGITS: Final = 18  # below 2**63, what the database counts to
+MAX_REV_DIGITS: Final = 18  # below 2**63, the largest number in the database
 
 
-async def identify(parts: Services, conversation_id: UUID | None) -> Identity:
-    """Whose handshake it is; `conversation_id` is what it asks for, None for a session.
+async def identify(service: Services, conversation_id: UUID | None) -> Identity:
+    """Returns the user of a handshake.
+
+    Args:
+        service: the running service.
+        conversation_id: the conversation that it asks for; None for a session.
 
     Raises:
-        PulseError: the origin may not connect, or the token or ticket is missing or no good.
+        PulseError: the origin is not allowed, or the token or ticket is missing or not valid.
         StoreUnavailable: the user could not be looked up.
     """
-    _check_origin()  # first, so that no page of another site uses a ticket up
+    _check_origin()  # first, so that no page of another site can use up a ticket
     ticket = websocket.args.get("ticket")
-    if ticket is not None:  # whatever else there is: who draws one means it
-        return parts.tickets.redeem(ticket, conversation_id)
-    return await parts.authenticator.authenticate(_token(parts))
+    if ticket is not None:  # preferred to a token: the client asked for it on purpose
+        return service.tickets.redeem(ticket, conversation_id)
+    return await service.authenticator.authenticate(_token(service))
 
 
 def chosen_subprotocol() -> str | None:
-    """The subprotocol that the answer names, if the client offers it; never one that carries a token."""
+    """Returns the subprotocol for the response, if the client offers it; never one that carries a token."""
     return SUBPROTOCOL if SUBPROTOCOL in websocket.requested_subprotocols else None
 
 
-def _token(parts: Services) -> str | None:
-    """The token, from where a client can put it: a header, a subprotocol entry, or the URL.
+def _token(service: Services) -> str | None:
+    """Returns the token from a header, a subprotocol entry, or the URL; None if there is none.
 
     Raises:
-        PulseError: it is in the URL, and must not be.
+        PulseError: it is in the URL, and `PULSE_TOKEN_IN_URL` is off.
     """
     token = bearer_token(websocket.headers.get("Authorization"))
     if token is None:
@@ -47,19 +51,19 @@ def _token(parts: Services) -> str | None:
         token = next((e.removeprefix(BEARER_PREFIX) for e in entries if e.startswith(BEARER_PREFIX)), None)
     if token is None:
         token = websocket.args.get("token")
-        if token is not None and not parts.settings.token_in_url:
-            message = "A token in the URL is not taken here; use a ticket, a header or a subprotocol entry"
+        if token is not None and not service.settings.token_in_url:
+            message = "Tokens in the URL are not accepted; use a ticket, a header or a subprotocol entry"
             raise PulseError(ErrorCode.NOT_AUTHENTICATED, message)
     return token
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where a client wants to resume.
+    """The point in a conversation from which a client resumes.
 
     Args:
-        after_rev: the last rev that it has seen; None: it does not resume.
-        epoch: the history that it belongs to, if the client knows it.
+        after_rev: the last rev that the client has seen; None if it does not resume.
+        epoch: the history that the rev belongs to, if the client knows it.
     """
 
     after_rev: int | None
@@ -67,42 +71,43 @@ class ResumePoint:
 
 
 def resume_point() -> ResumePoint:
-    """What the handshake says of resuming.
+    """Returns the resume point of the handshake.
 
     Raises:
-        PulseError: its `after` is not a number.
+        PulseError: `after` is not a number.
     """
     text = websocket.args.get("after")
-    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= REV_MOST_DIGITS):
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= MAX_REV_DIGITS):
         raise PulseError(ErrorCode.INVALID_FIELD, "`after` must be a rev: a whole number, 0 or more", field="after")
     return ResumePoint(None if text is None else int(text), websocket.args.get("epoch"))
 
 
-def refuse_resume_point() -> None:
-    """For a handshake that cannot have one: its client would believe that it goes on there, and miss what it missed.
+def reject_resume_point() -> None:
+    """Rejects `after` and `epoch` on a session, where they would silently be ignored.
 
     Raises:
-        PulseError: it has.
+        PulseError: the handshake has one of them.
     """
     for name in ("after", "epoch"):
         if name in websocket.args:
-            message = f"`{name}` is for one conversation; a session goes on with a `resume` frame"
+            message = f"`{name}` is for one conversation; a session resumes with a `resume` frame"
             raise PulseError(ErrorCode.INVALID_FIELD, message, field=name)
 
 
 def _check_origin() -> None:
     headers, origins = websocket.headers, app_parts().origins
-    # A browser sends one. Of several each must be allowed: whoever comes first must not speak for the others.
+    # A browser sends one. If there are several, each must be allowed: the first one does not speak for the others.
     if not all(origins.allows(origin, headers.get("Host")) for origin in headers.getlist("Origin")):
-        raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED, "Pages of this origin may not connect")
+        raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED, "Origin not allowed")
 
 
 def not_a_member() -> PulseError:
+    """Makes the error for non-members, which does not reveal whether the conversation exists."""
     return PulseError(ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation, or it does not exist")
 
 
-def refusal(error: PulseError | StoreError) -> Response:
-    """The HTTP answer that takes the place of the upgrade."""
+def rejection(error: PulseError | StoreError) -> Response:
+    """Returns the HTTP response that rejects a handshake."""
     response = error_answer(database_away() if isinstance(error, StoreError) else error)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"

@@ -52,40 +52,40 @@ async def test_request_rate_per_address_counts_the_first_request_at_accept(mock_
     opened = gate(requests_per_second=1, requests_burst=3)
     slot = opened.admit("192.0.2.1")
     for _ in range(3):
-        slot.ask((), is_websocket=False)
+        slot.count_request((), is_websocket=False)
     with pytest.raises(PulseError) as refused:
-        slot.ask(("198.51.100.7",), is_websocket=False)
+        slot.count_request(("198.51.100.7",), is_websocket=False)
     assert (refused.value.code, refused.value.retry_after) == (ErrorCode.RATE_LIMITED, 1)
     assert rejected(opened, "192.0.2.1") == (ErrorCode.RATE_LIMITED, 1)
     assert opened.open == 1, "a rejected connection has no slot"
     opened.admit("192.0.2.2")
     mock_clock.jump(1)
-    slot.ask((), is_websocket=True)
+    slot.count_request((), is_websocket=True)
 
 
 async def test_behind_a_proxy_its_clients_are_counted(mock_clock: MockClock) -> None:
     opened = gate(trusted_proxies=1, connections_per_address=2, requests_per_second=1, requests_burst=4)
     slots = [opened.admit("192.0.2.1") for _ in range(20)]  # all from the proxy
     for slot in slots[:2]:
-        slot.ask(("6.6.6.6, 198.51.100.7",), is_websocket=True)
+        slot.count_request(("6.6.6.6, 198.51.100.7",), is_websocket=True)
     with pytest.raises(PulseError) as refused:
-        slots[2].ask(("198.51.100.7",), is_websocket=True)
+        slots[2].count_request(("198.51.100.7",), is_websocket=True)
     assert refused.value.code is ErrorCode.TOO_MANY_CONNECTIONS
-    slots[2].ask(("198.51.100.8",), is_websocket=True)
+    slots[2].count_request(("198.51.100.8",), is_websocket=True)
     for slot in slots[3:5]:
-        slot.ask(("198.51.100.7",), is_websocket=False)
+        slot.count_request(("198.51.100.7",), is_websocket=False)
     with pytest.raises(PulseError) as refused:
-        slots[5].ask(("198.51.100.7",), is_websocket=False)
+        slots[5].count_request(("198.51.100.7",), is_websocket=False)
     assert refused.value.code is ErrorCode.RATE_LIMITED
     slots[0].leave()
     mock_clock.jump(1)
-    slots[5].ask(("198.51.100.7",), is_websocket=True)
+    slots[5].count_request(("198.51.100.7",), is_websocket=True)
 
 
 async def test_limits_of_0_reject_no_connection() -> None:
     opened = gate(max_connections=0, connections_per_address=0, requests_per_second=0, requests_burst=1)
     for _ in range(5_000):
-        opened.admit("192.0.2.1").ask((), is_websocket=True)
+        opened.admit("192.0.2.1").count_request((), is_websocket=True)
     assert opened.open == 5_000
 
 

@@ -301,13 +301,13 @@ async def test_a_full_batch_is_written_in_pieces(autojump_clock: MockClock) -> N
             await alice.send(f"{number:010}")
         await settle()
         writes = []
-        write_now = bob.transport.write_now
+        write_nowait = bob.transport.write_nowait
 
         def counted(data: bytes) -> int:
             writes.append(len(data))
-            return write_now(data)
+            return write_nowait(data)
 
-        bob.subscription.connection._write_now = counted  # type: ignore[method-assign]
+        bob.subscription.connection._write_nowait = counted  # type: ignore[method-assign]
         gate.set()
         await settle()
         assert bob.contents == [f"{number:010}" for number in range(257)]

@@ -128,7 +128,7 @@ class FakeTransport:
         self.close_stall: trio.Event | None = None
         self.broken: Exception | None = None
 
-    def write_now(self, data: bytes) -> int:
+    def write_nowait(self, data: bytes) -> int:
         is_stalled = self.stall is not None and not self.stall.is_set()
         if not self.has_short_way or self.kept or is_stalled or self.broken or self.closed or self.room == 0:
             return -1

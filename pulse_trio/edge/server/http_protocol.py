@@ -1,0 +1,141 @@
+"""HTTP/1.1 on one connection: requests are checked and counted before the framework sees them."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import h11
+import trio
+from hypercorn.events import Closed as ConnectionClosed
+from hypercorn.events import Event as ConnectionEvent
+from hypercorn.events import RawData
+from hypercorn.protocol.events import Data
+from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+
+from pulse_trio.edge.server import request_head
+from pulse_trio.edge.server.client_connection import current_connection
+from pulse_trio.edge.server.gate import LINGER
+from pulse_trio.edge.server.plain_responses import ALIVE_BODY, ALIVE_HEADERS, error_body, error_headers
+from pulse_trio.edge.server.transport import ConnectionEnded
+from pulse_trio.errors import ErrorCode, PulseError
+
+
+class Turn:
+    """Hypercorn's event that lets the reader wait until a request is answered; it also ends with the connection.
+
+    With pipelined requests the original waits for ever when an answer cannot be written.
+    """
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self.has_ended = False
+
+    def end(self) -> None:
+        """Releases the reader, because no further request will be answered."""
+        self.has_ended = True
+        self._event.set()
+
+    async def set(self) -> None:
+        self._event.set()
+
+    async def clear(self) -> None:
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        """Returns when the request is answered. Raises ConnectionEnded when no further one will be."""
+        if not self.has_ended:
+            await self._event.wait()
+        if self.has_ended:
+            raise ConnectionEnded
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+
+class HttpProtocol(H11Protocol):
+    """HTTP/1.1 without upgrades to HTTP/2, and with headers of a bounded size."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._connection = current_connection()
+        self.can_read = self.turn = Turn()
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Ignores the wish for HTTP/2 over clear text, which the original grants."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """Like the original, but rejects heads that are too large or ambiguous, and counts requests per address.
+
+        The original does not bound headers that arrive in one piece.
+        """
+        status = request_head.problem(request, self.config.h11_max_incomplete_size)
+        if status is not None:
+            await self._reject(status)
+            return
+        forwarded = request_head.values(request, b"x-forwarded-for")
+        is_websocket = bool(request_head.values(request, b"sec-websocket-key"))
+        try:
+            self._connection.slot.count_request(forwarded, is_websocket=is_websocket)
+        except PulseError as error:
+            if request.method == b"GET" and request.target == b"/healthz":
+                await self._send_answer(200, ALIVE_HEADERS, ALIVE_BODY)  # see `Gate.reject`
+                await self.send(ConnectionClosed())
+            else:
+                await self._reject(error.code.status, error)
+            return
+        await super()._create_stream(request)
+
+    async def handle(self, event: ConnectionEvent) -> None:
+        """Like the original, but the data of a WebSocket does not pass through the parser of HTTP."""
+        if isinstance(event, RawData) and self.stream is not None and isinstance(self.connection, H11WSConnection):
+            await self.stream.handle(Data(stream_id=1, data=event.data))
+            return
+        if isinstance(event, ConnectionClosed):
+            self.turn.end()
+        elif self.turn.has_ended:
+            return  # nothing answers it any more
+        await super().handle(event)
+
+    async def _handle_events(self) -> None:
+        with suppress(ConnectionEnded):
+            await super()._handle_events()
+
+    def leave_http(self) -> None:
+        """Drops the state of HTTP once the connection has become a WebSocket."""
+        assert isinstance(self.connection, H11WSConnection)
+        del self.connection.h11_connection
+
+    async def _maybe_recycle(self) -> None:
+        """Like the original, but shielded, with a deadline.
+
+        When a request was answered before its body had arrived, the application's end cancelled this task before it
+        could close the connection, which then stayed for as long as the client did.
+        """
+        with trio.move_on_after(self._connection.writer.timeout + LINGER, shield=True):
+            await super()._maybe_recycle()
+
+    async def _reject(self, status: int, error: PulseError | None = None) -> None:
+        """Answers a request with an error and ends the connection."""
+        if error is None:
+            await self._send_error_response(status)
+        else:
+            await self._send_error(status, error)
+        await self.send(ConnectionClosed())
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """Like the original, but with the JSON body that every error has."""
+        is_large = status_code == 431
+        text = "The head of the request is too large" if is_large else "The request is not valid HTTP/1.1"
+        code = ErrorCode.TOO_LARGE if is_large else ErrorCode.BAD_REQUEST
+        await self._send_error(status_code, PulseError(code, text))
+
+    async def _send_error(self, status: int, error: PulseError) -> None:
+        body = error_body(error)
+        await self._send_answer(status, error_headers(error, body), body)
+
+    async def _send_answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+        encoded = [(name.encode(), value.encode()) for name, value in headers]
+        await self._send_h11_event(h11.Response(status_code=status, headers=encoded))
+        if not (isinstance(self.connection, h11.Connection) and self.connection._request_method == b"HEAD"):
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())

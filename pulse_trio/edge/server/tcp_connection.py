@@ -1,0 +1,249 @@
+"""One client's TCP connection: reads, writes, pings and closes it, in place of Hypercorn's `TCPServer`."""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Final
+
+import structlog
+import trio
+from hypercorn.events import Closed as ConnectionClosed
+from hypercorn.events import Event as ConnectionEvent
+from hypercorn.events import RawData, Updated
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.utils import parse_socket_addr
+
+from pulse_trio.edge.server.client_connection import set_connection
+from pulse_trio.edge.server.gate import LINGER, Gate, Slot, set_gate
+from pulse_trio.edge.server.http_protocol import HttpProtocol
+from pulse_trio.edge.server.socket_transport import SocketTransport
+from pulse_trio.edge.server.stream_writer import PendingWrites, StreamWriter
+from pulse_trio.edge.server.websocket_stream import WebSocketStream
+from pulse_trio.edge.tracing import begin_connection
+from pulse_trio.errors import PulseError
+from pulse_trio.exception_groups import flatten_group
+from pulse_trio.protocol import CloseCode
+
+PING: Final = b"\x89\x00"  # a WebSocket frame without content
+
+log = structlog.get_logger(__name__)
+
+
+class TcpConnection(TCPServer):
+    """A connection whose failure ends only itself, and which its client cannot hold for ever.
+
+    Attributes:
+        gate: counts the connections of this process.
+        writes: the pending writes of all connections.
+    """
+
+    gate: ClassVar[Gate]
+    writes: ClassVar[PendingWrites]
+
+    __slots__ = (
+        "_input_ended",
+        "_reader",
+        "_reading",
+        "_serve",
+        "ping_at",
+        "slot",
+        "websocket",
+        "writer",
+    )
+
+    writer: StreamWriter
+    slot: Slot
+    _reader: trio.lowlevel.Task
+    _input_ended: trio.Event  # set when the client has sent its last byte
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.websocket: WebSocketStream | None = None  # over HTTP/1.1, where it has the connection to itself
+        self.ping_at = math.inf  # on Trio's clock
+        self._reading: trio.CancelScope | None = None  # while the task waits for the socket
+        self._serve: Callable[[], Awaitable[None]] | None = None  # the task runs it in place of the framework's work
+
+    async def run(self) -> None:
+        """Serves the connection, if the gate admits it.
+
+        Errors are logged here: raised, they would end the whole process, as one byte behind an upgrade request did
+        (Hypercorn issue 225).
+        """
+        try:
+            self.slot = self.gate.admit(self._peer())
+        except PulseError as error:
+            await self.gate.reject(self.stream, error)
+            return
+        except OSError:  # the client has gone
+            return
+        begin_connection()
+        set_gate(self.gate)
+        self._reader = trio.lowlevel.current_task()
+        self._input_ended = trio.Event()
+        self.writer = StreamWriter(self.stream, self.send_lock, self.gate, self.writes, self._lose)
+        set_connection(self)
+        try:
+            try:
+                await super().run()
+            finally:
+                # The client may have gone before this task began to serve: run it, so that it cleans up.
+                await self._carry_on()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
+        except* Exception as group:
+            log.warning("connection failed", errors=[repr(error) for error in flatten_group(group)])
+        finally:
+            self.slot.leave()
+
+    def carry_on(self, serve: Callable[[], Awaitable[None]]) -> None:
+        """Lets this connection's task run `serve` from now on; the framework's handler may return."""
+        assert self.websocket is not None
+        self._serve = serve
+        self.websocket.leave_framework()
+        protocol = self.protocol.protocol
+        assert isinstance(protocol, HttpProtocol)
+        protocol.leave_http()
+        self.wake()
+
+    async def _carry_on(self) -> None:
+        if self._serve is not None:
+            serving = self._serve()
+            self._serve = None
+            await serving
+
+    def open_transport(self) -> SocketTransport:
+        """Opens the transport of the WebSocket, before its handshake is answered."""
+        assert self.websocket is not None
+        return SocketTransport(self, self.websocket)
+
+    def wake(self) -> None:
+        """Makes a waiting `read` return, because its connection has changed."""
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _peer(self) -> str | None:
+        """Returns the address at the other end. Raises OSError when the client has gone."""
+        transport: Any = getattr(self.stream, "transport_stream", self.stream)
+        address = parse_socket_addr(transport.socket.family, transport.socket.getpeername())
+        return None if address is None else str(address[0])
+
+    async def protocol_send(self, event: ConnectionEvent) -> None:
+        """Like the original, but a client that takes nothing for `PULSE_WRITE_TIMEOUT` seconds is disconnected.
+
+        The original shields the write without a deadline, past cancellation and SIGTERM.
+        """
+        if isinstance(event, Updated) and self._input_ended.is_set():
+            event = Updated(idle=False)  # the client sends no further request, so do not wait for one
+        if isinstance(event, ConnectionClosed):
+            self._end_requests()
+        if isinstance(event, RawData):
+            await self.writer.write(event.data)
+        else:
+            await super().protocol_send(event)
+
+    async def _lose(self) -> None:
+        """Ends the connection after a write has found that the client has gone."""
+        await self.protocol.handle(ConnectionClosed())
+
+    def _end_requests(self) -> None:
+        """Releases a reader that waits for an answer before it reads the next request."""
+        protocol = self.protocol.protocol
+        if isinstance(protocol, HttpProtocol):
+            protocol.turn.end()
+
+    async def _read_data(self) -> None:
+        """Like the original, until the task serves a WebSocket without the framework."""
+        try:
+            is_open = True
+            while is_open and self._serve is None:
+                is_open = await self.read()
+            await self._carry_on()
+            await self.protocol.handle(ConnectionClosed())
+        finally:
+            self._input_ended.set()
+        # There are no further requests; the original keeps the connection until `keep_alive_timeout`.
+        await self.idle_task.stop()
+
+    async def read(self) -> bool:
+        """Waits for the client and handles what it sends; False when there is nothing more to read.
+
+        Pings a WebSocket when it is due. A client that is silent for `read_timeout` seconds has gone; one that does not
+        end a message in time is closed. Returns early after `wake`.
+        """
+        websocket = self.websocket
+        message_deadline = math.inf
+        if websocket is not None:
+            if websocket.has_unread:
+                await websocket.wait_reader()
+                return True
+            message_deadline = websocket.guard.deadline
+        writer = self.writer
+        silence = self.config.read_timeout or math.inf
+        self._reading = scope = trio.CancelScope(
+            deadline=min(writer.active_at + silence, message_deadline, self.ping_at)
+        )
+        try:
+            with scope:
+                data = await self._receive()
+        except (trio.ClosedResourceError, trio.BrokenResourceError, OSError):
+            return False
+        finally:
+            self._reading = None
+        now = trio.current_time()
+        if not scope.cancelled_caught:
+            writer.active_at = now
+            if websocket is not None and websocket.is_carried:
+                await websocket.take_data(data)
+            else:
+                await self.protocol.handle(RawData(data))
+            return bool(data)
+        if websocket is not None and now >= message_deadline:
+            await websocket.reject(CloseCode.UNFINISHED, "message not finished in time")
+            return False
+        has_gone = now >= writer.active_at + silence  # read again: it may have taken a piece of an answer meanwhile
+        if has_gone or (websocket is not None and websocket.is_carried and websocket.closed):
+            return False
+        if now >= self.ping_at:
+            await self._ping(now)
+        return True
+
+    async def _receive(self) -> bytes:
+        """Returns some bytes from the client; none when it has sent its last.
+
+        Like the stream's `receive_some`, but waits first: data is seldom there already, and a failed attempt costs as
+        much as a read. Also raises OSError.
+        """
+        stream: object = self.stream
+        if not isinstance(stream, trio.SocketStream):
+            return bytes(await self.stream.receive_some(MAX_RECV))
+        socket = stream.socket
+        while True:
+            if socket.fileno() < 0:
+                raise trio.ClosedResourceError
+            await trio.lowlevel.wait_readable(socket)
+            try:
+                return socket._sock.recv(MAX_RECV)  # type: ignore[attr-defined,no-any-return]  # the socket itself
+            except BlockingIOError:
+                pass  # a spurious wake-up
+
+    async def _ping(self, now: float) -> None:
+        assert self.config.websocket_ping_interval is not None
+        self.ping_at = now + self.config.websocket_ping_interval
+        left = self.writer.write_nowait(PING)
+        if left:
+            await self.writer.write(b"" if left > 0 else PING, is_frames=True)
+
+    async def _close(self) -> None:
+        """Like the original, but reads and drops what the client still sends, for `LINGER` seconds.
+
+        Closed with unread bytes, a socket sends RST, and the client may lose the answer or the close frame that is on
+        its way. Only the task that reads can do this; another one waits for it.
+        """
+        with trio.move_on_after(LINGER):
+            try:
+                async with self.send_lock:  # otherwise a pending write would fail half way
+                    await self.stream.send_eof()
+                if trio.lowlevel.current_task() is not self._reader:
+                    await self._input_ended.wait()
+                while await self.stream.receive_some(MAX_RECV):
+                    pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, AttributeError):
+                pass  # the client has gone, or this is a TLS stream, which has no half-close
+        await self.stream.aclose()

@@ -1,0 +1,67 @@
+"""Installs our classes inside Hypercorn, where its own modules look theirs up.
+
+Each workaround has a test against a real process, which fails when a new Hypercorn changes what it depends on. On an
+unsupported version nothing is installed, and a warning says so.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from importlib.metadata import version
+from typing import Final
+
+import h11._readers
+import hypercorn.protocol
+import hypercorn.protocol.h2
+import hypercorn.protocol.h11
+import hypercorn.trio.run
+import structlog
+from hypercorn.protocol import ws_stream
+
+from pulse_trio.edge.server import request_head
+from pulse_trio.edge.server.gate import RESERVED_FILES, Gate
+from pulse_trio.edge.server.http_protocol import HttpProtocol
+from pulse_trio.edge.server.open_files import raise_open_files
+from pulse_trio.edge.server.stream_writer import PendingWrites
+from pulse_trio.edge.server.tcp_connection import TcpConnection
+from pulse_trio.edge.server.websocket_handshake import PlainHandshake
+from pulse_trio.edge.server.websocket_stream import WebSocketStream
+from pulse_trio.edge.server.worker import draining_worker
+from pulse_trio.settings import Settings
+
+SUPPORTED_VERSIONS: Final = ("0.18.0",)
+
+log = structlog.get_logger(__name__)
+
+
+def install(
+    settings: Settings,
+    *,
+    stop: Callable[[], Awaitable[None]] | None = None,
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """Installs the workarounds, for every server that this process starts from now on.
+
+    Args:
+        settings: the bounds of connections.
+        stop: returns when the process is asked to end, for a server that is started without such a trigger
+            (with `workers = 0` Hypercorn does not look at SIGTERM itself).
+        guard: the server runs inside this context; it may change how a failure of the server ends the process.
+    """
+    found = version("hypercorn")
+    if found not in SUPPORTED_VERSIONS:
+        log.warning("unsupported Hypercorn version: workarounds not installed", version=found)
+        return
+    files = raise_open_files(settings.max_connections + RESERVED_FILES) if settings.max_connections else None
+    writes = PendingWrites(settings.write_timeout)
+    TcpConnection.gate = Gate(settings, files=files)
+    TcpConnection.writes = writes
+    WebSocketStream.settings = settings
+    worker = partial(draining_worker, stop=stop, guard=guard, on_end=writes.shorten, delay=settings.stop_delay)
+    hypercorn.trio.run.worker_serve = worker
+    hypercorn.protocol.H11Protocol = HttpProtocol  # type: ignore[assignment,attr-defined]
+    hypercorn.trio.run.TCPServer = TcpConnection  # type: ignore[assignment,attr-defined]
+    hypercorn.protocol.h11.WSStream = WebSocketStream  # type: ignore[attr-defined]
+    hypercorn.protocol.h2.WSStream = WebSocketStream  # type: ignore[attr-defined]
+    ws_stream.Handshake = PlainHandshake  # type: ignore[misc]
+    h11._readers._obsolete_line_fold = request_head.reject_folded

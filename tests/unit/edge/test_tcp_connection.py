@@ -1,0 +1,70 @@
+"""The end of a TCP connection while something is being written."""
+
+import pytest
+import trio
+import trio.testing
+
+from pulse_trio.edge.server.gate import Gate
+from pulse_trio.edge.server.stream_writer import PendingWrites, StreamWriter
+from pulse_trio.edge.server.tcp_connection import TcpConnection
+from pulse_trio.settings import Settings
+
+
+class Protocol:
+    """Takes the end of the connection."""
+
+    async def handle(self, event: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def make_connection(socket: trio.socket.SocketType) -> TcpConnection:
+    """Makes a connection as it is while this task serves it."""
+    stream = trio.SocketStream(socket)
+    connection = TcpConnection(None, None, None, {}, stream)
+    connection.protocol = Protocol()  # type: ignore[assignment]
+    lock, writes = connection.send_lock, PendingWrites(10.0)
+    connection.writer = StreamWriter(stream, lock, Gate(Settings()), writes, connection._lose)
+    connection._reader = trio.lowlevel.current_task()
+    connection._input_ended = trio.Event()
+    return connection
+
+
+@pytest.mark.parametrize("is_shut", [False, True], ids=["open", "after the close frame"])
+@pytest.mark.parametrize("later", range(4))
+async def test_a_write_while_the_connection_closes_is_no_error(is_shut: bool, later: int) -> None:
+    ours, theirs = trio.socket.socketpair()
+    connection = make_connection(ours)
+    connection._input_ended.set()
+    if is_shut:
+        connection.writer.shut()
+
+    async def write() -> None:
+        for _ in range(later):
+            await trio.lowlevel.checkpoint()
+        await connection.writer.write(b"\x81\x02{}", is_frames=True)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            nursery.start_soon(connection._close)
+            nursery.start_soon(trio.SocketStream(theirs).aclose)
+        assert ours.fileno() == -1
+
+
+async def test_a_connection_closes_after_a_pending_write() -> None:
+    """The end of the connection does not cut short a close frame that the network takes slowly."""
+    ours, theirs = trio.socket.socketpair()
+    connection = make_connection(ours)
+    data = bytes(4 * 2**20)
+    found = 0
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.writer.write, data)
+            while not connection.send_lock.locked():
+                await trio.lowlevel.checkpoint()
+            connection._input_ended.set()
+            nursery.start_soon(connection._close)
+            async with trio.SocketStream(theirs) as peer:
+                async for piece in peer:
+                    found += len(piece)
+    assert found == len(data)
