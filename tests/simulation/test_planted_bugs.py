@@ -248,7 +248,7 @@ def expired_token_kept(patch: Patch) -> None:
     def wrong(self: Reader, identity: Identity) -> int:
         return 1
 
-    patch.setattr(Reader, "_lease", wrong)
+    patch.setattr(Reader, "_accept_token", wrong)
     patch.setattr(Reader, "is_expired", lambda _: False)
 
 

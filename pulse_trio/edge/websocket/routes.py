@@ -11,6 +11,7 @@ from quart import Blueprint, Response, g, websocket
 from quart.wrappers import Websocket
 
 from pulse_trio.auth.tokens import Identity
+from pulse_trio.edge.limits import Flow
 from pulse_trio.edge.server.transport import ConnectionEnded, Transport, open_transport
 from pulse_trio.edge.services import Services, services
 from pulse_trio.edge.tracing import HEADER, bind_request_id
@@ -23,7 +24,8 @@ from pulse_trio.edge.websocket.handshake import (
     rejection,
     resume_point,
 )
-from pulse_trio.edge.websocket.reader import MemberReader, Reader, Receive, SessionReader
+from pulse_trio.edge.websocket.reader import Reader, Receive
+from pulse_trio.edge.websocket.reader_scopes import AllConversations, OwnConversation
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.protocol import (
@@ -67,7 +69,9 @@ async def _serve_session(
             reason = "the conversations cannot be looked up; reconnect"
             await _close(service, transport, CloseCode.INTERNAL_ERROR, reason)
             return
-        reader = SessionReader(service, session, transport.receive, lifetime, identity)
+        flow = Flow(service.settings)
+        scope = AllConversations(service, session, flow)
+        reader = Reader(service, scope, flow, transport.receive, lifetime, identity)
         await _serve(reader, leave=partial(service.hub.close_session, session))
 
 
@@ -131,7 +135,8 @@ async def _serve_conversation(
         except StoreError:
             await _close(service, transport, CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
             return
-        reader = MemberReader(service, member, transport.receive, lifetime, identity)
+        flow = Flow(service.settings)
+        reader = Reader(service, OwnConversation(member), flow, transport.receive, lifetime, identity)
         await _serve(reader, leave=partial(service.hub.disconnect, key, user.id, transport))
 
 
@@ -177,8 +182,8 @@ async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:
     """Reads frames until the connection ends, closes it with the reason, and removes it from the hub."""
     connection = reader.connection
     try:
-        with reader.scope:
-            await reader.receive()
+        with reader.lifetime:
+            await reader.read_frames()
         if reader.is_expired():
             connection.close(CloseCode.TOKEN_EXPIRED, "the token has expired; reconnect with a new one")
     except ConnectionEnded:
@@ -189,7 +194,7 @@ async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:
         connection.close(CloseCode.INTERNAL_ERROR, "something went wrong here; reconnect")
     finally:
         leave()
-    await _wait_closed(reader.take)
+    await _wait_closed(reader.receive)
 
 
 async def _wait_closed(receive: Receive) -> None:
