@@ -32,7 +32,7 @@ from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.pages import web_client
 from pulse_trio.edge.pages.api_documents import documents
 from pulse_trio.edge.readiness import Readiness
-from pulse_trio.edge.response_budget import Answers
+from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.edge.rest import api
 from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import AppParts, Services, set_app_parts, set_failed, set_services
@@ -78,8 +78,8 @@ class PulseApp(QuartTrio):
         self.ids = ids
         self.wait_moved = wait_moved
         self.metrics = metrics
-        self.answers = Answers(settings)
-        set_app_parts(self.extensions, AppParts(self.answers, metrics, Origins(settings.allowed_origins)))
+        self.response_budget = ResponseBudget(settings)
+        set_app_parts(self.extensions, AppParts(self.response_budget, metrics, Origins(settings.allowed_origins)))
         self.asgi_http_class = _Request
         self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
 
@@ -248,7 +248,7 @@ class _Request(TrioASGIHTTPConnection):
         self, nursery: trio.Nursery, request: Request, send: Callable[[Any], Awaitable[None]]
     ) -> None:
         assert isinstance(self.app, PulseApp)
-        with self.app.answers.answer(request_address(request, self.app.settings.trusted_proxies)):
+        with self.app.response_budget.answer(request_address(request, self.app.settings.trusted_proxies)):
             await super().handle_request(nursery, request, send)
 
 

@@ -1,1 +1,1 @@
-"""What a client touches: REST, the WebSocket, who may use them, and the server under them."""
+"""The edge: REST, the WebSocket, the limits on both, and the server under them."""

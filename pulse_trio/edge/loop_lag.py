@@ -1,4 +1,4 @@
-"""How late the event loop is: what a task waits that could run, because others do."""
+"""Loop lag: the time that a task which could run waits for others."""
 
 from typing import Final
 
@@ -6,11 +6,11 @@ import trio
 
 from pulse_trio.metrics import Metrics
 
-INTERVAL: Final = 0.5  # seconds between two looks
+INTERVAL: Final = 0.5  # seconds between two measurements
 
 
 async def watch_loop(metrics: Metrics) -> None:
-    """Notes how late this task wakes, until cancelled."""
+    """Measures how late this task wakes, until cancelled."""
     while True:
         due = trio.current_time() + INTERVAL
         await trio.sleep_until(due)

@@ -1,24 +1,24 @@
-"""Which web pages may use the service: RFC 6454's origins, for CORS and for the WebSocket's Origin alike."""
+"""Web pages that may use the service: origins (RFC 6454), for CORS and for the WebSocket handshake alike."""
 
 from urllib.parse import urlsplit
 
 
 class Origins:
-    """The page's own origin is allowed, and those of `PULSE_ALLOWED_ORIGINS`, compared exactly."""
+    """The allowed origins: the service's own, and those of `PULSE_ALLOWED_ORIGINS`, compared exactly."""
 
     def __init__(self, allowed: tuple[str, ...]) -> None:
         self._allowed = frozenset(allowed)
 
     def is_listed(self, origin: str) -> bool:
-        """Whether this is one of the further origins of the settings."""
+        """Returns whether this is an origin of `PULSE_ALLOWED_ORIGINS`."""
         return origin.lower() in self._allowed
 
     def allows(self, origin: str | None, host: str | None) -> bool:
-        """Whether a request may come from a page of `origin`.
+        """Returns whether a request may come from a page of `origin`.
 
         Args:
-            origin: the Origin header; None means that no browser sent this.
-            host: the Host header. The scheme is not compared: a proxy may have ended TLS.
+            origin: the Origin header; None if the client is no browser.
+            host: the Host header. The scheme is not compared, because a proxy may have ended TLS.
         """
         if origin is None or self.is_listed(origin):
             return True

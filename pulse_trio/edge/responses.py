@@ -1,4 +1,4 @@
-"""Responses that REST, the WebSocket's handshake and the operators' pages have in common, errors first of all."""
+"""Responses that REST, the WebSocket handshake and the operators' pages share, errors above all."""
 
 import math
 from typing import Annotated
@@ -12,7 +12,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 
 
 class ErrorBody(msgspec.Struct):
-    """What went wrong: a stable code, a sentence for a person, and the field it is about if there is one."""
+    """An error: a stable code, a sentence for a person, and the field that it is about, if any."""
 
     code: Annotated[str, Meta(extra_json_schema={"enum": sorted(code.code for code in ErrorCode)})]
     message: str
@@ -20,24 +20,24 @@ class ErrorBody(msgspec.Struct):
 
 
 def answer(value: msgspec.Struct, status: int = 200) -> Response:
-    """A JSON answer."""
+    """Returns a JSON response."""
     return Response(msgspec.json.encode(value), status, content_type="application/json")
 
 
 def empty() -> Response:
-    """204, nothing to say."""
+    """Returns a response without a body: 204."""
     response = Response(b"", 204)
     response.headers.pop("Content-Type", None)
     return response
 
 
 def database_away() -> PulseError:
-    """What a client is told when the store failed."""
+    """Makes the error for a store that failed."""
     return PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; try again in a moment")
 
 
 def error_answer(error: PulseError) -> Response:
-    """The JSON answer for an error, which is counted."""
+    """Returns the JSON response for an error, and counts it."""
     app_parts().metrics.errors[error.code.code] += 1
     response = answer(ErrorBody(error.code.code, error.message, error.field or UNSET), error.code.status)
     if error.code.status == 401:

@@ -1,4 +1,4 @@
-"""What the routes work with, opened by `pulse_trio.app` before the first request."""
+"""The parts of the service that routes use; `pulse_trio.app` opens them before the first request."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +14,7 @@ from pulse_trio.clock import Clock
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
-from pulse_trio.edge.response_budget import Answers
+from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
@@ -30,9 +30,9 @@ _APP_PARTS: Final = "pulse_trio.app"
 
 @dataclass(frozen=True, slots=True)
 class AppParts:
-    """The parts of an app that stay while its service starts, stops or opens again."""
+    """The parts of an app that exist while its service starts, stops or opens again as well."""
 
-    answers: Answers
+    response_budget: ResponseBudget
     metrics: Metrics
     origins: Origins
 
@@ -58,7 +58,7 @@ class Services:
 
 
 def services() -> Services:
-    """The parts of the service that handles the current request.
+    """Returns the parts of the service that handles the current request.
 
     Raises:
         PulseError: the service is starting or stopping.
@@ -70,14 +70,14 @@ def services() -> Services:
 
 
 def app_parts() -> AppParts:
-    """The parts of the app that handles the current request; unlike `services` they are always there."""
+    """Returns the parts of the app that handles the current request; unlike `services` they always exist."""
     found = current_app.extensions[_APP_PARTS]
     assert isinstance(found, AppParts)
     return found
 
 
 def set_app_parts(extensions: dict[str, object], value: AppParts) -> None:
-    """Gives an app its parts, for good."""
+    """Sets the parts of an app, once."""
     extensions[_APP_PARTS] = value
 
 
@@ -87,10 +87,10 @@ def set_services(extensions: dict[str, object], value: Services | None) -> None:
 
 
 def has_failed() -> bool:
-    """Says that the service of the current app has failed, and will not open again in this process."""
+    """Returns whether the service of the current app has failed; it does not open again in this process."""
     return _FAILED in current_app.extensions
 
 
 def set_failed(extensions: dict[str, object]) -> None:
-    """Records, for good, that the service of an app has failed."""
+    """Records that the service of an app has failed; this cannot be undone."""
     extensions[_FAILED] = True

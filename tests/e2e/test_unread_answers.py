@@ -116,7 +116,7 @@ async def test_without_room_nothing_is_looked_up_or_changed(holder: str) -> None
             conversations = "/api/chat/conversations"
             group = (await (await ask("POST", conversations, {"is_group": True})).get_json())["id"]
             history = f"{conversations}/{group}/messages"
-            with app.answers.answer(holder) as held:
+            with app.response_budget.answer(holder) as held:
                 held.settle(mib if holder == ADDRESS else 2 * mib, may_refuse=False)
                 for method, path, json in (
                     ("GET", history, None),
@@ -133,7 +133,7 @@ async def test_without_room_nothing_is_looked_up_or_changed(holder: str) -> None
             page = await (await ask("GET", history)).get_json()
             assert (page["messages"], store.pages) == ([], 1)
             assert (await (await ask("GET", conversations)).get_json())["total"] == 1, "the second was not made"
-            assert app.answers.size == 0
+            assert app.response_budget.size == 0
 
 
 class SlowStore(MemoryStore):
@@ -184,4 +184,4 @@ async def test_one_address_does_not_keep_the_database_from_others(mock_clock: Mo
             assert store.under_way == 5
             store.may_end.set()
         assert statuses == [503] * 35 + [200] * 6
-        assert app.answers.size == 0
+        assert app.response_budget.size == 0

@@ -81,7 +81,7 @@ async def metrics() -> Response:
         parts.metrics,
         parts.hub,
         parts.hash_queue,
-        app_parts().answers,
+        app_parts().response_budget,
         current_gate(),
         accept,
         database_answers=is_up,

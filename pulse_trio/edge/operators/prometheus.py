@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from pulse_trio import __version__
 from pulse_trio.auth.hash_queue import HashKind, HashQueue
-from pulse_trio.edge.response_budget import Answers
+from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.edge.server.gate import Gate
 from pulse_trio.errors import ErrorCode
 from pulse_trio.metrics import GONE, Histogram, Metrics
@@ -24,7 +24,7 @@ def exposition(
     metrics: Metrics,
     hub: Hub,
     hash_queue: HashQueue,
-    answers: Answers,
+    answers: ResponseBudget,
     gate: Gate | None,
     accept: str,
     *,
@@ -58,7 +58,7 @@ class _Service(Collector):
         metrics: Metrics,
         hub: Hub,
         hash_queue: HashQueue,
-        answers: Answers,
+        answers: ResponseBudget,
         gate: Gate | None,
         *,
         database_answers: bool,

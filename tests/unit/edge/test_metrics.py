@@ -1,4 +1,4 @@
-"""The record of what happened: buckets, what is counted for whom, and one record a service."""
+"""Metrics: histogram buckets, the counts of connections and frames, and one record a service."""
 
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +11,7 @@ from pulse_trio.app import create_app, open_service
 from pulse_trio.auth.hash_queue import HashQueue
 from pulse_trio.edge.loop_lag import INTERVAL, watch_loop
 from pulse_trio.edge.operators.prometheus import exposition
-from pulse_trio.edge.response_budget import Answers
+from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.metrics import COUNTS, SECONDS, Histogram, Metrics
 from pulse_trio.protocol import TypingFrame, encode
 from pulse_trio.rooms.connection import Connection
@@ -22,7 +22,7 @@ from tests.unit.rooms.world import FakeTransport, a_world, settle
 
 
 @pytest.mark.parametrize("bounds", [SECONDS, COUNTS, (0, 1.5)])
-def test_a_value_is_in_the_first_bucket_whose_bound_is_not_below_it(bounds: tuple[float, ...]) -> None:
+def test_a_value_counts_in_the_first_bucket_that_holds_it(bounds: tuple[float, ...]) -> None:
     for place, bound in enumerate(bounds):
         histogram = Histogram(bounds)
         histogram.observe(bound)
@@ -33,13 +33,13 @@ def test_a_value_is_in_the_first_bucket_whose_bound_is_not_below_it(bounds: tupl
         assert histogram.total == pytest.approx(2 * bound, abs=1e-6)
 
 
-async def test_what_prometheus_reads_of_a_histogram(autojump_clock: object) -> None:
+async def test_prometheus_reads_histograms(autojump_clock: object) -> None:
     metrics, settings = Metrics(), Settings.load(secret_key=SECRET)
     for seconds in (0.0001, 0.003, 0.003, 99.0):
         metrics.commit_seconds.observe(seconds)
     async with a_world() as world:
         text, _ = exposition(
-            metrics, world.hub, HashQueue(settings), Answers(settings), None, "", database_answers=True
+            metrics, world.hub, HashQueue(settings), ResponseBudget(settings), None, "", database_answers=True
         )
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     samples = families["pulse_commit_seconds"].samples
@@ -55,7 +55,7 @@ async def test_what_prometheus_reads_of_a_histogram(autojump_clock: object) -> N
     assert "pulse_tcp_connections" not in families, "no server, no connections of it"
 
 
-async def test_delivery_begins_when_a_message_is_taken_and_commit_when_it_is_asked_for(autojump_clock: object) -> None:
+async def test_delivery_and_commit_times_begin_where_documented(autojump_clock: object) -> None:
     async with a_world() as world:
         metrics = world.hub._metrics
         alice = await world.join(world.alice)
@@ -79,7 +79,7 @@ async def test_delivery_begins_when_a_message_is_taken_and_commit_when_it_is_ask
         assert sum(metrics.delivery_seconds.counts) == 3
 
 
-async def test_frames_that_may_be_missed_are_counted_when_they_are(autojump_clock: object) -> None:
+async def test_dropped_ephemeral_frames_are_counted(autojump_clock: object) -> None:
     async with a_world(outbox_bytes=1_000) as world:
         metrics = world.hub._metrics
         await world.join(world.alice)
@@ -100,7 +100,7 @@ async def test_frames_that_may_be_missed_are_counted_when_they_are(autojump_cloc
         bob.transport.stall.set()
 
 
-async def test_a_connection_is_on_record_while_its_task_runs_and_its_end_is_counted(autojump_clock: object) -> None:
+async def test_open_connections_and_their_ends_are_counted(autojump_clock: object) -> None:
     async with a_world() as world:
         metrics = world.hub._metrics
         alice = await world.join(world.alice)
@@ -117,7 +117,7 @@ async def test_a_connection_is_on_record_while_its_task_runs_and_its_end_is_coun
         assert bob.ended.is_set()
 
 
-async def test_services_in_one_process_have_records_of_their_own() -> None:
+async def test_services_in_one_process_have_their_own_metrics() -> None:
     @asynccontextmanager
     async def open_store() -> Any:
         yield MemoryStore()
@@ -132,7 +132,7 @@ async def test_services_in_one_process_have_records_of_their_own() -> None:
         assert not two.metrics.requests
 
 
-async def test_a_late_loop_is_noticed(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_late_loop_is_measured(autojump_clock: trio.testing.MockClock) -> None:
     metrics = Metrics()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch_loop, metrics)
