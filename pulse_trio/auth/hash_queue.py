@@ -32,7 +32,7 @@ class HashQueue:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._free = settings.password_hash_parallel  # while any is free nobody waits
+        self._free = settings.password_hash_parallel  # while any is free no attempt waits
         self._seconds = settings.password_wait
         self._queues = {kind: _Queue(kind, settings) for kind in HashKind}
         self._turns = deque(self._queues.values())  # the kind whose turn is next is the first

@@ -1,4 +1,4 @@
-"""The app's lifespan: a service that fails ends the process, and /healthz says so if the server goes on."""
+"""The app's lifespan: a service that fails ends the process, and /healthz fails if the server goes on."""
 
 import ast
 from collections.abc import AsyncIterator, Iterator
@@ -40,7 +40,7 @@ PAGES: Final = ["/", "/favicon.svg", "/docs", "/healthz"]
 
 
 class Lifespan:
-    """The service of an app, opened as an ASGI server does it; its tasks raise `errors` when `fails` is set."""
+    """The service of an app, opened as by an ASGI server; its tasks raise `errors` when `fails` is set."""
 
     def __init__(self, *errors: BaseException) -> None:
         self.fails = trio.Event()
@@ -90,7 +90,7 @@ class Lifespan:
     ],
     ids=["a fault", "a reason", "both", "an exit of a part"],
 )
-async def test_a_failure_is_a_plain_exit_and_no_health(errors: list[BaseException], events: list[str]) -> None:
+async def test_a_failure_ends_the_process_and_fails_health(errors: list[BaseException], events: list[str]) -> None:
     lifespan = Lifespan(*errors)
 
     async def break_it() -> None:
@@ -112,7 +112,7 @@ async def test_a_failure_is_a_plain_exit_and_no_health(errors: list[BaseExceptio
         assert (status, body["failing"]) == (503, ["failed"])
 
 
-async def test_an_end_that_was_asked_for_is_no_failure() -> None:
+async def test_an_ordinary_stop_is_no_failure() -> None:
     lifespan = Lifespan()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
@@ -122,7 +122,7 @@ async def test_an_end_that_was_asked_for_is_no_failure() -> None:
     assert await lifespan.get("/healthz") == (200, {"status": "ok"})
 
 
-async def test_a_cancellation_goes_on() -> None:
+async def test_a_cancellation_is_raised_on() -> None:
     lifespan = Lifespan()
     with structlog.testing.capture_logs() as logged, trio.fail_after(30):
         async with trio.open_nursery() as nursery:

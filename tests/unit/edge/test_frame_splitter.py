@@ -1,4 +1,4 @@
-"""Cutting frames out of bytes: the same messages as the full parser finds, however the bytes come."""
+"""The frame splitter finds the same messages as the full parser, however the bytes arrive."""
 
 import random
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from wsproto.events import BytesMessage, Message, Ping, TextMessage
 
 from pulse_trio.edge.server.frame_splitter import FrameSplitter
 
-MOST = 1_000
+MAX_BYTES = 1_000
 
 
 def masked(payload: bytes, first: int = 0x81, mask: bytes = b"\x01\x02\x03\x04") -> bytes:
@@ -28,30 +28,30 @@ def masked(payload: bytes, first: int = 0x81, mask: bytes = b"\x01\x02\x03\x04")
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 125, 126, 127, 999, 1_000])
 def test_a_text_in_one_frame(size: int) -> None:
     text = "ü" * (size // 2) + "x" * (size % 2)
-    assert FrameSplitter(MOST).feed(masked(text.encode())) == [text]
+    assert FrameSplitter(MAX_BYTES).feed(masked(text.encode())) == [text]
 
 
-def test_a_text_that_takes_a_long_length() -> None:
+def test_a_text_with_a_64_bit_length() -> None:
     text = "x" * 70_000
     assert FrameSplitter(100_000).feed(masked(text.encode())) == [text]
 
 
-def test_several_in_one_piece_and_a_rest() -> None:
-    splitter = FrameSplitter(MOST)
+def test_several_frames_and_a_rest() -> None:
+    splitter = FrameSplitter(MAX_BYTES)
     last = masked(b"three")
     assert splitter.feed(masked(b"one") + masked(b"two") + last[:7]) == ["one", "two"]
     assert splitter.feed(last[7:]) == ["three"]
 
 
 def test_byte_by_byte() -> None:
-    splitter = FrameSplitter(MOST)
+    splitter = FrameSplitter(MAX_BYTES)
     wire = masked(b"x" * 300) + masked(b"", 0x89) + masked(b"end")
     found = [item for byte in wire for item in splitter.feed(bytes((byte,)))]
     assert found == ["x" * 300, masked(b"", 0x89), "end"]
 
 
-def test_what_is_no_simple_text_is_handed_on_whole() -> None:
-    splitter = FrameSplitter(MOST)
+def test_other_frames_are_passed_on_whole() -> None:
+    splitter = FrameSplitter(MAX_BYTES)
     ping, binary = masked(b"ping", 0x89), masked(b"\x00", 0x82)
     part, rest = masked(b"a", 0x01), masked(b"b", 0x80)
     assert splitter.feed(ping + binary + part + ping + rest + masked(b"c")) == [ping, binary, part, ping, rest, "c"]
@@ -70,26 +70,26 @@ def test_what_is_no_simple_text_is_handed_on_whole() -> None:
     ],
     ids=["reserved bit", "not masked", "not UTF-8", "too long", "far too long", "long form", "longest form"],
 )
-def test_what_breaks_a_rule_is_for_the_parser_with_all_that_follows(wrong: bytes) -> None:
-    splitter = FrameSplitter(MOST)
+def test_a_broken_rule_passes_everything_to_the_parser(wrong: bytes) -> None:
+    splitter = FrameSplitter(MAX_BYTES)
     assert splitter.feed(masked(b"fine") + wrong) == ["fine", wrong]
     assert splitter.feed(b"and") == [b"and"]
 
 
-def test_a_text_inside_of_fragments_is_for_the_parser() -> None:
-    """It breaks a rule (section 5.4) that this does not judge."""
-    splitter = FrameSplitter(MOST)
+def test_a_text_between_fragments_is_for_the_parser() -> None:
+    """It breaks a rule (RFC 6455, section 5.4) that only the parser checks."""
+    splitter = FrameSplitter(MAX_BYTES)
     part, text = masked(b"a", 0x01), masked(b"b")
     assert splitter.feed(part + text) == [part, text]
 
 
-def test_no_more_than_one_frame_is_held() -> None:
-    splitter = FrameSplitter(MOST)
-    frame = masked(b"x" * MOST)
+def test_at_most_one_frame_is_held() -> None:
+    splitter = FrameSplitter(MAX_BYTES)
+    frame = masked(b"x" * MAX_BYTES)
     for byte in frame[:-1]:
         assert splitter.feed(bytes((byte,))) == []
     assert len(splitter._held) == len(frame) - 1
-    assert splitter.feed(frame[-1:]) == ["x" * MOST]
+    assert splitter.feed(frame[-1:]) == ["x" * MAX_BYTES]
     assert len(splitter._held) == 0
 
 
@@ -114,7 +114,7 @@ class Parser:
         self.unfinished = ""
 
     def feed(self, piece: bytes) -> Iterator[object]:
-        """The texts and other frames that end in a piece."""
+        """Returns the texts and other frames that end in a piece."""
         self._server.receive_data(piece)
         for event in self._server.events():
             if isinstance(event, TextMessage):
@@ -127,9 +127,9 @@ class Parser:
 
 
 @given(st.lists(frames, max_size=8), st.integers(0, 2**32))
-def test_the_same_as_the_full_parser(drawn: list[bytes], seed: int) -> None:
+def test_the_splitter_agrees_with_the_full_parser(drawn: list[bytes], seed: int) -> None:
     wire, rand = b"".join(drawn), random.Random(seed)
-    splitter, rest, parser = FrameSplitter(MOST), Parser(), Parser()
+    splitter, rest, parser = FrameSplitter(MAX_BYTES), Parser(), Parser()
     found: list[object] = []
     while wire:
         piece, wire = wire[: (cut := rand.randint(1, 60))], wire[cut:]

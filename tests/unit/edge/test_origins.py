@@ -1,4 +1,4 @@
-"""Which pages may connect: their own host's, and those listed, and no trick of spelling opens the door."""
+"""Origins of pages that may connect: the own host's and the listed ones, and no trick of spelling."""
 
 import pytest
 
@@ -23,7 +23,7 @@ HOST = "chat.example"
         ("http://localhost:3000", None),
     ],
 )
-def test_the_own_origin_and_the_listed_ones_are_allowed(origin: str | None, host: str | None) -> None:
+def test_the_own_origin_and_listed_ones_are_allowed(origin: str | None, host: str | None) -> None:
     assert LISTED.allows(origin, host)
 
 
@@ -77,17 +77,17 @@ def test_the_own_origin_and_the_listed_ones_are_allowed(origin: str | None, host
         "\ud800",
     ],
 )
-def test_other_origins_are_refused_however_they_are_spelled(origin: str) -> None:
+def test_other_origins_are_rejected_however_they_are_spelled(origin: str) -> None:
     assert not LISTED.allows(origin, HOST)
 
 
-def test_an_origin_is_never_the_own_one_when_there_is_no_host() -> None:
+def test_without_a_host_no_origin_is_the_own_one() -> None:
     assert not LISTED.allows("https://chat.example", None)
     assert not LISTED.allows("http://", "")
     assert not LISTED.allows("null", "null")
 
 
-def test_only_the_listed_ones_are_listed() -> None:
+def test_only_listed_origins_are_listed() -> None:
     assert LISTED.is_listed("https://APP.example")
     assert not LISTED.is_listed("https://chat.example")
     assert not Origins(()).is_listed("")

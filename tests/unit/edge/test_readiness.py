@@ -1,4 +1,4 @@
-"""Readiness on the virtual clock: asked once for all, never for long, and whoever asks may go."""
+"""Readiness on the virtual clock: one ping for many probes, never for long, and probes may be cancelled."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import trio
 
-from pulse_trio.edge.readiness import FRESH, TIMEOUT, Readiness
+from pulse_trio.edge.readiness import PING_FRESH, PING_TIMEOUT, Readiness
 from pulse_trio.store.base import StoreUnavailable
 from pulse_trio.store.memory import MemoryStore
 
 
 class AskedStore(MemoryStore):
-    """Counts how often it is asked. `outcome`: "ok", "fail" or "hang"."""
+    """Counts its pings. `outcome`: "ok", "fail" or "hang"."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def readiness(store: AskedStore) -> Readiness:
     return Readiness(store, hub)
 
 
-async def test_many_who_ask_at_once_and_again_cost_one_question(
+async def test_many_probes_at_once_cost_one_ping(
     store: AskedStore, readiness: Readiness, autojump_clock: object
 ) -> None:
     answers: list[list[str]] = []
@@ -56,18 +56,18 @@ async def test_many_who_ask_at_once_and_again_cost_one_question(
     store.outcome = "fail"
     await ask()
     assert answers[-1] == [], "for a moment"
-    await trio.sleep(FRESH)
+    await trio.sleep(PING_FRESH)
     await ask()
     await ask()
     assert answers[-2:] == [["database"]] * 2
     assert store.asked == 2
     store.outcome = "ok"
-    await trio.sleep(FRESH)
+    await trio.sleep(PING_FRESH)
     await ask()
     assert answers[-1] == []
 
 
-async def test_a_store_that_hangs_holds_nobody_for_long(
+async def test_a_hanging_store_delays_no_probe_for_long(
     store: AskedStore, readiness: Readiness, autojump_clock: object
 ) -> None:
     store.outcome = "hang"
@@ -82,11 +82,11 @@ async def test_a_store_that_hangs_holds_nobody_for_long(
     async with trio.open_nursery() as nursery:
         for number in range(200):
             nursery.start_soon(ask, number * 0.05)
-    assert max(took) <= TIMEOUT + 0.001
-    assert store.asked <= 200 * 0.05 / TIMEOUT + 2
+    assert max(took) <= PING_TIMEOUT + 0.001
+    assert store.asked <= 200 * 0.05 / PING_TIMEOUT + 2
 
 
-async def test_who_goes_while_asking_leaves_the_question_to_the_next(
+async def test_a_cancelled_probe_leaves_the_ping_to_the_next(
     store: AskedStore, readiness: Readiness, autojump_clock: object
 ) -> None:
     answers: list[list[str]] = []
@@ -104,9 +104,7 @@ async def test_who_goes_while_asking_leaves_the_question_to_the_next(
     assert store.asked == 2
 
 
-async def test_a_service_that_stops_says_so_whatever_the_store_says(
-    readiness: Readiness, autojump_clock: object
-) -> None:
+async def test_a_stopping_service_is_never_ready(readiness: Readiness, autojump_clock: object) -> None:
     readiness.stopping = True
     assert await readiness.failing() == ["stopping"]
     readiness.stopping = False
