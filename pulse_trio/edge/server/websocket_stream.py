@@ -224,6 +224,8 @@ class WebSocketStream(ws_stream.WSStream):
     def leave_framework(self) -> None:
         """Lets the connection's own task serve this from now on, and drops what was kept for the framework."""
         self.is_carried = True
+        if self._app_queue is not None:
+            self._app_queue.end()
         self.app_put = self._app_queue = None
         self.scope = {}  # type: ignore[typeddict-item]
         self.handshake.subprotocols = None
