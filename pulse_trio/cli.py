@@ -17,10 +17,11 @@ import trio
 from hypercorn.config import Config
 
 from pulse_trio import __version__, logs
-from pulse_trio.auth.passwords import MAX_PASSWORD_CHARS, Passwords
+from pulse_trio.auth.passwords import Passwords
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import utc_now
 from pulse_trio.console import exit_with
+from pulse_trio.conversations import accounts
 from pulse_trio.database.backup import dump, restore
 from pulse_trio.database.opening import Database, migrate_database, open_database
 from pulse_trio.database.schema import establish_epoch, renew_epoch
@@ -35,7 +36,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.signals import StopSignals, unwrap_exit
 from pulse_trio.store.base import StoreError, User, UsernameTaken
 from pulse_trio.store.postgres import PostgresStore
-from pulse_trio.texts import text_problem, username_problem
+from pulse_trio.texts import username_problem
 from pulse_trio.trio_psycopg import Pool
 
 log = structlog.get_logger(__name__)
@@ -183,10 +184,9 @@ def add_user(username: str, password: str | None, data_dir: Path | None) -> None
             password = sys.stdin.readline().rstrip("\r\n")
         elif password is None:
             password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
-        if not settings.password_min_chars <= len(password) <= MAX_PASSWORD_CHARS or text_problem(password):
-            raise LaunchError(
-                f"the password must have {settings.password_min_chars} to {MAX_PASSWORD_CHARS} characters"
-            )
+        problem = accounts.password_problem(password, settings)
+        if problem is not None:
+            raise LaunchError(f"the password {problem}")
         with open_database(settings, attach=True) as database:
             migrate_database(database)
             click.echo(trio.run(_add_user, database, username, password))
@@ -215,10 +215,9 @@ def _pool(database: Database) -> Pool:
 
 async def _add_user(database: Database, username: str, password: str) -> str:
     new = User(IdSource()(), username)
-    password_hash = await Passwords(1).hash(password)
     async with _pool(database) as pool:
         try:
-            await PostgresStore(pool).create_user(new, password_hash=password_hash, subject=None, created_at=utc_now())
+            await accounts.create(PostgresStore(pool), Passwords(1), new, password, now=utc_now())
         except UsernameTaken:
             raise LaunchError(f"the username {username} is taken") from None
     return str(new.id)

@@ -6,22 +6,15 @@ from typing import Final
 from quart import current_app
 
 from pulse_trio.auth.authenticator import Authenticator
-from pulse_trio.auth.hash_queue import HashQueue
-from pulse_trio.auth.passwords import Passwords
 from pulse_trio.auth.tickets import Tickets
-from pulse_trio.auth.tokens import Tokens
-from pulse_trio.clock import Clock
+from pulse_trio.conversations.accounts import AccountCore
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
 from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import FrameReader
-from pulse_trio.rooms.hub import Hub
-from pulse_trio.settings import Settings
-from pulse_trio.store.base import Store
 
 _KEY: Final = "pulse_trio"
 _FAILED: Final = "pulse_trio.failed"
@@ -38,22 +31,13 @@ class AppParts:
 
 
 @dataclass(frozen=True, slots=True)
-class Services:
-    """The parts of a running service."""
+class Services(AccountCore):
+    """The parts of a running service: those of the use cases, and those that only the edge needs."""
 
-    settings: Settings
-    clock: Clock
-    ids: IdSource
-    store: Store
-    hub: Hub
-    tokens: Tokens
-    passwords: Passwords
-    hash_queue: HashQueue
     authenticator: Authenticator
     frames: FrameReader
     limits: Limits
     tickets: Tickets
-    metrics: Metrics
     readiness: Readiness
 
 

@@ -1,4 +1,4 @@
-"""Accounts: register, log in and stay so, who am I, and finding people to talk to."""
+"""The REST resource of accounts: register, log in, renew a token, search users."""
 
 from typing import Annotated
 from uuid import UUID
@@ -7,14 +7,14 @@ import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response
 
-from pulse_trio.auth.hash_queue import HashKind
 from pulse_trio.auth.passwords import MAX_PASSWORD_CHARS
+from pulse_trio.conversations import accounts as use_cases
 from pulse_trio.edge.response_budget import current_answer
 from pulse_trio.edge.responses import answer
 from pulse_trio.edge.rest.operation import PageQuery, current_identity, current_user, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.store.base import User, UsernameTaken
+from pulse_trio.store.base import User
 from pulse_trio.texts import USERNAME_MAX_CHARS, username_problem
 
 accounts = Blueprint("accounts", __name__, url_prefix="/api")
@@ -24,8 +24,7 @@ Username = Annotated[
     Meta(
         min_length=1,
         max_length=USERNAME_MAX_CHARS,
-        description="Letters and digits of one script, with `.`, `_` and `-` between them. "
-        "Unique without regard to case.",
+        description="Letters and digits of one script, with `.`, `_` and `-` between them. Unique regardless of case.",
         examples=["john_doe"],
     ),
 ]
@@ -33,14 +32,14 @@ Password = Annotated[str, Meta(min_length=1, max_length=MAX_PASSWORD_CHARS, exam
 
 
 class Registration(msgspec.Struct):
-    """Who wants an account."""
+    """A new account."""
 
     username: Username
     password: Password
 
 
 class Login(msgspec.Struct):
-    """Who logs in."""
+    """The username and password of an account."""
 
     username: Annotated[str, Meta(max_length=256, examples=["john_doe"])]
     password: Annotated[str, Meta(max_length=MAX_PASSWORD_CHARS, examples=["correct horse battery staple"])]
@@ -62,7 +61,7 @@ class TokenBody(msgspec.Struct):
 
 
 class UserQuery(PageQuery):
-    """Whom to look for."""
+    """The users to search for."""
 
     query: Annotated[
         str, Meta(max_length=USERNAME_MAX_CHARS, description="The beginning of the username, in any case.")
@@ -78,11 +77,6 @@ class UserList(msgspec.Struct):
     offset: int
 
 
-def user_body(user: User) -> UserBody:
-    """A user as REST shows them."""
-    return UserBody(user.id, user.username)
-
-
 @accounts.post("/auth/register")
 @operation(
     name="register",
@@ -94,30 +88,17 @@ def user_body(user: User) -> UserBody:
 )
 async def register(body: Registration) -> Response:
     """Create an account."""
-    parts = services()
-    if not parts.tokens.can_issue:
-        raise PulseError(ErrorCode.LOGIN_DISABLED, "Accounts come from this server's identity provider")
+    service, address = services(), current_answer().address
+    if not service.tokens.can_issue:
+        raise PulseError(ErrorCode.LOGIN_DISABLED)
     problem = username_problem(body.username)
     if problem is not None:
         raise PulseError(ErrorCode.INVALID_FIELD, f"`username` {problem}", field="username")
-    least = parts.settings.password_min_chars
-    if len(body.password) < least:
-        raise PulseError(ErrorCode.INVALID_FIELD, f"`password` must have at least {least} characters", field="password")
-    address = current_answer().address
-    attempt = parts.limits.registrations.start(address)
-    is_hashed = False
-    try:
-        async with parts.hash_queue.place(HashKind.REGISTRATION, address):
-            is_hashed = True
-            password_hash = await parts.passwords.hash(body.password)
-    finally:
-        if not is_hashed:
-            attempt.forgive()
-    user = User(parts.ids(), body.username)
-    try:
-        await parts.store.create_user(user, password_hash=password_hash, subject=None, created_at=parts.clock())
-    except UsernameTaken:
-        raise PulseError(ErrorCode.USERNAME_TAKEN, "This username is taken", field="username") from None
+    problem = use_cases.password_problem(body.password, service.settings)
+    if problem is not None:
+        raise PulseError(ErrorCode.INVALID_FIELD, f"`password` {problem}", field="password")
+    attempt = service.limits.registrations.start(address)
+    user = await use_cases.register(service, body.username, body.password, address=address, attempt=attempt)
     return answer(user_body(user), 201)
 
 
@@ -132,32 +113,12 @@ async def register(body: Registration) -> Response:
 )
 async def login(body: Login) -> Response:
     """Get a token for a username and password."""
-    parts = services()
-    if not parts.tokens.can_issue:
-        raise PulseError(ErrorCode.LOGIN_DISABLED, "Tokens come from this server's identity provider")
-    address = current_answer().address
-    attempt = parts.limits.logins.start(address, body.username)
-    is_failure = False
-    try:
-        async with parts.hash_queue.place(HashKind.LOGIN, address):
-            account = await parts.store.find_account(body.username)
-            stored = None if account is None else account.password_hash
-            is_failure = True  # from here on, for whoever hangs up before the answer as well
-            # The same work and the same answer, whether the user exists or not.
-            is_right = await parts.passwords.check(stored, body.password)
-            if account is None or stored is None or not is_right:
-                parts.metrics.login_failures += 1
-                raise PulseError(ErrorCode.INVALID_CREDENTIALS, "Wrong username or password")
-            is_failure = False
-            if parts.passwords.is_outdated(stored):
-                password_hash = await parts.passwords.hash(body.password)
-                await parts.store.set_password_hash(account.user.id, password_hash, old_hash=stored)
-    finally:
-        if is_failure:
-            attempt.fail()
-        else:
-            attempt.forgive()
-    return answer(TokenBody(parts.tokens.issue(account.user), "bearer", parts.tokens.lifetime))
+    service, address = services(), current_answer().address
+    if not service.tokens.can_issue:
+        raise PulseError(ErrorCode.LOGIN_DISABLED)
+    attempt = service.limits.logins.start(address, body.username)
+    token = await use_cases.login(service, body.username, body.password, address=address, attempt=attempt)
+    return answer(TokenBody(token, "bearer", service.tokens.lifetime))
 
 
 @accounts.post("/auth/renew")
@@ -168,27 +129,31 @@ async def login(body: Login) -> Response:
     errors=(ErrorCode.LOGIN_DISABLED,),
 )
 async def renew() -> Response:
-    """Get a new token for one that is still good.
+    """Get a new token for one that is still valid.
 
-    Until `PULSE_SIGN_IN_DAYS` after the login: then it is refused with `invalid_token`, and no token lasts beyond.
+    No token lasts longer than `PULSE_SIGN_IN_DAYS` after the login; from then on the answer is `invalid_token`.
     """
-    parts = services()
-    identity = current_identity()
-    parts.limits.renewals.start(identity.user.id)
-    token, seconds = parts.tokens.renew(identity)
+    service, identity = services(), current_identity()
+    service.limits.renewals.start(identity.user.id)
+    token, seconds = service.tokens.renew(identity)
     return answer(TokenBody(token, "bearer", seconds))
 
 
 @accounts.get("/auth/me")
 @operation(name="me", tags=("accounts",), responses={200: UserBody})
 async def me() -> Response:
-    """Show whose token this is."""
+    """Show the user of the token."""
     return answer(user_body(current_user()))
 
 
 @accounts.get("/users")
 @operation(name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList}, large=True)
 async def search_users(query: UserQuery) -> Response:
-    """Find people by the beginning of their username."""
+    """Search users by the beginning of their username."""
     users, total = await services().store.search_users(query.query, limit=query.limit, offset=query.offset)
     return answer(UserList([user_body(user) for user in users], total, query.limit, query.offset))
+
+
+def user_body(user: User) -> UserBody:
+    """Returns a user as REST shows them."""
+    return UserBody(user.id, user.username)

@@ -1,4 +1,4 @@
-"""The REST API on an app: its blueprints, its documents, its error shape and the headers of every answer."""
+"""The REST API as a part of an app: its resources, its document, its errors and the headers of every answer."""
 
 from typing import Final
 
@@ -19,8 +19,9 @@ from pulse_trio.edge.rest.conversations import conversations
 from pulse_trio.edge.rest.members import members
 from pulse_trio.edge.rest.messages import messages
 from pulse_trio.edge.rest.openapi import Document
-from pulse_trio.edge.rest.presence import people
-from pulse_trio.edge.rest.read_positions import reads
+from pulse_trio.edge.rest.presence import presence
+from pulse_trio.edge.rest.read_positions import read_positions
+from pulse_trio.edge.rest.refusals import refusal
 from pulse_trio.edge.services import app_parts
 from pulse_trio.edge.tracing import HEADER, begin_request
 from pulse_trio.errors import ErrorCode, PulseError
@@ -34,14 +35,7 @@ _CODES: Final = {
     413: ErrorCode.TOO_LARGE,
     415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
 }
-_MESSAGES: Final = {
-    ErrorCode.NOT_FOUND: "There is nothing at this address",
-    ErrorCode.METHOD_NOT_ALLOWED: "This address does not take this method",
-    ErrorCode.REQUEST_TIMEOUT: "The request body did not come in time",
-    ErrorCode.TOO_LARGE: "The request body is too large",
-}
-_NO_UPGRADE: Final = "This address is for WebSocket; if you asked for one, a proxy in between dropped `Upgrade`"
-LATE_BODY: Final = 1.0  # seconds that an answer which does not depend on the body waits for it
+LATE_BODY: Final = 1.0  # seconds to wait for the rest of a body that the answer does not need
 
 log = structlog.get_logger(__name__)
 
@@ -63,7 +57,7 @@ def install(app: Quart) -> None:
         swagger_ui_path=None,
         openapi_provider_class=Document,
     )
-    for blueprint in (accounts, people, conversations, members, messages, reads, operators):
+    for blueprint in (accounts, presence, conversations, members, messages, read_positions, operators):
         app.register_blueprint(blueprint)
     app.register_error_handler(PulseError, _pulse_error)
     app.register_error_handler(StoreError, _store_error)
@@ -89,6 +83,9 @@ async def _pulse_error(error: PulseError) -> Response:
 
 
 async def _store_error(error: StoreError) -> Response:
+    refused = refusal(error)
+    if refused is not None:
+        return error_answer(refused)
     log.warning("the store failed", reason=str(error), error=type(error).__name__)
     return error_answer(database_away())
 
@@ -97,27 +94,27 @@ async def _http_error(error: HTTPException) -> Response:
     original = error.get_response()
     status = error.code or 500
     if isinstance(error, WebsocketMismatch) and has_request_context():
-        response = error_answer(PulseError(ErrorCode.UPGRADE_REQUIRED, _NO_UPGRADE))
+        response = error_answer(PulseError(ErrorCode.UPGRADE_REQUIRED))
         if request.http_version != "2":
             response.headers["Upgrade"] = "websocket"  # RFC 9110, sections 7.8 and 15.5.22
             response.headers["Connection"] = "upgrade"
         return response
     code = _CODES.get(status, ErrorCode.BAD_REQUEST if status < 500 else ErrorCode.INTERNAL)
-    response = error_answer(PulseError(code, _MESSAGES.get(code, "The request cannot be read")))
+    response = error_answer(PulseError(code))
     if "Allow" in original.headers:
         response.headers["Allow"] = original.headers["Allow"]
     return response
 
 
 async def _unexpected_error(error: Exception) -> Response:
-    # The path and not the query: a token may be in it. What the client sent is not in the log.
-    asked = request if has_request_context() else websocket  # a handshake comes here, too
-    log.error("a request failed", method=asked.method, path=asked.path, exc_info=error)
-    return error_answer(PulseError(ErrorCode.INTERNAL, "Something went wrong here; it has been logged"))
+    # Without the query, which may hold a token, and without the body.
+    failed = request if has_request_context() else websocket  # handshakes come here, too
+    log.error("a request failed", method=failed.method, path=failed.path, exc_info=error)
+    return error_answer(PulseError(ErrorCode.INTERNAL))
 
 
 async def _finish(response: Response) -> Response:
-    """Headers of every answer: no sniffing, no caching, no referrer, and CORS for the listed origins."""
+    """Counts an answer and adds the common headers: no sniffing, no caching, no referrer, CORS for listed origins."""
     response = _counted(response)
     headers = response.headers
     headers[HEADER] = g.request_id
@@ -143,9 +140,9 @@ async def _finish(response: Response) -> Response:
 
 
 def _counted(response: Response) -> Response:
-    """Counts the bytes of an answer; gives an error in its place when there is no room for it.
+    """Counts the bytes of an answer; returns an error in its place if the response budget has no room for it.
 
-    An error is given in any case, and so are the answer to a change, which is made, and what operators ask.
+    Errors are never replaced, nor are answers to changes, which are made already, nor those for operators.
     """
     is_good = response.status_code < 400
     may_refuse = is_good and request.method in {"GET", "HEAD"} and request.blueprint != operators.name
@@ -157,7 +154,7 @@ def _counted(response: Response) -> Response:
 
 
 async def _finish_handshake(response: Response | None) -> Response | None:
-    """Of a handshake that was refused; one that was accepted comes here when its connection has ended."""
+    """Counts a refused handshake; an accepted one comes here without a response, when its connection has ended."""
     if response is not None:
         response.headers[HEADER] = g.request_id
         app_parts().metrics.handshakes[response.status_code] += 1
@@ -165,7 +162,7 @@ async def _finish_handshake(response: Response | None) -> Response | None:
 
 
 def _operation() -> str:
-    """The name of the operation that was asked for: one of a bounded number, whatever the path was."""
+    """Returns the name of the operation: one of a bounded number, whatever the path is."""
     endpoint = request.endpoint
     if endpoint is None:
         return "none"
@@ -174,14 +171,11 @@ def _operation() -> str:
 
 
 async def _body_came() -> bool:
-    """Reads what no route has read of the body: a client that goes on to use the connection expects that.
-
-    An answer to a request whose body is still under way leaves the connection of no more use.
-    """
+    """Reads the rest of the body, so that the client can use the connection again; False if it did not arrive."""
     await trio.lowlevel.checkpoint()
     with trio.move_on_after(LATE_BODY) as scope:
         try:
             await request.body
-        except HTTPException:  # it is too large
+        except HTTPException:  # the body is too large
             return False
     return not scope.cancelled_caught

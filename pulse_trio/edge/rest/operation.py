@@ -1,7 +1,7 @@
-"""How a REST operation is declared: what it takes and answers, read and documented from one place."""
+"""Declaration of REST operations: authentication, parsing and documentation from one place."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import wraps
 from typing import Annotated, Any, Final, TypeVar
 
@@ -27,10 +27,10 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User
 from pulse_trio.texts import text_problem
 
-PAGE_LIMIT: Final = 200  # rows a page; what a client can show, and a response of a bounded size
-RESERVED_BYTES: Final = 16_384  # at least, for an answer that may be large
-ROW_BYTES: Final = 1_024  # for each row that a client asks for; few messages are larger
-OFFSET_LIMIT: Final = 2**31 - 1
+MAX_PAGE_ROWS: Final = 200  # as many as a client can show; bounds the size of a response
+MIN_RESERVED_BYTES: Final = 16_384  # for an answer that may be large
+ROW_BYTES: Final = 1_024  # reserved for each row that a client asks for; few messages are larger
+MAX_OFFSET: Final = 2**31 - 1
 EXAMPLE_ID: Final = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e8f"
 
 Time = Annotated[
@@ -41,8 +41,8 @@ Time = Annotated[
         examples=["2026-01-31T12:00:00.000000Z"],
     ),
 ]
-Limit = Annotated[int, Meta(ge=1, le=PAGE_LIMIT, description="Most entries of this page.")]
-Offset = Annotated[int, Meta(ge=0, le=OFFSET_LIMIT, description="Entries to skip.")]
+Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS, description="Most entries of this page.")]
+Offset = Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Entries to skip.")]
 
 Model = TypeVar("Model", bound=msgspec.Struct)
 Handler = Callable[..., Awaitable[Any]]
@@ -52,7 +52,7 @@ _MISSING: Final = re.compile(r"^Object missing required field `([^`]+)`")
 
 
 class PageQuery(msgspec.Struct):
-    """Which part of a list to return."""
+    """The page of a list to return."""
 
     limit: Limit = 50
     offset: Offset = 0
@@ -71,20 +71,22 @@ def operation(
 ) -> Callable[[Handler], Handler]:
     """Declares a REST operation.
 
-    Before the handler runs the caller is known (`current_identity`, unless `public`), and the body and the query are
-    read and checked; they reach it as the arguments `body` and `query`.
+    Before the handler runs, the caller is authenticated (`current_identity`, unless `public`), and the body and the
+    query are parsed; the handler gets them as the arguments `body` and `query`.
 
     Args:
         name: the operation's id in OpenAPI.
-        tags: the groups it is listed under.
-        responses: the model of each good answer; None is an answer without a body.
+        tags: the groups of operations that list it.
+        responses: the model of each successful answer; None is an answer without a body.
         body: the model of the JSON body.
         query: the model of the query string.
-        errors: what it may refuse, beside what follows from the other arguments.
-        public: whether anybody may call it.
-        large: whether its answer may be large. Then bytes are reserved for it before anything is looked up or
-            changed, and it is refused while there is no room for them.
+        errors: the errors it may answer, beside those that follow from the other arguments.
+        public: True if it needs no token.
+        large: True if its answer may be large. Bytes are then reserved for it before anything is looked up or changed;
+            without room for them the request is rejected (503).
     """
+
+    codes = _all_codes(errors, takes_body=body is not None, takes_query=query is not None, public=public)
 
     def declare(handler: Handler) -> Handler:
         @wraps(handler)
@@ -103,60 +105,83 @@ def operation(
                 arguments["query"] = read_query(request.args, query)
             if body is not None:
                 arguments["body"] = await read_body(body)
-                if large:  # now, as a client may take its time with the body
-                    current_answer().reserve(RESERVED_BYTES)
+                if large:  # only now: a slow body must not hold the reservation
+                    current_answer().reserve(MIN_RESERVED_BYTES)
             return await handler(**arguments)
 
-        codes = {*errors, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE}
-        if not public:
-            codes |= {ErrorCode.NOT_AUTHENTICATED, ErrorCode.INVALID_TOKEN}
-            wrapper = security_scheme([{"bearer": []}])(wrapper)
-        if query is not None:
-            codes.add(ErrorCode.INVALID_FIELD)
-            wrapper = document_querystring(query)(wrapper)
-        if body is not None:
-            codes |= {
-                ErrorCode.INVALID_JSON,
-                ErrorCode.INVALID_FIELD,
-                ErrorCode.TOO_LARGE,
-                ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-                ErrorCode.REQUEST_TIMEOUT,
-            }
-            wrapper = document_request(body)(wrapper)
-        for status in sorted({code.status for code in codes}):
-            wrapper = document_response(ErrorBody, status)(wrapper)
-        for status, model in responses.items():
-            if model is not None:
-                wrapper = document_response(model, status)(wrapper)
-        wrapper.pulse_large = large  # type: ignore[attr-defined]  # a test holds every operation to it
-        wrapper.pulse_codes = codes  # type: ignore[attr-defined]  # read by the OpenAPI provider
-        wrapper.pulse_empty = [status for status, model in responses.items() if model is None]  # type: ignore[attr-defined]
-        return operation_id(name)(tag(tags)(wrapper))
+        documented: Handler = wrapper
+        for document in _documentation(responses, codes, body=body, query=query, public=public):
+            documented = document(documented)
+        documented.pulse_large = large  # type: ignore[attr-defined]  # read by a test of all operations
+        documented.pulse_codes = codes  # type: ignore[attr-defined]  # read by the OpenAPI document
+        documented.pulse_empty = [status for status, model in responses.items() if model is None]  # type: ignore[attr-defined]
+        return operation_id(name)(tag(tags)(documented))
 
     return declare
 
 
+def _all_codes(
+    errors: Iterable[ErrorCode], *, takes_body: bool, takes_query: bool, public: bool
+) -> frozenset[ErrorCode]:
+    """Returns the errors that an operation may answer: its own, and those that follow from what it takes."""
+    codes = {*errors, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL, ErrorCode.UNAVAILABLE}
+    if not public:
+        codes |= {ErrorCode.NOT_AUTHENTICATED, ErrorCode.INVALID_TOKEN}
+    if takes_body or takes_query:
+        codes.add(ErrorCode.INVALID_FIELD)
+    if takes_body:
+        codes |= {
+            ErrorCode.INVALID_JSON,
+            ErrorCode.TOO_LARGE,
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode.REQUEST_TIMEOUT,
+        }
+    return frozenset(codes)
+
+
+def _documentation(
+    responses: dict[int, type[msgspec.Struct] | None],
+    codes: frozenset[ErrorCode],
+    *,
+    body: type[msgspec.Struct] | None,
+    query: type[msgspec.Struct] | None,
+    public: bool,
+) -> Iterator[Callable[[Handler], Handler]]:
+    """Yields quart-schema's decorators for an operation."""
+    if not public:
+        yield security_scheme([{"bearer": []}])
+    if query is not None:
+        yield document_querystring(query)
+    if body is not None:
+        yield document_request(body)
+    for status in sorted({code.status for code in codes}):
+        yield document_response(ErrorBody, status)
+    for status, model in responses.items():
+        if model is not None:
+            yield document_response(model, status)
+
+
 def current_user() -> User:
-    """Who called the operation."""
+    """Returns the user who called the operation."""
     return current_identity().user
 
 
 def current_identity() -> Identity:
-    """Who called the operation, and until when their token is good."""
+    """Returns the user who called the operation, with the expiry of their token."""
     identity = g.identity
     assert isinstance(identity, Identity)
     return identity
 
 
 async def read_body(model: type[Model]) -> Model:
-    """The JSON body of the request.
+    """Parses the JSON body of the request.
 
     Raises:
-        PulseError: it is not JSON, or not what `model` says; names the field.
+        PulseError: it is not JSON, or does not fit `model`; names the field.
     """
     mimetype = request.mimetype
     if mimetype != "application/json":
-        raise PulseError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The body must be JSON: Content-Type: application/json")
+        raise PulseError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
     data = await request.get_data(as_text=False)
     assert isinstance(data, bytes)
     try:
@@ -167,10 +192,10 @@ async def read_body(model: type[Model]) -> Model:
 
 
 def read_query(arguments: MultiDict[str, str], model: type[Model]) -> Model:
-    """The query string of the request.
+    """Parses the query string of the request.
 
     Raises:
-        PulseError: it is not what `model` says; names the field.
+        PulseError: it does not fit `model`, or repeats a parameter; names the field.
     """
     for name in model.__struct_fields__:
         if len(arguments.getlist(name)) > 1:
@@ -179,13 +204,13 @@ def read_query(arguments: MultiDict[str, str], model: type[Model]) -> Model:
 
 
 def _page_bytes(query: type[msgspec.Struct] | None) -> int:
-    """The bytes to reserve for an answer, by the rows that are asked for; the query is not checked yet."""
+    """Returns the bytes to reserve for an answer, by the rows that the query asks for; it is not checked yet."""
     if query is None or "limit" not in query.__struct_fields__:
-        return RESERVED_BYTES
+        return MIN_RESERVED_BYTES
     text = request.args.get("limit", "")
-    # Who gives none, or a wrong one, gets a usual page, or an error.
+    # Without a limit the answer is a page of the default size, with an invalid one an error.
     rows = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
-    return max(RESERVED_BYTES, min(rows or PageQuery().limit, PAGE_LIMIT) * ROW_BYTES)
+    return max(MIN_RESERVED_BYTES, min(rows or PageQuery().limit, MAX_PAGE_ROWS) * ROW_BYTES)
 
 
 def _is_bad_text(value: object, name: str) -> bool:
@@ -204,7 +229,7 @@ def _convert(value: Any, model: type[Model], *, strict: bool) -> Model:
         message = text if path is None else text[: path.start()]
         prefix = f"`{field}`: " if field else ""
         raise PulseError(ErrorCode.INVALID_FIELD, prefix + message, field=field or None) from None
-    except UnicodeEncodeError:  # msgspec, of a name, or of a text where a number should be; other texts are seen below
+    except UnicodeEncodeError:  # by msgspec, for a name or a text in place of a number; other texts are checked below
         wrong = (name for name in model.__struct_fields__ if _is_bad_text(value, name))
         field = next(wrong, None)
         message = (

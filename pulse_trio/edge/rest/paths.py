@@ -1,23 +1,18 @@
-"""The conversation that a path names, and what everybody is told who is not in it."""
+"""Ids in the paths of operations."""
 
 from uuid import UUID
 
-from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
+from pulse_trio.store.base import NotAMember
 
 
 def conversation_key(text: str) -> UUID:
-    """The id of a conversation in a path.
+    """Parses the id of a conversation.
 
     Raises:
-        PulseError: it is not an id; the same answer as for one that does not exist.
+        NotAMember: it is not an id; so the answer is the one for a conversation that does not exist.
     """
     key = parse_uuid(text)
     if key is None:
-        raise no_conversation()
+        raise NotAMember
     return key
-
-
-def no_conversation() -> PulseError:
-    """What everybody is told who is not in a conversation, whether it exists or not."""
-    return PulseError(ErrorCode.NOT_FOUND, "There is no such conversation")

@@ -1,4 +1,4 @@
-"""People: who is online."""
+"""The REST resource of presence: which users are online."""
 
 from typing import Annotated
 from uuid import UUID
@@ -13,28 +13,28 @@ from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 
-people = Blueprint("people", __name__, url_prefix="/api/chat/users")
+presence = Blueprint("presence", __name__, url_prefix="/api/chat/users")
 
 
 class PresenceBody(msgspec.Struct):
-    """Whether a user is online."""
+    """The presence of a user."""
 
     user_id: UUID
     is_online: bool
     last_seen_at: Annotated[
         Time | None,
-        Meta(description="When their last connection closed; of who is online, when the first one opened."),
+        Meta(description="When their last connection closed; for a user who is online, when the first one opened."),
     ]
 
 
-@people.get("/<user_id>/presence")
+@presence.get("/<user_id>/presence")
 @operation(name="getPresence", tags=("accounts",), responses={200: PresenceBody}, errors=(ErrorCode.NOT_FOUND,))
 async def get_presence(user_id: str) -> Response:
-    """Show whether somebody is online who shares a conversation with the caller; `me` is the caller."""
-    parts, user = services(), current_user()
-    parts.limits.presence.start(user.id)
+    """Show whether a user is online who shares a conversation with the caller; `me` is the caller."""
+    service, user = services(), current_user()
+    service.limits.presence.start(user.id)
     key = user.id if user_id == "me" else parse_uuid(user_id)
-    found = None if key is None else await parts.hub.presence(user.id, key)
+    found = None if key is None else await service.hub.presence(user.id, key)
     if found is None:
         raise PulseError(ErrorCode.NOT_FOUND, "There is no such user in your conversations")
     return answer(PresenceBody(found.user_id, found.is_online, found.last_seen_at))

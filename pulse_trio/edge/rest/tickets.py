@@ -1,4 +1,4 @@
-"""Tickets for the WebSocket, drawn with a token."""
+"""The REST resource of tickets: exchange a token for a ticket that opens one WebSocket."""
 
 from typing import Annotated, Final
 
@@ -18,13 +18,13 @@ tickets = Blueprint("tickets", __name__, url_prefix="/api/chat")
 
 
 class TicketRequest(msgspec.Struct):
-    """What to connect to."""
+    """The connection that the ticket opens."""
 
     conversation_id: (
         Annotated[
             str,
             Meta(
-                description="The conversation that the ticket opens; without it, the session connection.",
+                description="The conversation to connect to; without it, the session connection.",
                 examples=[EXAMPLE_ID],
                 extra_json_schema={"format": "uuid"},
             ),
@@ -34,22 +34,21 @@ class TicketRequest(msgspec.Struct):
 
 
 class TicketBody(msgspec.Struct):
-    """A ticket, good for one connection."""
+    """A ticket for one connection."""
 
     ticket: Annotated[str, Meta(description="For `?ticket=` in the URL of the WebSocket.", examples=[EXAMPLE_TICKET])]
-    expires_in: Annotated[int, Meta(description="Seconds until it is no longer good.", examples=[30])]
+    expires_in: Annotated[int, Meta(description="Seconds until it expires.", examples=[30])]
 
 
 @tickets.post("/ws-ticket")
 @operation(name="drawTicket", tags=("connections",), body=TicketRequest, responses={200: TicketBody})
 async def draw_ticket(body: TicketRequest) -> Response:
-    """Get a ticket that opens one WebSocket, so that the token need not be in its URL."""
-    parts = services()
+    """Get a ticket that opens one WebSocket, so that the token does not appear in its URL."""
+    service, identity = services(), current_identity()
     key = None if body.conversation_id is None else parse_uuid(body.conversation_id)
     if body.conversation_id is not None and key is None:
         raise PulseError(ErrorCode.INVALID_FIELD, "`conversation_id` is not an id", field="conversation_id")
-    # Whether the caller may open it is asked when they connect, as with a token: here that would be out of date.
-    identity = current_identity()
-    ticket = parts.tickets.issue(identity, key)
-    remaining = int(identity.expires - parts.clock().timestamp())
-    return answer(TicketBody(ticket, min(parts.tickets.lifetime, remaining)))
+    # The handshake checks the membership, as it does with a token: a check here would be out of date by then.
+    ticket = service.tickets.issue(identity, key)
+    remaining = int(identity.expires - service.clock().timestamp())
+    return answer(TicketBody(ticket, min(service.tickets.lifetime, remaining)))
