@@ -1,6 +1,6 @@
-"""What operators' programs ask: whether the process lives, whether it is ready, and its figures.
+"""Routes for operators' programs: health, readiness, metrics.
 
-Not in the OpenAPI document: it is for those who write clients.
+They are not in the OpenAPI document, which is for authors of clients.
 """
 
 import ipaddress
@@ -23,18 +23,18 @@ from pulse_trio.settings import Settings
 
 operators = Blueprint("operators", __name__)
 
-# Of a request that came through a proxy: whoever is behind it is not this machine.
+# Headers that proxies add: the client behind a proxy is not this machine.
 _FORWARDED: Final = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
 
 
 class Health(msgspec.Struct):
-    """The process lives, and its service has not failed."""
+    """The answer of a healthy or ready service."""
 
     status: Annotated[str, Meta(examples=["ok"])] = "ok"
 
 
 class NotReady(msgspec.Struct):
-    """An error with the names of the checks that fail."""
+    """The error of a service that is not ready, with the names of the failing checks."""
 
     code: str
     message: str
@@ -45,7 +45,7 @@ class NotReady(msgspec.Struct):
 @hide
 @operation_id("health")
 async def healthz() -> Response:
-    """Says that the process lives, and that its service has not failed; asks nobody."""
+    """Answers 200 while the process runs, 503 when its service has failed; does not query the database."""
     return _not_ready(["failed"]) if has_failed() else answer(Health())
 
 
@@ -53,11 +53,11 @@ async def healthz() -> Response:
 @hide
 @operation_id("ready")
 async def readyz() -> Response:
-    """Says whether the service can do its work."""
+    """Answers 200 if the service can do its work, else 503 with the failing checks."""
     try:
         failing = await services().readiness.failing()
     except PulseError:
-        failing = ["failed" if has_failed() else "starting"]  # or opening again, after a failover
+        failing = ["failed" if has_failed() else "starting"]  # or reopening after a failover
     return _not_ready(failing) if failing else answer(Health())
 
 
@@ -72,15 +72,15 @@ def _not_ready(failing: list[str]) -> Response:
 @hide
 @operation_id("metrics")
 async def metrics() -> Response:
-    """All figures, for Prometheus."""
-    parts = services()
-    _check_reader(parts.settings)
-    is_up = "database" not in await parts.readiness.failing()
+    """Returns the metrics for Prometheus."""
+    service = services()
+    _check_access(service.settings)
+    is_up = "database" not in await service.readiness.failing()
     accept = request.headers.get("Accept", "")
     text, content_type = exposition(
-        parts.metrics,
-        parts.hub,
-        parts.hash_queue,
+        service.metrics,
+        service.hub,
+        service.hash_queue,
         app_parts().response_budget,
         current_gate(),
         accept,
@@ -89,23 +89,23 @@ async def metrics() -> Response:
     return Response(text, 200, content_type=content_type)
 
 
-def _check_reader(settings: Settings) -> None:
-    """Raises PulseError when whoever asks may not read the figures."""
+def _check_access(settings: Settings) -> None:
+    """Raises PulseError if the client may not read the metrics."""
     token = settings.metrics_token
     if settings.metrics and token is not None:
         given = bearer_token(request.headers.get("Authorization"))
         if given is not None and secrets.compare_digest(given.encode(), token.get_secret_value().encode()):
             return
-        raise PulseError(ErrorCode.NOT_AUTHENTICATED, "The token of PULSE_METRICS_TOKEN is needed here")
-    if not settings.metrics or not _is_of_this_machine():
-        raise PulseError(ErrorCode.NOT_FOUND, "There is nothing at this address")
+        raise PulseError(ErrorCode.NOT_AUTHENTICATED, "`/metrics` requires the token of PULSE_METRICS_TOKEN")
+    if not settings.metrics or not _is_local():
+        raise PulseError(ErrorCode.NOT_FOUND)
 
 
-def _is_of_this_machine() -> bool:
-    """Whether the request was made on this machine, by no page of a browser and through no proxy.
+def _is_local() -> bool:
+    """Checks that the request comes from a program on this machine, not from a proxy or a web page.
 
-    A proxy on the same machine is a peer on the loopback interface, too: it adds headers, or passes on the `Host` of
-    its clients. A page of a site whose name leads here (DNS rebinding) has that name in `Host`.
+    A proxy on this machine is a peer on the loopback interface, too, but it adds headers or keeps the `Host` of its
+    clients. A page of a site whose name resolves to this machine (DNS rebinding) has that name in `Host`.
     """
     peer = request.scope.get("client")
     try:

@@ -1,4 +1,4 @@
-"""The AsyncAPI document, and the page that shows the OpenAPI one to people; it fetches nothing from anywhere else."""
+"""The AsyncAPI document, and the page that shows the OpenAPI document; it loads nothing from other hosts."""
 
 from importlib.resources import files
 from typing import Final
@@ -27,32 +27,32 @@ _CONTENT: Final = {name: (files(__package__) / "static" / name).read_bytes() for
 @documents.get("/docs")
 @hide
 async def docs() -> Response:
-    """The page."""
+    """Returns the page."""
     return _static("docs.html")
 
 
 @documents.get("/docs.css")
 @hide
 async def docs_css() -> Response:
-    """Its style."""
+    """Returns its style sheet."""
     return _static("docs.css")
 
 
 @documents.get("/docs.js")
 @hide
 async def docs_js() -> Response:
-    """Its program."""
+    """Returns its script."""
     return _static("docs.js")
 
 
 @documents.get("/asyncapi.json")
 @hide
 async def asyncapi_json() -> Response:
-    """The WebSocket protocol, for programs."""
+    """Returns the AsyncAPI document."""
     settings = services().settings
-    # A proxy that ended TLS says so; without one of our own anybody can.
-    ended = settings.trusted_proxies > 0 and request.headers.get("X-Forwarded-Proto") == "https"
-    document = asyncapi.document(settings, request.host, is_tls=ended or request.scheme == "https")
+    # Only a trusted proxy can tell that it terminated TLS: any client may send this header.
+    terminated = settings.trusted_proxies > 0 and request.headers.get("X-Forwarded-Proto") == "https"
+    document = asyncapi.document(settings, request.host, is_tls=terminated or request.scheme == "https")
     return Response(msgspec.json.encode(document), 200, content_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""The AsyncAPI document of the WebSocket protocol, made from `pulse_trio.protocol` and the settings of this service."""
+"""The AsyncAPI document of the WebSocket protocol, built from `pulse_trio.protocol` and the service's settings."""
 
 import inspect
 from typing import Any, Final, get_args
@@ -29,28 +29,27 @@ _ABOUT_ONE: Final = frozenset(get_args(ConversationFrame))
 _DESCRIPTION: Final = """\
 Live messages of conversations. Accounts, conversations and history go over REST: `/openapi.json`.
 
-Frames are JSON objects in text messages; `type` says which. Unknown fields are to be ignored, in both directions.
+Frames are JSON objects in text messages; `type` tells them apart. Ignore unknown fields; the server does, too.
 """
 _CONVERSATION: Final = """\
-One conversation. The first frame is `system` with the event `joined`. To come back, name the highest `rev` seen as \
-`after`, and the `epoch` that it is of: what changed since comes first, then what is live, with no gap and no repeat.
+One conversation. The first frame is `system` with the event `joined`. To resume, pass the highest `rev` you have seen \
+as `after`, and its `epoch`: the server first sends what has changed since, then live frames, with no gap and no repeat.
 """
 _SESSION: Final = """\
-All conversations of a user on one connection. The first frame is `session`; to come back, answer it with `resume`.
+All conversations of a user on one connection. The first frame is `session`; to resume, answer it with `resume`.
 """
 _REFUSALS: Final = """\
-A handshake that is refused is answered with an HTTP status (400, 401, 403, 422, 429 or 503) and the JSON error of \
-the REST API.
+A rejected handshake gets an HTTP status (400, 401, 403, 422, 429 or 503) and the JSON error of the REST API.
 """
 
 
 def document(settings: Settings, host: str, *, is_tls: bool) -> dict[str, Any]:
-    """The document.
+    """Builds the document.
 
     Args:
-        settings: whose limits are told.
-        host: where clients reach the service, as in a `Host` header.
-        is_tls: whether they use TLS.
+        settings: the settings of the service; the document states their limits.
+        host: the host of the service, as in a `Host` header.
+        is_tls: True if clients connect with TLS.
     """
     frames = (*CLIENT_FRAMES, *SERVER_FRAMES)
     _, schemas = msgspec.json.schema_components(frames, ref_template="#/components/schemas/{name}")
@@ -94,7 +93,7 @@ def document(settings: Settings, host: str, *, is_tls: bool) -> dict[str, Any]:
             f"{action}{key.capitalize()}": {
                 "action": action,
                 "channel": {"$ref": f"#/channels/{key}"},
-                "summary": f"What the server {action}s: {channel['title'].lower()}.",
+                "summary": f"Frames that the server {action}s: {channel['title'].lower()}.",
                 "messages": [
                     {"$ref": f"#/channels/{key}/messages/{frame.__name__}"}
                     for frame in of_action
@@ -153,16 +152,19 @@ def _query(settings: Settings, *, resumes: bool) -> Schema:
         properties["token"] = {"type": "string", "description": "An `access_token`; proxies may log it."}
     properties["ticket"] = {
         "type": "string",
-        "description": "From `POST /api/chat/ws-ticket`, in place of a token; good once, within "
+        "description": "From `POST /api/chat/ws-ticket`, in place of a token; valid once, for "
         f"{settings.ticket_seconds} seconds.",
     }
     if resumes:
         properties["after"] = {
             "type": "string",
             "pattern": f"^[0-9]{{1,{MAX_REV_DIGITS}}}$",
-            "description": "The highest `rev` seen; what changed since comes first.",
+            "description": "The highest `rev` you have seen; later changes are sent first.",
         }
-        properties["epoch"] = {"type": "string", "description": "What the `system` frames said; of which `after` is."}
+        properties["epoch"] = {
+            "type": "string",
+            "description": "The `epoch` of the `system` frames, to which `after` belongs.",
+        }
     return {"type": "object", "properties": properties}
 
 
@@ -171,18 +173,18 @@ def _headers() -> Schema:
         "Authorization": {"type": "string", "description": "`Bearer TOKEN`, for clients that can set headers."},
         "Sec-WebSocket-Protocol": {
             "type": "string",
-            "description": f"`{SUBPROTOCOL}, {BEARER_PREFIX}TOKEN`, for browsers; the server chooses `{SUBPROTOCOL}`.",
+            "description": f"`{SUBPROTOCOL}, {BEARER_PREFIX}TOKEN`, for browsers; the server selects `{SUBPROTOCOL}`.",
         },
         "Origin": {
             "type": "string",
-            "description": "Of a page: the service's own or one of `PULSE_ALLOWED_ORIGINS`, else 403.",
+            "description": "For web pages: the service's own origin or one of `PULSE_ALLOWED_ORIGINS`, else 403.",
         },
     }
     return {"type": "object", "properties": properties}
 
 
 def _security(settings: Settings) -> dict[str, Any]:
-    """The ways to show who connects; one is enough."""
+    """Returns the ways to authenticate; one is enough."""
     in_url = {"tokenInUrl": {"type": "httpApiKey", "in": "query", "name": "token", "description": "An `access_token`."}}
     return {
         "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
@@ -221,18 +223,18 @@ def _reference(frame: type[Frame]) -> Schema:
 
 
 def _of_session(frame: type[Frame]) -> str:
-    """The name of a frame's message on a session's connection."""
+    """Returns the name of a frame's message on a session's connection."""
     return f"{frame.__name__}InSession" if frame in _ABOUT_ONE else frame.__name__
 
 
 def _with_conversation(schema: Schema) -> Schema:
-    """A frame that must say which conversation is meant."""
-    said = {"required": ["conversation_id"], "properties": {"conversation_id": {"type": "string"}}}
-    return {"allOf": [schema, said]}
+    """Makes `conversation_id` a required field of a frame's schema."""
+    required = {"required": ["conversation_id"], "properties": {"conversation_id": {"type": "string"}}}
+    return {"allOf": [schema, required]}
 
 
 def example(schema: Schema, schemas: dict[str, Schema]) -> Any:
-    """A value for a schema: of the examples in it, else the plainest that there is."""
+    """Builds a value for a schema: from the examples in it, or else the simplest one."""
     match schema:
         case {"examples": [first, *_]} | {"enum": [first, *_]}:
             return first

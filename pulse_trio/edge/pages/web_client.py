@@ -1,7 +1,7 @@
-"""The web client and the JavaScript library: files that are read once, at the start, and told apart by their ETag.
+"""The web client and the JavaScript library: files that are loaded once, at the start, and cached by their ETag.
 
-The pages take no part of any address or message as code: scripts and styles come from files of this package only,
-and the policy refuses everything else, also what would turn text into markup (`require-trusted-types-for`).
+The content security policy allows scripts and styles from files of this package only, and no conversion of text to
+markup (`require-trusted-types-for`), so no part of an address or a message can run as code.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ _POLICY: Final = (
     "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-# What may stand in a policy: a Host header is the client's own text.
+# The hosts that may appear in the policy: a `Host` header is text that the client chose.
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file as it is sent."""
+    """A file to serve."""
 
     content: bytes
     content_type: str
@@ -45,7 +45,7 @@ class _File:
 
 
 def install(app: Quart, settings: Settings) -> None:
-    """Serves the library, and the web client if the settings want it.
+    """Adds the routes of the library, and of the web client if the settings enable it.
 
     Raises:
         OSError: a file of the package cannot be read.
@@ -57,7 +57,7 @@ def install(app: Quart, settings: Settings) -> None:
     @web.get(f"/{LIBRARY}")
     @hide
     async def client_library() -> Response:
-        """The JavaScript library, for pages of one's own, too."""
+        """Returns the JavaScript library, which other pages may import, too."""
         return _answer(library)
 
     if settings.web_client:
@@ -68,25 +68,25 @@ def install(app: Quart, settings: Settings) -> None:
         @web.get("/")
         @hide
         async def client_page() -> Response:
-            """The page."""
+            """Returns the page."""
             return _answer(page)
 
         @web.get("/favicon.svg")
         @hide
         async def client_icon() -> Response:
-            """Its icon."""
+            """Returns its icon."""
             return _answer(beside["favicon.svg"])
 
         @web.get("/manifest.webmanifest")
         @hide
         async def client_manifest() -> Response:
-            """What a phone shows of it on its home screen."""
+            """Returns its web app manifest."""
             return _answer(beside["manifest.webmanifest"])
 
         @web.get("/app/<name>")
         @hide
         async def client_part(name: str) -> Response:
-            """Its programs and styles."""
+            """Returns one of its scripts and style sheets."""
             if name not in parts:
                 raise NotFound
             return _answer(parts[name])
@@ -106,7 +106,7 @@ def _load(path: Traversable, values: dict[str, str] | None = None) -> _File:
 
 
 def _filled_in(settings: Settings) -> dict[str, str]:
-    """The limits that the page tells of before the service has to."""
+    """Returns the limits that the page checks itself."""
     return {
         "max_content_chars": str(settings.max_content_chars),
         "password_min_chars": str(settings.password_min_chars),
@@ -114,7 +114,7 @@ def _filled_in(settings: Settings) -> dict[str, str]:
 
 
 def _answer(file: _File) -> Response:
-    """The file, or that the browser has it already."""
+    """Returns the file, or 304 if the browser has it."""
     is_known = request.if_none_match.contains_weak(file.etag)
     response = Response(b"" if is_known else file.content, 304 if is_known else 200, content_type=file.content_type)
     response.set_etag(file.etag)
@@ -128,5 +128,5 @@ def _answer(file: _File) -> Response:
 
 
 def _sources(host: str) -> str:
-    """Where the page may connect to: here. Older browsers do not count WebSockets to the same host as 'self'."""
+    """Returns the `connect-src` of the policy: this host. Older browsers do not count its WebSockets as 'self'."""
     return f"'self' ws://{host} wss://{host}" if _HOST.fullmatch(host) else "'self'"

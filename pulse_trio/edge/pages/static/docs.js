@@ -1,4 +1,4 @@
-// Shows /openapi.json and lets one try its operations out. Everything from the document is put in as text.
+// Shows the operations of /openapi.json, each with a form to try it. Values of the document are inserted as text only.
 
 const METHODS = ["get", "post", "patch", "put", "delete"];
 
@@ -68,7 +68,7 @@ function tryOut(path, method, operation, spec) {
       const response = await fetch(query.size ? `${address}?${query}` : address, { method: method.toUpperCase(), headers, body: body?.value });
       const text = await response.text();
       let shown = text;
-      try { shown = JSON.stringify(JSON.parse(text), null, 2); } catch { /* not JSON: shown as it is */ }
+      try { shown = JSON.stringify(JSON.parse(text), null, 2); } catch { /* not JSON: show the text */ }
       output.textContent = `${response.status} ${response.statusText}\n\n${shown}`;
     } catch (error) {
       output.textContent = `No answer: ${error.message}`;
@@ -110,5 +110,5 @@ try {
   }
   main.replaceChildren(...[...groups].flatMap(([name, cards]) => [element("h2", { textContent: name }), ...cards]));
 } catch (error) {
-  main.replaceChildren(element("p", { textContent: `The description of the API could not be loaded: ${error.message}` }));
+  main.replaceChildren(element("p", { textContent: `The API description could not be loaded: ${error.message}` }));
 }
