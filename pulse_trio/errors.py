@@ -57,7 +57,11 @@ class ErrorCode(Enum):
         "The message could not be stored in time; send it again with the same client_id",
     )
     NO_SUCH_MESSAGE = ("no_such_message", 404, "There is no such message in this conversation")
-    NOT_YOUR_MESSAGE = ("not_your_message", 403, "Only its sender may edit a message; the owner, too, may delete it")
+    NOT_YOUR_MESSAGE = (
+        "not_your_message",
+        403,
+        "Only its sender may edit a message; its sender and the owner may delete it",
+    )
     CANNOT_RESUME = ("cannot_resume", 409, "Cannot resume from there; reload the history")
 
     def __init__(self, code: str, status: int, sentence: str) -> None:
