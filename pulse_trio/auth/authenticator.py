@@ -34,7 +34,7 @@ class Authenticator:
             StoreUnavailable: the user could not be looked up.
         """
         if not token:
-            raise PulseError(ErrorCode.NOT_AUTHENTICATED, "Missing token: send `Authorization: Bearer TOKEN`")
+            raise PulseError(ErrorCode.NOT_AUTHENTICATED)
         claims = self._tokens.verify(token)
         user = await self._store.find_subject(claims.subject, parse_uuid(claims.subject))
         if user is None and self._provision_users:

@@ -180,7 +180,7 @@ def bearer_token(authorization: str | None) -> str | None:
 
 
 def _not_issued() -> PulseError:
-    return PulseError(ErrorCode.LOGIN_DISABLED, "Accounts and tokens come from this server's identity provider")
+    return PulseError(ErrorCode.LOGIN_DISABLED)
 
 
 def invalid_token(reason: str) -> PulseError:

@@ -95,9 +95,7 @@ class Feed:
         for submission, message in sorted(stored, key=lambda item: item[1].rev):
             asked = submission.message
             if isinstance(asked, NewMessage) and message.id != asked.id and not _is_same(message, asked):
-                error = PulseError(
-                    ErrorCode.CLIENT_ID_REUSED, "This client_id was used for another message", field="client_id"
-                )
+                error = PulseError(ErrorCode.CLIENT_ID_REUSED, field="client_id")
                 submission.sender.refuse(error, submission.client_id)
                 continue
             last_rev = news[-1].rev if news else self.last_rev

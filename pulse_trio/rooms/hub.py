@@ -197,9 +197,7 @@ class Hub:
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
                 self._metrics.resumes_refused += 1
-                raise PulseError(
-                    ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh"
-                )
+                raise PulseError(ErrorCode.CANNOT_RESUME)
             if after_rev is not None:
                 self._metrics.resumed_changes.observe(last_rev - after_rev)
 

@@ -167,6 +167,6 @@ class Lobby:
             session.start()
 
     def _refuse_resume(self, session: Session, conversation_id: UUID | None) -> None:
-        error = PulseError(ErrorCode.CANNOT_RESUME, "There is no such point to resume at; load the history afresh")
+        error = PulseError(ErrorCode.CANNOT_RESUME)
         self._metrics.resumes_refused += 1
         session.connection.refuse(error, None, conversation_id)

@@ -255,7 +255,7 @@ def _answer(room: Room, subscription: Subscription, seq: int) -> bool:
 
 
 def _no_such_message() -> PulseError:
-    return PulseError(ErrorCode.NO_SUCH_MESSAGE, "There is no such message in this conversation", field="seq")
+    return PulseError(ErrorCode.NO_SUCH_MESSAGE, field="seq")
 
 
 def _not_stored() -> PulseError:

@@ -31,12 +31,9 @@ from pulse_trio.store.base import (
 ATTEMPT_LEAST: Final = 1.0  # seconds that an attempt gets however late it is: else none could ever succeed
 
 _REFUSAL_ANSWERS: Final = {
-    NotAMember: (ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation"),
-    NoSuchMessage: (ErrorCode.NO_SUCH_MESSAGE, "There is no such message in this conversation"),
-    NotYourMessage: (
-        ErrorCode.NOT_YOUR_MESSAGE,
-        "Only its sender may edit a message; the owner, too, may delete it",
-    ),
+    NotAMember: ErrorCode.NOT_A_MEMBER,
+    NoSuchMessage: ErrorCode.NO_SUCH_MESSAGE,
+    NotYourMessage: ErrorCode.NOT_YOUR_MESSAGE,
 }
 _REFUSALS: Final = tuple(_REFUSAL_ANSWERS)
 
@@ -224,7 +221,7 @@ class Writer:
                 self._metrics.failed_batches += 1
                 log.warning("messages not stored yet", count=len(batch), reason=type(error).__name__)
             except _REFUSALS as error:
-                batch[0].sender.refuse(PulseError(*_REFUSAL_ANSWERS[type(error)]), batch[0].client_id)
+                batch[0].sender.refuse(PulseError(_REFUSAL_ANSWERS[type(error)]), batch[0].client_id)
                 return
             except StoreRefused as error:
                 log.error("the store refused a batch", count=len(batch), reason=str(error))
@@ -290,14 +287,12 @@ class Writer:
 
 def not_stored() -> PulseError:
     """The answer for what is not stored, or may be: sending it again does no harm."""
-    return PulseError(
-        ErrorCode.NOT_STORED, "The message could not be stored in time; send it again with the same client_id"
-    )
+    return PulseError(ErrorCode.NOT_STORED)
 
 
 def not_a_member() -> PulseError:
     """The answer for who is not in the conversation, or for one that does not exist."""
-    return PulseError(*_REFUSAL_ANSWERS[NotAMember])
+    return PulseError(ErrorCode.NOT_A_MEMBER)
 
 
 def _resend_key(submission: Submission) -> tuple[object, object]:

@@ -103,7 +103,7 @@ def _check_origin() -> None:
 
 def not_a_member() -> PulseError:
     """Makes the error for non-members, which does not reveal whether the conversation exists."""
-    return PulseError(ErrorCode.NOT_A_MEMBER, "You are not a member of this conversation, or it does not exist")
+    return PulseError(ErrorCode.NOT_A_MEMBER)
 
 
 def rejection(error: PulseError | StoreError) -> Response:
