@@ -1,7 +1,6 @@
-"""Who may see and do what over REST: every operation that the service has, asked by everybody.
+"""Access to every REST operation, by members, strangers, removed users and clients without a token.
 
-The operations come from the service's own description, so a new one cannot be forgotten: it fails here
-until it says what it needs.
+The operations come from the OpenAPI document, so a new one cannot be forgotten: it fails here until it is listed.
 """
 
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ CONVERSATIONS = "/api/chat/conversations"
 OPEN = {"register", "login"}  # for everybody
 # For every user.
 OWN = {"me", "renewToken", "searchUsers", "createConversation", "listConversations", "drawTicket", "getPresence"}
-# What an operation on a conversation is asked with.
+# The bodies of operations on a conversation.
 BODIES: dict[str, Any] = {
     "changeConversation": {"name": "New"},
     "addMembers": {"user_ids": ["{carol}"]},
@@ -51,12 +50,12 @@ async def all_operations(server: Server) -> list[Operation]:
 
 
 def comparable(answer: Any) -> tuple[int, dict[str, str], bytes]:
-    """An answer without its date and the id of its request."""
+    """Returns an answer without its date and the id of its request."""
     headers = {name: value for name, value in answer.headers.items() if name not in {"date", "x-request-id"}}
     return answer.status_code, headers, answer.content
 
 
-async def test_the_description_has_every_route_of_the_app(server: Server) -> None:
+async def test_the_openapi_document_has_every_route(server: Server) -> None:
     app = create_app(Settings.load(secret_key=SECRET), MemoryStore)
     routes = {
         (method, rule.rule.replace("<", "{").replace(">", "}"))
@@ -73,7 +72,7 @@ async def test_the_description_has_every_route_of_the_app(server: Server) -> Non
     assert routes == described | shown
 
 
-async def test_only_members_get_another_answer_than_for_an_id_that_does_not_exist(server: Server) -> None:
+async def test_strangers_cannot_tell_whether_a_conversation_exists(server: Server) -> None:
     with trio.fail_after(120):
         alice = await Person.register(server.base_url, "alice")
         bob = await Person.register(server.base_url, "bob")
@@ -87,7 +86,7 @@ async def test_only_members_get_another_answer_than_for_an_id_that_does_not_exis
         async with alice.connect(group) as chat:
             await chat.send({"type": "message", "content": "for members only"})
             message = (await chat.receive_type("message"))["message_id"]
-        # A message of the one who is removed: it stays theirs, and yet they may no longer touch it.
+        # The removed user stays the sender of this message, but may no longer change it.
         async with removed.connect(group) as chat:
             await chat.send({"type": "message", "content": "mine"})
             of_removed = (await chat.receive_type("message"))["message_id"]
@@ -131,20 +130,20 @@ async def test_only_members_get_another_answer_than_for_an_id_that_does_not_exis
             assert seen == unknown, operation
             assert seen[0] == 401
 
-        # None of that did anything.
+        # None of these requests changed anything.
         assert [(await alice.api.get(f"{CONVERSATIONS}/{one}")).json() for one in (group, one_to_one)] == before
         contents = [m["content"] for m in (await alice.history(group))["messages"]]
         assert contents == ["mine", "for members only"]
         for outsider in (removed, left, stranger):
             assert (await outsider.api.get(CONVERSATIONS)).json()["total"] == 0
 
-        # And a member gets something else from each of them.
+        # A member gets another answer to each of them.
         for operation in sorted(about, key=lambda operation: operation.name == "deleteMessage"):
             answer = await ask(alice.api, operation, group, message, bob.id)
             assert 200 <= answer.status_code < 300, (operation, answer.text)
 
 
-async def test_operations_about_no_conversation_want_a_token_too(server: Server) -> None:
+async def test_operations_without_a_conversation_require_a_token(server: Server) -> None:
     with trio.fail_after(60):
         for operation in await all_operations(server):
             if operation.name in OWN:
@@ -153,7 +152,7 @@ async def test_operations_about_no_conversation_want_a_token_too(server: Server)
                 assert (answer.status_code, answer.json()["code"]) == (401, "not_authenticated"), operation
 
 
-async def test_a_request_without_a_token_is_refused_before_its_body_is_looked_at(server: Server) -> None:
+async def test_a_missing_token_is_rejected_before_the_body_is_read(server: Server) -> None:
     with trio.fail_after(60):
         for operation in await all_operations(server):
             if operation.name in OPEN or operation.method not in {"POST", "PATCH", "PUT"}:

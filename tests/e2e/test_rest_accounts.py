@@ -1,4 +1,4 @@
-"""Accounts over REST on the real process: register, log in, who am I, finding people, foreign tokens."""
+"""Accounts over REST on the real process: register, log in, search users, tokens of an identity provider."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def credentials(username: str, password: str = PASSWORD) -> dict[str, str]:
     return {"username": username, "password": password}
 
 
-async def test_a_registered_user_logs_in_and_the_token_says_who_and_how_long(server: Server) -> None:
+async def test_a_login_token_names_its_user_and_lifetime(server: Server) -> None:
     with trio.fail_after(60):
         api = Api(server.base_url)
         made = await api.post(REGISTER, json=credentials("Ada.Lovelace-1"))
@@ -49,7 +49,7 @@ async def test_a_registered_user_logs_in_and_the_token_says_who_and_how_long(ser
         assert (me.status_code, me.json()) == (200, made.json())
 
 
-async def test_a_token_lives_as_long_as_the_settings_say(start_server: Callable[..., Server]) -> None:
+async def test_the_settings_set_the_lifetime_of_a_token(start_server: Callable[..., Server]) -> None:
     server = start_server(ACCESS_TOKEN_EXPIRE_MINUTES="7")
     with trio.fail_after(60):
         api = Api(server.base_url)
@@ -59,7 +59,7 @@ async def test_a_token_lives_as_long_as_the_settings_say(start_server: Callable[
         assert let_in["expires_in"] == claims["exp"] - claims["iat"] == 420
 
 
-async def test_a_username_is_taken_in_every_case_and_form(server: Server) -> None:
+async def test_usernames_are_unique_in_every_case_and_form(server: Server) -> None:
     with trio.fail_after(60):
         api = Api(server.base_url)
         for name in ("Alice", "strasse", "\N{LATIN SMALL LETTER E WITH ACUTE}mile"):
@@ -70,7 +70,7 @@ async def test_a_username_is_taken_in_every_case_and_form(server: Server) -> Non
             refused = await api.post(REGISTER, json=credentials(twin))
             assert refused.status_code == 409, twin
             assert (refused.json()["code"], refused.json()["field"]) == ("username_taken", "username")
-        # Other ways to write the same letters are refused as such.
+        # Names that are not in normal form are rejected for that.
         for twin in (
             "\N{FULLWIDTH LATIN SMALL LETTER A}lice",
             "e\N{COMBINING ACUTE ACCENT}mile",
@@ -78,12 +78,12 @@ async def test_a_username_is_taken_in_every_case_and_form(server: Server) -> Non
         ):
             refused = await api.post(REGISTER, json=credentials(twin))
             assert (refused.status_code, refused.json()["field"]) == (422, "username"), twin
-        # Who types a name in another case or form is still who they are.
+        # A login accepts the name in any case and form.
         for same in ("ALICE", "\N{FULLWIDTH LATIN SMALL LETTER A}lice"):
             assert (await api.post(LOGIN, json=credentials(same))).status_code == 200, same
 
 
-async def test_of_many_who_register_one_name_at_once_one_gets_it(server: Server) -> None:
+async def test_one_of_many_parallel_registrations_gets_the_name(server: Server) -> None:
     statuses: list[int] = []
     with trio.fail_after(60):
 
@@ -116,7 +116,7 @@ async def test_of_many_who_register_one_name_at_once_one_gets_it(server: Server)
         ({"username": "ada", "password": {}}, "password"),
     ],
 )
-async def test_registration_names_the_field_that_is_wrong(shared: Server, body: object, field: str) -> None:
+async def test_registration_names_the_invalid_field(shared: Server, body: object, field: str) -> None:
     with trio.fail_after(30):
         refused = await Api(shared.base_url).post(REGISTER, json=body)
         assert refused.status_code == 422
@@ -130,7 +130,7 @@ async def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(shared: 
         await Person.register(shared.base_url, "known")
         wrong = await api.post(LOGIN, json=credentials("known", "not the password"))
         unknown = await api.post(LOGIN, json=credentials("unknown", "not the password"))
-        # Nobody can register this name: that it does not even come to the password says nothing more.
+        # Nobody can register this name, so an answer before the password check reveals nothing.
         impossible = await api.post(LOGIN, json=credentials("no such name!", ""))
         for answer in (wrong, unknown, impossible):
             assert answer.status_code == 401
@@ -143,7 +143,7 @@ async def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(shared: 
 
 @pytest.mark.parametrize(("size", "statuses"), [(1_000_000, {413}), (60_000, {422}), (257, {422})])
 @pytest.mark.parametrize("path", [REGISTER, LOGIN])
-async def test_a_huge_password_is_refused_before_it_is_hashed(
+async def test_a_huge_password_is_rejected_before_it_is_hashed(
     shared: Server, path: str, size: int, statuses: set[int]
 ) -> None:
     with trio.fail_after(30):
@@ -153,7 +153,7 @@ async def test_a_huge_password_is_refused_before_it_is_hashed(
         assert "ppp" not in refused.text
 
 
-async def test_a_password_may_hold_any_character_and_is_kept_as_an_argon2id_hash(server: Server, database: str) -> None:
+async def test_a_password_may_have_any_character_and_is_stored_as_argon2id(server: Server, database: str) -> None:
     password = "пароль \N{PILE OF POO}\t'\"; DROP TABLE users; --"
     with trio.fail_after(60):
         await Person.register(server.base_url, "ada", password)
@@ -185,13 +185,13 @@ async def test_a_hash_of_weaker_parameters_is_replaced_at_the_next_login(server:
         parameters = argon2.extract_parameters(replaced)
         assert parameters.memory_cost >= 19_456
         assert parameters.time_cost >= 2
-        # It is still the password, and is left alone from now on.
+        # The password is the same, and its new hash is not replaced again.
         assert (await api.post(LOGIN, json=credentials("ada", password))).status_code == 200
         assert stored() == replaced
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Basic YTpi", "Bearer a.b.c", "Token x", "Bearer \xff"])
-async def test_me_wants_a_valid_token(shared: Server, header: str | None) -> None:
+async def test_me_requires_a_valid_token(shared: Server, header: str | None) -> None:
     with trio.fail_after(30):
         headers = {} if header is None else {"Authorization": header.encode("latin-1")}
         refused = await Api(shared.base_url).get("/api/auth/me", headers=headers)
@@ -200,14 +200,14 @@ async def test_me_wants_a_valid_token(shared: Server, header: str | None) -> Non
         assert refused.json()["code"] in {"not_authenticated", "invalid_token"}
 
 
-async def test_a_token_in_the_query_string_is_no_token_for_rest(shared: Server) -> None:
+async def test_rest_ignores_a_token_in_the_query_string(shared: Server) -> None:
     with trio.fail_after(30):
         person = await Person.register(shared.base_url, "querytoken")
         refused = await Api(shared.base_url).get("/api/auth/me", params={"token": person.token})
         assert refused.status_code == 401
 
 
-async def test_people_are_found_by_the_beginning_of_their_name_page_by_page(server: Server) -> None:
+async def test_users_are_found_by_the_beginning_of_their_name_in_pages(server: Server) -> None:
     with trio.fail_after(60):
         people = [await Person.register(server.base_url, name) for name in ("Anna", "anton", "ANNE", "bert", "a_b")]
         api = people[0].api
@@ -227,7 +227,7 @@ async def test_people_are_found_by_the_beginning_of_their_name_page_by_page(serv
         assert [user["username"] for user in page["users"]] == ["ANNE"]
         assert (page["total"], page["limit"], page["offset"]) == (3, 1, 1)
         assert (await search())["total"] == 5
-        # What means something to SQL's LIKE means nothing here.
+        # The wildcards of SQL's LIKE are ordinary characters.
         assert [user["username"] for user in (await search(query="a_"))["users"]] == ["a_b"]
         for nothing in ("%", "_", "\\", "a%", "' OR 1=1 --", "nn"):
             assert (await search(query=nothing))["users"] == [], nothing
@@ -235,7 +235,7 @@ async def test_people_are_found_by_the_beginning_of_their_name_page_by_page(serv
 
 
 def key_pair(algorithm: str) -> tuple[str, str]:
-    """A private and a public key in PEM form."""
+    """Returns a private and a public key in PEM form."""
     key = generate_private_key(65_537, 2_048) if algorithm == "RS256" else Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
@@ -243,7 +243,7 @@ def key_pair(algorithm: str) -> tuple[str, str]:
 
 
 def foreign_token(private: str, algorithm: str, **claims: object) -> str:
-    """A token as somebody's own identity provider makes it."""
+    """Returns a token as an identity provider issues it."""
     now = int(time.time())
     return jwt.encode({"iat": now, "exp": now + 600, **claims}, private, algorithm=algorithm)
 
@@ -253,7 +253,7 @@ def with_token(server: Server, token: str) -> Api:
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "EdDSA"])
-async def test_tokens_of_an_identity_provider_make_their_users_when_that_is_switched_on(
+async def test_tokens_of_an_identity_provider_create_users_if_enabled(
     start_server: Callable[..., Server], algorithm: str
 ) -> None:
     private, public = key_pair(algorithm)
@@ -262,7 +262,7 @@ async def test_tokens_of_an_identity_provider_make_their_users_when_that_is_swit
         for path in (REGISTER, LOGIN):
             off = await Api(server.base_url).post(path, json=credentials("ada"))
             assert (off.status_code, off.json()["code"]) == (403, "login_disabled")
-            # With a body that would not do anyhow, it is the same kind of answer: one of the shape.
+            # An invalid body gets an error of the same shape.
             assert set((await Api(server.base_url).post(path, json={})).json()) >= {"code", "message"}
 
         ada = foreign_token(private, algorithm, sub="idp|ada", preferred_username="ada", name="Ada L.")
@@ -273,7 +273,7 @@ async def test_tokens_of_an_identity_provider_make_their_users_when_that_is_swit
         grace = foreign_token(private, algorithm, sub=str(uuid4()), name="grace")
         assert (await with_token(server, grace).get("/api/auth/me")).json()["username"] == "grace"
 
-        # The two can talk.
+        # Both users can exchange messages.
         other = (await with_token(server, grace).get("/api/auth/me")).json()["id"]
         made = await with_token(server, ada).post("/api/chat/conversations", json={"participant_ids": [other]})
         assert made.status_code == 201
@@ -288,7 +288,7 @@ async def test_tokens_of_an_identity_provider_make_their_users_when_that_is_swit
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "EdDSA"])
-async def test_an_unknown_foreign_user_is_refused_when_provisioning_is_off(
+async def test_an_unknown_foreign_user_is_rejected_without_provisioning(
     start_server: Callable[..., Server], algorithm: str
 ) -> None:
     private, public = key_pair(algorithm)
@@ -299,7 +299,7 @@ async def test_an_unknown_foreign_user_is_refused_when_provisioning_is_off(
         assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
 
 
-async def test_with_the_private_key_too_the_service_gives_out_tokens_itself(
+async def test_with_the_private_key_the_service_issues_tokens(
     start_server: Callable[..., Server],
 ) -> None:
     private, public = key_pair("EdDSA")
@@ -312,7 +312,7 @@ async def test_with_the_private_key_too_the_service_gives_out_tokens_itself(
 
 @pytest.fixture(scope="module")
 def shared(cluster: Any) -> Any:
-    """A server for tests that leave nothing behind that another could stumble over."""
+    """A server for tests that leave nothing behind that affects others."""
     server = Server({"DATABASE_URL": cluster.new_database()})
     try:
         yield server.wait_ready()

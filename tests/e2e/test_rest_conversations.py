@@ -42,7 +42,7 @@ async def say(person: Person, conversation: str, *texts: str) -> None:
             assert (await chat.receive_type("message"))["content"] == text
 
 
-async def test_a_group_is_created_with_its_creator_in_it(server: Server) -> None:
+async def test_the_creator_of_a_group_is_a_member(server: Server) -> None:
     with trio.fail_after(60):
         alice, bob, carol = await people(server, "alice", "bob", "carol")
         body = {
@@ -69,7 +69,7 @@ async def test_a_group_is_created_with_its_creator_in_it(server: Server) -> None
         assert (alone.json()["name"], alone.json()["description"]) == (None, None)
 
 
-async def test_two_people_have_one_conversation_between_them(server: Server) -> None:
+async def test_two_users_have_one_one_to_one_conversation(server: Server) -> None:
     with trio.fail_after(60):
         alice, bob, carol = await people(server, "alice", "bob", "carol")
         made = await alice.api.post(CONVERSATIONS, json={"participant_ids": [bob.id]})
@@ -79,12 +79,12 @@ async def test_two_people_have_one_conversation_between_them(server: Server) -> 
             assert (again.status_code, again.json()) == (200, made.json())
         other = await alice.api.post(CONVERSATIONS, json={"participant_ids": [carol.id]})
         assert other.status_code == 201
-        # Not with nobody, oneself, or several.
+        # Neither without another user, nor with oneself or several.
         for ids in ([], [alice.id], [bob.id, carol.id]):
             answer = await alice.api.post(CONVERSATIONS, json={"participant_ids": ids})
             refused(answer, 422, "invalid_field", "participant_ids")
 
-        # Its members and its name stay.
+        # Its members and its name cannot change.
         path = f"{CONVERSATIONS}/{made.json()['id']}"
         refused(await alice.api.patch(path, json={"name": "x"}), 409, "not_a_group")
         refused(await alice.api.post(f"{path}/members", json={"user_ids": [carol.id]}), 409, "not_a_group")
@@ -93,7 +93,7 @@ async def test_two_people_have_one_conversation_between_them(server: Server) -> 
         assert (await bob.api.get(path)).json() == made.json()
 
 
-async def test_two_who_ask_for_their_conversation_at_once_get_the_same(server: Server) -> None:
+async def test_parallel_requests_for_a_one_to_one_get_the_same(server: Server) -> None:
     with trio.fail_after(60):
         alice, bob = await people(server, "alice", "bob")
         answers: list[tuple[int, str]] = []
@@ -110,7 +110,7 @@ async def test_two_who_ask_for_their_conversation_at_once_get_the_same(server: S
         assert len({found for _, found in answers}) == 1
 
 
-async def test_ids_that_are_repeated_unknown_or_malformed_are_named(server: Server) -> None:
+async def test_repeated_unknown_and_malformed_ids_are_named(server: Server) -> None:
     with trio.fail_after(60):
         alice, bob = await people(server, "alice", "bob")
         group = await alice.create_group()
@@ -131,14 +131,14 @@ async def test_ids_that_are_repeated_unknown_or_malformed_are_named(server: Serv
             for malformed in ("nobody", "{" + bob.id + "}", bob.id.replace("-", ""), f"{bob.id} ", "", "' OR 1=1 --"):
                 message = refused(await ask(bob.id, malformed), 422, "unknown_user", field)
                 assert malformed in message
-            # A long list of long ones makes no long answer.
+            # A long list of long ids gets a short answer.
             answer = await ask(*(f"{n:04}" + "x" * 100 for n in range(400)))
             assert len(refused(answer, 422, "unknown_user", field)) < 1_000
             for wrong in ([7], [None], [[bob.id]], [{"id": bob.id}]):
                 answer = await ask(*wrong)
                 assert (answer.status_code, answer.json()["code"]) == (422, "invalid_field")
                 assert answer.json()["field"].startswith(field)
-        # Nothing of it was done.
+        # None of these requests changed anything.
         assert (await bob.api.get(CONVERSATIONS)).json()["total"] == 0
 
 
@@ -155,7 +155,7 @@ async def test_ids_that_are_repeated_unknown_or_malformed_are_named(server: Serv
         ({"is_group": True, "participant_ids": ["x"] * 1_001}, "participant_ids"),
     ],
 )
-async def test_a_wrong_field_of_a_new_conversation_is_named(server: Server, body: Any, field: str) -> None:
+async def test_an_invalid_field_of_a_new_conversation_is_named(server: Server, body: Any, field: str) -> None:
     with trio.fail_after(60):
         (alice,) = await people(server, "alice")
         refused(await alice.api.post(CONVERSATIONS, json=body), 422, "invalid_field", field)
@@ -172,11 +172,11 @@ async def test_a_group_has_no_more_members_than_the_settings_allow(start_server:
         path = f"{CONVERSATIONS}/{group}/members"
         refused(await alice.api.post(path, json={"user_ids": [carol.id, dave.id]}), 422, "too_many_members", "user_ids")
         assert (await alice.api.post(path, json={"user_ids": [carol.id]})).status_code == 200
-        # Who is in it already takes no place.
+        # Members who are named again do not count twice.
         assert (await alice.api.post(path, json={"user_ids": [bob.id, carol.id]})).status_code == 200
 
 
-async def test_the_list_has_the_latest_activity_first_and_pages(server: Server) -> None:
+async def test_conversations_are_listed_by_latest_activity_in_pages(server: Server) -> None:
     with trio.fail_after(60):
         alice, bob, carol = await people(server, "alice", "bob", "carol")
         groups = [await alice.create_group(bob, name=f"Group {n}") for n in range(4)]
@@ -210,7 +210,7 @@ async def test_the_list_has_the_latest_activity_first_and_pages(server: Server) 
         assert (past["conversations"], past["total"]) == ([], 4)
 
 
-async def test_a_group_is_renamed_by_any_member_field_by_field(server: Server) -> None:
+async def test_any_member_may_change_each_field_of_a_group(server: Server) -> None:
     with trio.fail_after(60):
         alice, bob = await people(server, "alice", "bob")
         path = f"{CONVERSATIONS}/{await alice.create_group(bob, name='Old')}"
@@ -228,7 +228,7 @@ async def test_a_group_is_renamed_by_any_member_field_by_field(server: Server) -
         refused(await bob.api.patch(path, json={"name": "x" * 101}), 422, "invalid_field", "name")
 
 
-async def test_members_are_added_by_any_member_and_removed_by_the_owner_only(server: Server) -> None:
+async def test_any_member_adds_members_and_only_the_owner_removes_them(server: Server) -> None:
     with trio.fail_after(60):
         alice, bob, carol, dave = await people(server, "alice", "bob", "carol", "dave")
         group = await alice.create_group(bob)
@@ -247,7 +247,7 @@ async def test_members_are_added_by_any_member_and_removed_by_the_owner_only(ser
         for nobody in (carol.id, str(uuid4()), "nobody", "ME", "%00"):
             refused(await alice.api.delete(f"{path}/members/{nobody}"), 404, "not_found")
 
-        # Leaving, by `me` and by one's own id.
+        # Users leave by `me` and by their own id.
         assert (await dave.api.delete(f"{path}/members/me")).status_code == 204
         refused(await dave.api.delete(f"{path}/members/me"), 404, "not_found")
         assert (await alice.api.delete(f"{path}/members/{alice.id}")).status_code == 204
@@ -317,7 +317,7 @@ BAD = {
 }  # fmt: skip
 
 
-async def test_a_bad_value_in_a_query_is_a_422_that_names_it(server: Server) -> None:
+async def test_an_invalid_query_value_is_named(server: Server) -> None:
     with trio.fail_after(120):
         (alice,) = await people(server, "alice")
         history = f"{CONVERSATIONS}/{await alice.create_group()}/messages"
@@ -329,7 +329,7 @@ async def test_a_bad_value_in_a_query_is_a_422_that_names_it(server: Server) -> 
                     assert refused(answer, 422, "invalid_field", name), (path, name, value[:30])
                 repeated = await alice.api.get(f"{path}?{name}=1&{name}=1")
                 refused(repeated, 422, "invalid_field", name)
-        # What nobody asked for is passed over.
+        # Unknown parameters are ignored.
         assert (await alice.api.get(history, params={"utm_source": "x"})).status_code == 200
 
 
@@ -351,7 +351,7 @@ async def test_messages_are_edited_and_deleted_over_rest(server: Server) -> None
             )
         answer = await bob.api.patch(f"{path}/{first['id']}", json={"content": "x" * 4_001})
         refused(answer, 422, "content_too_long", "content")
-        # A message of another conversation is none of this one.
+        # A message is not found in another conversation.
         elsewhere = f"{CONVERSATIONS}/{await bob.create_group(carol)}/messages"
         refused(await bob.api.patch(f"{elsewhere}/{first['id']}", json={"content": "x"}), 404, "no_such_message")
         refused(await bob.api.delete(f"{elsewhere}/{first['id']}"), 404, "no_such_message")
@@ -381,7 +381,7 @@ async def test_messages_are_posted_over_rest(server: Server) -> None:
             assert (again.status_code, again.json()) == (200, message)
             other = await alice.api.post(path, json={"content": "something else", "client_id": "p-1"})
             refused(other, 409, "client_id_reused", "client_id")
-            # A client_id is its sender's; without one every request is a message of its own.
+            # A client_id belongs to its sender; each request without one stores a new message.
             for number, body in enumerate(({"client_id": "p-1"}, {}, {"client_id": None})):
                 posted = await bob.api.post(path, json={"content": "by a program", **body})
                 assert (posted.status_code, posted.json()["seq"]) == (201, number + 2)
@@ -389,7 +389,7 @@ async def test_messages_are_posted_over_rest(server: Server) -> None:
         assert [(m["seq"], m.get("client_id")) for m in messages] == [(4, None), (3, None), (2, "p-1"), (1, "p-1")]
 
 
-async def test_what_cannot_be_posted_says_why(server: Server) -> None:
+async def test_a_rejected_post_names_the_error_and_the_field(server: Server) -> None:
     with trio.fail_after(60):
         alice, bob, carol = await people(server, "alice", "bob", "carol")
         group = await alice.create_group(bob)

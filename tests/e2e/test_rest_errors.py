@@ -1,4 +1,4 @@
-"""What goes wrong over REST has one shape, tells nothing, and breaks nothing; on the real process."""
+"""Errors over REST on the real process: one shape, no details of the service, no harm to it."""
 
 import json
 import re
@@ -28,7 +28,7 @@ CODES = {code.code: code.status for code in ErrorCode}
 
 @pytest.fixture(scope="module")
 def shared(cluster: Any) -> Iterator[Server]:
-    """A server for tests that leave nothing behind that another could stumble over."""
+    """A server for tests that leave nothing behind that affects others."""
     server = Server(
         {
             "DATABASE_URL": cluster.new_database(),
@@ -50,7 +50,7 @@ async def person(shared: Server) -> Person:
 
 
 def check_error(answer: Any, status: int, code: str, field: str | None = None) -> None:
-    """An error has one shape, and headers that fit."""
+    """Checks the shape and the headers of an error."""
     assert answer.status_code == status, answer.text
     body = answer.json()
     assert set(body) == {"code", "message"} | ({"field"} if field is not None else set())
@@ -107,16 +107,14 @@ async def test_an_unknown_address_or_method_has_the_error_shape(
             assert method not in allowed
 
 
-async def test_a_websocket_address_asked_without_an_upgrade_is_an_error_of_the_shape(
-    shared: Server, person: Person
-) -> None:
+async def test_a_websocket_address_without_an_upgrade_has_the_error_shape(shared: Server, person: Person) -> None:
     with trio.fail_after(30):
         answer = await person.api.get(f"/api/chat/ws/{uuid4()}")
         assert 400 <= answer.status_code < 500
         check_error(answer, answer.status_code, answer.json()["code"])
 
 
-async def test_head_and_trailing_slashes_are_taken(shared: Server, person: Person) -> None:
+async def test_head_and_trailing_slashes_are_accepted(shared: Server, person: Person) -> None:
     with trio.fail_after(30):
         head = await person.api.request("HEAD", "/api/auth/me")
         assert (head.status_code, head.content) == (200, b"")
@@ -149,7 +147,7 @@ INVALID_JSON = {
 
 @pytest.mark.parametrize("body", INVALID_JSON.values(), ids=INVALID_JSON.keys())
 @pytest.mark.parametrize("path", [REGISTER, CONVERSATIONS])
-async def test_a_body_that_is_not_strict_json_is_refused(
+async def test_a_body_that_is_not_strict_json_is_rejected(
     shared: Server, person: Person, path: str, body: bytes
 ) -> None:
     with trio.fail_after(30):
@@ -159,7 +157,7 @@ async def test_a_body_that_is_not_strict_json_is_refused(
 
 @pytest.mark.parametrize("value", [[], [{}], None, 7, "text", True, [["username", "ada"]]], ids=repr)
 @pytest.mark.parametrize("path", [REGISTER, LOGIN, CONVERSATIONS])
-async def test_a_body_that_is_no_object_is_refused(shared: Server, person: Person, path: str, value: object) -> None:
+async def test_a_body_must_be_an_object(shared: Server, person: Person, path: str, value: object) -> None:
     with trio.fail_after(30):
         headers = {"Content-Type": "application/json"}
         answer = await person.api.post(path, content=json.dumps(value).encode(), headers=headers)
@@ -171,8 +169,8 @@ async def test_a_body_that_is_no_object_is_refused(shared: Server, person: Perso
     [None, "", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/json",
      "application/jsonp", "application/xml"],
 )  # fmt: skip
-async def test_a_body_of_another_type_is_refused(shared: Server, kind: str | None) -> None:
-    # A browser sends some of these types to other sites without asking first: they must not do anything.
+async def test_a_body_of_another_type_is_rejected(shared: Server, kind: str | None) -> None:
+    # A browser sends some of these types to other sites without a preflight, so they must have no effect.
     with trio.fail_after(30):
         body = json.dumps({"username": f"u{uuid4().hex[:10]}", "password": PASSWORD}).encode()
         headers = {} if kind is None else {"Content-Type": kind}
@@ -188,7 +186,7 @@ async def test_a_body_of_another_type_is_refused(shared: Server, kind: str | Non
 
 
 def post(path: str, body: bytes, *headers: str, length: int | None = None) -> bytes:
-    """A request as bytes."""
+    """Returns a request as bytes."""
     lines = [f"POST {path} HTTP/1.1", "Host: chat.example", "Content-Type: application/json", *headers]
     if not any(line.lower().startswith("transfer-encoding") for line in headers):
         lines.append(f"Content-Length: {len(body) if length is None else length}")
@@ -204,20 +202,20 @@ def code_of(answer: Answer) -> tuple[int, str]:
     return answer.status, answer.json()["code"]
 
 
-async def test_a_body_over_the_limit_is_refused_however_it_comes(shared: Server) -> None:
+async def test_a_body_over_the_limit_is_rejected_in_every_form(shared: Server) -> None:
     with trio.fail_after(60):
         too_large = (413, "too_large")
-        # By what its header says, before any of it has come.
+        # By its Content-Length, before any of it arrives.
         async with open_raw(shared.port) as client:
             assert code_of(await client.request(post(REGISTER, b"", length=8_193))) == too_large
         async with open_raw(shared.port) as client:
             assert code_of(await client.request(post(REGISTER, b"", length=10**15))) == too_large
-        # In pieces that never end.
+        # In endless chunks.
         async with open_raw(shared.port) as client:
             chunk = b"400\r\n" + b" " * 1_024 + b"\r\n"
             await client.send(post(REGISTER, chunk * 9, "Transfer-Encoding: chunked"))
             assert code_of(await client.read_answer()) == too_large
-        # The limit itself is inside.
+        # A body of exactly the limit is accepted.
         body = json.dumps({"username": "x y", "password": PASSWORD}).encode()
         async with open_raw(shared.port) as client:
             assert code_of(await client.request(post(REGISTER, body.ljust(8_192)))) == (422, "invalid_field")
@@ -225,17 +223,17 @@ async def test_a_body_over_the_limit_is_refused_however_it_comes(shared: Server)
             assert code_of(await client.request(post(REGISTER, body.ljust(8_193)))) == too_large
 
 
-async def test_a_body_that_does_not_come_is_cut(shared: Server) -> None:
+async def test_a_body_that_does_not_arrive_times_out(shared: Server) -> None:
     with trio.fail_after(60):
         async with open_raw(shared.port) as client:
             answer = await client.request(post(REGISTER, b'{"user', length=100))
             assert code_of(answer) == (408, "request_timeout")
             assert answer.headers["connection"] == "close"
-        # Drop by drop is not in time either.
+        # A byte now and then does not extend the time.
         async with open_raw(shared.port) as client, trio.open_nursery() as nursery:
 
             async def drip() -> None:
-                while await client.send_some(b" "):  # noqa: ASYNC110  # the pauses are the client's way
+                while await client.send_some(b" "):  # noqa: ASYNC110  # the client pauses between bytes
                     await trio.sleep(0.1)
 
             await client.send(post(REGISTER, b"", length=8_000))
@@ -254,21 +252,19 @@ async def test_a_body_that_does_not_come_is_cut(shared: Server) -> None:
         ("POST /api/auth/login HTTP/1.1\r\nContent-Type: text/plain", 415),
     ],
 )
-async def test_a_connection_goes_on_after_an_answer_that_did_not_need_the_body(
-    shared: Server, head: str, status: int
-) -> None:
-    """Clients send the head and the body one after the other, and use the connection again."""
+async def test_a_connection_stays_usable_after_an_unread_body(shared: Server, head: str, status: int) -> None:
+    """Clients send the body after the head, and use the connection again."""
     with trio.fail_after(30):
         async with open_raw(shared.port) as client:
             for _ in range(3):
                 await client.send(f"{head}\r\nHost: chat.example\r\nContent-Length: 8\r\n\r\n".encode())
-                await trio.testing.wait_all_tasks_blocked(0.05)  # so that it comes in packets of their own
+                await trio.testing.wait_all_tasks_blocked(0.05)  # so that head and body arrive in separate packets
                 await client.send(b'{"a": 1}')
                 assert (await client.read_answer()).status == status
                 assert (await client.request(GET_ME)).status == 401
 
 
-async def test_an_answer_does_not_wait_for_ever_for_a_body_that_it_does_not_need(shared: Server) -> None:
+async def test_an_answer_waits_only_briefly_for_an_unread_body(shared: Server) -> None:
     with trio.fail_after(30):
         async with open_raw(shared.port) as client:
             answer = await client.request(post("/nothing", b"", length=100))
@@ -299,21 +295,19 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("request_bytes", BROKEN.values(), ids=BROKEN.keys())
-async def test_a_request_that_two_servers_could_read_differently_is_refused_and_the_connection_closed(
-    shared: Server, request_bytes: bytes
-) -> None:
+async def test_an_ambiguous_request_is_rejected_and_its_connection_closed(shared: Server, request_bytes: bytes) -> None:
     with trio.fail_after(30):
         async with open_raw(shared.port) as client:
             assert await client.send_some(request_bytes + SMUGGLED)
             answer = await client.read_answer()
             assert 400 <= answer.status < 600
-            assert answer.status not in {401, 404}, "it was taken as a request"
+            assert answer.status not in {401, 404}, "it was accepted as a request"
             with pytest.raises(EOFError):
                 await client.read_answer()
 
 
-async def test_a_length_beside_chunks_does_not_count(shared: Server) -> None:
-    """RFC 9112, section 6.3: the chunks say where the body ends; what follows is not hidden in it."""
+async def test_chunks_override_a_content_length(shared: Server) -> None:
+    """RFC 9112, section 6.3: the chunks end the body, so nothing after it can be hidden in it."""
     with trio.fail_after(30):
         async with open_raw(shared.port) as client:
             body = b"0\r\n\r\n"
@@ -325,7 +319,7 @@ async def test_a_length_beside_chunks_does_not_count(shared: Server) -> None:
 
 
 @pytest.mark.parametrize("count", [5_000, 50_000])
-async def test_headers_without_end_are_refused(shared: Server, count: int) -> None:
+async def test_endless_headers_are_rejected(shared: Server, count: int) -> None:
     with trio.fail_after(60):
         async with open_raw(shared.port) as client, trio.open_nursery() as nursery:
             lines = b"".join(b"X-%d: %s\r\n" % (n, b"v" * 20) for n in range(count))
@@ -347,7 +341,7 @@ def escaped(value: object) -> bytes:
 
 
 @pytest.mark.parametrize("text", [NUL, SURROGATE, REVERSED], ids=["NUL", "lone surrogate", "reversed pair"])
-async def test_text_that_cannot_be_stored_is_refused_in_every_field(shared: Server, person: Person, text: str) -> None:
+async def test_text_that_cannot_be_stored_is_rejected_in_every_field(shared: Server, person: Person, text: str) -> None:
     with trio.fail_after(60):
         group = await person.create_group()
         path = f"{CONVERSATIONS}/{group}"
@@ -390,7 +384,7 @@ async def test_text_that_cannot_be_stored_is_refused_in_every_field(shared: Serv
             assert answer.status_code == 422, (address, field, answer.text)
             assert answer.json()["field"] == field
             assert "\x00" not in answer.text
-        # As the name of a field, too, there is nothing to it.
+        # The name of a field is checked, too.
         answer = await person.api.post(
             CONVERSATIONS, content=escaped({"is_group": True, text: 1}), headers={"Content-Type": "application/json"}
         )
@@ -403,7 +397,7 @@ async def test_text_that_cannot_be_stored_is_refused_in_every_field(shared: Serv
 
 
 @pytest.mark.parametrize("raw", ["%00", "a%00b", "%ED%A0%80", "%FF", "%C3%28", "%", "%zz", "%u0000"])
-async def test_broken_text_in_addresses_is_no_fault(shared: Server, person: Person, raw: str) -> None:
+async def test_broken_text_in_addresses_causes_no_500(shared: Server, person: Person, raw: str) -> None:
     with trio.fail_after(60):
         group = await person.create_group()
         for path in (
@@ -418,7 +412,7 @@ async def test_broken_text_in_addresses_is_no_fault(shared: Server, person: Pers
             async with open_raw(shared.port) as client:
                 head = f"GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {person.token}\r\n\r\n"
                 answer = await client.request(head.encode())
-            # Bytes that are no text have been replaced in a query: they find nobody.
+            # Invalid bytes in a query are replaced, so they match nobody.
             if "?query=" in path or path.endswith("=1"):
                 assert answer.status in {200, 422}, (path, answer)
             else:
@@ -429,7 +423,7 @@ async def test_broken_text_in_addresses_is_no_fault(shared: Server, person: Pers
                 code_of(answer)
 
 
-async def test_an_id_in_a_path_is_a_uuid_in_any_case_and_nothing_else(shared: Server, person: Person) -> None:
+async def test_an_id_in_a_path_is_a_uuid_in_any_case(shared: Server, person: Person) -> None:
     with trio.fail_after(60):
         group = await person.create_group()
         found = await person.api.get(f"{CONVERSATIONS}/{group}")
@@ -462,7 +456,7 @@ PAYLOADS = [
 ]
 
 
-async def test_payloads_are_stored_and_come_back_as_they_were(shared: Server, person: Person) -> None:
+async def test_payloads_are_stored_and_returned_unchanged(shared: Server, person: Person) -> None:
     with trio.fail_after(60):
         group = await person.create_group()
         path = f"{CONVERSATIONS}/{group}"
@@ -520,7 +514,7 @@ async def test_only_listed_origins_may_read_answers(shared: Server, person: Pers
      "http://localhost:30000", "http://localhost", "https://app.example, https://evil.example", "file://",
      "https://app.example\\.evil.example", "HTTPS//app.example"],
 )  # fmt: skip
-async def test_other_origins_are_not_told_that_they_may(shared: Server, person: Person, origin: str) -> None:
+async def test_other_origins_get_no_cors_headers(shared: Server, person: Person, origin: str) -> None:
     with trio.fail_after(60):
         for method, path in (("GET", "/api/auth/me"), ("OPTIONS", CONVERSATIONS), ("GET", "/nothing")):
             answer = await person.api.request(
@@ -535,7 +529,7 @@ async def test_other_origins_are_not_told_that_they_may(shared: Server, person: 
 LEAKS = ("Traceback", "psycopg", "SELECT", "UPDATE", "relation", 'File "', ".py", "RuntimeError", "secret detail")
 
 
-async def test_a_database_without_its_tables_is_a_503_that_tells_nothing(
+async def test_a_database_without_tables_is_a_503_without_details(
     start_server: Callable[..., Server], database: str
 ) -> None:
     server = start_server()
@@ -555,13 +549,13 @@ async def test_a_database_without_its_tables_is_a_503_that_tells_nothing(
 
 
 class FaultyStore(MemoryStore):
-    """A store with a fault that no contract allows."""
+    """A store that raises an error outside of its contract."""
 
     async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
         raise RuntimeError("secret detail: SELECT * FROM users")
 
 
-async def test_a_fault_of_the_service_is_a_500_that_tells_nothing() -> None:
+async def test_an_internal_error_is_a_500_without_details() -> None:
     @asynccontextmanager
     async def open_store() -> AsyncIterator[MemoryStore]:
         yield FaultyStore()
@@ -586,8 +580,8 @@ async def test_a_fault_of_the_service_is_a_500_that_tells_nothing() -> None:
             assert (await client.get("/api/auth/me", headers=headers)).status_code == 200
 
 
-async def test_without_a_service_every_address_is_still_answered_to_a_page_of_a_listed_origin() -> None:
-    """As while the service starts, stops, or opens again after a failover."""
+async def test_listed_origins_get_answers_while_the_service_is_closed() -> None:
+    """The service is closed while it starts, stops, or reopens after a failover."""
 
     @asynccontextmanager
     async def open_store() -> AsyncIterator[MemoryStore]:
@@ -615,7 +609,7 @@ async def test_without_a_service_every_address_is_still_answered_to_a_page_of_a_
 
 
 async def test_secrets_and_messages_are_in_no_output(start_server: Callable[..., Server], database: str) -> None:
-    server = start_server()  # logs all there is to log
+    server = start_server()  # at the most verbose log level
     password, content, wrong = "canary-password-5d1f", "canary-message-8a2c", "canary-wrong-77b1"
     with trio.fail_after(60):
         ada = await Person.register(server.base_url, "ada", password)
@@ -636,7 +630,7 @@ async def test_secrets_and_messages_are_in_no_output(start_server: Callable[...,
         await api.get(f"/nothing?token={ada.token}")
         await Api(server.base_url, {"Authorization": f"Bearer {ada.token}x"}).get("/api/auth/me")
         await Api(server.base_url).get(f"/api/chat/ws/{group}?token={ada.token}")
-        with psycopg.connect(database, autocommit=True) as connection:  # and with a fault that is logged
+        with psycopg.connect(database, autocommit=True) as connection:  # cause an error that is logged
             connection.execute("ALTER TABLE messages RENAME TO elsewhere")
         await api.patch(f"{CONVERSATIONS}/{group}/messages/{message}", json={"content": content})
         await api.get(f"{CONVERSATIONS}/{group}/messages?token={ada.token}")
@@ -657,14 +651,14 @@ async def test_secrets_and_messages_are_in_no_output(start_server: Callable[...,
         (b"nonsense\r\n\r\n", 400, "bad_request"),
     ],
 )
-async def test_what_is_no_request_is_answered_in_json_too(server: Server, head: bytes, status: int, code: str) -> None:
+async def test_malformed_requests_are_answered_in_json(server: Server, head: bytes, status: int, code: str) -> None:
     with trio.fail_after(60):
         async with open_raw(server.port) as client:
             answer = await client.request(head)
         assert (answer.status, answer.json()["code"], answer.json().keys()) == (status, code, {"code", "message"})
 
 
-async def test_an_answer_to_head_has_no_body_if_it_is_a_refusal_too(server: Server) -> None:
+async def test_a_rejected_head_request_has_no_body(server: Server) -> None:
     large = b"X: " + b"x" * 15_000 + b"\r\nY: " + b"y" * 2_000 + b"\r\n"
     with trio.fail_after(60):
         for more, status in ((b"", 200), (large, 431)):
@@ -676,7 +670,7 @@ async def test_an_answer_to_head_has_no_body_if_it_is_a_refusal_too(server: Serv
         assert "Traceback" not in server.output
 
 
-async def test_a_name_of_white_space_is_none(server: Server) -> None:
+async def test_a_name_of_white_space_is_rejected(server: Server) -> None:
     with trio.fail_after(60):
         alice = await Person.register(server.base_url, "alice")
         group = await alice.create_group()
@@ -692,7 +686,7 @@ async def test_a_name_of_white_space_is_none(server: Server) -> None:
 
 
 async def test_no_path_is_redirected_to_another(server: Server) -> None:
-    """A `Location` would name whatever host was asked for, without https."""
+    """A `Location` would repeat the client's `Host`, without https."""
     with trio.fail_after(60):
         for path in ("/api//auth/me", "//api/auth/me", "/api/auth//me", "//evil.example/", "/docs/", "/docs//"):
             async with open_raw(server.port) as client:
