@@ -2,10 +2,10 @@
 
 The way of a message:  edge/server → edge/websocket → rooms/hub → rooms/room → rooms/writer → store
                        → rooms/room → rooms/subscription → rooms/connection → edge/server.
-Imports go one way:    asgi, cli > launch > app > edge > auth, rooms > store > database > trio_psycopg
-                       > protocol, errors, settings, clock, ids.
+Imports go one way:    asgi, cli > launch > app > edge > conversations > auth, rooms > store > database
+                       > trio_psycopg > protocol, errors, settings, clock, ids.
 Beside them:           program > terminal > client > protocol: what users run; it knows nothing of the server.
-`rooms` knows no SQL and no HTTP library, `protocol` does no I/O, and only `edge/server`
+`conversations` and `rooms` know no SQL and no HTTP library, `protocol` does no I/O, and only `edge/server`
 knows Hypercorn's inner classes. `docs/architecture.md` has the tour.
 """
 
