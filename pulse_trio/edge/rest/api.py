@@ -115,10 +115,10 @@ async def _unexpected_error(error: Exception) -> Response:
 
 async def _finish(response: Response) -> Response:
     """Counts an answer and adds the common headers: no sniffing, no caching, no referrer, CORS for listed origins."""
-    response = _counted(response)
+    response = _settle_answer(response)
     headers = response.headers
     headers[HEADER] = g.request_id
-    if not await _body_came() and request.http_version.startswith("1"):
+    if not await _read_rest_of_body() and request.http_version.startswith("1"):
         headers["Connection"] = "close"
     headers["X-Content-Type-Options"] = "nosniff"
     headers["Referrer-Policy"] = "no-referrer"
@@ -139,7 +139,7 @@ async def _finish(response: Response) -> Response:
     return response
 
 
-def _counted(response: Response) -> Response:
+def _settle_answer(response: Response) -> Response:
     """Counts the bytes of an answer; returns an error in its place if the response budget has no room for it.
 
     Errors are never replaced, nor are answers to changes, which are made already, nor those for operators.
@@ -170,7 +170,7 @@ def _operation() -> str:
     return str(getattr(view, QUART_SCHEMA_OPERATION_ID_ATTRIBUTE, endpoint))
 
 
-async def _body_came() -> bool:
+async def _read_rest_of_body() -> bool:
     """Reads the rest of the body, so that the client can use the connection again; False if it did not arrive."""
     await trio.lowlevel.checkpoint()
     with trio.move_on_after(LATE_BODY) as scope:

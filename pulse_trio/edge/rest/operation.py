@@ -85,7 +85,6 @@ def operation(
         large: True if its answer may be large. Bytes are then reserved for it before anything is looked up or changed;
             without room for them the request is rejected (503).
     """
-
     codes = _all_codes(errors, takes_body=body is not None, takes_query=query is not None, public=public)
 
     def declare(handler: Handler) -> Handler:
