@@ -24,6 +24,7 @@ Schema = dict[str, Any]
 
 CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = get_args(ClientFrame)
 SERVER_FRAMES: Final[tuple[type[Frame], ...]] = get_args(ServerFrame)
+_FRAMES: Final = (*CLIENT_FRAMES, *SERVER_FRAMES)
 _ABOUT_ONE: Final = frozenset(get_args(ConversationFrame))
 
 _DESCRIPTION: Final = """\
@@ -51,32 +52,9 @@ def document(settings: Settings, host: str, *, is_tls: bool) -> dict[str, Any]:
         host: the host of the service, as in a `Host` header.
         is_tls: True if clients connect with TLS.
     """
-    frames = (*CLIENT_FRAMES, *SERVER_FRAMES)
-    _, schemas = msgspec.json.schema_components(frames, ref_template="#/components/schemas/{name}")
-    for frame in frames:
-        schemas[frame.__name__]["description"] = inspect.cleandoc(frame.__doc__ or "")
-    for name in ("SendMessage", "EditMessage"):
-        schemas[name]["properties"]["content"]["maxLength"] = settings.max_content_chars
-    schemas["SendResume"]["properties"]["revs"]["maxProperties"] = settings.resume_conversations
-    schemas["SendWatch"]["properties"]["user_ids"]["maxItems"] = settings.watched_users
-    channels = {
-        "conversation": _channel(
-            address="/api/chat/ws/{conversation_id}",
-            title="One conversation",
-            description=_CONVERSATION,
-            messages={frame.__name__: frame.__name__ for frame in frames if frame not in SESSION_ONLY},
-            query=_query(settings, resumes=True),
-            parameters={"conversation_id": {"description": "The id of the conversation.", "examples": [EXAMPLE_ID]}},
-        ),
-        "session": _channel(
-            address="/api/chat/ws",
-            title="All conversations of a user",
-            description=_SESSION,
-            messages={frame.__name__: _of_session(frame) for frame in frames},
-            query=_query(settings, resumes=False),
-        ),
-    }
     security = _security(settings)
+    channels = _channels(settings)
+    schemas = _schemas(settings)
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Pulse on Trio", "version": __version__, "description": _DESCRIPTION},
@@ -90,32 +68,69 @@ def document(settings: Settings, host: str, *, is_tls: bool) -> dict[str, Any]:
         },
         "channels": channels,
         "operations": {
-            f"{action}{key.capitalize()}": {
-                "action": action,
-                "channel": {"$ref": f"#/channels/{key}"},
-                "summary": f"Frames that the server {action}s: {channel['title'].lower()}.",
-                "messages": [
-                    {"$ref": f"#/channels/{key}/messages/{frame.__name__}"}
-                    for frame in of_action
-                    if frame.__name__ in channel["messages"]
-                ],
-            }
+            f"{action}{key.capitalize()}": _operation(action, frames, key, channel)
             for key, channel in channels.items()
-            for action, of_action in (("receive", CLIENT_FRAMES), ("send", SERVER_FRAMES))
+            for action, frames in (("receive", CLIENT_FRAMES), ("send", SERVER_FRAMES))
         },
         "components": {
-            "messages": {
-                **{frame.__name__: _message(frame, schemas) for frame in frames},
-                **{
-                    _of_session(frame): {**_message(frame, schemas), "payload": _with_conversation(_reference(frame))}
-                    for frame in frames
-                    if frame in _ABOUT_ONE
-                },
-            },
+            "messages": _messages(schemas),
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": security,
         },
     }
+
+
+def _schemas(settings: Settings) -> dict[str, Schema]:
+    """Returns the schemas of all frames by name, with the limits of the settings."""
+    _, schemas = msgspec.json.schema_components(_FRAMES, ref_template="#/components/schemas/{name}")
+    for frame in _FRAMES:
+        schemas[frame.__name__]["description"] = inspect.cleandoc(frame.__doc__ or "")
+    for name in ("SendMessage", "EditMessage"):
+        schemas[name]["properties"]["content"]["maxLength"] = settings.max_content_chars
+    schemas["SendResume"]["properties"]["revs"]["maxProperties"] = settings.resume_conversations
+    schemas["SendWatch"]["properties"]["user_ids"]["maxItems"] = settings.watched_users
+    return schemas
+
+
+def _channels(settings: Settings) -> dict[str, Any]:
+    return {
+        "conversation": _channel(
+            address="/api/chat/ws/{conversation_id}",
+            title="One conversation",
+            description=_CONVERSATION,
+            messages={frame.__name__: frame.__name__ for frame in _FRAMES if frame not in SESSION_ONLY},
+            query=_query(settings, resumes=True),
+            parameters={"conversation_id": {"description": "The id of the conversation.", "examples": [EXAMPLE_ID]}},
+        ),
+        "session": _channel(
+            address="/api/chat/ws",
+            title="All conversations of a user",
+            description=_SESSION,
+            messages={frame.__name__: _of_session(frame) for frame in _FRAMES},
+            query=_query(settings, resumes=False),
+        ),
+    }
+
+
+def _operation(action: str, frames: tuple[type[Frame], ...], key: str, channel: dict[str, Any]) -> dict[str, Any]:
+    messages = [frame.__name__ for frame in frames if frame.__name__ in channel["messages"]]
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{key}"},
+        "summary": f"Frames that the server {action}s: {channel['title'].lower()}.",
+        "messages": [{"$ref": f"#/channels/{key}/messages/{name}"} for name in messages],
+    }
+
+
+def _messages(schemas: dict[str, Schema]) -> dict[str, Any]:
+    """Returns a message for each frame, and another for those that name their conversation on a session."""
+    messages = {frame.__name__: _message(frame, schemas) for frame in _FRAMES}
+    in_session = {
+        _of_session(frame): {**_message(frame, schemas), "payload": _with_conversation(_reference(frame))}
+        for frame in _FRAMES
+        if frame in _ABOUT_ONE
+    }
+    return {**messages, **in_session}
 
 
 def _channel(
