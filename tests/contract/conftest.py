@@ -1,4 +1,4 @@
-"""The stores under contract: every test that takes `store` runs on each of them."""
+"""The stores under contract: every test with the fixture `store` runs on each of them."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -36,7 +36,7 @@ async def _postgres(conninfo: str) -> AsyncIterator[Store]:
 
 
 class StoreKind:
-    """One of the stores that there are; `open` gives an empty one."""
+    """A kind of store; `open` opens an empty one."""
 
     def __init__(self, conninfo: str | None) -> None:
         self._conninfo = conninfo
@@ -51,7 +51,7 @@ class StoreKind:
 
 @pytest.fixture(scope="session")
 def postgres_kind(cluster: Cluster) -> StoreKind:
-    """PostgreSQL, on one database for all of these tests: `open` empties it."""
+    """PostgreSQL, on one database for all tests: `open` empties it."""
     return StoreKind(cluster.new_database())
 
 
@@ -65,7 +65,7 @@ def store_kind(request: pytest.FixtureRequest) -> StoreKind:
 
 @pytest.fixture
 async def store(store_kind: StoreKind, nursery: trio.Nursery) -> AsyncIterator[Store]:
-    """An empty store, for a test that must end within LIMIT."""
+    """An empty store; the test must end within LIMIT."""
 
     async def limit() -> None:
         with trio.fail_after(LIMIT):

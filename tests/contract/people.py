@@ -1,4 +1,4 @@
-"""Shorthand for what a test of a store needs first: users, conversations, messages."""
+"""Shorthand for users, conversations and messages in tests of a store."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,7 @@ START = datetime(2026, 1, 1, 12, 0, 0, 123456, tzinfo=UTC)
 
 
 def at(seconds: float) -> datetime:
-    """A moment, told from the beginning of the test's time."""
+    """Returns the time that many seconds after START."""
     return START + timedelta(seconds=seconds)
 
 
@@ -62,12 +62,12 @@ class People:
         return NewMessage(self.new_id(), conversation_id, sender.id, content, client_id, created_at)
 
     async def send(self, conversation_id: UUID, sender: User, *contents: str) -> list[Message]:
-        """Stores messages in one batch; all must be taken."""
+        """Stores messages in one batch; all must be accepted."""
         stored = await self.store.append([self.message(conversation_id, sender, content) for content in contents])
         return [message for message in stored if message is not None]
 
     async def positions(self, conversation_id: UUID, user: User) -> list[tuple[UUID, int]]:
-        """How far each member has read, in the order they came, as this user sees it."""
+        """Returns the members' read positions in joining order, as this user sees them."""
         page = await self.store.page_members(conversation_id, user.id, limit=1_000)
         return [(member.user.id, member.read_seq) for member in page.members]
 

@@ -6,7 +6,7 @@ from pulse_trio.store.base import Account, Store, User, UsernameTaken
 from tests.contract.people import START, People
 
 
-async def test_user_is_found_by_name_without_regard_to_case_or_form(store: Store, people: People) -> None:
+async def test_user_is_found_ignoring_case_and_unicode_form(store: Store, people: People) -> None:
     user = await people.user("Ana.Straße", password_hash="secret hash")
     for spelling in ("Ana.Straße", "ANA.STRASSE", "ana.strasse", "\uff21na.Straße"):
         assert await store.find_account(spelling) == Account(user, "secret hash")
@@ -24,7 +24,7 @@ async def test_user_is_found_by_name_without_regard_to_case_or_form(store: Store
         ("\u03c3\u03bf\u03c6\u03cc\u03c2", "\u03a3\u039f\u03a6\u038c\u03a3"),
     ],
 )
-async def test_name_that_differs_in_case_or_form_only_is_taken(
+async def test_name_differing_only_in_case_or_form_is_taken(
     store: Store, people: People, first: str, second: str
 ) -> None:
     user = await people.user(first)
@@ -43,7 +43,7 @@ async def test_users_without_password_and_subject(store: Store, people: People) 
     assert await store.find_account("second") == Account(second, None)
 
 
-async def test_subject_of_two_users_is_refused(store: Store, people: People) -> None:
+async def test_subject_is_unique(store: Store, people: People) -> None:
     user = await people.user("first", subject="issuer|1")
     with pytest.raises(UsernameTaken):
         await people.user("second", subject="issuer|1")
@@ -51,7 +51,7 @@ async def test_subject_of_two_users_is_refused(store: Store, people: People) -> 
     assert await store.find_subject("issuer|1", None) == user
 
 
-async def test_subject_goes_before_id(store: Store, people: People) -> None:
+async def test_subject_takes_precedence_over_id(store: Store, people: People) -> None:
     by_subject = await people.user("first", subject="sub")
     by_id = await people.user("second")
     assert await store.find_subject("sub", by_id.id) == by_subject
@@ -75,7 +75,7 @@ async def test_hash_is_replaced_only_if_the_old_one_matches(store: Store, people
     assert await store.find_account("bob") == Account(other, "old")
 
 
-async def test_user_without_password_gets_none(store: Store, people: People) -> None:
+async def test_user_without_password_cannot_get_one(store: Store, people: People) -> None:
     user = await people.user("alice", password_hash=None)
     await store.set_password_hash(user.id, "new", old_hash="")
     assert await store.find_account("alice") == Account(user, None)
@@ -101,7 +101,7 @@ async def test_user_without_password_gets_none(store: Store, people: People) -> 
         ("abelx", []),
     ],
 )
-async def test_search_takes_every_character_as_itself(
+async def test_search_treats_every_character_literally(
     store: Store, people: People, prefix: str, expected: list[str]
 ) -> None:
     for username in ("zoë", "Abel", "a_b", "b%", "aab", "a%b", "Éva", "a\\b"):
@@ -111,7 +111,7 @@ async def test_search_takes_every_character_as_itself(
     assert total == len(expected)
 
 
-async def test_search_pages_in_the_order_of_names(store: Store, people: People) -> None:
+async def test_search_pages_are_sorted_by_name(store: Store, people: People) -> None:
     made = {user.username: user for user in await people.users("u3", "U1", "u5", "other", "u2", "U4")}
     pages: list[User] = []
     for offset in (0, 2, 4):
@@ -122,7 +122,7 @@ async def test_search_pages_in_the_order_of_names(store: Store, people: People) 
     assert await store.search_users("u", limit=2, offset=5) == ([], 5)
 
 
-async def test_failed_user_leaves_nothing(store: Store, people: People) -> None:
+async def test_failed_creation_leaves_no_user(store: Store, people: People) -> None:
     await people.user("alice", subject="sub")
     stranger = User(people.new_id(), "bob")
     with pytest.raises(UsernameTaken):

@@ -23,7 +23,7 @@ from pulse_trio.store.base import (
 from tests.contract.people import People, at
 
 
-async def test_group_is_as_it_was_created(store: Store, people: People) -> None:
+async def test_created_group_has_the_given_values(store: Store, people: People) -> None:
     carol, alice, bob = await people.users("carol", "alice", "bob")
     new = people.conversation(carol, alice, bob, name="Ünïcode", description="What for", created_at=at(5))
     made, created = await store.create_conversation(new)
@@ -38,14 +38,14 @@ async def test_group_is_as_it_was_created(store: Store, people: People) -> None:
     assert await store.head(new.id) == Head(0, 0)
 
 
-async def test_two_groups_of_the_same_members_are_two(store: Store, people: People) -> None:
+async def test_two_groups_may_have_the_same_members(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     first, second = await people.group(alice, bob), await people.group(alice, bob)
     assert first != second
     assert (await store.list_conversations(alice.id, limit=9, offset=0))[1] == 2
 
 
-async def test_one_to_one_is_returned_again_whoever_asks(store: Store, people: People) -> None:
+async def test_existing_one_to_one_is_returned_to_both(store: Store, people: People) -> None:
     alice, bob, carol = await people.users("alice", "bob", "carol")
     made, created = await people.direct(alice, bob)
     assert created
@@ -67,9 +67,7 @@ async def test_one_to_one_is_returned_again_whoever_asks(store: Store, people: P
 
 
 @pytest.mark.parametrize("is_group", [True, False])
-async def test_unknown_users_are_named_in_order_and_nothing_is_created(
-    store: Store, people: People, is_group: bool
-) -> None:
+async def test_unknown_users_are_named_and_nothing_is_created(store: Store, people: People, is_group: bool) -> None:
     alice, bob = await people.users("alice", "bob")
     ghosts = [User(people.new_id(), f"ghost {n}") for n in range(2)]
     others = [ghosts[1], bob, ghosts[0]] if is_group else [ghosts[0]]
@@ -121,7 +119,7 @@ async def test_list_has_the_latest_activity_first(store: Store, people: People) 
     assert await listed() == [old, young, middle]
 
 
-async def test_list_pages_and_breaks_ties_by_id(store: Store, people: People) -> None:
+async def test_list_is_paged_and_breaks_ties_by_id(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     made = [await people.group(alice) for _ in range(5)]
     found = []
@@ -141,7 +139,7 @@ async def test_updated_at_never_goes_back(store: Store, people: People) -> None:
     assert (await store.rename(group, alice.id, {"name": "x"}, now=at(4))).updated_at == at(10)
 
 
-async def test_last_message_is_the_newest_as_it_now_is(store: Store, people: People) -> None:
+async def test_last_message_is_the_newest_in_its_current_state(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     first, second = await people.send(group, bob, "first", "second")
@@ -158,7 +156,7 @@ async def _last_message(store: Store, conversation_id: object, user: User) -> ob
     return conversation.last_message
 
 
-async def test_added_members_come_last_in_the_order_given(store: Store, people: People) -> None:
+async def test_added_members_come_last_in_the_given_order(store: Store, people: People) -> None:
     alice, bob, carol, dave = await people.users("alice", "bob", "carol", "dave")
     group = await people.group(alice, dave)
     added = await store.add_members(group, dave.id, [carol.id, alice.id, bob.id, carol.id], limit=9, now=at(1))
@@ -170,7 +168,7 @@ async def test_added_members_come_last_in_the_order_given(store: Store, people: 
     assert conversation.updated_at == at(1)
 
 
-async def test_who_comes_back_comes_last(store: Store, people: People) -> None:
+async def test_readded_member_comes_last(store: Store, people: People) -> None:
     alice, bob, carol = await people.users("alice", "bob", "carol")
     group = await people.group(alice, bob, carol)
     assert (await store.remove_member(group, bob.id, bob.id, now=at(1))).user == bob
@@ -180,7 +178,7 @@ async def test_who_comes_back_comes_last(store: Store, people: People) -> None:
     assert conversation.members == (alice, carol, bob)
 
 
-async def test_members_up_to_the_limit_only(store: Store, people: People) -> None:
+async def test_members_are_limited(store: Store, people: People) -> None:
     alice, bob, carol, dave = await people.users("alice", "bob", "carol", "dave")
     group = await people.group(alice, bob)
     with pytest.raises(TooManyMembers):
@@ -195,7 +193,7 @@ async def test_members_up_to_the_limit_only(store: Store, people: People) -> Non
     assert (await store.add_members(group, alice.id, [bob.id], limit=3, now=at(1))).users == ()
 
 
-async def test_adding_is_refused(store: Store, people: People) -> None:
+async def test_adding_is_rejected(store: Store, people: People) -> None:
     alice, bob, eve = await people.users("alice", "bob", "eve")
     group = await people.group(alice, bob)
     direct, _ = await people.direct(alice, bob)
@@ -233,7 +231,7 @@ async def test_owner_removes_and_members_leave(store: Store, people: People) -> 
         await store.remove_member(group, bob.id, bob.id, now=at(4))
 
 
-async def test_removing_is_refused(store: Store, people: People) -> None:
+async def test_removing_is_rejected(store: Store, people: People) -> None:
     alice, bob, eve = await people.users("alice", "bob", "eve")
     group = await people.group(alice, bob)
     direct, _ = await people.direct(alice, bob)
@@ -249,7 +247,7 @@ async def test_removing_is_refused(store: Store, people: People) -> None:
     assert await store.membership(direct.id, bob.id) is not None
 
 
-async def test_longest_standing_member_inherits_the_group(store: Store, people: People) -> None:
+async def test_longest_standing_member_becomes_owner(store: Store, people: People) -> None:
     zoe, carol, bob, alice = await people.users("zoe", "carol", "bob", "alice")
     group = await people.group(zoe, carol, bob)
     await store.remove_member(group, carol.id, carol.id, now=at(1))
@@ -266,7 +264,7 @@ async def test_longest_standing_member_inherits_the_group(store: Store, people: 
         await store.add_members(group, carol.id, [carol.id], limit=9, now=at(5))
 
 
-async def test_member_who_leaves_passes_nothing_on(store: Store, people: People) -> None:
+async def test_leaving_member_does_not_change_the_owner(store: Store, people: People) -> None:
     alice, bob, carol = await people.users("alice", "bob", "carol")
     group = await people.group(bob, alice, carol)
     await store.remove_member(group, alice.id, alice.id, now=at(1))
@@ -286,7 +284,7 @@ async def test_member_who_leaves_passes_nothing_on(store: Store, people: People)
         ({}, "Team", "old description"),
     ],
 )
-async def test_rename_sets_what_is_given(
+async def test_rename_sets_only_the_given_fields(
     store: Store, people: People, changes: dict[str, str | None], name: str | None, description: str | None
 ) -> None:
     alice, bob = await people.users("alice", "bob")
@@ -296,7 +294,7 @@ async def test_rename_sets_what_is_given(
     assert changed == await store.get_conversation(made.id, alice.id)
 
 
-async def test_renaming_is_refused(store: Store, people: People) -> None:
+async def test_renaming_is_rejected(store: Store, people: People) -> None:
     alice, bob, eve = await people.users("alice", "bob", "eve")
     group = await people.group(alice, bob)
     direct, _ = await people.direct(alice, bob)
@@ -309,7 +307,7 @@ async def test_renaming_is_refused(store: Store, people: People) -> None:
     assert await store.get_conversation(direct.id, alice.id) == direct
 
 
-async def test_memberships_say_where_the_conversations_of_a_user_stand(store: Store, people: People) -> None:
+async def test_memberships_are_the_heads_of_a_users_conversations(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     team, other, foreign = await people.group(alice, bob), await people.group(bob, alice), await people.group(bob)
     (message,) = await people.send(team, alice, "one")
@@ -320,7 +318,7 @@ async def test_memberships_say_where_the_conversations_of_a_user_stand(store: St
     assert await store.memberships(people.new_id()) == {}
 
 
-async def test_members_come_in_their_order_with_their_version(store: Store, people: People) -> None:
+async def test_members_are_ordered_and_versioned(store: Store, people: People) -> None:
     carol, alice, bob = await people.users("carol", "alice", "bob")
     team = await people.group(carol, bob)
     assert await store.members(team) == Members((carol.id, bob.id), 0)
@@ -334,7 +332,7 @@ async def test_members_come_in_their_order_with_their_version(store: Store, peop
     assert await store.members(people.new_id()) == Members((), 0)
 
 
-async def test_every_change_of_the_members_has_a_version_of_its_own(store: Store, people: People) -> None:
+async def test_every_change_of_members_has_its_own_version(store: Store, people: People) -> None:
     alice, bob, carol = await people.users("alice", "bob", "carol")
     team = await people.group(alice)
 
@@ -366,7 +364,7 @@ async def large_group(people: People, size: int) -> tuple[UUID, list[User]]:
     return await people.group(*members), members
 
 
-async def test_conversations_carry_their_first_members_and_how_many_there_are(store: Store, people: People) -> None:
+async def test_conversations_include_first_members_and_count(store: Store, people: People) -> None:
     size = SHOWN_MEMBERS + 5
     group, members = await large_group(people, size)
     last = members[-1]
@@ -385,7 +383,7 @@ async def test_conversations_carry_their_first_members_and_how_many_there_are(st
     assert (renamed.members, renamed.member_count) == (shown.members, size)
 
 
-async def test_count_of_members_follows_every_change(store: Store, people: People) -> None:
+async def test_member_count_follows_every_change(store: Store, people: People) -> None:
     alice, bob, carol, dave = await people.users("alice", "bob", "carol", "dave")
     group = await people.group(alice, bob)
 
@@ -413,7 +411,7 @@ async def test_count_of_members_follows_every_change(store: Store, people: Peopl
     assert ((await people.direct(dave, bob))[0].member_count, again.member_count) == (2, 2)
 
 
-async def test_members_come_by_page_in_the_order_they_came(store: Store, people: People) -> None:
+async def test_members_are_paged_in_joining_order(store: Store, people: People) -> None:
     group, members = await large_group(people, 7)
     await people.send(group, members[0], "a", "b")
     await store.mark_read([ReadMark(group, members[4].id, 2)])
@@ -433,12 +431,12 @@ async def test_members_come_by_page_in_the_order_they_came(store: Store, people:
     assert (await store.page_members(group, members[0].id, limit=3, after=10**15)).members == ()
 
 
-async def test_pages_of_members_go_on_while_members_come_and_go(store: Store, people: People) -> None:
+async def test_paging_survives_changes_of_members(store: Store, people: People) -> None:
     group, members = await large_group(people, 6)
     owner = members[0]
     first = await store.page_members(group, owner.id, limit=3)
     assert first.next_after is not None
-    # The last one that was shown goes, which the position does not mind; a removed one comes back at the end.
+    # Positions survive the removal of the last shown member; a readded member comes at the end.
     for leaver in (members[2], members[3]):
         await store.remove_member(group, owner.id, leaver.id, now=at(1))
     await store.add_members(group, owner.id, [members[3].id], limit=9, now=at(2))
@@ -447,7 +445,7 @@ async def test_pages_of_members_go_on_while_members_come_and_go(store: Store, pe
     assert (rest.total, rest.next_after) == (5, None)
 
 
-async def test_members_are_shown_to_members_only(store: Store, people: People) -> None:
+async def test_only_members_see_members(store: Store, people: People) -> None:
     alice, eve = await people.users("alice", "eve")
     group = await people.group(alice)
     for conversation_id, user in ((group, eve), (people.new_id(), alice)):

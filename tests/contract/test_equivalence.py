@@ -1,4 +1,4 @@
-"""Both stores give the same answers to the same operations, whatever those are."""
+"""Both stores return the same results for the same random operations."""
 
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -13,7 +13,7 @@ from tests.contract.people import at
 
 Operation: TypeAlias = tuple[str, tuple[Any, ...], dict[str, Any]]
 
-# Few of each, so that operations meet; one more than there can be, so that some do not exist.
+# Few of each, so that operations interact; one more than are created, so that some do not exist.
 NAMES = ["ann", "ANN", "Bo", "bo_", "b%", "Cé", "ce\u0301"]
 _USERS = [UUID(int=n) for n in range(1, 6)]
 _CONVERSATIONS = [UUID(int=100 + n) for n in range(4)]
@@ -39,7 +39,7 @@ def _new_conversation(draw: st.DrawFn) -> NewConversation:
     is_group = draw(st.booleans())
     size = draw(st.integers(1, 4)) if is_group else 2
     members = draw(st.lists(users, min_size=size, max_size=size, unique=True))
-    # Its id is set when it is created: one that exists already is none of the contract's cases.
+    # `_prepare` sets its id: the contract excludes an existing one.
     return NewConversation(
         _CONVERSATIONS[0], draw(texts), draw(texts), is_group, members[0], tuple(members), draw(moments)
     )
@@ -65,7 +65,7 @@ def _revision(draw: st.DrawFn) -> Revision:
 
 
 def _home(place: int) -> st.SearchStrategy[tuple[UUID, UUID]]:
-    """Conversation and user of a message: mostly its own, so that it is met again."""
+    """Conversation and user for a message: mostly its own, so that repeats occur."""
     home = st.just((_CONVERSATIONS[place % 2], _USERS[place // 2 % 2]))
     return st.one_of(home, home, home, st.tuples(conversations, users))
 
@@ -123,7 +123,7 @@ async def _outcome(store: Store, operation: Operation) -> object:
 
 
 async def _members_by_page(store: Store, conversation_id: UUID, user_id: UUID, limit: int) -> object:
-    """All pages of the members; their positions are each store's own."""
+    """Reads all pages of members, without positions, which differ between stores."""
     pages, after = [], 0
     while True:
         page = await store.page_members(conversation_id, user_id, limit=limit, after=after)
@@ -142,7 +142,7 @@ async def _set_up(store: Store) -> None:
     await store.create_conversation(pair)
 
 
-# Drawn by chance these succeed too seldom.
+# Random draws alone rarely succeed.
 _FIRST: list[Operation] = [
     ("remove_member", (_CONVERSATIONS[0], _USERS[0], _USERS[2]), {"now": at(1)}),
     ("add_members", (_CONVERSATIONS[0], _USERS[1], [_USERS[2]]), {"limit": 3, "now": at(2)}),
@@ -150,7 +150,7 @@ _FIRST: list[Operation] = [
 
 
 def _prepare(drawn: list[Operation]) -> list[Operation]:
-    """Gives what is created an id of its own, since two of one id are none of the contract's cases."""
+    """Gives each created object a unique id: the contract excludes duplicates."""
     prepared, new_conversations, new_users = [], iter(_CONVERSATIONS[2:]), iter(_USERS[3:])
     for name, arguments, named in drawn:
         if name == "create_conversation":
@@ -170,14 +170,14 @@ def _prepare(drawn: list[Operation]) -> list[Operation]:
     return prepared
 
 
-def test_same_operations_give_the_same_answers(postgres_kind: StoreKind) -> None:
+def test_same_operations_give_the_same_results(postgres_kind: StoreKind) -> None:
     met: set[str] = set()
 
     @settings(
         max_examples=60,
         deadline=None,
         database=None,
-        phases=[Phase.generate],  # to shrink an example takes minutes; the operation that differs says enough
+        phases=[Phase.generate],  # shrinking takes minutes, and the differing operation says enough
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
     )
     @given(drawn=st.lists(operations, min_size=20, max_size=80))
@@ -198,6 +198,6 @@ def test_same_operations_give_the_same_answers(postgres_kind: StoreKind) -> None
         trio.run(main)
 
     compare()
-    # The operations drawn are of use only if they succeed and fail.
+    # The operations are useful only if some succeed and some fail.
     assert met >= {"mark_read", "page_members", "mark_seen", "acquaintances"}, met
     assert met >= {"append", "revise", "changes", "page_messages", "add_members", "remove_member", "NotAMember"}, met

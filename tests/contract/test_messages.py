@@ -22,7 +22,7 @@ from tests.contract.people import People, at, seqs
 STORABLE = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=60)
 
 
-async def test_message_is_stored_as_given(store: Store, people: People) -> None:
+async def test_stored_message_has_the_given_values(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "Bob")
     group = await people.group(alice, bob)
     new = people.message(group, bob, "héllo", client_id="c" * 64, created_at=at(3))
@@ -49,7 +49,7 @@ async def test_message_is_stored_as_given(store: Store, people: People) -> None:
     assert conversation.updated_at == at(3)
 
 
-async def test_each_conversation_counts_its_own_messages(store: Store, people: People) -> None:
+async def test_each_conversation_numbers_its_own_messages(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     first, second = await people.group(alice, bob), await people.group(bob, alice)
     batch = [people.message(group, alice, f"m{n}") for n, group in enumerate([second, first, first, second, first])]
@@ -64,7 +64,7 @@ async def test_each_conversation_counts_its_own_messages(store: Store, people: P
     assert [m.content for m in await store.changes(first, after_rev=0, limit=9)] == ["m1", "m2", "m4", "a", "b"]
 
 
-async def test_order_is_that_of_the_batch_whatever_the_ids_and_times(store: Store, people: People) -> None:
+async def test_order_follows_the_batch_not_ids_or_times(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     batch = [people.message(group, alice, str(n), created_at=at(-n)) for n in range(20)]
@@ -93,7 +93,7 @@ async def test_repeated_batch_changes_nothing(store: Store, people: People) -> N
     assert await store.head(second) == Head(1, 1)
 
 
-async def test_partly_repeated_batch_adds_the_new_ones_without_a_hole(store: Store, people: People) -> None:
+async def test_partly_repeated_batch_adds_new_messages_without_a_gap(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     old = [people.message(group, alice, f"old {n}") for n in range(3)]
@@ -105,7 +105,7 @@ async def test_partly_repeated_batch_adds_the_new_ones_without_a_hole(store: Sto
     assert await store.head(group) == Head(6, 6)
 
 
-async def test_repeated_message_comes_as_it_now_is(store: Store, people: People) -> None:
+async def test_repeated_message_returns_its_current_state(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     new = people.message(group, alice, "first", client_id="c")
@@ -116,7 +116,7 @@ async def test_repeated_message_comes_as_it_now_is(store: Store, people: People)
     assert await store.append([replace(new, id=people.new_id())]) == [changed]
 
 
-async def test_client_id_used_again_yields_the_first_message(store: Store, people: People) -> None:
+async def test_reused_client_id_returns_the_first_message(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     (first,) = await store.append([people.message(group, alice, "first", client_id="c")])
@@ -129,7 +129,7 @@ async def test_client_id_used_again_yields_the_first_message(store: Store, peopl
     assert await store.head(group) == Head(3, 3)
 
 
-async def test_client_id_is_its_senders_in_one_conversation(store: Store, people: People) -> None:
+async def test_client_id_is_scoped_to_sender_and_conversation(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     first, second = await people.group(alice, bob), await people.group(bob, alice)
     batch = [
@@ -143,7 +143,7 @@ async def test_client_id_is_its_senders_in_one_conversation(store: Store, people
     assert seqs(await store.append(batch)) == [1, 2, 1, 3, 4, 5]
 
 
-async def test_only_members_places_are_filled(store: Store, people: People) -> None:
+async def test_messages_of_non_members_are_not_stored(store: Store, people: People) -> None:
     alice, bob, eve = await people.users("alice", "bob", "eve")
     group, other = await people.group(alice, bob), await people.group(eve)
     batch = [
@@ -160,8 +160,8 @@ async def test_only_members_places_are_filled(store: Store, people: People) -> N
     assert await store.head(group) == Head(2, 2)
 
 
-async def test_repeat_by_who_has_left_meanwhile_yields_what_was_stored(store: Store, people: People) -> None:
-    """The answer to the first attempt may have been lost: the message is stored, so it must not look refused."""
+async def test_repeat_after_leaving_returns_the_stored_message(store: Store, people: People) -> None:
+    """The answer to the first attempt may be lost; the message is stored, so it must not look rejected."""
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     new = people.message(group, bob, client_id="c")
@@ -171,7 +171,7 @@ async def test_repeat_by_who_has_left_meanwhile_yields_what_was_stored(store: St
 
 
 @pytest.mark.parametrize("content", ["a\x00b", "a\ud800b"])
-async def test_unstorable_text_is_refused_with_its_whole_batch(store: Store, people: People, content: str) -> None:
+async def test_unstorable_text_rejects_its_whole_batch(store: Store, people: People, content: str) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     with pytest.raises(StoreRefused):
@@ -181,7 +181,7 @@ async def test_unstorable_text_is_refused_with_its_whole_batch(store: Store, peo
 
 
 @pytest.mark.parametrize("client_id", ["", "c" * 65])
-async def test_client_id_of_a_wrong_length_is_refused(store: Store, people: People, client_id: str) -> None:
+async def test_client_id_of_a_wrong_length_is_rejected(store: Store, people: People, client_id: str) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     with pytest.raises(StoreRefused):
@@ -196,7 +196,7 @@ async def test_client_id_of_a_wrong_length_is_refused(store: Store, people: Peop
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(contents=st.lists(STORABLE, min_size=1, max_size=30), client_id=STORABLE.filter(bool))
-def test_text_comes_back_as_it_was(store_kind: StoreKind, contents: list[str], client_id: str) -> None:
+def test_text_is_returned_unchanged(store_kind: StoreKind, contents: list[str], client_id: str) -> None:
     async def main() -> None:
         with trio.fail_after(LIMIT):
             async with store_kind.open() as store:
@@ -214,7 +214,7 @@ def test_text_comes_back_as_it_was(store_kind: StoreKind, contents: list[str], c
     trio.run(main)
 
 
-async def test_long_and_odd_texts_come_back_as_they_were(store: Store, people: People) -> None:
+async def test_long_and_odd_texts_are_returned_unchanged(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     contents = ["", " ", "NULL", "{}", '{"a","b"}', "\\", "\\N", "%s", "'; --", "\r\n\t\x01\x7f", "\U0001f600" * 50_000]
@@ -224,7 +224,7 @@ async def test_long_and_odd_texts_come_back_as_they_were(store: Store, people: P
 # --- changes ---
 
 
-async def test_edit_takes_the_next_rev_and_keeps_the_place(store: Store, people: People) -> None:
+async def test_edit_takes_the_next_rev_and_keeps_the_seq(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     first, second = await people.send(group, bob, "one", "two")
@@ -272,7 +272,7 @@ async def test_repeated_revision_changes_nothing(store: Store, people: People) -
         assert await store.head(group) == head
 
 
-async def test_revision_is_refused(store: Store, people: People) -> None:
+async def test_revision_is_rejected(store: Store, people: People) -> None:
     alice, bob, eve = await people.users("alice", "bob", "eve")
     group, other = await people.group(alice, bob), await people.group(alice, bob)
     alices, bobs = [(await people.send(group, sender, "hello"))[0] for sender in (alice, bob)]
@@ -301,7 +301,7 @@ async def test_revision_is_refused(store: Store, people: People) -> None:
 
 
 @pytest.mark.parametrize("content", ["a\x00b", "a\ud800b"])
-async def test_revision_to_unstorable_text_is_refused(store: Store, people: People, content: str) -> None:
+async def test_revision_to_unstorable_text_is_rejected(store: Store, people: People, content: str) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     (message,) = await people.send(group, alice, "one")
@@ -310,7 +310,7 @@ async def test_revision_to_unstorable_text_is_refused(store: Store, people: Peop
     assert await store.changes(group, after_rev=0, limit=9) == [message]
 
 
-async def test_changes_come_in_rev_order_from_where_one_was(store: Store, people: People) -> None:
+async def test_changes_after_a_rev_come_in_rev_order(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group, other = await people.group(alice), await people.group(alice)
     messages = await people.send(group, alice, *map(str, range(6)))
@@ -326,7 +326,7 @@ async def test_changes_come_in_rev_order_from_where_one_was(store: Store, people
     assert await store.changes(people.new_id(), after_rev=0, limit=99) == []
 
 
-async def test_head_of_no_conversation(store: Store, people: People) -> None:
+async def test_head_of_an_unknown_conversation(store: Store, people: People) -> None:
     with pytest.raises(NotAMember):
         await store.head(people.new_id())
 
@@ -379,7 +379,7 @@ async def test_page_of_history(store: Store, people: People, bounds: dict[str, i
     assert page.total == 10
 
 
-async def test_pages_together_are_the_whole_history(store: Store, people: People) -> None:
+async def test_pages_cover_the_whole_history(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     stored = await people.send(group, alice, *map(str, range(11)))

@@ -12,11 +12,11 @@ from tests.support.cluster import Cluster
 
 
 def main() -> int:
-    """Runs rounds on a PostgreSQL of its own."""
+    """Runs rounds on a temporary PostgreSQL."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--start", type=int, default=random.SystemRandom().randrange(10**9), help="the first seed")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long a round goes on")
+    parser.add_argument("--seconds", type=float, default=2.0, help="duration of a round")
     options = parser.parse_args()
     cluster = Cluster()
     cluster.start()

@@ -1,4 +1,4 @@
-"""What must hold of what a database has committed, and of what the stores answered. It shares no code with them.
+"""Promises about the commits of a database and the results of stores. Shares no code with the stores.
 
 Each violation begins with the name of the promise that was broken.
 """
@@ -15,13 +15,14 @@ from psycopg.rows import namedtuple_row
 
 @dataclass(frozen=True)
 class Call:
-    """An operation that was answered.
+    """A completed operation.
 
     Attributes:
-        what: which.
-        since: the version of the members that was known to be committed when it began.
-        began: when, in seconds of any clock.
-        ended: when it was answered.
+        what: its name.
+        conversation_id: its conversation.
+        since: the highest version of the members known to be committed when it began.
+        began: when it began, in seconds of any clock.
+        ended: when it returned.
     """
 
     what: str
@@ -33,10 +34,10 @@ class Call:
 
 @dataclass
 class Answers:
-    """What the stores answered in one round."""
+    """The results of the stores in one round."""
 
-    changes: list[tuple[Call, int]] = field(default_factory=list)  # of members, with the version that each led to
-    absent: list[tuple[Call, UUID]] = field(default_factory=list)  # users who were said to be no members
+    changes: list[tuple[Call, int]] = field(default_factory=list)  # changes of members, with the new version
+    absent: list[tuple[Call, UUID]] = field(default_factory=list)  # users reported as non-members
     members: list[tuple[Call, int, frozenset[UUID]]] = field(default_factory=list)  # as of a version
     present: list[tuple[Call, int, UUID]] = field(default_factory=list)  # a member as of a version
     gone: list[tuple[Call, int, UUID]] = field(default_factory=list)  # no member as of a version
@@ -45,18 +46,18 @@ class Answers:
     unanswered: set[UUID] = field(default_factory=set)  # messages
     revised: list[tuple[Call, UUID, int]] = field(default_factory=list)  # revision, rev
     read: list[tuple[Call, UUID, int]] = field(default_factory=list)  # user, seq
-    actors: dict[UUID, UUID] = field(default_factory=dict)  # revision → who made it
+    actors: dict[UUID, UUID] = field(default_factory=dict)  # revision → user
     errors: list[str] = field(default_factory=list)
-    known: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))  # conversation → highest version answered
+    known: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))  # conversation → highest version returned
 
 
 class Oracle:
-    """Judges the conversations of one round.
+    """Checks the conversations of one round.
 
     Args:
-        conninfo: the database, which has kept a journal.
-        conversations: which.
-        answers: what the stores answered.
+        conninfo: the database, with a journal.
+        conversations: the conversations to check.
+        answers: the results of the stores.
     """
 
     def __init__(self, conninfo: str, conversations: list[UUID], answers: Answers) -> None:
@@ -65,10 +66,10 @@ class Oracle:
         self._conversations = conversations
         self._answers = answers
         self._states: dict[UUID, dict[int, frozenset[UUID]]] = {}  # conversation → version → members
-        self._last_in: dict[tuple[UUID, UUID], int] = {}  # conversation, user → the version since which they are in
+        self._last_in: dict[tuple[UUID, UUID], int] = {}  # conversation, user → version of their last addition
         self._messages: dict[UUID, tuple[UUID, int]] = {}  # id → conversation, seq
         self._revisions: dict[UUID, int] = {}  # id → rev
-        self._last_revs: dict[UUID, int] = {}  # conversation → how many revs were given out
+        self._last_revs: dict[UUID, int] = {}  # conversation → number of assigned revs
         with psycopg.connect(conninfo, autocommit=True) as connection:
             self._connection = connection
             self._judge()
@@ -90,7 +91,7 @@ class Oracle:
         return self._connection.execute(statement, (conversation_id,)).fetchall()
 
     def _replay(self, conversation_id: UUID) -> None:
-        """Goes through the journal of a conversation: who was a member when, and what they stored."""
+        """Replays the journal of a conversation: its members at each version, and their messages and revisions."""
         members: set[UUID] = set()
         states = self._states[conversation_id] = {}
         revs: Counter[int] = Counter()
@@ -157,7 +158,7 @@ class Oracle:
             self._fail("counts are right", f"{member_count} members, not {len(states[max(states)])}")
 
     def _possible(self, call: Call) -> list[frozenset[UUID]]:
-        """The members as they may have been for a call: of every version from its beginning to its end."""
+        """Lists the members at every version between the beginning and the end of a call."""
         until = max(
             (version for change, version in self._changes(call.conversation_id) if change.began < call.ended),
             default=math.inf,
@@ -169,7 +170,7 @@ class Oracle:
         return [change for change in self._answers.changes if change[0].conversation_id == conversation_id]
 
     def _check_members(self) -> None:
-        """Whoever looks at the members is told how they were as of the version that comes with the answer."""
+        """Checks that each result about members is true as of its version."""
         answers = self._answers
         for call, version, ids in answers.members:
             if self._states[call.conversation_id].get(version) != ids:
@@ -189,7 +190,7 @@ class Oracle:
         for call, message_id, seq in self._answers.stored:
             if self._messages.get(message_id) != (call.conversation_id, seq):
                 self._fail("acknowledged is kept", f"{message_id} as seq {seq}")
-        # What was sent twice may have been refused once, and stored since.
+        # A message sent twice may be rejected first and stored later.
         acknowledged = {message_id for _, message_id, _ in self._answers.stored}
         for message_id in set(self._answers.refused) - acknowledged - self._answers.unanswered:
             if message_id in self._messages:
@@ -207,7 +208,7 @@ class Oracle:
             )
         }
         for call, user_id, seq in self._answers.read:
-            place = call.conversation_id, user_id
-            since = self._last_in.get(place, 0)  # a position of an earlier membership went with it
-            if place in positions and call.since >= since and int(str(positions[place])) < seq:
-                self._fail("a read position never goes back", f"{user_id} had read {seq}, and now {positions[place]}")
+            key = call.conversation_id, user_id
+            since = self._last_in.get(key, 0)  # an earlier membership had its own position
+            if key in positions and call.since >= since and int(str(positions[key])) < seq:
+                self._fail("a read position never goes back", f"{user_id} had read {seq}, and now {positions[key]}")

@@ -1,4 +1,4 @@
-"""One round: tasks of several stores change the same few conversations at the same time."""
+"""One round: tasks of several stores change the same few conversations concurrently."""
 
 import random
 from collections import Counter
@@ -31,9 +31,9 @@ from tests.fuzz.stores import SlowStore, open_stores
 
 STORES: Final = 3
 USERS: Final = 5
-MOST_MEMBERS: Final = 4  # of a group: an addition of more is refused now and then
+MAX_MEMBERS: Final = 4  # of a group; low, so that some additions are rejected
 TASKS: Final = {"append": 4, "change": 2, "revise": 2, "mark": 1, "look": 1, "rename": 1}  # of each store
-IDLE: Final = 0.03  # seconds at most between two operations of a task
+MAX_IDLE: Final = 0.03  # seconds between two operations of a task
 LIMIT: Final = 60  # seconds in which a round must end
 REFUSALS: Final = (NotAMember, NoSuchMessage, NotYourMessage, OwnerOnly, TooManyMembers)
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,7 +41,7 @@ START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass
 class Result:
-    """What became of a round."""
+    """The result of a round."""
 
     seed: int
     violations: list[str]
@@ -49,11 +49,11 @@ class Result:
 
 
 class Round:
-    """The tasks of a round, and what they were answered.
+    """The tasks of a round and their results.
 
     Args:
-        seed: decides what they do; how it comes out, the scheduling of the machine decides, too.
-        stores: as of several processes.
+        seed: determines their operations; the outcome also depends on the machine's scheduling.
+        stores: one for each simulated process.
     """
 
     def __init__(self, seed: int, stores: list[SlowStore]) -> None:
@@ -66,7 +66,7 @@ class Round:
         rand = random.Random(f"{seed}/ids")
         self._ids = IdSource(self._clock, rand.randbytes)
         self._ticks = 0
-        self._sent: list[list[NewMessage]] = []  # a few batches, to be sent once more
+        self._sent: list[list[NewMessage]] = []  # a few batches to resend
         self._stored: list[NewMessage] = []
         self._ends = 0.0
 
@@ -75,13 +75,13 @@ class Round:
         return START + timedelta(milliseconds=self._ticks)
 
     async def run(self, seconds: float) -> None:
-        """Makes users and groups, and changes them for so long."""
+        """Creates users and groups, and changes them for that many seconds."""
         store = self._stores[0]
         for number in range(USERS):
             user = User(self._ids(), f"user{number}-{self._ids()}"[:32])
             await store.create_user(user, password_hash=None, subject=None, created_at=self._clock())
             self._users.append(user)
-        members = tuple(user.id for user in self._users[:MOST_MEMBERS])
+        members = tuple(user.id for user in self._users[:MAX_MEMBERS])
         for _ in range(random.Random(f"{self.seed}/groups").choice((1, 2, 3))):
             new = NewConversation(self._ids(), "Group", None, True, members[0], members, self._clock())
             await store.create_conversation(new)
@@ -98,7 +98,7 @@ class Round:
         self, work: Callable[[SlowStore, random.Random], Awaitable[None]], store: SlowStore, rand: random.Random
     ) -> None:
         while trio.current_time() < self._ends:
-            await trio.sleep(rand.uniform(0, IDLE))
+            await trio.sleep(rand.uniform(0, MAX_IDLE))
             try:
                 await work(store, rand)
             except REFUSALS as error:
@@ -129,7 +129,7 @@ class Round:
         if self._sent and rand.random() < 0.15:
             batch = rand.choice(self._sent)
             conversation_id = batch[0].conversation_id
-            if rand.random() < 0.5:  # the client has sent it again, so that it has another id
+            if rand.random() < 0.5:  # a resend by the client has another id
                 batch = [self._message(conversation_id, old.sender_id, old.client_id) for old in batch]
         else:
             batch = [
@@ -161,13 +161,13 @@ class Round:
         return NewMessage(self._ids(), conversation_id, sender_id, "hello", client_id, self._clock())
 
     async def _change(self, store: SlowStore, rand: random.Random) -> None:
-        """Adds users, several at once, or removes one, or lets one leave. The first user stays and is the owner."""
+        """Adds several users, removes one, or makes one leave. The first user stays the owner."""
         conversation_id = rand.choice(self.conversations)
         owner, others = self._users[0], self._users[1:]
         if rand.random() < 0.5:
             ids = [user.id for user in rand.sample(others, rand.randint(1, 3))]
             actor = rand.choice(self._users)
-            adding = store.add_members(conversation_id, actor.id, ids, limit=MOST_MEMBERS, now=self._clock())
+            adding = store.add_members(conversation_id, actor.id, ids, limit=MAX_MEMBERS, now=self._clock())
             call, added = await self._call("addition", conversation_id, adding)
             self.answers.present += [(call, added.version, user_id) for user_id in ids]
             self._note_version(call, added.version)
@@ -203,22 +203,22 @@ class Round:
             ReadMark(conversation_id, rand.choice((user, *self._users)).id, rand.randint(1, 200))
             for conversation_id in rand.sample(self.conversations, rand.randint(1, len(self.conversations)))
         ]
-        standings = await store.mark_read(marks)
+        states = await store.mark_read(marks)
         self.counters["mark"] += 1
-        for mark, standing in zip(marks, standings, strict=True):
+        for mark, state in zip(marks, states, strict=True):
             at = mark.conversation_id
             call = Call("mark_read", at, since[at], began, trio.current_time())
-            if standing is None:
+            if state is None:
                 self.answers.absent.append((call, mark.user_id))
             else:
-                self.answers.read.append((call, mark.user_id, standing.read_seq))
-                if standing.read_seq > standing.last_seq:
-                    self.answers.errors.append(f"read {standing.read_seq} of {standing.last_seq}")
+                self.answers.read.append((call, mark.user_id, state.read_seq))
+                if state.read_seq > state.last_seq:
+                    self.answers.errors.append(f"read {state.read_seq} of {state.last_seq}")
         if rand.random() < 0.2:
             await store.mark_seen({user.id: self._clock() for user in self._users})
 
     async def _look(self, store: SlowStore, rand: random.Random) -> None:
-        """Asks in each of the ways that there are who is a member."""
+        """Reads the members by a random operation."""
         conversation_id, user = rand.choice(self.conversations), rand.choice(self._users)
         how = rand.choice(("members", "membership", "memberships"))
         if how == "members":
@@ -253,11 +253,11 @@ async def _run(conninfo: str, seed: int, seconds: float) -> Round:
 
 
 def fuzz(conninfo: str, seed: int, seconds: float) -> Result:
-    """One round on a database that keeps a journal; its users and conversations are new."""
+    """Runs one round with new users and conversations on a database with a journal."""
     before = _deadlocks(conninfo)
     made = trio.run(_run, conninfo, seed, seconds)
     oracle = Oracle(conninfo, made.conversations, made.answers)
-    if deadlocks := _deadlocks(conninfo) - before:  # the stores' connections are closed: all are counted
+    if deadlocks := _deadlocks(conninfo) - before:  # complete, because the stores' connections are closed
         oracle.violations.append(f"no deadlock: {deadlocks} happened")
     return Result(seed, oracle.violations, made.counters + oracle.counters)
 

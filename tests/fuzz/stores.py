@@ -1,4 +1,4 @@
-"""Stores on one PostgreSQL, as several processes would have them, whose statements take random times."""
+"""Stores on one PostgreSQL, like those of several processes, with random pauses between statements."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,16 +13,16 @@ from pulse_trio.database.sessions import STORE_SETTINGS
 from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.trio_psycopg import Pool, TrioConnection
 
-CONNECTIONS: Final = 6  # of each store: fewer than its operations that are under way, so that they also wait for one
-# A deadlock is found before whoever is in it gives up waiting for the row.
+CONNECTIONS: Final = 6  # of each store; fewer than its concurrent operations, so that some wait
+# Deadlocks are detected before the lock timeout ends the wait.
 SETTINGS: Final = {**STORE_SETTINGS, "deadlock_timeout": "100"}
-PAUSES: Final = (0.0, 0.0, 0.0, 0.002, 0.01)  # seconds before and after a statement at most, one of them each time
+PAUSES: Final = (0.0, 0.0, 0.0, 0.002, 0.01)  # seconds; one is drawn as the maximum of each pause
 
 Pause = Callable[[], Awaitable[None]]
 
 
 class _SlowConnection:
-    """A connection that pauses before and after each statement, and so also between those of a transaction."""
+    """A connection that pauses before and after each statement, also within a transaction."""
 
     def __init__(self, connection: TrioConnection[Any], pause: Pause) -> None:
         self._connection = connection
@@ -38,15 +38,15 @@ class _SlowConnection:
     async def transaction(self) -> AsyncIterator[AsyncTransaction]:
         async with self._connection.transaction() as transaction:
             yield transaction
-        await self._pause()  # the answer to the commit may be overtaken
+        await self._pause()  # so that another commit's result may arrive first
 
 
 class SlowStore(PostgresStore):
     """A store on a pool of its own.
 
     Args:
-        pool: its connections.
-        rand: decides the pauses.
+        pool: source of its connections.
+        rand: determines the pauses.
     """
 
     def __init__(self, pool: Pool, rand: random.Random) -> None:
@@ -64,7 +64,7 @@ class SlowStore(PostgresStore):
 
 @asynccontextmanager
 async def open_stores(conninfo: str, seed: int, count: int) -> AsyncIterator[list[SlowStore]]:
-    """So many stores, each with its lanes for appends."""
+    """Opens that many stores, each with its own group commit."""
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stores = []
@@ -78,7 +78,7 @@ async def open_stores(conninfo: str, seed: int, count: int) -> AsyncIterator[lis
         nursery.cancel_scope.cancel()
 
 
-# What is committed is written down by the database itself, under the row lock that orders it.
+# The database itself records every commit, under the row lock that orders it.
 JOURNAL: Final = """
     CREATE TABLE journal (
         id bigserial PRIMARY KEY, transaction xid8 NOT NULL DEFAULT pg_current_xact_id(),
@@ -117,6 +117,6 @@ JOURNAL: Final = """
 
 
 def prepare(conninfo: str) -> None:
-    """Lets a database keep the journal."""
+    """Creates the journal in a database."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(JOURNAL)

@@ -1,4 +1,4 @@
-"""Several stores on one PostgreSQL keep the promises; and the fuzz can fail: planted bugs are named."""
+"""Several stores on one PostgreSQL keep their promises; the fuzz finds planted bugs."""
 
 import random
 import time
@@ -17,23 +17,23 @@ from tests.fuzz.round import fuzz
 from tests.fuzz.stores import prepare
 from tests.support.cluster import Cluster
 
-SECONDS = 1.5  # of a round
+SECONDS = 1.5  # per round
 ROUNDS = 4
-PLANTED_SECONDS = 60.0  # in which a planted bug must be found; most are within the first round
+PLANTED_SECONDS = 60.0  # to find a planted bug; the first round finds most
 
 Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture
 def journal(cluster: Cluster) -> Iterator[str]:
-    """A database that keeps a journal; its connection string."""
+    """The connection string of a database with a journal."""
     conninfo = cluster.new_database()
     prepare(conninfo)
     yield conninfo
     cluster.drop_database(conninfo)
 
 
-def test_stores_on_one_database_keep_the_promises(journal: str) -> None:
+def test_stores_on_one_database_keep_their_promises(journal: str) -> None:
     first = random.SystemRandom().randrange(10**9)
     counters: Counter[str] = Counter()
     for seed in range(first, first + ROUNDS):

@@ -1,4 +1,4 @@
-"""Storing messages has connections of its own: nothing else that the service asks of the database holds it up."""
+"""Messages are stored on connections of their own, so that no other work on the database delays them."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -28,7 +28,7 @@ SESSIONS = """
 
 @asynccontextmanager
 async def open_store(conninfo: str, *, pool_max: int, pool_min: int = 0) -> AsyncIterator[PostgresStore]:
-    """The store as the service opens it."""
+    """Opens the store as the service does."""
     settings = Settings.load(
         database_url=conninfo, secret_key=SECRET, pool_min=pool_min, pool_max=pool_max, statement_timeout=2.0
     )
@@ -45,14 +45,14 @@ async def open_store(conninfo: str, *, pool_max: int, pool_min: int = 0) -> Asyn
 
 
 def count_sessions(conninfo: str) -> int:
-    """The sessions of the service, but for the one of its lock."""
+    """Counts the service's sessions, without the one of its lock."""
     with psycopg.connect(conninfo) as connection:
         row = connection.execute(SESSIONS).fetchone()
     assert row is not None
     return int(row[0]) - 1
 
 
-async def test_messages_are_stored_while_all_other_connections_are_taken(database: str) -> None:
+async def test_messages_are_stored_while_the_main_pool_is_exhausted(database: str) -> None:
     async with open_store(database, pool_max=2) as store:
         people = People(store)
         alice = await people.user("alice")
@@ -76,7 +76,7 @@ async def test_messages_are_stored_while_all_other_connections_are_taken(databas
 
 
 @pytest.mark.parametrize("pool_min", [0, 2])
-async def test_connections_are_bounded_and_made_when_they_are_needed(database: str, pool_min: int) -> None:
+async def test_connections_are_bounded_and_made_on_demand(database: str, pool_min: int) -> None:
     async with open_store(database, pool_max=2, pool_min=pool_min) as store:
         people = People(store)
         while await trio.to_thread.run_sync(count_sessions, database) < pool_min:
@@ -99,7 +99,7 @@ async def test_connections_are_bounded_and_made_when_they_are_needed(database: s
         assert 2 < most <= 2 + MESSAGE_CONNECTIONS
 
 
-async def test_lists_leave_half_of_the_connections_to_others(database: str) -> None:
+async def test_lists_use_at_most_half_of_the_pool(database: str) -> None:
     async with open_store(database, pool_max=4) as store:
         people = People(store)
         alice = await people.user("alice")
@@ -115,7 +115,7 @@ async def test_lists_leave_half_of_the_connections_to_others(database: str) -> N
         assert (await store.list_conversations(alice.id, limit=1, offset=0))[1] == 1
 
 
-async def test_edits_that_wait_for_a_row_leave_connections_for_messages(database: str) -> None:
+async def test_edits_waiting_for_a_row_leave_connections_for_messages(database: str) -> None:
     async with open_store(database, pool_max=2) as store:
         people = People(store)
         alice = await people.user("alice")

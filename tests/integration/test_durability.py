@@ -1,4 +1,4 @@
-"""What the service asks of PostgreSQL before it acknowledges anything."""
+"""Durability of commits: rejected servers, and the settings of sessions."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.support.cluster import Cluster
 
 @pytest.fixture
 def lasting(own_cluster: Cluster) -> Cluster:
-    """A cluster that keeps what it commits."""
+    """A cluster with durable commits."""
     change(own_cluster, fsync="on")
     return own_cluster
 
@@ -27,14 +27,14 @@ def no_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def change(cluster: Cluster, **settings: str) -> None:
-    """Starts the cluster again with these settings; the command line, where fsync stands, goes before all else."""
+    """Restarts the cluster with these settings, on the command line, which takes precedence."""
     cluster.stop()
     cluster.server._options.update(settings)
     cluster.start()
 
 
 def shown(conninfo: str, name: str) -> str:
-    """A setting as a session sees it."""
+    """Reads a setting in a session."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
     assert row is not None
@@ -42,20 +42,20 @@ def shown(conninfo: str, name: str) -> str:
 
 
 def durable(conninfo: str) -> dict[str, str]:
-    """The settings with which a session keeps what it commits."""
+    """Returns the settings with which commits of a session are durable."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         return commit_settings(connection)
 
 
 def kept(conninfo: str, settings: dict[str, str], name: str) -> str:
-    """A setting as a session of the service has it."""
+    """Reads a setting in a session of the service."""
     with closing(open_session(with_keepalives(conninfo, settings))) as connection:
         row = connection.execute("SELECT current_setting(%s)", (name,)).fetchone()
     assert row is not None
     return str(row[0])
 
 
-def test_a_server_without_fsync_is_refused_by_that_name(own_cluster: Cluster) -> None:
+def test_a_server_without_fsync_is_rejected_by_name(own_cluster: Cluster) -> None:
     with pytest.raises(LaunchError) as refused:
         durable(own_cluster.conninfo)
     message = str(refused.value)
@@ -65,7 +65,7 @@ def test_a_server_without_fsync_is_refused_by_that_name(own_cluster: Cluster) ->
     assert "\n" not in message
 
 
-def test_a_server_without_full_page_writes_is_refused_until_they_are_on(lasting: Cluster) -> None:
+def test_a_server_without_full_page_writes_is_rejected(lasting: Cluster) -> None:
     change(lasting, full_page_writes="off")
     with pytest.raises(LaunchError, match="its full_page_writes is off"):
         durable(lasting.conninfo)
@@ -94,7 +94,7 @@ def switch(lasting: Cluster) -> Iterator[psycopg.Connection]:
     ],
 )
 @pytest.mark.parametrize("whose", ["DATABASE pulse", "ROLE pulse"])
-def test_sessions_wait_for_the_disk_whatever_the_default_is_or_becomes(
+def test_sessions_wait_for_the_disk_despite_defaults(
     lasting: Cluster, switch: psycopg.Connection, whose: str, default: str, held: str
 ) -> None:
     switch.execute(f"ALTER {whose} SET synchronous_commit = {default}")
@@ -106,7 +106,7 @@ def test_sessions_wait_for_the_disk_whatever_the_default_is_or_becomes(
 
 
 @pytest.mark.parametrize("place", ["conninfo", "environment"])
-def test_options_that_were_given_stay(lasting: Cluster, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+def test_given_options_are_kept(lasting: Cluster, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     options = "-c work_mem=5MB -c synchronous_commit=off -c tcp_keepalives_idle=77"
     conninfo = lasting.conninfo
     if place == "conninfo":

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL, with real servers: started, killed, started again, kept from others."""
+"""The embedded PostgreSQL with real servers: starts, kills, restarts, and protection from other accounts."""
 
 import contextlib
 import fcntl
@@ -34,7 +34,7 @@ from tests.support.cluster import traversable_folder
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = str(Path(psycopg.__file__).parents[1])
-TEST_SECONDS = 90  # a test that hangs fails, whatever it hangs in
+TEST_SECONDS = 90  # a test that hangs fails
 IS_ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not IS_ROOT, reason="only root can run programs as other users")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="no death signal, no /proc")
@@ -50,7 +50,7 @@ except embedded.EmbeddedError as error:
     sys.exit(str(error))
 print(server.pid, conninfo, sep="\\n", flush=True)
 """
-WAIT = "sys.stdin.read()\n"  # until it is killed, or the test is over
+WAIT = "sys.stdin.read()\n"  # until it is killed or the test ends
 SHOW_DEFAULT = """
 import sys
 from pulse_trio.database import embedded
@@ -65,7 +65,9 @@ _scripts: list[subprocess.Popen[str]] = []
 @pytest.fixture(autouse=True)
 def _limited() -> Iterator[None]:
     def expired(number: int, frame: FrameType | None) -> None:
-        pytest.fail(f"the test took more than {TEST_SECONDS} seconds")  # no Exception: nothing takes it for another
+        pytest.fail(
+            f"the test took more than {TEST_SECONDS} seconds"
+        )  # not an Exception, so that no handler catches it
 
     before = signal.signal(signal.SIGALRM, expired)
     signal.alarm(TEST_SECONDS)
@@ -85,7 +87,7 @@ def _no_script_stays(folder: Path) -> Iterator[None]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Not pytest's tmp_path, which root's PostgreSQL account cannot pass through."""
+    """A folder that root's PostgreSQL account can enter, unlike pytest's tmp_path."""
     made = traversable_folder()
     yield made
     wait_unused(made)
@@ -99,7 +101,7 @@ def base(folder: Path) -> Path:
 
 @pytest.fixture
 def server(base: Path) -> Iterator[EmbeddedPostgres]:
-    """Not started; stopped whatever happens."""
+    """A server that is not started yet, and always stopped."""
     made = EmbeddedPostgres(base)
     yield made
     made.stop()
@@ -115,7 +117,7 @@ def script_environment(**settings: str) -> dict[str, str]:
 
 
 def interpreter_for_others() -> str:
-    """A Python of this version that other users can run; ours may lie in root's closed home."""
+    """Finds a Python of this version that other users can run; ours may be in root's closed home."""
     system = f"/usr/bin/python3.{sys.version_info.minor}"
     for path in (sys.executable, system):
         command = [path, "-c", "import pulse_trio.database.embedded"]
@@ -131,7 +133,7 @@ def interpreter_for_others() -> str:
 def script(
     base: Path, text: str = START + WAIT, user: str | int | None = None, **settings: str
 ) -> subprocess.Popen[str]:
-    """A process that runs `text` on the data folder, perhaps as another user."""
+    """Starts a process that runs `text` on the data folder, optionally as another user."""
     groups: dict[str, object] = {} if user is None else {"group": 65534, "extra_groups": []}
     process: subprocess.Popen[str] = subprocess.Popen(
         [sys.executable if user is None else interpreter_for_others(), "-c", text, str(base)],
@@ -149,13 +151,13 @@ def script(
 
 
 def started(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """The pid and the connection string of the server that a script has started."""
+    """Reads pid and connection string of the server that a script has started."""
     assert process.stdout is not None
     return int(process.stdout.readline()), process.stdout.readline().strip()
 
 
 def refused(process: subprocess.Popen[str]) -> str:
-    """The one line that a script ends with."""
+    """Returns the one error line with which a script ends."""
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors.count("\n") == 1, errors
@@ -168,7 +170,7 @@ def close(process: subprocess.Popen[str], how: signal.Signals = signal.SIGKILL) 
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process lives; a zombie does not (a container's first process may not reap)."""
+    """Checks that a process is alive; a zombie is not (a container's first process may not reap)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -183,7 +185,7 @@ def wait_ended(pid: int, seconds: float = 15) -> None:
 
 
 def wait_unused(folder: Path) -> None:
-    """Returns when no process of a cluster in the folder lives: the last of them let go of its lock."""
+    """Waits until no process of the folder's cluster is alive: the last one releases its lock."""
     for path in folder.rglob("lock"):
         with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -202,7 +204,7 @@ def keep(conninfo: str, *numbers: int) -> None:
 
 
 def refusal(server: EmbeddedPostgres) -> str:
-    """What a start that must fail says; one line, and nothing runs afterwards."""
+    """Starts a server that must fail; returns its one-line error, and checks that nothing keeps running."""
     with pytest.raises(EmbeddedError) as caught:
         server.start()
     assert "\n" not in str(caught.value)
@@ -227,7 +229,7 @@ def test_second_start_keeps_rows(base: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["n" * 150, "a space, a comma, 100%s and 'single' and \"double\" quotes", "%d \"'", "b\\s", "ä€"]
 )
-def test_any_path(folder: Path, name: str) -> None:
+def test_any_data_folder_path_works(folder: Path, name: str) -> None:
     with EmbeddedPostgres(folder / name) as server:
         keep(server.conninfo, 1)
         socket = Path(str(conninfo_to_dict(server.conninfo)["host"]))
@@ -236,7 +238,7 @@ def test_any_path(folder: Path, name: str) -> None:
         assert not socket.exists()
 
 
-def test_environment_of_other_servers(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_for_other_servers_is_ignored(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPORT", "6000")
     monkeypatch.setenv("PGHOST", "db.example")
     monkeypatch.setenv("PGDATABASE", "other")
@@ -244,7 +246,7 @@ def test_environment_of_other_servers(base: Path, monkeypatch: pytest.MonkeyPatc
         keep(server.conninfo, 1)
 
 
-def test_stop_waits_for_no_client(base: Path, server: EmbeddedPostgres) -> None:
+def test_stop_does_not_wait_for_clients(base: Path, server: EmbeddedPostgres) -> None:
     with psycopg.connect(server.start()) as connection:
         connection.execute("SELECT 1")  # in a transaction
         pid = server.pid
@@ -257,21 +259,21 @@ def test_stop_waits_for_no_client(base: Path, server: EmbeddedPostgres) -> None:
     assert "received fast shutdown request" in log
     assert "database system is shut down" in log
     assert "immediate shutdown" not in log, "the first signal must be enough"
-    server.stop()  # again does nothing
+    server.stop()  # a second stop does nothing
 
 
-def test_stop_ends_a_server_that_does_not_answer(server: EmbeddedPostgres) -> None:
+def test_stop_kills_an_unresponsive_server(server: EmbeddedPostgres) -> None:
     server.start()
     pid = server.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     server.stop(timeout=0.5)
     assert not is_running(pid)
-    with server:  # its other processes are gone, or waited for
+    with server:  # waits for the end of its other processes
         keep(server.conninfo, 1)
 
 
-def test_running_conninfo_is_there_while_the_server_runs(base: Path, server: EmbeddedPostgres) -> None:
+def test_running_conninfo_exists_while_the_server_runs(base: Path, server: EmbeddedPostgres) -> None:
     assert running_conninfo(base) is None
     server.start()
     assert running_conninfo(base) == server.conninfo
@@ -302,7 +304,7 @@ def test_killed_owner_leaves_no_orphan(base: Path) -> None:
 
 
 @on_linux
-def test_start_at_once_after_the_owner_was_killed(base: Path) -> None:
+def test_start_right_after_the_owner_was_killed(base: Path) -> None:
     owner = script(base)
     pid, _ = started(owner)
     close(owner)
@@ -312,11 +314,11 @@ def test_start_at_once_after_the_owner_was_killed(base: Path) -> None:
 
 
 @on_linux
-def test_orphan_is_stopped_where_no_death_signal_does(base: Path) -> None:
+def test_orphan_is_stopped_without_a_death_signal(base: Path) -> None:
     owner = script(base, START.replace("server =", "embedded._LIBC = None; server =") + WAIT)
     pid, conninfo = started(owner)
     close(owner)
-    keep(conninfo)  # an orphan that nobody has told to stop
+    keep(conninfo)  # an orphan without a stop signal
     with EmbeddedPostgres(base) as server:
         assert not is_running(pid)
         keep(server.conninfo, 1)
@@ -343,7 +345,7 @@ def test_killed_server_recovers_every_acknowledged_row(server: EmbeddedPostgres)
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
     writer.join(30)
-    wait_ended(server.pid)  # its processes die first, and end the writer's connection before
+    wait_ended(server.pid)  # its processes, and so the writer's connection, end before it
     assert server.poll() == -signal.SIGKILL
     server.stop()
     with server:
@@ -370,16 +372,16 @@ def test_stale_pid_files_that_name_another_process(base: Path) -> None:
         other.wait()
 
 
-def test_second_start_is_refused_at_once(base: Path) -> None:
+def test_second_start_fails_at_once(base: Path) -> None:
     with EmbeddedPostgres(base) as server:
         began = time.monotonic()
         assert f"in use by another pulse-trio process (pid {os.getpid()})" in refusal(EmbeddedPostgres(base))
         assert time.monotonic() - began < embedded.LOCK_WAIT / 2, "it must not wait for the other to end"
         assert f"(pid {os.getpid()})" in refused(script(base, START))
-        keep(server.conninfo, 1)  # the first is unharmed
+        keep(server.conninfo, 1)  # the first server still works
 
 
-def test_of_two_first_starts_at_a_time_one_runs(base: Path) -> None:
+def test_one_of_two_concurrent_first_starts_runs(base: Path) -> None:
     both = [script(base), script(base)]
     names = {}
     for process in both:
@@ -394,7 +396,7 @@ def test_of_two_first_starts_at_a_time_one_runs(base: Path) -> None:
     assert rows(conninfo) == [1]
 
 
-def test_of_two_that_make_the_data_folder_at_a_time_none_fails(base: Path) -> None:
+def test_concurrent_creation_of_the_data_folder_succeeds(base: Path) -> None:
     account = postgres_account()
     with ThreadPoolExecutor(2) as pool:
         for number in range(300):
@@ -422,10 +424,10 @@ def test_leftover_of_an_initdb_is_removed(base: Path) -> None:
 
 
 @on_linux
-def test_killed_in_the_middle_of_initdb(base: Path) -> None:
+def test_start_after_a_kill_during_initdb(base: Path) -> None:
     owner = script(base)
     deadline = time.monotonic() + 30
-    while not list(base.glob("init-*/base")):  # initdb is at work
+    while not list(base.glob("init-*/base")):  # initdb is running
         assert time.monotonic() < deadline
         time.sleep(0.005)
     close(owner)
@@ -435,7 +437,7 @@ def test_killed_in_the_middle_of_initdb(base: Path) -> None:
     assert not list(base.glob("init-*"))
 
 
-def test_other_version_is_refused(base: Path) -> None:
+def test_other_version_is_rejected(base: Path) -> None:
     with EmbeddedPostgres(base):
         pass
     (base / "data" / "PG_VERSION").write_text("15\n")
@@ -446,22 +448,22 @@ def test_other_version_is_refused(base: Path) -> None:
     assert str(base / "data") in refusal(EmbeddedPostgres(base))
 
 
-def test_server_that_dies_while_starting_says_why(base: Path) -> None:
+def test_a_failed_start_reports_the_servers_reason(base: Path) -> None:
     assert "no_such_setting" in refusal(EmbeddedPostgres(base, options={"no_such_setting": "1"}))
 
 
-def test_folder_that_is_a_file(base: Path) -> None:
+def test_a_file_as_data_folder_is_rejected(base: Path) -> None:
     base.write_text("")
     assert str(base) in refusal(EmbeddedPostgres(base))
     assert str(base) in refusal(EmbeddedPostgres(base / "below"))
 
 
-def test_missing_programs(folder: Path) -> None:
+def test_missing_programs_are_reported(folder: Path) -> None:
     with pytest.raises(EmbeddedError, match="PULSE_POSTGRES_BIN"):
         find_binaries(folder)
 
 
-def test_permissions_of_other_folders_stay(folder: Path) -> None:
+def test_permissions_of_other_folders_are_unchanged(folder: Path) -> None:
     parent = folder / "parent"
     parent.mkdir(mode=0o711)
     before = modes(parent)
@@ -493,8 +495,8 @@ def test_new_folders_are_usable_whatever_the_umask(folder: Path) -> None:
         os.umask(before)
 
 
-def test_no_file_is_written_through_a_link_in_the_cluster(folder: Path, base: Path) -> None:
-    # Root writes there, and PostgreSQL's account, which owns that folder, must not choose where.
+def test_links_in_the_cluster_are_not_followed(folder: Path, base: Path) -> None:
+    # Root writes into a folder of PostgreSQL's account, which must not redirect the write.
     with EmbeddedPostgres(base):
         pass
     precious = folder / "precious"
@@ -513,8 +515,8 @@ def test_no_file_is_written_through_a_link_in_the_cluster(folder: Path, base: Pa
 
 @as_root
 @on_linux
-def test_root_signals_no_process_but_those_of_the_account(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The pid file belongs to PostgreSQL's account, which must not choose whom root signals.
+def test_root_signals_only_processes_of_the_account(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The pid file belongs to PostgreSQL's account, which must not choose the process that root signals.
     monkeypatch.setattr(embedded, "ORPHAN_PATIENCE", 0.0)
     monkeypatch.setattr(embedded, "LOCK_WAIT", 2.0)
     owner = script(base, START.replace("server =", "embedded._LIBC = None; server =") + WAIT)
@@ -534,7 +536,7 @@ def test_root_signals_no_process_but_those_of_the_account(base: Path, monkeypatc
 
 
 @as_root
-def test_default_folder_of_root_is_one_that_others_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roots_default_folder_is_reachable_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "/data/of/root")
     assert default_data_dir() == Path("/var/lib/pulse-trio")
 
@@ -560,7 +562,7 @@ def test_default_folder_of_an_ordinary_user(folder: Path, settings: dict[str, st
 
 
 @as_root
-def test_programs_out_of_reach_are_copied(folder: Path, base: Path) -> None:
+def test_unreachable_programs_are_copied(folder: Path, base: Path) -> None:
     closed = folder / "closed"
     closed.mkdir(mode=0o700)
     package = find_binaries().parents[1]
@@ -579,14 +581,14 @@ def test_other_users_cannot_connect(folder: Path, name: str) -> None:
     with EmbeddedPostgres(folder / name) as server:
         socket = Path(str(conninfo_to_dict(server.conninfo)["host"]))
         assert "Permission denied" in connect_as("daemon", server.conninfo)
-        # Also not if somebody opened the folder and the socket: PostgreSQL asks the kernel who it is.
+        # Even if the folder and the socket were open: PostgreSQL asks the kernel for the peer's account.
         socket.chmod(0o755)
         (socket / ".s.PGSQL.5432").chmod(0o777)
         assert "Peer authentication failed" in connect_as("daemon", server.conninfo)
 
 
 def connect_as(user: str, conninfo: str) -> str:
-    """Why another user's attempt to connect failed."""
+    """Tries to connect as another user; returns the error."""
     attempt = script(Path(conninfo), "import psycopg, sys; psycopg.connect(sys.argv[1])", user)
     _, errors = attempt.communicate(timeout=20)
     assert attempt.returncode != 0
@@ -594,7 +596,7 @@ def connect_as(user: str, conninfo: str) -> str:
 
 
 @as_root
-def test_as_an_ordinary_user(folder: Path) -> None:
+def test_an_ordinary_user_can_run_it(folder: Path) -> None:
     shutil.chown(folder, "nobody")
     for _ in range(2):
         process = script(folder / "base", START + "server.stop()\n", "nobody")
@@ -603,7 +605,7 @@ def test_as_an_ordinary_user(folder: Path) -> None:
     assert (folder / "base").stat().st_mode & 0o777 == 0o700
 
 
-def test_folder_without_write_permission(folder: Path) -> None:
+def test_folder_without_write_permission_is_rejected(folder: Path) -> None:
     folder.chmod(0o555)
     base = folder / "base"
     message = refused(script(base, START, "nobody")) if IS_ROOT else refusal(EmbeddedPostgres(base))
@@ -612,14 +614,14 @@ def test_folder_without_write_permission(folder: Path) -> None:
 
 
 @as_root
-def test_ordinary_user_on_a_folder_of_root(base: Path) -> None:
+def test_ordinary_user_cannot_use_a_folder_of_root(base: Path) -> None:
     with EmbeddedPostgres(base):
         pass
     assert "belongs to user id 0" in refused(script(base, START, "nobody"))
 
 
 @as_root
-def test_user_without_account_name(folder: Path) -> None:
+def test_user_without_account_name_is_reported(folder: Path) -> None:
     assert "54321 has no account name" in refused(script(folder / "base", START, 54321))
     for text in (SHOW_DEFAULT, "from pulse_trio.cli import main; main(['migrate'])"):
         assert "54321 has no account name" in refused(script(folder / "base", text, 54321))
@@ -641,5 +643,5 @@ def test_user_without_account_name(folder: Path) -> None:
         ("FATAL:  one\nPANIC:  two\nLOG:  three\n", "PANIC:  two"),
     ],
 )
-def test_the_reason_why_the_server_ended_is_found_in_its_log(log: str, reason: str) -> None:
+def test_the_reason_of_the_end_is_found_in_the_log(log: str, reason: str) -> None:
     assert reason_of_end(log) == reason

@@ -1,4 +1,4 @@
-"""What only PostgreSQL can show: rivals, cancellation, dead connections, query plans, constraints."""
+"""Tests that need PostgreSQL: concurrency, cancellation, dead connections, query plans, constraints."""
 
 import random
 import re
@@ -54,7 +54,7 @@ async def open_store(conninfo: str, **options: Any) -> AsyncIterator[PostgresSto
 
 @asynccontextmanager
 async def open_group(conninfo: str, groups: int = 1) -> AsyncIterator[tuple[PostgresStore, People, User, list[UUID]]]:
-    """A store, and a user in some groups."""
+    """Opens a store with a user in some groups."""
     with trio.fail_after(LIMIT):
         async with open_store(conninfo) as store:
             people = People(store)
@@ -63,17 +63,17 @@ async def open_group(conninfo: str, groups: int = 1) -> AsyncIterator[tuple[Post
 
 
 async def assert_whole(store: Store, conversation_id: UUID, expected: set[UUID]) -> None:
-    """The conversation has these messages, each once, at 1, 2, 3 …"""
+    """Checks that the conversation has exactly these messages, with the seqs 1, 2, 3 …"""
     found = await store.changes(conversation_id, after_rev=0, limit=10_000)
     assert [(m.seq, m.rev) for m in found] == [(n, n) for n in range(1, len(expected) + 1)]
     assert {m.id for m in found} == expected
     assert await store.head(conversation_id) == Head(len(expected), len(expected))
 
 
-# --- rivals ---
+# --- concurrency ---
 
 
-async def test_crossing_batches_of_many_tasks_neither_deadlock_nor_leave_holes(database: str) -> None:
+async def test_crossing_batches_neither_deadlock_nor_leave_gaps(database: str) -> None:
     async with open_group(database, groups=3) as (store, people, alice, groups):
         expected: dict[UUID, set[UUID]] = {group: set() for group in groups}
 
@@ -94,7 +94,7 @@ async def test_crossing_batches_of_many_tasks_neither_deadlock_nor_leave_holes(d
             await assert_whole(store, group, expected[group])
 
 
-async def test_same_client_id_from_two_tasks_at_once_makes_one_message(database: str) -> None:
+async def test_concurrent_use_of_a_client_id_makes_one_message(database: str) -> None:
     async with open_group(database) as (store, people, alice, (group,)):
         for number in range(20):
             results: list[list[Message | None]] = []
@@ -112,7 +112,7 @@ async def test_same_client_id_from_two_tasks_at_once_makes_one_message(database:
 
 
 async def test_client_id_committed_while_append_waits_for_the_conversation(database: str) -> None:
-    """The one moment at which a resend is not seen before the insert: here it is sure to come."""
+    """Forces the only moment at which a resend is not noticed before the insert."""
     async with open_group(database) as (store, people, alice, (group,)):
         first = people.message(group, alice, "first", client_id="c")
         found: list[list[Message | None]] = []
@@ -143,10 +143,8 @@ async def test_client_id_committed_while_append_waits_for_the_conversation(datab
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["one message", "a batch"])
-async def test_nothing_of_a_member_is_stored_whose_removal_commits_while_the_append_waits(
-    database: str, count: int
-) -> None:
-    """READ COMMITTED: the append's snapshot still has the member, and only the row it waits for is read again."""
+async def test_removal_committed_during_the_wait_of_an_append_prevents_it(database: str, count: int) -> None:
+    """READ COMMITTED: the append's snapshot still has the member; only the locked row is read again."""
     async with open_group(database) as (store, people, alice, (group,)):
         bob, carol = await people.users("bob", "carol")
         await store.add_members(group, alice.id, [bob.id, carol.id], limit=9, now=at(1))
@@ -170,7 +168,7 @@ async def test_nothing_of_a_member_is_stored_whose_removal_commits_while_the_app
 
 @asynccontextmanager
 async def held(conninfo: str, conversation_id: UUID) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Somebody else has locked a conversation's row, until the function that this gives is called."""
+    """Locks a conversation's row in another session; yields a function that releases it."""
     connection = await TrioConnection.connect(conninfo)
     try:
         await connection.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (conversation_id,))
@@ -180,7 +178,7 @@ async def held(conninfo: str, conversation_id: UUID) -> AsyncIterator[Callable[[
 
 
 async def wait_blocked(conninfo: str, backends: int = 1) -> None:
-    """Returns when so many backends of this database wait for a lock."""
+    """Waits until that many backends of this database wait for a lock."""
     connection = await TrioConnection.connect(conninfo, autocommit=True)
     try:
         while True:
@@ -195,7 +193,7 @@ async def wait_blocked(conninfo: str, backends: int = 1) -> None:
         await connection.close()
 
 
-async def test_one_to_one_asked_for_by_both_at_once_is_one(database: str) -> None:
+async def test_concurrent_creation_of_a_one_to_one_makes_one(database: str) -> None:
     async with open_group(database) as (_, people, alice, _):
         for number in range(10):
             bob = await people.user(f"bob{number}")
@@ -212,7 +210,7 @@ async def test_one_to_one_asked_for_by_both_at_once_is_one(database: str) -> Non
             assert [created for _, created in results].count(True) == 1
 
 
-async def test_limit_of_members_holds_when_many_are_added_at_once(database: str) -> None:
+async def test_limit_of_members_holds_for_concurrent_additions(database: str) -> None:
     async with open_group(database) as (store, people, alice, (group,)):
         others = await people.users(*(f"u{n}" for n in range(8)))
         refused: list[User] = []
@@ -232,7 +230,7 @@ async def test_limit_of_members_holds_when_many_are_added_at_once(database: str)
         assert set(conversation.members[1:]) == set(others) - set(refused)
 
 
-async def test_members_are_counted_while_they_come_and_go_at_once(database: str) -> None:
+async def test_member_count_is_right_under_concurrent_changes(database: str) -> None:
     async with open_group(database, groups=2) as (store, people, alice, groups):
         others = await people.users(*(f"u{n}" for n in range(8)))
 
@@ -257,7 +255,7 @@ async def test_members_are_counted_while_they_come_and_go_at_once(database: str)
         assert all(kept == counted <= 5 for kept, counted in rows), rows
 
 
-async def test_members_who_leave_at_once_leave_an_owner_who_is_in_the_group(database: str) -> None:
+async def test_owner_is_a_member_after_concurrent_leaving(database: str) -> None:
     async with open_group(database) as (store, people, alice, _):
         others = await people.users(*(f"u{n}" for n in range(5)))
         group = await people.group(others[0], *others[1:], alice)
@@ -273,7 +271,7 @@ async def test_members_who_leave_at_once_leave_an_owner_who_is_in_the_group(data
         assert (conversation.members, conversation.owner_id) == ((alice,), alice.id)
 
 
-async def test_edits_and_messages_at_once_share_out_the_revs(database: str) -> None:
+async def test_concurrent_edits_and_messages_get_distinct_revs(database: str) -> None:
     async with open_group(database) as (store, people, alice, (group,)):
         messages = await people.send(group, alice, *map(str, range(10)))
         revs: list[int] = []
@@ -298,7 +296,7 @@ async def test_edits_and_messages_at_once_share_out_the_revs(database: str) -> N
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_append_cancelled_at_any_moment_and_repeated_is_stored_once(database: str, seed: int) -> None:
+async def test_append_cancelled_and_repeated_is_stored_once(database: str, seed: int) -> None:
     dice = random.Random(seed)
     async with open_group(database, groups=2) as (store, people, alice, groups):
         expected: dict[UUID, set[UUID]] = {group: set() for group in groups}
@@ -327,7 +325,7 @@ async def test_append_cancelled_at_any_moment_and_repeated_is_stored_once(databa
             await assert_whole(store, group, expected[group])
 
 
-async def test_append_whose_connections_are_killed_and_repeated_is_stored_once(database: str) -> None:
+async def test_append_with_killed_connections_is_stored_once(database: str) -> None:
     async with open_group(database) as (store, people, alice, (group,)):
         expected: set[UUID] = set()
         failures = 0
@@ -336,7 +334,7 @@ async def test_append_whose_connections_are_killed_and_repeated_is_stored_once(d
         async def writer() -> None:
             nonlocal failures, writing
             rounds = 0
-            while rounds < 15 or not failures:  # until the killer has caught one: `LIMIT` bounds it
+            while rounds < 15 or not failures:  # until the killer has hit one; bounded by `LIMIT`
                 rounds += 1
                 batch = [people.message(group, alice) for _ in range(3)]
                 while True:
@@ -373,8 +371,8 @@ async def test_append_whose_connections_are_killed_and_repeated_is_stored_once(d
         await assert_whole(store, group, expected)
 
 
-async def test_append_killed_while_it_waits_is_undone_and_can_be_repeated(database: str) -> None:
-    """A kill that is sure to come in the middle of the statement."""
+async def test_append_killed_while_waiting_can_be_repeated(database: str) -> None:
+    """Kills the connection in the middle of the statement."""
     async with open_group(database) as (store, people, alice, (group,)):
         batch = [people.message(group, alice), people.message(group, alice)]
 
@@ -401,7 +399,7 @@ async def test_append_killed_while_it_waits_is_undone_and_can_be_repeated(databa
         assert seqs(await store.append(batch)) == [1, 2]
 
 
-async def test_store_works_again_after_its_server_was_away(own_cluster: Cluster) -> None:
+async def test_store_recovers_after_an_outage_of_its_server(own_cluster: Cluster) -> None:
     conninfo = own_cluster.new_database()
     async with open_group(conninfo) as (store, people, alice, (group,)):
         batch = [people.message(group, alice)]
@@ -422,7 +420,7 @@ async def test_store_works_again_after_its_server_was_away(own_cluster: Cluster)
         assert await store.append(batch) == stored
 
 
-async def test_busy_pool_and_slow_statement_are_unavailability(database: str) -> None:
+async def test_exhausted_pool_and_slow_statement_are_unavailable(database: str) -> None:
     with trio.fail_after(LIMIT):
         async with open_store(database, statement_timeout=0.3) as store:
             people = People(store)
@@ -445,7 +443,7 @@ async def test_busy_pool_and_slow_statement_are_unavailability(database: str) ->
 @pytest.mark.parametrize(
     ("content", "client_id"), [("a\x00b", None), ("\udc80", None), ("x", ""), ("x", "c" * 65), ("x", "\x00")]
 )
-async def test_poison_row_is_refused_and_the_store_goes_on(database: str, content: str, client_id: str | None) -> None:
+async def test_an_unstorable_row_is_rejected(database: str, content: str, client_id: str | None) -> None:
     async with open_group(database) as (store, people, alice, (group,)):
         poison = people.message(group, alice, content, client_id=client_id)
         with pytest.raises(StoreRefused):
@@ -454,8 +452,8 @@ async def test_poison_row_is_refused_and_the_store_goes_on(database: str, conten
         assert seqs(await store.append([people.message(group, alice)])) == [1]
 
 
-async def test_ids_in_the_wrong_hands_change_nothing(database: str) -> None:
-    """A message id that is stored in another conversation is not stored a second time."""
+async def test_an_id_of_another_conversation_is_not_stored_again(database: str) -> None:
+    """A message id from another conversation is not stored a second time."""
     async with open_group(database, groups=2) as (store, people, alice, (first, second)):
         new = people.message(first, alice)
         stored = await store.append([new])
@@ -467,7 +465,7 @@ async def test_ids_in_the_wrong_hands_change_nothing(database: str) -> None:
 # --- read positions ---
 
 
-async def test_a_locked_position_holds_up_no_other(database: str) -> None:
+async def test_a_locked_position_delays_no_other(database: str) -> None:
     async with open_group(database, groups=2) as (store, people, alice, (first, second)):
         for group in (first, second):
             await people.send(group, alice, "a", "b")
@@ -478,7 +476,7 @@ async def test_a_locked_position_holds_up_no_other(database: str) -> None:
         assert await store.mark_read(marks) == [ReadState(2, 2), ReadState(2, 2)]
 
 
-async def test_rivals_never_move_a_position_back(database: str) -> None:
+async def test_concurrent_marks_never_move_a_position_back(database: str) -> None:
     async with open_group(database) as (store, people, alice, (group,)):
         await people.send(group, alice, *(str(number) for number in range(200)))
         dice, seen = random.Random(1), [0]
@@ -506,7 +504,7 @@ async def test_rivals_never_move_a_position_back(database: str) -> None:
 
 @pytest.fixture(scope="module")
 def big_conversation(cluster: Cluster) -> tuple[str, UUID]:
-    """A database, and in it a conversation of BIG messages among as many of another one. To be read only."""
+    """A database with two conversations of BIG messages each, interleaved. Tests only read it."""
     database = cluster.new_database()
     new_id = IdSource()
     user_id, conversation_id, other_id = new_id(), new_id(), new_id()
@@ -541,7 +539,7 @@ def big_conversation(cluster: Cluster) -> tuple[str, UUID]:
 
 
 def explain(conninfo: str, query: str, types: str, values: tuple[object, ...], *, generic: bool) -> str:
-    """The plan of a prepared statement, as run: with these values, or as made for any."""
+    """Explains a prepared statement while running it, with a custom or a generic plan."""
     numbers = iter(range(1, 10))
     query = re.sub("%s", lambda _: f"${next(numbers)}", query)
     with psycopg.connect(conninfo, autocommit=True, row_factory=scalar_row) as connection:
@@ -553,7 +551,7 @@ def explain(conninfo: str, query: str, types: str, values: tuple[object, ...], *
 
 
 def buffers_of(plan: str) -> int:
-    """The pages that the whole query touched."""
+    """Reads the number of pages that the query touched."""
     found = re.search(r"Buffers: shared ([^\n]*)", plan)
     assert found is not None, plan
     return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", found[1])))
@@ -569,9 +567,9 @@ def test_page_of_history_costs_the_same_at_every_depth(big_conversation: tuple[s
         plan = explain(database, messages._PAGE, "uuid, bigint, bigint", values, generic=generic)
         assert re.search(r"Index Scan.* using messages_conversation_id_seq_key on messages", plan), plan
         assert "Seq Scan on messages" not in plan, plan
-        # A page is a range of so many seqs: no row is read that is not in it.
+        # A page is a range of seqs: no other row is read.
         assert "Rows Removed" not in plan, plan
-        # Of 20,000 messages: some pages of the index and those of 50 rows.
+        # A few index pages and the pages of 50 rows, out of 20,000 messages.
         assert buffers_of(plan) <= 3 * limit, plan
 
 
@@ -586,7 +584,7 @@ def test_changes_after_a_rev_are_found_by_index(big_conversation: tuple[str, UUI
         assert buffers_of(plan) <= 150, plan
 
 
-async def test_history_reads_what_the_plan_says(big_conversation: tuple[str, UUID]) -> None:
+async def test_history_reads_only_its_page(big_conversation: tuple[str, UUID]) -> None:
     database, conversation_id = big_conversation
     with trio.fail_after(LIMIT):
         async with open_store(database) as store:
@@ -603,7 +601,7 @@ async def test_history_reads_what_the_plan_says(big_conversation: tuple[str, UUI
 
 @pytest.fixture(scope="module")
 def empty_database(cluster: Cluster) -> str:
-    """A database that stays empty: whatever is done in it is rolled back."""
+    """A database that stays empty, because every test rolls back."""
     return cluster.new_database()
 
 
@@ -650,7 +648,7 @@ _MESSAGE = """
         ("INSERT INTO history VALUES (false, 'a', 'b')", "CheckViolation"),
     ],
 )
-def test_database_holds_what_must_always_hold(empty_database: str, statement: str, error: str) -> None:
+def test_constraints_reject_invalid_rows(empty_database: str, statement: str, error: str) -> None:
     with psycopg.connect(empty_database) as connection:
         connection.execute(
             f"""
@@ -665,7 +663,7 @@ def test_database_holds_what_must_always_hold(empty_database: str, statement: st
         connection.rollback()
 
 
-async def test_schema_of_a_store_that_was_not_migrated_is_unavailability(cluster: Cluster) -> None:
+async def test_missing_schema_is_unavailable(cluster: Cluster) -> None:
     conninfo = cluster.new_database(migrated=False)
     with trio.fail_after(LIMIT):
         async with open_store(conninfo) as store:
@@ -676,10 +674,10 @@ async def test_schema_of_a_store_that_was_not_migrated_is_unavailability(cluster
                 await store.head(UUID(int=1))
 
 
-# --- several rooms at once ---
+# --- several rooms ---
 
 
-async def test_rooms_that_append_at_once_share_transactions(cluster: Cluster) -> None:
+async def test_concurrent_appends_of_rooms_share_transactions(cluster: Cluster) -> None:
     conninfo = cluster.new_database()
     async with open_group(conninfo, groups=50) as (store, people, alice, groups):
         async with trio.open_nursery() as nursery:
@@ -693,7 +691,7 @@ async def test_rooms_that_append_at_once_share_transactions(cluster: Cluster) ->
     cluster.drop_database(conninfo)
 
 
-async def test_a_locked_conversation_holds_up_no_other(cluster: Cluster) -> None:
+async def test_a_locked_conversation_delays_no_other(cluster: Cluster) -> None:
     conninfo = cluster.new_database()
     async with open_group(conninfo, groups=20) as (store, people, alice, groups):
         async with await TrioConnection.connect(conninfo) as rival:
@@ -718,7 +716,7 @@ async def test_a_locked_conversation_holds_up_no_other(cluster: Cluster) -> None
     cluster.drop_database(conninfo)
 
 
-async def test_a_message_that_is_refused_takes_no_other_room_with_it(cluster: Cluster) -> None:
+async def test_a_rejected_message_fails_no_other_room(cluster: Cluster) -> None:
     conninfo = cluster.new_database()
     async with open_group(conninfo, groups=10) as (store, people, alice, groups):
         refused: list[UUID] = []

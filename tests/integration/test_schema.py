@@ -1,4 +1,4 @@
-"""The schema is brought up to date once, whole or not at all; the epoch tells histories apart."""
+"""The schema is migrated once, all or nothing; the epoch distinguishes histories."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
 
 @pytest.fixture
 def fresh(cluster: Cluster) -> str:
-    """A database with nothing in it."""
+    """An empty database."""
     return cluster.new_database(migrated=False)
 
 
@@ -58,7 +58,7 @@ def _config() -> Config:
 
 
 def take_back(conninfo: str, revision: str) -> None:
-    """Makes the schema an older one."""
+    """Downgrades the schema."""
     engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=NullPool)
     config = _config()
     with engine.connect() as connection:
@@ -76,14 +76,14 @@ def test_fresh_database_gets_the_schema(fresh: str) -> None:
     assert tables == {"alembic_version", "users", "conversations", "conversation_users", "messages", "history"}
 
 
-def test_the_files_of_the_migrations_are_named_for_their_order() -> None:
-    """So that the newest is known without Alembic."""
+def test_migration_files_sort_in_their_order() -> None:
+    """The newest revision is found without Alembic."""
     newest_first = [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
     assert revisions(SCRIPTS) == newest_first[::-1]
 
 
 def test_alembic_is_loaded_only_to_migrate(database: str) -> None:
-    """It takes half a second and 30 MB."""
+    """Its import takes half a second and 30 MB."""
     program = f"""
         import sys, pulse_trio.database.schema
         pulse_trio.database.schema.migrate({database!r})
@@ -95,7 +95,7 @@ def test_alembic_is_loaded_only_to_migrate(database: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_second_time_changes_nothing(fresh: str) -> None:
+def test_second_migration_changes_nothing(fresh: str) -> None:
     _, head = migrate(fresh)
     query(fresh, "INSERT INTO history (epoch, server) VALUES ('kept', 'here')")
     before = schema_of(fresh)
@@ -104,7 +104,7 @@ def test_second_time_changes_nothing(fresh: str) -> None:
     assert query(fresh, "SELECT epoch FROM history") == [("kept",)]
 
 
-def test_what_was_said_before_positions_were_kept_counts_as_read(fresh: str) -> None:
+def test_messages_before_read_positions_count_as_read(fresh: str) -> None:
     migrate(fresh)
     take_back(fresh, "0001")
     query(
@@ -124,7 +124,7 @@ def test_what_was_said_before_positions_were_kept_counts_as_read(fresh: str) -> 
     assert query(fresh, "SELECT last_seen_at FROM users") == [(None,), (None,)]
 
 
-def test_members_who_were_there_before_are_counted(fresh: str) -> None:
+def test_migration_counts_existing_members(fresh: str) -> None:
     migrate(fresh)
     take_back(fresh, "0003")
     query(
@@ -144,7 +144,7 @@ def test_members_who_were_there_before_are_counted(fresh: str) -> None:
     assert counts == [(0,), (1,), (2,), (3,)]
 
 
-def test_several_at_once_migrate_once(fresh: str) -> None:
+def test_concurrent_processes_migrate_once(fresh: str) -> None:
     together = threading.Barrier(4)
 
     def run(_: int) -> tuple[str | None, str]:
@@ -157,7 +157,7 @@ def test_several_at_once_migrate_once(fresh: str) -> None:
     assert sorted(results, key=str) == sorted([(None, head)] + [(head, head)] * 3, key=str)
 
 
-def test_waits_while_another_migrates(fresh: str) -> None:
+def test_migration_waits_for_another_one(fresh: str) -> None:
     with ThreadPoolExecutor(1) as threads, psycopg.connect(fresh, autocommit=True) as other:
         other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
         running = threads.submit(migrate, fresh)
@@ -172,28 +172,28 @@ def test_waits_while_another_migrates(fresh: str) -> None:
 
 @contextmanager
 def migrating(conninfo: str) -> Iterator[psycopg.Connection]:
-    """Another session has the lock of migrations."""
+    """Holds the migration lock in another session."""
     with psycopg.connect(conninfo, autocommit=True, application_name="the other") as other:
         other.execute("SELECT pg_advisory_lock(%s)", (MIGRATION_LOCK,))
         yield other
 
 
-def test_a_wait_for_another_that_migrates_is_told(fresh: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_TELL_AFTER", 0.05)
-    told: list[str] = []
+def test_waiting_for_another_migration_is_reported(fresh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_REPORT_AFTER", 0.05)
+    lines: list[str] = []
     with migrating(fresh) as other:
 
-        def tell(line: str) -> None:
-            told.append(line)
+        def report(line: str) -> None:
+            lines.append(line)
             other.execute("SELECT pg_advisory_unlock(%s)", (MIGRATION_LOCK,))
 
-        assert migrate(fresh, wait=LIMIT, tell=tell)[0] is None
-        assert told == [
+        assert migrate(fresh, wait=LIMIT, on_wait=report)[0] is None
+        assert lines == [
             f"waiting for another session that migrates the database (pid {other.info.backend_pid}, the other)"
         ]
 
 
-def test_a_wait_for_another_that_migrates_ends(fresh: str) -> None:
+def test_waiting_for_another_migration_times_out(fresh: str) -> None:
     with migrating(fresh) as other:
         with pytest.raises(LaunchError, match=rf"more than 0.1 seconds \(pid {other.info.backend_pid}, the other\)"):
             migrate(fresh, wait=0.1)
@@ -201,7 +201,7 @@ def test_a_wait_for_another_that_migrates_ends(fresh: str) -> None:
     migrate(fresh, wait=0.1)
 
 
-def test_a_wait_for_a_table_ends_and_changes_nothing(fresh: str) -> None:
+def test_waiting_for_a_table_times_out_and_changes_nothing(fresh: str) -> None:
     migrate(fresh)
     take_back(fresh, "0001")
     before = schema_of(fresh)
@@ -213,7 +213,7 @@ def test_a_wait_for_a_table_ends_and_changes_nothing(fresh: str) -> None:
     assert migrate(fresh)[0] == "0001"
 
 
-def test_newer_schema_is_refused_in_one_line(database: str) -> None:
+def test_newer_schema_is_rejected_in_one_line(database: str) -> None:
     query(database, "UPDATE alembic_version SET version_num = '9999'")
     before = schema_of(database)
     with pytest.raises(
@@ -225,8 +225,8 @@ def test_newer_schema_is_refused_in_one_line(database: str) -> None:
     assert schema_of(database) == before
 
 
-def test_failed_migration_leaves_what_was_there(fresh: str) -> None:
-    """Somebody else's database: it has a table of the name of one of ours, the last that is made."""
+def test_failed_migration_changes_nothing(fresh: str) -> None:
+    """The database of another program has a table with the name of our last one."""
     query(fresh, "CREATE TABLE history (theirs int)")
     with pytest.raises(LaunchError, match=r'^a migration failed: .*"history" already exists.*$') as caught:
         migrate(fresh)
@@ -239,7 +239,7 @@ def test_failed_migration_leaves_what_was_there(fresh: str) -> None:
     assert establish_epoch(fresh)
 
 
-def test_account_that_may_not_make_tables_is_told_in_one_line(fresh: str) -> None:
+def test_missing_right_to_create_tables_is_one_line(fresh: str) -> None:
     query(fresh, "CREATE ROLE weak LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     try:
         options = "-c role=weak"
@@ -250,7 +250,7 @@ def test_account_that_may_not_make_tables_is_told_in_one_line(fresh: str) -> Non
     assert schema_of(fresh) == []
 
 
-def test_database_that_is_not_there_is_the_drivers_error(fresh: str) -> None:
+def test_missing_database_is_the_drivers_error(fresh: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         migrate(make_conninfo(fresh, dbname="nowhere"))
 
@@ -258,7 +258,7 @@ def test_database_that_is_not_there_is_the_drivers_error(fresh: str) -> None:
 # --- the epoch ---
 
 
-def test_epoch_stays_until_it_is_renewed(database: str) -> None:
+def test_epoch_is_kept_until_renewed(database: str) -> None:
     first = establish_epoch(database)
     assert first
     assert establish_epoch(database) == first

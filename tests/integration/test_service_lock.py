@@ -1,4 +1,4 @@
-"""One process a database: the lock is exclusive, ends with its process, and is taken again when lost."""
+"""One service process per database: the lock is exclusive, ends with its process, and is retaken when lost."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ from tests.support.cluster import Cluster
 
 LIMIT = 60  # seconds
 
-# The lock's key is a bigint, which pg_locks shows in two halves.
+# pg_locks shows the bigint key in two halves.
 _HOLDER = f"""
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -37,14 +37,14 @@ def held(conninfo: str) -> Iterator[ServiceLock]:
 
 
 def holder(conninfo: str) -> int | None:
-    """The backend that has the lock."""
+    """Returns the pid of the backend that holds the lock, or None."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         row = connection.execute(_HOLDER).fetchone()
         return None if row is None else int(row[0])
 
 
 async def wait_holder(conninfo: str, *, other_than: int | None) -> int:
-    """The backend that has the lock, when another one than this has it."""
+    """Waits until another backend than `other_than` holds the lock; returns its pid."""
     while True:
         try:
             async with open_session(conninfo) as session:
@@ -53,7 +53,7 @@ async def wait_holder(conninfo: str, *, other_than: int | None) -> int:
                     if row is not None and row[0] != other_than:
                         return int(row[0])
         except psycopg.OperationalError:
-            await trio.lowlevel.checkpoint()  # the server is not up yet
+            await trio.lowlevel.checkpoint()  # the server is still starting
 
 
 @asynccontextmanager
@@ -67,7 +67,7 @@ async def open_session(conninfo: str) -> AsyncIterator[TrioConnection[Any]]:
 
 @asynccontextmanager
 async def watched(conninfo: str) -> AsyncIterator[ServiceLock]:
-    """The lock, watched as the service does it."""
+    """Takes the lock and watches it as the service does."""
     with trio.fail_after(LIMIT), held(conninfo) as lock:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lock.watch)
@@ -86,11 +86,11 @@ def assert_refused(conninfo: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_second_process_is_refused_until_the_first_gives_it_up(database: str) -> None:
+def test_second_process_is_rejected_until_the_first_releases_it(database: str) -> None:
     with held(database):
         assert_refused(database)
         assert_refused(database)
-    # Blocks until the server has seen the end of the connection.
+    # Blocks until the server has noticed the end of the connection.
     wait_free(database)
     with held(database):
         assert_refused(database)
@@ -102,7 +102,7 @@ def wait_free(conninfo: str) -> None:
         connection.execute("SELECT pg_advisory_unlock(%s)", (SERVICE_LOCK,))
 
 
-def test_databases_and_migrations_are_not_in_the_way(cluster: Cluster, database: str) -> None:
+def test_other_databases_and_migrations_do_not_conflict(cluster: Cluster, database: str) -> None:
     with held(database), held(cluster.new_database()):
         assert MIGRATION_LOCK != SERVICE_LOCK
         with psycopg.connect(database) as connection:
@@ -110,7 +110,7 @@ def test_databases_and_migrations_are_not_in_the_way(cluster: Cluster, database:
             assert row == (True,)
 
 
-def test_killed_process_gives_it_up(database: str) -> None:
+def test_killed_process_releases_it(database: str) -> None:
     code = (
         "import sys; from pulse_trio.database.service_lock import ServiceLock; "
         "lock = ServiceLock(sys.argv[1]); print(1); input()"
@@ -128,14 +128,14 @@ def test_killed_process_gives_it_up(database: str) -> None:
         pass
 
 
-def test_database_that_is_away_is_the_drivers_error(own_cluster: Cluster) -> None:
+def test_unreachable_database_is_the_drivers_error(own_cluster: Cluster) -> None:
     conninfo = own_cluster.conninfo
     own_cluster.stop()
     with pytest.raises(psycopg.OperationalError):
         ServiceLock(conninfo)
 
 
-async def test_lost_lock_is_taken_again_and_again(database: str) -> None:
+async def test_lost_lock_is_retaken_every_time(database: str) -> None:
     async with watched(database):
         pid = holder(database)
         assert pid is not None
@@ -145,7 +145,7 @@ async def test_lost_lock_is_taken_again_and_again(database: str) -> None:
             assert_refused(database)
 
 
-async def test_lock_that_another_took_meanwhile_ends_the_service(database: str) -> None:
+async def test_lock_taken_by_another_process_ends_the_service(database: str) -> None:
     with trio.fail_after(LIMIT), held(database) as lock:
         pid = holder(database)
         assert pid is not None
@@ -156,7 +156,7 @@ async def test_lock_that_another_took_meanwhile_ends_the_service(database: str) 
 
             nursery.start_soon(take)
             async with open_session(database) as session:
-                # Queued before the lock is lost, the rival gets it the moment it is.
+                # The rival has queued before the lock is lost, so it gets the lock at that moment.
                 while True:
                     cursor = await session.execute("SELECT pid FROM pg_locks WHERE NOT granted")
                     if await cursor.fetchone() == (rival.info.backend_pid,):
@@ -167,7 +167,7 @@ async def test_lock_that_another_took_meanwhile_ends_the_service(database: str) 
             assert holder(database) == rival.info.backend_pid
 
 
-async def test_news_from_the_server_is_no_loss(database: str) -> None:
+async def test_notices_from_the_server_are_no_loss(database: str) -> None:
     with trio.fail_after(LIMIT), held(database) as lock:
         await trio.to_thread.run_sync(lock._connection.execute, "LISTEN news")
         pid = holder(database)

@@ -1,4 +1,4 @@
-"""What a session costs at connect: as many statements and rooms for a thousand conversations as for ten."""
+"""Cost of a session at connect: the same statements and rooms for a thousand conversations as for ten."""
 
 import uuid
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from tests.contract.people import People
 from tests.integration.test_postgres_store import open_store
 from tests.unit.rooms.world import FakeTransport
 
-MANY = 1_000  # also the most that a `resume` may name
-NEWS = 3  # conversations in which something was missed
+MANY = 1_000  # also the maximum of a `resume`
+NEWS = 3  # conversations with missed messages
 
 
 @contextmanager
 def counted(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The statements that are executed meanwhile, in order."""
+    """Records the statements executed during the block, in order."""
     statements: list[str] = []
     execute = TrioCursor.execute
 
@@ -42,7 +42,7 @@ def counted(patch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def put_into(database: str, user: User, count: int) -> list[uuid.UUID]:
-    """So many conversations of this user, with nothing in them."""
+    """Inserts that many empty conversations of this user."""
     keys = [uuid.uuid4() for _ in range(count)]
     with psycopg.connect(database) as connection:
         connection.execute(
@@ -58,7 +58,7 @@ def put_into(database: str, user: User, count: int) -> list[uuid.UUID]:
 
 
 async def come_in(store: PostgresStore, user: User, keys: list[uuid.UUID], patch: pytest.MonkeyPatch) -> list[str]:
-    """Opens a session and resumes all of these; the statements that it took."""
+    """Opens a session that resumes these conversations; returns the statements executed."""
     hub = Hub(store, Settings.model_construct(), clock=utc_now, ids=IdSource())
     transport = FakeTransport()
     async with trio.open_nursery() as nursery:
@@ -66,7 +66,7 @@ async def come_in(store: PostgresStore, user: User, keys: list[uuid.UUID], patch
         with counted(patch) as statements:
             session = await hub.open_session(user, transport, on_ended=lambda: None)
             await hub.resume(session, SendResume(revs=dict.fromkeys(keys, 0)))
-            while len(transport.frames) < 1 + NEWS:  # `session`, and what was missed  # noqa: ASYNC110
+            while len(transport.frames) < 1 + NEWS:  # the `session` frame and the missed messages  # noqa: ASYNC110
                 await trio.sleep(0.005)
         assert [frame["content"] for frame in transport.frames[1:]] == ["hello"] * NEWS
         assert hub.room_count == 0
@@ -80,7 +80,7 @@ async def come_in(store: PostgresStore, user: User, keys: list[uuid.UUID], patch
     return statements
 
 
-async def test_a_thousand_conversations_cost_as_many_statements_as_ten(
+async def test_statements_at_connect_do_not_depend_on_conversations(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with trio.fail_after(60):
@@ -94,5 +94,5 @@ async def test_a_thousand_conversations_cost_as_many_statements_as_ten(
                     await people.send(key, user, "hello")
                 took[count] = await come_in(store, user, keys, monkeypatch)
     assert took[MANY] == took[10]
-    # Whose they are; which of those that it names, and where they stand; what was missed, a page in each.
+    # The memberships; the heads of the requested ones; a page of changes in each with missed messages.
     assert len(took[MANY]) == 2 + NEWS

@@ -1,4 +1,4 @@
-"""Sessions as the service makes them: each connection has one of its own, with the settings that it asked for."""
+"""Sessions of the service: each connection has its own, with the requested settings."""
 
 from functools import partial
 
@@ -16,13 +16,13 @@ async def check(proxy: Proxy) -> None:
     await trio.to_thread.run_sync(partial(require_own_sessions, with_keepalives(proxy.conninfo, SETTINGS)))
 
 
-async def test_sessions_of_a_direct_connection_are_taken(database: str) -> None:
+async def test_sessions_of_a_direct_connection_are_accepted(database: str) -> None:
     with trio.fail_after(30):
         async with open_proxy(database) as proxy:
             await check(proxy)
 
 
-async def test_a_setting_that_something_between_changes_is_named(database: str) -> None:
+async def test_a_setting_changed_in_between_is_named(database: str) -> None:
     with trio.fail_after(30):
         async with open_proxy(database) as proxy:
             proxy.replace = (b"5000", b"0000")
@@ -30,7 +30,7 @@ async def test_a_setting_that_something_between_changes_is_named(database: str) 
                 await check(proxy)
 
 
-async def test_settings_that_last_for_a_statement_only_are_refused(database: str) -> None:
+async def test_settings_lost_after_a_statement_are_rejected(database: str) -> None:
     with trio.fail_after(30):
         async with open_proxy(database) as proxy:
             proxy.replace = (b"set_config(name, value, false)", b"set_config(name, value, true )")

@@ -1,4 +1,4 @@
-"""What statements cost by the rows that they touch, with the members and conversations of a large service.
+"""Costs of statements in touched rows, with the members and conversations of a large service.
 
 The numbers of rows come from PostgreSQL's plans of what the store ran. They are the same at any load, so a statement
 that is quadratic fails here on every machine.
@@ -23,14 +23,14 @@ from tests.support.plans import Plans, buffers, joined_away, nodes, work
 
 LIMIT = 60  # seconds for a test
 MANY = 1_000  # conversations of a busy user
-BUSY = 10  # users who have so many
-ORDINARY = 20_000  # users with two conversations each, as statistics find them
+BUSY = 10  # users with that many
+ORDINARY = 20_000  # users with two conversations each, which dominate the statistics
 GROUPS, CROWD = 50, 1_000  # large groups, and the members of each
 
 
 @asynccontextmanager
 async def watched_store(conninfo: str, **options: Any) -> AsyncIterator[tuple[PostgresStore, Plans]]:
-    """A store on a database, and the plans of what it runs."""
+    """Opens a store; records the plans of its statements."""
     plans = Plans()
     with trio.fail_after(LIMIT):
         async with Pool(
@@ -41,7 +41,7 @@ async def watched_store(conninfo: str, **options: Any) -> AsyncIterator[tuple[Po
 
 @pytest.fixture(scope="module")
 def town(cluster: Cluster) -> str:
-    """A database where users have two conversations each, and a few have MANY. To be read only.
+    """A database where most users have two conversations, and a few have MANY. Tests only read it.
 
     Users 1 to BUSY have MANY, each their own: user n has those from n * MANY on. The others follow, from ORDINARY on.
     """
@@ -56,24 +56,22 @@ def town(cluster: Cluster) -> str:
     return database
 
 
-# --- who shares a conversation with whom ---
+# --- acquaintances ---
 
 
 @pytest.mark.parametrize(
     ("me", "others", "most"),
     [
-        # Both have many, none in common: each list is read, and no entry is compared with every other.
+        # Both have many, none in common: each list is read once, without comparing all pairs.
         (1, [2], 7 * MANY),
         (1, list(range(2, BUSY + 1)), 4 * MANY * BUSY),
-        # Few of mine, many of theirs, and the mirror: the shorter list decides, beside mine, which is read once.
+        # Few against many, and the reverse: costs the shorter list and one read of the user's own.
         (ORDINARY + 100, list(range(1, BUSY + 1)), 20 * BUSY),
         (1, list(range(ORDINARY + 100, ORDINARY + 600)), 3 * MANY + 20 * 500),
         (ORDINARY + 100, list(range(ORDINARY + 99, ORDINARY + 599)), 20 * 500),
     ],
 )
-async def test_shared_conversations_cost_what_the_shorter_list_has(
-    town: str, me: int, others: list[int], most: int
-) -> None:
+async def test_acquaintances_cost_the_shorter_list(town: str, me: int, others: list[int], most: int) -> None:
     async with watched_store(town) as (store, plans):
         found = await store.acquaintances(user_id(me), [user_id(other) for other in others])
     assert set(found) == {user_id(other) for other in others if me > ORDINARY and abs(me - other) <= 1}
@@ -85,8 +83,8 @@ async def test_shared_conversations_cost_what_the_shorter_list_has(
 
 
 @pytest.mark.parametrize("count", [1, 10, MANY])
-async def test_memberships_cost_what_is_named(town: str, count: int) -> None:
-    """Of a user with MANY conversations: `count` of them are named, and as many of others."""
+async def test_memberships_cost_the_requested_ids(town: str, count: int) -> None:
+    """Requests `count` of a user's MANY conversations, and as many of other users."""
     own = [conversation_id(MANY + number) for number in range(count)]
     strange = [conversation_id(2 * MANY + number) for number in range(count)]
     async with watched_store(town) as (store, plans):
@@ -94,7 +92,7 @@ async def test_memberships_cost_what_is_named(town: str, count: int) -> None:
     assert found == dict.fromkeys(own, Head(0, 0, 0))
     ran = plans.take()
     assert work(*ran) <= 14 * count
-    # To look for each row in an array costs comparisons that no count of rows shows.
+    # Searching an array for each row costs comparisons that row counts do not show.
     assert not [node for plan in ran for node in nodes(plan) if "ANY" in node.get("Filter", "")]
 
 
@@ -103,7 +101,7 @@ async def test_memberships_cost_what_is_named(town: str, count: int) -> None:
 
 @pytest.fixture(scope="module", params=["statistics of before", "no statistics", "statistics of now"])
 def crowds(cluster: Cluster, request: pytest.FixtureRequest) -> str:
-    """A database with GROUPS groups, each of the same CROWD users, among ORDINARY pairs. To be read only.
+    """A database with GROUPS groups of the same CROWD users, among ORDINARY pairs. Tests only read it.
 
     The groups are the conversations from 1 on, the users those from 1 on, each added to all groups at once: so the
     members of a group lie far apart, and reading them all and sorting them looks cheap.
@@ -133,7 +131,7 @@ async def test_list_of_conversations_costs_the_same_for_groups_of_any_size(crowd
     assert buffers(*ran) <= 10 * LISTED_MEMBERS * GROUPS
 
 
-async def test_one_conversation_costs_the_members_that_it_shows(crowds: str) -> None:
+async def test_a_conversation_costs_the_members_it_shows(crowds: str) -> None:
     async with watched_store(crowds) as (store, plans):
         found = await store.get_conversation(conversation_id(1), user_id(CROWD))
     assert found is not None
@@ -170,9 +168,7 @@ async def test_membership_costs_a_probe_of_each_table(crowds: str) -> None:
 
 @pytest.mark.parametrize("has_statistics", [False, True])
 @pytest.mark.parametrize(("count", "rooms"), [(MANY, MANY), (MANY, 1)])
-async def test_a_batch_of_messages_costs_what_it_has(
-    database: str, count: int, rooms: int, has_statistics: bool
-) -> None:
+async def test_a_batch_costs_its_messages(database: str, count: int, rooms: int, has_statistics: bool) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         prepare(connection)
         add_users(connection, 1, 2)
@@ -190,7 +186,7 @@ async def test_a_batch_of_messages_costs_what_it_has(
         ]
         stored = await store.append(batch)
         appended = plans.take()
-        # What is stored already is found, not stored again: the most expensive batch of the other kind.
+        # The other expensive batch: all messages are already stored.
         assert await store.append(batch) == stored
         resent = plans.take()
     assert [message and (message.id, message.seq) for message in stored] == [

@@ -1,4 +1,4 @@
-"""The command: each half is loaded only when it is asked for."""
+"""The program: each half is imported only when one of its commands runs."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_bot_does_not_load_the_server() -> None:
+def test_sending_does_not_import_the_server() -> None:
     done = run(
         "import sys\n"
         "from pulse_trio.program import main\n"
@@ -23,7 +23,7 @@ def test_a_bot_does_not_load_the_server() -> None:
 
 
 @pytest.mark.parametrize("missing", ["httpx2", "trio_websocket"])
-def test_what_is_missing_is_named(missing: str) -> None:
+def test_a_missing_package_is_named(missing: str) -> None:
     done = run(
         f"import sys\nsys.modules[{missing!r}] = None\n"
         "from pulse_trio.program import main\nmain(['send', 'Team', 'x'])\n"
@@ -38,7 +38,7 @@ def test_every_command_is_listed() -> None:
         assert f"  {command} " in done.stdout
 
 
-def test_it_is_a_module_too() -> None:
+def test_the_package_is_runnable_as_a_module() -> None:
     command = [sys.executable, "-m", "pulse_trio", "send", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")

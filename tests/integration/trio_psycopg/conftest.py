@@ -11,7 +11,7 @@ from tests.support.cluster import Cluster
 
 @pytest.fixture
 def conninfo(cluster: Cluster) -> str:
-    """The database that these tests share."""
+    """A database shared by these tests."""
     return cluster.conninfo
 
 

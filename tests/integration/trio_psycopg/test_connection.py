@@ -1,4 +1,4 @@
-"""Queries, transactions, pipelines, COPY and LISTEN, and what a cancellation leaves behind."""
+"""Queries, transactions, pipelines, COPY and LISTEN, and their state after a cancellation."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def test_pipeline_large_both_ways_and_cancel(conn: Conn) -> None:
         for cursor in cursors:
             row = await cursor.fetchone()
             assert row == (big,)
-        # Cancelled while leaving: the exit has its 5 s, then the outcome is unknown.
+        # Cancelled while leaving: the exit has 5 s, then the outcome is unknown.
         with pytest.raises(psycopg.OperationalError, match="unknown"), trio.move_on_after(0.05):
             async with conn.pipeline():
                 await conn.execute("select pg_sleep(20)")

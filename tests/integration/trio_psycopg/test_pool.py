@@ -54,7 +54,7 @@ async def test_acquire_timeout_and_close_wakes(conninfo: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["max_idle", "max_lifetime"])
-async def test_age(conninfo: str, setting: str) -> None:
+async def test_old_connections_are_replaced(conninfo: str, setting: str) -> None:
     with trio.fail_after(30):
         async with Pool(conninfo, min_size=0, **{setting: 0.0}) as pool:
             assert await pid(pool) != await pid(pool)
@@ -90,7 +90,7 @@ async def test_recovers_from_sigkill(own_cluster: Cluster) -> None:
                 while True:
                     async with pool.connection() as conn:
                         await conn.execute("select 1")
-            own_cluster.start()  # on this thread, whose end would end the server
+            own_cluster.start()  # on this thread, because the server ends with the thread that started it
             while pool.statistics().idle < 2:  # noqa: ASYNC110
                 await trio.sleep(0.01)
             await pid(pool)
@@ -124,7 +124,7 @@ async def test_statement_timeout_merges_options(conninfo: str) -> None:
 
 
 @pytest.mark.parametrize("autocommit", [False, True])
-async def test_settings_are_made_without_startup_options_and_stay(conninfo: str, autocommit: bool) -> None:
+async def test_settings_need_no_startup_options_and_persist(conninfo: str, autocommit: bool) -> None:
     settings = {"work_mem": "5MB"}
     with trio.fail_after(30):
         async with Pool(conninfo, server_settings=settings, autocommit=autocommit) as pool:
@@ -135,11 +135,11 @@ async def test_settings_are_made_without_startup_options_and_stay(conninfo: str,
                     await conn.rollback()
 
 
-async def test_the_wait_for_a_connection_is_told(conninfo: str) -> None:
+async def test_the_wait_for_a_connection_is_reported(conninfo: str) -> None:
     waits: list[float] = []
     with trio.fail_after(20):
         async with Pool(conninfo, min_size=0, max_size=1, on_acquired=waits.append) as pool:
-            async with pool.connection():  # is made first
+            async with pool.connection():  # makes the connection
                 pass
             async with pool.connection():
                 pass

@@ -1,4 +1,4 @@
-"""How waits and connections of `trio_psycopg` end, where no database is needed to see it."""
+"""Ends of waits and connections of `trio_psycopg`, tested without a database."""
 
 import contextlib
 import socket
@@ -17,8 +17,8 @@ from pulse_trio.trio_psycopg import Pool, pool
 from pulse_trio.trio_psycopg._waiting import _ready
 
 
-async def test_a_wait_for_both_ways_is_cancelled_plainly() -> None:
-    """Who waits must know it as a cancellation: what it began at the server is to be ended there, too."""
+async def test_a_wait_for_both_directions_raises_a_plain_cancelled() -> None:
+    """The caller must recognize the cancellation, so that it cancels the query on the server."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -36,7 +36,7 @@ async def test_a_wait_for_both_ways_is_cancelled_plainly() -> None:
 
 
 class Connection:
-    """One that needs no server."""
+    """A fake connection without a server."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -50,7 +50,7 @@ class Connection:
         self.closed = True
 
 
-async def test_a_connection_that_comes_as_the_pool_is_closed_is_closed_too(
+async def test_a_connection_made_during_close_is_closed(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Connection] = []
@@ -64,14 +64,12 @@ async def test_a_connection_that_comes_as_the_pool_is_closed_is_closed_too(
     monkeypatch.setattr(pool.TrioConnection, "connect", connect)
     async with Pool("host=/nowhere", min_size=1):
         await wait_all_tasks_blocked()
-        comes.set()  # and the block ends in the same turn
+        comes.set()  # and the block ends before the refill task runs
     assert [connection.closed for connection in made] == [True]
 
 
-async def test_there_are_never_more_connections_than_there_may_be(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who finds none idle makes one; meanwhile what was lent comes back, and one that broke is to be replaced."""
+async def test_the_pool_never_exceeds_max_size(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task makes a connection while a lent one returns and a broken one is replaced."""
     made: list[Connection] = []
     seconds = 0.0
     refusals = 0
@@ -101,7 +99,7 @@ async def test_there_are_never_more_connections_than_there_may_be(
             nursery.start_soon(use, 0.02)
             nursery.start_soon(use, 5)
             nursery.start_soon(partial(use, 0, breaks=True))
-            await trio.sleep(0.01)  # one broke, and its replacement failed once
+            await trio.sleep(0.01)  # one is broken, and its replacement has failed once
             nursery.start_soon(use, 5)
             for _ in range(50):
                 await trio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""How far members have read, and when users were here, on every store."""
+"""Read positions and last-seen times, on every store."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pulse_trio.store.base import NotAMember, ReadMark, ReadState, Store
 from tests.contract.people import People, at
 
 
-async def test_a_position_moves_forward_and_never_back(store: Store, people: People) -> None:
+async def test_a_read_position_never_moves_back(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     await people.send(group, alice, *"abcde")
@@ -22,13 +22,13 @@ async def test_a_mark_beyond_the_last_message_moves_nothing(store: Store, people
     group = await people.group(alice, bob)
     assert await store.mark_read([ReadMark(group, alice.id, 1)]) == [ReadState(0, 0)]
     await people.send(group, alice, "a", "b")
-    # It does not spoil what else is marked at the same time.
+    # It does not affect other marks of the same call.
     marks = [ReadMark(group, alice.id, 3), ReadMark(group, alice.id, 1), ReadMark(group, bob.id, 2)]
     assert await store.mark_read(marks) == [ReadState(1, 2), ReadState(1, 2), ReadState(2, 2)]
     assert await store.mark_read([ReadMark(group, alice.id, 10**18 - 1)]) == [ReadState(1, 2)]
 
 
-async def test_marks_of_several_conversations_go_together(store: Store, people: People) -> None:
+async def test_marks_of_several_conversations_share_a_call(store: Store, people: People) -> None:
     alice, bob, eve = await people.users("alice", "bob", "eve")
     first, second = await people.group(alice, bob), await people.group(bob, alice)
     await people.send(first, alice, "a", "b")
@@ -47,7 +47,7 @@ async def test_marks_of_several_conversations_go_together(store: Store, people: 
     assert await people.positions(second, alice) == [(bob.id, 0), (alice.id, 1)]
 
 
-async def test_a_conversation_shows_how_far_who_asks_has_read(store: Store, people: People) -> None:
+async def test_a_conversation_shows_the_requesters_read_position(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     pair, _ = await people.direct(alice, bob)
@@ -69,7 +69,7 @@ async def test_a_conversation_shows_how_far_who_asks_has_read(store: Store, peop
     assert (created, again.read_seq) == (False, 0)
 
 
-async def test_who_is_added_begins_at_the_end(store: Store, people: People) -> None:
+async def test_an_added_member_starts_at_the_end(store: Store, people: People) -> None:
     alice, bob, carol = await people.users("alice", "bob", "carol")
     group = await people.group(alice, bob)
     await people.send(group, alice, "a", "b")
@@ -77,7 +77,7 @@ async def test_who_is_added_begins_at_the_end(store: Store, people: People) -> N
     assert await people.positions(group, carol) == [(alice.id, 0), (bob.id, 0), (carol.id, 2)]
 
 
-async def test_who_was_removed_marks_nothing_and_begins_anew(store: Store, people: People) -> None:
+async def test_a_removed_member_cannot_mark_and_starts_again_at_the_end(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     await people.send(group, alice, "a", "b", "c")
@@ -92,7 +92,7 @@ async def test_who_was_removed_marks_nothing_and_begins_anew(store: Store, peopl
     assert await people.positions(group, bob) == [(alice.id, 0), (bob.id, 4)]
 
 
-async def test_positions_are_for_members_only(store: Store, people: People) -> None:
+async def test_only_members_see_positions(store: Store, people: People) -> None:
     alice, eve = await people.users("alice", "eve")
     group = await people.group(alice)
     for conversation_id, user in ((group, eve), (people.new_id(), alice)):
@@ -100,7 +100,7 @@ async def test_positions_are_for_members_only(store: Store, people: People) -> N
             await people.positions(conversation_id, user)
 
 
-async def test_the_last_moment_seen_counts(store: Store, people: People) -> None:
+async def test_the_latest_time_seen_counts(store: Store, people: People) -> None:
     alice, bob, carol = await people.users("alice", "bob", "carol")
     await people.group(alice, bob, carol)
     everybody = [alice.id, bob.id, carol.id]
