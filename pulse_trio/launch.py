@@ -5,13 +5,14 @@ from contextlib import contextmanager
 
 import psycopg
 
-from pulse_trio.app import PulseApp, create_app, postgres_store
+from pulse_trio.app import PulseApp, create_app
 from pulse_trio.database.opening import Database, describe_failure, migrate_database, open_database, plan_sessions
 from pulse_trio.database.service_lock import ServiceLock
 from pulse_trio.database.sessions import require_own_sessions
 from pulse_trio.errors import LaunchError
 from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings
+from pulse_trio.store.postgres.factory import postgres_store
 
 
 @contextmanager

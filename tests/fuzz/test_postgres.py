@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from pulse_trio.store.base import Members
-from pulse_trio.store.postgres import PostgresStore, conversations, messages
+from pulse_trio.store.postgres import PostgresStore, members, messages
 from pulse_trio.trio_psycopg import TrioConnection
 from tests.fuzz.round import fuzz
 from tests.fuzz.stores import prepare
@@ -61,12 +61,12 @@ def batch_append_trusts_its_snapshot(patch: Patch) -> None:
 
 
 def removal_without_a_version(patch: Patch) -> None:
-    version = conversations._count_change
+    version = members._count_change
 
     async def wrong(connection: TrioConnection[Any], key: UUID, now: datetime, *, change: int) -> tuple[int, int]:
         return await version(connection, key, now, change=max(change, 0))
 
-    patch.setattr(conversations, "_count_change", wrong)
+    patch.setattr(members, "_count_change", wrong)
 
 
 def members_read_in_two_statements(patch: Patch) -> None:

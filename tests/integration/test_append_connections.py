@@ -8,13 +8,13 @@ import pytest
 import trio
 import trio.testing
 
-from pulse_trio.app import postgres_store
 from pulse_trio.database.service_lock import ServiceLock
 from pulse_trio.database.sessions import STORE_SETTINGS, Sessions
 from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Revision, StoreUnavailable
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
+from pulse_trio.store.postgres.factory import postgres_store
 from pulse_trio.trio_psycopg import PoolTimeout
 from tests.contract.people import People, seqs
 from tests.support.server import SECRET

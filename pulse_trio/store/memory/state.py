@@ -7,7 +7,7 @@ from uuid import UUID
 
 import trio
 
-from pulse_trio.store.base import Head, Message, NewConversation, NotAMember, User
+from pulse_trio.store.base import Head, Message, NewConversation, NotAGroup, NotAMember, UnknownUsers, User
 
 
 @dataclass(slots=True)
@@ -67,3 +67,14 @@ class State:
         if conversation is None or user_id not in conversation.members:
             raise NotAMember
         return conversation
+
+    def _group(self, conversation_id: UUID, actor_id: UUID) -> StoredConversation:
+        conversation = self._require_member(conversation_id, actor_id)
+        if not conversation.new.is_group:
+            raise NotAGroup
+        return conversation
+
+    def _check_users(self, user_ids: Iterable[UUID]) -> None:
+        unknown = [user_id for user_id in user_ids if user_id not in self._accounts]
+        if unknown:
+            raise UnknownUsers(unknown)

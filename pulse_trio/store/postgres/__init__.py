@@ -7,13 +7,14 @@ Operations that may conflict with another writer lock the conversation's row fir
 from pulse_trio.store.postgres.accounts import Accounts
 from pulse_trio.store.postgres.conversations import Conversations
 from pulse_trio.store.postgres.last_seen import LastSeen
+from pulse_trio.store.postgres.members import ConversationMembers
 from pulse_trio.store.postgres.messages import MESSAGE_CONNECTIONS, Messages
 from pulse_trio.store.postgres.read_positions import ReadPositions
 
 __all__ = ["MESSAGE_CONNECTIONS", "PostgresStore"]
 
 
-class PostgresStore(Accounts, Conversations, ReadPositions, LastSeen, Messages):
+class PostgresStore(Accounts, Conversations, ConversationMembers, ReadPositions, LastSeen, Messages):
     """A `Store` on a pool of connections, each in autocommit.
 
     With a `message_pool` of `MESSAGE_CONNECTIONS`, messages, edits and deletions never wait for other operations.

@@ -1,0 +1,79 @@
+"""Opens the store in PostgreSQL for the service: two pools, the service lock and the embedded server's watch."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Final
+
+import trio
+
+from pulse_trio.database.embedded import EmbeddedPostgres
+from pulse_trio.database.service_lock import ServiceLock, require_server
+from pulse_trio.database.sessions import Sessions
+from pulse_trio.errors import LaunchError
+from pulse_trio.metrics import Metrics
+from pulse_trio.settings import Settings
+from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
+from pulse_trio.trio_psycopg import Pool
+
+EMBEDDED_POLL: Final = 0.5  # seconds between checks that the embedded PostgreSQL runs
+
+
+def postgres_store(
+    settings: Settings,
+    sessions: Sessions,
+    lock: ServiceLock,
+    metrics: Metrics,
+    embedded: EmbeddedPostgres | None = None,
+) -> Callable[[], AbstractAsyncContextManager[PostgresStore]]:
+    """Returns a factory of stores in PostgreSQL, with one pool for messages and one for everything else.
+
+    An open store fails with LaunchError when another process takes the service lock, or when `embedded`, a server
+    that this process started, ends.
+    """
+
+    @asynccontextmanager
+    async def open_store() -> AsyncIterator[PostgresStore]:
+        history = lock.history
+        new_pool = partial(
+            Pool,
+            sessions.conninfo,
+            configure=partial(require_server, history.server),
+            acquire_timeout=settings.statement_timeout,
+            server_settings=sessions.settings,
+            autocommit=True,
+            on_acquired=metrics.checkout_seconds.observe,
+        )
+        # One of the connections kept open is for messages; more for messages are opened on demand.
+        message_min = min(1, settings.pool_min)
+        message_pool = new_pool(min_size=message_min, max_size=MESSAGE_CONNECTIONS)
+        pool = new_pool(min_size=settings.pool_min - message_min, max_size=settings.pool_max)
+        metrics.pool_statistics = pool.statistics
+        metrics.message_pool_statistics = message_pool.statistics
+        async with trio.open_nursery() as nursery, pool, message_pool:
+            nursery.start_soon(lock.watch, name="service lock")
+            if embedded is not None:
+                nursery.start_soon(_watch_embedded, embedded, name="embedded PostgreSQL")
+            store = PostgresStore(pool, history.epoch, message_pool=message_pool)
+            await nursery.start(store.group_commit.run, name="group commit")
+            yield store
+            nursery.cancel_scope.cancel()
+
+    return open_store
+
+
+async def _watch_embedded(server: EmbeddedPostgres) -> None:
+    """Runs until cancelled.
+
+    A server that ended is not restarted here: that would block the event loop for seconds, and the supervisor restarts
+    the whole service anyway.
+
+    Raises:
+        LaunchError: the server ended.
+    """
+    while (status := server.poll()) is None:  # noqa: ASYNC110  # portable, unlike waiting for a child
+        await trio.sleep(EMBEDDED_POLL)
+    how = f"by signal {-status}" if status < 0 else f"with exit code {status}"
+    raise LaunchError(
+        f"the embedded PostgreSQL ended {how}: postgres.log in the data folder may say why; start pulse-trio again"
+    )
