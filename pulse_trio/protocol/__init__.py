@@ -13,7 +13,6 @@ server.
 
 from typing import Final, get_args
 
-from pulse_trio.clock import rfc3339 as timestamp
 from pulse_trio.protocol.client_frames import (
     ClientFrame,
     ConversationFrame,
@@ -49,9 +48,9 @@ from pulse_trio.protocol.frames import (
     ReadFrame,
     ServerFrame,
     SessionFrame,
-    Standing,
     SystemFrame,
     TypingFrame,
+    UserPresence,
     UsersFrame,
     error_frame,
 )
@@ -114,13 +113,12 @@ __all__ = [
     "SendWatch",
     "ServerFrame",
     "SessionFrame",
-    "Standing",
     "SystemFrame",
     "TypingFrame",
+    "UserPresence",
     "UsersFrame",
     "content_problem",
     "encode",
     "error_frame",
     "text_header",
-    "timestamp",
 ]

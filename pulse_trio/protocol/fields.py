@@ -89,7 +89,7 @@ Event: TypeAlias = Annotated[
         extra_json_schema={"enum": ["joined", "left", "added", "removed", "renamed"]},
     ),
 ]
-ToldBack: TypeAlias = Annotated[
+EchoedClientId: TypeAlias = Annotated[
     str,
     Meta(max_length=MAX_CLIENT_ID_CHARS, description="The frame's, as far as it can be told back.", examples=["m-1"]),
 ]

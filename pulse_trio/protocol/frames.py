@@ -10,6 +10,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol.fields import (
     ActiveCount,
     ClientId,
+    EchoedClientId,
     Epoch,
     Event,
     LastRev,
@@ -19,7 +20,6 @@ from pulse_trio.protocol.fields import (
     Seq,
     Text,
     Time,
-    ToldBack,
     Username,
 )
 
@@ -150,7 +150,7 @@ class ReadFrame(Frame, frozen=True, tag="read"):
     positions: list[Position]
 
 
-class Standing(msgspec.Struct, frozen=True):
+class UserPresence(msgspec.Struct, frozen=True):
     """Whether a user is online, and since when that is so; None if they never were."""
 
     user_id: UUID
@@ -162,7 +162,7 @@ class UsersFrame(Frame, frozen=True, tag="users"):
     """Who of those that a session watches is online."""
 
     is_session_only: ClassVar[bool] = True
-    users: list[Standing]
+    users: list[UserPresence]
 
 
 class ErrorFrame(Frame, frozen=True, tag="error"):
@@ -184,7 +184,7 @@ class ErrorFrame(Frame, frozen=True, tag="error"):
         ),
     ]
     field: Annotated[str, Meta(examples=["content"])] | UnsetType = UNSET
-    client_id: ToldBack | UnsetType = UNSET
+    client_id: EchoedClientId | UnsetType = UNSET
     conversation_id: UUID | UnsetType = UNSET
 
 

@@ -23,7 +23,7 @@ from pulse_trio.protocol import (
     SendMessage,
     SendResume,
     ServerFrame,
-    Standing,
+    UserPresence,
     encode,
 )
 from pulse_trio.rooms.backoff import Backoff
@@ -416,7 +416,7 @@ class Hub:
         """Tells a session from now on who of these users is online; see `Watches.watch`."""
         self._watches.watch(session.connection, user_ids)
 
-    async def presence(self, user_id: UUID, of: UUID) -> Standing | None:
+    async def presence(self, user_id: UUID, of: UUID) -> UserPresence | None:
         """Whether somebody is online; None if the two share no conversation. Raises StoreUnavailable."""
         found = await self._watches.look_up(user_id, [of])
         return found[0] if found else None

@@ -9,8 +9,8 @@ from uuid import UUID
 import structlog
 import trio
 
-from pulse_trio.clock import Clock
-from pulse_trio.protocol import Standing, timestamp
+from pulse_trio.clock import Clock, rfc3339
+from pulse_trio.protocol import UserPresence
 from pulse_trio.store.base import Store, StoreUnavailable
 
 GATHER: Final = 1.0  # seconds that comings and goings gather before they are written: at most a statement a second
@@ -66,11 +66,11 @@ class Online:
         found = {user_id: self._recent(user_id) for user_id in user_ids}
         return {user_id: moment for user_id, moment in found.items() if moment is not None}
 
-    def standing(self, user_id: UUID, *known: datetime | None) -> Standing:
+    def standing(self, user_id: UUID, *known: datetime | None) -> UserPresence:
         """Whether a user is online, and since when that is so; `known` are moments from elsewhere."""
         moments = (self._since.get(user_id),) if user_id in self._since else (self._recent(user_id), *known)
         seen = max((moment for moment in moments if moment is not None), default=None)
-        return Standing(user_id, user_id in self._since, None if seen is None else timestamp(seen))
+        return UserPresence(user_id, user_id in self._since, None if seen is None else rfc3339(seen))
 
     async def run(self) -> None:
         """Writes, until cancelled. What cannot be written waits, and is tried again."""

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.protocol import Encoded, Standing, UsersFrame, encode
+from pulse_trio.protocol import Encoded, UserPresence, UsersFrame, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.online import Online
@@ -157,7 +157,7 @@ class Watches:
             assert self._nursery is not None
             self._nursery.start_soon(self._resolve, user_id, name=f"doubt about {user_id}")
 
-    async def look_up(self, user_id: UUID, among: Sequence[UUID]) -> list[Standing]:
+    async def look_up(self, user_id: UUID, among: Sequence[UUID]) -> list[UserPresence]:
         """Who is online of those that share a conversation with a user, and the user if named.
 
         Nobody has been removed from a conversation since it was looked up when this returns, unless `doubt` is still
@@ -198,7 +198,7 @@ class Watches:
                         watch.connection.deliver(frame)
         watch.is_looking = False
 
-    async def _look_up_patiently(self, user_id: UUID, among: Sequence[UUID]) -> list[Standing]:
+    async def _look_up_patiently(self, user_id: UUID, among: Sequence[UUID]) -> list[UserPresence]:
         """As `look_up`, again and again for a while."""
         backoff = Backoff(self._random)
         deadline = trio.current_time() + self._timeout
@@ -220,14 +220,14 @@ class Watches:
             part = list(held_back)[:DOUBTS]
             # Whether two share a conversation is the same for both: one question does for the watches of either.
             others = {_other(pair, user_id): None for pair in part}
-            standings: list[Standing] | None = None
+            standings: list[UserPresence] | None = None
             try:
                 standings = await self._look_up_patiently(user_id, [user_id, *others])
             except StoreUnavailable:
                 for watch in {watch: None for watch, _ in part}:
                     _refuse(watch)
             known = {standing.user_id: standing for standing in standings or ()}
-            again: dict[Watch, list[Standing]] = {}
+            again: dict[Watch, list[UserPresence]] = {}
             for pair in part:
                 watch, watched = pair
                 is_latest = held_back.pop(pair) == watch.number and watch.connection in self._watches
@@ -288,7 +288,7 @@ def _other(pair: _Pair, user_id: UUID) -> UUID:
     return watch.connection.user.id if watched == user_id else watched
 
 
-def _frames(standings: Sequence[Standing]) -> list[Encoded]:
+def _frames(standings: Sequence[UserPresence]) -> list[Encoded]:
     parts = (standings[at : at + FRAME_USERS] for at in range(0, len(standings), FRAME_USERS))
     return [encode(UsersFrame(users=list(part))) for part in parts]
 

@@ -13,6 +13,7 @@ from msgspec import UNSET
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
+from pulse_trio.clock import rfc3339
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import (
     MAX_REV,
@@ -41,7 +42,6 @@ from pulse_trio.protocol import (
     TypingFrame,
     encode,
     error_frame,
-    timestamp,
 )
 from pulse_trio.protocol.fields import MAX_CLIENT_ID_CHARS
 
@@ -72,7 +72,7 @@ def test_a_message_has_the_fields_of_the_specification_and_its_place() -> None:
         sender_id=USER,
         sender_username="john_doe",
         message_id=MESSAGE,
-        timestamp=timestamp(MOMENT),
+        timestamp=rfc3339(MOMENT),
         is_edited=False,
         conversation_id=CONVERSATION,
         seq=17,
@@ -100,7 +100,7 @@ def test_a_message_without_client_id_does_not_have_the_field() -> None:
         sender_id=USER,
         sender_username="john_doe",
         message_id=MESSAGE,
-        timestamp=timestamp(MOMENT),
+        timestamp=rfc3339(MOMENT),
         is_edited=True,
         conversation_id=CONVERSATION,
         seq=1,
@@ -166,7 +166,7 @@ def test_an_edited_message_is_the_message_with_when_it_was_edited() -> None:
         "sender_id": USER,
         "sender_username": "john_doe",
         "message_id": MESSAGE,
-        "timestamp": timestamp(MOMENT),
+        "timestamp": rfc3339(MOMENT),
         "is_edited": True,
         "conversation_id": CONVERSATION,
         "seq": 1,
@@ -182,8 +182,8 @@ def test_a_deleted_message_is_a_place_without_content() -> None:
         sender_id=USER,
         sender_username="john_doe",
         message_id=MESSAGE,
-        timestamp=timestamp(MOMENT),
-        updated_at=timestamp(MOMENT),
+        timestamp=rfc3339(MOMENT),
+        updated_at=rfc3339(MOMENT),
         conversation_id=CONVERSATION,
         seq=1,
         rev=3,

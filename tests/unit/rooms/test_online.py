@@ -10,8 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from pulse_trio.clock import rfc3339
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.protocol import timestamp
 from pulse_trio.rooms import online as people
 from pulse_trio.rooms import watches
 from pulse_trio.rooms.online import GATHER as WRITE_GATHER
@@ -100,7 +100,7 @@ async def test_a_session_is_told_at_once_and_of_every_change(autojump_clock: Moc
         left_at = virtual_now()
         await trio.sleep(2 * GATHER)
         assert told(alice)[2:] == [{"bob": False}]
-        assert alice.of_type("users")[-1]["users"][0]["last_seen_at"] == timestamp(left_at)
+        assert alice.of_type("users")[-1]["users"][0]["last_seen_at"] == rfc3339(left_at)
 
 
 async def test_strangers_are_left_out(autojump_clock: MockClock) -> None:
@@ -451,7 +451,7 @@ async def test_comings_and_goings_are_written_together(
         assert await world.hub.presence(world.bob.id, world.alice.id) is not None
         found = await world.hub.presence(world.bob.id, world.alice.id)
         assert found is not None
-        assert found.last_seen_at == timestamp(at), "known before it is written"
+        assert found.last_seen_at == rfc3339(at), "known before it is written"
         assert await seen(world, world.alice) == came
         await trio.sleep(2 * WRITE_GATHER)
         assert await seen(world, world.alice) == await seen(world, world.carol) == at
