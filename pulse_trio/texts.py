@@ -3,7 +3,7 @@
 import unicodedata
 from typing import Final
 
-USERNAME_MAX_CHARS: Final = 32
+MAX_USERNAME_CHARS: Final = 32
 
 # Letters of one of these groups may stand together in a username (the idea of "highly restrictive" in
 # Unicode TS 39, section 5.2): so "аdmin" with a Cyrillic а is refused, and Japanese names are not.
@@ -57,8 +57,8 @@ def username_problem(username: str) -> str | None:
     problem = text_problem(username)
     if problem is not None:
         return problem
-    if not 1 <= len(username) <= USERNAME_MAX_CHARS:
-        return f"must have 1 to {USERNAME_MAX_CHARS} characters"
+    if not 1 <= len(username) <= MAX_USERNAME_CHARS:
+        return f"must have 1 to {MAX_USERNAME_CHARS} characters"
     if unicodedata.normalize("NFKC", username) != username:
         return "must be in Unicode's normal form NFKC"
     if username[0] in _PUNCTUATION or username[-1] in _PUNCTUATION:
@@ -93,5 +93,5 @@ def username_from(claim: str) -> str:
     """The nearest good username to a name from elsewhere; empty when nothing of it can stay."""
     name = "".join(c for c in unicodedata.normalize("NFKC", claim) if c not in _INVISIBLE)
     kept = (c if unicodedata.category(c)[0] in {"L", "M"} or c in "0123456789._-" else "_" for c in name)
-    name = unicodedata.normalize("NFKC", "".join(kept).strip("._-")[:USERNAME_MAX_CHARS].rstrip("._-"))
+    name = unicodedata.normalize("NFKC", "".join(kept).strip("._-")[:MAX_USERNAME_CHARS].rstrip("._-"))
     return name if username_problem(name) is None else ""

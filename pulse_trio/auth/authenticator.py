@@ -9,7 +9,7 @@ from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource, parse_uuid
 from pulse_trio.store.base import Store, User, UsernameTaken
-from pulse_trio.texts import USERNAME_MAX_CHARS, username_from
+from pulse_trio.texts import MAX_USERNAME_CHARS, username_from
 
 MAX_NAME_ATTEMPTS: Final = 1_000  # alice, alice-2, … alice-999: then the request is refused
 
@@ -50,7 +50,7 @@ class Authenticator:
         name = username_from(claims.name or "") or "user"
         for attempt in range(1, MAX_NAME_ATTEMPTS):
             suffix = "" if attempt == 1 else f"-{attempt}"
-            user = User(self._ids(), name[: USERNAME_MAX_CHARS - len(suffix)].rstrip("._-") + suffix)
+            user = User(self._ids(), name[: MAX_USERNAME_CHARS - len(suffix)].rstrip("._-") + suffix)
             try:
                 await self._store.create_user(
                     user, password_hash=None, subject=claims.subject, created_at=self._clock()

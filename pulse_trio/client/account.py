@@ -13,7 +13,7 @@ from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, ProtocolError, Refused
 from pulse_trio.client.records import User
 from pulse_trio.client.redaction import redacted
-from pulse_trio.client.wakeup import Changes
+from pulse_trio.client.wakeup import Wakeup
 from pulse_trio.clock import Clock
 
 RENEW_AT: Final = 0.5  # of a token's lifetime: the other half is there for a server that is away meanwhile
@@ -78,7 +78,7 @@ class Account:
         self.user: User | None = None
         self.identity = Identity()
         self.listeners: set[Callable[[], None]] = set()
-        self._changes = Changes()
+        self._wakeup = Wakeup()
         self._request = request
         self._clock = clock
         self._on_token = on_token
@@ -181,7 +181,7 @@ class Account:
             if self._lease is not None:
                 due = self._lease.since + max(self._lease.seconds * RENEW_AT, SOONEST)
             with trio.move_on_at(due):
-                await self._changes.wait()
+                await self._wakeup.wait()
                 continue  # another token: its own time counts
             return
 
@@ -214,7 +214,7 @@ class Account:
     def _take(self, answer: TokenBody) -> None:
         self.token = answer.access_token
         self._lease = Lease(trio.current_time(), answer.expires_in)
-        self._changes.tell()
+        self._wakeup.notify()
         for listener in tuple(self.listeners):
             listener()
         if self._on_token is not None:

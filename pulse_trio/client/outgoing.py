@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import trio
 
-from pulse_trio.client import frames
+from pulse_trio.client import frame_codec
 from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import ClientError, NotAMember, NotStored, Refused
 from pulse_trio.client.records import Message
@@ -119,14 +119,14 @@ class Outgoing:
             for pending in self._pending.values():
                 if self._is_due(pending, now):
                     pending.connection, pending.sent_at = self._connection, now
-                    return frames.encode("message", content=pending.content, client_id=pending.client_id)
+                    return frame_codec.encode("message", content=pending.content, client_id=pending.client_id)
         if self._typing and now >= self._next_typing:
             self._typing = False
             self._next_typing = now + TYPING_EVERY
-            return frames.encode("typing")
+            return frame_codec.encode("typing")
         if self._read_seq > self._told_seq and now >= self._read_not_before:
             self._told_seq = self._read_seq
-            return frames.encode("read", seq=self._read_seq)
+            return frame_codec.encode("read", seq=self._read_seq)
         return None
 
     def _is_due(self, pending: Pending, now: float) -> bool:

@@ -11,7 +11,7 @@ import trio
 from msgspec import UNSET, UnsetType
 from trio_websocket import ConnectionClosed
 
-from pulse_trio.client import frames
+from pulse_trio.client import frame_codec
 from pulse_trio.client.account import Account
 from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import AuthenticationFailed, ClientError, ConnectionLost, Refused
@@ -36,7 +36,7 @@ from pulse_trio.client.records import (
 )
 from pulse_trio.client.redaction import identifier, redacted
 from pulse_trio.client.verdicts import Verdict, verdict_of
-from pulse_trio.client.wakeup import Changes
+from pulse_trio.client.wakeup import Wakeup
 from pulse_trio.client.wire import Ending, Wire, converse
 from pulse_trio.protocol import (
     AuthFrame,
@@ -55,7 +55,7 @@ SENDS_AT_ONCE: Final = 32  # half of what a connection may have waiting for the 
 GREETING_TIMEOUT: Final = 30.0  # seconds from the handshake to the first frame
 BEHIND_AFTER: Final = 1.0  # seconds that an answer may wait behind events that nobody reads
 HURRIES: Final = 3  # times that it connects again at once before that counts as failing, too
-VAIN_GAPS_MOST: Final = 3  # in a row; after that the room waits longer and longer before it looks for the next one
+MAX_VAIN_GAPS: Final = 3  # in a row; after that the room waits longer and longer before it looks for the next one
 STEADY: Final = 10.0  # seconds: a connection that lasted as long ends a row of failures
 
 _CHANGES: Final = (MessageFrame, MessageUpdatedFrame, MessageDeletedFrame)
@@ -101,7 +101,7 @@ class Room:
         self._address = address
         self._backoff = backoff
         self._max_events = max_events
-        self._changes = Changes()
+        self._wakeup = Wakeup()
         self._events: deque[Event] = deque()
         self._outgoing = Outgoing(backoff)
         self._places = trio.Semaphore(SENDS_AT_ONCE)
@@ -231,7 +231,7 @@ class Room:
             ProtocolError: this client and the server do not understand each other.
             trio.ClosedResourceError: the block of `Client.join` has ended.
         """
-        await self._changes.wait_until(lambda: bool(self._events) or self._failure is not None)
+        await self._wakeup.wait_until(lambda: bool(self._events) or self._failure is not None)
         if not self._events:
             self._check()
         event = self._events.popleft()
@@ -254,7 +254,7 @@ class Room:
 
     async def wait_joined(self) -> None:
         """Returns when the first connection has been greeted. Raises: ClientError: there will be none."""
-        await self._changes.wait_until(lambda: self._was_joined or self._failure is not None)
+        await self._wakeup.wait_until(lambda: self._was_joined or self._failure is not None)
         if not self._was_joined:
             self._check()
 
@@ -294,7 +294,7 @@ class Room:
         failures = waits = hurries = 0
         while True:
             # Whoever neither reads nor waits for an answer needs no connection.
-            await self._changes.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
+            await self._wakeup.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
             self._number += 1
             self._token = await self._account.current(self._identity)
             began = trio.current_time()
@@ -311,7 +311,7 @@ class Room:
                 raise verdict.error
             self._take_in(verdict)
             at_once = verdict.at_once and (not verdict.renews or await self._renew(ending))
-            is_vain = ending.is_gap and self._vain_gaps >= VAIN_GAPS_MOST
+            is_vain = ending.is_gap and self._vain_gaps >= MAX_VAIN_GAPS
             if is_vain:
                 waits = max(waits, self._vain_gaps)
             if at_once and hurries < HURRIES and not is_vain:
@@ -384,7 +384,7 @@ class Room:
         """Whether the first frame has come, and has been taken in."""
         with trio.move_on_after(GREETING_TIMEOUT):
             while True:
-                frame = frames.decode(await wire.receive())
+                frame = frame_codec.decode(await wire.receive())
                 if isinstance(frame, SystemFrame):
                     break
                 # Not greeted but refused: the close code that follows says why.
@@ -425,7 +425,7 @@ class Room:
                 text = self._next_frame()
                 if text is None:
                     with trio.move_on_at(self._outgoing.next_time()):
-                        await self._changes.wait()
+                        await self._wakeup.wait()
                 else:
                     await wire.send(text)
         except ConnectionClosed:
@@ -437,7 +437,7 @@ class Room:
         token = self._account.token
         if token is not None and token != self._token:
             self._token = token
-            return frames.encode("auth", token=token)
+            return frame_codec.encode("auth", token=token)
         # Before it has caught up, what was stored on an earlier connection may still come by itself.
         return self._outgoing.next_frame(with_messages=self._is_caught_up or self._is_behind)
 
@@ -445,7 +445,7 @@ class Room:
 
     async def _read(self, wire: Wire) -> Ending | None:
         while True:
-            frame = frames.decode(await wire.receive())
+            frame = frame_codec.decode(await wire.receive())
             if isinstance(frame, SystemFrame) and frame.epoch != self._epoch and not self._is_behind:
                 return Ending("the history has another epoch", is_wanted=True)
             event = self._event_of(frame)
@@ -479,18 +479,18 @@ class Room:
         """Whether there is room for an event; False: not soon, and somebody waits for an answer."""
         with wire.held() if self._is_full() else nullcontext():
             while self._is_full():
-                await self._changes.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
+                await self._wakeup.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
                 with trio.move_on_after(BEHIND_AFTER) as waiting:
-                    await self._changes.wait_until(lambda: not self._is_full() or not self._outgoing.has_unanswered)
+                    await self._wakeup.wait_until(lambda: not self._is_full() or not self._outgoing.has_unanswered)
                 if waiting.cancelled_caught and self._is_full():
                     return False
         return True
 
     async def _wait_until_read(self, scope: trio.CancelScope) -> None:
-        await self._changes.wait_until(lambda: not self._events)
+        await self._wakeup.wait_until(lambda: not self._events)
         scope.cancel()
 
-    def _event_of(self, frame: frames.IncomingFrame | None) -> Event | None:
+    def _event_of(self, frame: frame_codec.IncomingFrame | None) -> Event | None:
         """Takes a frame in; what it tells the program, if anything."""
         if isinstance(frame, _CHANGES):
             return self._change_of(frame)
@@ -514,8 +514,8 @@ class Room:
             case AuthFrame() | None:
                 return None
 
-    def _change_of(self, frame: frames.ChangeFrame) -> Event | None:
-        message = frames.message_of(frame)
+    def _change_of(self, frame: frame_codec.ChangeFrame) -> Event | None:
+        message = frame_codec.message_of(frame)
         self._names[message.sender_id] = message.sender_username
         if message.sender_id == self._user.id:
             self._outgoing.acknowledge(message)
@@ -585,7 +585,7 @@ class Room:
             self._put(event)
 
     def _tell(self) -> None:
-        self._changes.tell()
+        self._wakeup.notify()
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -5,21 +5,24 @@ from collections.abc import Callable
 import trio
 
 
-class Changes:
-    """Told of every change of some state; wakes whoever waits for it to be so and so."""
+class Wakeup:
+    """Wakes tasks that wait for a condition on plain state.
+
+    The task that changes the state calls `notify`; each waiting task then looks at its condition again.
+    """
 
     __slots__ = ("_changed",)
 
     def __init__(self) -> None:
         self._changed = trio.Event()
 
-    def tell(self) -> None:
-        """Something changed."""
+    def notify(self) -> None:
+        """Wakes all waiting tasks."""
         self._changed.set()
         self._changed = trio.Event()
 
     async def wait(self) -> None:
-        """Returns at the next change."""
+        """Waits for the next change."""
         await self._changed.wait()
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:

@@ -17,7 +17,7 @@ CONNECT_TIMEOUT: Final = 15.0  # seconds to reach the server, and again for the 
 CLOSE_TIMEOUT: Final = 2.0  # seconds for the server to answer a close, or to take it
 PING_EVERY: Final = 20.0  # seconds, as the server's own
 PING_TIMEOUT: Final = 20.0  # seconds after which a silent server counts as gone
-MOST_FRAME_BYTES: Final = 4 * 1024 * 1024  # the list of 100,000 active users
+MAX_FRAME_BYTES: Final = 4 * 1024 * 1024  # the list of 100,000 active users
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ async def converse(
                     address.authority,
                     address.prefix + path,
                     extra_headers=[(b"Authorization", b"Bearer " + token.encode())],
-                    max_message_size=MOST_FRAME_BYTES,
+                    max_message_size=MAX_FRAME_BYTES,
                 )
             if socket is None:
                 ending = Ending("the connection ended before the handshake was answered")

@@ -7,8 +7,8 @@ from typing import Final
 from pulse_trio.terminal.keys import Key, Pasted, Press, Typed
 from pulse_trio.terminal.text import clusters, visible, width
 
-CHARACTERS_MOST: Final = 16_000  # of a line: four times what the service takes by default
-HISTORY_MOST: Final = 500  # lines
+MAX_LINE_CHARS: Final = 16_000  # four times what the service takes by default
+MAX_HISTORY_LINES: Final = 500  # lines
 
 
 class Outcome(Enum):
@@ -49,7 +49,7 @@ class LineEditor:
         line = self.text
         if line and (not self._history or self._history[-1] != line):
             self._history.append(line)
-            del self._history[:-HISTORY_MOST]
+            del self._history[:-MAX_HISTORY_LINES]
         self._set("")
         self._place = len(self._history)
         return line
@@ -142,7 +142,7 @@ class LineEditor:
 
     def _insert(self, text: str) -> Outcome:
         before, after = "".join(self._pieces[: self._cursor]), "".join(self._pieces[self._cursor :])
-        if len(before) + len(text) + len(after) > CHARACTERS_MOST:
+        if len(before) + len(text) + len(after) > MAX_LINE_CHARS:
             return Outcome.FULL
         # What was typed may belong to the character before it: an accent, a part of an emoji.
         self._pieces = list(clusters(before + text))

@@ -8,8 +8,8 @@ from typing import Final, TypeAlias
 
 PASTE_BEGIN: Final = b"\x1b[200~"
 PASTE_END: Final = b"\x1b[201~"
-SEQUENCE_MOST: Final = 64  # bytes; a longer one is none
-PASTE_MOST: Final = 256 * 1024  # bytes that are kept of a paste; a message has far less
+MAX_SEQUENCE_BYTES: Final = 64  # bytes; a longer one is none
+MAX_PASTE_BYTES: Final = 256 * 1024  # bytes that are kept of a paste; a message has far less
 
 
 class Key(Enum):
@@ -156,7 +156,7 @@ class KeyReader:
         if data[1:2] == b"[":
             found = _CSI.match(data, 1)
             if found is None:
-                if len(data) < SEQUENCE_MOST and all(0x20 <= byte <= 0x3F for byte in data[2:]):
+                if len(data) < MAX_SEQUENCE_BYTES and all(0x20 <= byte <= 0x3F for byte in data[2:]):
                     self._rest = data  # the rest is still to come
                     return b""
                 return data[2:]
@@ -179,10 +179,10 @@ class KeyReader:
         if end < 0:
             # Its end may be cut: that much of it waits.
             kept = next((n for n in range(len(PASTE_END) - 1, 0, -1) if data.endswith(PASTE_END[:n])), 0)
-            self._paste += data[: len(data) - kept][: max(PASTE_MOST - len(self._paste), 0)]
+            self._paste += data[: len(data) - kept][: max(MAX_PASTE_BYTES - len(self._paste), 0)]
             self._rest = data[len(data) - kept :]
             return b""
-        self._paste += data[:end][: max(PASTE_MOST - len(self._paste), 0)]
+        self._paste += data[:end][: max(MAX_PASTE_BYTES - len(self._paste), 0)]
         text = self._paste.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n").replace("\t", "    ")
         kept_text = "".join(c for c in text if c == "\n" or not (c < " " or "\x7f" <= c <= "\x9f"))
         self._paste = None

@@ -4,7 +4,7 @@ import trio
 
 from pulse_trio.terminal.access import Access, find
 from pulse_trio.terminal.exits import Exit, Stop
-from pulse_trio.terminal.streams import LINE_MOST, Output, read_some
+from pulse_trio.terminal.streams import MAX_LINE_BYTES, Output, read_some
 
 
 async def send(access: Access, conversation: str, text: str, client_id: str | None, seconds: float) -> int:
@@ -32,8 +32,8 @@ async def _standard_input() -> str:
     data = b""
     while piece := await read_some(0):
         data += piece
-        if len(data) > LINE_MOST:
-            raise Stop(Exit.USAGE, f"a message has at most {LINE_MOST} bytes")
+        if len(data) > MAX_LINE_BYTES:
+            raise Stop(Exit.USAGE, f"a message has at most {MAX_LINE_BYTES} bytes")
     try:
         return data.decode().removesuffix("\n")
     except UnicodeDecodeError:

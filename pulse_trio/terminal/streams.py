@@ -13,7 +13,7 @@ import trio
 
 WRITE_BYTES: Final = 512  # at a time: a pipe that is writable takes as many (POSIX's PIPE_BUF)
 READ_BYTES: Final = 4_096
-LINE_MOST: Final = 65_536  # bytes of a line of input: the service takes no larger message
+MAX_LINE_BYTES: Final = 65_536  # bytes of a line of input: the service takes no larger message
 
 
 class LineTooLong(Exception):
@@ -61,13 +61,13 @@ async def read_lines(fd: int) -> AsyncGenerator[str, None]:
     """The lines that come, without their ends; the last one need not have one.
 
     Raises:
-        LineTooLong: a line is over LINE_MOST bytes.
+        LineTooLong: a line is over MAX_LINE_BYTES bytes.
     """
     held = b""
     while data := await read_some(fd):
         *lines, held = (held + data).split(b"\n")
-        if len(held) > LINE_MOST:
-            raise LineTooLong(f"a line of input has more than {LINE_MOST} bytes")
+        if len(held) > MAX_LINE_BYTES:
+            raise LineTooLong(f"a line of input has more than {MAX_LINE_BYTES} bytes")
         for line in lines:
             yield line.decode("utf-8", "replace").rstrip("\r")
     if held:

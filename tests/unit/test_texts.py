@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pulse_trio.texts import (
-    USERNAME_MAX_CHARS,
+    MAX_USERNAME_CHARS,
     text_problem,
     username_from,
     username_key,
@@ -52,7 +52,7 @@ def test_nul_and_lone_surrogates_are_problems_that_are_named() -> None:
         "ఈశ్వర్",
         "محمد",
         "ไพลิน",
-        "x" * USERNAME_MAX_CHARS,
+        "x" * MAX_USERNAME_CHARS,
     ],
 )
 def test_names_of_one_script_are_good(username: str) -> None:

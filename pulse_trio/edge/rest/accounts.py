@@ -15,7 +15,7 @@ from pulse_trio.edge.rest.operation import PageQuery, current_identity, current_
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User
-from pulse_trio.texts import USERNAME_MAX_CHARS, username_problem
+from pulse_trio.texts import MAX_USERNAME_CHARS, username_problem
 
 accounts = Blueprint("accounts", __name__, url_prefix="/api")
 
@@ -23,7 +23,7 @@ Username = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=USERNAME_MAX_CHARS,
+        max_length=MAX_USERNAME_CHARS,
         description="Letters and digits of one script, with `.`, `_` and `-` between them. Unique regardless of case.",
         examples=["john_doe"],
     ),
@@ -64,7 +64,7 @@ class UserQuery(PageQuery):
     """The users to search for."""
 
     query: Annotated[
-        str, Meta(max_length=USERNAME_MAX_CHARS, description="The beginning of the username, in any case.")
+        str, Meta(max_length=MAX_USERNAME_CHARS, description="The beginning of the username, in any case.")
     ] = ""
 
 

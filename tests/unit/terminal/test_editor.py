@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pulse_trio.terminal.editor import CHARACTERS_MOST, LineEditor, Outcome
+from pulse_trio.terminal.editor import MAX_LINE_CHARS, LineEditor, Outcome
 from pulse_trio.terminal.keys import Key, Pasted, Press, Typed
 from pulse_trio.terminal.text import visible, width
 
@@ -84,9 +84,9 @@ def test_what_leaves() -> None:
 
 
 def test_a_line_is_bounded() -> None:
-    editor = editor_with("x" * CHARACTERS_MOST)
+    editor = editor_with("x" * MAX_LINE_CHARS)
     assert editor.press(Typed("y")) is Outcome.FULL
-    assert len(editor.text) == CHARACTERS_MOST
+    assert len(editor.text) == MAX_LINE_CHARS
 
 
 def test_a_line_that_could_not_be_sent_comes_back_unless_another_was_begun() -> None:

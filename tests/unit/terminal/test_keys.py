@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pulse_trio.terminal.keys import PASTE_MOST, Key, KeyReader, Pasted, Press, Typed
+from pulse_trio.terminal.keys import MAX_PASTE_BYTES, Key, KeyReader, Pasted, Press, Typed
 
 STREAM = (
     "hé\x1b[D\x1b[1;5C\x1bOH日\x1b[200~two\r\nlines\x1b[31m\x03\x1b[201~\x7f\x1b\r\x1b[3~\x1bb\x01\x04\x1b[99;99uend\r"
@@ -72,10 +72,10 @@ def test_a_paste_without_an_end_is_bounded() -> None:
     reader = KeyReader()
     reader.feed(b"\x1b[200~")
     for _ in range(10):
-        reader.feed(b"x" * PASTE_MOST)
+        reader.feed(b"x" * MAX_PASTE_BYTES)
     (paste,) = reader.feed(b"\x1b[201~")
     assert isinstance(paste, Pasted)
-    assert len(paste.text) == PASTE_MOST
+    assert len(paste.text) == MAX_PASTE_BYTES
 
 
 @pytest.mark.parametrize("cut", [b"\xe6", b"\xe6\x97"])
