@@ -1,7 +1,7 @@
-"""JSON from clients, read strictly.
+"""Parses JSON from clients strictly.
 
-What RFC 8259 leaves open and what other parsers read in different ways is refused: repeated names in
-an object, NaN and Infinity, a byte order mark, numbers of thousands of digits, endless nesting.
+Rejects what RFC 8259 leaves open and parsers read differently: repeated names in an object, NaN and Infinity, a byte
+order mark, numbers of thousands of digits, very deep nesting.
 """
 
 import json
@@ -9,11 +9,11 @@ import math
 from typing import Any
 
 _WHITE_SPACE = " \t\n\r"  # RFC 8259, section 2
-_MAX_NUMBER_CHARS = 32  # no field of ours has more digits; a number of 4,300 is slow to convert
+_MAX_NUMBER_CHARS = 32  # no field needs more digits, and thousands of them are slow to convert
 
 
 class InvalidJSON(ValueError):
-    """The text is not JSON as this service takes it; the message says why, without quoting the text."""
+    """The text is not JSON that this service accepts; the message says why, without quoting the text."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -46,10 +46,10 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse
 
 
 def loads(text: str | bytes) -> Any:
-    """The value that `text` holds.
+    """Returns the value that `text` encodes.
 
     Raises:
-        InvalidJSON: it is not valid, or holds what this module refuses.
+        InvalidJSON: the text is not valid JSON, or has something that this module rejects.
     """
     if isinstance(text, bytes):
         try:
@@ -57,7 +57,7 @@ def loads(text: str | bytes) -> Any:
         except UnicodeDecodeError:
             raise InvalidJSON("the text is not UTF-8") from None
     try:
-        # As `JSONDecoder.decode` does, but without its two regular expressions for the white space around.
+        # `JSONDecoder.decode` would do, but it runs two regular expressions to skip surrounding white space.
         value, end = _DECODER.raw_decode(text, len(text) - len(text.lstrip(_WHITE_SPACE)))
     except json.JSONDecodeError as error:
         raise InvalidJSON(f"{error.msg} at character {error.pos}") from None

@@ -1,17 +1,17 @@
-"""What text a client may give us: what PostgreSQL can store and every client can read back."""
+"""Rules for text from clients: PostgreSQL can store it, and every client can read it back."""
 
 import unicodedata
 from typing import Final
 
 MAX_USERNAME_CHARS: Final = 32
 
-# Letters of one of these groups may stand together in a username (the idea of "highly restrictive" in
-# Unicode TS 39, section 5.2): so "аdmin" with a Cyrillic а is refused, and Japanese names are not.
+# Scripts that a username may mix (like "highly restrictive" in Unicode TS 39, section 5.2): "аdmin" with a Cyrillic а is
+# rejected, Japanese names are not.
 _MIXABLE_SCRIPTS: Final = ({"HIRAGANA", "KATAKANA", "CJK"}, {"HANGUL", "CJK"}, {"BOPOMOFO", "CJK"})
 _PUNCTUATION: Final = frozenset("._-")
 
-# Letters and marks that leave no trace on a screen (Unicode's Default_Ignorable_Code_Point, as far as they are
-# not of a category that is refused anyway): with them two usernames would look the same.
+# Letters and marks that a screen does not show, with which two usernames would look the same: those of Unicode's
+# Default_Ignorable_Code_Point whose category is not rejected anyway.
 _INVISIBLE: Final = frozenset(
     map(
         chr,
@@ -23,11 +23,11 @@ _INVISIBLE: Final = frozenset(
         ),
     )
 )
-_DOTTED: Final = ("i\N{COMBINING DOT ABOVE}", "j\N{COMBINING DOT ABOVE}")  # the second dot covers the first
+_DOTTED: Final = ("i\N{COMBINING DOT ABOVE}", "j\N{COMBINING DOT ABOVE}")  # the second dot hides the first
 
 
 def text_problem(text: str) -> str | None:
-    """Why `text` cannot be stored and read back byte for byte, or None when it can."""
+    """Returns the reason why `text` cannot be stored and read back unchanged, or None."""
     if "\x00" in text:
         return "must not contain the NUL character"
     if not text.isascii():
@@ -39,20 +39,20 @@ def text_problem(text: str) -> str | None:
 
 
 def utf8_size(text: str) -> int:
-    """Bytes of a text in UTF-8."""
+    """Returns the number of bytes of a text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode())
 
 
 def username_key(username: str) -> str:
-    """What makes a username unique: two that differ only in case or in form are one."""
+    """Returns the key by which usernames are unique: those that differ only in case or Unicode form have the same."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold())
 
 
 def username_problem(username: str) -> str | None:
-    """Why `username` is refused, or None when it is a good one.
+    """Returns the reason why `username` is rejected, or None.
 
-    A username has 1 to 32 letters and digits of one script, with `.`, `_` and `-` between them, in the
-    form NFKC (Unicode TR 15): no two usernames look alike by tricks of encoding.
+    A username has 1 to 32 letters and digits of one script, with `.`, `_` and `-` between them, in the form NFKC
+    (Unicode TR 15), so that no two usernames look alike by tricks of encoding.
     """
     problem = text_problem(username)
     if problem is not None:
@@ -84,13 +84,13 @@ def username_problem(username: str) -> str | None:
 
 
 def _script(letter: str) -> str:
-    """The script of a letter, as far as its Unicode name begins with it."""
+    """Returns the script of a letter: Unicode names begin with it."""
     script = unicodedata.name(letter, "UNKNOWN").split(" ")[0].split("-")[0]
     return "CJK" if script == "IDEOGRAPHIC" else script  # the repetition mark in 佐々木
 
 
 def username_from(claim: str) -> str:
-    """The nearest good username to a name from elsewhere; empty when nothing of it can stay."""
+    """Returns the valid username closest to a name from an identity provider; empty if there is none."""
     name = "".join(c for c in unicodedata.normalize("NFKC", claim) if c not in _INVISIBLE)
     kept = (c if unicodedata.category(c)[0] in {"L", "M"} or c in "0123456789._-" else "_" for c in name)
     name = unicodedata.normalize("NFKC", "".join(kept).strip("._-")[:MAX_USERNAME_CHARS].rstrip("._-"))

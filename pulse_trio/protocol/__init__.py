@@ -7,7 +7,7 @@ server.
 - `client_frames`, `frames`: what clients and the server send, one struct a frame
 - `fields`: the types of the fields
 - `reader`: reads client frames by their structs
-- `wire`: encodes server frames
+- `wire`: encodes server frames as bytes
 - `close_codes`: why a connection ends
 """
 
@@ -66,15 +66,15 @@ from pulse_trio.protocol.wire import (
 )
 
 SUBPROTOCOL: Final = "pulse.v1"
-"""The one subprotocol that a handshake may choose."""
+"""The only subprotocol that the server chooses in a handshake."""
 
 BEARER_PREFIX: Final = "bearer."
-"""A `Sec-WebSocket-Protocol` entry with this before it carries the token; it is never chosen."""
+"""Prefix of the `Sec-WebSocket-Protocol` entry that carries the token; the server never chooses that entry."""
 
 SESSION_ONLY: Final[frozenset[type[Frame]]] = frozenset(
     frame for frame in (*get_args(ClientFrame), *get_args(ServerFrame)) if frame.is_session_only
 )
-"""Frames that a conversation's own connection does not know."""
+"""Frames that exist only on a session's connection."""
 
 __all__ = [
     "BEARER_PREFIX",

@@ -11,7 +11,7 @@ from pulse_trio.protocol.frames import Frame
 
 
 class SendMessage(Frame, frozen=True, tag="message"):
-    """Store this and deliver it to every member of the conversation."""
+    """Stores a message and delivers it to every member of the conversation."""
 
     content: Content
     client_id: ClientId | None = None
@@ -19,7 +19,7 @@ class SendMessage(Frame, frozen=True, tag="message"):
 
 
 class EditMessage(Frame, frozen=True, tag="edit"):
-    """Give a message of one's own new content. `client_id` is only told back in an error."""
+    """Replaces the content of a message of one's own. `client_id` only comes back in an error."""
 
     message_id: MessageId
     content: Content
@@ -28,7 +28,7 @@ class EditMessage(Frame, frozen=True, tag="edit"):
 
 
 class DeleteMessage(Frame, frozen=True, tag="delete"):
-    """Delete a message of one's own, or any as the conversation's owner."""
+    """Deletes a message of one's own, or any message as the conversation's owner."""
 
     message_id: MessageId
     client_id: ClientId | None = None
@@ -36,30 +36,30 @@ class DeleteMessage(Frame, frozen=True, tag="delete"):
 
 
 class SendTyping(Frame, frozen=True, tag="typing"):
-    """Tell the others that this user is typing."""
+    """Notifies the others that this user is typing."""
 
     conversation_id: ConversationId | None = None
 
 
 class SendRead(Frame, frozen=True, tag="read"):
-    """Everything up to this seq has been read; a lower one than before changes nothing."""
+    """Moves the user's read position up to this `seq`; a lower one changes nothing."""
 
     seq: Seq
     conversation_id: ConversationId | None = None
 
 
 class SendPing(Frame, frozen=True, tag="ping"):
-    """Answer with a `pong` (browsers cannot send WebSocket pings)."""
+    """Requests a `pong` (browsers cannot send WebSocket pings)."""
 
 
 class SendAuth(Frame, frozen=True, tag="auth"):
-    """Go on with this token; the old one is about to expire."""
+    """Renews the token of the connection before the old one expires."""
 
     token: Token
 
 
 class SendResume(Frame, frozen=True, tag="resume"):
-    """The first frame of a session: go on in these conversations after the rev last seen in each."""
+    """Resumes these conversations after the last rev seen in each; the first frame of a session."""
 
     is_session_only: ClassVar[bool] = True
     revs: Revs
@@ -67,13 +67,13 @@ class SendResume(Frame, frozen=True, tag="resume"):
 
 
 class SendWatch(Frame, frozen=True, tag="watch"):
-    """Of a session: tell it who of these is online, now and whenever that changes; in place of those before."""
+    """Follows the presence of these users, now and on every change; replaces the list before. Sessions only."""
 
     is_session_only: ClassVar[bool] = True
     user_ids: UserIds
 
 
 ConversationFrame: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping | SendRead
-"""What a client sends about one conversation."""
+"""Frames about one conversation."""
 
 ClientFrame: TypeAlias = ConversationFrame | SendPing | SendAuth | SendResume | SendWatch

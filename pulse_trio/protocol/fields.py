@@ -1,7 +1,7 @@
-"""What the fields of frames may be and what they mean, as types: the AsyncAPI document tells it.
+"""Types of the fields of frames, with the bounds and meanings that the AsyncAPI document shows.
 
-Nothing is checked by these rules when the service runs: `protocol.FrameReader` reads what clients send, with error
-codes of its own, and a test holds the two together.
+These types only describe frames: `protocol.reader` has a function for each type in a client frame, which validates it
+with this service's own error codes. A test holds the two together.
 """
 
 from typing import Annotated, Final, TypeAlias
@@ -11,19 +11,19 @@ from msgspec import Meta
 
 MAX_CLIENT_ID_CHARS: Final = 64
 MAX_REV: Final = 10**18 - 1
-"""Higher than any rev will be, and within what the database counts to."""
+"""The highest rev accepted: no conversation gets that far, and it fits the database's `bigint`."""
 
-# What Python calls white space, as a character class that regular expressions read alike in every language.
+# Python's white space as a character class that regular expressions of every language read alike.
 _SPACE: Final = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
-# --- what clients send ---
+# --- in client frames ---
 
 Content: TypeAlias = Annotated[
     str,
     Meta(
         min_length=1,
         pattern=rf"^[^\x00]*[^\x00{_SPACE}][^\x00]*$",
-        description="Not only white space, without the NUL character and lone surrogates; kept to the byte.",
+        description="Not only white space; no NUL character, no lone surrogates. Stored unchanged.",
         examples=["Hello, world!"],
     ),
 ]
@@ -33,14 +33,14 @@ ClientId: TypeAlias = Annotated[
         min_length=1,
         max_length=MAX_CLIENT_ID_CHARS,
         pattern=r"^[^\x00]*$",
-        description="Chosen by the sender; a message sent again with the same one is stored once.",
+        description="The sender's own id for a message; a message resent with the same one is stored once.",
         examples=["m-1"],
     ),
 ]
 Revs: TypeAlias = Annotated[
     dict[UUID, Annotated[int, Meta(ge=0, le=MAX_REV)]],
     Meta(
-        description="The highest `rev` seen of each conversation, by its id.",
+        description="Conversation id → the highest `rev` seen there.",
         examples=[{"0190a6bf-01aa-7b3c-8d4e-9f8e7d6c5b4a": 42}],
         extra_json_schema={"propertyNames": {"format": "uuid"}},
     ),
@@ -48,25 +48,30 @@ Revs: TypeAlias = Annotated[
 UserIds: TypeAlias = Annotated[list[UUID], Meta(description="Users to watch; repeated ids count once.")]
 Token: TypeAlias = Annotated[str, Meta(description="An `access_token`, of the same user.", examples=["TOKEN"])]
 
-# --- what both know ---
+# --- in both ---
 
 ConversationId: TypeAlias = Annotated[UUID, Meta(description="The id of a conversation.")]
 MessageId: TypeAlias = Annotated[UUID, Meta(description="The id of a message.")]
 
 Seq: TypeAlias = Annotated[
     int,
-    Meta(ge=1, description="Where the message stands in its conversation: 1, 2, 3 … without gaps.", examples=[42]),
+    Meta(ge=1, description="Position of the message in its conversation: 1, 2, 3 … without gaps.", examples=[42]),
 ]
 Rev: TypeAlias = Annotated[
     int,
-    Meta(ge=1, description="Numbers the changes of a conversation; an edited message has a new one.", examples=[42]),
+    Meta(
+        ge=1, description="Number of a change in its conversation; an edit gives the message a new one.", examples=[42]
+    ),
 ]
 Epoch: TypeAlias = Annotated[
     str,
-    Meta(description="Another one means another history: revs of before say nothing.", examples=["5f1d7a02c4b8e963"]),
+    Meta(
+        description="Identifies a history. If it changed, messages may be gone: reload instead of resuming.",
+        examples=["5f1d7a02c4b8e963"],
+    ),
 ]
 
-# --- what the server sends ---
+# --- in server frames ---
 
 Time: TypeAlias = Annotated[
     str,
@@ -78,7 +83,7 @@ Time: TypeAlias = Annotated[
 ]
 Username: TypeAlias = Annotated[str, Meta(examples=["john_doe"])]
 Text: TypeAlias = Annotated[str, Meta(description="The message, as it was sent.", examples=["Hello, world!"])]
-ActiveCount: TypeAlias = Annotated[int, Meta(ge=0, description="How many users are connected.", examples=[1])]
+ActiveCount: TypeAlias = Annotated[int, Meta(ge=0, description="Number of connected users.", examples=[1])]
 LastSeq: TypeAlias = Annotated[int, Meta(ge=0, description="The `seq` of the newest message; 0: none.", examples=[42])]
 LastRev: TypeAlias = Annotated[int, Meta(ge=0, description="The newest `rev`; 0: none.", examples=[42])]
 Event: TypeAlias = Annotated[
@@ -91,6 +96,10 @@ Event: TypeAlias = Annotated[
 ]
 EchoedClientId: TypeAlias = Annotated[
     str,
-    Meta(max_length=MAX_CLIENT_ID_CHARS, description="The frame's, as far as it can be told back.", examples=["m-1"]),
+    Meta(
+        max_length=MAX_CLIENT_ID_CHARS,
+        description="The `client_id` of the rejected frame, if it was a valid one.",
+        examples=["m-1"],
+    ),
 ]
 Seconds: TypeAlias = Annotated[int, Meta(description="Seconds from now.", examples=[3600])]

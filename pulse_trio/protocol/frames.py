@@ -24,34 +24,33 @@ from pulse_trio.protocol.fields import (
 )
 
 FRAME_ERRORS: Final = {
-    ErrorCode.INVALID_JSON: "not JSON, or JSON with repeated names, NaN, endless nesting or endless numbers",
-    ErrorCode.INVALID_FRAME: "not an object, or a field of the wrong kind",
-    ErrorCode.UNKNOWN_TYPE: "`type` is none of the above",
+    ErrorCode.INVALID_JSON: "not JSON, or JSON with repeated names, NaN, numbers too long or nesting too deep",
+    ErrorCode.INVALID_FRAME: "not an object, or a field of the wrong type",
+    ErrorCode.UNKNOWN_TYPE: "an unknown `type`",
     ErrorCode.BINARY_FRAME: "frames are text messages",
     ErrorCode.EMPTY_CONTENT: "`content` is missing, empty or only white space",
     ErrorCode.CONTENT_TOO_LONG: "`content` is over the limit",
     ErrorCode.INVALID_TEXT: "a NUL character or a lone surrogate",
-    ErrorCode.CLIENT_ID_REUSED: "this `client_id` was used for a message with other content",
+    ErrorCode.CLIENT_ID_REUSED: "this `client_id` was used for a message with different content",
     ErrorCode.NO_SUCH_MESSAGE: "the message to edit or delete is not in this conversation, or is deleted; "
-    "no message has the `seq` that was read",
+    "or no message has the `seq` of a `read`",
     ErrorCode.NOT_YOUR_MESSAGE: "only its sender may edit a message; its sender and the owner may delete it",
-    ErrorCode.CANNOT_RESUME: "there is no such point to resume at; load the history afresh",
+    ErrorCode.CANNOT_RESUME: "the server cannot resume from there; reload the history",
     ErrorCode.INVALID_TOKEN: "the token of an `auth` frame is not valid, or another user's",
-    ErrorCode.NOT_A_MEMBER: "you are not in the conversation, or have been removed; the same if it does not exist",
-    ErrorCode.RATE_LIMITED: "you send too much at once, and this frame was refused; wait, and send it again",
-    ErrorCode.NOT_STORED: "the message could not be stored within `PULSE_STORE_TIMEOUT` seconds: send it again with "
-    "the same `client_id`; with `field` `seq`: the same of a read position",
-    ErrorCode.UNAVAILABLE: "the database does not answer, so your `auth` or `watch` was not taken: send it again in "
-    "a moment",
+    ErrorCode.NOT_A_MEMBER: "you are not a member of the conversation, or it does not exist",
+    ErrorCode.RATE_LIMITED: "rate limit exceeded: this frame was rejected; wait, then send it again",
+    ErrorCode.NOT_STORED: "the message was not stored within `PULSE_STORE_TIMEOUT` seconds: send it again with the "
+    "same `client_id`; with `field` `seq`: the read position was not stored",
+    ErrorCode.UNAVAILABLE: "the database does not answer, so your `auth` or `watch` had no effect: retry in a moment",
 }
-"""What an `error` frame can be about."""
+"""The codes of `error` frames, with their meanings."""
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """A frame of either direction."""
 
     is_session_only: ClassVar[bool] = False
-    """True for frames that a conversation's own connection does not know."""
+    """True for frames that exist only on a session's connection."""
 
 
 class MessageFrame(Frame, frozen=True, tag="message"):
@@ -70,13 +69,13 @@ class MessageFrame(Frame, frozen=True, tag="message"):
 
 
 class MessageUpdatedFrame(MessageFrame, frozen=True, kw_only=True, tag="message_updated"):
-    """A message that was edited, as it now is, with its new `rev`."""
+    """An edited message in its present state, with its new `rev`."""
 
     updated_at: Time
 
 
 class MessageDeletedFrame(Frame, frozen=True, tag="message_deleted"):
-    """A message that was deleted: its place, with its new `rev`, and no content."""
+    """A deleted message: its place and its new `rev`, without content."""
 
     sender_id: UUID
     sender_username: Username
@@ -90,7 +89,7 @@ class MessageDeletedFrame(Frame, frozen=True, tag="message_deleted"):
 
 
 class TypingFrame(Frame, frozen=True, tag="typing"):
-    """Somebody else is typing."""
+    """Another user is typing."""
 
     sender_id: UUID
     sender_username: Username
@@ -98,10 +97,10 @@ class TypingFrame(Frame, frozen=True, tag="typing"):
 
 
 class SystemFrame(Frame, frozen=True, kw_only=True, tag="system"):
-    """Something happened to the conversation; `event` says what, `content` says it to a person.
+    """An event of the conversation: `event` is for programs, `content` for people.
 
-    `active_users` is left out for all but who joins when there are too many of them. `user_ids` and `user_count` come
-    with `added` and `removed`.
+    In a crowded conversation only the user who joins gets `active_users`. `user_ids` and `user_count` come with `added`
+    and `removed`.
     """
 
     content: Annotated[str, Meta(examples=["User john_doe joined the conversation"])]
@@ -113,22 +112,22 @@ class SystemFrame(Frame, frozen=True, kw_only=True, tag="system"):
     last_seq: LastSeq
     last_rev: LastRev
     epoch: Epoch
-    user_ids: Annotated[list[UUID], Meta(description="Whom it is about: the first 100 of them.")] | UnsetType = UNSET
+    user_ids: Annotated[list[UUID], Meta(description="The users it is about, at most 100 of them.")] | UnsetType = UNSET
     user_count: (
-        Annotated[int, Meta(description="How many it is about; if more than `user_ids`, load the members afresh.")]
+        Annotated[int, Meta(description="Number of users it is about; if `user_ids` has fewer, reload the members.")]
         | UnsetType
     ) = UNSET
 
 
 class PresentUser(msgspec.Struct, frozen=True):
-    """Who came or went."""
+    """A user who came or went."""
 
     user_id: UUID
     username: Username
 
 
 class PresenceFrame(Frame, frozen=True, tag="presence"):
-    """Who came to a crowded conversation and who went, within a moment; in place of `joined` and `left`."""
+    """Users who came to a crowded conversation and who left it, batched; replaces `joined` and `left` there."""
 
     conversation_id: UUID
     joined: list[PresentUser]
@@ -137,21 +136,25 @@ class PresenceFrame(Frame, frozen=True, tag="presence"):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """How far a user has read."""
+    """The read position of a user: the highest `seq` that they have read."""
 
     user_id: UUID
     seq: Seq
 
 
 class ReadFrame(Frame, frozen=True, tag="read"):
-    """How far users have read who have read on, within a moment."""
+    """New read positions, batched."""
 
     conversation_id: UUID
     positions: list[Position]
 
 
 class UserPresence(msgspec.Struct, frozen=True):
-    """Whether a user is online, and since when that is so; None if they never were."""
+    """The presence of a user.
+
+    `last_seen_at`: when their first connection opened if they are online, else when their last one closed; None if they
+    never connected.
+    """
 
     user_id: UUID
     is_online: bool
@@ -159,23 +162,23 @@ class UserPresence(msgspec.Struct, frozen=True):
 
 
 class UsersFrame(Frame, frozen=True, tag="users"):
-    """Who of those that a session watches is online."""
+    """The presence of users that this session watches."""
 
     is_session_only: ClassVar[bool] = True
     users: list[UserPresence]
 
 
 class ErrorFrame(Frame, frozen=True, tag="error"):
-    """A frame of this client was refused, or its message could not be stored.
+    """A frame of this client was rejected, or its message could not be stored.
 
-    `conversation_id`: only on a session's connection, when it concerns one conversation.
+    `conversation_id`: only on a session's connection, if the error concerns one conversation.
     """
 
     content: Annotated[str, Meta(description="A sentence for a person.", examples=["Message content cannot be empty"])]
     code: Annotated[
         str,
         Meta(
-            description="For programs; stays the same.",
+            description="For programs; stable.",
             examples=[ErrorCode.EMPTY_CONTENT.code],
             extra_json_schema={
                 "enum": [code.code for code in FRAME_ERRORS],
@@ -189,7 +192,7 @@ class ErrorFrame(Frame, frozen=True, tag="error"):
 
 
 class SessionFrame(Frame, frozen=True, tag="session"):
-    """The first frame of a session: whatever is committed from now on will be sent."""
+    """The first frame of a session: all changes committed from now on will be sent."""
 
     is_session_only: ClassVar[bool] = True
     user_id: UUID
@@ -198,21 +201,21 @@ class SessionFrame(Frame, frozen=True, tag="session"):
 
 
 class ConversationAddedFrame(Frame, frozen=True, tag="conversation_added"):
-    """The user of this session has been added to a conversation; what happens there follows."""
+    """The user of this session was added to a conversation; its events follow."""
 
     is_session_only: ClassVar[bool] = True
     conversation_id: UUID
 
 
 class ConversationRemovedFrame(Frame, frozen=True, tag="conversation_removed"):
-    """The user of this session is not in this conversation any more; nothing of it follows."""
+    """The user of this session is no longer in this conversation; no more of its events follow."""
 
     is_session_only: ClassVar[bool] = True
     conversation_id: UUID
 
 
 class AuthFrame(Frame, frozen=True, tag="auth"):
-    """The answer to `auth`: the connection may go on for so many seconds."""
+    """The answer to `auth`: the connection is authorized for `expires_in` more seconds."""
 
     expires_in: Seconds
 
@@ -240,7 +243,7 @@ ServerFrame: TypeAlias = (
 
 
 def error_frame(error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> ErrorFrame:
-    """How an error is told over WebSocket; with the conversation only to a session."""
+    """Builds the frame for an error; `conversation_id` is for sessions only."""
     return ErrorFrame(
         content=error.message,
         code=error.code.code,

@@ -1,4 +1,9 @@
-"""Frames as bytes."""
+"""Frames as bytes.
+
+The one WebSocket detail of the protocol stands here on purpose: a frame goes to all members of a conversation as the
+same bytes, so the header of RFC 6455 is made once with it and not once a connection. Another transport would use
+`Encoded.data`.
+"""
 
 from typing import Final, get_args
 
@@ -6,21 +11,25 @@ import msgspec
 
 from pulse_trio.protocol.frames import ServerFrame
 
-_encoder = msgspec.json.Encoder()
-_KINDS: Final = {frame: str(frame.__struct_config__.tag) for frame in get_args(ServerFrame)}
+_encoder: Final = msgspec.json.Encoder()
+_TAGS: Final = {frame: str(frame.__struct_config__.tag) for frame in get_args(ServerFrame)}
 
 
 class Encoded:
-    """A frame ready for the wire: encoded once, sent to every member."""
+    """A frame as bytes: encoded once, sent to every member.
+
+    Attributes:
+        data: the text of the WebSocket message, in UTF-8.
+        kind: the `type` of the frame.
+        wire: the whole WebSocket frame, as a server sends it.
+    """
 
     __slots__ = ("data", "kind", "wire")
 
     def __init__(self, data: bytes, kind: str = "") -> None:
         self.data = data
         self.kind = kind
-        """The `type` of the frame."""
         self.wire = text_header(len(data)) + data
-        """The whole WebSocket frame, as a server sends it."""
 
     @property
     def text(self) -> str:
@@ -34,7 +43,7 @@ class Encoded:
 
 
 def text_header(size: int) -> bytes:
-    """What goes before a text message of so many bytes in one frame, unmasked (RFC 6455, section 5.2)."""
+    """Returns the header of an unfragmented, unmasked text frame of `size` bytes (RFC 6455, section 5.2)."""
     if size <= 125:
         return bytes((0x81, size))
     if size <= 0xFFFF:
@@ -43,5 +52,5 @@ def text_header(size: int) -> bytes:
 
 
 def encode(frame: ServerFrame) -> Encoded:
-    """The frame as a WebSocket message."""
-    return Encoded(_encoder.encode(frame), _KINDS[type(frame)])
+    """Encodes a frame as a WebSocket message."""
+    return Encoded(_encoder.encode(frame), _TAGS[type(frame)])
