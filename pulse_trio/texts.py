@@ -5,8 +5,8 @@ from typing import Final
 
 MAX_USERNAME_CHARS: Final = 32
 
-# Scripts that a username may mix (like "highly restrictive" in Unicode TS 39, section 5.2): "аdmin" with a Cyrillic а is
-# rejected, Japanese names are not.
+# Scripts that a username may mix (like "highly restrictive" in Unicode TS 39, section 5.2): "аdmin" with a Cyrillic а
+# is rejected, Japanese names are not.
 _MIXABLE_SCRIPTS: Final = ({"HIRAGANA", "KATAKANA", "CJK"}, {"HANGUL", "CJK"}, {"BOPOMOFO", "CJK"})
 _PUNCTUATION: Final = frozenset("._-")
 

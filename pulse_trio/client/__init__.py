@@ -6,10 +6,10 @@
             async for event in room:
                 ...
 
-The way of a frame:  wire (one connection) → frames → room (connects again, goes on where it was) → the program.
-The way of a send:   room → outgoing (kept until it is answered) → wire.
-Besides:             client and rest (REST), account (tokens), verdicts (what follows from how a connection ended).
-It imports nothing of the server but its protocol.
+A frame comes in by   wire (one connection) → frame_codec → room (reconnects and resumes) → the program.
+A message goes out by room → outgoing (kept until acknowledged) → wire.
+Beside them stand     client and rest (REST), account (tokens), verdicts (how to reconnect after a close).
+The package shares the protocol with the server, and nothing else.
 """
 
 from pulse_trio.client.backoff import Backoff

@@ -1,4 +1,4 @@
-"""Who a client is: its token, and how it gets the next one before this one ends."""
+"""Holds the token of a client and renews it before it expires."""
 
 import json
 from base64 import urlsafe_b64decode
@@ -16,12 +16,12 @@ from pulse_trio.client.redaction import redacted
 from pulse_trio.client.wakeup import Wakeup
 from pulse_trio.clock import Clock
 
-RENEW_AT: Final = 0.5  # of a token's lifetime: the other half is there for a server that is away meanwhile
-SOONEST: Final = 1.0  # seconds between two renewals, however short the tokens are
+RENEW_AT: Final = 0.5  # of a token's lifetime: the other half allows for a server that is away
+MIN_RENEWAL_INTERVAL: Final = 1.0  # seconds, however short-lived the tokens are
 
 
 class TokenBody(msgspec.Struct, frozen=True):
-    """What the server gives out."""
+    """The server's answer to a login or a renewal; `expires_in` in seconds."""
 
     access_token: str
     expires_in: float
@@ -29,16 +29,16 @@ class TokenBody(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """When a token was given out, for how long; seconds of Trio's clock."""
+    """The lifetime of a token: issued at `since`, valid for `seconds`; in seconds of Trio's clock."""
 
     since: float
     seconds: float
 
 
 def token_problem(token: str) -> str | None:
-    """Why a token cannot be sent, or None when it can. The token is no part of it.
+    """Returns the reason why a token cannot be sent, without quoting it; None if it can.
 
-    HTTP libraries put a header that they refuse into the text of their error, and that into logs.
+    Checked here because HTTP libraries quote a header that they reject, and logs would show it.
     """
     if not token:
         return "is empty"
@@ -48,22 +48,25 @@ def token_problem(token: str) -> str | None:
 
 
 class Identity:
-    """Somebody's stay: another object when somebody else has signed in. What begins in one ends in it."""
+    """Identifies one user's time in this client: signing in as another user makes a new object.
+
+    Rooms and requests belong to one identity, so that none of them continues as another user.
+    """
 
 
 class Account:
-    """The token in use, and whose it is.
+    """The current token and its user.
 
     Attributes:
-        token: None: nobody is signed in.
-        user: whose token it is; None as long as the server has not said.
-        identity: what requests are bound to, so that none is made as somebody else.
-        listeners: called when there is another token.
+        token: None if nobody is signed in.
+        user: the user of the token; None until the server has confirmed it.
+        identity: the one that requests are bound to.
+        listeners: called after each change of the token.
 
     Args:
-        request: does a request of REST: method, path, body, and the token, if any.
-        clock: the wall clock, for the `exp` of a token that came from elsewhere.
-        on_token: is called with each new token, when everything else knows of it.
+        request: makes a REST request: method, path, body, and the token, if any.
+        clock: the wall clock, for the `exp` of a token from elsewhere.
+        on_token: called with each new token, after the listeners.
     """
 
     def __init__(
@@ -89,16 +92,15 @@ class Account:
     async def sign_in(self, username: str, password: str, leave: Callable[[], None]) -> User:
         """Gets a token, and keeps the password in memory for the next one.
 
-        Token, user and password are taken together, or none of them: if this raises or is cancelled, everything is as
-        it was.
+        Token, user and password change together. If this raises or is cancelled, none of them changes.
 
         Args:
-            leave: is called before they change, if they are somebody else's.
+            leave: called before the change if it is to another user.
 
         Raises:
             AuthenticationFailed, Refused, ConnectionLost.
         """
-        async with self._lock:  # a renewal that is under way would bring the old token back
+        async with self._lock:  # a concurrent renewal would bring the old token back
             answer = await self._log_in(username, password)
             user: User = await self._request("GET", "/api/auth/me", User, token=answer.access_token)
             self.identify(user, leave)
@@ -107,31 +109,31 @@ class Account:
         return user
 
     def identify(self, user: User, leave: Callable[[], None]) -> None:
-        """Takes the user of the token, as the server says; what is bound to somebody else ends."""
+        """Sets the user of the token; if it is another one than before, calls `leave` and changes the identity."""
         if self.user is not None and self.user.id != user.id:
             leave()
             self.identity = Identity()
         self.user = user
 
     async def current(self, identity: Identity) -> str:
-        """The token, for what somebody began.
+        """Returns the token for a request of `identity`.
 
         Raises:
-            AuthenticationFailed: somebody else has signed in, or nobody.
+            AuthenticationFailed: another user has signed in, or nobody is signed in.
             Refused, ConnectionLost.
         """
         self.check(identity)
         return self.token or await self.refresh(None, identity)
 
     async def refresh(self, stale: str | None, identity: Identity) -> str:
-        """A token that is not `stale`, which is not good any more.
+        """Returns a token other than `stale`, which the server rejected.
 
         Raises:
-            AuthenticationFailed: there is no password to get one with, or it is not good any more either; or somebody
-                else has signed in.
+            AuthenticationFailed: there is no password to sign in with, or it is rejected too; or another user has
+                signed in.
             Refused, ConnectionLost.
         """
-        async with self._lock:  # several may find at once that it has ended: one of them signs in
+        async with self._lock:  # several tasks may find the token expired at once: only one signs in
             self.check(identity)
             if self.token is None or self.token == stale:
                 if self._password is None:
@@ -141,18 +143,18 @@ class Account:
             return self.token
 
     def hide(self, text: str) -> str:
-        """A text that came over a connection, without the token and the password in use."""
+        """Removes the current token and password from a text that came from the network."""
         return redacted(text, self.token, None if self._password is None else self._password[1])
 
     def check(self, identity: Identity) -> None:
-        """Raises AuthenticationFailed if somebody else has signed in since."""
+        """Raises AuthenticationFailed if another user has signed in since."""
         if identity is not self.identity:
-            raise AuthenticationFailed("somebody else has signed in")
+            raise AuthenticationFailed("another user has signed in")
 
     async def keep(self, backoff: Backoff) -> None:
-        """Renews the token, again and again, before it ends; until cancelled.
+        """Renews each token before it expires, until cancelled.
 
-        What cannot be renewed ends, and whoever uses it then is told.
+        A token that cannot be renewed expires; later requests then raise AuthenticationFailed.
         """
         while True:
             failures = 0
@@ -172,17 +174,17 @@ class Account:
                     break
                 else:
                     break
-                await trio.sleep(backoff.delay(failures, least=SOONEST))
+                await trio.sleep(backoff.delay(failures, least=MIN_RENEWAL_INTERVAL))
                 failures += 1
 
     async def _wait_until_due(self) -> None:
         while True:
             due = trio.current_time() + float("inf")
             if self._lease is not None:
-                due = self._lease.since + max(self._lease.seconds * RENEW_AT, SOONEST)
+                due = self._lease.since + max(self._lease.seconds * RENEW_AT, MIN_RENEWAL_INTERVAL)
             with trio.move_on_at(due):
                 await self._wakeup.wait()
-                continue  # another token: its own time counts
+                continue  # a new token has its own deadline
             return
 
     async def _log_in(self, username: str, password: str) -> TokenBody:
@@ -193,21 +195,21 @@ class Account:
         answer: TokenBody = await self._request("POST", path, TokenBody, **options)
         problem = token_problem(answer.access_token)
         if problem is not None:
-            raise ProtocolError(f"the server gave out a token that {problem}")
+            raise ProtocolError(f"the server issued a token that {problem}")
         return answer
 
     async def _renew(self, stale: str | None) -> None:
-        """Raises: ClientError: there is no renewing this token."""
+        """Raises: ClientError: this token cannot be renewed."""
         async with self._lock:
             if self.token != stale:
-                return  # somebody has signed in meanwhile
+                return  # a sign-in has replaced it
             try:
                 answer = await self._ask_token("/api/auth/renew", token=self.token)
             except (Refused, AuthenticationFailed) as error:
                 transient = isinstance(error, Refused) and (error.status or 0) in {429, 500, 502, 503, 504}
                 if self._password is None or transient:
                     raise
-                # An older server does not renew, and none does for ever.
+                # Older servers cannot renew, and no server renews a token for ever.
                 answer = await self._log_in(*self._password)
             self._take(answer)
 
@@ -222,7 +224,7 @@ class Account:
 
 
 def _lease_of(token: str, clock: Clock) -> Lease | None:
-    """When a token from elsewhere was given out and for how long; None when it does not say. Nothing is verified."""
+    """Reads the lifetime of a token from elsewhere, without verifying it; None if the token does not say."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

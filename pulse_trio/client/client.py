@@ -1,4 +1,4 @@
-"""A user's way to a service: REST, and live conversations."""
+"""The client: REST requests, and rooms for live conversations."""
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -20,11 +20,11 @@ from pulse_trio.client.outgoing import STORE_ATTEMPTS, check_client_id, check_te
 from pulse_trio.client.records import Conversation, ConversationRef, Message, Presence, User, UserRef, key_of
 from pulse_trio.client.rest import Rest
 from pulse_trio.client.room import MAX_EVENTS, Room
-from pulse_trio.client.verdicts import MENDABLE_STATUSES
+from pulse_trio.client.verdicts import RETRYABLE_STATUSES
 from pulse_trio.clock import Clock, utc_now
 from pulse_trio.errors import ErrorCode
 
-PAGE: Final = 100  # messages of history that are asked for at a time
+PAGE: Final = 100  # messages of history in one request
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class _Active(msgspec.Struct):
 
 class _Position(msgspec.Struct):
     user_id: UUID
-    seq: int  # 0: nothing yet
+    seq: int  # 0: nothing read
 
 
 class _Positions(msgspec.Struct):
@@ -72,23 +72,23 @@ async def open_client(
     network: Network | None = None,
     clock: Clock = utc_now,
 ) -> AsyncIterator["Client"]:
-    """A client of the service at `url`, signed in with a token or with a name and a password, or not at all yet.
+    """Opens a client of the service at `url`, signed in with a token, with a username and a password, or not yet.
 
-    The token is renewed before it ends, for as long as the block runs. What the block raises comes out as it is.
+    While the block runs, the token is renewed before it expires. Exceptions of the block come out as they are.
 
     Args:
-        url: `http://HOST:PORT` or `https://HOST`, with the path that the service is under, if any.
-        token: of the service or its identity provider; as it was given out, without a line feed at its end.
-        username, password: in place of a token. The password is kept in memory, to sign in again with.
-        on_token: is called with each new token, for a program that keeps it. Must not block.
-        backoff: how rooms connect again.
-        network: how the server is reached; `Network(ssl_context)` trusts whom you say.
+        url: `http://HOST:PORT` or `https://HOST`, with the path of the service behind a proxy, if any.
+        token: from the service or its identity provider, exactly as issued (no line feed at the end).
+        username, password: instead of a token. The password is kept in memory, to sign in again.
+        on_token: called with each new token, for a program that stores it. Must not block.
+        backoff: waits between attempts to connect.
+        network: connects to the server; `Network(ssl_context)` sets the trusted certificates.
 
     Raises:
-        AuthenticationFailed: wrong username or password, or a token that is not good.
-        ConnectionLost: the server cannot be reached. Nothing is tried again here.
-        ValueError: the URL is none, the token cannot be sent, or only one of username and password is given. What was
-            given is not in its text.
+        AuthenticationFailed: the username, the password or the token is wrong.
+        ConnectionLost: the server cannot be reached; there is no retry here.
+        ValueError: the URL is not valid, the token cannot be sent, or only one of username and password is given. The
+            message does not quote them.
     """
     if (username is None) != (password is None) or (token is not None and username is not None):
         raise ValueError("give a token, or both a username and a password, or neither")
@@ -116,13 +116,17 @@ async def open_client(
 
 
 class Client:
-    """What a user can do. `open_client` makes one.
+    """Requests and rooms of one user. Made by `open_client`.
 
-    Every request raises, if it must: `ConnectionLost` (no answer came: a change may be made or not),
-    `AuthenticationFailed`, `Refused` with the server's code, and where it is about a conversation `NotAMember`.
-    Cancelled, a change may be made or not.
+    A conversation or a user is given as a record or by its id, as a UUID or as text.
 
-    A conversation or a user may be given as such or by its id, as a UUID or as text.
+    Cancelled: the server may or may not have carried out the request.
+
+    Raises:
+        ConnectionLost: there was no answer; the server may or may not have carried out the request.
+        AuthenticationFailed: no valid token.
+        Refused: the server rejected the request; `code` says why.
+        NotAMember: in requests about a conversation.
     """
 
     def __init__(self, rest: Rest, account: Account, address: Address, network: Network, backoff: Backoff) -> None:
@@ -133,47 +137,46 @@ class Client:
         self._backoff = backoff
         self._rooms: set[Room] = set()
 
-    # --- who one is ---
+    # --- the user ---
 
     @property
     def token(self) -> str | None:
-        """The token in use; another one after each renewal."""
+        """The current token; it changes with each renewal."""
         return self._account.token
 
     @property
     def user(self) -> User:
-        """Who is signed in.
+        """The user who is signed in.
 
         Raises:
-            AuthenticationFailed: nobody is.
+            AuthenticationFailed: nobody is signed in.
         """
         if self._account.user is None:
             raise AuthenticationFailed("not signed in")
         return self._account.user
 
     async def register(self, username: str, password: str) -> User:
-        """Creates an account; it does not sign in.
+        """Creates an account, without signing in.
 
         Raises:
-            Refused: `username_taken`, or a name or a password that the service does not take.
+            Refused: `username_taken`, or the service rejects the username or the password.
         """
         body = {"username": username, "password": password}
         return await self._rest.request("POST", "/api/auth/register", User, json=body, token=None)
 
     async def sign_in(self, username: str, password: str) -> User:
-        """Gets a token for a name and a password, which is kept in memory to get the next one with.
+        """Signs in; the password is kept in memory to get later tokens.
 
-        If this is another user, the rooms that are open fail, and so do requests that the first one made and that would
-        have to be made again: nothing goes out as the other one's. If this raises or is cancelled, the first one stays
-        signed in.
+        When another user signs in, open rooms of the first user fail, and so do their requests that would need a retry:
+        nothing of theirs is sent as the other user. If this raises or is cancelled, the first user stays signed in.
 
         Raises:
-            AuthenticationFailed: wrong username or password.
+            AuthenticationFailed: the username or the password is wrong.
         """
         return await self._account.sign_in(username, password, self._end_rooms)
 
     async def me(self) -> User:
-        """Who is signed in, as the server says."""
+        """Asks the server for the user of the token."""
         identity = self._account.identity
         user = await self._ask("GET", "/api/auth/me", User)
         if identity is self._account.identity:
@@ -182,63 +185,63 @@ class Client:
 
     def _end_rooms(self) -> None:
         for room in self._rooms:
-            room.end(AuthenticationFailed("somebody else has signed in"))
+            room.end(AuthenticationFailed("another user has signed in"))
 
     async def search_users(self, prefix: str, *, limit: int = 20) -> list[User]:
-        """Users whose names begin so, in any case, in the order of their names; at most `limit`, 1 to 200."""
+        """Returns users whose names begin with `prefix`, in any case, sorted by name; at most `limit`, 1 to 200."""
         answer = await self._ask("GET", "/api/users", _Users, params={"query": prefix, "limit": limit})
         return answer.users
 
     async def presence(self, user: UserRef) -> Presence:
-        """Whether somebody that one shares a conversation with is connected."""
+        """Returns the presence of a user who shares a conversation with this one."""
         return await self._ask("GET", f"/api/chat/users/{key_of(user)}/presence", Presence)
 
     # --- conversations ---
 
     async def conversations(self, *, limit: int = 50, offset: int = 0) -> list[Conversation]:
-        """The user's conversations, the one with the most recent activity first; `limit` is 1 to 200."""
+        """Returns the user's conversations, most recent activity first; `limit` is 1 to 200."""
         params = {"limit": limit, "offset": offset}
         return (await self._ask("GET", "/api/chat/conversations", _Conversations, params=params)).conversations
 
     async def conversation(self, conversation: ConversationRef) -> Conversation:
-        """A conversation as it now is."""
+        """Returns a conversation in its present state."""
         return await self._ask("GET", _path(conversation), Conversation)
 
     async def create_group(
         self, name: str, members: Iterable[UserRef] = (), *, description: str | None = None
     ) -> Conversation:
-        """A new group, with these members and oneself."""
+        """Creates a group of these members and the user."""
         ids = [str(key_of(member)) for member in members]
         body = {"name": name, "description": description, "is_group": True, "participant_ids": ids}
         return await self._ask("POST", "/api/chat/conversations", Conversation, json=body)
 
     async def open_direct(self, user: UserRef) -> Conversation:
-        """The one-to-one with somebody: two users have one, and this creates it if there is none yet."""
+        """Returns the one-to-one conversation with a user; creates it if there is none."""
         body = {"is_group": False, "participant_ids": [str(key_of(user))]}
         return await self._ask("POST", "/api/chat/conversations", Conversation, json=body)
 
     async def rename(
         self, conversation: ConversationRef, *, name: str | None = None, description: str | None = None
     ) -> Conversation:
-        """Gives a group another name, another description, or both; what is None stays."""
+        """Changes the name or the description of a group, or both; None leaves one unchanged."""
         changes = {"name": name, "description": description}
         body = {field: value for field, value in changes.items() if value is not None}
         return await self._ask("PATCH", _path(conversation), Conversation, json=body)
 
     def members(self, conversation: ConversationRef) -> "Members":
-        """All members, in the order they came: `async for user in client.members(conversation)`.
+        """Iterates over all members, in the order they joined: `async for user in client.members(conversation)`.
 
-        Asked for page by page as they are used; a loop may be left at any time.
+        Loads page after page as needed; the loop may be left at any time.
         """
         return Members(self, f"{_path(conversation)}/members")
 
     async def add_members(self, conversation: ConversationRef, users: Iterable[UserRef]) -> Conversation:
-        """Adds users to a group; who is in it already stays."""
+        """Adds users to a group; members among them are ignored."""
         body = {"user_ids": [str(key_of(user)) for user in users]}
         return await self._ask("POST", f"{_path(conversation)}/members", Conversation, json=body)
 
     async def remove_member(self, conversation: ConversationRef, user: UserRef) -> None:
-        """Removes somebody from a group; only its owner may. Their connections are closed when this returns."""
+        """Removes a member from a group; only its owner may. Their connections are closed when this returns."""
         await self._do("DELETE", f"{_path(conversation)}/members/{key_of(user)}")
 
     async def leave(self, conversation: ConversationRef) -> None:
@@ -246,11 +249,11 @@ class Client:
         await self._do("DELETE", f"{_path(conversation)}/members/me")
 
     async def active_users(self, conversation: ConversationRef) -> frozenset[UUID]:
-        """Who has a conversation open."""
+        """Returns the users who have a conversation open."""
         return frozenset((await self._ask("GET", f"{_path(conversation)}/active", _Active)).active_users)
 
     async def read_positions(self, conversation: ConversationRef) -> dict[UUID, int]:
-        """How far each member has read, by seq; 0: nothing yet."""
+        """Returns the highest `seq` that each member has read; 0: nothing."""
         identity = self._account.identity
         path = f"{_path(conversation)}/read"
         found: dict[UUID, int] = {}
@@ -263,7 +266,7 @@ class Client:
                 return found
 
     async def mark_read(self, conversation: ConversationRef, seq: int) -> None:
-        """Everything up to this seq has been read; lower than before changes nothing."""
+        """Moves the user's read position up to this `seq`; a lower one changes nothing."""
         await self._do("PUT", f"{_path(conversation)}/read", json={"seq": seq})
 
     # --- messages ---
@@ -271,31 +274,31 @@ class Client:
     def history(
         self, conversation: ConversationRef, *, before_seq: int | None = None, after_seq: int | None = None
     ) -> "History":
-        """Stored messages, deleted ones too (without content): `async for message in client.history(conversation)`.
+        """Iterates over stored messages: `async for message in client.history(conversation)`.
 
-        From the newest back to the first, or back from before `before_seq`; with `after_seq` forwards from after it.
-        Asked for page by page as they are used; a loop may be left at any time.
+        Backwards from the newest, or from the one before `before_seq`; with `after_seq` forwards from the one after it.
+        Deleted messages are included, without content. Loads page after page as needed; the loop may be left at any
+        time.
         """
         if before_seq is not None and after_seq is not None:
-            raise ValueError("history goes back from `before_seq` or forwards from `after_seq`, not both")
+            raise ValueError("give `before_seq` or `after_seq`, not both")
         return History(self, f"{_path(conversation)}/messages", before_seq, after_seq)
 
     async def send(self, conversation: ConversationRef, content: str, *, client_id: str | None = None) -> Message:
         """Sends a message without joining the conversation; returns it when it is stored.
 
-        It is asked again until there is an answer, after pauses as `Backoff` says, and stored once however often that
-        is. `client_id` (1 to 64 characters; by default a new UUID): a program that repeats a message after it was
-        started anew gives the same one again.
+        Retries with the pauses of `Backoff` until there is an answer; the message is stored once. A program that
+        repeats a message after a restart gives the same `client_id` (1 to 64 characters; by default a new UUID).
 
         There is no timeout: put `trio.fail_after` around it.
-        Cancelled: the message may be stored or not. Send it again with its `client_id` to be sure.
+        Cancelled: the message may or may not be stored. Resend it with its `client_id` to be sure.
 
         Raises:
-            Refused: the server will not take it; `code` and `field` say why.
-            AuthenticationFailed: the token has ended, or somebody else has signed in; it may be stored or not.
-            NotStored: the server could not store it, three times.
-            ConnectionLost: as many requests in a row had no answer as `Backoff` allows; it may be stored or not.
-            ValueError: this client_id is too long.
+            Refused: the server rejects it; `code` and `field` say why.
+            AuthenticationFailed: the token has expired, or another user has signed in; it may be stored.
+            NotStored: the server failed to store it three times; it may be stored.
+            ConnectionLost: as many requests in a row as `Backoff` allows had no answer; it may be stored.
+            ValueError: the client_id is not valid.
         """
         check_text(content)
         if client_id is None:
@@ -313,9 +316,9 @@ class Client:
                 if failures == self._backoff.attempts:
                     raise
             except Refused as error:
-                if error.status not in MENDABLE_STATUSES:
+                if error.status not in RETRYABLE_STATUSES:
                     raise
-                failures = 0  # it answers
+                failures = 0  # the server answers
                 least = error.retry_after or 0.0
                 if error.code == ErrorCode.NOT_STORED.code:
                     refusals += 1
@@ -324,12 +327,12 @@ class Client:
             await trio.sleep(self._backoff.delay(failures + refusals, least=least))
 
     async def edit(self, message: Message, content: str) -> Message:
-        """Gives a message of one's own another content; returns it as it then is."""
+        """Changes the content of a message of one's own; returns the edited message."""
         check_text(content)
         return await self._ask("PATCH", _message_path(message), Message, json={"content": content})
 
     async def delete(self, message: Message) -> None:
-        """Deletes a message of one's own, or any as the owner of the conversation."""
+        """Deletes a message of one's own, or any message as the owner of the conversation."""
         await self._do("DELETE", _message_path(message))
 
     # --- live ---
@@ -342,17 +345,17 @@ class Client:
         epoch: str | None = None,
         max_events: int = MAX_EVENTS,
     ) -> AbstractAsyncContextManager[Room]:
-        """A conversation, live, for as long as the block runs: `async with client.join(conversation) as room:`.
+        """Opens a room, live while the block runs: `async with client.join(conversation) as room:`.
 
-        It begins when the first connection stands: nothing that is stored from then on is missed. With `after` (and
-        `epoch`, which it belongs to) it begins with what changed since that rev. What the block raises comes out as
-        it is; a connection that cannot be kept is told by `Room.receive` and `Room.send`.
+        The block starts when the first connection is open; no change from then on is missed. With `after` (a rev) and
+        its `epoch` the room first receives the changes since then. Exceptions of the block come out as they are; when
+        the room fails, `Room.receive` and `Room.send` raise.
 
         Args:
-            max_events: how many events may wait to be read; see `Room`.
+            max_events: bound of the events that wait to be read; see `Room`.
 
         Raises:
-            NotAMember, AuthenticationFailed, ConnectionLost: there is no first connection.
+            NotAMember, AuthenticationFailed, ConnectionLost: the first connection cannot be opened.
         """
         if max_events < 1:
             raise ValueError("max_events must be 1 or more")
@@ -398,13 +401,13 @@ class Client:
         await self._signed(partial(self._rest.request, method, path, None, **options), None)
 
     async def _signed(self, request: Callable[..., Awaitable[Any]], identity: Identity | None) -> Any:
-        """The answer to a request with the token; made once more with another if that has ended.
+        """Makes a request with the token; retries once with a new one if the token was rejected.
 
         Args:
-            identity: who began it; None: whoever is signed in now.
+            identity: whose request it is; None: the one signed in now.
 
         Raises:
-            AuthenticationFailed: there is no token that is good; or somebody else has signed in.
+            AuthenticationFailed: there is no valid token, or another user has signed in.
         """
         identity = identity or self._account.identity
         token = await self._account.current(identity)
@@ -416,7 +419,7 @@ class Client:
 
 
 class _Pages(Generic[T]):
-    """Items that the server returns page by page, and the requests for them."""
+    """Iterates over items that the server returns page by page."""
 
     def __init__(self, client: Client, path: str) -> None:
         self._client = client
@@ -429,7 +432,7 @@ class _Pages(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """The next one. Cancelled: none is skipped."""
+        """Returns the next item. Cancelled: none is skipped."""
         if not self._page:
             if self._is_last:
                 raise StopAsyncIteration
@@ -439,12 +442,12 @@ class _Pages(Generic[T]):
         return self._page.popleft()
 
     async def _load(self) -> None:
-        """Loads a page, and notes whether it is the last."""
+        """Loads the next page into `_page` and sets `_is_last`."""
         raise NotImplementedError
 
 
 class Members(_Pages[User]):
-    """Members of a conversation. `Client.members` makes one."""
+    """The members of a conversation. Made by `Client.members`."""
 
     _cursor: str | None = None
 
@@ -457,7 +460,7 @@ class Members(_Pages[User]):
 
 
 class History(_Pages[Message]):
-    """Messages of a conversation. `Client.history` makes one."""
+    """The messages of a conversation. Made by `Client.history`."""
 
     def __init__(self, client: Client, path: str, before_seq: int | None, after_seq: int | None) -> None:
         super().__init__(client, path)

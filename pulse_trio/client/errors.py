@@ -1,4 +1,4 @@
-"""What can go wrong for a client, one class for each thing that a program would do something else about."""
+"""Errors of the client: one class for each case that a program handles differently."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,18 +8,18 @@ from pulse_trio.errors import ErrorCode
 
 
 class ClientError(Exception):
-    """Anything that this package raises on purpose."""
+    """Base class of the errors that this package raises."""
 
 
 class ConnectionLost(ClientError):
-    """The server cannot be reached, and as many attempts were made as `Backoff` allows; or it answers nonsense."""
+    """The server cannot be reached, or gives no usable answer, after the attempts that `Backoff` allows."""
 
 
 class AuthenticationFailed(ClientError):
-    """Wrong username or password; or a token that is not good (any more), with no password to get another.
+    """The username or password is wrong; or the token is invalid or expired, and there is no password to renew it.
 
     Attributes:
-        code: the server's, see docs/protocol.md; `invalid_credentials`, `invalid_token` and the like.
+        code: the server's, see docs/protocol.md: `invalid_credentials`, `invalid_token` and the like.
     """
 
     def __init__(self, message: str, code: str = ErrorCode.NOT_AUTHENTICATED.code) -> None:
@@ -28,18 +28,18 @@ class AuthenticationFailed(ClientError):
 
 
 class NotAMember(ClientError):
-    """You are not in this conversation, or not any more; or there is no such conversation."""
+    """You are not, or no longer, a member of this conversation; or it does not exist."""
 
 
 class Refused(ClientError):
-    """The server refused what was asked, and would again.
+    """The server rejected a request or a frame, and would again.
 
     Attributes:
         code: stable, for programs: docs/protocol.md and docs/rest.md list them.
         message: for people.
-        field: the field that it is about, if it is about one.
-        status: of HTTP, if it was a request.
-        retry_after: in how many seconds it makes sense to ask again, if that is known.
+        field: the field that the error is about, if any.
+        status: the HTTP status, if it was a request.
+        retry_after: seconds after which a retry makes sense, if known.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Refused(ClientError):
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Callable[[], "Refused"], tuple[()], dict[str, Any]]:
-        """Gives the arguments from which pickle and copy make it again."""
+        """Supports pickle and copy, which would lose the keyword arguments."""
         return partial(type(self), self.code, self.message), (), self.__dict__
 
 
 class NotStored(ClientError):
-    """The server could not store the message, several times; it may be stored all the same.
+    """The server failed to store the message several times; it may be stored nevertheless.
 
     Attributes:
-        client_id: send the same text again with it, and it is stored once.
+        client_id: resend the same text with it, and the message is stored once.
     """
 
     def __init__(self, client_id: str) -> None:
@@ -76,4 +76,4 @@ class NotStored(ClientError):
 
 
 class ProtocolError(ClientError):
-    """The other side does not speak this protocol, or speaks one that this client is too old for."""
+    """The server does not speak this protocol, or a version that this client does not know."""

@@ -1,4 +1,4 @@
-"""Frames of the WebSocket, read and written as a client does. No I/O."""
+"""Decodes and encodes WebSocket frames for the client. No I/O."""
 
 from typing import Any, Final, TypeAlias
 
@@ -20,7 +20,7 @@ from pulse_trio.protocol import (
 )
 
 ChangeFrame: TypeAlias = MessageFrame | MessageUpdatedFrame | MessageDeletedFrame
-
+"""A new `rev` of a message."""
 
 IncomingFrame: TypeAlias = ChangeFrame | TypingFrame | SystemFrame | PresenceFrame | ErrorFrame | AuthFrame | ReadFrame
 
@@ -48,28 +48,28 @@ _encoder: Final = msgspec.json.Encoder()
 
 
 def decode(text: str | bytes) -> IncomingFrame | None:
-    """The frame in a WebSocket message; None for one of a kind that is not known here, which is to be ignored.
+    """Decodes the frame in a WebSocket message; returns None for an unknown type, which clients must ignore.
 
     Raises:
-        ProtocolError: it is no frame.
+        ProtocolError: it is not a valid frame.
     """
     try:
         decoder = _decoders.get(_kind.decode(text).type)
         return None if decoder is None else decoder.decode(text)
     except msgspec.DecodeError as error:
-        raise ProtocolError(f"a frame cannot be read: {error}") from None
+        raise ProtocolError(f"a frame cannot be decoded: {error}") from None
 
 
 def encode(kind: str, **fields: Any) -> str:
-    """A frame of this type as the text of a WebSocket message. Fields that are None are left out."""
+    """Encodes a frame of this type as the text of a WebSocket message, without the fields that are None."""
     return _encoder.encode({"type": kind, **{k: v for k, v in fields.items() if v is not None}}).decode()
 
 
 def message_of(frame: ChangeFrame) -> Message:
-    """The message that a frame tells of.
+    """Returns the message that a frame carries.
 
     Raises:
-        ProtocolError: it has a timestamp that is none.
+        ProtocolError: a timestamp is not valid.
     """
     fields = {
         "id": frame.message_id,
@@ -88,4 +88,4 @@ def message_of(frame: ChangeFrame) -> Message:
     try:
         return msgspec.convert(fields, Message)
     except msgspec.ValidationError as error:
-        raise ProtocolError(f"a frame cannot be read: {error}") from None
+        raise ProtocolError(f"a frame cannot be decoded: {error}") from None

@@ -1,4 +1,4 @@
-"""Exceptions of a block that has tasks beside it, as the block raised them."""
+"""Takes the only exception of a group out of it. Trio has this too, but only in a private module."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,10 @@ import trio
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Around a nursery whose tasks raise nothing of their own: what its body raised comes out as it was raised.
+    """Lets the exception of a nursery's body come out as it was raised, not in a group.
 
-    Cancellation beside it is left out, as it is wherever an error meets one.
+    For a nursery whose tasks raise nothing. Cancelled exceptions in the group are dropped, as Trio does when an error
+    and a cancellation meet.
     """
     try:
         yield

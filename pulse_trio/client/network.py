@@ -1,4 +1,4 @@
-"""How a server is reached: one address for REST and the WebSocket, one TLS context."""
+"""Reaches a server: one address for REST and the WebSocket, one TLS context."""
 
 import ssl
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ import trio
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a service is.
+    """The address of a service.
 
     Attributes:
         base_url: without a slash at the end.
-        prefix: the path that it is under, behind a proxy; often empty.
+        prefix: the path of the service behind a proxy; often empty.
     """
 
     base_url: str
@@ -26,10 +26,10 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """The address in an `http` or `https` URL.
+        """Parses an `http` or `https` URL.
 
         Raises:
-            ValueError: it is no such URL, or has a query, a fragment or a password. No part of it is in the text.
+            ValueError: it is not such a URL, or has a query, a fragment or a password. The message does not quote it.
         """
         try:
             parts = urlsplit(url)
@@ -48,30 +48,30 @@ class Address:
 
     @property
     def authority(self) -> str:
-        """Host and port, as the header `Host` has them."""
+        """Host and port, as in the header `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.is_secure else 80) else f"{host}:{self.port}"
 
 
 class Network:
-    """TCP and TLS. A subclass may reach the server in another way: through a tunnel, or in memory.
+    """Connects by TCP and TLS. A subclass may connect in another way: through a tunnel, or in memory.
 
     Args:
-        ssl_context: whom to trust, for `https`; by default whom the system trusts.
+        ssl_context: trusted certificates for `https`; by default those of the system.
     """
 
     def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
         self._ssl_context = ssl_context
 
     def http_transport(self, _address: Address) -> httpx2.AsyncBaseTransport:
-        """What carries requests."""
+        """Returns the transport of REST requests."""
         return httpx2.AsyncHTTPTransport(verify=self._context())
 
     async def open_stream(self, address: Address) -> trio.abc.Stream:
-        """A stream for a WebSocket.
+        """Opens a stream for a WebSocket.
 
         Raises:
-            OSError: nobody listens there.
+            OSError: the server cannot be reached.
         """
         if not address.is_secure:
             return await trio.open_tcp_stream(address.host, address.port)

@@ -1,4 +1,4 @@
-"""What a client is given: frozen records, the same from history and from a live connection."""
+"""Frozen records that the client returns, the same from the history and from a live connection."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,18 +13,21 @@ from pulse_trio.ids import parse_uuid
 
 
 class User(msgspec.Struct, frozen=True):
-    """Somebody with an account."""
+    """A user with an account."""
 
     id: UUID
     username: str
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """A message, as it is at its `rev`; as an event: it is new.
+    """A message in its state at `rev`. As an event: a new message.
 
-    `seq` is where it stands in its conversation: 1, 2, 3 … without gaps. `rev` numbers the changes of the
-    conversation: of two records of one message the one with the higher rev is how it now is.
-    A deleted one keeps its place and has no content. `client_id` is what its sender gave it.
+    Attributes:
+        seq: its position in the conversation: 1, 2, 3 … without gaps.
+        rev: the number of its latest change in the conversation. Of two records of a message the one with the higher
+            rev is newer.
+        is_deleted: it keeps its `seq`, and its content is empty.
+        client_id: the sender's own id for it, if they gave one.
     """
 
     id: UUID
@@ -42,10 +45,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation and its first members, in the order they came; `Client.members` has all.
+    """A conversation with its first members, in the order they joined; `Client.members` returns all.
 
-    `users` holds up to 10 of them in a list of conversations, up to 100 in a conversation alone; `member_count` is how
-    many there are. It, `read_seq` and `unread_count` are None if the server does not keep them.
+    `users` has at most 10 members in a list of conversations, at most 100 in a single conversation; `member_count`
+    counts all. `member_count`, `read_seq` and `unread_count` are None if the server does not support them.
     """
 
     id: UUID
@@ -66,7 +69,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Presence(msgspec.Struct, frozen=True):
-    """Whether somebody is connected, and when they last were."""
+    """The presence of a user: whether they are connected, and when they last were."""
 
     user_id: UUID
     is_online: bool
@@ -75,26 +78,26 @@ class Presence(msgspec.Struct, frozen=True):
 
 # --- events ------------------------------------------------------------------------------------
 #
-# A new message is a `Message`.
+# The event of a new message is the `Message` itself.
 
 
 @dataclass(frozen=True, slots=True)
 class MessageEdited:
-    """A message has new content. After a reconnection it may be the first you hear of that message."""
+    """A message was edited. After a reconnection it may be the first event of that message."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class MessageDeleted:
-    """A message was deleted. After a reconnection it may be the first you hear of that message."""
+    """A message was deleted. After a reconnection it may be the first event of that message."""
 
     message: Message
 
 
 @dataclass(frozen=True, slots=True)
 class Typing:
-    """Somebody else is typing. May be missed."""
+    """Another user is typing. May be missed."""
 
     user_id: UUID
     username: str
@@ -102,9 +105,9 @@ class Typing:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A user opened the conversation. May be missed; `Room.active_users` says who has it open.
+    """A user opened the conversation. May be missed; `Room.active_users` has all who are connected.
 
-    Here and in `Left` the `username` is the id of somebody whose name has not been heard yet.
+    Here and in `Left` the `username` is the user's id until the room learns their name.
     """
 
     user_id: UUID
@@ -121,10 +124,10 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class MembersChanged:
-    """The group changed: `what` is `added`, `removed` or `renamed`; `text` says it to a person.
+    """The group changed: `what` is `added`, `removed` or `renamed`; `text` is a sentence for people.
 
-    `user_ids` are those who were added or removed, the first 100 of them if there are more; `user_count` is how many
-    there are: if that is more, load the conversation afresh. Of `renamed` there are none, and `user_id` is who did it.
+    `user_ids` are the users added or removed, at most 100 of them; `user_count` counts all: if it is higher, reload the
+    conversation. For `renamed` there are none, and `user_id` is the user who renamed it.
     """
 
     what: str
@@ -136,7 +139,7 @@ class MembersChanged:
 
 @dataclass(frozen=True, slots=True)
 class ReadPositions:
-    """How far members have read: the seq up to which, for those that moved. May be missed."""
+    """New read positions: user id → the highest `seq` read. May be missed."""
 
     positions: Mapping[UUID, int]
 
@@ -144,18 +147,18 @@ class ReadPositions:
         return hash(frozenset(self.positions.items()))
 
     def __reduce__(self) -> tuple[Callable[[dict[UUID, int]], "ReadPositions"], tuple[dict[UUID, int]]]:
-        """Gives the arguments from which pickle and copy make it again: a read-only mapping cannot be pickled."""
+        """Supports pickle and copy: a read-only mapping cannot be pickled."""
         return read_positions, (dict(self.positions),)
 
 
 def read_positions(positions: Mapping[UUID, int]) -> ReadPositions:
-    """An event whose positions nobody changes."""
+    """Makes the event with a read-only copy of the positions."""
     return ReadPositions(MappingProxyType(dict(positions)))
 
 
 @dataclass(frozen=True, slots=True)
 class Offline:
-    """The connection broke; another attempt is made in so many seconds. Nothing is lost: what is missed follows."""
+    """The connection broke; the next attempt follows in `retry_in` seconds. Missed changes follow after it."""
 
     reason: str
     retry_in: float
@@ -163,14 +166,14 @@ class Offline:
 
 @dataclass(frozen=True, slots=True)
 class Online:
-    """The connection is back; what was missed follows."""
+    """The connection is back; missed changes follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """There is no going on from where this was: the history was restored from a backup. Load it afresh now.
+    """The history was restored from a backup and cannot be resumed; reload it.
 
-    What follows is live, and no part of it is missing. A change whose `rev` the loaded history has is no news.
+    Live changes follow without a gap. Ignore those whose `rev` the reloaded history already has.
     """
 
     last_seq: int
@@ -180,7 +183,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """A frame that nobody waits for was refused: a `typing` or a read position. For a log."""
+    """The server rejected a frame without a sender that waits: `typing` or a read position. For a log."""
 
     code: str
     text: str
@@ -206,10 +209,10 @@ UserRef: TypeAlias = User | UUID | str
 
 
 def key_of(thing: Any) -> UUID:
-    """The id of a conversation, a user or a message, or of what writes one.
+    """Returns the id of a conversation, a user or a message, given as a record, a UUID or text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not an id.
     """
     if isinstance(thing, str):
         key = parse_uuid(thing)

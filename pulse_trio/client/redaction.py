@@ -1,4 +1,4 @@
-"""Keeps secrets of this client out of texts that a server, or a proxy, wrote: either may quote a request."""
+"""Removes the client's secrets from texts of a server or a proxy, which may quote a request."""
 
 import json
 import re
@@ -10,7 +10,7 @@ IDENTIFIER: Final = re.compile(r"[a-z][a-z0-9_.\[\]]{0,63}")
 
 
 def redacted(text: str, *secrets: str | None) -> str:
-    """The text without these secrets, however a request that it quotes encoded them."""
+    """Returns the text without these secrets, in any encoding that a request uses for them."""
     for secret in secrets:
         if secret:
             forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
@@ -21,5 +21,5 @@ def redacted(text: str, *secrets: str | None) -> str:
 
 
 def identifier(text: str, token: str | None) -> str | None:
-    """A code or the name of a field as it is, for programs; None if it is none, or quotes the token."""
+    """Returns a code or field name unchanged; None if it is not an identifier or contains the token."""
     return text if IDENTIFIER.fullmatch(text) and not (token and token in text) else None

@@ -17,14 +17,14 @@ from pulse_trio.client.errors import (
 from pulse_trio.client.redaction import identifier, redacted
 from pulse_trio.errors import ErrorCode
 
-REQUEST_TIMEOUT: Final = 30.0  # seconds for a request and its answer
-MOST_BYTES: Final = 16 * 1024 * 1024  # of an answer: 200 messages of the longest content are a fifth of it
+REQUEST_TIMEOUT: Final = 30.0  # seconds from the request to the end of its answer
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024  # 200 messages of the longest content need a fifth of it
 
 T = TypeVar("T")
 
 
 class ErrorBody(msgspec.Struct):
-    """How the server says no."""
+    """The body of an error."""
 
     code: str
     message: str
@@ -35,7 +35,7 @@ class Rest:
     """Requests to one server.
 
     Args:
-        http: carries them; whoever made it closes it.
+        http: carries them; its creator closes it.
     """
 
     def __init__(self, http: httpx2.AsyncClient) -> None:
@@ -61,15 +61,15 @@ class Rest:
         json: Any = None,
         params: Any = None,
     ) -> T | None:
-        """The answer to a request, read as `kind`.
+        """Makes a request and decodes its answer as `kind`.
 
-        Cancelled: it may have been done or not.
+        Cancelled: the server may or may not have carried it out.
 
         Raises:
-            ConnectionLost: no answer came.
-            AuthenticationFailed, NotAMember, Refused: what the answer was; Refused, too: there is a text that no
-                request can hold.
-            ProtocolError: it cannot be read.
+            ConnectionLost: there was no answer.
+            AuthenticationFailed, NotAMember, Refused: the server rejected it. Refused also if the request has a text
+                that cannot be encoded.
+            ProtocolError: the answer cannot be decoded.
         """
         password = json.get("password") if isinstance(json, dict) else None
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -83,7 +83,7 @@ class Rest:
             with trio.fail_after(REQUEST_TIMEOUT):
                 async with self._http.stream(method, path, content=content, params=params, headers=headers) as answer:
                     body = await _read(answer)
-        except httpx2.LocalProtocolError as error:  # its text has what it would not send: the token, perhaps
+        except httpx2.LocalProtocolError as error:  # its text quotes the header or value, perhaps the token
             raise ConnectionLost(f"the request cannot be sent: {type(error).__name__}") from None
         except httpx2.HTTPError as error:
             reason = redacted(str(error), token, password) or type(error).__name__
@@ -100,13 +100,13 @@ class Rest:
             return msgspec.json.decode(body, type=kind)
         except msgspec.DecodeError as error:
             reason = redacted(str(error), token, password)
-            raise ProtocolError(f"an answer of {path.split('?')[0]} cannot be read: {reason}") from None
+            raise ProtocolError(f"the answer of {path.split('?')[0]} cannot be decoded: {reason}") from None
 
 
 def _encoded(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
-    except UnicodeEncodeError:  # it holds the whole text, which may be a password
+    except UnicodeEncodeError:  # the error quotes the whole text, which may be a password
         raise Refused(ErrorCode.INVALID_TEXT.code, "a text has a lone surrogate, which cannot be sent") from None
 
 
@@ -114,8 +114,8 @@ async def _read(answer: httpx2.Response) -> bytes:
     body = bytearray()
     async for piece in answer.aiter_bytes():
         body += piece
-        if len(body) > MOST_BYTES:
-            raise ProtocolError(f"an answer is longer than {MOST_BYTES} bytes")
+        if len(body) > MAX_ANSWER_BYTES:
+            raise ProtocolError(f"an answer is longer than {MAX_ANSWER_BYTES} bytes")
     return bytes(body)
 
 
@@ -128,14 +128,14 @@ def error_of(
     token: str | None,
     password: str | None = None,
 ) -> ClientError:
-    """Makes the exception for an answer with an error. The secrets of the request are hidden in it."""
+    """Returns the exception for an answer with an error, without the secrets of the request."""
     try:
-        told = msgspec.json.decode(body, type=ErrorBody)
+        error = msgspec.json.decode(body, type=ErrorBody)
     except msgspec.DecodeError:
-        told = ErrorBody("unknown", f"the server answered {status}")  # a proxy's words, or another server's
-    message = redacted(told.message, token, password)
-    code = identifier(told.code, token) or "unknown"
-    field = None if told.field is None else identifier(told.field, token)
+        error = ErrorBody("unknown", f"the server answered {status}")  # from a proxy, or another kind of server
+    message = redacted(error.message, token, password)
+    code = identifier(error.code, token) or "unknown"
+    field = None if error.field is None else identifier(error.field, token)
     if status == 401:
         return AuthenticationFailed(message, code)
     if code == "not_a_member" or (code == "not_found" and path.startswith("/api/chat/conversations/")):

@@ -1,4 +1,4 @@
-"""A conversation, live: what happens there, and what is said. `Client.join` opens one."""
+"""A live conversation: events in, messages out. Opened by `Client.join`."""
 
 from collections import deque
 from contextlib import nullcontext
@@ -50,13 +50,13 @@ from pulse_trio.protocol import (
     TypingFrame,
 )
 
-MAX_EVENTS: Final = 256  # unread: a moment's burst fits; with the longest content it is 4 MB
-SENDS_AT_ONCE: Final = 32  # half of what a connection may have waiting for the database
-GREETING_TIMEOUT: Final = 30.0  # seconds from the handshake to the first frame
-BEHIND_AFTER: Final = 1.0  # seconds that an answer may wait behind events that nobody reads
-HURRIES: Final = 3  # times that it connects again at once before that counts as failing, too
-MAX_VAIN_GAPS: Final = 3  # in a row; after that the room waits longer and longer before it looks for the next one
-STEADY: Final = 10.0  # seconds: a connection that lasted as long ends a row of failures
+MAX_EVENTS: Final = 256  # unread: fits a burst, and 4 MB with the longest content
+SENDS_AT_ONCE: Final = 32  # half of what the server lets wait for the database on a connection
+GREETING_TIMEOUT: Final = 30.0  # seconds from the handshake to the first `system` frame
+BEHIND_AFTER: Final = 1.0  # seconds that an acknowledgement may wait behind unread events
+MAX_IMMEDIATE_RETRIES: Final = 3  # reconnections without a wait in a row; later ones wait like failures
+MAX_UNFILLED_GAPS: Final = 3  # in a row; after that the room backs off before it reconnects for another gap
+STEADY_AFTER: Final = 10.0  # seconds; a connection that lasted this long resets the backoff
 
 _CHANGES: Final = (MessageFrame, MessageUpdatedFrame, MessageDeletedFrame)
 
@@ -64,19 +64,18 @@ _CHANGES: Final = (MessageFrame, MessageUpdatedFrame, MessageDeletedFrame)
 class Room:
     """A live conversation.
 
-    Connects again by itself and goes on where it was: every new message, edit and deletion comes once, in the
-    order of `rev`; after a reconnection each message as it now is. Only `Reset` says that this was not possible.
-    A live change whose rev is not the next one shows that one before it was lost on the way: the room connects again
-    for it.
+    Reconnects by itself and resumes: every new message, edit and deletion comes once, in the order of `rev`; after a
+    reconnection each message comes once in its present state. If the server cannot resume, a `Reset` event comes. If
+    a live rev is not the next one, a change was lost on the way, and the room reconnects to get it.
 
-    Nothing here grows without bound. Of events that nobody reads `max_events` are kept; then the connection is
-    not read either, and the server's own bounds slow it, or end it, until there is room again. The one who waits
-    for the answer to a `send` does not wait behind that: after a second a connection that follows from the present
-    takes the place of the other, brings the answer, and what was passed over is fetched when events are read again.
+    Memory is bounded. At most `max_events` unread events are kept; then the room stops reading from the connection,
+    and the server's bounds slow or close it until there is space again. A task that waits in `send` need not wait for
+    that: after `BEHIND_AFTER` seconds the room reconnects at the present to get the acknowledgement, and fetches the
+    skipped changes when events are read again.
 
     Attributes:
-        conversation: as it was when this was opened.
-        gaps: how often a live connection left a change out. More than 0 is a fault of the server.
+        conversation: its state when the room was opened.
+        gaps: number of changes that a live connection left out; more than 0 is a fault of the server.
     """
 
     def __init__(
@@ -104,19 +103,19 @@ class Room:
         self._wakeup = Wakeup()
         self._events: deque[Event] = deque()
         self._outgoing = Outgoing(backoff)
-        self._places = trio.Semaphore(SENDS_AT_ONCE)
+        self._slots = trio.Semaphore(SENDS_AT_ONCE)
         self._running = trio.CancelScope()
         self._failure: ClientError | trio.ClosedResourceError | None = None
-        self._cursor = after  # the highest rev that was put into `_events`
-        self._epoch = epoch  # what `_cursor` belongs to
+        self._cursor = after  # the highest rev put into `_events`
+        self._epoch = epoch  # the epoch of `_cursor`
         self._read_rev = after or 0
         self._read_epoch = epoch
         self._head_seq = conversation.last_seq
         self._head_rev = conversation.last_rev
         self._head_epoch = conversation.epoch
-        self._target_rev = 0  # caught up there, a new connection has told what was missed
-        self._gap: int | None = None  # the rev before which a change is missing that has not been looked for yet
-        self._vain_gaps = 0  # in a row: looked for, and no such change came. A later edit may have taken its place
+        self._target_rev = 0  # a new connection has caught up when it reaches this rev
+        self._gap: int | None = None  # the rev before which a change is missing, until a reconnection
+        self._unfilled_gaps = 0  # in a row, for which no change came; a later edit may have replaced it
         self._active: frozenset[UUID] = frozenset()
         self._names = {member.id: member.username for member in conversation.users}
         self._number = 0
@@ -129,106 +128,105 @@ class Room:
         self._token = ""
         self._has_fresh_token = False
 
-    # --- what a program uses ---
+    # --- for programs ---
 
     @property
     def rev(self) -> int:
-        """The rev of the last change that `receive` returned: keep it, with `epoch`, to go on later."""
+        """The rev of the last change that `receive` returned; store it with `epoch` to resume later."""
         return self._read_rev
 
     @property
     def epoch(self) -> str:
-        """Which history `rev` belongs to; another one after a `Reset`. Empty as long as that is not known."""
+        """The epoch of `rev`, which changes with a `Reset`; empty until known."""
         return self._read_epoch or ""
 
     @property
     def head_rev(self) -> int:
-        """The highest rev of the conversation when the present connection began, or that came since."""
+        """The highest rev of the conversation that this room knows."""
         return self._head_rev
 
     @property
     def head_epoch(self) -> str:
-        """Which history `head_rev` belongs to: not the one of `rev` if a `Reset` is to come."""
+        """The epoch of `head_rev`; differs from `epoch` while a `Reset` is waiting to be read."""
         return self._head_epoch
 
     @property
     def last_seq(self) -> int:
-        """The seq of the newest message that this room has heard of."""
+        """The seq of the newest message that this room knows."""
         return self._head_seq
 
     @property
     def is_online(self) -> bool:
-        """Whether there is a connection right now."""
+        """True while the room is connected."""
         return self._is_online
 
     @property
     def active_users(self) -> frozenset[UUID]:
-        """Who has the conversation open, as far as this room has heard."""
+        """The users who have the conversation open, as far as this room knows."""
         return self._active
 
     def name_of(self, user_id: UUID) -> str:
-        """The username of somebody, or their id if this room has not heard it."""
+        """Returns the username of a user, or their id if this room does not know it."""
         return self._names.get(user_id) or str(user_id)
 
     async def send(self, content: str, *, client_id: str | None = None) -> Message:
         """Sends a message; returns it when it is stored. Messages of one task are stored in the order it sent them.
 
-        It is sent again until it is answered, over new connections too, and stored once however often that is.
-        `client_id` (1 to 64 characters; by default a new UUID): a program that repeats a message after it was
-        started anew gives the same one again.
+        Resends until there is an acknowledgement, also on new connections; the message is stored once. A program that
+        repeats a message after a restart gives the same `client_id` again (1 to 64 characters; by default a new UUID).
 
         There is no timeout: put `trio.fail_after` around it.
-        Cancelled: the message may be stored or not. Send it again with its `client_id` to be sure, or look for it
-        among the events and in the history.
+        Cancelled: the message may or may not be stored. Resend it with its `client_id` to be sure, or look for it in
+        the events and the history.
 
         Raises:
-            Refused: the server will not take it; `code` and `field` say why.
-            NotStored: the server could not store it, three times.
-            NotAMember, AuthenticationFailed, ConnectionLost: the room has failed; it may be stored or not.
-            ValueError: this client_id is too long, or a message with it is under way.
+            Refused: the server rejects it; `code` and `field` say why.
+            NotStored: the server failed to store it three times; it may be stored.
+            NotAMember, AuthenticationFailed, ConnectionLost: the room has failed; the message may be stored.
+            ValueError: the client_id is not valid, or a message with it is pending.
         """
         check_text(content)
         if client_id is None:
             client_id = new_client_id()
         check_client_id(client_id)
-        async with self._places:
+        async with self._slots:
             self._check()
             pending = self._outgoing.add(client_id, content)
-            self._tell()
+            self._notify()
             try:
-                await pending.settled.wait()
+                await pending.resolved.wait()
             finally:
                 self._outgoing.forget(pending)
-                self._tell()
+                self._notify()
         if isinstance(pending.outcome, Message):
             return pending.outcome
         assert pending.outcome is not None
         raise pending.outcome
 
     def typing(self) -> None:
-        """Tells the others that this user is typing; at most every two seconds, and not while offline."""
+        """Notifies the others that this user is typing; at most every two seconds, and not while offline."""
         if self._is_online:
             self._outgoing.type()
-            self._tell()
+            self._notify()
 
     def mark_read(self, seq: int) -> None:
-        """Everything up to this seq has been read. Told as soon as there is a connection.
+        """Moves the user's read position up to this seq; sent as soon as there is a connection.
 
-        It never goes backwards, but after a `Reset`.
+        A lower seq changes nothing, except after a `Reset`.
         """
         self._outgoing.read(seq)
-        self._tell()
+        self._notify()
 
     async def receive(self) -> Event:
-        """The next event. With several tasks that receive, each event goes to one of them.
+        """Waits for the next event. If several tasks receive, each event goes to one of them.
 
         Cancelled: no event is lost.
 
         Raises:
-            NotAMember: you were removed from the conversation.
-            AuthenticationFailed: the token has ended, and there is no getting another; or somebody else signed in.
-            ConnectionLost: as many attempts to connect failed as `Backoff` allows.
-            ProtocolError: this client and the server do not understand each other.
+            NotAMember: the user was removed from the conversation.
+            AuthenticationFailed: the token has expired and cannot be renewed, or another user has signed in.
+            ConnectionLost: as many attempts to connect as `Backoff` allows have failed.
+            ProtocolError: the client and the server speak different protocols.
             trio.ClosedResourceError: the block of `Client.join` has ended.
         """
         await self._wakeup.wait_until(lambda: bool(self._events) or self._failure is not None)
@@ -241,7 +239,7 @@ class Room:
             case Reset(last_rev=rev, epoch=epoch):
                 self._read_rev, self._read_epoch = rev, epoch
                 self._outgoing.forget_read()
-        self._tell()
+        self._notify()
         return event
 
     def __aiter__(self) -> Self:
@@ -250,23 +248,23 @@ class Room:
     async def __anext__(self) -> Event:
         return await self.receive()
 
-    # --- what `Client.join` uses ---
+    # --- for `Client.join` ---
 
     async def wait_joined(self) -> None:
-        """Returns when the first connection has been greeted. Raises: ClientError: there will be none."""
+        """Waits for the first `system` frame. Raises: ClientError: the room has failed."""
         await self._wakeup.wait_until(lambda: self._was_joined or self._failure is not None)
         if not self._was_joined:
             self._check()
 
     def close(self) -> None:
-        """Nothing can be done with it any more."""
+        """Ends the room after its block: later calls raise ClosedResourceError."""
         if self._failure is None:
             self._failure = trio.ClosedResourceError("the room was left")
             self._outgoing.fail(ConnectionLost("the room was left"))
-            self._tell()
+            self._notify()
 
     def end(self, error: ClientError) -> None:
-        """There is no use in it any more: `receive` and `send` raise this."""
+        """Fails the room: `receive` and `send` raise this error."""
         if self._failure is None:
             self._fail(error)
             self._running.cancel()
@@ -275,47 +273,47 @@ class Room:
         self._is_online = False
         self._failure = error
         self._outgoing.fail(error)
-        self._tell()
+        self._notify()
 
     async def run(self) -> None:
-        """Connects, again and again, until cancelled, or until there is no use in it: `receive` and `send` tell."""
-        self._account.listeners.add(self._tell)
+        """Stays connected until cancelled, or until the room fails: `receive` and `send` then raise the error."""
+        self._account.listeners.add(self._notify)
         try:
             with self._running:
                 await self._run()
         except ClientError as error:
             self._fail(error)
         finally:
-            self._account.listeners.discard(self._tell)
+            self._account.listeners.discard(self._notify)
 
     # --- connections ---
 
     async def _run(self) -> None:
-        failures = waits = hurries = 0
+        failures = waits = immediate_retries = 0
         while True:
-            # Whoever neither reads nor waits for an answer needs no connection.
+            # While events are not read and no sender waits, a connection is of no use.
             await self._wakeup.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
             self._number += 1
             self._token = await self._account.current(self._identity)
             began = trio.current_time()
-            ending = await converse(self._network, self._address, self._path(), self._token, self._talk)
+            ending = await converse(self._network, self._address, self._path(), self._token, self._run_connection)
             ending = replace(ending, reason=self._hide(ending.reason))
             was_online, self._is_online = self._is_online, False
             failures = 0 if was_online else failures + 1
-            if was_online and trio.current_time() >= began + STEADY:
-                waits = hurries = 0
+            if was_online and trio.current_time() >= began + STEADY_AFTER:
+                waits = immediate_retries = 0
             if ending.is_wanted:
                 continue
             verdict = verdict_of(ending)
             if verdict.error is not None:
                 raise verdict.error
-            self._take_in(verdict)
+            self._apply(verdict)
             at_once = verdict.at_once and (not verdict.renews or await self._renew(ending))
-            is_vain = ending.is_gap and self._vain_gaps >= MAX_VAIN_GAPS
-            if is_vain:
-                waits = max(waits, self._vain_gaps)
-            if at_once and hurries < HURRIES and not is_vain:
-                hurries += 1
+            is_unfilled = ending.is_gap and self._unfilled_gaps >= MAX_UNFILLED_GAPS
+            if is_unfilled:
+                waits = max(waits, self._unfilled_gaps)
+            if at_once and immediate_retries < MAX_IMMEDIATE_RETRIES and not is_unfilled:
+                immediate_retries += 1
                 continue
             if self._backoff.attempts is not None and failures >= self._backoff.attempts:
                 raise ConnectionLost(f"{failures} attempts failed, the last one: {ending.reason}")
@@ -326,7 +324,7 @@ class Room:
                 self._active = frozenset()
             if self._was_joined:
                 self._is_waiting = True
-                self._put_if_room(Offline(ending.reason, delay))
+                self._put_if_space(Offline(ending.reason, delay))
             await trio.sleep(delay)
 
     def _path(self) -> str:
@@ -335,7 +333,7 @@ class Room:
             return path
         return f"{path}?after={self._cursor}" + (f"&epoch={quote(self._epoch, safe='')}" if self._epoch else "")
 
-    def _take_in(self, verdict: Verdict) -> None:
+    def _apply(self, verdict: Verdict) -> None:
         if verdict.resets:
             self._cursor = None
             self._epoch = None
@@ -348,20 +346,24 @@ class Room:
             self._outgoing.slow_down()
 
     async def _renew(self, ending: Ending) -> bool:
-        """Whether there is another token than the one that was refused."""
-        if self._has_fresh_token:  # one of just now is not good either
+        """Gets a token other than the rejected one; returns False if that is not possible now.
+
+        Raises:
+            AuthenticationFailed: a fresh token was rejected too, or there is no password to get one.
+        """
+        if self._has_fresh_token:  # a token issued just now was rejected too
             raise AuthenticationFailed(ending.reason)
         try:
             await self._account.refresh(self._token, self._identity)
         except (ConnectionLost, Refused):
-            return False  # not now
+            return False
         self._has_fresh_token = True
         return True
 
-    async def _talk(self, wire: Wire) -> Ending | None:
-        """From the handshake to the end of a connection; returns when another one is needed."""
-        if not await self._greet(wire):
-            return Ending("the server did not greet")
+    async def _run_connection(self, wire: Wire) -> Ending | None:
+        """Runs a connection after its handshake; returns the reason when another connection is needed."""
+        if not await self._wait_greeting(wire):
+            return Ending("the server sent no `system` frame")
         ending: Ending | None = None
         failure: ClientError | ConnectionClosed | None = None
         async with trio.open_nursery() as nursery:
@@ -371,23 +373,23 @@ class Room:
             try:
                 ending = await self._read(wire)
             except (ClientError, ConnectionClosed) as error:
-                failure = error  # raised outside of the nursery, which would put it into a group
+                failure = error  # raised after the nursery, which would wrap it in a group
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
         if self._is_behind and not self._events:
             self._is_behind = False
-            return Ending("there is room for events again", is_wanted=True)
+            return Ending("events are read again", is_wanted=True)
         return ending
 
-    async def _greet(self, wire: Wire) -> bool:
-        """Whether the first frame has come, and has been taken in."""
+    async def _wait_greeting(self, wire: Wire) -> bool:
+        """Waits for the first `system` frame; returns False if there is none within `GREETING_TIMEOUT` seconds."""
         with trio.move_on_after(GREETING_TIMEOUT):
             while True:
                 frame = frame_codec.decode(await wire.receive())
                 if isinstance(frame, SystemFrame):
                     break
-                # Not greeted but refused: the close code that follows says why.
+                # An `error` frame: the close code that follows says why.
             self._joined(frame)
             return True
         return False
@@ -413,9 +415,9 @@ class Room:
             self._was_reset = False
             self._put(Reset(frame.last_seq, frame.last_rev, frame.epoch))
         elif self._is_waiting:
-            self._put_if_room(Online())
+            self._put_if_space(Online())
         self._is_waiting = False
-        self._tell()
+        self._notify()
 
     # --- writing ---
 
@@ -429,16 +431,16 @@ class Room:
                 else:
                     await wire.send(text)
         except ConnectionClosed:
-            return  # the reader has it, too
+            return  # the reading task reports it
 
     def _next_frame(self) -> str | None:
         if self._failure is not None:
-            return None  # the token may be somebody else's now
+            return None  # the token may be another user's now
         token = self._account.token
         if token is not None and token != self._token:
             self._token = token
             return frame_codec.encode("auth", token=token)
-        # Before it has caught up, what was stored on an earlier connection may still come by itself.
+        # Until the room has caught up, a message sent on an earlier connection may still come back by itself.
         return self._outgoing.next_frame(with_messages=self._is_caught_up or self._is_behind)
 
     # --- reading ---
@@ -447,27 +449,27 @@ class Room:
         while True:
             frame = frame_codec.decode(await wire.receive())
             if isinstance(frame, SystemFrame) and frame.epoch != self._epoch and not self._is_behind:
-                return Ending("the history has another epoch", is_wanted=True)
+                return Ending("the history has a new epoch", is_wanted=True)
             event = self._event_of(frame)
             if event is None or self._is_behind:
                 continue
             if isinstance(frame, _CHANGES) and self._is_gap(frame.rev):
                 return Ending("a change is missing", is_gap=True)
-            if not await self._wait_for_room(wire):
+            if not await self._wait_space(wire):
                 self._is_behind = True
-                return Ending("nobody reads events", is_wanted=True)
+                return Ending("events are not read", is_wanted=True)
             self._put(event)
             if isinstance(frame, _CHANGES):
                 self._cursor = frame.rev
                 self._is_caught_up = self._is_caught_up or frame.rev >= self._target_rev
                 self._take_change(frame.rev, frame.seq)
-                self._tell()
+                self._notify()
 
     def _is_gap(self, rev: int) -> bool:
-        """Says if a change before this one is missing, and was not looked for on a new connection already."""
+        """Returns True if a change before this one is missing and no new connection has looked for it yet."""
         assert self._cursor is not None
         if self._gap is not None:
-            self._vain_gaps = 0 if rev < self._gap else self._vain_gaps + 1
+            self._unfilled_gaps = 0 if rev < self._gap else self._unfilled_gaps + 1
             self._gap = None
         elif self._is_caught_up and rev > self._cursor + 1:
             self._gap = rev
@@ -475,8 +477,8 @@ class Room:
             return True
         return False
 
-    async def _wait_for_room(self, wire: Wire) -> bool:
-        """Whether there is room for an event; False: not soon, and somebody waits for an answer."""
+    async def _wait_space(self, wire: Wire) -> bool:
+        """Waits for space for an event; returns False when a sender would wait too long for that."""
         with wire.held() if self._is_full() else nullcontext():
             while self._is_full():
                 await self._wakeup.wait_until(lambda: not self._is_full() or self._outgoing.has_unanswered)
@@ -491,7 +493,7 @@ class Room:
         scope.cancel()
 
     def _event_of(self, frame: frame_codec.IncomingFrame | None) -> Event | None:
-        """Takes a frame in; what it tells the program, if anything."""
+        """Applies a frame to the state of the room; returns the event for the program, if any."""
         if isinstance(frame, _CHANGES):
             return self._change_of(frame)
         match frame:
@@ -520,7 +522,7 @@ class Room:
         if message.sender_id == self._user.id:
             self._outgoing.acknowledge(message)
         if self._cursor is not None and message.rev <= self._cursor:
-            return None  # the answer to a message that was sent again
+            return None  # the acknowledgement of a resent message
         if message.is_deleted:
             return MessageDeleted(message)
         return MessageEdited(message) if isinstance(frame, MessageUpdatedFrame) else message
@@ -529,7 +531,7 @@ class Room:
         events: list[Event] = [Joined(u.user_id, u.username) for u in frame.joined if u.user_id != self._user.id]
         events += [Left(user.user_id, user.username) for user in frame.left]
         for event in events[:-1]:
-            self._put_if_room(event)
+            self._put_if_space(event)
         return events[-1] if events else None
 
     def _system_event(self, frame: SystemFrame) -> Event | None:
@@ -562,12 +564,12 @@ class Room:
         client_id = None if frame.client_id is UNSET else frame.client_id
         field = None if frame.field is UNSET else identifier(frame.field, self._token)
         code, content = identifier(frame.code, self._token) or "unknown", self._hide(frame.content)
-        was_told = self._outgoing.refuse(code, content, field, client_id)
-        self._tell()
-        return None if was_told or client_id is not None else Warned(code, content)
+        is_handled = self._outgoing.refuse(code, content, field, client_id)
+        self._notify()
+        return None if is_handled or client_id is not None else Warned(code, content)
 
     def _hide(self, text: str) -> str:
-        """A text of the server without the secrets of this client."""
+        """Removes the secrets of this client from a text of the server."""
         return self._account.hide(redacted(text, self._token))
 
     # --- events ---
@@ -577,14 +579,14 @@ class Room:
 
     def _put(self, event: Event) -> None:
         self._events.append(event)
-        self._tell()
+        self._notify()
 
-    def _put_if_room(self, event: Event) -> None:
-        """For what may be missed."""
+    def _put_if_space(self, event: Event) -> None:
+        """Puts an event that may be missed."""
         if not self._is_full():
             self._put(event)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         self._wakeup.notify()
 
     def _check(self) -> None:

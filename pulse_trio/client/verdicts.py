@@ -1,4 +1,4 @@
-"""What to do when a connection has ended: the tables of docs/protocol.md, as a client reads them."""
+"""Decides how to continue after a connection has ended: the tables of docs/protocol.md, as a client reads them."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,26 +7,26 @@ from pulse_trio.client.errors import ClientError, NotAMember, ProtocolError, Ref
 from pulse_trio.client.wire import Ending
 from pulse_trio.protocol import CloseCode
 
-RESTART_SPREAD: Final = 3.0  # seconds within which clients of a server that restarts come back
-FLOOD_PAUSE: Final = 5.0  # seconds, and everything is sent more slowly after it
+RESTART_SPREAD: Final = 3.0  # seconds over which the clients of a restarting server spread their reconnections
+FLOOD_PAUSE: Final = 5.0  # seconds; after it frames are sent more slowly
 
-MENDABLE_STATUSES: Final = {408, 425, 429, 500, 502, 503, 504}
-"""Of HTTP: what was refused with one of these may be taken later."""
+RETRYABLE_STATUSES: Final = {408, 425, 429, 500, 502, 503, 504}
+"""HTTP statuses after which the same request may succeed later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How to go on.
+    """The way to reconnect.
 
     Attributes:
-        at_once: without waiting, and without counting it as a failure.
-        least: seconds to wait in any case.
-        spread: further seconds, of which a random part is waited.
-        renews: with another token.
-        resets: from the present, as there is no going on from the past.
-        too_big: one of the messages under way was too large for the server.
-        slows: more slowly.
-        error: not at all.
+        at_once: without waiting, and without counting a failure.
+        least: seconds to wait at least.
+        spread: upper bound of a random addition to the wait, in seconds.
+        renews: with a new token.
+        resets: from the present, because the server cannot resume from `after`.
+        too_big: without the largest pending message, which the server rejected.
+        slows: sending more slowly.
+        error: not at all; the room fails with this error.
     """
 
     at_once: bool = False
@@ -40,7 +40,7 @@ class Verdict:
 
 
 def verdict_of(ending: Ending) -> Verdict:
-    """What follows from how a connection ended."""
+    """Returns the verdict for the end of a connection."""
     if ending.status is not None:
         return _of_refusal(ending)
     if ending.is_gap:
@@ -51,9 +51,9 @@ def verdict_of(ending: Ending) -> Verdict:
         case CloseCode.TOKEN_EXPIRED:
             return Verdict(at_once=True, renews=True)
         case CloseCode.REMOVED:
-            return Verdict(error=NotAMember("you are not in this conversation any more"))
+            return Verdict(error=NotAMember("you are no longer a member of this conversation"))
         case CloseCode.TOO_SLOW:
-            return Verdict()  # the reader was held: it comes back when there is room again
+            return Verdict()  # reading was paused on purpose: the room reconnects when there is space for events
         case CloseCode.CANNOT_RESUME:
             return Verdict(at_once=True, resets=True)
         case CloseCode.TOO_BIG:
@@ -61,16 +61,16 @@ def verdict_of(ending: Ending) -> Verdict:
         case CloseCode.FLOODING:
             return Verdict(least=FLOOD_PAUSE, slows=True)
         case CloseCode.PROTOCOL_ERROR | CloseCode.INVALID_TEXT:
-            return Verdict(error=ProtocolError(f"the server does not take what this client sends: {ending.reason}"))
+            return Verdict(error=ProtocolError(f"the server rejects what this client sends: {ending.reason}"))
     return Verdict()
 
 
 def _of_refusal(ending: Ending) -> Verdict:
-    told = ending.refusal
+    refusal = ending.refusal
     if ending.status == 401:
         return Verdict(at_once=True, renews=True)
-    if isinstance(told, Refused):
-        if ending.status in MENDABLE_STATUSES:
-            return Verdict(least=told.retry_after or 0.0)
-        return Verdict(error=told)
-    return Verdict(error=told or ProtocolError(ending.reason))
+    if isinstance(refusal, Refused):
+        if ending.status in RETRYABLE_STATUSES:
+            return Verdict(least=refusal.retry_after or 0.0)
+        return Verdict(error=refusal)
+    return Verdict(error=refusal or ProtocolError(ending.reason))

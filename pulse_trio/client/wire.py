@@ -1,4 +1,4 @@
-"""One WebSocket connection, from dialling to its end, and why it ended."""
+"""One WebSocket connection, from the handshake to its end, and the reason for the end."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -14,23 +14,23 @@ from pulse_trio.client.network import Address, Network
 from pulse_trio.client.rest import error_of
 
 CONNECT_TIMEOUT: Final = 15.0  # seconds to reach the server, and again for the handshake
-CLOSE_TIMEOUT: Final = 2.0  # seconds for the server to answer a close, or to take it
-PING_EVERY: Final = 20.0  # seconds, as the server's own
-PING_TIMEOUT: Final = 20.0  # seconds after which a silent server counts as gone
+CLOSE_TIMEOUT: Final = 2.0  # seconds for the closing handshake
+PING_EVERY: Final = 20.0  # seconds, like the server's
+PING_TIMEOUT: Final = 20.0  # seconds without a pong after which the server counts as gone
 MAX_FRAME_BYTES: Final = 4 * 1024 * 1024  # the list of 100,000 active users
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Why a connection ended, or did not come to be.
+    """The reason why a connection ended, or could not be opened.
 
     Attributes:
-        reason: for a person.
-        code: the WebSocket close code; None without a close (1006).
-        status: HTTP's, of a refused handshake.
-        refusal: what that refusal said.
-        is_wanted: this side ended it, to connect again at once.
-        is_gap: this side ended it because a change did not come.
+        reason: a sentence for people.
+        code: the WebSocket close code; None if there was no close frame (1006).
+        status: the HTTP status of a rejected handshake.
+        refusal: the error in that answer.
+        is_wanted: the client ended it, to reconnect at once.
+        is_gap: the client ended it because a change was missing.
     """
 
     reason: str
@@ -42,14 +42,16 @@ class Ending:
 
 
 class Wire:
-    """An open connection, as `converse` gives it to its body."""
+    """An open connection, for the body of `converse`."""
 
     def __init__(self, socket: WebSocketConnection) -> None:
         self._socket = socket
         self._is_held = self._was_held = False
 
     async def send(self, text: str) -> None:
-        """Sends a message. Only from a task that the body owns: cancelled halfway, it leaves the connection unusable.
+        """Sends a message.
+
+        Cancelled: the connection may be unusable, so only tasks of the body may call this.
 
         Raises:
             ConnectionClosed: it has ended.
@@ -58,7 +60,7 @@ class Wire:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """While nothing is read, on purpose: that no pong comes then says nothing about the server."""
+        """Marks a time in which the client does not read: a missing pong then says nothing about the server."""
         self._is_held = self._was_held = True
         try:
             yield
@@ -66,7 +68,7 @@ class Wire:
             self._is_held = False
 
     async def receive(self) -> str | bytes:
-        """The next message.
+        """Waits for the next message.
 
         Raises:
             ConnectionClosed: it has ended.
@@ -89,7 +91,7 @@ class Wire:
 
 
 class _Stream(trio.abc.Stream):
-    """Tells of its end: trio-websocket waits for the answer to its handshake for ever when none can come."""
+    """Calls `on_end` when the stream ends: trio-websocket would wait for the handshake's answer for ever."""
 
     def __init__(self, stream: trio.abc.Stream, on_end: Callable[[], None]) -> None:
         self._stream = stream
@@ -123,17 +125,16 @@ async def converse(
     token: str,
     body: Callable[[Wire], Awaitable[Ending | None]],
 ) -> Ending:
-    """Connects, runs `body` with the connection, closes it; says why it ended.
+    """Connects, runs `body` with the connection and closes it; returns the reason for the end.
 
-    `body` may end by itself, saying why, or be ended by ConnectionClosed. A ClientError that it raises
-    comes out as it is.
+    `body` ends by returning a reason, or with ConnectionClosed. A ClientError that it raises comes out as it is.
     """
     try:
         with trio.fail_after(CONNECT_TIMEOUT):
             stream = await network.open_stream(address)
     except (OSError, trio.TooSlowError, trio.BrokenResourceError) as error:
         return Ending(f"cannot connect to {address.authority}: {str(error) or 'no answer'}")
-    ending = Ending("the connection was cut")
+    ending = Ending("the connection was lost")
     failure: ClientError | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -141,7 +142,7 @@ async def converse(
                 socket: WebSocketConnection | None = None
                 socket = await wrap_client_stream(
                     nursery,
-                    _Stream(stream, handshake.cancel),  # type: ignore[arg-type]  # any stream will do
+                    _Stream(stream, handshake.cancel),  # type: ignore[arg-type]  # typed for SocketStream and SSLStream, works with any
                     address.authority,
                     address.prefix + path,
                     extra_headers=[(b"Authorization", b"Bearer " + token.encode())],
@@ -163,7 +164,7 @@ async def converse(
         ending = Ending(f"not a WebSocket server: {group.exceptions[0]}")
     finally:
         with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(stream)  # does not wait for anybody
+            await trio.aclose_forcefully(stream)  # does not wait for the peer
     if failure is not None:
         raise failure
     return ending
@@ -180,17 +181,17 @@ async def _with_socket(
             return await body(wire)
     except ConnectionClosed as closed:
         if closed.reason is None or closed.reason.code == 1006:
-            return Ending("the connection was cut")
+            return Ending("the connection was lost")
         return Ending(closed.reason.reason or f"closed with {closed.reason.code}", code=closed.reason.code)
     finally:
         with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
             await socket.aclose()
-    return Ending("the server has fallen silent")
+    return Ending("the server does not respond")
 
 
 def _rejection(rejected: ConnectionRejected, path: str, token: str) -> Ending:
     headers = {name.lower(): value for name, value in rejected.headers}
     retry_after = headers.get(b"retry-after")
     seconds = None if retry_after is None else retry_after.decode("latin-1")
-    told = error_of(rejected.status_code, rejected.body or b"", seconds, path, token=token)
-    return Ending(str(told), status=rejected.status_code, refusal=told)
+    refusal = error_of(rejected.status_code, rejected.body or b"", seconds, path, token=token)
+    return Ending(str(refusal), status=rejected.status_code, refusal=refusal)

@@ -131,9 +131,9 @@ async def test_rooms_end_before_the_token_changes(autojump_clock: MockClock, ali
     bob, error = sorted(found, key=lambda item: isinstance(item, Exception))
     assert bob.username == client.user.username == "bob"
     assert isinstance(error, AuthenticationFailed)
-    with pytest.raises(AuthenticationFailed, match="somebody else"):
+    with pytest.raises(AuthenticationFailed, match="another user"):
         await drain(room)
-    with pytest.raises(AuthenticationFailed, match="somebody else"):
+    with pytest.raises(AuthenticationFailed, match="another user"):
         await room.send("too late")
     dials = len(server.dials)
     await trio.sleep(500)
@@ -256,7 +256,7 @@ async def test_pages_of_a_history_are_of_one_user(autojump_clock: MockClock, ali
     history = client.history(TEAM)
     await anext(history)
     await client.sign_in("bob", "his")
-    with pytest.raises(AuthenticationFailed, match="somebody else"):
+    with pytest.raises(AuthenticationFailed, match="another user"):
         async for _ in history:
             pass
     assert whoever(server, "GET", path) == ["alice"]
@@ -278,9 +278,9 @@ async def test_pages_of_members_and_of_read_positions_are_of_one_user(autojump_c
     members = client.members(TEAM)
     await anext(members)
     server.answers["GET", f"{path}/read"] = positions
-    with pytest.raises(AuthenticationFailed, match="somebody else"):
+    with pytest.raises(AuthenticationFailed, match="another user"):
         await client.read_positions(TEAM)
-    with pytest.raises(AuthenticationFailed, match="somebody else"):
+    with pytest.raises(AuthenticationFailed, match="another user"):
         await anext(members)
     assert whoever(server, "GET", f"{path}/read") == ["alice"]
     assert whoever(server, "GET", f"{path}/members") == ["alice"]
@@ -321,7 +321,7 @@ async def test_a_conversation_that_is_being_joined_is_not_joined_as_somebody_els
     dials = len(server.dials)
 
     async def join() -> None:
-        with pytest.raises(AuthenticationFailed, match="somebody else"):
+        with pytest.raises(AuthenticationFailed, match="another user"):
             async with client.join(TEAM):
                 raise AssertionError
 
