@@ -20,7 +20,7 @@ from tests.support.programs import Running, node
 from tests.support.server import SECRET, Server
 
 ROOT = Path(__file__).parent.parent.parent
-CLIENT = ROOT / "pulse_trio" / "web" / "pulse-client.js"
+CLIENT = ROOT / "pulse_trio" / "web" / "pulse-client"
 JS = ROOT / "tests" / "js"
 
 
@@ -125,9 +125,9 @@ async def test_what_is_too_much_at_once_arrives_in_order(start_server: Callable[
 
 
 async def test_every_option_method_and_event_is_in_its_document() -> None:
-    source = CLIENT.read_text()
+    source = (CLIENT / "client.js").read_text()
     document = (ROOT / "docs" / "javascript.md").read_text()
-    options = re.findall(r"@property {.*} \[(\w+)\]", source)
+    options = re.findall(r"@property {.*} \[(\w+)\]", (CLIENT / "types.js").read_text())
     methods = re.findall(
         r"^  (?:async |get )?([a-z]\w*)\(.*\) {$", source[source.index("export class PulseClient") :], re.MULTILINE
     )

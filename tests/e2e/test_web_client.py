@@ -25,6 +25,7 @@ TYPES = {
 }
 FILES = sorted(path for path in WEB.rglob("*.*") if path.suffix in TYPES)
 ADDRESSES = ["/", *(f"/{path.relative_to(WEB)}" for path in FILES if path.name != "index.html")]
+LIBRARY = [address for address in ADDRESSES if address.startswith("/pulse-client")]
 TO_MARKUP = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function"
 
 
@@ -77,6 +78,21 @@ async def test_a_file_is_sent_once_and_then_only_if_it_changed(server: Server, a
         assert (changed.status_code, changed.content) == (200, answer.content)
         head = await api.request("HEAD", address)
         assert (head.status_code, head.content, head.headers["ETag"]) == (200, b"", headers["ETag"])
+
+
+async def test_pages_of_listed_origins_may_import_the_library(start_server: Callable[..., Server]) -> None:
+    server = start_server(PULSE_ALLOWED_ORIGINS="https://shop.example", PULSE_WEB_CLIENT="false")
+    assert "/pulse-client/index.js" in LIBRARY
+    with trio.fail_after(30):
+        api = Api(server.base_url)
+        for address in LIBRARY:
+            answer = await api.get(address, headers={"Origin": "https://shop.example"})
+            assert (answer.status_code, answer.headers["Content-Type"]) == (200, TYPES[".js"])
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://shop.example"
+            assert "Origin" in answer.headers["Vary"]
+            other = await api.get(address, headers={"Origin": "https://evil.example"})
+            assert "Access-Control-Allow-Origin" not in other.headers
+        assert (await api.get("/pulse-client/nothing.js")).status_code == 404
 
 
 async def test_the_page_has_a_strict_policy_and_asks_nothing_of_other_hosts(server: Server) -> None:
@@ -136,7 +152,7 @@ async def test_the_page_can_be_switched_off(start_server: Callable[..., Server])
         api = Api(server.base_url)
         for address in ADDRESSES:
             answer = await api.get(address)
-            if address == "/pulse-client.js":
+            if address in LIBRARY:
                 assert answer.status_code == 200
             else:
                 assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), address

@@ -192,7 +192,7 @@ export class Bench {
 
 const EVENTS = [
   ...["state", "message", "message_updated", "message_deleted", "typing", "system", "presence", "read", "users"],
-  ...["conversation_added", "conversation_removed", "reload", "token", "signed_out", "error"],
+  ...["conversation_added", "conversation_removed", "reload", "token", "signed_out", "error", "outbox"],
 ];
 
 const minute = (rev) => `2026-02-04T10:${String(rev % 60).padStart(2, "0")}:00.000000Z`;

@@ -18,7 +18,7 @@ from werkzeug.exceptions import NotFound
 
 from pulse_trio.settings import Settings
 
-LIBRARY: Final = "pulse-client.js"
+LIBRARY: Final = "pulse-client"
 _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -52,18 +52,25 @@ def install(app: Quart, settings: Settings) -> None:
     """
     folder = files("pulse_trio") / "web"
     web = Blueprint("web", __name__)
-    library = _load(folder / LIBRARY)
+    library = _load(folder / f"{LIBRARY}.js")
+    modules = _load_all(folder / LIBRARY)
 
-    @web.get(f"/{LIBRARY}")
+    @web.get(f"/{LIBRARY}.js")
     @hide
     async def client_library() -> Response:
-        """Returns the JavaScript library, which other pages may import, too."""
+        """Returns the JavaScript library, which pages of other origins may import, too."""
         return _answer(library)
+
+    @web.get(f"/{LIBRARY}/<name>")
+    @hide
+    async def client_module(name: str) -> Response:
+        """Returns a module that the library imports by a relative address."""
+        return _answer_one(modules, name)
 
     if settings.web_client:
         page = _load(folder / "index.html", _filled_in(settings))
         beside = {name: _load(folder / name) for name in ("favicon.svg", "manifest.webmanifest")}
-        parts = {entry.name: _load(entry) for entry in (folder / "app").iterdir() if _suffix(entry.name) in _TYPES}
+        parts = _load_all(folder / "app")
 
         @web.get("/")
         @hide
@@ -87,15 +94,17 @@ def install(app: Quart, settings: Settings) -> None:
         @hide
         async def client_part(name: str) -> Response:
             """Returns one of its scripts and style sheets."""
-            if name not in parts:
-                raise NotFound
-            return _answer(parts[name])
+            return _answer_one(parts, name)
 
     app.register_blueprint(web)
 
 
 def _suffix(name: str) -> str:
     return name[name.rfind(".") :]
+
+
+def _load_all(folder: Traversable) -> dict[str, _File]:
+    return {entry.name: _load(entry) for entry in folder.iterdir() if _suffix(entry.name) in _TYPES}
 
 
 def _load(path: Traversable, values: dict[str, str] | None = None) -> _File:
@@ -111,6 +120,12 @@ def _filled_in(settings: Settings) -> dict[str, str]:
         "max_content_chars": str(settings.max_content_chars),
         "password_min_chars": str(settings.password_min_chars),
     }
+
+
+def _answer_one(files: dict[str, _File], name: str) -> Response:
+    if name not in files:
+        raise NotFound
+    return _answer(files[name])
 
 
 def _answer(file: _File) -> Response:

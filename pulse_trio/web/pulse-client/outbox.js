@@ -1,0 +1,428 @@
+import { PulseError, errorOf } from "./errors.js";
+import { idOf } from "./messages.js";
+import { StoredMessages } from "./stored.js";
+import { SECOND, backoff } from "./timers.js";
+
+/**
+ * @import { Timers } from "./timers.js"
+ * @import { Frame, PageStorage, PendingMessage, SignIn, UnsentMessage } from "./types.js"
+ */
+
+const FLYING_MOST = 32; // messages without an answer on one connection; the server holds 64
+const LIMITED_PAUSE = SECOND; // after `rate_limited`: the server says so once a second
+const PACE_LEAST = 20; // milliseconds between messages after that; doubled each time
+const PACE_MOST = SECOND;
+
+/**
+ * @typedef {{conversationId: string, content: string, clientId: string, signIn: SignIn, createdAt: string,
+ *   number: number, isStored: boolean, isSent: boolean,
+ *   tries: number, at: number, failures: number, failingSince: number | null, promise: Promise<Frame>,
+ *   resolve: (frame: Frame) => void, reject: (error: PulseError) => void}} Entry
+ *   `number`: the order in which they were written. `isStored`: in the page's storage. `at`: not to be sent before; of
+ *   one that is sent, when it is sent again. `failingSince`: of `#connectedTime`.
+ */
+
+/**
+ * Messages that are not acknowledged, in the order of `send`.
+ *
+ * Of each conversation one is under way at a time: if two were, and the first refused for a moment, the second would
+ * stand before it for ever. Those of different conversations do not wait for each other.
+ */
+export class Outbox {
+  /** @type {Map<string, Entry>} */
+  #entries = new Map();
+  /** @type {Map<string, UnsentMessage & {number: number}>} only with a storage; the page sends or discards them */
+  #rejected = new Map();
+  #stored;
+  /** @type {string | null} whose stored messages are here */
+  #loadedFor = null;
+  #written = 0; // messages so far
+  /** @type {((frame: Frame) => void) | null} */
+  #transmit = null;
+  /** @type {string | null} whose session it is */
+  #userId = null;
+  /** @type {{handle: any} | null} */
+  #timer = null;
+  #connectedAt = 0;
+  #connectedBefore = 0; // milliseconds, of all sessions that have ended
+  #pausedUntil = 0;
+  #pace = 0;
+  #options;
+
+  /**
+   * @param {{timers: Timers, random: () => number, most: number, answerTime: number, storeTime: number,
+   *   storage?: PageStorage, onChange: (conversationId: string | null) => void,
+   *   onError: (error: PulseError) => void}} options
+   *   `onChange`: what is unsent in a conversation changed; null: in any. `onError`: a message from the storage was
+   *   rejected.
+   */
+  constructor(options) {
+    this.#options = options;
+    this.#stored = options.storage === undefined ? null : new StoredMessages(options.storage);
+  }
+
+  /** @returns {PendingMessage[]} */
+  get pending() {
+    return [...this.#entries.values()].map(({ conversationId, content, clientId, signIn }) => ({
+      conversationId,
+      content,
+      clientId,
+      userId: signIn.userId,
+    }));
+  }
+
+  /**
+   * Those that are not acknowledged and, with a storage, those that were rejected, in the order they were written.
+   * @returns {UnsentMessage[]}
+   */
+  get unsent() {
+    const pending = [...this.#entries.values()].map((entry) => ({ ...unsentOf(entry, null), number: entry.number }));
+    const all = [...pending, ...this.#rejected.values()].sort((a, b) => a.number - b.number);
+    return all.map(({ number, ...message }) => message);
+  }
+
+  /** How many are unsent, with those of other tabs. */
+  get unsentCount() {
+    const keys = new Set([...this.#entries.keys(), ...this.#rejected.keys()]);
+    const stored = this.#loadedFor === null ? [] : (this.#stored?.list(this.#loadedFor) ?? []);
+    for (const { conversationId, clientId } of stored) keys.add(keyOf(idOf(conversationId), clientId));
+    return keys.size;
+  }
+
+  /**
+   * Adds what an earlier page, or another tab, has left in the storage.
+   * @param {string} userId
+   */
+  load(userId) {
+    if (this.#stored === null || this.#loadedFor === userId) return;
+    this.#loadedFor = userId;
+    this.#rejected.clear();
+    for (const message of this.#stored.list(userId)) {
+      const conversationId = idOf(message.conversationId);
+      const key = keyOf(conversationId, message.clientId);
+      if (message.failure !== null) {
+        this.#rejected.set(key, { ...message, conversationId, number: this.#nextNumber() });
+      } else if (!this.#entries.has(key)) {
+        this.add(message, { userId }, { isOld: true, isStored: true }).catch(this.#options.onError);
+      }
+    }
+    this.#options.onChange(null);
+  }
+
+  /**
+   * Gives a message up. If it is under way it may be stored nevertheless.
+   * @param {string} id The conversation's.
+   * @param {string} clientId
+   */
+  discard(id, clientId) {
+    const conversationId = idOf(id);
+    const key = keyOf(conversationId, clientId);
+    const entry = this.#entries.get(key);
+    this.#entries.delete(key);
+    this.#forget(conversationId, clientId, entry?.signIn.userId ?? this.#loadedFor);
+    entry?.reject(new PulseError("discarded", "The page discarded the message", { conversationId, clientId }));
+    this.#pump();
+  }
+
+  /** Gives all of the user's messages up, those of other tabs as well. */
+  discardAll() {
+    for (const { conversationId, clientId } of this.unsent) this.discard(conversationId, clientId);
+    if (this.#loadedFor !== null) this.#stored?.clear(this.#loadedFor);
+  }
+
+  /**
+   * @param {PendingMessage & {createdAt?: string}} message
+   * @param {SignIn} signIn Whose it is.
+   * @param {{isOld?: boolean, isStored?: boolean}} [options] `isOld`: it may have been sent before, by an earlier client
+   *   or another tab. `isStored`: it is in the page's storage.
+   * @returns {Promise<Frame>}
+   */
+  add({ conversationId: id, content, clientId, createdAt: written }, signIn, { isOld = false, isStored = false } = {}) {
+    const conversationId = idOf(id);
+    const key = keyOf(conversationId, clientId);
+    const existing = this.#entries.get(key);
+    const about = { conversationId, clientId };
+    if (existing !== undefined) {
+      if (existing.content === content) return existing.promise;
+      const text = "This clientId is in use for another message";
+      return Promise.reject(new PulseError("client_id_reused", text, { ...about, field: "client_id" }));
+    }
+    const rejected = this.#rejected.get(key);
+    const number = rejected?.number ?? this.#nextNumber();
+    const createdAt = written ?? rejected?.createdAt ?? new Date(this.#options.timers.now()).toISOString();
+    /** @type {(frame: Frame) => void} */
+    let resolve = () => {};
+    /** @type {(error: PulseError) => void} */
+    let reject = () => {};
+    /** @type {Promise<Frame>} */
+    const promise = new Promise((resolved, rejected) => {
+      resolve = resolved;
+      reject = rejected;
+    });
+    const state = { isSent: false, tries: isOld ? 1 : 0, at: 0, failures: 0, failingSince: null };
+    const message = { conversationId, content, clientId, signIn, createdAt, number, isStored };
+    const entry = { ...message, ...state, promise, resolve, reject };
+    if (this.#entries.size >= this.#options.most) {
+      const text = `${this.#options.most} messages wait to be acknowledged, which is the most`;
+      this.#settle(entry, new PulseError("queue_full", text, about));
+      return promise;
+    }
+    this.#rejected.delete(key);
+    this.#entries.set(key, entry);
+    this.#store(entry);
+    this.#options.onChange(conversationId);
+    this.#pump();
+    return promise;
+  }
+
+  /**
+   * A session has begun.
+   * @param {(frame: Frame) => void} transmit
+   * @param {string} userId
+   * @param {SignIn} newest Of an earlier one whose user is not known yet nobody will tell it any more.
+   */
+  connected(transmit, userId, newest) {
+    for (const entry of [...this.#entries.values()]) {
+      const isUnknown = entry.signIn.userId === null && entry.signIn === newest;
+      if (entry.signIn.userId === userId || isUnknown) continue;
+      this.#settle(entry, new PulseError("other_user", "Another user signed in before this message was sent", entry));
+    }
+    this.#connectedBefore = this.#connectedTime();
+    this.#connectedAt = this.#options.timers.now();
+    this.#transmit = transmit;
+    this.#userId = userId;
+    for (const entry of this.#entries.values()) this.#store(entry);
+    this.load(userId);
+    this.#pump();
+  }
+
+  /** The user of a sign-in has become known: what waited for that goes on. */
+  identified() {
+    for (const entry of this.#entries.values()) this.#store(entry);
+    this.#pump();
+  }
+
+  /** The session has ended: what became of the messages that were under way nobody knows. */
+  disconnected() {
+    this.#connectedBefore = this.#connectedTime();
+    this.#transmit = null;
+    this.#options.timers.clear(this.#timer);
+    this.#recall();
+  }
+
+  /**
+   * Takes a message's own frame; returns whether it may have been sent twice, or undefined if it is none of these.
+   * @param {Frame} frame
+   */
+  acknowledge(frame) {
+    const entry = this.#entries.get(keyOf(frame.conversation_id, frame.client_id));
+    if (entry === undefined) {
+      this.#forget(frame.conversation_id, frame.client_id, frame.sender_id); // another tab has it, or had
+      return undefined;
+    }
+    this.#settle(entry, frame);
+    if (this.#entries.size === 0) this.#pace = 0;
+    this.#pump();
+    return entry.tries > 1;
+  }
+
+  /**
+   * Takes an `error` frame; returns whether it was about one of these messages.
+   * @param {Frame} frame
+   */
+  refused(frame) {
+    const { timers, random, storeTime } = this.#options;
+    const entry = this.#find(frame);
+    if (entry === undefined) return false;
+    if (frame.code !== "not_stored" && frame.code !== "unavailable") {
+      this.#settle(entry, errorOf(frame, entry));
+    } else {
+      const connected = this.#connectedTime();
+      entry.failingSince ??= connected;
+      if (connected - entry.failingSince >= storeTime) {
+        this.#settle(entry, errorOf(frame, entry));
+      } else {
+        entry.isSent = false;
+        entry.at = timers.now() + backoff(entry.failures, random);
+        entry.failures += 1;
+      }
+    }
+    this.#pump();
+    return true;
+  }
+
+  /** The server refuses frames: everything without an answer is sent again, after a moment and more slowly. */
+  limited() {
+    this.slower();
+    this.#recall();
+    const pause = LIMITED_PAUSE * (1 + this.#options.random() / 4);
+    this.#pausedUntil = this.#options.timers.now() + pause;
+    this.#pump();
+    return pause;
+  }
+
+  slower() {
+    this.#pace = Math.min(PACE_MOST, Math.max(PACE_LEAST, this.#pace * 2));
+  }
+
+  /**
+   * The connection was closed for a frame that is too large; returns whether it can have been one of these.
+   * @param {number} other The size of the largest other frame.
+   */
+  tooLarge(other) {
+    const size = (/** @type {Entry} */ entry) => sizeOf(frameOf(entry));
+    const sent = [...this.#entries.values()].filter((entry) => entry.isSent);
+    if (sent.length === 0) return false;
+    const largest = sent.reduce((a, b) => (size(b) > size(a) ? b : a));
+    if (size(largest) <= other) return false;
+    const text = "The message is larger than the server takes";
+    this.#settle(largest, new PulseError("content_too_long", text, { field: "content", ...largest }));
+    return true;
+  }
+
+  /**
+   * @param {string} conversationId
+   * @param {PulseError} error
+   */
+  rejectAll(conversationId, error) {
+    for (const entry of [...this.#entries.values()]) {
+      if (entry.conversationId === conversationId) this.#settle(entry, error);
+    }
+  }
+
+  /** @param {Frame} frame */
+  #find(frame) {
+    if (typeof frame.client_id !== "string") return undefined;
+    if (frame.conversation_id !== undefined) return this.#entries.get(keyOf(frame.conversation_id, frame.client_id));
+    return [...this.#entries.values()].find((entry) => entry.clientId === frame.client_id);
+  }
+
+  /**
+   * @param {Entry} entry
+   * @param {Frame | PulseError} outcome
+   */
+  #settle(entry, outcome) {
+    const { conversationId, clientId, signIn } = entry;
+    const key = keyOf(conversationId, clientId);
+    this.#entries.delete(key);
+    if (!(outcome instanceof PulseError)) {
+      this.#forget(conversationId, clientId, signIn.userId);
+      entry.resolve(outcome);
+      return;
+    }
+    // Another user's messages stay in the storage until that user is back.
+    if (this.#stored !== null && outcome.code !== "other_user") {
+      const message = unsentOf(entry, outcome.message || "It could not be sent");
+      this.#rejected.set(key, { ...message, number: entry.number });
+      if (signIn.userId !== null) this.#stored.put(signIn.userId, message);
+    }
+    this.#options.onChange(conversationId);
+    entry.reject(outcome);
+  }
+
+  /**
+   * Puts an entry into the storage once it is known whose it is.
+   * @param {Entry} entry
+   */
+  #store(entry) {
+    if (this.#stored === null || entry.isStored || entry.signIn.userId === null) return;
+    entry.isStored = true;
+    this.#stored.put(entry.signIn.userId, unsentOf(entry, null));
+  }
+
+  /**
+   * Removes a message that is stored by the server or discarded.
+   * @param {string} conversationId
+   * @param {string} clientId
+   * @param {string | null} userId
+   */
+  #forget(conversationId, clientId, userId) {
+    this.#rejected.delete(keyOf(conversationId, clientId));
+    if (userId !== null) this.#stored?.remove(userId, conversationId, clientId);
+    this.#options.onChange(conversationId);
+  }
+
+  #nextNumber() {
+    this.#written += 1;
+    return this.#written;
+  }
+
+  /** How long there was a session, in milliseconds: without one nothing can be stored. */
+  #connectedTime() {
+    const current = this.#transmit === null ? 0 : this.#options.timers.now() - this.#connectedAt;
+    return this.#connectedBefore + current;
+  }
+
+  #recall() {
+    for (const entry of this.#entries.values()) {
+      if (entry.isSent) {
+        entry.isSent = false;
+        entry.at = 0;
+      }
+    }
+  }
+
+  /** Sends what is due, and comes back when more is. */
+  #pump() {
+    const { timers, answerTime } = this.#options;
+    timers.clear(this.#timer);
+    if (this.#transmit === null) return;
+    const now = timers.now();
+    let next = now < this.#pausedUntil ? this.#pausedUntil : Infinity;
+    let flying = 0;
+    for (const entry of this.#entries.values()) if (entry.isSent) flying += 1;
+    const seen = new Set();
+    for (const entry of this.#entries.values()) {
+      if (now < this.#pausedUntil) break;
+      if (seen.has(entry.conversationId)) continue;
+      seen.add(entry.conversationId);
+      if (entry.signIn.userId !== this.#userId) continue; // a sign-in that this session does not know yet
+      if (entry.at <= now && (entry.isSent || flying < FLYING_MOST)) {
+        if (!entry.isSent) flying += 1;
+        entry.isSent = true;
+        entry.tries += 1;
+        entry.at = now + answerTime;
+        this.#transmit(frameOf(entry));
+        if (this.#pace > 0) this.#pausedUntil = next = now + this.#pace;
+      }
+      if (entry.at > now) next = Math.min(next, entry.at);
+    }
+    if (next < Infinity) this.#timer = timers.set(next - now, () => this.#pump());
+  }
+}
+
+/**
+ * @param {string} conversationId
+ * @param {unknown} clientId
+ */
+function keyOf(conversationId, clientId) {
+  return `${conversationId} ${clientId}`;
+}
+
+/**
+ * @param {Entry} entry
+ * @param {string | null} failure
+ * @returns {UnsentMessage}
+ */
+function unsentOf({ conversationId, content, clientId, signIn, createdAt }, failure) {
+  return { conversationId, content, clientId, userId: signIn.userId, createdAt, failure };
+}
+
+/**
+ * @param {{conversationId: string, content: string, clientId: string}} message
+ * @returns {Frame}
+ */
+function frameOf({ conversationId, content, clientId }) {
+  return { type: "message", conversation_id: conversationId, content, client_id: clientId };
+}
+
+/** @param {Frame} frame How many bytes it is. */
+export function sizeOf(frame) {
+  return new TextEncoder().encode(JSON.stringify(frame)).length;
+}
+
+/** An id for a message. `crypto.randomUUID` is missing on pages without TLS. */
+export function newClientId() {
+  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

@@ -1,0 +1,189 @@
+// Unsent messages in a storage that outlives the page.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Bench, EPOCH, ME, OTHER, message, refusal, settle } from "./support.mjs";
+
+const KEY = `pulse.outbox.${ME}`;
+
+/** What the client uses of `localStorage`; `isFull` refuses to write. */
+class FakeStorage {
+  items = new Map();
+  isFull = false;
+
+  getItem = (key) => this.items.get(key) ?? null;
+
+  setItem = (key, value) => {
+    if (this.isFull) throw new DOMException("full", "QuotaExceededError");
+    this.items.set(key, value);
+  };
+
+  removeItem = (key) => void this.items.delete(key);
+
+  /** The [clientId, failure] of what is stored for a user. */
+  of(key = KEY) {
+    return JSON.parse(this.getItem(key) ?? "[]").map((item) => [item.client_id, item.failure]);
+  }
+}
+
+const own = (clientId, rev, conversation = "a") => message(conversation, rev, { sender_id: ME, client_id: clientId });
+const rejection = (code, clientId) => ({ type: "error", code, content: "No, thanks", client_id: clientId, conversation_id: "a" });
+const sent = (socket) => socket.of("message").map((frame) => frame.client_id);
+const unsent = (bench) => bench.client.unsent.map(({ clientId, failure }) => [clientId, failure]);
+
+function open(storage, options = {}) {
+  return new Bench({ storage, userId: ME, ...options });
+}
+
+test("an unsent message is in the storage until the server has stored it", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  const promise = bench.client.send("a", "1", { clientId: "m-1" });
+  assert.deepEqual(storage.of(), [["m-1", null]]);
+  const [waiting] = bench.client.unsent;
+  assert.deepEqual([waiting.conversationId, waiting.content, waiting.userId], ["a", "1", ME]);
+  assert.equal(waiting.createdAt, new Date(bench.clock.now()).toISOString());
+  const socket = await bench.online();
+  socket.receive(own("m-1", 1));
+  await promise;
+  assert.equal(storage.items.has(KEY), false);
+  assert.deepEqual(bench.client.unsent, []);
+  assert.deepEqual(bench.of("outbox"), [{ conversation_id: "a" }, { conversation_id: "a" }]);
+});
+
+test("the next page sends what the last one left, in order and with the same ids", async () => {
+  const storage = new FakeStorage();
+  const old = open(storage);
+  old.client.send("a", "1", { clientId: "m-1" });
+  old.client.send("a", "2", { clientId: "m-2" });
+  const bench = open(storage);
+  assert.deepEqual(unsent(bench), [["m-1", null], ["m-2", null]]);
+  const socket = await bench.online();
+  socket.receive(own("m-1", 1));
+  socket.receive(own("m-2", 2));
+  assert.deepEqual(sent(socket), ["m-1", "m-2"]);
+  assert.equal(storage.items.has(KEY), false);
+});
+
+test("a rejected message stays, over the page's end too, until it is sent again or discarded", async () => {
+  const storage = new FakeStorage();
+  const first = open(storage);
+  const socket = await first.online();
+  const promises = ["m-1", "m-2", "m-3"].map((clientId) => first.client.send("a", clientId, { clientId }));
+  for (const [index, promise] of promises.slice(0, 2).entries()) {
+    const error = refusal(promise);
+    socket.receive(rejection("invalid_text", `m-${index + 1}`));
+    assert.equal((await error).code, "invalid_text");
+  }
+  assert.deepEqual(unsent(first), [["m-1", "No, thanks"], ["m-2", "No, thanks"], ["m-3", null]]);
+  assert.deepEqual(first.client.pending.map(({ clientId }) => clientId), ["m-3"]);
+
+  const bench = open(storage);
+  const next = await bench.online();
+  assert.deepEqual(unsent(bench), [["m-1", "No, thanks"], ["m-2", "No, thanks"], ["m-3", null]]);
+  assert.deepEqual(sent(next), ["m-3"]);
+  bench.client.discard("a", "m-2");
+  const again = bench.client.send("a", "m-1", { clientId: "m-1" });
+  assert.deepEqual(unsent(bench), [["m-1", null], ["m-3", null]]);
+  assert.deepEqual(sent(next), ["m-3"]); // one at a time in a conversation
+  next.receive(own("m-3", 1), own("m-1", 2));
+  assert.deepEqual(sent(next), ["m-3", "m-1"]);
+  await again;
+  assert.equal(storage.items.has(KEY), false);
+});
+
+test("a discarded message is sent no more, and its promise is rejected", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  const promise = refusal(bench.client.send("A", "1", { clientId: "m-1" }));
+  bench.client.discard("A", "m-1");
+  assert.equal((await promise).code, "discarded");
+  assert.deepEqual(sent(await bench.online()), []);
+  assert.equal(storage.items.has(KEY), false);
+});
+
+test("a message that another tab sent is removed, a rejected one as well", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  const socket = await bench.online();
+  const promise = refusal(bench.client.send("a", "1", { clientId: "m-1" }));
+  socket.receive(rejection("invalid_text", "m-1"));
+  await promise;
+  const other = open(storage);
+  other.client.send("b", "2", { clientId: "m-2" });
+  assert.equal(bench.client.unsentCount, 2);
+  assert.deepEqual(unsent(bench), [["m-1", "No, thanks"]]);
+  socket.receive(own("m-1", 1), own("m-2", 1, "b"));
+  assert.deepEqual([unsent(bench), storage.of(), bench.client.unsentCount], [[], [], 0]);
+});
+
+test("signing out discards what other tabs have not sent, too", async () => {
+  const storage = new FakeStorage();
+  open(storage).client.send("a", "1", { clientId: "m-1" });
+  const bench = open(storage);
+  open(storage).client.send("a", "2", { clientId: "m-2" });
+  bench.client.discardAll();
+  assert.deepEqual([bench.client.unsent, storage.items.size], [[], 0]);
+  await settle();
+});
+
+test("another user's messages stay in the storage until that user is back", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  await bench.online();
+  const promise = refusal(bench.client.send("a", "1", { clientId: "m-1" }));
+  await bench.again(1006, { user_id: OTHER });
+  assert.equal((await promise).code, "other_user");
+  assert.deepEqual([unsent(bench), storage.of()], [[], [["m-1", null]]]);
+  const others = refusal(bench.client.send("a", "2", { clientId: "m-2" }));
+  assert.deepEqual(storage.of(`pulse.outbox.${OTHER}`), [["m-2", null]]);
+  assert.deepEqual(sent(await bench.again(1006, { user_id: ME })), ["m-1"]);
+  assert.equal((await others).code, "other_user");
+});
+
+test("without a userId messages are stored from the first session on", async () => {
+  const storage = new FakeStorage();
+  open(storage).client.send("a", "1", { clientId: "m-1" });
+  const bench = new Bench({ storage });
+  bench.client.send("b", "2", { clientId: "m-2" });
+  assert.deepEqual([unsent(bench), storage.of()], [[["m-2", null]], [["m-1", null]]]);
+  const socket = await bench.online();
+  assert.deepEqual(sent(socket).sort(), ["m-1", "m-2"]);
+  assert.deepEqual(storage.of(), [["m-1", null], ["m-2", null]]);
+});
+
+test("a storage that is full or broken loses no message of the page", async () => {
+  const storage = new FakeStorage();
+  storage.items.set(KEY, "{ not JSON");
+  storage.isFull = true;
+  const bench = open(storage);
+  const promise = bench.client.send("a", "1", { clientId: "m-1" });
+  assert.deepEqual(unsent(bench), [["m-1", null]]);
+  const socket = await bench.online({ epoch: EPOCH });
+  assert.deepEqual(sent(socket), ["m-1"]);
+  socket.receive(own("m-1", 1));
+  assert.equal((await promise).seq, 1);
+  const blocked = () => {
+    throw new DOMException("blocked", "SecurityError");
+  };
+  const other = open({ getItem: blocked, setItem: blocked, removeItem: blocked });
+  other.client.send("a", "1", { clientId: "m-1" });
+  assert.deepEqual(sent(await other.online()), ["m-1"]);
+});
+
+test("a message beyond the most that may wait is kept as rejected", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage, { maxPending: 1 });
+  bench.client.send("a", "1", { clientId: "m-1" });
+  assert.equal((await refusal(bench.client.send("a", "2", { clientId: "m-2" }))).code, "queue_full");
+  assert.deepEqual(storage.of().map(([clientId, failure]) => [clientId, failure !== null]), [["m-1", false], ["m-2", true]]);
+});
+
+test("without a storage a rejected message is not kept", async () => {
+  const bench = new Bench({ userId: ME });
+  const socket = await bench.online();
+  const promise = refusal(bench.client.send("a", "1", { clientId: "m-1" }));
+  socket.receive(rejection("invalid_text", "m-1"));
+  await promise;
+  assert.deepEqual([bench.client.unsent, bench.client.unsentCount], [[], 0]);
+});
