@@ -117,6 +117,8 @@ async def test_the_page_has_a_strict_policy_and_asks_nothing_of_other_hosts(serv
         elements = Elements()
         elements.feed(page.text)
         assert {"/app/main.js", "/app/base.css", "/favicon.svg", "/manifest.webmanifest"} <= set(elements.found)
+        # Imports of imports would be requested one round trip after the other.
+        assert set(LIBRARY) - {"/pulse-client.js", "/pulse-client/types.js"} <= set(elements.found)
         for address in elements.found:
             assert (await api.get(address)).status_code == 200, address
     for path in FILES:

@@ -14,6 +14,7 @@ globalThis.clearTimeout = (handle) => clock.clearTimeout(handle);
 class FakeClient extends EventTarget {
   users = [{ id: ME, username: "me" }, { id: OTHER, username: "other" }];
   asked = [];
+  unsent = [];
   answers = {
     conversations: () => list(this.conversationOf("a")),
     conversation: (id) => this.conversationOf(id),
@@ -61,7 +62,7 @@ class FakeClient extends EventTarget {
 function open() {
   clock = new FakeClock();
   const client = new FakeClient();
-  const store = new Store(client, { id: ME, username: "me" }, { all: () => [], remove() {} });
+  const store = new Store(client, { id: ME, username: "me" });
   return { client, store };
 }
 
@@ -76,7 +77,7 @@ const NOT_FOUND = Object.assign(new Error("no"), { status: 404 });
 
 const shown = (store, id) => store.timeline(id).items.map(({ seq, rev }) => [seq, rev]);
 
-test("after a restored backup nobody has read what was read before", async () => {
+test("a restored backup clears the read positions", async () => {
   const { client, store } = await opened();
   client.tell("read", { conversation_id: "a", positions: [{ user_id: OTHER, seq: 3 }] });
   const readers = () => store.readers(store.conversations.get("a"), 2).names;
@@ -88,7 +89,7 @@ test("after a restored backup nobody has read what was read before", async () =>
 
 // --- a request that fails on a connection that stays ---
 
-test("a list that could not be loaded is loaded again", async () => {
+test("a list that failed to load is loaded again", async () => {
   const { client, store } = open();
   store.open("a");
   client.fail("conversations", 3);
@@ -100,7 +101,7 @@ test("a list that could not be loaded is loaded again", async () => {
   assert.deepEqual(shown(store, "a"), [[1, 1], [2, 2], [3, 3]]);
 });
 
-test("a list that cannot be loaded is not asked for without a pause", async () => {
+test("a list that keeps failing is requested with pauses", async () => {
   const { client } = open();
   client.fail("conversations", Infinity);
   client.tell("state", { state: "online" });
@@ -108,7 +109,7 @@ test("a list that cannot be loaded is not asked for without a pause", async () =
   assert.ok(client.count("conversations") >= 10 && client.count("conversations") <= 60, `${client.count("conversations")} times`);
 });
 
-test("the server says when to come back", async () => {
+test("Retry-After is honoured", async () => {
   const { client } = open();
   client.fail("conversations", 1, Object.assign(new Error("no"), { status: 503, retryAfter: 100 }));
   client.tell("state", { state: "online" });
@@ -118,7 +119,7 @@ test("the server says when to come back", async () => {
   assert.equal(client.count("conversations"), 2);
 });
 
-test("what is refused for good is not asked for again", async () => {
+test("a request that is rejected for good is not repeated", async () => {
   const { client } = open();
   client.fail("conversations", Infinity, Object.assign(new Error("no"), { status: 401 }));
   client.tell("state", { state: "online" });
@@ -126,7 +127,7 @@ test("what is refused for good is not asked for again", async () => {
   assert.equal(client.count("conversations"), 1);
 });
 
-test("without a connection nothing is asked; with the next one it is, at once", async () => {
+test("nothing is requested without a connection, and at once with the next one", async () => {
   const { client, store } = open();
   client.fail("conversations", 1);
   client.tell("state", { state: "online" });
@@ -139,7 +140,7 @@ test("without a connection nothing is asked; with the next one it is, at once", 
   assert.equal(store.isListed, true);
 });
 
-test("a list of which a page was loaded on the connection before is loaded from the beginning", async () => {
+test("a list that was half loaded on the last connection is loaded from the beginning", async () => {
   const { client, store } = open();
   const many = Array.from({ length: 200 }, (_, index) => client.conversationOf(`c${index}`));
   const pages = [later(), later(), later(), later()];
@@ -160,7 +161,7 @@ test("a list of which a page was loaded on the connection before is loaded from 
   assert.equal(store.conversations.has("c0"), false);
 });
 
-test("a conversation, read positions, a gap, a reload: each is loaded again", async () => {
+test("a conversation, read positions, a gap, a reload: each is retried", async () => {
   const { client, store } = await opened();
   store.open("a");
   await settle();
@@ -250,7 +251,7 @@ test("a page of older messages that arrives after a reload is dropped", async ()
   assert.deepEqual([store.timeline("a").firstSeq, store.timeline("a").lastSeq], [101, 200]);
 });
 
-test("a conversation that is on the screen no more is left alone", async () => {
+test("requests for a conversation end when it is left", async () => {
   const { client, store } = await opened();
   client.fail("history", Infinity);
   store.open("a");
@@ -277,7 +278,7 @@ test("a conversation that changed while it was loaded is loaded again", async ()
   assert.equal(store.conversations.get("a").name, "new");
 });
 
-test("one request that adds many is one refresh", async () => {
+test("many additions at once cause one refresh", async () => {
   const { client } = await opened();
   const ids = Array.from({ length: 100 }, (_, index) => `user ${index}`);
   client.tell("system", { conversation_id: "a", event: "added", user_ids: ids, user_count: 1_000 });
@@ -285,7 +286,7 @@ test("one request that adds many is one refresh", async () => {
   assert.equal(client.count("conversation"), 1);
 });
 
-test("a conversation that came, or moved up, while the list was loaded is not dropped", async () => {
+test("a conversation that came, or moved up, during the load of the list is kept", async () => {
   const { client, store } = await opened();
   const many = Array.from({ length: 200 }, (_, index) => client.conversationOf(`c${index}`));
   const pages = [later(), later()];
@@ -306,7 +307,7 @@ test("a conversation that came, or moved up, while the list was loaded is not dr
   assert.equal(store.conversations.has("a") && store.conversations.has("b"), true);
 });
 
-test("a conversation that one is removed from while the list is loaded does not come back", async () => {
+test("a conversation that the user is removed from during the load of the list does not come back", async () => {
   const { client, store } = await opened();
   const listing = later();
   client.answers.conversations = () => listing.promise;
@@ -318,7 +319,7 @@ test("a conversation that one is removed from while the list is loaded does not 
   assert.deepEqual([...store.conversations.keys()], ["b"]);
 });
 
-test("a conversation that one is removed from does not come back with a late answer", async () => {
+test("a late answer does not bring back a conversation that the user was removed from", async () => {
   for (const method of ["renameConversation", "addMembers"]) {
     const { client, store } = await opened();
     const answer = later();
@@ -334,7 +335,7 @@ test("a conversation that one is removed from does not come back with a late ans
   }
 });
 
-test("a late answer to leaving does not remove one who was added again", async () => {
+test("a late answer to leaving does not drop a conversation that the user was added to again", async () => {
   const { client, store } = await opened();
   const answer = later();
   client.removeMember = () => answer.promise;
@@ -370,7 +371,7 @@ const again = async (client) => {
   await settle();
 };
 
-test("a list whose pages moved while it was read loses no conversation", async () => {
+test("a list whose pages moved during its load loses no conversation", async () => {
   for (const [count, left] of [[201, 200], [450, 449]]) {
     let leaves = false;
     const { client, store, gone } = await listed(count, (all) => {
@@ -384,7 +385,7 @@ test("a list whose pages moved while it was read loses no conversation", async (
   }
 });
 
-test("a list whose pages moved while it was read for the first time has all conversations", async () => {
+test("a list whose pages moved during its first load has all conversations", async () => {
   let leaves = true;
   const { store } = await listed(450, (all) => {
     if (leaves) all.splice(5, 1);
@@ -394,7 +395,7 @@ test("a list whose pages moved while it was read for the first time has all conv
   assert.equal(store.conversations.has("c200"), true);
 });
 
-test("a list that moves without end drops nothing that is there", async () => {
+test("a list that keeps moving drops no conversation that exists", async () => {
   let moves = false;
   const { client, store, gone } = await listed(450, (all, offset) => {
     if (moves && offset === 200) all.unshift(all.splice(420, 1)[0]); // to a page that was read already
@@ -405,7 +406,7 @@ test("a list that moves without end drops nothing that is there", async () => {
   assert.ok(client.count("conversations") <= 3 + 9);
 });
 
-test("what is gone from a long list is dropped", async () => {
+test("a conversation that is gone from a long list is dropped", async () => {
   const { client, store, all, gone } = await listed(450, () => {});
   all.splice(100, 2);
   await again(client);
@@ -419,7 +420,7 @@ const detailsOf = (store) => {
   return { name, description, owner_id, member_count, users };
 };
 
-test("an old list does not overwrite what a newer answer said", async () => {
+test("an old list does not overwrite a newer answer", async () => {
   const { client, store } = await opened();
   const listing = later();
   client.answers.conversations = () => listing.promise;
@@ -436,7 +437,7 @@ test("an old list does not overwrite what a newer answer said", async () => {
   assert.equal(store.conversations.get("a").last_rev, 4); // that is ordered by itself
 });
 
-test("an old answer to a change does not overwrite what a newer answer said", async () => {
+test("an old answer to a change does not overwrite a newer answer", async () => {
   const { client, store } = await opened();
   const answer = later();
   client.addMembers = () => answer.promise;
@@ -449,7 +450,7 @@ test("an old answer to a change does not overwrite what a newer answer said", as
   assert.deepEqual(detailsOf(store), NEW);
 });
 
-test("of two requests at once, a frame that came after both began says to ask again", async () => {
+test("a frame after the start of two overlapping requests causes another", async () => {
   const { client, store } = await opened();
   const [renaming, listing, refreshing] = [later(), later(), later()];
   client.renameConversation = () => renaming.promise;
@@ -468,7 +469,7 @@ test("of two requests at once, a frame that came after both began says to ask ag
   assert.equal(detailsOf(store).name, "newest");
 });
 
-test("a conversation that never stops changing is shown as it changes", async () => {
+test("a conversation that keeps changing is shown as it changes", async () => {
   const { client, store } = await opened();
   let answer = later();
   client.answers.conversation = () => answer.promise;
@@ -487,7 +488,7 @@ test("a conversation that never stops changing is shown as it changes", async ()
 
 // --- large groups ---
 
-test("views of members learn at once who came or left, and when frames may have been missed", async () => {
+test("views of members are notified of additions, removals and missed frames", async () => {
   const { client, store } = await opened();
   const told = [];
   store.addEventListener("members", ({ detail }) => told.push([detail.conversation_id, detail.event, detail.user_ids]));
@@ -499,7 +500,7 @@ test("views of members learn at once who came or left, and when frames may have 
   assert.deepEqual(told, [["a", "added", ["u"]], ["a", "removed", ["u"]], ["a", undefined, undefined], [null, undefined, undefined]]);
 });
 
-test("of a large group the first members are known, and whoever has read counts", async () => {
+test("in a large group the first members are named, and all readers counted", async () => {
   const { client, store } = open();
   const people = Array.from({ length: 150 }, (_, index) => ({ id: `u${index}`, username: `user${index}` }));
   people.push({ id: ME, username: "me" });

@@ -15,9 +15,9 @@ function storage(name) {
     }
   };
   return {
-    get: (key) => guarded((s) => s.getItem(key), () => memory.get(key) ?? null),
-    set: (key, value) => guarded((s) => s.setItem(key, value), () => void memory.set(key, value)),
-    remove: (key) => guarded((s) => s.removeItem(key), () => void memory.delete(key)),
+    getItem: (key) => guarded((s) => s.getItem(key), () => memory.get(key) ?? null),
+    setItem: (key, value) => guarded((s) => s.setItem(key, value), () => void memory.set(key, value)),
+    removeItem: (key) => guarded((s) => s.removeItem(key), () => void memory.delete(key)),
   };
 }
 
@@ -35,12 +35,12 @@ function parse(text) {
 
 /** `{token, userId, username}` of who is signed in, or null. */
 export function current() {
-  return parse(tab.get(SESSION)) ?? parse(local.get(SESSION));
+  return parse(tab.getItem(SESSION)) ?? parse(local.getItem(SESSION));
 }
 
 /** Whether the sign-in outlives the tab. */
 export function isKept() {
-  return parse(tab.get(SESSION)) === null;
+  return parse(tab.getItem(SESSION)) === null;
 }
 
 /** The storage that what belongs to this sign-in goes to. */
@@ -51,24 +51,24 @@ export function place() {
 /** Keeps a token of `user` (`{id, username}`): for this tab, or for this browser until signed out. */
 export function remember(token, user, isForLong) {
   const text = JSON.stringify({ token, userId: user.id, username: user.username });
-  tab.remove(SESSION);
-  (isForLong ? local : tab).set(SESSION, text);
+  tab.removeItem(SESSION);
+  (isForLong ? local : tab).setItem(SESSION, text);
 }
 
 /** Forgets the sign-in, and tells the other tabs if the person wanted it. The page starts afresh. */
 export function forget(userId, { tell, notice = "" }) {
-  const isMine = (store) => (parse(store.get(SESSION))?.userId ?? userId) === userId;
-  for (const store of [tab, local]) if (isMine(store)) store.remove(SESSION);
-  if (notice) tab.set(NOTICE, notice);
-  if (tell) local.set(SIGNED_OUT, JSON.stringify({ userId, at: Date.now() }));
+  const isMine = (store) => (parse(store.getItem(SESSION))?.userId ?? userId) === userId;
+  for (const store of [tab, local]) if (isMine(store)) store.removeItem(SESSION);
+  if (notice) tab.setItem(NOTICE, notice);
+  if (tell) local.setItem(SIGNED_OUT, JSON.stringify({ userId, at: Date.now() }));
   location.replace("#/");
   location.reload();
 }
 
 /** What the last page wanted to say; once. */
 export function takeNotice() {
-  const notice = tab.get(NOTICE) ?? "";
-  tab.remove(NOTICE);
+  const notice = tab.getItem(NOTICE) ?? "";
+  tab.removeItem(NOTICE);
   return notice;
 }
 

@@ -119,7 +119,7 @@ export class Composer {
     if (this._edited === null) {
       this._set("");
       this._drafts.set(this._id, "");
-      this._store.sending.send(this._id, content);
+      this._store.send(this._id, content);
       this._onSent();
       return;
     }

@@ -17,16 +17,16 @@ export class Drafts {
     if (text === "") delete all[id];
     else all[id] = text;
     if (Object.keys(all).length === 0) this.clear();
-    else this._store.set(this._key, JSON.stringify(all));
+    else this._store.setItem(this._key, JSON.stringify(all));
   }
 
   clear() {
-    this._store.remove(this._key);
+    this._store.removeItem(this._key);
   }
 
   _all() {
     try {
-      return { ...JSON.parse(this._store.get(this._key) ?? "{}") };
+      return { ...JSON.parse(this._store.getItem(this._key) ?? "{}") };
     } catch {
       return {};
     }

@@ -5,7 +5,6 @@ import * as account from "./account.js";
 import { Banner } from "./banner.js";
 import { announce, h, toast } from "./dom.js";
 import { Drafts } from "./drafts.js";
-import { Outbox } from "./outbox.js";
 import { Sidebar } from "./sidebar.js";
 import { showSignIn } from "./signin.js";
 import { Store } from "./store.js";
@@ -25,14 +24,13 @@ function start() {
 
 function showChats({ token, userId, username }) {
   const me = { id: userId, username };
-  const outbox = new Outbox(account.place(), userId);
-  const client = new PulseClient({ token, pending: outbox.toSend() });
-  const store = new Store(client, me, outbox);
+  const client = new PulseClient({ token, userId, storage: account.place() });
+  const store = new Store(client, me);
   const drafts = new Drafts(account.tab, userId);
 
   const signOut = () => {
     client.close();
-    outbox.clear();
+    client.discardAll();
     drafts.clear();
     account.forget(userId, { tell: true });
   };
@@ -87,7 +85,7 @@ function showChats({ token, userId, username }) {
     title();
   });
   route();
-  store.start();
+  client.connect();
 }
 
 start();

@@ -26,11 +26,12 @@ export function toRows({ messages, pending, before, newFrom, conversation, store
   }
   if (isLast) {
     for (const item of pending) {
-      if (previous === null || dayKey(previous.created_at) !== dayKey(item.created_at)) {
-        rows.push({ kind: "day", key: `day ${dayKey(item.created_at)}`, text: dayName(item.created_at) });
+      const { clientId, content, createdAt } = item;
+      if (previous === null || dayKey(previous.created_at) !== dayKey(createdAt)) {
+        rows.push({ kind: "day", key: `day ${dayKey(createdAt)}`, text: dayName(createdAt) });
       }
-      const message = { ...item, id: item.client_id, sender_id: store.me.id, sender_username: store.me.username, seq: null, rev: 0 };
-      rows.push({ kind: "message", key: item.client_id, message, isMine: true, state: item.failure ? "failed" : "sending", failure: item.failure, item });
+      const message = { id: clientId, content, created_at: createdAt, sender_id: store.me.id, sender_username: store.me.username, seq: null, rev: 0 };
+      rows.push({ kind: "message", key: clientId, message, isMine: true, state: item.failure ? "failed" : "sending", failure: item.failure, item });
       previous = message;
     }
   }

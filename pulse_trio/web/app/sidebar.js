@@ -123,7 +123,7 @@ export class Sidebar {
     if (typists.length > 0) {
       return { who: "", text: conversation.is_group ? `${typists[0]} is typing …` : "typing …", isTyping: true };
     }
-    const underWay = store.sending.in(conversation.id).at(-1);
+    const underWay = store.unsent(conversation.id).at(-1);
     if (underWay?.failure) return { who: "", text: `Not sent: ${underWay.content.slice(0, 200)}`, isTyping: false };
     if (underWay) return { who: "You", text: underWay.content.slice(0, 200), isTyping: false };
     const last = conversation.last_message;
@@ -168,10 +168,10 @@ export class Sidebar {
     const theme = THEMES[(THEMES.indexOf(this._currentTheme()) + 1) % THEMES.length];
     if (theme === "auto") {
       delete document.documentElement.dataset.theme;
-      local.remove("pulse.theme");
+      local.removeItem("pulse.theme");
     } else {
       document.documentElement.dataset.theme = theme;
-      local.set("pulse.theme", theme);
+      local.setItem("pulse.theme", theme);
     }
     this._showTheme();
   }
@@ -189,7 +189,7 @@ export class Sidebar {
   }
 
   async _signOut(signOut) {
-    const unsent = this._store.sending.count();
+    const unsent = this._store.client.unsentCount;
     const question = unsent === 1 ? "A message is not sent yet" : `${unsent} messages are not sent yet`;
     if (unsent === 0 || (await ask(`${question} and would be lost. Sign out?`, "Sign out"))) signOut();
   }

@@ -3,11 +3,11 @@
 // Views listen to "change": its detail says which parts changed, gathered for a frame of the screen:
 // "list", "state", "people", and the ids of conversations. "members" says at once who came to a conversation or left it.
 
+import { messageOf } from "../pulse-client/index.js";
 import { Answers } from "./answers.js";
 import { Loads } from "./loads.js";
 import { Positions, Typists } from "./others.js";
-import { Sending } from "./sending.js";
-import { Timeline, toMessage } from "./timeline.js";
+import { Timeline } from "./timeline.js";
 
 const LIST_PAGE = 200;
 const LIST_MOST = 2000; // conversations; the rest is reached by its link
@@ -22,14 +22,10 @@ const BEHIND_MS = 3000;
 const DETAILS = ["name", "description", "owner_id", "member_count", "users", "isBrief"]; // no number orders their versions
 
 export class Store extends EventTarget {
-  constructor(client, me, outbox) {
+  constructor(client, me) {
     super();
     this.client = client;
     this.me = me;
-    this.sending = new Sending(client, outbox, {
-      changed: (id) => this._changed("list", id),
-      stored: (frame) => this._receive(frame),
-    });
     this._typists = new Typists((id) => this._changed("list", id));
     this.conversations = new Map();
     this.timelines = new Map();
@@ -44,13 +40,8 @@ export class Store extends EventTarget {
     this._older = new Map(); // conversation id → the page that is being loaded
     this._heardOf = new Set(); // ids of conversations, since the list is being loaded
     this._answers = new Answers();
+    this._unsent = null; // conversation id → the client's unsent messages there; null after a change of them
     this._listen();
-  }
-
-  /** Connects, and sends again what no answer has come for. */
-  start() {
-    this.sending.start();
-    this.client.connect();
   }
 
   // --- what views read ---
@@ -64,6 +55,18 @@ export class Store extends EventTarget {
     let timeline = this.timelines.get(id);
     if (timeline === undefined) this.timelines.set(id, (timeline = new Timeline()));
     return timeline;
+  }
+
+  /** The user's messages in a conversation that are not stored yet, or were rejected, in the order they were written. */
+  unsent(id) {
+    if (this._unsent === null) {
+      this._unsent = new Map();
+      for (const message of this.client.unsent) {
+        const { conversationId } = message;
+        this._unsent.set(conversationId, [...(this._unsent.get(conversationId) ?? []), message]);
+      }
+    }
+    return this._unsent.get(id) ?? [];
   }
 
   /** The names of those who type. */
@@ -154,8 +157,17 @@ export class Store extends EventTarget {
     const { firstSeq } = timeline;
     const page = await this.client.history(id, { beforeSeq: firstSeq, limit: PAGE });
     if (timeline.firstSeq !== firstSeq) return; // a reload has emptied it, and this page alone would look like the newest
-    timeline.merge(page.messages.map(toMessage));
+    timeline.merge(page.messages.map(messageOf));
     this._changed(id);
+  }
+
+  /** Sends a message; with the `clientId` of one that was rejected, sends it again. `unsent` has it until it is stored. */
+  async send(id, content, clientId) {
+    try {
+      this._receive(await this.client.send(id, content, { clientId }));
+    } catch (error) {
+      if (error.code === undefined) throw error; // the client keeps the message, with its failure
+    }
   }
 
   async edit(message, content) {
@@ -232,6 +244,10 @@ export class Store extends EventTarget {
       this._refresh(frame.conversation_id);
     });
     on("read", (frame) => this._read(frame));
+    on("outbox", ({ conversation_id }) => {
+      this._unsent = null;
+      this._changed("list", conversation_id);
+    });
     on("users", (frame) => {
       for (const user of frame.users) this.online.set(user.user_id, user);
       this._changed("people");
@@ -294,7 +310,7 @@ export class Store extends EventTarget {
     const known = this.conversations.get(body.id);
     const isOutdated = !this._answers.accept(body.id, began) && known !== undefined;
     if (isOutdated && known.epoch !== body.epoch) return;
-    const last = body.last_message ? toMessage(body.last_message) : null;
+    const last = body.last_message ? messageOf(body.last_message) : null;
     const conversation = { ...body, last_message: last, read_seq: body.read_seq ?? body.last_seq };
     conversation.listed_rev = body.last_rev;
     conversation.isBrief = body.users.length < body.member_count; // `users` are only the first members
@@ -340,8 +356,8 @@ export class Store extends EventTarget {
     this.timelines.delete(id);
     this._positions.delete(id);
     // What was not sent there never will be, and nobody would see it any more.
-    const unsent = [...this.sending.in(id)];
-    for (const item of unsent) this.sending.settle(id, item.client_id);
+    const unsent = this.unsent(id);
+    for (const item of unsent) this.client.discard(id, item.clientId);
     this.dispatchEvent(new CustomEvent("gone", { detail: { id, title: this.title(conversation), unsent } }));
     this._changed("list", id);
   }
@@ -353,7 +369,7 @@ export class Store extends EventTarget {
       const rev = this.conversations.get(id)?.last_rev ?? 0;
       const page = await this.client.history(id, { limit: PAGE });
       timeline.rev = Math.max(timeline.rev, rev, ...page.messages.map((message) => message.rev));
-      timeline.merge(page.messages.map(toMessage));
+      timeline.merge(page.messages.map(messageOf));
       this._changed(id);
       if (timeline.hasGap) this._fill(id);
     };
@@ -390,7 +406,7 @@ export class Store extends EventTarget {
       while (timeline?.hasGap) {
         const page = await this.client.history(id, { afterSeq: timeline.lastSeq, limit: LIST_PAGE });
         if (page.messages.length === 0) return;
-        timeline.merge(page.messages.map(toMessage));
+        timeline.merge(page.messages.map(messageOf));
         this._changed(id);
       }
     };
@@ -419,7 +435,7 @@ export class Store extends EventTarget {
   }
 
   _receive(frame) {
-    const message = toMessage(frame);
+    const message = messageOf(frame);
     const id = message.conversation_id;
     const isNew = frame.type === "message";
     this._heardOf.add(id);
@@ -439,7 +455,6 @@ export class Store extends EventTarget {
       timeline.add(message);
       if (timeline.hasGap) this._fill(id);
     }
-    if (message.sender_id === this.me.id && message.client_id !== null) this.sending.settle(id, message.client_id);
     this._typists.stopped(id, message.sender_id);
     this._changed("list", id);
     if (isNew && message.sender_id !== this.me.id) {

@@ -24,8 +24,8 @@ export class Thread {
     this._act = {
       edit: (message) => this._composer.edit(message),
       remove: (message) => this._remove(message),
-      retry: (item) => store.sending.retry(item),
-      discard: (item) => store.sending.settle(item.conversation_id, item.client_id),
+      retry: (item) => store.send(item.conversationId, item.content, item.clientId),
+      discard: (item) => client.discard(item.conversationId, item.clientId),
     };
     this._composer = new Composer(store, client, drafts, { onSent: () => this._sent(), lastOwn: () => this._lastOwn() });
     this._head = h("header", { class: "thread-head" });
@@ -189,7 +189,7 @@ export class Thread {
     const end = this._to === Infinity ? timeline.items.length : timeline.indexOf(this._to) + 1;
     const rows = toRows({
       messages: timeline.items.slice(start, end),
-      pending: store.sending.in(this._id),
+      pending: store.unsent(this._id),
       before: start > 0 ? timeline.items[start - 1] : null,
       newFrom: this._newFrom,
       conversation,
@@ -350,7 +350,7 @@ export class Thread {
 
   /** What ↑ edits. While the last one is on its way there is none: an earlier one is not what is meant. */
   _lastOwn() {
-    if (this._store.sending.in(this._id).length > 0) return null;
+    if (this._store.unsent(this._id).length > 0) return null;
     const timeline = this._store.timeline(this._id);
     return timeline.items.findLast((message) => message.sender_id === this._store.me.id && !message.is_deleted) ?? null;
   }

@@ -1,23 +1,5 @@
 // The messages of one conversation that are known here: a run of seqs without gaps, each message as it now is.
 
-/** A message of a frame or of REST, in one form. */
-export function toMessage(source) {
-  const isFrame = source.message_id !== undefined;
-  return {
-    id: isFrame ? source.message_id : source.id,
-    conversation_id: source.conversation_id,
-    seq: source.seq,
-    rev: source.rev,
-    sender_id: source.sender_id,
-    sender_username: source.sender_username,
-    content: source.content ?? "",
-    created_at: isFrame ? source.timestamp : source.created_at,
-    is_edited: Boolean(source.is_edited),
-    is_deleted: isFrame ? source.type === "message_deleted" : source.is_deleted,
-    client_id: source.client_id ?? null,
-  };
-}
-
 export class Timeline {
   constructor() {
     this.reset();
