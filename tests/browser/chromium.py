@@ -1,4 +1,4 @@
-"""The system's Chromium, driven by Playwright; Playwright's own downloads are never used."""
+"""Starts and stops the system's Chromium. Playwright drives it; its own downloads are not used."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from typing import Any, Final
 import pytest
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
-ADVICE: Final = "No Chromium: the tests of the web client are left out. On Debian: apt-get install chromium"
+ADVICE: Final = "No Chromium: the tests of the web client are skipped. On Debian: apt-get install chromium"
 FLAGS: Final = (
     "--disable-gpu",
     "--disable-background-networking",
@@ -25,17 +25,17 @@ FLAGS: Final = (
 
 
 def executable() -> str | None:
-    """Where it is, if there is one."""
+    """Returns its path, or None."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 def is_left_out() -> bool:
-    """Whether the tests that need it are left out. In CI (`CI=true`) they are not: there they fail without one."""
+    """Returns true if tests in a browser are skipped. In CI (`CI=true`) they fail without one instead."""
     return executable() is None and os.environ.get("CI") != "true"
 
 
 def launch(playwright: Any) -> Any:
-    """A browser without a window."""
+    """Starts a browser without a window."""
     path = executable()
     if path is None:
         pytest.fail(ADVICE, pytrace=False)

@@ -1,4 +1,4 @@
-"""A browser for a module, a server for it, and a desk for each test."""
+"""Fixtures: a browser and a server for each module, a desk for each test."""
 
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -21,7 +21,7 @@ _numbers = count(1)
 expect.set_options(timeout=15_000)
 
 
-# Not for the whole session: Playwright runs an event loop in this thread, beside which none of Trio's should be.
+# Not one for the session: Playwright runs an event loop in this thread, and Trio's must not run beside it.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium."""
@@ -42,7 +42,7 @@ def shared_database(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shared(browser: Browser, shared_database: str) -> Iterator[Server]:
-    """A server for the tests of a module; each uses people of its own."""
+    """A server for a module; each test has users of its own."""
     server = Server({"DATABASE_URL": shared_database}).wait_ready()
     yield server
     server.stop()
@@ -65,11 +65,11 @@ def desk(browser: Browser, shared: Server) -> Iterator[Desk]:
 
 @pytest.fixture
 def person(shared: Server) -> Callable[[str], Account]:
-    """Makes an account with a name that begins so."""
+    """Makes accounts with a number after the given name."""
     return lambda name: Account.register(shared.base_url, f"{name}{next(_numbers)}")
 
 
 def keep(page: Page, name: str) -> None:
-    """Keeps a picture of a page, for people to look at."""
+    """Saves a screenshot for people to look at."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")

@@ -1,4 +1,4 @@
-"""People with a browser each, and what they see."""
+"""People with a browser each, and what they do and see."""
 
 import json
 import re
@@ -10,13 +10,13 @@ import httpx2
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect
 
 PASSWORD = "a long enough password"
-# What the browser itself says when the network or the server is away.
+# The browser's own console errors when the network or the server is gone.
 NETWORK = r"net::ERR_|WebSocket connection to|status of 503"
 
 
 @dataclass(frozen=True)
 class Account:
-    """A user, made over REST."""
+    """A registered user."""
 
     base_url: str
     id: str
@@ -25,28 +25,28 @@ class Account:
 
     @classmethod
     def register(cls, base_url: str, username: str) -> Self:
-        """A new one."""
+        """Registers a user."""
         credentials = {"username": username, "password": PASSWORD}
         user = _answer(httpx2.post(f"{base_url}/api/auth/register", json=credentials))
         token = _answer(httpx2.post(f"{base_url}/api/auth/login", json=credentials))["access_token"]
         return cls(base_url, user["id"], username, token)
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
-        """An operation of REST that succeeds; its answer."""
+        """Requests a REST operation, which must succeed; returns the answer."""
         headers = {"Authorization": f"Bearer {self.token}"}
         return _answer(httpx2.request(method, f"{self.base_url}{path}", json=body, headers=headers))
 
     def start_chat(self, other: "Account") -> str:
-        """A one-to-one; its id."""
+        """Creates a one-to-one conversation; returns its id."""
         return str(self.ask("POST", "/api/chat/conversations", {"participant_ids": [other.id]})["id"])
 
     def start_group(self, *others: "Account", name: str = "Team") -> str:
-        """A group; its id."""
+        """Creates a group; returns its id."""
         body = {"name": name, "is_group": True, "participant_ids": [other.id for other in others]}
         return str(self.ask("POST", "/api/chat/conversations", body)["id"])
 
     def contents(self, conversation_id: str) -> list[str]:
-        """What was said last, oldest first."""
+        """Returns the texts of the last 200 messages, oldest first."""
         path = f"/api/chat/conversations/{conversation_id}/messages?limit=200"
         return [message["content"] for message in reversed(self.ask("GET", path)["messages"])]
 
@@ -79,12 +79,12 @@ class Held:
 
 
 class Window:
-    """A page of the web client, which must not complain.
+    """A page of the web client. An error in its console fails the test.
 
     Args:
-        page: where it is to be shown.
-        base_url: where the service is.
-        allowed: what the console may say besides, a regular expression.
+        page: an empty page.
+        base_url: address of the service.
+        allowed: console errors that are expected, as a regular expression.
     """
 
     def __init__(self, page: Page, base_url: str, allowed: str = r"(?!)") -> None:
@@ -101,7 +101,7 @@ class Window:
             self.complaints.append(text)
 
     def open(self, path: str = "/") -> Self:
-        """Goes to the page."""
+        """Loads the page."""
         self.page.goto(self.base_url + path)
         return self
 
@@ -111,18 +111,18 @@ class Window:
         return self.page.locator(".chat")
 
     def chat(self, title: str) -> Locator:
-        """One of them."""
+        """The entry with this title."""
         return self.chats.filter(has=self.page.locator(".chat-title", has_text=re.compile(f"^{re.escape(title)}")))
 
     def go(self, title: str) -> Self:
-        """Opens a conversation by its name, and waits for its messages."""
+        """Opens a conversation by its title."""
         self.chat(title).click()
         expect(self.page.locator(".thread-title h1")).to_have_text(title)
         return self
 
     @property
     def field(self) -> Locator:
-        """Where messages are written."""
+        """The field for new messages."""
         return self.page.get_by_role("textbox", name="Message")
 
     def say(self, text: str) -> Self:
@@ -133,7 +133,7 @@ class Window:
 
     @property
     def texts(self) -> Locator:
-        """The texts of the messages that are shown."""
+        """The texts of the shown messages."""
         return self.page.locator(".message .text")
 
     def message(self, text: str) -> Locator:
@@ -141,12 +141,12 @@ class Window:
         return self.page.locator(".message", has=self.page.get_by_text(text, exact=True))
 
     def expect_texts(self, *texts: str) -> None:
-        """These messages are shown, and no others, in this order."""
+        """Expects these messages in this order, and no others."""
         expect(self.texts).to_have_text(list(texts), timeout=20_000)
 
 
 class Desk:
-    """Opens windows, and looks at the end whether one of them complained."""
+    """Opens windows, and checks at the end that none had an error."""
 
     def __init__(self, browser: Browser, base_url: str) -> None:
         self.browser = browser
@@ -155,7 +155,7 @@ class Desk:
         self._windows: list[Window] = []
 
     def context(self, account: Account | None = None, **options: Any) -> BrowserContext:
-        """A browser of its own, in which an account may be signed in."""
+        """Opens a browser profile, with an account signed in if one is given."""
         if account is not None:
             session = {"token": account.token, "userId": account.id, "username": account.username}
             item = {"name": "pulse.session", "value": json.dumps(session)}
@@ -166,17 +166,17 @@ class Desk:
         return context
 
     def window(self, context: BrowserContext, allowed: str = r"(?!)") -> Window:
-        """A tab of it."""
+        """Opens a tab."""
         window = Window(context.new_page(), self.base_url, allowed)
         self._windows.append(window)
         return window
 
     def sit_down(self, account: Account, path: str = "/", allowed: str = r"(?!)", **options: Any) -> Window:
-        """A window of an account that is signed in."""
+        """Opens a window with an account signed in."""
         return self.window(self.context(account, **options), allowed).open(path)
 
     def leave(self) -> None:
-        """Closes everything; no window may have complained."""
+        """Closes everything, and fails if a window had an error."""
         complaints = [text for window in self._windows for text in window.complaints]
         for context in self._contexts:
             context.close()

@@ -1,4 +1,4 @@
-"""The web client in Chromium for everybody: keys, screen readers, colours, phones."""
+"""The web client in Chromium: keyboard, screen readers, colours, phones."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ Person = Callable[[str], Account]
 
 
 def expect_accessible(page: Page) -> None:
-    """axe finds nothing."""
+    """Expects that axe finds no violation."""
     found = Axe().run(page).response["violations"]
     assert [(rule["id"], rule["impact"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
 
@@ -68,7 +68,7 @@ def test_every_screen_is_accessible(desk: Desk, person: Person, colours: str, si
     keep(page, f"{name}-new")
 
 
-def test_everything_can_be_done_with_the_keyboard(desk: Desk, person: Person) -> None:
+def test_the_keyboard_alone_is_enough(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     window = desk.window(desk.context()).open()
     page = window.page
@@ -146,7 +146,7 @@ def test_everything_can_be_done_with_the_keyboard(desk: Desk, person: Person) ->
     expect(window.field).to_be_focused()
 
 
-def test_on_a_phone_there_is_one_pane_at_a_time(desk: Desk, person: Person) -> None:
+def test_a_phone_shows_one_pane_at_a_time(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     ann.start_chat(bob)
     window = desk.sit_down(ann, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
@@ -167,13 +167,13 @@ def test_on_a_phone_there_is_one_pane_at_a_time(desk: Desk, person: Person) -> N
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_colours_follow_the_system_until_somebody_chooses(desk: Desk, person: Person) -> None:
+def test_colours_follow_the_system_until_chosen(desk: Desk, person: Person) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
     light, dark = "rgb(245, 243, 238)", "rgb(18, 22, 20)"
     page = desk.sit_down(person("ann"), color_scheme="dark").page
     expect(page.locator(".me")).to_be_visible()
     assert page.evaluate(paper) == dark
-    page.get_by_role("button", name="Colours: as the system").click()
+    page.get_by_role("button", name="Colours: follow system").click()
     page.get_by_role("button", name="Colours: light").wait_for()
     assert page.evaluate(paper) == light
     page.reload()
@@ -181,7 +181,7 @@ def test_colours_follow_the_system_until_somebody_chooses(desk: Desk, person: Pe
     assert page.evaluate(paper) == light
 
 
-def test_nothing_moves_for_those_who_want_it_so(desk: Desk, person: Person) -> None:
+def test_reduced_motion_stops_animations(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     window = desk.sit_down(ann, f"/#/c/{chat}", reduced_motion="reduce")

@@ -22,7 +22,7 @@ def sign_up(window: Window, username: str) -> None:
 
 
 def find(window: Window, *names: str) -> None:
-    """Chooses people in the dialog that is open."""
+    """Chooses people in the open dialog."""
     for name in names:
         window.page.get_by_role("searchbox", name="Find people").fill(name[:-1])
         window.page.locator("button.person", has_text=re.compile(f"^\\w*{re.escape(name)}$")).click()
@@ -42,7 +42,7 @@ def test_two_people_sign_up_find_each_other_and_chat(desk: Desk) -> None:
     expect(ann.page.get_by_text("Your conversation begins here.")).to_be_visible()
     ann.say("Hello, Bob!")
 
-    # It comes up with the other one by itself, with what is unread.
+    # The conversation appears in the other page by itself, with its unread count.
     expect(bob.chat("Ann").locator(".badge")).to_contain_text("1 unread")
     expect(bob.page).to_have_title("(1) Pulse")
     expect(ann.message("Hello, Bob!").locator(".mark")).to_contain_text("Sent")
@@ -68,7 +68,7 @@ def test_two_people_sign_up_find_each_other_and_chat(desk: Desk) -> None:
     expect(ann.chat("Bob").locator(".dot.is-online")).to_have_count(0)
 
 
-def test_what_is_wrong_with_an_account_is_said_at_its_field(desk: Desk, person: Person) -> None:
+def test_account_errors_are_shown_at_their_field(desk: Desk, person: Person) -> None:
     taken = person("taken")
     window = desk.window(desk.context(), allowed=REFUSED).open()
     page = window.page
@@ -98,7 +98,7 @@ def test_what_is_wrong_with_an_account_is_said_at_its_field(desk: Desk, person: 
     assert page.evaluate("localStorage.length + sessionStorage.length") == 0
 
 
-def test_a_sign_in_for_this_tab_only_is_kept_nowhere_else(desk: Desk, person: Person) -> None:
+def test_a_sign_in_for_one_tab_stays_in_that_tab(desk: Desk, person: Person) -> None:
     ann = person("ann")
     window = desk.window(desk.context()).open()
     page = window.page
@@ -113,7 +113,7 @@ def test_a_sign_in_for_this_tab_only_is_kept_nowhere_else(desk: Desk, person: Pe
     assert ann.token[:20] not in page.url
 
 
-def test_a_group_lives(desk: Desk, person: Person) -> None:
+def test_a_group_is_created_renamed_and_left(desk: Desk, person: Person) -> None:
     ann, bob, cem = person("ann"), person("bob"), person("cem")
     at_ann, at_bob, at_cem = desk.sit_down(ann), desk.sit_down(bob), desk.sit_down(cem)
     page = at_ann.page
@@ -151,7 +151,7 @@ def test_a_group_lives(desk: Desk, person: Person) -> None:
     expect(dialog.get_by_role("heading", name="1 person")).to_be_visible()
 
 
-def test_what_is_written_in_the_details_stays_while_people_come_and_go(desk: Desk, person: Person) -> None:
+def test_fields_of_the_details_survive_updates(desk: Desk, person: Person) -> None:
     ann, bob, cem = person("ann"), person("bob"), person("W" * 24)
     group = ann.start_group(bob, name="Hikers")
     at_ann = desk.sit_down(ann, f"/#/c/{group}")
@@ -161,13 +161,13 @@ def test_what_is_written_in_the_details_stays_while_people_come_and_go(desk: Des
     description = dialog.get_by_label("Description")
     description.fill("Every Sunday")
     find(at_ann, cem.username)
-    dialog.get_by_role("heading", name="Details").click()  # nobody is in a field now
+    dialog.get_by_role("heading", name="Details").click()  # no field has the focus
     at_bob = desk.sit_down(bob, f"/#/c/{group}")
     expect(dialog.locator(".person", has_text=bob.username).locator(".hint")).to_have_text("Online")
     expect(description).to_have_value("Every Sunday")
     expect(dialog.locator(".chip")).to_have_count(1)
 
-    # What others change meanwhile is followed, and not undone by saving.
+    # Changes by others are shown, and saving does not undo them.
     at_bob.page.get_by_role("button", name="Details").click()
     at_bob.page.get_by_label("Name", exact=True).fill("Walkers")
     at_bob.page.get_by_role("button", name="Save").click()
@@ -189,7 +189,7 @@ def test_what_is_written_in_the_details_stays_while_people_come_and_go(desk: Des
     expect(dialog.get_by_role("heading", name="3 people")).to_be_visible()
 
 
-def test_a_conversation_is_begun_with_enter_alone(desk: Desk, person: Person) -> None:
+def test_enter_alone_starts_a_conversation(desk: Desk, person: Person) -> None:
     ann, bob, cem = person("ann"), person("bob"), person("cem")
     page = desk.sit_down(ann).page
     page.get_by_role("button", name="New conversation").click()
@@ -206,7 +206,7 @@ def test_a_conversation_is_begun_with_enter_alone(desk: Desk, person: Person) ->
     expect(page.locator(".thread-title .hint")).to_contain_text("3 people")
 
 
-def test_enter_never_chooses_whom_an_older_search_found(desk: Desk, person: Person) -> None:
+def test_enter_never_chooses_from_an_older_search(desk: Desk, person: Person) -> None:
     ann, bob, cem, dan = (person(name) for name in ("ann", "bob", "cem", "dan"))
     page = desk.sit_down(ann).page
     page.get_by_role("button", name="New conversation").click()
@@ -217,7 +217,7 @@ def test_enter_never_chooses_whom_an_older_search_found(desk: Desk, person: Pers
     field.press("Enter")
     expect(page.locator(".chip")).to_have_text(cem.username)
 
-    # Nor while the present one is on its way.
+    # Nor while the present search runs.
     field.fill(bob.username)
     expect(page.locator("button.person")).to_have_count(1)
     held = Held(page, "**/api/users?*")
@@ -230,7 +230,7 @@ def test_enter_never_chooses_whom_an_older_search_found(desk: Desk, person: Pers
     expect(page.locator(".chip")).to_have_text([cem.username, dan.username])
 
 
-def test_what_cannot_be_sent_any_more_is_told_and_let_go(desk: Desk, person: Person) -> None:
+def test_unsent_messages_to_a_lost_group_are_shown_and_dropped(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     group = bob.start_group(ann, name="Hikers")
     context = desk.context(ann)
@@ -253,7 +253,7 @@ def test_what_cannot_be_sent_any_more_is_told_and_let_go(desk: Desk, person: Per
     expect(window.page.get_by_role("heading", name="Sign in to Pulse")).to_be_visible()
 
 
-def test_own_messages_are_edited_and_deleted(desk: Desk, person: Person) -> None:
+def test_own_messages_can_be_edited_and_deleted(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     at_ann, at_bob = desk.sit_down(ann, f"/#/c/{chat}"), desk.sit_down(bob, f"/#/c/{chat}")
@@ -286,7 +286,7 @@ def test_own_messages_are_edited_and_deleted(desk: Desk, person: Person) -> None
     at_bob.expect_texts("Message deleted", "Second", "Third")
 
 
-def test_several_tabs_stay_together(desk: Desk, person: Person) -> None:
+def test_tabs_stay_in_step(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     context = desk.context(ann)
@@ -311,7 +311,7 @@ def test_several_tabs_stay_together(desk: Desk, person: Person) -> None:
         assert window.page.evaluate("localStorage.getItem('pulse.session')") is None
 
 
-def test_a_link_leads_to_a_conversation_and_back_leads_back(desk: Desk, person: Person) -> None:
+def test_links_and_the_back_button_lead_to_conversations(desk: Desk, person: Person) -> None:
     ann, bob, cem = person("ann"), person("bob"), person("cem")
     with_bob, with_cem = ann.start_chat(bob), ann.start_chat(cem)
     page = desk.sit_down(ann, f"/#/c/{with_cem}").page
@@ -325,7 +325,7 @@ def test_a_link_leads_to_a_conversation_and_back_leads_back(desk: Desk, person: 
     page.go_forward()
     expect(title).to_have_text(bob.username)
 
-    # Not signed in: the address stays, and leads there afterwards.
+    # Without a sign-in the address stays, and the sign-in leads to it.
     window = desk.window(desk.context()).open(f"/#/c/{with_cem}")
     window.page.get_by_label("Username").fill(cem.username)
     window.page.get_by_label("Password", exact=True).fill(PASSWORD)
@@ -333,7 +333,7 @@ def test_a_link_leads_to_a_conversation_and_back_leads_back(desk: Desk, person: 
     expect(window.page.locator(".thread-title h1")).to_have_text(ann.username)
 
 
-def test_a_conversation_of_others_is_none(desk: Desk, person: Person) -> None:
+def test_a_conversation_of_others_is_not_found(desk: Desk, person: Person) -> None:
     ann, bob, eve = person("ann"), person("bob"), person("eve")
     chat = ann.start_chat(bob)
     at_eve = desk.sit_down(eve, f"/#/c/{chat}", allowed=REFUSED)

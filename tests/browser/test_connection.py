@@ -1,4 +1,4 @@
-"""The web client in Chromium when the network, the server or the sign-in goes away, and comes back."""
+"""The web client in Chromium when it loses the network, the server or its sign-in."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ Person = Callable[[str], Account]
 
 @contextmanager
 def running(database: str, port: int = 0, **settings: str) -> Iterator[Server]:
-    """A server of the test's own, which it may kill."""
+    """Starts a server that the test may kill."""
     command = [PROGRAM, "serve", "--port", str(port)]
     server = Server({"DATABASE_URL": database, **settings}, command=command).wait_ready()
     try:
@@ -25,7 +25,7 @@ def running(database: str, port: int = 0, **settings: str) -> Iterator[Server]:
         server.stop()
 
 
-def test_who_was_offline_catches_up_exactly(desk: Desk, person: Person) -> None:
+def test_a_page_that_was_offline_catches_up_exactly(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     at_ann = desk.sit_down(ann, f"/#/c/{chat}")
@@ -40,7 +40,7 @@ def test_who_was_offline_catches_up_exactly(desk: Desk, person: Person) -> None:
     expect(at_bob.page.get_by_text("You are offline.")).to_be_visible(timeout=20_000)
     at_bob.say("written offline")
     expect(at_bob.message("written offline").locator(".mark")).to_contain_text("Sending")
-    at_bob.field.press("ArrowUp")  # the last one cannot be edited yet, and no other is meant
+    at_bob.field.press("ArrowUp")  # a message under way cannot be edited, and an earlier one is not meant
     expect(at_bob.field).to_have_value("")
     missed = [f"missed {number}" for number in range(1, 31)]
     for text in missed:
@@ -59,7 +59,7 @@ def test_who_was_offline_catches_up_exactly(desk: Desk, person: Person) -> None:
     assert ann.contents(chat) == ["before", "mine", *missed, "written offline"]
 
 
-def test_a_server_that_is_killed_and_started_again(browser: Browser, database: str) -> None:
+def test_messages_survive_a_killed_server(browser: Browser, database: str) -> None:
     with running(database) as server:
         ann, bob = (Account.register(server.base_url, name) for name in ("ann", "bob"))
         desk = Desk(browser, server.base_url)
@@ -85,7 +85,7 @@ def test_a_server_that_is_killed_and_started_again(browser: Browser, database: s
             desk.leave()
 
 
-def test_messages_that_are_not_sent_survive_the_page(desk: Desk, person: Person) -> None:
+def test_unsent_messages_survive_the_page(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     context = desk.context(ann)
@@ -105,7 +105,7 @@ def test_messages_that_are_not_sent_survive_the_page(desk: Desk, person: Person)
     assert again.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('pulse.outbox'))") == []
 
 
-def test_a_message_that_is_refused_can_be_sent_again_or_given_up(desk: Desk, person: Person) -> None:
+def test_a_rejected_message_can_be_retried_or_discarded(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     context = desk.context(ann)
@@ -113,7 +113,7 @@ def test_a_message_that_is_refused_can_be_sent_again_or_given_up(desk: Desk, per
     refuses = True
 
     def between(socket: WebSocketRoute) -> None:
-        """The network between the page and the server, with a mind of its own about messages."""
+        """Rejects messages between the page and the server."""
         server = socket.connect_to_server()
 
         def from_page(text: str | bytes) -> None:
@@ -129,7 +129,7 @@ def test_a_message_that_is_refused_can_be_sent_again_or_given_up(desk: Desk, per
     window.open(f"/#/c/{chat}")
     window.say("please").say("never mind")
     expect(window.message("please").get_by_role("alert")).to_contain_text("Not sent: No, thanks")
-    # Also when the page is loaded anew it is not sent by itself.
+    # A reload does not send it again.
     window.page.reload()
     window.expect_texts("please", "never mind")
     window.message("never mind").get_by_role("button", name="Discard").click()
@@ -140,7 +140,7 @@ def test_a_message_that_is_refused_can_be_sent_again_or_given_up(desk: Desk, per
     assert bob.contents(chat) == ["please"]
 
 
-def test_messages_pour_in_while_the_connection_breaks_again_and_again(desk: Desk, person: Person) -> None:
+def test_messages_arrive_while_the_connection_keeps_breaking(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     at_ann = desk.sit_down(ann, f"/#/c/{chat}")
@@ -159,7 +159,7 @@ def test_messages_pour_in_while_the_connection_breaks_again_and_again(desk: Desk
     assert seqs == list(range(1, 41))
 
 
-def test_a_token_that_is_no_good_leads_to_the_sign_in(desk: Desk, person: Person) -> None:
+def test_an_invalid_token_leads_to_the_sign_in(desk: Desk, person: Person) -> None:
     ann = person("ann")
     stale = Account(ann.base_url, ann.id, ann.username, ann.token[:-4] + "AAAA")
     window: Window = desk.sit_down(stale, allowed=r"status of 401|WebSocket connection to")

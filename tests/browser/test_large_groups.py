@@ -37,7 +37,7 @@ def join(connection: psycopg.Connection[tuple[object, ...]], group: int, owner: 
     return str(conversation_id(group))
 
 
-def test_the_members_of_a_large_group_are_shown_by_page(
+def test_members_of_a_large_group_are_shown_by_page(
     desk: Desk, person: Person, crowd: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     ann, bob = person("ann"), person("bob")
@@ -78,7 +78,7 @@ def test_the_members_of_a_large_group_are_shown_by_page(
     assert members["members"][0]["id"] == str(user_id(1))
 
 
-def test_members_who_come_and_go_are_seen_though_a_request_fails(
+def test_members_are_up_to_date_though_a_request_fails(
     desk: Desk, person: Person, crowd: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     ann, bob = person("ann"), person("bob")

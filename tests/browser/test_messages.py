@@ -1,4 +1,4 @@
-"""The web client in Chromium: what messages look like, whatever is in them and however many there are."""
+"""The web client in Chromium: any text, any number of messages, edits and drafts."""
 
 import time
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def expect_unharmed(window: Window) -> None:
         assert window.page.evaluate(f"{wide}.scrollWidth <= {wide}.clientWidth"), f"{wide} is too narrow"
 
 
-def test_whatever_people_write_is_shown_as_text_and_runs_nothing(desk: Desk, person: Person) -> None:
+def test_hostile_texts_are_shown_as_text(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_group(bob, name="<img src=x onerror='window.hacked = 1'>")
     at_ann = desk.sit_down(ann, f"/#/c/{chat}")
@@ -64,7 +64,7 @@ def test_whatever_people_write_is_shown_as_text_and_runs_nothing(desk: Desk, per
     keep(at_bob.page, "hostile-texts")
 
 
-def test_links_lead_to_http_and_https_only(desk: Desk, person: Person) -> None:
+def test_only_http_and_https_become_links(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     window = desk.sit_down(ann, f"/#/c/{chat}")
@@ -88,7 +88,7 @@ def test_links_lead_to_http_and_https_only(desk: Desk, person: Person) -> None:
     assert window.texts.first.evaluate("(text) => text.textContent") == text
 
 
-def test_four_thousand_characters_are_counted_as_the_service_does(desk: Desk, person: Person) -> None:
+def test_the_character_count_equals_the_service_limit(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     window = desk.sit_down(ann, f"/#/c/{chat}")
@@ -109,7 +109,7 @@ def test_four_thousand_characters_are_counted_as_the_service_does(desk: Desk, pe
     expect_unharmed(window)
 
 
-def test_enter_sends_and_shift_enter_begins_a_line(desk: Desk, person: Person) -> None:
+def test_enter_sends_and_shift_enter_breaks_the_line(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     window = desk.sit_down(ann, f"/#/c/{chat}")
@@ -194,9 +194,7 @@ def scroll(window: Window, step: int, goal: int) -> tuple[list[list[int]], int]:
     return views, nodes
 
 
-def test_ten_thousand_messages_scroll_past_once_each_and_in_order(
-    desk: Desk, long_chat: tuple[Account, Account, str]
-) -> None:
+def test_ten_thousand_messages_scroll_by_in_order(desk: Desk, long_chat: tuple[Account, Account, str]) -> None:
     ann, bob, chat = long_chat
     window = desk.sit_down(ann, f"/#/c/{chat}", viewport={"width": 1280, "height": 1700})
     expect(window.texts.last).to_contain_text(f"Message {MANY}")
@@ -209,7 +207,7 @@ def test_ten_thousand_messages_scroll_past_once_each_and_in_order(
         assert after[0] <= before[0] <= after[-1] + 1, (before, after)
     expect(window.page.get_by_text("Your conversation begins here.")).to_be_visible()
 
-    # A message that comes meanwhile moves nothing, and is told.
+    # A message that arrives meanwhile moves nothing, and is announced.
     view = up[-1]
     desk.sit_down(bob, f"/#/c/{chat}").say("Are you there?")
     expect(window.page.locator(".jump")).to_have_text("1")
@@ -252,7 +250,7 @@ def test_older_messages_come_though_requests_fail(desk: Desk, shared_database: s
     assert {seq for view in up for seq in view} == set(range(1, 401))
 
 
-def test_what_is_typed_while_an_edit_is_saved_is_the_next_message(desk: Desk, person: Person) -> None:
+def test_typing_during_an_edit_starts_the_next_message(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     chat = ann.start_chat(bob)
     window = desk.sit_down(ann, f"/#/c/{chat}", allowed=NETWORK)
@@ -269,7 +267,7 @@ def test_what_is_typed_while_an_edit_is_saved_is_the_next_message(desk: Desk, pe
     window.expect_texts("two", "three")
     assert len(held.routes) == 1
 
-    # What could not be saved is given back.
+    # A text that could not be saved returns to the field.
     expect(window.page.locator(".is-sending")).to_have_count(0)
     window.page.unroute("**/messages/*")
     window.page.route("**/messages/*", lambda route: route.abort())
@@ -280,7 +278,7 @@ def test_what_is_typed_while_an_edit_is_saved_is_the_next_message(desk: Desk, pe
     expect(window.page.get_by_text("Editing a message")).to_be_visible()
 
 
-def test_what_is_not_sent_yet_stays(desk: Desk, person: Person) -> None:
+def test_drafts_and_edits_stay(desk: Desk, person: Person) -> None:
     ann, bob, cem = person("ann"), person("bob"), person("cem")
     with_bob, _ = ann.start_chat(bob), ann.start_chat(cem)
     window = desk.sit_down(ann, f"/#/c/{with_bob}")
@@ -303,7 +301,7 @@ def test_what_is_not_sent_yet_stays(desk: Desk, person: Person) -> None:
     expect(window.field).to_have_value("a draft")
 
 
-def test_a_message_that_is_deleted_while_it_is_edited_is_let_go(desk: Desk, person: Person) -> None:
+def test_deleting_an_edited_message_ends_the_edit(desk: Desk, person: Person) -> None:
     ann, bob = person("ann"), person("bob")
     group = bob.start_group(ann)
     window = desk.sit_down(ann, f"/#/c/{group}")

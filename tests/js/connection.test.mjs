@@ -29,7 +29,7 @@ test("the states: connecting, online, waiting, connecting, closed", async () => 
   assert.deepEqual(bench.states, ["connecting", "online", "waiting", "connecting", "closed"]);
 });
 
-test("it is online with `session`, not before; connecting has a deadline", async () => {
+test("the client is online after `session`; connecting has a time limit", async () => {
   const bench = new Bench();
   bench.client.connect();
   bench.socket.open();
@@ -40,7 +40,7 @@ test("it is online with `session`, not before; connecting has a deadline", async
   assert.ok(bench.sockets[0].isClosed);
 });
 
-test("there is one connection, however often one connects; without a token there is none", async () => {
+test("connecting twice opens one connection, without a token none", async () => {
   const bench = new Bench();
   await bench.online();
   bench.client.connect();
@@ -49,7 +49,7 @@ test("there is one connection, however often one connects; without a token there
   assert.throws(() => new Bench({ url: undefined }), TypeError);
 });
 
-test("backoff: a random part of 1, 2, 4 … 30 seconds", async () => {
+test("the backoff is a random part of 1, 2, 4 … 30 seconds", async () => {
   const bench = new Bench();
   bench.client.connect();
   const found = [];
@@ -66,7 +66,7 @@ test("backoff: a random part of 1, 2, 4 … 30 seconds", async () => {
   assert.equal(delay(bench), 0);
 });
 
-test("the backoff begins afresh after ten seconds online, not before", async () => {
+test("ten seconds online reset the backoff", async () => {
   const bench = new Bench();
   await bench.online();
   for (const [seconds, wait] of [[9, 500], [9, 1_000], [10, 500]]) {
@@ -79,14 +79,14 @@ test("the backoff begins afresh after ten seconds online, not before", async () 
   }
 });
 
-test("1012: at a random moment of five seconds", async () => {
+test("1012: the client reconnects at a random moment of five seconds", async () => {
   const bench = new Bench();
   (await bench.online()).end(1012);
   await settle();
   assert.equal(delay(bench), 2_500);
 });
 
-test("4408: at once, but not again and again", async () => {
+test("4408: the client reconnects at once the first time, then with backoff", async () => {
   const bench = new Bench();
   (await bench.online()).end(4408);
   await settle();
@@ -98,7 +98,7 @@ test("4408: at once, but not again and again", async () => {
   assert.equal(delay(bench), 1_000);
 });
 
-test("4429: later, and messages more slowly", async () => {
+test("4429: the client reconnects later and sends more slowly", async () => {
   const bench = new Bench();
   (await bench.online()).end(4429);
   await settle();
@@ -111,7 +111,7 @@ test("4429: later, and messages more slowly", async () => {
   assert.equal(bench.socket.of("message").length, 2);
 });
 
-test("4409: everything is loaded afresh", async () => {
+test("4409: everything is reloaded", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 3));
@@ -120,7 +120,7 @@ test("4409: everything is loaded afresh", async () => {
   assert.deepEqual(next.of("resume")[0].revs, {});
 });
 
-test("1009 when no message was under way: the resume was too large", async () => {
+test("1009 without a message under way halves the resume", async () => {
   const bench = new Bench({ resumeConversations: 2 });
   const socket = await bench.online();
   socket.receive(message("a", 1), message("b", 2));
@@ -128,7 +128,7 @@ test("1009 when no message was under way: the resume was too large", async () =>
   assert.deepEqual(next.of("resume")[0].revs, { b: 2 });
 });
 
-test("4401: the token is renewed, and the connection opened at once", async () => {
+test("4401: the token is renewed and the connection opened at once", async () => {
   const bench = new Bench();
   await bench.online();
   bench.answer = () => [200, { access_token: "NEW", token_type: "bearer", expires_in: 3_600 }];
@@ -141,7 +141,7 @@ test("4401: the token is renewed, and the connection opened at once", async () =
   assert.equal(bench.socket.protocols[1], "bearer.NEW");
 });
 
-test("4401: it is not online while the token is renewed", async () => {
+test("4401: the client is not online while it renews the token", async () => {
   const bench = new Bench();
   await bench.online();
   bench.answer = () => later().promise;
@@ -157,7 +157,7 @@ test("4401: it is not online while the token is renewed", async () => {
   assert.deepEqual([bench.client.state.state, bench.requests.length], ["closed", asked]);
 });
 
-test("4401 and no renewal, but somebody has signed in meanwhile", async () => {
+test("4401: a sign-in during a failed renewal wins", async () => {
   const bench = new Bench();
   await bench.online();
   const renewed = later();
@@ -171,7 +171,7 @@ test("4401 and no renewal, but somebody has signed in meanwhile", async () => {
   assert.deepEqual(bench.of("signed_out"), []);
 });
 
-test("who is told that it is closed may sign in at once", async () => {
+test("a listener to `closed` may sign in at once", async () => {
   const bench = new Bench();
   await bench.online();
   bench.client.addEventListener("state", ({ detail }) => {
@@ -182,7 +182,7 @@ test("who is told that it is closed may sign in at once", async () => {
   assert.equal(bench.client.token, "NEW");
 });
 
-test("4401 and no renewal: signed out", async () => {
+test("4401 and a rejected renewal sign out", async () => {
   for (const [status, code] of [[401, "invalid_token"], [403, "login_disabled"]]) {
     const bench = new Bench();
     await bench.online();
@@ -196,7 +196,7 @@ test("4401 and no renewal: signed out", async () => {
   }
 });
 
-test("4401 with a newer token at hand: that one is used", async () => {
+test("4401: a newer token is used", async () => {
   const bench = new Bench();
   await bench.online();
   bench.client.token = "NEW";
@@ -206,7 +206,7 @@ test("4401 with a newer token at hand: that one is used", async () => {
   assert.equal(bench.socket.protocols[1], "bearer.NEW");
 });
 
-test("a handshake that is refused: the token is asked after, and if it is bad the user signed out", async () => {
+test("after a rejected handshake an invalid token signs out", async () => {
   const bench = new Bench();
   bench.answer = () => [401, { code: "invalid_token", message: "no" }];
   bench.client.connect();
@@ -218,7 +218,7 @@ test("a handshake that is refused: the token is asked after, and if it is bad th
   assert.equal(bench.sockets.length, 1);
 });
 
-test("a handshake that is refused for another reason is tried again, when the service says", async () => {
+test("after a rejected handshake the client honours Retry-After", async () => {
   const bench = new Bench();
   bench.answer = () => [429, { code: "rate_limited", message: "no" }, { "Retry-After": "8" }];
   bench.client.connect();
@@ -233,14 +233,14 @@ test("a handshake that is refused for another reason is tried again, when the se
   assert.equal(bench.of("signed_out").length, 0);
 });
 
-test("a connection that was open and is lost does not ask after the token", async () => {
+test("after a lost connection the client does not check the token", async () => {
   const bench = new Bench();
   (await bench.online()).end();
   await settle();
   assert.deepEqual(bench.requests, []);
 });
 
-test("a silent server is asked every 25 seconds, and left when it does not answer within 10", async () => {
+test("a silent server gets a ping after 25 seconds and is left after 10 more", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   await bench.clock.advance(24_999);
@@ -258,7 +258,7 @@ test("a silent server is asked every 25 seconds, and left when it does not answe
   assert.ok(socket.isClosed);
 });
 
-test("who hears something need not ask", async () => {
+test("any frame postpones the ping", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   for (let index = 1; index < 10; index += 1) {
@@ -268,7 +268,7 @@ test("who hears something need not ask", async () => {
   assert.deepEqual(socket.of("ping"), []);
 });
 
-test("a machine that slept through the deadline asks again", async () => {
+test("a machine that slept through the deadline sends another ping", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   await bench.clock.advance(25_000);
@@ -279,7 +279,7 @@ test("a machine that slept through the deadline asks again", async () => {
   assert.equal(bench.client.state.state, "online");
 });
 
-test("a late event of a connection that was left is none of the next one's", async () => {
+test("late events of an abandoned connection are ignored", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   await bench.clock.advance(35_000);
@@ -292,7 +292,7 @@ test("a late event of a connection that was left is none of the next one's", asy
   assert.equal(bench.client.state.state, "online");
 });
 
-test("without a network it is offline, and connects when there is one", async () => {
+test("without a network the client is offline, and connects when there is one", async () => {
   const window = new FakeWindow();
   window.navigator.onLine = false;
   const bench = new Bench({ window });
@@ -312,7 +312,7 @@ test("without a network it is offline, and connects when there is one", async ()
   assert.equal(bench.sockets.length, 2);
 });
 
-test("a browser that wrongly says that there is no network is not believed for ever", async () => {
+test("a browser that wrongly reports no network is overruled after 30 seconds", async () => {
   const window = new FakeWindow();
   window.navigator.onLine = false;
   const bench = new Bench({ window });
@@ -321,7 +321,7 @@ test("a browser that wrongly says that there is no network is not believed for e
   assert.equal(bench.sockets.length, 1);
 });
 
-test("a network that goes while it waits, and one that comes: no more waiting, and the backoff begins afresh", async () => {
+test("a network that returns ends the wait and resets the backoff", async () => {
   const window = new FakeWindow();
   const bench = new Bench({ window });
   bench.client.connect();
@@ -341,7 +341,7 @@ test("a network that goes while it waits, and one that comes: no more waiting, a
   assert.equal(delay(bench), 500);
 });
 
-test("who looks at the page again does not wait, and a connection is asked whether it lives", async () => {
+test("a page that becomes visible ends the wait, or pings the server", async () => {
   const window = new FakeWindow();
   const bench = new Bench({ window, url: undefined });
   const socket = await bench.online();
@@ -358,7 +358,7 @@ test("who looks at the page again does not wait, and a connection is asked wheth
   assert.equal(bench.client.state.state, "connecting");
 });
 
-test("reconnect: no more waiting; one that connects or is there stays, and a closed one is closed", async () => {
+test("reconnect ends a wait and changes nothing else", async () => {
   const bench = new Bench();
   bench.client.reconnect();
   assert.equal(bench.sockets.length, 0);
@@ -377,7 +377,7 @@ test("reconnect: no more waiting; one that connects or is there stays, and a clo
   assert.equal(delay(bench), 500, "the backoff begins afresh");
 });
 
-test("close: no timer, no listener, no connection is left", async () => {
+test("close leaves no timer, listener or connection", async () => {
   const window = new FakeWindow();
   const bench = new Bench({ window });
   bench.answer = () => [200, { access_token: "NEW", token_type: "bearer", expires_in: 3_600 }];
@@ -398,7 +398,7 @@ test("close: no timer, no listener, no connection is left", async () => {
   assert.deepEqual(bench.states.slice(-1), ["closed"]);
 });
 
-test("close, and close and connect, by who is told that it connects", async () => {
+test("a listener to `connecting` may close, and connect again", async () => {
   for (const isAgain of [false, true]) {
     const bench = new Bench();
     let told = 0;
@@ -415,7 +415,7 @@ test("close, and close and connect, by who is told that it connects", async () =
   }
 });
 
-test("close while it waits, connects, or asks after the token", async () => {
+test("close while waiting, connecting, or checking the token", async () => {
   const waiting = new Bench();
   (await waiting.online()).end();
   await settle();
@@ -438,7 +438,7 @@ test("close while it waits, connects, or asks after the token", async () => {
   }
 });
 
-test("close while a token that has ended is renewed", async () => {
+test("close while an expired token is renewed", async () => {
   const bench = new Bench();
   await bench.online();
   const renewed = later();
@@ -453,7 +453,7 @@ test("close while a token that has ended is renewed", async () => {
   assert.equal(bench.sockets.length, 1);
 });
 
-test("close: no request is left, neither a renewal nor one of the page", async () => {
+test("close aborts all requests, renewals as well", async () => {
   const bench = new Bench();
   bench.answer = () => token("ONE", 100);
   await bench.client.login("me", "password");
@@ -471,7 +471,7 @@ test("close: no request is left, neither a renewal nor one of the page", async (
   assert.deepEqual(bench.of("error"), []);
 });
 
-test("a renewal that is answered after close starts nothing", async () => {
+test("a renewal that is answered after close has no effect", async () => {
   const bench = new Bench();
   const renewed = later();
   bench.answer = () => [200, { access_token: "ONE", token_type: "bearer", expires_in: 100 }];
@@ -520,7 +520,7 @@ test("login keeps the token, and renews it in time on the live connection", asyn
   assert.equal(bench.sockets.length, 1);
 });
 
-test("of a token from elsewhere the server is asked how long it is good for", async () => {
+test("the server tells the lifetime of a token from elsewhere", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   assert.deepEqual(socket.sent.map(({ type }) => type), ["resume", "auth"]);
@@ -530,7 +530,7 @@ test("of a token from elsewhere the server is asked how long it is good for", as
   assert.equal(bench.client.token, "TWO");
 });
 
-test("a renewal that fails is tried again; one that is refused is not", async () => {
+test("a renewal that fails is retried, one that is rejected is not", async () => {
   const bench = new Bench();
   bench.answer = () => token("ONE", 3_600);
   await bench.client.login("me", "secret");
@@ -545,7 +545,7 @@ test("a renewal that fails is tried again; one that is refused is not", async ()
   assert.deepEqual([bench.client.token, bench.client.state.state], ["ONE", "online"], "it is still good");
 });
 
-test("a sign-in that comes to its end is not renewed again and again", async () => {
+test("a sign-in near its end is not renewed again and again", async () => {
   const bench = new Bench();
   bench.answer = () => token("ONE", 1_000);
   await bench.client.login("me", "secret");
@@ -559,7 +559,7 @@ test("a sign-in that comes to its end is not renewed again and again", async () 
   assert.equal(bench.client.token, "TWO");
 });
 
-test("a token that is good for a year is not renewed at once: timers end at 24 days", async () => {
+test("a token of a year is not renewed at once though timers end at 24 days", async () => {
   const bench = new Bench();
   bench.answer = () => token("ONE", 365 * 86_400);
   await bench.client.login("me", "secret");
@@ -570,14 +570,14 @@ test("a token that is good for a year is not renewed at once: timers end at 24 d
   assert.equal(bench.client.token, "TWO");
 });
 
-test("a new token of an identity provider goes to the live connection", async () => {
+test("a new token of an identity provider is sent on the live connection", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   bench.client.token = "NEW";
   assert.deepEqual(socket.of("auth").map((frame) => frame.token), ["TOKEN", "NEW"]);
 });
 
-test("a token of another user: the connection is opened anew with it", async () => {
+test("a token of another user opens a new connection", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   bench.client.token = "OTHER";
@@ -587,7 +587,7 @@ test("a token of another user: the connection is opened anew with it", async () 
   assert.equal(bench.socket.protocols[1], "bearer.OTHER");
 });
 
-test("a token that a WebSocket cannot carry is told, and nothing is tried again", async () => {
+test("a token that a WebSocket cannot carry is an error and not retried", async () => {
   const bench = new Bench({
     WebSocket: class {
       constructor() {
@@ -603,7 +603,7 @@ test("a token that a WebSocket cannot carry is told, and nothing is tried again"
 
 // --- REST ---
 
-test("every operation of REST is asked for as docs/rest.md says", async () => {
+test("every REST operation is requested as docs/rest.md says", async () => {
   const bench = new Bench();
   const { client } = bench;
   bench.answer = ({ method, path }) => {
@@ -646,7 +646,7 @@ test("every operation of REST is asked for as docs/rest.md says", async () => {
   }
 });
 
-test("what REST refuses is a PulseError; a token that is no good signs out", async () => {
+test("a REST error is a PulseError; an invalid token signs out", async () => {
   const bench = new Bench();
   bench.answer = () => [422, { code: "invalid_field", message: "`limit`: no", field: "limit" }];
   const refused = await refusal(bench.client.me());
@@ -664,7 +664,7 @@ test("what REST refuses is a PulseError; a token that is no good signs out", asy
   assert.equal(bench.client.state.state, "closed");
 });
 
-test("a request has a deadline", async () => {
+test("a request has a time limit", async () => {
   const bench = new Bench({ requestSeconds: 7 });
   bench.answer = () => later().promise;
   const asked = refusal(bench.client.me());
@@ -677,7 +677,7 @@ test("a request has a deadline", async () => {
 
 const UNSENDABLE = ["a-secret\n", " a-secret", "a-secret\r\nX-Other: 1", "a-secret\u0000", "a-secret\u00e9"];
 
-test("a token that cannot be sent is refused, without the token in the text", async () => {
+test("a token that cannot be sent is rejected, without the token in the text", async () => {
   for (const token of UNSENDABLE) {
     const isRefused = (error) => error instanceof TypeError && !error.message.includes("a-secret");
     assert.throws(() => new Bench({ token }), isRefused);
@@ -693,7 +693,7 @@ test("a token that cannot be sent is refused, without the token in the text", as
   }
 });
 
-test("an empty token is none", () => {
+test("an empty token counts as none", () => {
   const bench = new Bench({ token: "" });
   assert.equal(bench.client.token, null);
   bench.client.token = "TOKEN";
@@ -701,7 +701,7 @@ test("an empty token is none", () => {
   assert.equal(bench.client.token, null);
 });
 
-test("what a browser says of a subprotocol or a request that it does not take is not told: the token is in it", async () => {
+test("a browser's error texts, which contain the token, are not passed on", async () => {
   class WebSocket {
     constructor(url, protocols) {
       throw new SyntaxError(`The subprotocol '${protocols[1]}' is invalid`);
@@ -719,7 +719,7 @@ test("what a browser says of a subprotocol or a request that it does not take is
   for (const error of errors) assert.ok(!error.message.includes("a-secret"), error.message);
 });
 
-test("reconnect does not wait for why a handshake was refused", async () => {
+test("reconnect does not wait for the reason of a rejected handshake", async () => {
   const bench = new Bench();
   const answers = [];
   bench.answer = () => new Promise((resolve) => answers.push(resolve)); // a network that is gone without a word
@@ -737,7 +737,7 @@ test("reconnect does not wait for why a handshake was refused", async () => {
   assert.equal(bench.client.state.state, "online");
 });
 
-test("close while it is asked why a handshake was refused, and connect again", async () => {
+test("close and connect while the client asks why a handshake was rejected", async () => {
   const bench = new Bench();
   bench.answer = () => new Promise(() => {});
   bench.client.connect();
@@ -749,7 +749,7 @@ test("close while it is asked why a handshake was refused, and connect again", a
   assert.equal(bench.sockets.length, 2);
 });
 
-test("a server that quotes the token or the password gets neither into an error nor into a state", async () => {
+test("a token or password that the server quotes is hidden in errors and states", async () => {
   const password = 'a "secret" pässword';
   const bench = new Bench({ token: "SECRET.TOKEN" });
   bench.answer = ({ token, body }) => [403, { code: `Bearer ${token}`, field: token, message: `No: ${token} ${JSON.stringify(body)} ${body?.password}` }];

@@ -246,7 +246,7 @@ async function run(seed) {
   return { lost: service.lost, removals: service.removals, gaps: bench.client.gaps };
 }
 
-test("in the end the page shows what the server has", async () => {
+test("the page converges on what the server has", async () => {
   let [lost, removals, gaps] = [0, 0, 0];
   for (let seed = FIRST; seed <= LAST; seed += 1) {
     const figures = await run(seed);

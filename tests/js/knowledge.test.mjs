@@ -16,7 +16,7 @@ test("the first frame resumes, with no revs and the epoch", async () => {
   assert.deepEqual(socket.sent[0], { type: "resume", revs: {}, epoch: EPOCH });
 });
 
-test("frames are told once, and the next session goes on after the highest rev", async () => {
+test("a frame is emitted once, and the next session resumes after the highest rev", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 7), message("b", 3), edited("a", 2, 8), message("a", 7), deleted("a", 2, 9), edited("a", 2, 8));
@@ -27,7 +27,7 @@ test("frames are told once, and the next session goes on after the highest rev",
   assert.deepEqual(revs(bench), [7, 3, 8, 9, 10]);
 });
 
-test("a history that was loaded before there was a connection is where the session goes on", async () => {
+test("a session resumes from a history that was loaded before it", async () => {
   const bench = new Bench();
   bench.answer = ({ path }) => [200, path.includes("/messages") ? page("a", [3, 5], [2, 2], [1, 4]) : list(conversation("b", 1))];
   await bench.client.conversations();
@@ -38,7 +38,7 @@ test("a history that was loaded before there was a connection is where the sessi
   assert.deepEqual(revs(bench), [6]);
 });
 
-test("a history that was loaded in a session: what is in it is no news, what is not is", async () => {
+test("changes that a loaded history contains are not emitted, others are", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 10));
@@ -51,7 +51,7 @@ test("a history that was loaded in a session: what is in it is no news, what is 
   assert.deepEqual(resumed(await bench.again()), [{ a: 13 }]);
 });
 
-test("a page does not move the point at which the session goes on, if there is one", async () => {
+test("a page of history does not move a known resume point", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 10));
@@ -63,7 +63,7 @@ test("a page does not move the point at which the session goes on, if there is o
   assert.deepEqual(revs(bench), [10, 13]);
 });
 
-test("an older page alone says not where the conversation stands: it is loaded afresh", async () => {
+test("an older page alone sets no resume point: the conversation is reloaded", async () => {
   const bench = new Bench();
   bench.answer = () => [200, page("a", [3, 90], [2, 2])];
   await bench.client.history("a", { beforeSeq: 4 });
@@ -72,7 +72,7 @@ test("an older page alone says not where the conversation stands: it is loaded a
   assert.deepEqual(bench.of("reload"), [{ conversation_id: "a" }]);
 });
 
-test("pages that were under way together: the oldest of them counts", async () => {
+test("of pages that were requested together the oldest sets the resume point", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const [newest, older] = [later(), later()];
@@ -86,7 +86,7 @@ test("pages that were under way together: the oldest of them counts", async () =
   assert.deepEqual(revs(bench), [11]);
 });
 
-test("a history that was asked for before the session began, and came after, is asked for again", async () => {
+test("a history requested before the session and answered after it is requested again", async () => {
   const bench = new Bench();
   bench.client.connect();
   const answers = [later(), later()];
@@ -101,7 +101,7 @@ test("a history that was asked for before the session began, and came after, is 
   assert.deepEqual(resumed(await bench.again()), [{ a: 5 }]);
 });
 
-test("the same of a conversation that the session goes on with is not asked for again", async () => {
+test("a history of a resumed conversation is not requested again", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 4));
@@ -117,7 +117,7 @@ test("the same of a conversation that the session goes on with is not asked for 
   assert.equal(bench.requests.filter(({ path }) => path.includes("/messages")).length, 1);
 });
 
-test("a list is asked for again if a session began meanwhile", async () => {
+test("a list is requested again if a session began meanwhile", async () => {
   const bench = new Bench();
   bench.client.connect();
   const answers = [later(), later()];
@@ -131,7 +131,7 @@ test("a list is asked for again if a session began meanwhile", async () => {
   assert.equal((await conversations).conversations[0].last_rev, 2);
 });
 
-test("what came as frames while a page was under way is worked into it", async () => {
+test("changes that arrive as frames during a request are merged into the newest page", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const answer = later();
@@ -149,7 +149,7 @@ test("what came as frames while a page was under way is worked into it", async (
   assert.deepEqual(revs(bench), [4, 5, 6, 9]);
 });
 
-test("what is worked into an older page is not put on top of it", async () => {
+test("new messages are not added to an older page", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const answer = later();
@@ -161,7 +161,7 @@ test("what is worked into an older page is not put on top of it", async () => {
   assert.deepEqual((await history).messages.map((item) => [item.seq, item.rev]), [[2, 10], [1, 1]]);
 });
 
-test("conversations of a list go on from where the list was", async () => {
+test("conversations resume from the rev in a list", async () => {
   const bench = new Bench();
   bench.answer = () => [200, list(conversation("a", 12), conversation("b", 0))];
   const socket = await bench.online();
@@ -171,7 +171,7 @@ test("conversations of a list go on from where the list was", async () => {
   assert.deepEqual(resumed(await bench.again()), [{ a: 13, b: 0 }]);
 });
 
-test("a list does not move the point at which a conversation goes on, if there is one", async () => {
+test("a list does not move a known resume point", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 3));
@@ -181,7 +181,7 @@ test("a list does not move the point at which a conversation goes on, if there i
   assert.deepEqual(revs(bench), [3, 4, 5]);
 });
 
-test("a list says nothing about a conversation whose history is under way: that may be older", async () => {
+test("a list sets no resume point while the history, which may be older, is requested", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const history = later();
@@ -205,7 +205,7 @@ test("a history that fails changes nothing", async () => {
   assert.deepEqual(revs(bench), [4]);
 });
 
-test("of more conversations than a resume may name the most recent are named, the others loaded afresh", async () => {
+test("a resume names the most recent conversations, the others are reloaded", async () => {
   const bench = new Bench({ resumeConversations: 2 });
   bench.answer = () => [200, list(conversation("a", 20), conversation("b", 30), conversation("c", 10))];
   await bench.client.conversations();
@@ -220,7 +220,7 @@ test("of more conversations than a resume may name the most recent are named, th
   assert.deepEqual(revs(bench), [40, 2], "what was known of it is forgotten");
 });
 
-test("another epoch: everything is loaded afresh, nothing is resumed", async () => {
+test("after a change of epoch everything is reloaded and nothing resumed", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 9));
@@ -231,7 +231,7 @@ test("another epoch: everything is loaded afresh, nothing is resumed", async () 
   assert.deepEqual(revs(bench), [9, 8]);
 });
 
-test("another epoch in a list, while there is no session", async () => {
+test("a list without a session detects a change of epoch", async () => {
   const bench = new Bench();
   bench.answer = () => [200, list(conversation("a", 9))];
   await bench.client.conversations();
@@ -241,7 +241,7 @@ test("another epoch in a list, while there is no session", async () => {
   assert.deepEqual(resumed(await bench.online({ epoch: "another" })), [{ a: 3 }]);
 });
 
-test("a conversation that cannot be resumed is loaded afresh; the others go on", async () => {
+test("a conversation that cannot be resumed is reloaded, the others resume", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 9), message("b", 5));
@@ -254,7 +254,7 @@ test("a conversation that cannot be resumed is loaded afresh; the others go on",
   assert.deepEqual(resumed(await bench.again()), [{ a: 4, b: 5 }]);
 });
 
-test("nothing can be resumed", async () => {
+test("cannot_resume without a conversation reloads everything", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 9));
@@ -264,7 +264,7 @@ test("nothing can be resumed", async () => {
   assert.deepEqual(resumed(await bench.again()), [{}]);
 });
 
-test("a service that takes fewer conversations in a resume gets fewer", async () => {
+test("a rejected resume is halved", async () => {
   const bench = new Bench({ resumeConversations: 4 });
   bench.answer = () => [200, list(...["a", "b", "c"].map((id, index) => conversation(id, index + 1)))];
   await bench.client.conversations();
@@ -275,7 +275,7 @@ test("a service that takes fewer conversations in a resume gets fewer", async ()
   assert.deepEqual(resumed(await bench.again()), [{ b: 2, c: 3 }]);
 });
 
-test("a conversation that one was added to, and did not look at before the connection was lost, is loaded", async () => {
+test("a conversation that was only announced is reloaded after a reconnect", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive({ type: "conversation_added", conversation_id: "a" });
@@ -284,7 +284,7 @@ test("a conversation that one was added to, and did not look at before the conne
   assert.deepEqual(bench.of("reload"), [{ conversation_id: "a" }]);
 });
 
-test("a conversation that one was removed from is not resumed", async () => {
+test("a conversation that the user was removed from is not resumed", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 3), { type: "conversation_removed", conversation_id: "a" });
@@ -306,7 +306,7 @@ function pageOf(bench, id) {
   return { load, seqs: () => [...shown.keys()].sort((a, b) => a - b) };
 }
 
-test("a user who is removed and added again gets what was stored between, however the client learns of it", async () => {
+test("after a removal and a new addition the conversation is reloaded, however the client learns of it", async () => {
   for (const how of ["added", "message", "list", "conversation"]) {
     const bench = new Bench();
     let last = 2;
@@ -332,7 +332,7 @@ test("a user who is removed and added again gets what was stored between, howeve
   }
 });
 
-test("who loads the history after being added again needs no reload", async () => {
+test("loading the history after a new addition replaces the reload", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 1), { type: "conversation_removed", conversation_id: "a" });
@@ -342,7 +342,7 @@ test("who loads the history after being added again needs no reload", async () =
   assert.deepEqual(bench.of("reload"), []);
 });
 
-test("a list and read positions that were asked for before the user was removed and added are asked for again", async () => {
+test("a list and read positions requested before a removal and a new addition are requested again", async () => {
   for (const what of ["conversations", "readPositions"]) {
     const bench = new Bench();
     const socket = await bench.online();
@@ -360,7 +360,7 @@ test("a list and read positions that were asked for before the user was removed 
   }
 });
 
-test("of two newest pages that cross the page may show either, and nothing is missing", async () => {
+test("two newest pages that cross: whichever the page shows, nothing is missing", async () => {
   for (const order of [[0, 1], [1, 0]]) {
     const bench = new Bench();
     const socket = await bench.online();
@@ -381,7 +381,7 @@ test("of two newest pages that cross the page may show either, and nothing is mi
   }
 });
 
-test("a history whose epoch is not known is loaded afresh when the first session or list tells one", async () => {
+test("a history of unknown epoch is reloaded when a session or list gives one", async () => {
   for (const how of ["session", "list"]) {
     const bench = new Bench();
     bench.answer = ({ path }) => [200, path.includes("/messages") ? page("a", [9, 9]) : list(conversation("b", 1))];
@@ -393,7 +393,7 @@ test("a history whose epoch is not known is loaded afresh when the first session
   }
 });
 
-test("a history that is under way when another user signs in fails", async () => {
+test("a history requested before another user signed in is rejected", async () => {
   const bench = new Bench({ requestSeconds: 300 });
   await bench.online();
   const answer = later();
@@ -407,7 +407,7 @@ test("a history that is under way when another user signs in fails", async () =>
   assert.equal(bench.requests.filter(({ path }) => path.includes("/messages")).length, 1);
 });
 
-test("another user's knowledge is not used", async () => {
+test("another user's resume points are not used", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 3));
@@ -416,7 +416,7 @@ test("another user's knowledge is not used", async () => {
   assert.deepEqual(bench.of("reload"), [{ conversation_id: null }]);
 });
 
-test("a history that is under way when another history begins has nothing of the lost one", async () => {
+test("a history requested before a change of epoch contains nothing of the lost one", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 1));
@@ -433,7 +433,7 @@ test("a history that is under way when another history begins has nothing of the
   assert.deepEqual((await loaded).messages.map(({ seq, content }) => [seq, content]), [[2, "content of 2"], [1, "content of 1"]]);
 });
 
-test("a history that was asked for before the last session without its conversation is asked for again", async () => {
+test("a history requested before the last session that did not resume its conversation is requested again", async () => {
   const bench = new Bench({ requestSeconds: 300 });
   const answers = [later(), later()];
   let asked = 0;
@@ -450,7 +450,7 @@ test("a history that was asked for before the last session without its conversat
   assert.deepEqual((await history).messages.map(({ seq, rev }) => [seq, rev]), [[5, 6], [4, 4], [3, 3], [2, 2], [1, 5]]);
 });
 
-test("the same of a conversation", async () => {
+test("a conversation requested before the last session that did not resume it is requested again", async () => {
   const bench = new Bench({ requestSeconds: 300 });
   const answers = [later(), later()];
   let asked = 0;
@@ -466,7 +466,7 @@ test("the same of a conversation", async () => {
   assert.equal((await found).last_rev, 6);
 });
 
-test("a history that was asked for in one session and comes in the third is not asked for again", async () => {
+test("a history requested two resumed sessions ago is not requested again", async () => {
   const bench = new Bench({ requestSeconds: 300 });
   const socket = await bench.online();
   socket.receive(message("a", 1));
@@ -480,7 +480,7 @@ test("a history that was asked for in one session and comes in the third is not 
   assert.deepEqual((await history).messages.map(({ rev }) => rev), [3, 2, 1]);
 });
 
-test("a history that was asked for before the user was removed and added again is asked for again", async () => {
+test("a history requested before a removal and a new addition is requested again", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 1));
@@ -497,7 +497,7 @@ test("a history that was asked for before the user was removed and added again i
   assert.deepEqual((await history).messages.map(({ rev }) => rev), [3, 2, 1]);
 });
 
-test("a page of a history that a list has shown to be lost is asked for again", async () => {
+test("a page of a history that a list showed to be lost is requested again", async () => {
   const bench = new Bench();
   bench.answer = () => [200, list(conversation("a", 9))];
   await bench.client.conversations();
@@ -513,7 +513,7 @@ test("a page of a history that a list has shown to be lost is asked for again", 
   assert.deepEqual((await history).messages.map(({ rev }) => rev), [3]);
 });
 
-test("read positions that were asked for before the session began are asked for again", async () => {
+test("read positions requested before the session are requested again", async () => {
   const bench = new Bench();
   bench.client.connect();
   const answers = [later(), later()];
@@ -538,7 +538,7 @@ async function back(bench) {
   return bench.socket;
 }
 
-test("a change that is missing live: the client comes back for it, and tells everything once, in order", async () => {
+test("after a live gap the client reconnects and emits every change once and in order", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 1), message("b", 5), message("a", 3));
@@ -553,7 +553,7 @@ test("a change that is missing live: the client comes back for it, and tells eve
   assert.deepEqual(bench.of("reload"), []);
 });
 
-test("a change that is missing right after a list or a whole history", async () => {
+test("a gap right after a list or a whole history is detected", async () => {
   for (const load of ["conversations", "conversation", "history"]) {
     const bench = new Bench();
     const socket = await bench.online();
@@ -569,7 +569,7 @@ test("a change that is missing right after a list or a whole history", async () 
   }
 });
 
-test("the revs between a part of the history and what is live say nothing: older messages may have them", async () => {
+test("missing revs after a part of the history are no gap: older messages may have them", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   bench.answer = () => [200, page("a", [9, 9], [8, 8])];
@@ -579,7 +579,7 @@ test("the revs between a part of the history and what is live say nothing: older
   assert.deepEqual(revs(bench), [11]);
 });
 
-test("a resume may skip revs, also when a list comes meanwhile; what is live afterwards may not", async () => {
+test("a resume may skip revs, live frames may not", async () => {
   const bench = new Bench();
   (await bench.online()).receive(message("a", 5));
   const socket = await bench.again();
@@ -593,7 +593,7 @@ test("a resume may skip revs, also when a list comes meanwhile; what is live aft
   assert.deepEqual(revs(bench), [5, 8, 11, 12]);
 });
 
-test("a resume that had nothing to tell: what follows is live", async () => {
+test("frames after an empty resume are live", async () => {
   const bench = new Bench();
   (await bench.online()).receive(message("a", 5));
   const socket = await bench.again();
@@ -602,7 +602,7 @@ test("a resume that had nothing to tell: what follows is live", async () => {
   assert.equal(bench.client.gaps, 1);
 });
 
-test("the answer to a resend comes out of turn, and is no gap", async () => {
+test("the answer to a resend is out of order and no gap", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 1));
@@ -615,7 +615,7 @@ test("the answer to a resend comes out of turn, and is no gap", async () => {
   assert.deepEqual(revs(bench), [1, 9, 2]);
 });
 
-test("a change that nobody has is asked for once", async () => {
+test("a change that does not exist is looked for once", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 1), message("a", 3));
@@ -627,7 +627,7 @@ test("a change that nobody has is asked for once", async () => {
   assert.deepEqual(revs(bench), [1, 3, 4]);
 });
 
-test("a server that always skips revs is asked less and less often, and everything comes", async () => {
+test("a server that always skips revs is reconnected to less and less often, and nothing is missing", async () => {
   const bench = new Bench();
   let socket = await bench.online();
   const waits = [];
@@ -646,7 +646,7 @@ test("a server that always skips revs is asked less and less often, and everythi
   assert.ok(waits.slice(8).every((wait) => wait >= 15_000 && wait <= 31_000), `${waits}`);
 });
 
-test("gaps that a later edit explains do not end the search for gaps", async () => {
+test("gaps that a later edit explains do not slow the search for real ones", async () => {
   const bench = new Bench();
   let socket = await bench.online();
   socket.receive(message("a", 1), message("a", 2));
@@ -667,7 +667,7 @@ test("gaps that a later edit explains do not end the search for gaps", async () 
   assert.deepEqual(revs(bench).slice(-2), [rev + 1, rev + 2]);
 });
 
-test("a server that leaves a change out on every connection is not asked without a pause", async () => {
+test("a server that omits a change on every connection is not reconnected to without a pause", async () => {
   const bench = new Bench();
   bench.client.connect();
   let told = null;
@@ -687,7 +687,7 @@ test("a server that leaves a change out on every connection is not asked without
   assert.deepEqual(revs(bench), Array.from({ length: rev - 2 }, (_, index) => index + 1));
 });
 
-test("a gap while a history is under way", async () => {
+test("a gap during a request for the history is detected", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   bench.answer = ({ path }) => (path.includes("/messages") ? answers[asked++].promise : [200, list(conversation("a", 1))]);

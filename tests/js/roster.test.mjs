@@ -79,7 +79,7 @@ async function showing(count, shown) {
 
 const firstOf = (store, count) => store.members.slice(0, count).map((user) => user.id);
 
-test("members that could not be loaded are loaded again", async () => {
+test("members that failed to load are loaded again", async () => {
   const { store, roster, ids } = await showing(400, 300);
   const fails = new Set([1, 3]);
   store.before = async (number) => {
@@ -94,7 +94,7 @@ test("members that could not be loaded are loaded again", async () => {
   assert.deepEqual(ids(), firstOf(store, 399));
 });
 
-test("one who went and one who came at the same time are seen, though the count is the same", async () => {
+test("a member who left and one who came are noticed, though the count is the same", async () => {
   const { store, ids } = await showing(300, 300);
   store.remove("u250");
   assert.equal(ids().includes("u250"), false); // at once
@@ -104,7 +104,7 @@ test("one who went and one who came at the same time are seen, though the count 
   assert.equal(ids().at(-1), "new");
 });
 
-test("a large group that changes all the time is followed with few requests", async () => {
+test("a large group that keeps changing costs few requests", async () => {
   const { store, roster, ids } = await showing(5_000, 2_000);
   store.before = () => new Promise((resolve) => setTimeout(resolve, 200));
   for (let number = 0; number < 150; number += 1) {
@@ -127,7 +127,7 @@ test("a large group that changes all the time is followed with few requests", as
   assert.equal(store.requests.length, before);
 });
 
-test("a page that is older than a removal does not bring a member back", async () => {
+test("a page older than a removal does not bring the member back", async () => {
   const { store, ids } = await showing(300, 300);
   const answer = later();
   store.after = () => answer.promise;
@@ -141,7 +141,7 @@ test("a page that is older than a removal does not bring a member back", async (
   assert.equal(ids().includes("new"), true);
 });
 
-test("after frames that may have been missed, all is loaded again", async () => {
+test("all is loaded again after frames may have been missed", async () => {
   const { store, ids } = await showing(300, 300);
   store.members.splice(200, 50);
   store.tell({ conversation_id: null });
@@ -149,7 +149,7 @@ test("after frames that may have been missed, all is loaded again", async () => 
   assert.deepEqual(ids(), firstOf(store, 250));
 });
 
-test("who is known to be a member: those that were loaded and those that frames named", async () => {
+test("known members are those that were loaded or named in frames", async () => {
   const { store, roster } = await showing(300, 100);
   assert.equal(roster.ids(store.conversation).has("u150"), false);
   store.add("new");
@@ -161,7 +161,7 @@ test("who is known to be a member: those that were loaded and those that frames 
   assert.equal(roster.ids(store.conversation).has("u150"), true);
 });
 
-test("a roster that was closed does not hold up the next one", async () => {
+test("a closed roster does not delay the next one", async () => {
   const { store, roster } = await showing(300, 100);
   store.before = async () => {
     throw Object.assign(new Error("no"), { status: 503, retryAfter: 100 });
@@ -177,7 +177,7 @@ test("a roster that was closed does not hold up the next one", async () => {
   assert.equal(next.users(store.conversation).length, 200);
 });
 
-test("a roster that was closed asks for nothing more", async () => {
+test("a closed roster sends no more requests", async () => {
   const { store, roster } = await showing(400, 300);
   store.remove("u1");
   await settle();

@@ -10,7 +10,7 @@ const error = (code, clientId, changes = {}) => ({
 });
 const own = (clientId, rev, changes = {}) => message("a", rev, { sender_id: ME, client_id: clientId, ...changes });
 
-test("a message is acknowledged by its own frame, which is told, too", async () => {
+test("a message is acknowledged by its own frame, which is emitted as well", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const promise = bench.client.send("a", "Hello", { clientId: "m-1" });
@@ -22,7 +22,7 @@ test("a message is acknowledged by its own frame, which is told, too", async () 
   assert.deepEqual(bench.client.pending, []);
 });
 
-test("a clientId is made if there is none: 32 digits, another each time", async () => {
+test("a clientId is generated if none is given: 32 hexadecimal digits", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   bench.client.send("a", "1");
@@ -32,7 +32,7 @@ test("a clientId is made if there is none: 32 digits, another each time", async 
   assert.notEqual(first, second);
 });
 
-test("nobody else can acknowledge it: other people's client_ids are theirs", async () => {
+test("another user's message with the same client_id acknowledges nothing", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const promise = bench.client.send("a", "Hello", { clientId: "m-1" });
@@ -40,7 +40,7 @@ test("nobody else can acknowledge it: other people's client_ids are theirs", asy
   assert.equal(await stateOf(promise), "pending");
 });
 
-test("what is sent without a connection is sent with the next, and again with the same id until it is acknowledged", async () => {
+test("a message without a connection waits for it, and is resent with the same id until acknowledged", async () => {
   const bench = new Bench();
   const promise = bench.client.send("a", "Hello", { clientId: "m-1" });
   const socket = await bench.online();
@@ -53,7 +53,7 @@ test("what is sent without a connection is sent with the next, and again with th
   assert.deepEqual(sent(await bench.again()), []);
 });
 
-test("one at a time in a conversation, so that their order is kept; conversations do not wait for each other", async () => {
+test("one message a conversation is under way; conversations do not wait for each other", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   for (const [id, name] of [["a", "a1"], ["a", "a2"], ["b", "b1"], ["a", "a3"]]) bench.client.send(id, name, { clientId: name });
@@ -66,7 +66,7 @@ test("one at a time in a conversation, so that their order is kept; conversation
   assert.deepEqual(sent(next), ["a2", "b1", "a3"]);
 });
 
-test("no more than 32 are under way", async () => {
+test("at most 32 messages are under way", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   for (let index = 0; index < 40; index += 1) bench.client.send(`c${index}`, "x", { clientId: `m${index}` });
@@ -75,7 +75,7 @@ test("no more than 32 are under way", async () => {
   assert.equal(sent(socket).length, 33);
 });
 
-test("what was refused is rejected at once, and the next one goes", async () => {
+test("a rejected message rejects its promise, and the next one is sent", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const first = bench.client.send("a", " ", { clientId: "m-1" });
@@ -90,7 +90,7 @@ test("what was refused is rejected at once, and the next one goes", async () => 
   assert.deepEqual(bench.of("error"), []);
 });
 
-test("what could not be stored is sent again, later and later, and the next one waits for it", async () => {
+test("not_stored is retried with backoff, and the next message waits", async () => {
   const bench = new Bench({ storeSeconds: 60 });
   bench.random = 0.999;
   const socket = await bench.online();
@@ -110,7 +110,7 @@ test("what could not be stored is sent again, later and later, and the next one 
   assert.equal(sent(socket).at(-1), "m-2");
 });
 
-test("what cannot be stored for long is rejected as not_stored", async () => {
+test("a message that cannot be stored for long is rejected as not_stored", async () => {
   const bench = new Bench({ storeSeconds: 20 });
   const socket = await bench.online();
   const promise = bench.client.send("a", "x", { clientId: "m-1" });
@@ -132,7 +132,7 @@ test("what cannot be stored for long is rejected as not_stored", async () => {
   assert.equal(sent(socket).at(-1), "m-2");
 });
 
-test("the time without a connection is not counted as time in which it could not be stored", async () => {
+test("time without a connection does not count towards storeSeconds", async () => {
   const bench = new Bench({ storeSeconds: 20 });
   bench.random = 0;
   let socket = await bench.online();
@@ -149,7 +149,7 @@ test("the time without a connection is not counted as time in which it could not
   assert.equal((await refusal(promise)).code, "not_stored");
 });
 
-test("a message that nobody answers is sent again", async () => {
+test("a message without an answer is sent again", async () => {
   const bench = new Bench({ answerSeconds: 30 });
   const socket = await bench.online();
   bench.client.send("a", "x", { clientId: "m-1" });
@@ -161,7 +161,7 @@ test("a message that nobody answers is sent again", async () => {
   assert.deepEqual(sent(socket), ["m-1", "m-1"]);
 });
 
-test("rate_limited: all that have no answer wait, and are sent again in order, then more slowly", async () => {
+test("rate_limited: messages without an answer wait, and are resent in order and more slowly", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const ids = ["a", "b", "c", "d"];
@@ -183,7 +183,7 @@ test("rate_limited: all that have no answer wait, and are sent again in order, t
   assert.deepEqual(bench.of("error"), []);
 });
 
-test("the queue is bounded", async () => {
+test("the outbox is bounded", async () => {
   const bench = new Bench({ maxPending: 2 });
   const socket = await bench.online();
   const first = bench.client.send("a", "1", { clientId: "m-1" });
@@ -194,7 +194,7 @@ test("the queue is bounded", async () => {
   assert.equal(await stateOf(bench.client.send("a", "3")), "pending");
 });
 
-test("the same message sent twice is one; another with its clientId is refused", async () => {
+test("the same message sent twice is one; another with its clientId is rejected", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const first = bench.client.send("a", "x", { clientId: "m-1" });
@@ -205,7 +205,7 @@ test("the same message sent twice is one; another with its clientId is refused",
   assert.deepEqual(await first, await again);
 });
 
-test("what was pending when a page was closed is sent by the next one", async () => {
+test("pending messages of a closed page are sent by the next one", async () => {
   const old = new Bench();
   old.client.send("a", "1", { clientId: "m-1" });
   old.client.send("b", "2", { clientId: "m-2" });
@@ -225,7 +225,7 @@ test("what was pending when a page was closed is sent by the next one", async ()
   assert.deepEqual(bench.client.pending.map(({ clientId }) => clientId), ["m-3"]);
 });
 
-test("what one user left pending is not sent as another", async () => {
+test("pending messages of one user are not sent as another", async () => {
   const bench = new Bench();
   await bench.online();
   const refused = refusal(bench.client.send("a", "x", { clientId: "m-1" }));
@@ -241,7 +241,7 @@ test("what one user left pending is not sent as another", async () => {
 
 const login = (name) => () => [200, { access_token: name, token_type: "bearer", expires_in: 3_600 }];
 
-test("what the next user writes before the session is there is that user's", async () => {
+test("a message written before the next user's session is that user's", async () => {
   const bench = new Bench();
   await bench.online();
   bench.client.close();
@@ -257,7 +257,7 @@ test("what the next user writes before the session is there is that user's", asy
   assert.equal(bench.client.pending[0].userId, OTHER);
 });
 
-test("what was written before the first session is not sent, nor told as read, by another user's", async () => {
+test("messages and reads from before the first session are not sent by another user's", async () => {
   for (const signIn of [(client) => client.login("bob", "secret"), (client) => (client.token = "BOB")]) {
     const bench = new Bench();
     bench.client.connect();
@@ -273,7 +273,7 @@ test("what was written before the first session is not sent, nor told as read, b
   }
 });
 
-test("the same user's next sign-in sends what is pending, also what was written while signed out", async () => {
+test("the user's next sign-in sends pending messages, also those written while signed out", async () => {
   const bench = new Bench();
   await bench.online();
   bench.client.send("a", "1", { clientId: "m-1" });
@@ -286,7 +286,7 @@ test("the same user's next sign-in sends what is pending, also what was written 
   assert.deepEqual(sent(socket), ["m-1", "m-2"]);
 });
 
-test("what was written before anybody had signed in is sent by the first who does", async () => {
+test("messages from before the first sign-in belong to the first user", async () => {
   const bench = new Bench({ token: null });
   bench.client.send("a", "x", { clientId: "m-1" });
   bench.answer = login("ONE");
@@ -294,7 +294,7 @@ test("what was written before anybody had signed in is sent by the first who doe
   assert.deepEqual(sent(await bench.online()), ["m-1"]);
 });
 
-test("a renewal is no sign-in: what was written before the first session is sent", async () => {
+test("a renewal is no sign-in: messages from before the first session are sent", async () => {
   const bench = new Bench();
   bench.client.send("a", "x", { clientId: "m-1" });
   bench.answer = login("NEW");
@@ -302,7 +302,7 @@ test("a renewal is no sign-in: what was written before the first session is sent
   assert.deepEqual(sent(await bench.online()), ["m-1"]);
 });
 
-test("after a new token on the live connection nothing is sent until the server has said whose it is", async () => {
+test("after a new token nothing is sent until the server confirms its user", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive({ type: "auth", expires_in: 3_600 });
@@ -322,7 +322,7 @@ test("after a new token on the live connection nothing is sent until the server 
   assert.equal((await refusal(promise)).code, "other_user");
 });
 
-test("a token that comes while the connection is being opened with another one is told to it", async () => {
+test("a token that arrives during the handshake is sent after it", async () => {
   const bench = new Bench();
   bench.client.connect();
   bench.answer = login("BOB");
@@ -332,7 +332,7 @@ test("a token that comes while the connection is being opened with another one i
   assert.deepEqual([sent(bench.socket), bench.socket.of("auth")], [[], [{ type: "auth", token: "BOB" }]]);
 });
 
-test("a message that closes the connection by its size is refused, and the others go on", async () => {
+test("a message that closes the connection by its size is rejected, the others are sent", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const small = bench.client.send("a", "small", { clientId: "m-1" });
@@ -347,7 +347,7 @@ test("a message that closes the connection by its size is refused, and the other
   assert.equal(await stateOf(small), "pending");
 });
 
-test("a resume that closes the connection by its size is halved, and no smaller message is refused for it", async () => {
+test("a resume that closes the connection by its size is halved, and no smaller message rejected", async () => {
   const bench = new Bench({ resumeConversations: 8 });
   const socket = await bench.online();
   for (let index = 0; index < 8; index += 1) socket.receive(message(`conversation ${index}`, index + 1));
@@ -362,7 +362,7 @@ test("a resume that closes the connection by its size is halved, and no smaller 
   assert.equal((await refusal(promise)).code, "content_too_long", "which is larger than this resume");
 });
 
-test("the answer to a resend may come out of turn: nothing between is missed", async () => {
+test("the answer to a resend may be out of order: nothing between is missed", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 10));
@@ -373,7 +373,7 @@ test("the answer to a resend may come out of turn: nothing between is missed", a
   assert.deepEqual(bench.of("message").map((frame) => frame.rev), [10, 15, 11, 14, 16]);
 });
 
-test("so may the answer to a message whose clientId the page gave: another client may have sent it before", async () => {
+test("the answer to a message with the page's clientId may be out of order", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive(message("a", 5));
@@ -383,7 +383,7 @@ test("so may the answer to a message whose clientId the page gave: another clien
   assert.deepEqual((await bench.again()).of("resume")[0].revs, { a: 10 });
 });
 
-test("a message that was deleted meanwhile is acknowledged by what became of it", async () => {
+test("a message that was deleted meanwhile is acknowledged by its deletion", async () => {
   const bench = new Bench();
   await bench.online();
   const promise = bench.client.send("a", "x", { clientId: "m-1" });
@@ -392,7 +392,7 @@ test("a message that was deleted meanwhile is acknowledged by what became of it"
   assert.equal((await promise).type, "message_deleted");
 });
 
-test("an acknowledgement of what is known already is no news", async () => {
+test("an acknowledgement of a known message is not emitted again", async () => {
   const bench = new Bench();
   await bench.online();
   const promise = bench.client.send("a", "x", { clientId: "m-1" });
@@ -406,7 +406,7 @@ test("an acknowledgement of what is known already is no news", async () => {
   assert.deepEqual(bench.of("message"), []);
 });
 
-test("what waits for a conversation is refused when one is removed from it", async () => {
+test("pending messages are rejected when the user is removed from their conversation", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   const promises = ["1", "2"].map((text) => bench.client.send("a", text));
@@ -416,7 +416,7 @@ test("what waits for a conversation is refused when one is removed from it", asy
   assert.equal(await stateOf(other), "pending");
 });
 
-test("what is pending stays when the client is closed, and is sent when it is opened again", async () => {
+test("pending messages survive close, and are sent after connect", async () => {
   const bench = new Bench();
   await bench.online();
   const promise = bench.client.send("a", "x", { clientId: "m-1" });
@@ -427,7 +427,7 @@ test("what is pending stays when the client is closed, and is sent when it is op
   assert.equal((await promise).rev, 1);
 });
 
-test("errors that are about no message are told", async () => {
+test("errors about no message are emitted", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   socket.receive({ type: "error", code: "unknown_type", content: "no such type", field: "type" });
@@ -435,7 +435,7 @@ test("errors that are about no message are told", async () => {
   assert.deepEqual([told.code, told.message, told.field, told.status], ["unknown_type", "no such type", "type", 0]);
 });
 
-test("typing is told while there is a connection, every two seconds at most", async () => {
+test("typing is sent while connected, every two seconds at most", async () => {
   const bench = new Bench();
   bench.client.typing("a");
   const socket = await bench.online();
@@ -447,7 +447,7 @@ test("typing is told while there is a connection, every two seconds at most", as
   assert.deepEqual(socket.of("typing").map((frame) => frame.conversation_id), ["a", "b", "a", "b"]);
 });
 
-test("typing after a message is told at once", async () => {
+test("typing after a message is sent at once", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   bench.client.typing("a");
@@ -459,7 +459,7 @@ test("typing after a message is told at once", async () => {
   assert.deepEqual(socket.of("typing").map((frame) => frame.conversation_id), ["a", "b", "a"]);
 });
 
-test("read positions are told until they are confirmed, the highest of each conversation", async () => {
+test("the highest read position of each conversation is sent until confirmed", async () => {
   const bench = new Bench();
   bench.client.read("a", 3);
   bench.client.read("a", 5);
@@ -480,7 +480,7 @@ test("read positions are told until they are confirmed, the highest of each conv
   assert.deepEqual(reads(await bench.again()), []);
 });
 
-test("a read position that could not be stored is told again, later and later; one that is refused is not", async () => {
+test("a read position that could not be stored is retried with backoff, a rejected one is not", async () => {
   const bench = new Bench();
   bench.random = 0.999;
   const socket = await bench.online();
@@ -502,14 +502,14 @@ test("a read position that could not be stored is told again, later and later; o
   assert.deepEqual(bench.of("error").map(({ code }) => code), ["no_such_message"]);
 });
 
-test("what one user read is not told as another", async () => {
+test("read positions of one user are not sent as another", async () => {
   const bench = new Bench();
   await bench.online();
   bench.client.read("a", 3);
   assert.deepEqual((await bench.again(1006, { user_id: OTHER })).of("read"), []);
 });
 
-test("whom one watches is told again with every connection, and after rate_limited", async () => {
+test("watch is sent again with every connection, and after rate_limited", async () => {
   const bench = new Bench();
   bench.client.watch([OTHER]);
   const watched = (socket) => socket.of("watch").map((frame) => frame.user_ids);
@@ -527,7 +527,7 @@ test("whom one watches is told again with every connection, and after rate_limit
 
 const unavailable = (field) => ({ type: "error", code: "unavailable", content: "in a moment", field });
 
-test("whom one watches is told again, later and later, when the server could not take it", async () => {
+test("watch is retried with backoff while the server is unavailable", async () => {
   const bench = new Bench();
   bench.random = 0.999;
   const socket = await bench.online();
@@ -547,7 +547,7 @@ test("whom one watches is told again, later and later, when the server could not
   assert.equal(next.of("watch").length, 1, "a new session is told it anyway");
 });
 
-test("a token is given again when the server could not take it, and after rate_limited", async () => {
+test("auth is retried while the server is unavailable, and after rate_limited", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   assert.equal(socket.of("auth").length, 1);
@@ -563,7 +563,7 @@ test("a token is given again when the server could not take it, and after rate_l
   assert.equal(socket.of("auth").length, 3);
 });
 
-test("a conversation's id in upper case is that in lower case", async () => {
+test("a conversation's id in upper case equals the one in lower case", async () => {
   const bench = new Bench({ pending: [{ conversationId: "B", content: "old", clientId: "m-0" }] });
   const socket = await bench.online();
   const stored = bench.client.send("A", "hello", { clientId: "m-1" });

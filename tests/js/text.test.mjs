@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { withoutTrailing } from "../../pulse_trio/web/app/text.js";
 
-test("what ends a sentence is not part of the link in it", () => {
+test("punctuation after a link is not part of it", () => {
   for (const [text, link] of [
     ["http://a.example", "http://a.example"],
     ["http://a.example/.", "http://a.example/"],
@@ -20,7 +20,7 @@ test("what ends a sentence is not part of the link in it", () => {
   }
 });
 
-test("a link of many brackets is no work", () => {
+test("a link with many brackets is parsed in linear time", () => {
   const many = 500_000;
   assert.equal(withoutTrailing(`http://a${")".repeat(many)}`), "http://a");
   assert.equal(withoutTrailing(`http://a${"(".repeat(many)}${")".repeat(many)}`).length, 8 + 2 * many);

@@ -182,7 +182,7 @@ export class Sidebar {
 
   _showTheme() {
     const theme = this._currentTheme();
-    const label = { auto: "Colours: as the system", light: "Colours: light", dark: "Colours: dark" }[theme];
+    const label = { auto: "Colours: follow system", light: "Colours: light", dark: "Colours: dark" }[theme];
     this._theme.replaceChildren(icon(theme));
     this._theme.setAttribute("aria-label", label);
     this._theme.title = label;
