@@ -128,9 +128,8 @@ async def test_every_option_method_and_event_is_in_its_document() -> None:
     source = (CLIENT / "client.js").read_text()
     document = (ROOT / "docs" / "javascript.md").read_text()
     options = re.findall(r"@property {.*} \[(\w+)\]", (CLIENT / "types.js").read_text())
-    methods = re.findall(
-        r"^  (?:async |get )?([a-z]\w*)\(.*\) {$", source[source.index("export class PulseClient") :], re.MULTILINE
-    )
+    classes = (CLIENT / "endpoints.js").read_text() + source[source.index("export class PulseClient") :]
+    methods = re.findall(r"^  (?:async |get )?([a-z]\w*)\(.*\) {$", classes, re.MULTILINE)
     events = re.findall(r"^      case \"(\w+)\":", source, re.MULTILINE)
     events += re.findall(r"this\.#emit\(\"(\w+)\"", source)
     assert len(options) > 10

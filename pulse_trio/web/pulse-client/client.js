@@ -1,3 +1,4 @@
+import { Endpoints, pageOf, part } from "./endpoints.js";
 import { PulseError, errorOf, kindOf, nameOf, withoutSecrets } from "./errors.js";
 import { Knowledge } from "./knowledge.js";
 import { Link } from "./link.js";
@@ -6,21 +7,21 @@ import { Outbox, newClientId, sizeOf } from "./outbox.js";
 import { Reads, readFrame } from "./reads.js";
 import { Repeats } from "./repeats.js";
 import { Rest } from "./rest.js";
-import { RETRY_LEAST, RETRY_MOST, SECOND, Timers, backoff } from "./timers.js";
+import { MIN_RETRY, MAX_RETRY, SECOND, Timers, backoff } from "./timers.js";
 
 /**
  * @import { Clock, Conversation, Frame, Message, Options, Page, PageAfter } from "./types.js"
  * @import { SignIn, State, Surroundings, Token, User } from "./types.js"
  */
 
-const STABLE = 10 * SECOND; // a connection that was up for so long starts the backoff afresh
-const RESTART_SPREAD = 5 * SECOND; // after a restart clients come back within this, not all at once
-const TYPING_INTERVAL = 2 * SECOND; // more often tells nobody more
+const STABLE = 10 * SECOND; // milliseconds online that reset the backoff
+const RESTART_SPREAD = 5 * SECOND; // milliseconds; spreads the clients after a restart of the server
+const TYPING_INTERVAL = 2 * SECOND; // milliseconds; the server drops more frequent ones
 const GAP = 0; // in place of a close code: a live frame skipped a rev
-const VAIN_GAPS_MOST = 3; // in a row; after that the client waits longer and longer before it looks for the next one
+const MAX_VAIN_GAPS = 3; // in a row; then the client waits longer and longer before it looks for the next one
 
 /**
- * A token that can be sent; null if there is none. What browsers say of one that cannot has the token in it.
+ * Returns a token that a header can hold, or null without one. Browsers quote the token in their own error.
  * @param {string | null | undefined} token
  * @throws {TypeError}
  */
@@ -30,17 +31,14 @@ function sendable(token) {
   throw new TypeError("The token has a space at an end, a control character (a line feed, say), or one that is not ASCII");
 }
 
-/** @param {string} text What becomes part of a path. */
-const part = (text) => encodeURIComponent(text);
-
 /**
  * A user's client.
  *
  * Events, all CustomEvents with their content in `detail`: `state`; the frames `message`, `message_updated`,
  * `message_deleted`, `typing`, `system`, `presence`, `read`, `users`, `conversation_added`, `conversation_removed`;
- * `reload`, `token`, `signed_out`, `error`. docs/javascript.md says what each means.
+ * `reload`, `outbox`, `token`, `signed_out`, `error`. docs/javascript.md describes them.
  */
-export class PulseClient extends EventTarget {
+export class PulseClient extends Endpoints {
   #url;
   #options;
   #random;
@@ -60,47 +58,47 @@ export class PulseClient extends EventTarget {
   #hasHadToken;
   /** @type {SignIn} */
   #signIn = { userId: null };
-  /** @type {SignIn[]} whose tokens the session was given and has not answered */
+  /** @type {SignIn[]} of the `auth` frames without an answer */
   #asked = [];
-  #expiresAt = 0; // 0: not known
-  #isRenewed = true; // by itself, until `close`
+  #expiresAt = 0; // milliseconds since the epoch; 0: not known
+  #isRenewed = true; // automatically, until `close`
   /** @type {{handle: any} | null} */
   #renewal = null;
 
-  /** @type {AbortController | null} that the connection is wanted; aborted by `close` */
+  /** @type {AbortController | null} from `connect` to `close`, which aborts it */
   #wanted = null;
   /** @type {Link | null} */
   #link = null;
-  /** @type {{token: string | null, signIn: SignIn}} what it was opened with */
+  /** @type {{token: string | null, signIn: SignIn}} that the connection was opened with */
   #opened = { token: null, signIn: this.#signIn };
   /** @type {{handle: any} | null} */
   #retry = null;
-  /** @type {AbortController | null} of the question why a handshake was refused */
+  /** @type {AbortController | null} of the request that explains a rejected handshake */
   #explaining = null;
   #attempts = 0;
   #onlineSince = 0;
   #resumeMost;
-  #resumeSize = 0; // bytes of the newest one
+  #resumeSize = 0; // bytes of the newest `resume`
   /** @type {string | null} */
   #userId = null; // of the newest session
-  #users = 0; // how often that has become another one
+  #users = 0; // changes of the session's user
   #gaps = 0;
 
   /** @type {string[] | null} */
   #watched = null;
   #reads = new Reads();
-  /** @type {Map<string, number>} when typing was told */
+  /** @type {Map<string, number>} conversation id → time of the last `typing` */
   #typed = new Map();
   #repeats;
 
   /** @param {Options} [options] */
   constructor(options = {}) {
-    super();
+    super((method, path, request) => this.#request(method, path, request));
     const surroundings = options.window === undefined ? globalThis.window : options.window;
     // Node.js and workers have no window, or only parts of one.
     this.#window = typeof surroundings?.addEventListener === "function" ? surroundings : null;
     const url = options.url ?? this.#window?.location?.origin;
-    if (url === undefined) throw new TypeError("`url` must say where the service is: there is no page here");
+    if (url === undefined) throw new TypeError("`url` is required where there is no page");
     this.#url = url.replace(/\/+$/, "");
     this.#options = {
       connect: (options.connectSeconds ?? 15) * SECOND,
@@ -144,15 +142,15 @@ export class PulseClient extends EventTarget {
     }
   }
 
-  /** How the connection is; every change is a `state` event. */
+  /** The state of the connection; every change is a `state` event. */
   get state() {
     return this.#state;
   }
 
   /**
-   * The token, or null. A new one of the same user (of your identity provider) renews the connection. As it may be
-   * another user's, too, what was written before waits until the server has said whose it is.
-   * @throws {TypeError} Set to what cannot be sent.
+   * The token, or null. Set it to a new one of your identity provider to renew the connection. It may be another user's:
+   * messages wait until the server has told whose it is.
+   * @throws {TypeError} No header can hold the new token.
    */
   get token() {
     return this.#token;
@@ -162,7 +160,7 @@ export class PulseClient extends EventTarget {
     this.#setToken(sendable(token), 0);
   }
 
-  /** Messages that are not acknowledged, as `new PulseClient({pending})` takes them. */
+  /** Unacknowledged messages, for `new PulseClient({pending})`. */
   get pending() {
     return this.#outbox.pending;
   }
@@ -175,27 +173,17 @@ export class PulseClient extends EventTarget {
     return this.#outbox.unsent;
   }
 
-  /** How many messages of the user are unsent, with those of other tabs. */
+  /** The number of unsent messages of the user, with those of other tabs. */
   get unsentCount() {
     return this.#outbox.unsentCount;
   }
 
-  /** How often a live connection left a change out; each time the client came back for it. */
+  /** How often a live connection skipped a change; each time the client reconnected to get it. */
   get gaps() {
     return this.#gaps;
   }
 
   // --- accounts ---
-
-  /**
-   * Creates an account; `login` follows.
-   * @param {string} username
-   * @param {string} password
-   * @returns {Promise<User>}
-   */
-  register(username, password) {
-    return this.#request("POST", "/api/auth/register", { body: { username, password }, token: null });
-  }
 
   /**
    * Logs in, and keeps the token.
@@ -210,7 +198,7 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Changes the token for one that is good for longer. The client does so by itself, before the token ends.
+   * Renews the token. The client does it by itself before the token ends.
    * @returns {Promise<Token>}
    */
   async renew() {
@@ -221,25 +209,10 @@ export class PulseClient extends EventTarget {
     return token;
   }
 
-  /** @returns {Promise<User>} */
-  me() {
-    return this.#request("GET", "/api/auth/me");
-  }
-
-  /**
-   * Users whose name begins so.
-   * @param {string} prefix
-   * @param {Page} [page]
-   * @returns {Promise<{users: User[], total: number, limit: number, offset: number}>}
-   */
-  searchUsers(prefix, page = {}) {
-    return this.#request("GET", "/api/users", { query: { query: prefix, ...pageOf(page) } });
-  }
-
   // --- conversations ---
 
   /**
-   * A page of the user's conversations, the most recently active first.
+   * Loads a page of the user's conversations, the most recently active first.
    * @param {Page} [page]
    * @returns {Promise<{conversations: Conversation[], total: number, limit: number, offset: number}>}
    */
@@ -261,7 +234,7 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Creates a conversation; of two people who have one already it is that one.
+   * Creates a conversation, or returns the one-to-one that the two have already.
    * @param {{name?: string | null, description?: string | null, isGroup?: boolean, participantIds?: string[]}} what
    * @returns {Promise<Conversation>}
    */
@@ -274,46 +247,8 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Changes what is given, and leaves the rest as it is.
-   * @param {string} id
-   * @param {{name?: string | null, description?: string | null}} changes
-   * @returns {Promise<Conversation>}
-   */
-  renameConversation(id, { name, description }) {
-    return this.#request("PATCH", `/api/chat/conversations/${part(idOf(id))}`, { body: { name, description } });
-  }
-
-  /**
-   * A page of the members, in the order they came; a conversation itself has only its first ones in `users`.
-   * @param {string} id
-   * @param {PageAfter} [page]
-   * @returns {Promise<{members: User[], total: number, limit: number, next_cursor: string | null}>}
-   */
-  members(id, { limit, cursor } = {}) {
-    return this.#request("GET", `/api/chat/conversations/${part(idOf(id))}/members`, { query: { limit, cursor } });
-  }
-
-  /**
-   * @param {string} id
-   * @param {string[]} userIds
-   * @returns {Promise<Conversation>}
-   */
-  addMembers(id, userIds) {
-    return this.#request("POST", `/api/chat/conversations/${part(idOf(id))}/members`, { body: { user_ids: userIds } });
-  }
-
-  /**
-   * @param {string} id
-   * @param {string} userId `me`: leave.
-   * @returns {Promise<void>}
-   */
-  removeMember(id, userId) {
-    return this.#request("DELETE", `/api/chat/conversations/${part(idOf(id))}/members/${part(userId)}`);
-  }
-
-  /**
-   * A page of the history, newest first: the newest, those before a message, or the oldest after one. What came as
-   * frames while it was under way is worked in.
+   * Loads a page of the history, newest first: the newest messages, those before a message, or the oldest after one.
+   * Changes that arrive as frames meanwhile are merged into it.
    * @param {string} id
    * @param {{beforeSeq?: number, afterSeq?: number, limit?: number}} [page]
    * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number}>}
@@ -336,29 +271,7 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Gives a message of yours new content. `message_updated` comes, too.
-   * @param {string} id The conversation's.
-   * @param {string} messageId
-   * @param {string} content
-   * @returns {Promise<Message>}
-   */
-  edit(id, messageId, content) {
-    const path = `/api/chat/conversations/${part(idOf(id))}/messages/${part(messageId)}`;
-    return this.#request("PATCH", path, { body: { content } });
-  }
-
-  /**
-   * Deletes a message. `message_deleted` comes, too.
-   * @param {string} id The conversation's.
-   * @param {string} messageId
-   * @returns {Promise<void>}
-   */
-  remove(id, messageId) {
-    return this.#request("DELETE", `/api/chat/conversations/${part(idOf(id))}/messages/${part(messageId)}`);
-  }
-
-  /**
-   * How far members have read: a page of up to 1,000, in the order they came.
+   * Loads a page of read positions, up to 1,000, in the order the members were added.
    * @param {string} id
    * @param {PageAfter} [page]
    * @returns {Promise<{positions: {user_id: string, seq: number}[], next_cursor: string | null}>}
@@ -367,14 +280,6 @@ export class PulseClient extends EventTarget {
     const path = `/api/chat/conversations/${part(idOf(id))}/read`;
     const [answer] = await this.#load(null, () => this.#request("GET", path, { query: { limit, cursor } }));
     return answer;
-  }
-
-  /**
-   * @param {string} userId
-   * @returns {Promise<{user_id: string, is_online: boolean, last_seen_at: string | null}>}
-   */
-  presence(userId) {
-    return this.#request("GET", `/api/chat/users/${part(userId)}/presence`);
   }
 
   // --- live ---
@@ -397,14 +302,14 @@ export class PulseClient extends EventTarget {
     else this.#open();
   }
 
-  /** Somebody wants it now: no more waiting for the next attempt. A connection that is there is asked if it lives. */
+  /** Connects without waiting for the next attempt; pings the server if there is a connection. */
   reconnect() {
     this.#hurry();
   }
 
   /**
-   * Closes the connection, and rejects the requests that are under way with `network`. Messages that are not
-   * acknowledged stay: `connect` sends them, `pending` shows them.
+   * Closes the connection and rejects running requests with `network`. Unacknowledged messages stay: `connect` sends
+   * them.
    */
   close() {
     this.#stop("closed by the page");
@@ -412,15 +317,15 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Sends a message, now or as soon as there is a connection, until it is acknowledged or refused.
+   * Sends a message, now or with the next connection, until it is acknowledged or rejected.
    * @param {string} conversationId
    * @param {string} content
-   * @param {{clientId?: string}} [options] `clientId`: the page's own, 1 to 64 characters; a resend has the same.
-   * @returns {Promise<Frame>} The message's own frame: it is stored, and where it stands is its `seq`.
+   * @param {{clientId?: string}} [options] `clientId`: 1 to 64 characters; a resend has the same.
+   * @returns {Promise<Frame>} The message's own frame: it is stored, `seq` is its position.
    */
   send(conversationId, content, { clientId } = {}) {
     const message = { conversationId, content: String(content), clientId: clientId ?? newClientId() };
-    this.#typed.delete(idOf(conversationId)); // for the others a message ends the typing
+    this.#typed.delete(idOf(conversationId)); // a message ends the typing
     return this.#outbox.add(message, this.#signIn, { isOld: clientId !== undefined });
   }
 
@@ -439,8 +344,8 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Tells the others that the user is typing: call it with every key, it is told every two seconds at most, and
-   * at once after a message.
+   * Tells the other members that the user is typing. Call it with every key: it is sent every two seconds at most, and at
+   * once after a message.
    * @param {string} conversationId
    */
   typing(conversationId) {
@@ -453,7 +358,7 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Everything up to `seq` has been read; told again after a reconnect until the server confirms it.
+   * Marks everything up to `seq` as read. Repeated after a reconnect until the server confirms it.
    * @param {string} conversationId
    * @param {number} seq
    */
@@ -464,12 +369,12 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Whose presence is told by `users` events, in place of those before.
+   * Watches the presence of users, in place of those before: `users` events report it.
    * @param {string[]} userIds
    */
   watch(userIds) {
     this.#watched = [...userIds];
-    this.#tellWatched();
+    this.#sendWatched();
   }
 
   // --- the connection's life ---
@@ -481,7 +386,7 @@ export class PulseClient extends EventTarget {
     this.#retry = null;
     this.#onlineSince = 0;
     this.#setState({ state: "connecting" });
-    if (this.#wanted !== wanted) return; // who was told has closed it, and may have connected again
+    if (this.#wanted !== wanted) return; // a listener has closed it, and may have connected again
     const token = this.#token ?? "";
     this.#opened = { token, signIn: this.#signIn };
     try {
@@ -505,10 +410,10 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Decides when to come back.
-   * @param {number} code Of the close frame; `GAP`.
+   * Handles the end of a connection: decides when to reconnect.
+   * @param {number} code Of the close frame, or `GAP`.
    * @param {string} told The reason.
-   * @param {string} token That the connection was opened with.
+   * @param {string} token Of the connection.
    * @param {boolean} wasOpen
    */
   async #ended(code, told, token, wasOpen) {
@@ -525,8 +430,8 @@ export class PulseClient extends EventTarget {
       delay = Math.max(delay, this.#random() * RESTART_SPREAD);
     } else if (code === 4401) {
       if (this.#token !== token || (await this.#renewed(wanted, reason))) delay = isFirst ? 0 : delay;
-    } else if (code === GAP && this.#knowledge.vainGaps >= VAIN_GAPS_MOST) {
-      const most = Math.min(RETRY_MOST, RETRY_LEAST * 2 ** Math.min(this.#knowledge.vainGaps, 16));
+    } else if (code === GAP && this.#knowledge.vainGaps >= MAX_VAIN_GAPS) {
+      const most = Math.min(MAX_RETRY, MIN_RETRY * 2 ** Math.min(this.#knowledge.vainGaps, 16));
       delay = Math.max(delay, most * (0.5 + this.#random() / 2));
     } else if (code === 4408 || code === GAP) {
       delay = isFirst ? 0 : delay;
@@ -539,16 +444,16 @@ export class PulseClient extends EventTarget {
       const explaining = new AbortController();
       this.#explaining = explaining;
       delay = Math.max(delay, await this.#refusal(token, explaining.signal));
-      if (explaining.signal.aborted) delay = 0; // somebody does not want to wait for it
+      if (explaining.signal.aborted) delay = 0; // `reconnect` does not wait
       if (this.#explaining === explaining) this.#explaining = null;
     }
     if (!wanted.signal.aborted) this.#wait(delay, reason || `closed with ${code}`);
   }
 
   /**
-   * Whether a token that has ended could be renewed; if it cannot be for good, the user is signed out.
+   * Renews an expired token; returns true if there is a new one. Signs out if the server rejects the renewal.
    * @param {AbortController} wanted
-   * @param {string} reason Why it has to be.
+   * @param {string} reason For the state.
    */
   async #renewed(wanted, reason) {
     this.#setState({ state: "connecting", reason });
@@ -559,7 +464,7 @@ export class PulseClient extends EventTarget {
       if (!wanted.signal.aborted && this.#token === old) this.#accept(token, { isRenewal: true });
       return true;
     } catch (error) {
-      if (this.#token !== old) return true; // somebody has signed in meanwhile
+      if (this.#token !== old) return true; // the page has set another meanwhile
       const status = error instanceof PulseError ? error.status : 0;
       if (!wanted.signal.aborted && (status === 401 || status === 403)) this.#signOut();
       return false;
@@ -567,8 +472,8 @@ export class PulseClient extends EventTarget {
   }
 
   /**
-   * Why a handshake was refused, which browsers do not tell: signs out if it is the token; else returns how long the
-   * service wants to be left alone, in milliseconds.
+   * Finds out why a handshake was rejected, which browsers do not tell. Signs out if it is the token; else returns the
+   * milliseconds of `Retry-After`, or 0.
    * @param {string} token
    * @param {AbortSignal} signal
    */
@@ -589,14 +494,14 @@ export class PulseClient extends EventTarget {
    */
   #wait(delay, reason) {
     const isOffline = this.#isOffline();
-    // What the browser says is not always true; the `online` event comes first if it is.
-    const ms = isOffline ? RETRY_MOST : delay;
+    // A browser may report no network by mistake; if it does not, the `online` event comes first.
+    const ms = isOffline ? MAX_RETRY : delay;
     this.#timers.clear(this.#retry);
     this.#retry = this.#timers.set(ms, () => this.#open());
     this.#setState({ state: isOffline ? "offline" : "waiting", retryAt: this.#timers.now() + ms, reason });
   }
 
-  /** There is a network again, or somebody looks: no more waiting. */
+  /** Ends a wait: there is a network again, or the page became visible. */
   #hurry = () => {
     if (this.#link !== null) {
       this.#link.probe();
@@ -696,8 +601,8 @@ export class PulseClient extends EventTarget {
     this.#asked = [];
     this.#repeats.clear();
     this.#reads.keepOnly(this.#signIn, this.#userId);
-    this.#tellAgain();
-    // The answer says how long it is good for, and, if it came while this connection was being opened, whose it is.
+    this.#sendAgain();
+    // The answer tells the token's lifetime and, for one that came during the handshake, its user.
     if (this.#expiresAt === 0 || this.#token !== this.#opened.token) this.#authenticate();
     this.#outbox.connected((message) => link.send(message), frame.user_id, this.#signIn);
     this.#setState({ state: "online" });
@@ -705,53 +610,53 @@ export class PulseClient extends EventTarget {
     for (const id of others) this.#emit("reload", { conversation_id: id });
   }
 
-  /** @param {string} userId Whose the token is that the session was opened with. */
+  /** @param {string} userId The user of the token that opened the session. */
   #identify(userId) {
     const { signIn } = this.#opened;
     if (signIn.userId === null) signIn.userId = userId;
     else if (signIn.userId !== userId && signIn === this.#signIn) this.#signIn = { userId };
   }
 
-  /** Gives the session the newest token. */
+  /** Sends the newest token to the session. */
   #authenticate() {
     this.#asked.push(this.#signIn);
     this.#link?.send({ type: "auth", token: this.#token });
   }
 
-  /** @param {Frame} frame The token is the session's user's. */
+  /** @param {Frame} frame Confirms that the token is of the session's user. */
   #authenticated(frame) {
     const signIn = this.#asked.shift();
     this.#repeats.succeeded();
     if (this.#expiresAt === 0) this.#expiresIn(frame.expires_in);
     if (signIn === undefined || signIn.userId !== null) return;
     signIn.userId = this.#userId;
-    this.#tellReads();
+    this.#sendReads();
     this.#outbox.identified();
   }
 
-  /** Whether the session is known to be that of who is signed in now. */
+  /** Returns true if the session is known to belong to the present sign-in. */
   #isIdentified() {
     return this.#link?.isReady === true && this.#signIn.userId === this.#userId;
   }
 
   /** @param {Frame} frame */
   #changed(frame) {
-    // Others may choose the same client_id.
+    // Another user may choose the same client_id.
     const isOwn = frame.sender_id === this.#userId && frame.client_id !== undefined;
     const isResent = isOwn ? this.#outbox.acknowledge(frame) : undefined;
     const found = this.#knowledge.note(frame, isResent === true);
-    if (found === "gap") this.#comeBack();
+    if (found === "gap") this.#reconnectForGap();
     else if (found === "news") this.#emit(frame.type, frame);
     this.#reloadIfBack(frame.conversation_id);
   }
 
-  /** @param {string} id A conversation that the user is in. */
+  /** @param {string} id A conversation of the user. */
   #reloadIfBack(id) {
     if (this.#knowledge.isBack(id)) this.#emit("reload", { conversation_id: id });
   }
 
-  /** A change is missing on this connection; the next one resumes from before it. */
-  #comeBack() {
+  /** Reconnects because a change is missing; the next connection resumes from before it. */
+  #reconnectForGap() {
     this.#gaps += 1;
     this.#link?.close();
     this.#link = null;
@@ -774,11 +679,11 @@ export class PulseClient extends EventTarget {
       return this.#loseAll();
     }
     if (frame.code === "rate_limited") {
-      this.#timers.set(this.#outbox.limited(), () => this.#tellAgain());
+      this.#timers.set(this.#outbox.limited(), () => this.#sendAgain());
       return undefined;
     }
     if (frame.code === "invalid_token") {
-      // The answer to `auth`: the token is another user's, or no good. A handshake with it tells.
+      // The answer to `auth`: the token is another user's, or invalid. A handshake with it shows which.
       this.#link?.close();
       this.#link = null;
       this.#ended(4401, frame.content, "", true);
@@ -802,7 +707,7 @@ export class PulseClient extends EventTarget {
     const id = frame.conversation_id;
     this.#knowledge.forget(id);
     this.#reads.forget(id);
-    const text = "You are not in this conversation any more";
+    const text = "You are not a member of this conversation any more";
     this.#outbox.rejectAll(id, new PulseError("not_a_member", text, { conversationId: id }));
     this.#emit(frame.type, frame);
   }
@@ -812,35 +717,35 @@ export class PulseClient extends EventTarget {
     this.#emit("reload", { conversation_id: null });
   }
 
-  /** The service takes fewer conversations in a `resume` than was thought. */
+  /** Names fewer conversations in the next `resume`: the service accepts less. */
   #halveResume() {
     this.#resumeMost = Math.max(1, Math.floor(this.#resumeMost / 2));
   }
 
-  /** What is told once, and may have been lost with a connection or been refused. */
-  #tellAgain() {
+  /** Repeats what may have been lost with a connection, or rejected. */
+  #sendAgain() {
     if (!this.#link?.isReady) return;
     if (this.#asked.length > 0) {
       this.#asked = [];
       this.#authenticate();
     }
-    this.#tellWatched();
-    this.#tellReads();
+    this.#sendWatched();
+    this.#sendReads();
   }
 
-  #tellWatched() {
+  #sendWatched() {
     if (this.#watched !== null && this.#link?.isReady) this.#link.send({ type: "watch", user_ids: this.#watched });
   }
 
-  /** @param {Set<string>} names Of what the server could not take a moment ago: `auth`, `watch`, `read`. */
+  /** @param {Set<string>} names Frames that the server could not take a moment ago: `auth`, `watch`, `read`. */
   #repeat(names) {
     if (!this.#link?.isReady) return; // the next session is sent everything
     if (names.has("auth")) this.#authenticate();
-    if (names.has("watch")) this.#tellWatched();
-    if (names.has("read")) this.#tellReads();
+    if (names.has("watch")) this.#sendWatched();
+    if (names.has("read")) this.#sendReads();
   }
 
-  #tellReads() {
+  #sendReads() {
     for (const frame of this.#reads.frames(this.#userId)) this.#link?.send(frame);
   }
 
@@ -858,8 +763,8 @@ export class PulseClient extends EventTarget {
 
   /**
    * @param {string | null} token
-   * @param {number} expiresIn Seconds; 0 if that is not known.
-   * @param {{isRenewal?: boolean}} [options] `isRenewal`: it is the same user's for certain.
+   * @param {number} expiresIn Seconds; 0: not known.
+   * @param {{isRenewal?: boolean}} [options] `isRenewal`: it is the same user's.
    */
   #setToken(token, expiresIn, { isRenewal = false } = {}) {
     if (token === this.#token) return;
@@ -871,23 +776,23 @@ export class PulseClient extends EventTarget {
     if (token !== null && this.#link?.isReady) this.#authenticate();
   }
 
-  /** Somebody signs in. What was written before anybody had is of the first who does. */
+  /** Begins a sign-in. Messages from before the first one belong to it. */
   #signedIn() {
     if (this.#hasHadToken) this.#signIn = { userId: null };
     this.#hasHadToken = true;
   }
 
-  /** @param {number} seconds How long the token is good for. */
+  /** @param {number} seconds Lifetime of the token. */
   #expiresIn(seconds) {
     if (!(seconds > 0)) return;
     this.#expiresAt = this.#timers.now() + seconds * SECOND;
     this.#renewIn(seconds * SECOND);
   }
 
-  /** @param {number} left Milliseconds that the token is good for. */
+  /** @param {number} left Milliseconds until the token ends. */
   #renewIn(left) {
     this.#timers.clear(this.#renewal);
-    const early = 0.7 + 0.1 * this.#random(); // not all tabs at once, and time to try again
+    const early = 0.7 + 0.1 * this.#random(); // spreads the tabs, and leaves time to retry
     this.#renewal = this.#timers.set(Math.max(SECOND, left * early), () => this.#renewInTime(0), { background: true });
   }
 
@@ -900,12 +805,12 @@ export class PulseClient extends EventTarget {
       const renewed = await this.#renewedToken(this.#wanted?.signal);
       if (this.#token !== token || !this.#isRenewed) return;
       this.#accept(renewed, { isRenewal: true });
-      // The sign-in comes to its end: asking again gains nothing.
+      // The sign-in ends: another renewal would not prolong it.
       if (this.#expiresAt <= endsAt + SECOND) this.#timers.clear(this.#renewal);
     } catch (error) {
       const status = error instanceof PulseError ? error.status : 0;
       const isFinal = status === 401 || status === 403 || status === 404;
-      if (isFinal || this.#token !== token || !this.#isRenewed || now() >= endsAt) return; // 4401 decides
+      if (isFinal || this.#token !== token || !this.#isRenewed || now() >= endsAt) return; // the close code 4401 decides
       const delay = SECOND + backoff(attempt, this.#random);
       this.#renewal = this.#timers.set(delay, () => this.#renewInTime(attempt + 1), { background: true });
     }
@@ -929,13 +834,13 @@ export class PulseClient extends EventTarget {
     try {
       if (sendable(token?.access_token) !== null) return token;
     } catch {
-      // Said below, as what it is here: the server's fault.
+      // Reported below as the server's fault.
     }
     throw new PulseError("bad_answer", `POST ${path} was answered with a token that cannot be sent`);
   }
 
   #signOut() {
-    this.#setToken(null, 0); // first: who is told that it is closed may sign in
+    this.#setToken(null, 0); // first: a listener to `closed` may sign in
     this.#stop("signed_out");
     this.#emit("signed_out", null);
   }
@@ -943,12 +848,11 @@ export class PulseClient extends EventTarget {
   // --- REST ---
 
   /**
-   * Loads something that is to fit to what sessions send. If frames have begun anew since it was asked for, the answer
-   * may be older than the first of them, and what changed between would be missed: asked again. How often sessions
-   * begin is bounded by the backoff.
-   * @param {string | null} id The conversation that it is about; null: any, or what no session resumes.
+   * Repeats a request until no change is missed between the answer and the frames: if frames began afresh after the
+   * request, the answer may be older than the first of them. The backoff bounds how often that happens.
+   * @param {string | null} id The answer's conversation; null: any, or something that no session resumes.
    * @param {() => Promise<any>} request
-   * @returns {Promise<[any, number]>} The answer, and the moment when it was asked for.
+   * @returns {Promise<[any, number]>} The answer, and the moment of its request.
    */
   async #load(id, request) {
     const users = this.#users;
@@ -962,7 +866,7 @@ export class PulseClient extends EventTarget {
 
   /**
    * @param {Conversation} conversation
-   * @param {number} moment When it was asked for.
+   * @param {number} moment Of the request.
    */
   #listed(conversation, moment) {
     if (this.#knowledge.isOfOther(conversation.epoch) && !this.#link?.isReady) {
@@ -978,7 +882,7 @@ export class PulseClient extends EventTarget {
    * @param {string} method
    * @param {string} path
    * @param {{query?: Record<string, string | number | undefined>, body?: object, token?: string | null,
-   *   signal?: AbortSignal, keepsToken?: boolean}} [options] `keepsToken`: a 401 does not sign the user out.
+   *   signal?: AbortSignal, keepsToken?: boolean}} [options] `keepsToken`: a 401 does not sign out.
    * @returns {Promise<any>}
    */
   async #request(method, path, options = {}) {
@@ -1005,9 +909,4 @@ export class PulseClient extends EventTarget {
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
-}
-
-/** @param {Page} page */
-function pageOf({ limit, offset }) {
-  return { limit, offset };
 }

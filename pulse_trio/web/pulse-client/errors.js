@@ -1,10 +1,11 @@
 /** @import { Frame } from "./types.js" */
 
-/** What was refused, or failed. `code` is for programs: those of the service, and a few of its own. */
+/** An error of the service or of the client. `code` is for programs, `message` for people. */
 export class PulseError extends Error {
   /**
-   * @param {string} code One of the service, or `network` (no answer), `bad_answer`, `queue_full`, `other_user`.
-   * @param {string} message For people.
+   * @param {string} code One of the service, or `network` (no answer), `bad_answer`, `queue_full`, `other_user`,
+   *   `discarded`, `cannot_connect`, `not_authenticated`.
+   * @param {string} message
    * @param {{field?: string | null, status?: number, retryAfter?: number | null, clientId?: string | null,
    *   conversationId?: string | null}} [details] `status` is 0 when no HTTP answer came; `retryAfter` is in seconds.
    */
@@ -21,7 +22,8 @@ export class PulseError extends Error {
 }
 
 /**
- * @param {Frame} frame An `error` frame.
+ * Returns the error that an `error` frame reports.
+ * @param {Frame} frame
  * @param {{clientId?: string | null, conversationId?: string | null}} [about]
  */
 export function errorOf(frame, about = {}) {
@@ -33,7 +35,7 @@ export function errorOf(frame, about = {}) {
 }
 
 /**
- * The kind of an error. Its text may have a token in it, or an address with a password.
+ * Names an error without its text, which may contain a token, or an address with a password.
  * @param {any} error
  */
 export function kindOf(error) {
@@ -42,7 +44,7 @@ export function kindOf(error) {
 }
 
 /**
- * A text of the server, or of a proxy, which may quote a request, without secrets of this client.
+ * Hides secrets in a text of the server or of a proxy, which may quote a request.
  * @param {unknown} text
  * @param {(string | null | undefined)[]} secrets
  */
@@ -58,7 +60,7 @@ export function withoutSecrets(text, secrets) {
 }
 
 /**
- * A code or the name of a field, for programs; undefined if it is none, or quotes the token.
+ * Returns an error code or the name of a field; undefined if it does not look like one, or quotes the token.
  * @param {unknown} name
  * @param {string | null} token
  */

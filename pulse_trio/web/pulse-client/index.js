@@ -63,6 +63,7 @@
  * | module | |
  * |---|---|
  * | `client.js` | `PulseClient`: holds the others together, decides when to connect |
+ * | `endpoints.js` | `Endpoints`: operations of REST that need nothing else |
  * | `link.js` | `Link`: one WebSocket from its handshake to its end, with pings |
  * | `knowledge.js` | `Knowledge`: which changes of which conversation have reached the page |
  * | `outbox.js` | `Outbox`: messages that are not acknowledged, in order |

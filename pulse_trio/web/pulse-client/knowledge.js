@@ -2,57 +2,60 @@ import { mergeChanges } from "./messages.js";
 
 /** @import { Conversation, Frame, Message } from "./types.js" */
 
-const AHEAD_MOST = 2_000; // messages of one conversation that are remembered beyond its rev
+const MAX_AHEAD = 2_000; // messages of one conversation that are remembered beyond its rev
 
 /**
- * Which changes of which conversation have reached the page.
+ * The changes of each conversation that have reached the page.
  *
- * Of each conversation there is one number, `rev`: every change up to it has reached the page, by a frame or inside
- * what it loaded. It is where the conversation is resumed, so it must never be too high (something would be missed), and had
- * better not be too low (something would be sent again). What moves it:
+ * Each conversation has one number, `rev`: every change up to it has reached the page, in a frame or in an answer. The
+ * conversation is resumed from there. If `rev` were too high, changes would be missed; if it is too low, the server
+ * sends some again. It moves with:
  *
- * - A frame: they come in order, without a gap, from the beginning of the session or from where it was resumed.
- * - The newest page of the history, if nothing is known of the conversation: what is not in the page the page will load
- *   when it needs it, as it then is. If something is known already the page says nothing about the changes between, of
- *   messages that are not in it: `rev` stays. That those in it are known is remembered by message, in `ahead`.
- * - A conversation (in a list or alone), if nothing is known: what the page loads later is newer.
+ * - A frame: frames arrive in order and without a gap, from the beginning of the session or from the resume point.
+ * - The newest page of the history, if nothing is known of the conversation: the page will load older messages when it
+ *   needs them, as they then are. If something is known, `rev` stays, because messages outside the page may have changed
+ *   as well; `ahead` remembers the revs of the messages in it.
+ * - A conversation (in a list or alone), if nothing is known: later answers are newer.
  *
- * Live frames skip no rev. One that does shows that a change was lost on the way: the client comes back, and resumes from
- * `rev`, which brings it. What a resume brings may skip revs (of two edits of a message it brings the last), so the
- * client must know where the resume ends: at `target`, which an answer or a `system` frame of this session told. From
- * there on, and from the beginning where nothing is resumed, the next change is `head` + 1.
+ * Example: `rev` is 5 and a page shows revs 3, 8 and 9. The changes 6 and 7 may be edits of older messages, so `rev` stays
+ * 5, and `ahead` holds 8 and 9. The frames 6 to 9 are then news, news, known, known.
  *
- * The frames of a conversation begin anew with each session that does not go on where the last one ended, and when the
- * user is added again. What was asked for before that may be older than the first of them: see `isCovered`.
+ * Live frames skip no rev. A skipped one means that a change was lost: the client reconnects and resumes from `rev`.
+ * Frames of a resume may skip revs (of two edits of a message it has the last), so the client must know where the resume
+ * ends: at `target`, from an answer or a `system` frame of this session. From there on, and from the beginning if nothing
+ * is resumed, the next change is `head` + 1.
+ *
+ * The frames of a conversation begin afresh with each session that does not resume it, and when the user is added again.
+ * An answer to a request before that may be older than the first of them: see `isCovered`.
  */
 export class Knowledge {
   /** @type {string | null} */
   epoch = null;
-  /** @type {number} how often frames of any conversation have begun anew */
+  /** @type {number} how often frames of any conversation have begun afresh */
   moment = 0;
   /**
    * @typedef {{rev: number | null, ahead: Map<string, number>, activeAt: string, since: number, isResumed: boolean,
    *   target: number | null, head: number | null, gap: number | null, base: number, hasNewest: boolean,
    *   pages: {revs: Map<string, number>, isNewest: boolean}[]}} Known
-   *   `since`: the moment from which all its frames have come. `isResumed`, `target`, `head`: of the present session.
-   *   `gap`: the rev of the frame that a change before it was missing at; null once that has been looked for.
-   *   `base`, `hasNewest`, `pages`: of the pages that were under way together.
+   *   `since`: the moment from which all its frames have arrived. `isResumed`, `target`, `head`: of the present session.
+   *   `gap`: the rev of a frame before which a change was missing; null once the client has looked for it.
+   *   `base`, `hasNewest`, `pages`: of pages that were requested together.
    * @type {Map<string, Known>}
    */
   #conversations = new Map();
-  /** @type {Set<string>} conversations that the user was removed from, of which the page may still show something */
+  /** @type {Set<string>} conversations that the user was removed from and the page may still show */
   #left = new Set();
-  #sessionSince = 0; // the moment at which the newest session began
-  #othersSince = 0; // the moment from which the frames have come of a conversation that is not known yet
-  /** @type {number} in a row: looked for, and no such change came. A later edit may have taken its place */
+  #sessionSince = 0; // moment of the newest session
+  #othersSince = 0; // moment from which all frames of an unknown conversation have arrived
+  /** @type {number} searches in a row that found no missing change: a later edit may have replaced it */
   vainGaps = 0;
-  /** @type {Set<{id: string, changes: Map<string, Frame>}>} pages that are under way, and what changed meanwhile */
+  /** @type {Set<{id: string, changes: Map<string, Frame>}>} requested pages, with the changes since the request */
   #loads = new Set();
 
   /**
-   * Takes a change in: it is news, or known already; or one before it is missing, and this one is not taken in.
+   * Notes a change: `news` or `known`. Or `gap` if one before it is missing; then this one is not noted.
    * @param {Frame} frame
-   * @param {boolean} isAnswer It answers a resend, and may come out of turn.
+   * @param {boolean} isAnswer It answers a resend and may be out of order.
    * @returns {"news" | "known" | "gap"}
    */
   note(frame, isAnswer) {
@@ -75,7 +78,7 @@ export class Knowledge {
   }
 
   /**
-   * Where a conversation stands, as the present session was told.
+   * Notes the head of a conversation in the present session.
    * @param {string} id
    * @param {number} rev
    */
@@ -88,7 +91,7 @@ export class Knowledge {
   }
 
   /**
-   * Whether something that is known belongs to another epoch than this one, or may: a history has no epoch.
+   * Returns true if what is known belongs to another epoch, or may: a history does not tell its epoch.
    * @param {string} epoch
    */
   isOfOther(epoch) {
@@ -103,18 +106,18 @@ export class Knowledge {
 
   /**
    * @param {Conversation} conversation As REST shows it.
-   * @param {number} moment When it was asked for.
+   * @param {number} moment Of the request.
    */
   listed(conversation, moment) {
     this.epoch ??= conversation.epoch;
     const known = this.#get(conversation.id);
     if (conversation.updated_at > known.activeAt) known.activeAt = conversation.updated_at;
-    // A page of history that is under way may be older than this.
+    // A requested page of history may be older than this.
     if (known.rev === null && !this.#isLoading(conversation.id)) known.rev = conversation.last_rev;
     if (this.#isOfSession(moment, conversation.id)) this.stands(conversation.id, conversation.last_rev);
   }
 
-  /** @param {string} id A conversation of which a page of history is asked for; `loaded` or `failed` follows. */
+  /** @param {string} id The conversation of a requested page of history; `loaded` or `failed` follows. */
   loading(id) {
     const load = { id, changes: new Map() };
     this.#loads.add(load);
@@ -122,11 +125,11 @@ export class Knowledge {
   }
 
   /**
-   * Takes in a page of history, and works into it what came as frames while it was under way.
+   * Notes a page of history, and merges the changes since its request into it.
    * @param {{id: string, changes: Map<string, Frame>}} load
    * @param {{messages: Message[], total: number}} page
    * @param {boolean} isNewest It ends with the newest message.
-   * @param {number} moment When it was asked for.
+   * @param {number} moment Of the request.
    */
   loaded(load, page, isNewest, moment) {
     const known = this.#get(load.id);
@@ -139,7 +142,7 @@ export class Knowledge {
     known.hasNewest ||= isNewest;
     known.pages.push({ revs: new Map(page.messages.map(({ id, rev }) => [id, rev])), isNewest });
     this.failed(load);
-    // Of all messages together the highest rev is the conversation's.
+    // The highest rev of all messages is the conversation's.
     const isWhole = isNewest && (page.messages.length === 0 || page.messages[page.messages.length - 1].seq === 1);
     if (isWhole && this.#isOfSession(moment, load.id)) this.stands(load.id, newest);
     mergeChanges(page, load.changes, isNewest);
@@ -157,16 +160,16 @@ export class Knowledge {
   }
 
   /**
-   * Notes what the page shows for certain: of pages that were under way together it may show any, and throw the others
-   * away.
+   * Notes what the page shows for certain: it may show any of the pages that were requested together, and drop the
+   * others.
    * @param {Known} known
    */
   #shown(known) {
     const newest = known.pages.filter(({ isNewest }) => isNewest);
     for (const { revs } of known.pages) {
       for (const id of revs.keys()) {
-        const isInDoubt = newest.some((page) => page.revs.has(id)) && !newest.every((page) => page.revs.has(id));
-        if (isInDoubt) continue;
+        const isUncertain = newest.some((page) => page.revs.has(id)) && !newest.every((page) => page.revs.has(id));
+        if (isUncertain) continue;
         this.#remember(known, id, Math.min(...known.pages.map((page) => page.revs.get(id) ?? Infinity)));
       }
     }
@@ -180,8 +183,8 @@ export class Knowledge {
   }
 
   /**
-   * Where a new session goes on: the most recent conversations, and those that have to be loaded afresh.
-   * @param {number} most
+   * Begins a session: returns the resume points of the most recent conversations, and those that must be reloaded.
+   * @param {number} most Conversations in a resume.
    */
   resume(most) {
     const all = [...this.#conversations];
@@ -191,7 +194,7 @@ export class Knowledge {
     /** @type {string[]} */
     const others = [];
     let count = 0;
-    this.#beginAnew();
+    this.#beginAfresh();
     for (const [id, known] of all) {
       known.target = known.head = null;
       known.isResumed = known.rev !== null && count < most;
@@ -207,9 +210,9 @@ export class Knowledge {
   }
 
   /**
-   * Whether an answer has everything that no frame has: it was asked for when the frames had begun already.
-   * @param {number} moment When it was asked for.
-   * @param {string | null} id The conversation that it is about; null: any, or what no session resumes.
+   * Returns true if an answer and the frames together miss nothing: the frames had begun before the request.
+   * @param {number} moment Of the request.
+   * @param {string | null} id The answer's conversation; null: any, or something that no session resumes.
    */
   isCovered(moment, id) {
     if (id === null) return moment >= this.#othersSince; // the newest of all
@@ -222,15 +225,15 @@ export class Knowledge {
   }
 
   /**
-   * Whether an answer says where a conversation stands in the present session.
-   * @param {number} moment When it was asked for.
+   * Returns true if an answer tells the head of a conversation in the present session.
+   * @param {number} moment Of the request.
    * @param {string} id
    */
   #isOfSession(moment, id) {
     return moment >= Math.max(this.#sessionSince, this.#sinceOf(id));
   }
 
-  /** @param {string} id A conversation that has to be loaded afresh. */
+  /** @param {string} id A conversation that must be reloaded. */
   lose(id) {
     const known = this.#get(id);
     known.rev = known.target = known.head = known.gap = null;
@@ -240,7 +243,7 @@ export class Knowledge {
     this.#forgetPages(known);
   }
 
-  /** @param {string} id A conversation that the user is not in any more. Added again, its frames begin anew. */
+  /** @param {string} id A conversation that the user was removed from. After a new addition its frames begin afresh. */
   forget(id) {
     if (this.#conversations.delete(id)) this.#left.add(id);
     this.moment += 1;
@@ -248,24 +251,24 @@ export class Knowledge {
   }
 
   /**
-   * Returns true, once, if the user was removed from a conversation and is in it again. What changed between reaches
-   * the page only when it loads the conversation afresh.
+   * Returns true, once, if the user was removed from a conversation and is in it again. The page must reload it to get
+   * the changes between.
    * @param {string} id A conversation that the user is in.
    */
   isBack(id) {
     return this.#left.delete(id);
   }
 
-  /** Nothing is known any more, nor what changed while the pages came that are under way. */
+  /** Forgets everything, the changes since the requests of pages as well. */
   clear() {
     this.#conversations.clear();
     this.#left.clear();
     for (const load of this.#loads) load.changes.clear();
-    this.#beginAnew();
+    this.#beginAfresh();
   }
 
-  /** What is asked for from now on, and no earlier, is as new as the frames that follow. */
-  #beginAnew() {
+  /** From now on, requests are as new as the frames that follow. */
+  #beginAfresh() {
     this.moment += 1;
     this.#sessionSince = this.#othersSince = this.moment;
   }
@@ -286,7 +289,7 @@ export class Knowledge {
   }
 
   /**
-   * Whether a change before this one is missing. One that was looked for already, by coming back, is not.
+   * Returns true if a change before this one is missing, and the client has not looked for it yet.
    * @param {Known} known
    * @param {number} rev
    * @param {boolean} isAnswer
@@ -326,8 +329,8 @@ export class Knowledge {
   #remember(known, messageId, rev) {
     if (rev <= (known.rev ?? -1) || rev <= (known.ahead.get(messageId) ?? -1)) return;
     known.ahead.set(messageId, rev);
-    // What is forgotten is at worst told again.
-    if (known.ahead.size > AHEAD_MOST) known.ahead.delete(/** @type {string} */ (known.ahead.keys().next().value));
+    // A forgotten one is emitted again at worst.
+    if (known.ahead.size > MAX_AHEAD) known.ahead.delete(/** @type {string} */ (known.ahead.keys().next().value));
   }
 
   /** @param {Known} known */

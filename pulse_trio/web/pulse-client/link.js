@@ -5,15 +5,15 @@ import { SECOND } from "./timers.js";
  * @import { Frame } from "./types.js"
  */
 
-const PROBE = 5 * SECOND; // how long a connection may take to answer when there is reason to doubt it
+const PROBE = 5 * SECOND; // milliseconds for the answer to `probe`
 
-/** One WebSocket, from its handshake to its end. It asks after a server that is silent: browsers cannot see that. */
+/** One WebSocket, from its handshake to its end. It pings a silent server: browsers do not notice a dead one. */
 export class Link {
   isOpen = false; // the handshake has succeeded
-  isReady = false; // `session` has come
+  isReady = false; // `session` has arrived
   #isOver = false;
-  #heardAt = 0;
-  #askedAt = 0;
+  #receivedAt = 0;
+  #pingedAt = 0;
   /** @type {any} */
   #socket;
   /** @type {{handle: any} | null} */
@@ -28,9 +28,9 @@ export class Link {
    * @param {Timers} options.timers
    * @param {{connect: number, ping: number, pong: number}} options.times Milliseconds.
    * @param {(frame: Frame) => void} options.onFrame
-   * @param {(code: number, reason: string) => void} options.onEnd Once, unless `close` was called; the code is 1006
-   *   when no close frame came.
-   * @throws {Error} The URL or the token cannot be used.
+   * @param {(code: number, reason: string) => void} options.onEnd Called once, unless `close` was; the code is 1006
+   *   without a close frame.
+   * @throws {Error} The WebSocket rejects the URL or the token.
    */
   constructor(options) {
     this.#options = options;
@@ -42,7 +42,7 @@ export class Link {
     socket.onmessage = (/** @type {{data: unknown}} */ event) => this.#received(event.data);
     socket.onclose = (/** @type {{code: number, reason: unknown}} */ event) =>
       this.#end(event.code || 1006, String(event.reason ?? ""));
-    socket.onerror = () => {}; // `close` follows, and says as much
+    socket.onerror = () => {}; // `close` follows
     this.#timer = options.timers.set(options.times.connect, () => this.#end(1006, "connecting took too long"));
   }
 
@@ -51,9 +51,9 @@ export class Link {
     if (!this.#isOver) this.#socket.send(JSON.stringify(frame));
   }
 
-  /** Asks now whether the server is there. */
+  /** Pings the server now. */
   probe() {
-    if (this.isReady && !this.#isOver) this.#ask(Math.min(PROBE, this.#options.times.pong));
+    if (this.isReady && !this.#isOver) this.#ping(Math.min(PROBE, this.#options.times.pong));
   }
 
   close() {
@@ -77,39 +77,39 @@ export class Link {
 
   /** @param {unknown} data */
   #received(data) {
-    this.#heardAt = this.#options.timers.now();
+    this.#receivedAt = this.#options.timers.now();
     let frame;
     try {
       frame = JSON.parse(String(data));
     } catch {
-      return; // nothing that this service sends
+      return; // not a frame of this service
     }
     if (frame.type === "session" && !this.isReady) {
       this.isReady = true;
       this.#options.timers.clear(this.#timer);
-      this.#listen();
+      this.#watchSilence();
     }
     this.#options.onFrame(frame);
   }
 
-  #listen() {
+  #watchSilence() {
     const { timers, times } = this.#options;
-    const silence = Math.max(0, timers.now() - this.#heardAt);
-    if (silence >= times.ping) this.#ask(times.pong);
-    else this.#timer = timers.set(times.ping - silence, () => this.#listen());
+    const silence = Math.max(0, timers.now() - this.#receivedAt);
+    if (silence >= times.ping) this.#ping(times.pong);
+    else this.#timer = timers.set(times.ping - silence, () => this.#watchSilence());
   }
 
-  /** @param {number} patience */
-  #ask(patience) {
+  /** @param {number} patience Milliseconds for the answer. */
+  #ping(patience) {
     const { timers } = this.#options;
     timers.clear(this.#timer);
-    this.#askedAt = timers.now();
-    this.#heardAt = Math.min(this.#heardAt, this.#askedAt - 1);
+    this.#pingedAt = timers.now();
+    this.#receivedAt = Math.min(this.#receivedAt, this.#pingedAt - 1);
     this.send({ type: "ping" });
     this.#timer = timers.set(patience, () => {
-      if (this.#heardAt >= this.#askedAt) this.#listen();
-      // The machine slept meanwhile: what came is only read after this.
-      else if (timers.now() - this.#askedAt > 2 * patience) this.#ask(patience);
+      if (this.#receivedAt >= this.#pingedAt) this.#watchSilence();
+      // The machine slept meanwhile: frames that arrived are read after this timer.
+      else if (timers.now() - this.#pingedAt > 2 * patience) this.#ping(patience);
       else this.#end(1006, "the server does not answer");
     });
   }

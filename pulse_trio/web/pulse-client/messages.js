@@ -1,8 +1,8 @@
 /** @import { Frame, Message } from "./types.js" */
 
 /**
- * A message as REST shows it, from a frame about it. A message of REST is returned as it is. The sender's own frame
- * has the `client_id` as well.
+ * Returns the message of a frame in the form of REST; a message of REST unchanged. From the sender's own frame the
+ * message has the `client_id` as well.
  * @param {Frame | Message} source
  * @returns {Message}
  */
@@ -26,7 +26,7 @@ export function messageOf(source) {
 }
 
 /**
- * Brings a page of history up to what came as frames while it was under way.
+ * Merges the changes that arrived as frames during the request into a page of history.
  * @param {{messages: Message[], total: number}} page Newest first.
  * @param {Map<string, Frame>} changes By message.
  * @param {boolean} isNewest
@@ -44,7 +44,7 @@ export function mergeChanges(page, changes, isNewest) {
 }
 
 /**
- * A conversation's id as the server writes it: it takes upper case, too, and answers in lower case.
+ * Returns an id as the server writes it. It accepts upper case and answers in lower case.
  * @param {string} id
  */
 export const idOf = (id) => String(id).toLowerCase();

@@ -8,10 +8,10 @@ import { SECOND, backoff } from "./timers.js";
  * @import { Frame, PageStorage, PendingMessage, SignIn, UnsentMessage } from "./types.js"
  */
 
-const FLYING_MOST = 32; // messages without an answer on one connection; the server holds 64
-const LIMITED_PAUSE = SECOND; // after `rate_limited`: the server says so once a second
-const PACE_LEAST = 20; // milliseconds between messages after that; doubled each time
-const PACE_MOST = SECOND;
+const MAX_FLYING = 32; // messages without an answer on one connection; the server holds 64
+const LIMITED_PAUSE = SECOND; // milliseconds; the server sends `rate_limited` once a second
+const MIN_PACE = 20; // milliseconds between messages after that; doubled each time
+const MAX_PACE = SECOND;
 
 /**
  * @typedef {{conversationId: string, content: string, clientId: string, signIn: SignIn, createdAt: string,
@@ -25,8 +25,8 @@ const PACE_MOST = SECOND;
 /**
  * Messages that are not acknowledged, in the order of `send`.
  *
- * Of each conversation one is under way at a time: if two were, and the first refused for a moment, the second would
- * stand before it for ever. Those of different conversations do not wait for each other.
+ * One message a conversation is under way at a time: if two were, and the server could not store the first for a moment,
+ * the second would stand before it for ever. Conversations do not wait for each other.
  */
 export class Outbox {
   /** @type {Map<string, Entry>} */
@@ -39,7 +39,7 @@ export class Outbox {
   #written = 0; // messages so far
   /** @type {((frame: Frame) => void) | null} */
   #transmit = null;
-  /** @type {string | null} whose session it is */
+  /** @type {string | null} user of the session */
   #userId = null;
   /** @type {{handle: any} | null} */
   #timer = null;
@@ -132,7 +132,7 @@ export class Outbox {
 
   /**
    * @param {PendingMessage & {createdAt?: string}} message
-   * @param {SignIn} signIn Whose it is.
+   * @param {SignIn} signIn Its sender's.
    * @param {{isOld?: boolean, isStored?: boolean}} [options] `isOld`: it may have been sent before, by an earlier client
    *   or another tab. `isStored`: it is in the page's storage.
    * @returns {Promise<Frame>}
@@ -176,10 +176,10 @@ export class Outbox {
   }
 
   /**
-   * A session has begun.
+   * Begins a session: sends what waits, and rejects messages of other users.
    * @param {(frame: Frame) => void} transmit
    * @param {string} userId
-   * @param {SignIn} newest Of an earlier one whose user is not known yet nobody will tell it any more.
+   * @param {SignIn} newest Its messages stay while its user is unknown; those of an earlier unknown one are rejected.
    */
   connected(transmit, userId, newest) {
     for (const entry of [...this.#entries.values()]) {
@@ -196,13 +196,13 @@ export class Outbox {
     this.#pump();
   }
 
-  /** The user of a sign-in has become known: what waited for that goes on. */
+  /** Continues with messages that waited for the user of their sign-in. */
   identified() {
     for (const entry of this.#entries.values()) this.#store(entry);
     this.#pump();
   }
 
-  /** The session has ended: what became of the messages that were under way nobody knows. */
+  /** Ends the session. Messages under way may be stored or not; they will be sent again. */
   disconnected() {
     this.#connectedBefore = this.#connectedTime();
     this.#transmit = null;
@@ -211,7 +211,7 @@ export class Outbox {
   }
 
   /**
-   * Takes a message's own frame; returns whether it may have been sent twice, or undefined if it is none of these.
+   * Takes the frame of an own message; returns true if it may have been sent twice, undefined if it is not here.
    * @param {Frame} frame
    */
   acknowledge(frame) {
@@ -227,7 +227,7 @@ export class Outbox {
   }
 
   /**
-   * Takes an `error` frame; returns whether it was about one of these messages.
+   * Takes an `error` frame; returns true if it was about one of these messages.
    * @param {Frame} frame
    */
   refused(frame) {
@@ -251,7 +251,7 @@ export class Outbox {
     return true;
   }
 
-  /** The server refuses frames: everything without an answer is sent again, after a moment and more slowly. */
+  /** Handles `rate_limited`: sends everything without an answer again, after a pause and more slowly. */
   limited() {
     this.slower();
     this.#recall();
@@ -262,12 +262,12 @@ export class Outbox {
   }
 
   slower() {
-    this.#pace = Math.min(PACE_MOST, Math.max(PACE_LEAST, this.#pace * 2));
+    this.#pace = Math.min(MAX_PACE, Math.max(MIN_PACE, this.#pace * 2));
   }
 
   /**
-   * The connection was closed for a frame that is too large; returns whether it can have been one of these.
-   * @param {number} other The size of the largest other frame.
+   * Rejects the message for which the server closed the connection as too large; returns false if there is none.
+   * @param {number} other Bytes of the largest other frame.
    */
   tooLarge(other) {
     const size = (/** @type {Entry} */ entry) => sizeOf(frameOf(entry));
@@ -275,7 +275,7 @@ export class Outbox {
     if (sent.length === 0) return false;
     const largest = sent.reduce((a, b) => (size(b) > size(a) ? b : a));
     if (size(largest) <= other) return false;
-    const text = "The message is larger than the server takes";
+    const text = "The message is larger than the server accepts";
     this.#settle(largest, new PulseError("content_too_long", text, { field: "content", ...largest }));
     return true;
   }
@@ -347,7 +347,7 @@ export class Outbox {
     return this.#written;
   }
 
-  /** How long there was a session, in milliseconds: without one nothing can be stored. */
+  /** Milliseconds with a session so far: without one nothing can be stored. */
   #connectedTime() {
     const current = this.#transmit === null ? 0 : this.#options.timers.now() - this.#connectedAt;
     return this.#connectedBefore + current;
@@ -362,7 +362,7 @@ export class Outbox {
     }
   }
 
-  /** Sends what is due, and comes back when more is. */
+  /** Sends what is due, and sets a timer for the next. */
   #pump() {
     const { timers, answerTime } = this.#options;
     timers.clear(this.#timer);
@@ -376,8 +376,8 @@ export class Outbox {
       if (now < this.#pausedUntil) break;
       if (seen.has(entry.conversationId)) continue;
       seen.add(entry.conversationId);
-      if (entry.signIn.userId !== this.#userId) continue; // a sign-in that this session does not know yet
-      if (entry.at <= now && (entry.isSent || flying < FLYING_MOST)) {
+      if (entry.signIn.userId !== this.#userId) continue; // the session does not know this sign-in yet
+      if (entry.at <= now && (entry.isSent || flying < MAX_FLYING)) {
         if (!entry.isSent) flying += 1;
         entry.isSent = true;
         entry.tries += 1;
@@ -416,12 +416,12 @@ function frameOf({ conversationId, content, clientId }) {
   return { type: "message", conversation_id: conversationId, content, client_id: clientId };
 }
 
-/** @param {Frame} frame How many bytes it is. */
+/** Returns the bytes of a frame. @param {Frame} frame */
 export function sizeOf(frame) {
   return new TextEncoder().encode(JSON.stringify(frame)).length;
 }
 
-/** An id for a message. `crypto.randomUUID` is missing on pages without TLS. */
+/** Generates an id for a message. `crypto.randomUUID` is missing on pages without TLS. */
 export function newClientId() {
   const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -1,11 +1,11 @@
 /** @import { Clock } from "./types.js" */
 
-export const SECOND = 1_000;
-export const RETRY_LEAST = SECOND; // backoff: a random part of 1 s, 2 s, 4 s … 30 s
-export const RETRY_MOST = 30 * SECOND;
-const LONGEST_TIMER = 2 ** 31 - 1; // milliseconds; browsers run a longer one at once
+export const SECOND = 1_000; // milliseconds
+export const MIN_RETRY = SECOND; // milliseconds; backoff: a random part of 1 s, 2 s, 4 s … 30 s
+export const MAX_RETRY = 30 * SECOND;
+const MAX_TIMER = 2 ** 31 - 1; // milliseconds; browsers run a longer one at once
 
-/** Timers that can all be cleared at once. */
+/** Timers that are cleared together. */
 export class Timers {
   /** @type {Set<{handle: any}>} */
   #running = new Set();
@@ -22,17 +22,17 @@ export class Timers {
   }
 
   /**
-   * Runs something later, however much later.
+   * Runs something later, also after more than the 24 days that one timer can wait.
    * @param {number} ms
    * @param {() => void} run
-   * @param {{background?: boolean}} [options] `background`: Node.js may end before.
+   * @param {{background?: boolean}} [options] `background`: does not keep Node.js running.
    */
   set(ms, run, options = {}) {
     /** @type {{handle: any}} */
     const timer = { handle: null };
     /** @param {number} left */
     const start = (left) => {
-      const step = Math.min(Math.max(0, left), LONGEST_TIMER);
+      const step = Math.min(Math.max(0, left), MAX_TIMER);
       timer.handle = this.#clock.setTimeout(() => {
         if (left > step) {
           start(left - step);
@@ -48,7 +48,7 @@ export class Timers {
     return timer;
   }
 
-  /** @param {{handle: any} | null} timer One that has run already does no harm. */
+  /** @param {{handle: any} | null} timer May have run already. */
   clear(timer) {
     if (timer !== null && this.#running.delete(timer)) this.#clock.clearTimeout(timer.handle);
   }
@@ -59,10 +59,10 @@ export class Timers {
 }
 
 /**
- * Exponential backoff with full jitter.
+ * Returns a pause in milliseconds: exponential backoff with full jitter.
  * @param {number} attempt 0, 1, 2 …
  * @param {() => number} random
  */
 export function backoff(attempt, random) {
-  return random() * Math.min(RETRY_MOST, RETRY_LEAST * 2 ** Math.min(attempt, 16));
+  return random() * Math.min(MAX_RETRY, MIN_RETRY * 2 ** Math.min(attempt, 16));
 }
