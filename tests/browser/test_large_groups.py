@@ -143,7 +143,7 @@ def test_adding_people_to_a_large_group(
     field.fill("user222")
     found.first.click()
     add.click()
-    expect(page.get_by_text("Who was a member already stays one.")).to_be_visible()
+    expect(page.get_by_text("Everybody you chose is a member; some were members already.")).to_be_visible()
     expect(chosen).to_have_count(0)
     expect(add).to_be_disabled()
 

@@ -1,10 +1,10 @@
-// Who is signed in here: the token, for as long as the person wants, and the same for all tabs.
+// The sign-in: keeps the token for this tab or for the browser, and follows other tabs.
 
 const SESSION = "pulse.session";
 const SIGNED_OUT = "pulse.signed_out";
 const NOTICE = "pulse.notice";
 
-/** Storage that works where the browser blocks it, too: then for this page only. */
+/** Wraps a storage of the browser. Where it is blocked or full, what is set lasts as long as the page. */
 function storage(name) {
   const memory = new Map();
   const guarded = (act, otherwise) => {
@@ -33,29 +33,29 @@ function parse(text) {
   }
 }
 
-/** `{token, userId, username}` of who is signed in, or null. */
+/** Returns `{token, userId, username}` of the sign-in, or null. */
 export function current() {
   return parse(tab.getItem(SESSION)) ?? parse(local.getItem(SESSION));
 }
 
-/** Whether the sign-in outlives the tab. */
+/** Returns true if the sign-in outlives the tab. */
 export function isKept() {
   return parse(tab.getItem(SESSION)) === null;
 }
 
-/** The storage that what belongs to this sign-in goes to. */
+/** Returns the storage that lasts as long as the sign-in. */
 export function place() {
   return isKept() ? local : tab;
 }
 
-/** Keeps a token of `user` (`{id, username}`): for this tab, or for this browser until signed out. */
+/** Keeps a token of `user` (`{id, username}`) for this tab, or for the browser until the sign-out. */
 export function remember(token, user, isForLong) {
   const text = JSON.stringify({ token, userId: user.id, username: user.username });
   tab.removeItem(SESSION);
   (isForLong ? local : tab).setItem(SESSION, text);
 }
 
-/** Forgets the sign-in, and tells the other tabs if the person wanted it. The page starts afresh. */
+/** Forgets the sign-in and reloads the page. `tell`: signs the other tabs out as well. */
 export function forget(userId, { tell, notice = "" }) {
   const isMine = (store) => (parse(store.getItem(SESSION))?.userId ?? userId) === userId;
   for (const store of [tab, local]) if (isMine(store)) store.removeItem(SESSION);
@@ -65,14 +65,14 @@ export function forget(userId, { tell, notice = "" }) {
   location.reload();
 }
 
-/** What the last page wanted to say; once. */
+/** Returns the notice that the page before the reload left, once. */
 export function takeNotice() {
   const notice = tab.getItem(NOTICE) ?? "";
   tab.removeItem(NOTICE);
   return notice;
 }
 
-/** Follows what other tabs do: a sign-out, a new token, a sign-in. */
+/** Follows other tabs: their sign-out, new token, or sign-in. */
 export function follow({ userId, onToken }) {
   addEventListener("storage", (event) => {
     if (event.storageArea !== localStorage) return;

@@ -9,17 +9,17 @@ export class Answers {
     this._seen = new Map(); // conversation id → what happened last; a few numbers for each conversation of the session
   }
 
-  /** The moment at which a request begins. */
+  /** Returns the moment at which a request begins. */
   begin() {
     return ++this._now;
   }
 
-  /** A frame said that somebody changed the conversation. */
+  /** Notes a frame about a change of the conversation. */
   change(id) {
     this._of(id).changed = ++this._now;
   }
 
-  /** This user is not a member any more. */
+  /** Notes that the user is not a member any more. */
   remove(id) {
     this._seen.set(id, { ...NOTHING, removed: ++this._now });
   }
@@ -28,7 +28,7 @@ export class Answers {
     return this._of(id).removed > moment;
   }
 
-  /** Is there an answer to a request that began after `moment`? */
+  /** Returns true if there is an answer to a request that began after `moment`. */
   isAcceptedSince(id, moment) {
     return this._of(id).began > moment;
   }

@@ -1,8 +1,8 @@
-// Says that there is no connection, and when the next try is.
+// The banner without a connection: the state and the next attempt.
 
 import { h } from "./dom.js";
 
-const PATIENCE_MS = 700; // a reconnect that is quicker than this bothers nobody
+const PATIENCE_MS = 700; // without a banner, for a quick reconnect
 
 export class Banner {
   constructor(store) {
@@ -13,7 +13,7 @@ export class Banner {
     this.element = h("div", { class: "banner", role: "status", hidden: true }, this._text, this._countdown, this._retry);
     this._wasOnline = false;
     this._timers = [];
-    // The device knows at once that it is offline; the connection is given some seconds to show that it lives.
+    // The browser knows at once that it is offline; the client waits some seconds for the connection.
     for (const kind of ["online", "offline"]) addEventListener(kind, () => this._follow());
   }
 
@@ -49,13 +49,13 @@ export class Banner {
     const state = this._state();
     const seconds = retryAt ? Math.max(0, Math.ceil((retryAt - Date.now()) / 1000)) : 0;
     const text = {
-      connecting: this._wasOnline ? "Connecting again …" : "Connecting …",
+      connecting: this._wasOnline ? "Reconnecting …" : "Connecting …",
       waiting: "No connection. ",
       offline: "You are offline. What you write is sent when you are back.",
       closed: "Disconnected.",
     }[state];
     if (this._text.textContent !== text) this._text.textContent = text ?? "";
-    this._countdown.textContent = state === "waiting" ? (seconds > 0 ? `Next try in ${seconds} s` : "Trying …") : "";
+    this._countdown.textContent = state === "waiting" ? (seconds > 0 ? `Next attempt in ${seconds} s` : "Connecting …") : "";
     this._retry.hidden = state === "connecting";
     this.element.hidden = false;
     this.element.dataset.state = state;

@@ -1,10 +1,10 @@
-// The field that messages are written in.
+// The field for new messages and edits.
 
 import { explain, h, icon, iconButton, toast } from "./dom.js";
 import { countCharacters } from "./text.js";
 
-const MOST = Number(document.querySelector('meta[name="pulse-max-content-chars"]').content);
-const HINT_FROM = Math.min(200, Math.floor(MOST / 10)); // characters that are left when the count shows
+const MAX_CHARACTERS = Number(document.querySelector('meta[name="pulse-max-content-chars"]').content);
+const HINT_FROM = Math.min(200, Math.floor(MAX_CHARACTERS / 10)); // characters left when the count appears
 
 export class Composer {
   constructor(store, client, drafts, { onSent, lastOwn }) {
@@ -14,8 +14,8 @@ export class Composer {
     this._lastOwn = lastOwn;
     this._id = null;
     this._drafts = drafts;
-    this._edited = null; // the message that is being edited
-    this._edits = new Map(); // conversation id → `{message, text}` of an edit that was left for another conversation
+    this._edited = null; // the message in the field, if it is an edit
+    this._edits = new Map(); // conversation id → `{message, text}` of an unfinished edit
     this._field = h("textarea", { id: "composer", rows: 1, dir: "auto", placeholder: "Message", "aria-label": "Message", "aria-describedby": "composer-count", enterkeyhint: "send", autocomplete: "off", oninput: () => this._onInput(), onkeydown: (event) => this._onKey(event) });
     this._count = h("span", { id: "composer-count", class: "count" });
     this._send = h("button", { type: "submit", class: "send", "aria-label": "Send", title: "Send" }, icon("send"));
@@ -35,7 +35,7 @@ export class Composer {
     this._set(kept?.text ?? this._drafts.get(id));
   }
 
-  /** Ends the edit of a message that is gone; what was written stays, to be sent as another one. */
+  /** Ends the edit of a deleted message; its text stays in the field, as a new message. */
   follow(timeline) {
     if (this._edited === null) return;
     const now = timeline.items.find((message) => message.id === this._edited.id);
@@ -84,11 +84,11 @@ export class Composer {
     if (this._field.value.trim() !== "" && this._edited === null) this._client.typing(this._id);
   }
 
-  /** The height that the text needs, and how many characters are left. */
+  /** Fits the height of the field to its text, and shows how many characters are left. */
   _fit() {
     this._field.style.height = "auto";
     if (this._field.scrollHeight > 0) this._field.style.height = `${this._field.scrollHeight}px`;
-    const left = MOST - countCharacters(this._field.value);
+    const left = MAX_CHARACTERS - countCharacters(this._field.value);
     this._count.textContent = left > HINT_FROM ? "" : left >= 0 ? `${left} left` : `${-left} too many`;
     this._count.classList.toggle("is-over", left < 0);
     this._field.toggleAttribute("aria-invalid", false);
@@ -97,7 +97,7 @@ export class Composer {
   }
 
   _onKey(event) {
-    if (event.isComposing) return; // Enter ends a word of an input method
+    if (event.isComposing) return; // Enter confirms a word of an input method
     if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       this.element.requestSubmit();
@@ -123,7 +123,7 @@ export class Composer {
       this._onSent();
       return;
     }
-    // What is typed from here on is the next message, however long the answer takes.
+    // Text typed from here on belongs to the next message, however long the answer takes.
     const message = this._edited;
     this._stopEditing();
     if (content === message.content) return;
@@ -134,7 +134,7 @@ export class Composer {
     }
   }
 
-  /** Gives back what could not be saved, unless something else is being written. */
+  /** Returns a text that could not be saved to the field, unless the field is in use. */
   _notEdited(message, content, error) {
     const isGone = error.code === "no_such_message";
     toast(isGone ? "The message you were editing was deleted." : `The message could not be edited. ${explain(error)}`);

@@ -1,4 +1,4 @@
-// A conversation's people and name, and what can be changed of them.
+// The dialog of a conversation: its members, name and description.
 
 import { avatar, explain, h, iconButton, name, toast } from "./dom.js";
 import { PeoplePicker, ask, dialog } from "./newchat.js";
@@ -9,8 +9,7 @@ import { agoName } from "./time.js";
 const SHOW_MORE = "Show more people";
 
 /**
- * The dialog about a conversation; it follows what happens to it. What somebody is writing or choosing in it stays, as
- * the fields are made once.
+ * Opens the dialog of a conversation and keeps it up to date. The fields are made once, so their contents stay.
  */
 export function openDetails(store, id) {
   const first = store.conversations.get(id);
@@ -46,18 +45,18 @@ function names(store, conversation) {
   const title = h("input", { id: "details-name", maxlength: 100, dir: "auto", autocomplete: "off" });
   const about = h("input", { id: "details-about", maxlength: 1000, dir: "auto", autocomplete: "off" });
   const fields = { name: title, description: about };
-  const known = { name: "", description: "" }; // what the server has
+  const known = { name: "", description: "" }; // as the server has them
   const follow = (now) => {
     for (const [key, input] of Object.entries(fields)) {
       const value = now[key] ?? "";
-      if (input.value === known[key]) input.value = value; // else somebody is writing there
+      if (input.value === known[key]) input.value = value; // else the user has changed the field
       known[key] = value;
     }
   };
   const save = h("button", { type: "submit", class: "button" }, "Save");
   const onsubmit = async (event) => {
     event.preventDefault();
-    // Only what was changed here: the rest may have been changed by others meanwhile.
+    // Only the changed fields: others may have changed the rest meanwhile.
     const changed = Object.entries(fields).filter(([key, input]) => input.value.trim() !== known[key]);
     save.disabled = true;
     try {
@@ -112,7 +111,7 @@ function adding(store, conversation) {
   const add = h("button", { type: "submit", class: "button", disabled: true }, "Add");
   const picker = new PeoplePicker(store, { onChange: () => update() });
   let isAdding = false;
-  // Disabled, a button would lose the focus: while a request runs it only looks so.
+  // A disabled button would lose the focus, so it only looks disabled while a request runs.
   const update = () => {
     add.disabled = picker.chosen.size === 0 && !isAdding;
     add.setAttribute("aria-disabled", String(isAdding));
@@ -126,10 +125,10 @@ function adding(store, conversation) {
     update();
     try {
       const { before, after } = await store.addMembers(conversation.id, ids);
-      if (document.activeElement === add) picker.input.focus(); // `add` is disabled now
+      if (document.activeElement === add) picker.input.focus(); // `add` becomes disabled
       picker.empty(ids);
-      // Others may come and go at the same time, so this claims no more than is certain.
-      toast(after - before === ids.length ? "Added." : "Everybody you chose is a member. Who was a member already stays one.");
+      // Members may come and go at the same time, so the text claims only what is certain.
+      toast(after - before === ids.length ? "Added." : "Everybody you chose is a member; some were members already.");
     } catch (error) {
       toast(explain(error));
     } finally {
@@ -148,7 +147,7 @@ function leaving(store, conversation, element) {
     try {
       await store.removeMember(conversation.id, "me");
       element.close();
-      location.replace("#/"); // there is no going back to it
+      location.replace("#/"); // not in the browser's history
     } catch (error) {
       toast(explain(error));
     } finally {

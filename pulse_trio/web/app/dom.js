@@ -1,8 +1,8 @@
-// Elements from data. Everything that people wrote goes in as text: there is no way from here to markup.
+// Makes elements from data. Texts of users become text nodes; nothing here makes markup of them.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. `attributes`: `class`, `on<event>` with a function, anything else as an attribute (null and false: not set). */
+/** Makes an element. `attributes`: `on<event>` takes a function; null and false are not set. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -13,13 +13,13 @@ export function h(tag, attributes = {}, ...children) {
   return fill(element, ...children);
 }
 
-/** Gives an element these children, without those that are none. */
+/** Replaces the children of an element; null ones are left out. */
 export function fill(element, ...children) {
   element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
-/** A picture of the sprite in the page. */
+/** Makes an icon from the page's sprite. */
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", `icon icon-${name}`);
@@ -30,12 +30,12 @@ export function icon(name) {
   return svg;
 }
 
-/** A button with a picture and a name for those who do not see it. */
+/** Makes a button with an icon, and a name for screen readers. */
 export function iconButton(name, label, onclick, attributes = {}) {
   return h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...attributes }, icon(name));
 }
 
-/** A person's or a group's name, kept from turning the text around it. */
+/** Makes a name of a user or group that cannot change the direction of the text around it. */
 export function name(text) {
   return h("bdi", {}, text);
 }
@@ -46,7 +46,7 @@ function first(text) {
   return graphemes.segment(text).containing(0)?.segment.toUpperCase() ?? "";
 }
 
-/** One or two letters for a name. */
+/** Returns one or two letters for a name. */
 export function initials(text) {
   const words = text.trim().split(/[\s._-]+/u).filter(Boolean);
   if (words.length === 0) return "?";
@@ -55,17 +55,17 @@ export function initials(text) {
 
 const TONES = 10;
 
-/** The same colour for the same id, here and everywhere. */
+/** Returns the colour class of an id, the same on every page. */
 export function tone(id) {
   let hash = 2166136261;
   for (const character of id) hash = Math.imul(hash ^ character.codePointAt(0), 16777619);
-  // Mixed once more: ids that are made one after the other differ in few places.
+  // Mixed once more: ids that are generated in a row differ in few places.
   hash = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b);
   hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
   return `tone-${((hash ^ (hash >>> 16)) >>> 0) % TONES}`;
 }
 
-/** The picture of a person (round) or a group. */
+/** Makes the picture of a user (round) or a group. */
 export function avatar(id, label, { isGroup = false, isOnline = null } = {}) {
   return h(
     "span",
@@ -75,7 +75,7 @@ export function avatar(id, label, { isGroup = false, isOnline = null } = {}) {
   );
 }
 
-/** Makes the children of `parent` these elements, in this order, touching only what has to move. */
+/** Gives `parent` these children in this order, moving as few as possible. */
 export function arrange(parent, elements) {
   const wanted = new Set(elements);
   for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
@@ -88,7 +88,7 @@ export function arrange(parent, elements) {
 
 let live = 0;
 
-/** Tells those who listen to the page. */
+/** Announces a text to screen readers. */
 export function announce(text) {
   const region = document.getElementById("live");
   region.textContent = text;
@@ -96,18 +96,18 @@ export function announce(text) {
   live = setTimeout(() => region.replaceChildren(), 5000);
 }
 
-/** What went wrong, for a person: what the network or a proxy says is for nobody. */
+/** Returns the text of an error for users; texts of the network or of a proxy would not help them. */
 export function explain(error) {
   if (error.code === "network") return "No connection. Try again when you are back online.";
   return error.status ? error.message : "Something went wrong. Try again.";
 }
 
-/** Tells everybody that something went wrong or was done, for some seconds. */
+/** Shows a notice for some seconds. */
 export function toast(text) {
   const element = h("div", { class: "toast" }, h("span", { dir: "auto" }, text));
   const place = document.getElementById("toasts");
   place.append(element);
   if (place.matches(":popover-open")) place.hidePopover();
-  place.showPopover(); // anew: above a dialog that was opened since
+  place.showPopover(); // again: above a dialog that was opened since
   setTimeout(() => element.remove(), 6000);
 }

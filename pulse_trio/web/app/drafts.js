@@ -1,4 +1,4 @@
-// What is written and not sent: it is there again after a reload, in the same tab.
+// Drafts: they survive a reload of the tab.
 
 /** The drafts of one user, by conversation. */
 export class Drafts {

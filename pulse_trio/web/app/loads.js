@@ -1,20 +1,20 @@
-// What the page needs and has to load, tried until it is there: a request may fail on a connection that stays.
+// Retries requests for what the page needs: a request may fail while the connection stays.
 
-const AGAIN_LEAST_MS = 1000; // doubled with each failure in a row
-const AGAIN_MOST_MS = 30_000;
+const MIN_RETRY_MS = 1000; // doubled with each failure in a row
+const MAX_RETRY_MS = 30_000;
 
 export class Loads {
-  /** `isOnline()` says whether there is a connection: without one nothing is asked, and `hurry` says when there is. */
+  /** `isOnline()` returns true with a connection. Without one nothing is retried until `hurry`. */
   constructor(isOnline) {
     this._isOnline = isOnline;
     this._running = new Map(); // key → {isStale, wake, done}
   }
 
   /**
-   * Runs `load` until it succeeds, after longer and longer pauses, for as long as `isWanted()`. What is refused for good
-   * is given up. One of a key at a time: who asks while it runs gets the same end, and it runs once more, as what it
-   * loaded may be older than the reason to ask. The promise is true if it was loaded, false if it was given up, and is
-   * rejected only by what is no error of a request.
+   * Runs `load` until it succeeds, with longer and longer pauses, while `isWanted()`. A rejection by the service ends it.
+   * One runs for each key: a second call shares its promise and makes it run once more, since the first answer may be
+   * older than the reason for the second call. Resolves to true if it was loaded, to false if it was given up; rejects
+   * only with errors that are not of a request.
    */
   run(key, load, isWanted = () => true) {
     let running = this._running.get(key);
@@ -29,7 +29,7 @@ export class Loads {
     return running.done;
   }
 
-  /** There is a new connection: no more waiting. */
+  /** Ends all pauses: there is a new connection. */
   hurry() {
     for (const { wake } of [...this._running.values()]) wake?.();
   }
@@ -47,7 +47,7 @@ export class Loads {
         if (error.status === undefined) throw error;
         isLoaded = false;
         if (isFinal(error.status)) break;
-        const pause = Math.min(AGAIN_MOST_MS, AGAIN_LEAST_MS * 2 ** failures) * (0.5 + Math.random() / 2);
+        const pause = Math.min(MAX_RETRY_MS, MIN_RETRY_MS * 2 ** failures) * (0.5 + Math.random() / 2);
         failures = Math.min(failures + 1, 10);
         await this._pause(running, Math.max(pause, (error.retryAfter ?? 0) * 1000));
         running.isStale = true;
@@ -70,7 +70,7 @@ export class Loads {
   }
 }
 
-/** Whether a request that was answered so would be refused again. */
+/** Returns true if the service would reject the request again. */
 function isFinal(status) {
   return status >= 400 && status < 500 && status !== 408 && status !== 425 && status !== 429;
 }

@@ -1,4 +1,4 @@
-// The page: who is signed in, which conversation the address names, and the parts that show them.
+// The page: signs in, creates the client, and shows the conversation that the address names.
 
 import { PulseClient } from "/pulse-client.js";
 import * as account from "./account.js";
@@ -59,7 +59,7 @@ function showChats({ token, userId, username }) {
     const open = store.conversations.get(store.openId);
     document.title = `${unread ? `(${unread}) ` : ""}${open ? `${store.title(open)} – ` : ""}Pulse`;
   };
-  // The thread goes first: what it shows is read, and the list does not count it.
+  // The thread first: it marks messages as read, which the list then does not count.
   store.addEventListener("change", (event) => {
     thread.update(event.detail);
     sidebar.update(event.detail);
@@ -71,7 +71,7 @@ function showChats({ token, userId, username }) {
     if (unsent.length > 0) toast(`Not sent to “${left}”: ${unsent.map((item) => item.content).join(" · ").slice(0, 200)}`);
     if (id !== store.openId) return;
     toast(`You are no longer in “${left}”.`);
-    location.replace("#/"); // there is no going back to it
+    location.replace("#/"); // not in the browser's history
   });
   store.addEventListener("arrived", (event) => {
     const message = event.detail;
@@ -80,7 +80,7 @@ function showChats({ token, userId, username }) {
     else if (conversation) announce(`New message from ${message.sender_username} in ${store.title(conversation)}`);
   });
   addEventListener("hashchange", () => {
-    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // it was about what was open
+    for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close(); // it belonged to the last conversation
     route();
     title();
   });

@@ -1,15 +1,15 @@
-// Choosing people: for a new conversation, and to add to a group.
+// Chooses people for a new conversation or for a group.
 
 import { avatar, explain, h, icon, iconButton, name } from "./dom.js";
 
 const WAIT_MS = 180; // after the last key
 const SHOWN = 20;
-const PAGE_MOST = 200; // of the service
-const SEARCHED = 2000; // users who are members already, before a longer name has to be typed
+const MAX_PAGE = 200; // of the service
+const MAX_SEARCHED = 2000; // found users who are members already; then a longer name must be typed
 
-let dialogs = 0; // one may open another
+let dialogs = 0; // for ids; a dialog may open another
 
-/** A dialog with a heading; it goes away when it is closed. */
+/** Opens a dialog with a heading; closing it removes it. */
 export function dialog(title, ...children) {
   const id = `dialog-title-${++dialogs}`;
   const element = h(
@@ -20,14 +20,14 @@ export function dialog(title, ...children) {
   );
   element.addEventListener("close", () => element.remove());
   element.addEventListener("click", (event) => {
-    if (event.target === element) element.close(); // beside it
+    if (event.target === element) element.close(); // a click beside it
   });
   document.body.append(element);
   element.showModal();
   return element;
 }
 
-/** A question with one way to say yes. Resolves to whether it was said. */
+/** Asks a question with one button for yes; resolves to true if it was pressed. */
 export function ask(question, yes) {
   return new Promise((resolve) => {
     const confirmed = h("button", { type: "button", class: "button is-danger", onclick: () => element.close("yes") }, yes);
@@ -41,7 +41,7 @@ export function ask(question, yes) {
   });
 }
 
-/** Finds people by the beginning of their names, and keeps those that are chosen. */
+/** Finds people by the beginning of their names, and lists the chosen ones. */
 export class PeoplePicker {
   constructor(store, { onChange }) {
     this.chosen = new Map();
@@ -50,7 +50,7 @@ export class PeoplePicker {
     this._onChange = onChange;
     this._timer = 0;
     this._asked = 0;
-    this._found = ""; // what was written when those that are shown were found
+    this._found = ""; // the search whose results are shown
     this._chips = h("ul", { class: "chips", "aria-label": "Chosen", hidden: true });
     this._results = h("ul", { class: "people", "aria-label": "People" });
     this._status = h("p", { class: "hint", role: "status" }, "Type the beginning of a name.");
@@ -58,7 +58,7 @@ export class PeoplePicker {
     this.element = h("div", { class: "picker" }, this._chips, h("div", { class: "search" }, icon("search"), this.input), this._status, this._results);
   }
 
-  /** Who is not to be found, as they are there already; who has just been added is chosen no more. */
+  /** Excludes members from the search and from the chosen people. */
   leaveOut(ids) {
     const except = new Set([...ids, this._store.me.id]);
     if (except.size === this._except.size && [...except].every((id) => this._except.has(id))) return;
@@ -68,7 +68,7 @@ export class PeoplePicker {
     this._search();
   }
 
-  /** These are done with; what was written to find them, too. */
+  /** Clears the chosen people and the search. */
   empty(ids) {
     for (const id of ids) this.chosen.delete(id);
     this.input.value = "";
@@ -86,12 +86,12 @@ export class PeoplePicker {
     const asked = ++this._asked;
     if (prefix === "") return this._show(prefix, [], "Type the beginning of a name.");
     try {
-      // So many that those who are there already do not hide the others.
-      const limit = Math.min(PAGE_MOST, SHOWN + this._except.size);
+      // So many that members do not fill the results.
+      const limit = Math.min(MAX_PAGE, SHOWN + this._except.size);
       const found = [];
-      for (let offset = 0, total = 1; found.length < SHOWN && offset < Math.min(total, SEARCHED); offset += limit) {
+      for (let offset = 0, total = 1; found.length < SHOWN && offset < Math.min(total, MAX_SEARCHED); offset += limit) {
         const page = await this._store.client.searchUsers(prefix, { limit, offset });
-        if (asked !== this._asked) return; // an answer to an older question
+        if (asked !== this._asked) return; // an older search
         total = page.total;
         found.push(...page.users.filter((user) => !this._except.has(user.id)));
       }
@@ -142,7 +142,7 @@ export class PeoplePicker {
     this.input.focus();
   }
 
-  /** Enter chooses the first one found, and never unchooses; the field is free for the next name, or for Enter again. */
+  /** Enter chooses the first result, never unchooses, and clears the field for the next name or another Enter. */
   _take(button) {
     if (button.getAttribute("aria-pressed") === "false") button.click();
     this.input.value = "";
@@ -153,7 +153,7 @@ export class PeoplePicker {
     const first = this._results.querySelector("button");
     if (event.key === "Enter") {
       event.preventDefault();
-      // Those that are shown may be of what was written before.
+      // The results may be of an older search.
       if (this._found !== this.input.value.trim()) {
         clearTimeout(this._timer);
         await this._search();
@@ -168,7 +168,7 @@ export class PeoplePicker {
   }
 }
 
-/** The dialog for a new conversation: with one person, or a group. */
+/** Opens the dialog for a new conversation: with one person, or a group. */
 export function openNewChat(store) {
   const picker = new PeoplePicker(store, { onChange: () => update() });
   const isGroup = h("input", { type: "checkbox", id: "is-group", onchange: () => update() });

@@ -1,10 +1,10 @@
-// What the others in a conversation do: who types, and how far each has read.
+// The other members of a conversation: their typing and their read positions.
 
-const TYPING_MS = 6000; // without news somebody has stopped
+const TYPING_MS = 6000; // without another frame the typing has ended
 
-/** Who is typing where. */
+/** The typing users of each conversation. */
 export class Typists {
-  /** `changed(id)` is called when somebody began or stopped. */
+  /** `changed(id)` is called when a user starts or stops. */
   constructor(changed) {
     this._changed = changed;
     this._all = new Map(); // conversation id → user id → {name, timer}
@@ -31,11 +31,11 @@ export class Typists {
   }
 }
 
-/** How far the members of one conversation have read; never backwards. */
+/** Read positions of one conversation; they never go back. */
 export class Positions {
   constructor() {
     this._seqs = new Map(); // user id → seq
-    this._furthest = null; // [user id, seq], the furthest first; made when asked for
+    this._furthest = null; // [user id, seq], the highest first; sorted when needed
   }
 
   take(userId, seq) {
@@ -44,7 +44,7 @@ export class Positions {
     this._furthest = null;
   }
 
-  /** How many have read up to `seq`, and the ids of up to `most` of them. `isCounted` says who counts, `isNamed` whose id may be among those. */
+  /** Returns how many users have read up to `seq`, and up to `most` of their ids, of those that `isNamed`. */
   readers(seq, most, isCounted, isNamed) {
     this._furthest ??= [...this._seqs].sort((a, b) => b[1] - a[1]);
     let count = 0;

@@ -1,27 +1,27 @@
-// The members of a conversation that the details show: those that it carries, or more of them, by page.
+// The members in the details: those in the conversation's `users`, or pages of members.
 
 const MORE = 100; // members that are added at a time
-const PAGE_MOST = 200; // of the service
-const REST_MS = 5000; // between two loads of everything that is shown: it may be thousands, and change all the time
+const MAX_PAGE = 200; // of the service
+const REST_MS = 5000; // between two loads of all shown members: they may be thousands and keep changing
 
 let rosters = 0;
 
 export class Roster {
-  /** `changed()` is called when there are others to show. */
+  /** `changed()` is called when the shown members change. */
   constructor(store, id, changed) {
     this.hasMore = false;
     this._store = store;
     this._id = id;
-    this._key = `members ${++rosters}`; // of its loads: one of the same conversation may have been closed just now
+    this._key = `members ${++rosters}`; // unique: a closed roster of the same conversation may still load
     this._changed = changed;
     this._shown = 0;
-    this._wanted = 0; // members to load; 0: those that the conversation carries will do
+    this._wanted = 0; // members to load; 0: `users` of the conversation are enough
     this._loaded = null; // {users, cursor}
     this._isStale = true;
-    this._rest = 0; // the timer until everything may be loaded again
+    this._rest = 0; // timer of the next load
     this._isClosed = false;
-    this._added = new Set(); // ids that frames named; they may be on no page that was loaded
-    this._removed = new Set(); // ids that frames named since the load began; its pages may be older
+    this._added = new Set(); // ids from frames, which may be on no loaded page
+    this._removed = new Set(); // ids from frames since the load began; its pages may be older
     this._onMembers = (event) => this._follow(event.detail);
     store.addEventListener("members", this._onMembers);
   }
@@ -32,7 +32,7 @@ export class Roster {
     this._store.removeEventListener("members", this._onMembers);
   }
 
-  /** The members to show, of the conversation as it now is. */
+  /** Returns the members to show. */
   users(conversation) {
     const users = this._loaded?.users ?? conversation.users;
     this._shown = users.length;
@@ -40,7 +40,7 @@ export class Roster {
     return users;
   }
 
-  /** The ids of all who are known to be members. */
+  /** Returns the ids of all known members. */
   ids(conversation) {
     const ids = new Set(this._added);
     for (const user of conversation.users) ids.add(user.id);
@@ -53,7 +53,7 @@ export class Roster {
     this._run();
   }
 
-  /** Somebody came or went; a change without an event: frames may have been missed. */
+  /** Follows a change of the members; without an event, frames may have been missed. */
   _follow({ conversation_id, event, user_ids = [] }) {
     if (conversation_id !== null && conversation_id !== this._id) return;
     this._isStale = true;
@@ -87,7 +87,7 @@ export class Roster {
     }
   }
 
-  /** Loads from the first member on, to the end even if others come and go meanwhile: that is for the next time. */
+  /** Loads from the first member on. Changes meanwhile cause the next load. */
   async _loadAgain() {
     const loaded = { users: [], cursor: undefined };
     this._removed.clear();
@@ -109,7 +109,7 @@ export class Roster {
   }
 
   async _append(loaded) {
-    const limit = Math.min(PAGE_MOST, this._wanted - loaded.users.length);
+    const limit = Math.min(MAX_PAGE, this._wanted - loaded.users.length);
     const page = await this._store.client.members(this._id, { limit, cursor: loaded.cursor });
     const known = new Set(loaded.users.map((user) => user.id));
     loaded.users = this._present([...loaded.users, ...page.members.filter((user) => !known.has(user.id))]);

@@ -1,14 +1,14 @@
-// The rows of a conversation: which there are, and the elements that show them.
+// The rows of a conversation: as data, and as elements.
 
 import { avatar, h, icon, iconButton, name, tone } from "./dom.js";
 import { countPeople, isEmojiOnly, listNames, rich } from "./text.js";
 import { clockTime, dayKey, dayName, fullTime } from "./time.js";
 
-const TOGETHER_MS = 5 * 60_000; // messages of one person within this stand together
+const TOGETHER_MS = 5 * 60_000; // messages of one user within this form a group
 
 /**
- * The rows for messages and for those under way, as data: day separators, where the unread begin, and messages with
- * their place in a group.
+ * Returns the rows as data: day separators, the line before unread messages, and stored and unsent messages with their
+ * place in a group.
  */
 export function toRows({ messages, pending, before, newFrom, conversation, store, isLast }) {
   const rows = [];
@@ -19,7 +19,7 @@ export function toRows({ messages, pending, before, newFrom, conversation, store
     }
     if (message.seq === newFrom) rows.push({ kind: "new", key: "new" });
     const isMine = message.sender_id === store.me.id;
-    // The same key as while it was under way, so that it becomes the stored one in its place.
+    // The key of the unsent message, so that the stored one takes its place.
     const key = (isMine && message.client_id) || message.id;
     rows.push({ kind: "message", key, message, isMine, state: "", failure: null });
     previous = message;
@@ -57,14 +57,14 @@ function together(a, b) {
   return a.sender_id === b.sender_id && apart < TOGETHER_MS && dayKey(a.created_at) === dayKey(b.created_at);
 }
 
-/** What a row shows, in one text: the element is made anew only when it changes. */
+/** Returns all that a row shows in one text: the element is replaced only when it changes. */
 export function signature(row) {
   if (row.kind !== "message") return row.text ?? "";
   const { message } = row;
   return [message.rev, message.is_deleted, row.isFirst, row.isLast, row.state, row.failure, row.readers?.count, row.readers?.names, row.canDelete].join();
 }
 
-/** The element of a row. `act` has what its buttons do. */
+/** Makes the element of a row. `act` has the functions of its buttons. */
 export function toElement(row, { isGroup, act }) {
   if (row.kind === "day") return h("li", { class: "day", "data-key": row.key }, h("span", {}, row.text));
   if (row.kind === "new") return h("li", { class: "new-line", "data-key": row.key }, h("span", {}, "New messages"));

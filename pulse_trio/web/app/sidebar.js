@@ -1,4 +1,4 @@
-// The list of conversations, with what is new in each.
+// The list of conversations.
 
 import { local } from "./account.js";
 import { arrange, avatar, fill, h, icon, iconButton, name } from "./dom.js";
@@ -56,11 +56,11 @@ export class Sidebar {
     const rows = shown.map((conversation) => this._row(conversation));
     const focused = this._list.contains(document.activeElement) ? document.activeElement : null;
     arrange(this._list, rows);
-    if (focused?.isConnected) focused.focus(); // moving an element takes the focus from it
+    if (focused?.isConnected) focused.focus(); // an element that moves loses the focus
     for (const id of this._rows.keys()) if (!this._store.conversations.has(id)) this._rows.delete(id);
     this._list.hidden = rows.length === 0;
     this._showEmpty(rows.length === 0, wanted);
-    // One stop for the Tab key; the arrows go on from there.
+    // One stop for the Tab key; arrow keys move from there.
     const current = rows.find((row) => row.dataset.id === this._selected) ?? rows[0];
     for (const row of rows) row.firstElementChild.tabIndex = row === current ? 0 : -1;
   }
@@ -157,12 +157,12 @@ export class Sidebar {
     else links[Math.min(next, links.length - 1)].focus();
   }
 
-  /** The conversation that is open already: the address stays, so nobody else would notice. */
+  /** Handles a click on the open conversation: the address stays, so there is no `hashchange`. */
   _onClick(event, onAgain) {
     if (event.target.closest("a")?.getAttribute("href") === location.hash) onAgain();
   }
 
-  // --- the person's own ---
+  // --- the user's own ---
 
   _nextTheme() {
     const theme = THEMES[(THEMES.indexOf(this._currentTheme()) + 1) % THEMES.length];
@@ -191,6 +191,6 @@ export class Sidebar {
   async _signOut(signOut) {
     const unsent = this._store.client.unsentCount;
     const question = unsent === 1 ? "A message is not sent yet" : `${unsent} messages are not sent yet`;
-    if (unsent === 0 || (await ask(`${question} and would be lost. Sign out?`, "Sign out"))) signOut();
+    if (unsent === 0 || (await ask(`${question} and will be lost. Sign out?`, "Sign out"))) signOut();
   }
 }

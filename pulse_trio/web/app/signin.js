@@ -1,4 +1,4 @@
-// Signing in and signing up.
+// The form to sign in and to sign up.
 
 import { PulseClient } from "/pulse-client.js";
 import * as account from "./account.js";
@@ -7,9 +7,9 @@ import { countCharacters } from "./text.js";
 
 const passwordMin = Number(document.querySelector('meta[name="pulse-password-min-chars"]').content);
 
-const USERNAME_MOST = 32; // of the service
+const MAX_USERNAME = 32; // characters; of the service
 
-/** Shows the form in `parent`; `onDone` is called when somebody is signed in. */
+/** Shows the form in `parent`; calls `onDone` after the sign-in. */
 export function showSignIn(parent, { notice, onDone }) {
   const form = new SignIn(onDone);
   form.say(notice);
@@ -74,7 +74,7 @@ class SignIn {
     this._show.setAttribute("aria-pressed", String(!isShown));
   }
 
-  /** What is wrong, by field; puts the focus on the first of them. */
+  /** Shows problems by field, and focuses the first. */
   _tell(problems) {
     let first = null;
     for (const [field, element] of Object.entries(this._problems)) {
@@ -90,7 +90,7 @@ class SignIn {
   _missing() {
     const problems = {};
     if (this.username.value.trim() === "") problems.username = "Enter a username.";
-    else if (this._isNew && countCharacters(this.username.value.trim()) > USERNAME_MOST) problems.username = `Use at most ${USERNAME_MOST} characters.`;
+    else if (this._isNew && countCharacters(this.username.value.trim()) > MAX_USERNAME) problems.username = `Use at most ${MAX_USERNAME} characters.`;
     const length = countCharacters(this.password.value);
     if (length === 0) problems.password = "Enter a password.";
     else if (this._isNew && length < passwordMin) problems.password = `Use at least ${passwordMin} characters.`;
@@ -126,7 +126,7 @@ class SignIn {
   }
 }
 
-/** What the service says of a field, for a person: "`username` must …" becomes "The username must …". */
+/** Rewrites the service's text about a field for users: "`username` must …" becomes "The username must …". */
 function sentence({ message }) {
   const text = message.replace(/^`(\w+)`:?/u, "The $1");
   return /[.!?]$/u.test(text) ? text : `${text}.`;

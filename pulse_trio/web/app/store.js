@@ -1,7 +1,7 @@
-// What this person's conversations are like now: kept up to date by the one connection, read by the views.
+// The user's conversations as they now are. The connection keeps them up to date, views read them.
 //
-// Views listen to "change": its detail says which parts changed, gathered for a frame of the screen:
-// "list", "state", "people", and the ids of conversations. "members" says at once who came to a conversation or left it.
+// Views listen to "change", once for a frame of the screen: its detail has the parts that changed, "list", "state",
+// "people" and ids of conversations. "members" reports at once who was added to a conversation or removed.
 
 import { messageOf } from "../pulse-client/index.js";
 import { Answers } from "./answers.js";
@@ -10,16 +10,16 @@ import { Positions, Typists } from "./others.js";
 import { Timeline } from "./timeline.js";
 
 const LIST_PAGE = 200;
-const LIST_MOST = 2000; // conversations; the rest is reached by its link
-const LIST_ROUNDS = 3; // readings of a list whose pages move meanwhile
+const MAX_LIST = 2000; // conversations; links lead to the others
+const LIST_ROUNDS = 3; // loads of a list whose pages move meanwhile
 const PAGE = 100;
-const KEPT = 300; // messages of a conversation that is not open
+const KEPT = 300; // messages of a conversation that is not on the screen
 const KEPT_TIMELINES = 12;
-const WATCHED = 500; // what the service watches for one connection
+const MAX_WATCHED = 500; // users; of the service
 const READERS_NAMED = 3;
-const POSITION_PAGES = 5; // of 1,000 positions: all of the largest group that there is by default
+const POSITION_PAGES = 5; // of 1,000 positions: the largest group by default
 const BEHIND_MS = 3000;
-const DETAILS = ["name", "description", "owner_id", "member_count", "users", "isBrief"]; // no number orders their versions
+const DETAILS = ["name", "description", "owner_id", "member_count", "users", "isBrief"]; // fields without a version
 
 export class Store extends EventTarget {
   constructor(client, me) {
@@ -33,20 +33,20 @@ export class Store extends EventTarget {
     this.connection = { state: "connecting" };
     this.isListed = false;
     this.openId = null;
-    this._positions = new Map(); // conversation id → how far its members have read
+    this._positions = new Map(); // conversation id → read positions of its members
     this._changes = new Set();
     this._watched = "";
     this._loads = new Loads(() => this.connection.state === "online");
-    this._older = new Map(); // conversation id → the page that is being loaded
-    this._heardOf = new Set(); // ids of conversations, since the list is being loaded
+    this._older = new Map(); // conversation id → promise of the page before the first message
+    this._heardOf = new Set(); // ids of conversations since the load of the list began
     this._answers = new Answers();
     this._unsent = null; // conversation id → the client's unsent messages there; null after a change of them
     this._listen();
   }
 
-  // --- what views read ---
+  // --- for views ---
 
-  /** The conversations, the one with the latest activity first. */
+  /** Returns the conversations, the most recently active first. */
   list() {
     return [...this.conversations.values()].sort((a, b) => (a.updated_at < b.updated_at ? 1 : -1));
   }
@@ -57,7 +57,7 @@ export class Store extends EventTarget {
     return timeline;
   }
 
-  /** The user's messages in a conversation that are not stored yet, or were rejected, in the order they were written. */
+  /** Returns the user's unsent and rejected messages in a conversation, in the order they were written. */
   unsent(id) {
     if (this._unsent === null) {
       this._unsent = new Map();
@@ -69,7 +69,7 @@ export class Store extends EventTarget {
     return this._unsent.get(id) ?? [];
   }
 
-  /** The names of those who type. */
+  /** Returns the names of typing users. */
   typists(id) {
     return this._typists.names(id);
   }
@@ -84,7 +84,7 @@ export class Store extends EventTarget {
     return total;
   }
 
-  /** The other one of a one-to-one. */
+  /** Returns the other user of a one-to-one conversation, null for a group. */
   other(conversation) {
     if (conversation.is_group) return null;
     return conversation.users.find((user) => user.id !== this.me.id) ?? this.me;
@@ -97,49 +97,49 @@ export class Store extends EventTarget {
     return conversation.name || others.map((user) => user.username).join(", ") || "Only you";
   }
 
-  /** True, false, or null if it is not known. */
+  /** Returns true, false, or null: not known. */
   isOnline(userId) {
     return this.online.get(userId)?.is_online ?? null;
   }
 
-  /** Who else has read up to `seq`: how many, and the names of some of them, as far as names are known. */
+  /** Returns how many others have read up to `seq`, and some of their names. */
   readers(conversation, seq) {
     const members = this._members(conversation);
     const isNamed = (userId) => members.has(userId);
-    // Who has left is no reader; of a large group only the server knows that.
+    // Former members do not count; in a large group only the server knows them.
     const isCounted = (userId) => userId !== this.me.id && (conversation.isBrief || isNamed(userId));
     const { count, ids } = this._positions.get(conversation.id)?.readers(seq, READERS_NAMED, isCounted, isNamed) ?? { count: 0, ids: [] };
     return { count, names: ids.map((userId) => members.get(userId)) };
   }
 
-  /** The names of the members by their ids. */
+  /** Returns the names of the members by id. */
   _members(conversation) {
     conversation.members ??= new Map(conversation.users.map((user) => [user.id, user.username]));
     return conversation.members;
   }
 
-  // --- what people do ---
+  // --- actions ---
 
-  /** A conversation is on the screen (null: none). */
+  /** Notes which conversation is on the screen (null: none), and loads what it needs. */
   open(id) {
     if (this.openId !== null && this.openId !== id) this.timelines.get(this.openId)?.trim(KEPT);
     this.openId = id;
     if (id === null) return;
     const timeline = this.timeline(id);
-    this.timelines.delete(id); // the one used last is the last one
+    this.timelines.delete(id); // in order of last use
     this.timelines.set(id, timeline);
     for (const other of this.timelines.keys()) {
       if (this.timelines.size <= KEPT_TIMELINES) break;
       if (other !== id) this.timelines.delete(other);
     }
     this._watch();
-    // Before there is a list, `_catchUp` does this: what is loaded after the session began misses nothing.
+    // Before the list is loaded, `_catchUp` does this: after the session began, nothing is missed.
     if (this.isListed) this._loadOpen(id);
   }
 
   /**
    * Loads the page before the first known message, as `Loads.run` does; requests for the same page share one answer.
-   * Resolves to false if the page was refused, or the conversation was left meanwhile.
+   * Resolves to false if the page was rejected, or the conversation was left meanwhile.
    */
   loadOlder(id) {
     let page = this._older.get(id);
@@ -178,7 +178,7 @@ export class Store extends EventTarget {
     await this.client.remove(message.conversation_id, message.id);
   }
 
-  /** Everything up to `seq` was shown. */
+  /** Marks everything up to `seq` as read. */
   markRead(id, seq) {
     const conversation = this.conversations.get(id);
     if (conversation === undefined || seq <= conversation.read_seq) return;
@@ -199,7 +199,7 @@ export class Store extends EventTarget {
     this._take(await this.client.renameConversation(id, names), began);
   }
 
-  /** Adds people; how many members there were and are now, as far as is known: who is a member already stays one. */
+  /** Adds members; returns the known member counts before and after. Members already there are no error. */
   async addMembers(id, userIds) {
     const began = this._answers.begin();
     const before = this.conversations.get(id)?.member_count ?? 0;
@@ -212,15 +212,15 @@ export class Store extends EventTarget {
     const began = this._answers.begin();
     await this.client.removeMember(id, userId);
     if (userId !== "me") await this._refresh(id);
-    else if (!this._answers.isRemovedSince(id, began)) this._drop(id); // else somebody may have added this person again
+    else if (!this._answers.isRemovedSince(id, began)) this._drop(id); // else the user may have been added again
   }
 
-  /** Loads what a view needs, as `Loads.run` does. */
+  /** Loads for a view, as `Loads.run` does. */
   load(key, load, isWanted) {
     return this._loads.run(key, load, isWanted);
   }
 
-  // --- what the service tells ---
+  // --- events of the client ---
 
   _listen() {
     const on = (type, act) => this.client.addEventListener(type, (event) => act(event.detail));
@@ -229,7 +229,7 @@ export class Store extends EventTarget {
       this.connection = state;
       this._changed("state");
       if (!isNew) return;
-      this._tellMembers({ conversation_id: null });
+      this._notifyMembers({ conversation_id: null });
       this._loads.hurry();
       this._catchUp();
     });
@@ -240,7 +240,7 @@ export class Store extends EventTarget {
     on("system", (frame) => {
       if (!["added", "removed", "renamed"].includes(frame.event)) return;
       this._answers.change(frame.conversation_id);
-      if (frame.event !== "renamed") this._tellMembers(frame);
+      if (frame.event !== "renamed") this._notifyMembers(frame);
       this._refresh(frame.conversation_id);
     });
     on("read", (frame) => this._read(frame));
@@ -262,7 +262,7 @@ export class Store extends EventTarget {
     await this._loadList();
     this._watch();
     if (this.openId !== null) this._loadOpen(this.openId);
-    // What was missed comes by itself. If it did not, the history is loaded afresh: better twice than never.
+    // Missed changes come with the resume. If they did not, reload the history: better twice than never.
     setTimeout(() => {
       for (const [id, timeline] of this.timelines) {
         const conversation = this.conversations.get(id);
@@ -276,35 +276,35 @@ export class Store extends EventTarget {
       let reading;
       for (let round = 0; round < LIST_ROUNDS && !reading?.isWhole; round += 1) reading = await this._readList();
       const missing = [...this.conversations.keys()].filter((id) => !this._heardOf.has(id));
-      if (reading.total <= LIST_PAGE) for (const id of missing) this._drop(id); // one page is one moment
-      else if (reading.total <= LIST_MOST) this._check(missing);
+      if (reading.total <= LIST_PAGE) for (const id of missing) this._drop(id); // one page shows one moment
+      else if (reading.total <= MAX_LIST) this._check(missing);
       this.isListed = true;
       this._changed("list");
     });
   }
 
-  /** Reads the list by page. It is not whole if a conversation went from one page to another between two requests. */
+  /** Loads the list by page. It is not whole if a conversation moved to another page between two requests. */
   async _readList() {
     this._heardOf.clear();
     let total = 1;
     let isWhole = true;
-    for (let offset = 0; offset < Math.min(total, LIST_MOST); offset += LIST_PAGE) {
+    for (let offset = 0; offset < Math.min(total, MAX_LIST); offset += LIST_PAGE) {
       const began = this._answers.begin();
       const page = await this.client.conversations({ limit: LIST_PAGE, offset });
       isWhole &&= offset === 0 || page.total === total;
       total = page.total;
       for (const body of page.conversations) this._take(body, began);
     }
-    isWhole &&= total <= LIST_PAGE || this._heardOf.size >= Math.min(total, LIST_MOST);
+    isWhole &&= total <= LIST_PAGE || this._heardOf.size >= Math.min(total, MAX_LIST);
     return { total, isWhole };
   }
 
-  /** Asks for conversations that were on no page of the list, one after the other: only "not found" proves that they are gone. */
+  /** Loads conversations that were on no page, one after the other: only "not found" proves that they are gone. */
   async _check(ids) {
     for (const id of ids) if (this.conversations.has(id) && !this._heardOf.has(id)) await this._refresh(id);
   }
 
-  /** Takes a conversation from the answer to a request that began at `began`. Newer frames and answers win over it. */
+  /** Takes a conversation from the answer to a request that began at `began`. Newer frames and answers win. */
   _take(body, began) {
     if (this._answers.isRemovedSince(body.id, began)) return;
     const known = this.conversations.get(body.id);
@@ -325,7 +325,7 @@ export class Store extends EventTarget {
       }
       if (known.read_seq > conversation.read_seq) {
         conversation.read_seq = known.read_seq;
-        this.client.read(body.id, known.read_seq); // it was told while there was no connection
+        this.client.read(body.id, known.read_seq); // it was marked while offline
       }
     }
     this.conversations.set(body.id, conversation);
@@ -341,7 +341,7 @@ export class Store extends EventTarget {
         this._take(await this.client.conversation(id), began);
       } catch (error) {
         if (error.status !== 404) throw error;
-        if (this._answers.isAcceptedSince(id, began)) this._refresh(id); // added again meanwhile: ask once more
+        if (this._answers.isAcceptedSince(id, began)) this._refresh(id); // added again meanwhile
         else this._drop(id);
       }
     });
@@ -355,7 +355,7 @@ export class Store extends EventTarget {
     this.conversations.delete(id);
     this.timelines.delete(id);
     this._positions.delete(id);
-    // What was not sent there never will be, and nobody would see it any more.
+    // Unsent messages there cannot be sent, and have no place to be shown.
     const unsent = this.unsent(id);
     for (const item of unsent) this.client.discard(id, item.clientId);
     this.dispatchEvent(new CustomEvent("gone", { detail: { id, title: this.title(conversation), unsent } }));
@@ -376,10 +376,10 @@ export class Store extends EventTarget {
     return this._loads.run(`newest ${id}`, load, () => id === this.openId);
   }
 
-  /** What the conversation on the screen needs; tried again for as long as it is there. */
+  /** Loads what the conversation on the screen needs. */
   async _loadOpen(id) {
     const listed = this.conversations.get(id);
-    // A list has fewer of the members than a conversation alone.
+    // A list has fewer `users` of a conversation than its own answer.
     const refreshed = listed === undefined || listed.isBrief ? this._refresh(id) : null;
     if (listed === undefined) await refreshed;
     if (!this.conversations.has(id)) return;
@@ -399,7 +399,7 @@ export class Store extends EventTarget {
     return this._loads.run(`positions ${id}`, load, () => id === this.openId);
   }
 
-  /** Messages are missing between what is known and what has come: they are fetched. */
+  /** Loads messages that are missing between the known ones and a new one. */
   _fill(id) {
     const load = async () => {
       const timeline = this.timelines.get(id);
@@ -413,14 +413,14 @@ export class Store extends EventTarget {
     return this._loads.run(`gap ${id}`, load, () => this.timelines.has(id));
   }
 
-  /** Tells the views of members who came or left; a null id or no event: there may have been some. */
-  _tellMembers({ conversation_id, event, user_ids }) {
+  /** Emits "members". A null id or no event: frames may have been missed. */
+  _notifyMembers({ conversation_id, event, user_ids }) {
     this.dispatchEvent(new CustomEvent("members", { detail: { conversation_id, event, user_ids } }));
   }
 
   _reload(id) {
-    this._tellMembers({ conversation_id: id });
-    if (id === null) this._positions.clear(); // after a restored backup they are of messages that are lost
+    this._notifyMembers({ conversation_id: id });
+    if (id === null) this._positions.clear(); // after a restored backup they may point at lost messages
     for (const [other, timeline] of this.timelines) {
       if (id !== null && other !== id) continue;
       if (other !== this.openId) this.timelines.delete(other);
@@ -470,7 +470,7 @@ export class Store extends EventTarget {
       positions.take(user_id, seq);
       const conversation = this.conversations.get(id);
       if (user_id === this.me.id && conversation !== undefined && seq > conversation.read_seq) {
-        conversation.read_seq = seq; // in another tab
+        conversation.read_seq = seq; // read in another tab
       }
     }
     this._changed("list", id);
@@ -478,7 +478,7 @@ export class Store extends EventTarget {
 
   // --- housekeeping ---
 
-  /** Asks who is online of those that matter: the other ones of one-to-ones, then members of groups. */
+  /** Watches presence: first of the open conversation and of one-to-ones, then of members of groups. */
   _watch() {
     const ids = new Set();
     const open = this.conversations.get(this.openId);
@@ -488,9 +488,9 @@ export class Store extends EventTarget {
       if (conversation.is_group) groups.push(conversation);
       else ids.add(this.other(conversation).id);
     }
-    for (const group of groups) for (const user of group.users) if (ids.size < WATCHED) ids.add(user.id);
+    for (const group of groups) for (const user of group.users) if (ids.size < MAX_WATCHED) ids.add(user.id);
     ids.delete(this.me.id);
-    const wanted = [...ids].slice(0, WATCHED);
+    const wanted = [...ids].slice(0, MAX_WATCHED);
     const key = [...wanted].sort().join();
     if (key === this._watched || this.connection.state !== "online" || wanted.length === 0) return;
     this._watched = key;
@@ -506,7 +506,7 @@ export class Store extends EventTarget {
       this._changes = new Set();
       this.dispatchEvent(new CustomEvent("change", { detail: changes }));
     };
-    // A page in the background is given no frames; its title still counts what is unread.
+    // A page in the background has no animation frames, but its title shows the unread count.
     if (document.visibilityState === "visible") requestAnimationFrame(tell);
     else setTimeout(tell, 100);
   }

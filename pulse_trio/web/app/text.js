@@ -1,22 +1,22 @@
-// What people write, as it is shown: text, with links that lead to http and https only.
+// Texts of users as nodes: text, and links to http and https only.
 
 import { h } from "./dom.js";
 
-// No blanks, no quotes or brackets that end a link in prose, and no invisible characters: those could turn it around.
+// No blanks, no quotes or brackets that end a link in prose, and no invisible characters that could reverse it.
 const LINK = /\bhttps?:\/\/[^\s<>"`\p{Cc}\p{Cf}]+/giu;
 const TRAILING = /[.,;:!?'*_~…)\]}»”’]/u;
 const PAIRS = { ")": "(", "]": "[", "}": "{" };
 const EMOJI = /^(?:\p{Regional_Indicator}{2}|[0-9#*]\uFE0F?\u20E3|\p{Emoji_Presentation}|\p{Extended_Pictographic})/u;
 const graphemes = new Intl.Segmenter();
 
-/** How many characters (code points) a text has: what the service counts. */
+/** Counts characters (code points), as the service does. */
 export function countCharacters(text) {
   let count = 0;
   for (const _ of text) count += 1;
   return count;
 }
 
-/** The text as nodes: links are links, the rest is text. */
+/** Returns a text as nodes: links and text. */
 export function rich(content) {
   const nodes = [];
   let end = 0;
@@ -32,14 +32,14 @@ export function rich(content) {
   return nodes;
 }
 
-/** A link without what ends the sentence that it stands in. Each character is looked at once: links can be long. */
+/** Cuts the end of a sentence from a link. Looks at each character once: links can be long. */
 export function withoutTrailing(link) {
   const counts = new Map();
   for (const character of link) counts.set(character, (counts.get(character) ?? 0) + 1);
   let end = link.length;
   while (TRAILING.test(link.charAt(end - 1))) {
     const last = link.charAt(end - 1);
-    // A bracket that was opened in the link belongs to it.
+    // A bracket that the link opened belongs to it.
     if (last in PAIRS && (counts.get(PAIRS[last]) ?? 0) >= counts.get(last)) break;
     counts.set(last, counts.get(last) - 1);
     end -= 1;
@@ -50,12 +50,12 @@ export function withoutTrailing(link) {
 function safeUrl(text) {
   if (!URL.canParse(text)) return null;
   const url = new URL(text);
-  // A name before the host makes a link look like one to somewhere else.
+  // A username before the host makes a link look like another host's.
   const isPlain = url.username === "" && url.password === "";
   return (url.protocol === "http:" || url.protocol === "https:") && isPlain ? url : null;
 }
 
-/** Whether a text is nothing but one to three emoji: those are shown large. */
+/** Returns true for a text of one to three emoji, which are shown large. */
 export function isEmojiOnly(content) {
   const text = content.trim();
   if (text.length > 60) return false;

@@ -1,10 +1,10 @@
-// Before anything is painted: the colours that this person chose, if not those of the system.
+// Sets the chosen colours before the first paint.
 (() => {
   let theme = null;
   try {
     theme = localStorage.getItem("pulse.theme");
   } catch {
-    // Storage is blocked: the system's colours it is.
+    // Storage is blocked: follow the system.
   }
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
 })();

@@ -1,7 +1,7 @@
 // One conversation: its head, its messages, and the field to write in.
 //
-// Of thousands of messages only a window is in the page: it moves along when somebody scrolls, and what one looks at
-// stays where it is.
+// Of thousands of messages only a window is in the page. It moves with the scrolling, and the messages in view stay where
+// they are.
 
 import { Composer } from "./composer.js";
 import { openDetails } from "./details.js";
@@ -13,7 +13,7 @@ import { agoName } from "./time.js";
 
 const WINDOW = 200; // most messages in the page
 const STEP = 70; // messages by which it moves
-const EDGE = 700; // pixels from its end where it moves
+const EDGE = 700; // pixels from the window's end where it moves
 const BOTTOM = 48; // pixels from the end that count as the end
 
 export class Thread {
@@ -51,7 +51,7 @@ export class Thread {
     setInterval(() => this._renderHead(), 60_000); // "5 min ago"
   }
 
-  /** Shows a conversation, or with null that one can be chosen. */
+  /** Shows a conversation, or null: the hint to choose one. */
   show(id) {
     if (id === this._id && this.element.childElementCount > 0) return;
     this._id = id;
@@ -60,8 +60,8 @@ export class Thread {
     this._from = 0; // the window: seqs, both included
     this._to = Infinity;
     this._follows = true;
-    this._newFrom = null; // the first unread one, when it was opened
-    this._wasPlaced = false; // whether it was scrolled to where reading goes on
+    this._newFrom = null; // seq of the first unread message when it was opened
+    this._wasPlaced = false; // it was scrolled to the first unread message or the end
     this._store.open(id);
     this._composer.open(id);
     this._render();
@@ -77,7 +77,7 @@ export class Thread {
     else if (changes.has("people")) this._renderHead();
   }
 
-  // --- what is shown ---
+  // --- rendering ---
 
   _render() {
     const { _store: store, _id: id } = this;
@@ -141,7 +141,7 @@ export class Thread {
 
   _groupState(conversation) {
     const count = countPeople(conversation.member_count);
-    if (conversation.isBrief) return count; // who of the others is online is not known
+    if (conversation.isBrief) return count; // the presence of the others is not known
     const online = conversation.users.filter((user) => user.id === this._store.me.id || this._store.isOnline(user.id)).length;
     return `${count}, ${online} online`;
   }
@@ -168,7 +168,7 @@ export class Thread {
     );
   }
 
-  /** Keeps the window within what may be in the page. */
+  /** Bounds the window. */
   _limit(timeline) {
     if (timeline.items.length === 0) return;
     const last = timeline.lastSeq;
@@ -177,7 +177,7 @@ export class Thread {
       this._to = Infinity;
       this._from = Math.max(this._from, last - WINDOW + 1);
     } else if (this._to === Infinity && last - this._from >= WINDOW) {
-      // Messages pour in while somebody reads further up: they wait below the window.
+      // New messages wait below the window while the user reads further up.
       this._to = this._from + WINDOW - 1;
     }
     this._from = Math.max(this._from, timeline.firstSeq);
@@ -212,7 +212,7 @@ export class Thread {
     keep();
   }
 
-  /** The element of a row: the one that is there, if nothing has changed. */
+  /** Returns the element of a row; a new one only if the row has changed. */
   _element(row, isGroup) {
     const text = signature(row);
     const known = this._elements.get(row.key);
@@ -223,7 +223,7 @@ export class Thread {
     return element;
   }
 
-  /** Remembers what is at the top of the view; the function that is returned puts it there again. */
+  /** Remembers the messages at the top of the view; the returned function puts the first of them there again. */
   _anchor() {
     if (this._follows || !this._wasPlaced) return () => {};
     const top = this._scroller.getBoundingClientRect().top;
@@ -234,7 +234,6 @@ export class Thread {
       if (seen.length > 30) break;
     }
     return () => {
-      // The first of them that is still there.
       for (const [key, before] of seen) {
         const element = this._elements.get(key)?.element;
         if (!element?.isConnected) continue;
@@ -262,7 +261,7 @@ export class Thread {
 
   // --- scrolling ---
 
-  /** Where reading goes on: at the first unread message if it is further up, else at the end. */
+  /** Scrolls to the first unread message if it is further up, else to the end. */
   _place() {
     this._scrollToEnd();
     const line = this._elements.get("new")?.element;
@@ -298,7 +297,7 @@ export class Thread {
     this._read();
   }
 
-  /** Moves the window along, and loads what comes before it. */
+  /** Moves the window, and loads older messages, when its end is near the view. */
   _extend() {
     const timeline = this._store.timeline(this._id);
     if (!this._wasPlaced || timeline.items.length === 0) return;
@@ -327,7 +326,7 @@ export class Thread {
 
   // --- reading ---
 
-  /** Tells how far was read: what is or was in view, while somebody is here. */
+  /** Marks messages as read that are or were in view, while the page has the focus. */
   _read() {
     if (!this._wasPlaced || document.visibilityState !== "visible" || !document.hasFocus()) return;
     const conversation = this._store.conversations.get(this._id);
@@ -341,14 +340,14 @@ export class Thread {
     }
   }
 
-  // --- what people do ---
+  // --- actions ---
 
   _sent() {
     this._newFrom = null;
     this._toEnd();
   }
 
-  /** What ↑ edits. While the last one is on its way there is none: an earlier one is not what is meant. */
+  /** Returns the message that ↑ edits: null while one is under way, since an earlier one is not meant. */
   _lastOwn() {
     if (this._store.unsent(this._id).length > 0) return null;
     const timeline = this._store.timeline(this._id);
@@ -366,7 +365,7 @@ export class Thread {
 
   // --- keys ---
 
-  /** Arrow keys go from message to message; Tab leads to what can be done with one. */
+  /** Arrow keys move between messages; Tab moves to the buttons of one. */
   _onKey(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const rows = [...this._list.querySelectorAll("li[data-key].message")];

@@ -1,4 +1,4 @@
-// Times as people say them, in the form of their system.
+// Times in words, in the form of the user's system.
 
 const clock = new Intl.DateTimeFormat([], { hour: "numeric", minute: "2-digit" });
 const weekday = new Intl.DateTimeFormat([], { weekday: "long" });
@@ -12,7 +12,7 @@ function daysAgo(then) {
   return Math.round((noon(new Date()) - noon(then)) / 86_400_000);
 }
 
-/** One text for all moments of a day. */
+/** Returns the same text for all times of a day. */
 export function dayKey(timestamp) {
   return new Date(timestamp).toDateString();
 }
@@ -22,7 +22,7 @@ export function clockTime(timestamp) {
   return clock.format(new Date(timestamp));
 }
 
-/** The whole of it. */
+/** "Wednesday, 4 February 2026 at 10:24" */
 export function fullTime(timestamp) {
   return full.format(new Date(timestamp));
 }
@@ -37,7 +37,7 @@ export function dayName(timestamp) {
   return then.getFullYear() === new Date().getFullYear() ? date.format(then) : dateOfYear.format(then);
 }
 
-/** For a list: the time of today, the day of this week, or the date. */
+/** For a list: the time today, the weekday this week, or the date. */
 export function listTime(timestamp) {
   const then = new Date(timestamp);
   const days = daysAgo(then);

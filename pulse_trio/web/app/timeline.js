@@ -1,17 +1,17 @@
-// The messages of one conversation that are known here: a run of seqs without gaps, each message as it now is.
+// The known messages of one conversation, as they now are: a run of seqs without gaps.
 
 export class Timeline {
   constructor() {
     this.reset();
   }
 
-  /** Forgets everything. What comes live from now on is put in its place when a page has come. */
+  /** Forgets everything. Live messages wait for the first page. */
   reset() {
     this.items = [];
-    this.isLoaded = false; // the newest page has come
-    this.rev = 0; // every change up to here is known
-    this._ahead = new Map(); // seq → what came before the messages that it follows
-    this._behind = new Map(); // seq → what a message became that is not loaded yet
+    this.isLoaded = false; // the newest page is here
+    this.rev = 0; // every change up to this rev is known
+    this._ahead = new Map(); // seq → a message after a gap
+    this._behind = new Map(); // seq → the newest state of a message before the run
   }
 
   get firstSeq() {
@@ -22,23 +22,23 @@ export class Timeline {
     return this.items.length ? this.items[this.items.length - 1].seq : 0;
   }
 
-  /** Whether the beginning of the conversation is here. */
+  /** True if the beginning of the conversation is here. */
   get isComplete() {
     return this.isLoaded && this.firstSeq <= 1;
   }
 
-  /** Whether something came that is further on than the run. */
+  /** True if messages between the run and a newer one are missing. */
   get hasGap() {
     return this.isLoaded && this._ahead.size > 0;
   }
 
-  /** Where a seq stands in `items`; -1 if it is not here. */
+  /** Returns the index of a seq in `items`, or -1. */
   indexOf(seq) {
     const index = seq - this.firstSeq;
     return this.items.length > 0 && index >= 0 && index < this.items.length ? index : -1;
   }
 
-  /** Takes a page in, in any order, that continues the run at either end. The first one is the newest. */
+  /** Adds a page, in any order, that continues the run at either end. The first page is the newest. */
   merge(messages) {
     this.isLoaded = true;
     const sorted = [...messages].sort((a, b) => a.seq - b.seq);
@@ -50,7 +50,7 @@ export class Timeline {
     this._settle();
   }
 
-  /** Takes a message in that came live, or in a page. */
+  /** Adds a live message, or one of a page. */
   add(message) {
     const index = this.indexOf(message.seq);
     if (index >= 0) this._replace(index, message);
@@ -69,7 +69,7 @@ export class Timeline {
     if (message.rev > known.rev) this.items[index] = { ...message, client_id: message.client_id ?? known.client_id };
   }
 
-  /** Puts in place what came early and fits now. */
+  /** Moves waiting messages into the run where they fit now. */
   _settle() {
     for (const [seq, message] of this._behind) {
       const index = this.indexOf(seq);

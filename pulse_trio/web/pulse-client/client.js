@@ -10,8 +10,8 @@ import { Rest } from "./rest.js";
 import { MIN_RETRY, MAX_RETRY, SECOND, Timers, backoff } from "./timers.js";
 
 /**
- * @import { Clock, Conversation, Frame, Message, Options, Page, PageAfter } from "./types.js"
- * @import { SignIn, State, Surroundings, Token, User } from "./types.js"
+ * @import { Clock, Conversation, Frame, Options, Page, PageAfter } from "./types.js"
+ * @import { SignIn, State, Surroundings, Token } from "./types.js"
  */
 
 const STABLE = 10 * SECOND; // milliseconds online that reset the backoff
