@@ -4,33 +4,36 @@
 // the list arrives, with the old name. `accept` rejects that name.
 
 export class Answers {
+  #now;
+  #seen;
+
   constructor() {
-    this._now = 0; // counts what happens: requests, answers and frames
-    this._seen = new Map(); // conversation id → what happened last; a few numbers for each conversation of the session
+    this.#now = 0; // counts what happens: requests, answers and frames
+    this.#seen = new Map(); // conversation id → what happened last; a few numbers for each conversation of the session
   }
 
   /** Returns the moment at which a request begins. */
   begin() {
-    return ++this._now;
+    return ++this.#now;
   }
 
   /** Notes a frame about a change of the conversation. */
   change(id) {
-    this._of(id).changed = ++this._now;
+    this.#of(id).changed = ++this.#now;
   }
 
   /** Notes that the user is not a member any more. */
   remove(id) {
-    this._seen.set(id, { ...NOTHING, removed: ++this._now });
+    this.#seen.set(id, { ...NOTHING, removed: ++this.#now });
   }
 
   isRemovedSince(id, moment) {
-    return this._of(id).removed > moment;
+    return this.#of(id).removed > moment;
   }
 
   /** Returns true if there is an answer to a request that began after `moment`. */
   isAcceptedSince(id, moment) {
-    return this._of(id).began > moment;
+    return this.#of(id).began > moment;
   }
 
   /**
@@ -39,16 +42,16 @@ export class Answers {
    * That frame has caused another request, which overlaps with nothing.
    */
   accept(id, began) {
-    const seen = this._of(id);
+    const seen = this.#of(id);
     if (began < seen.began || (began < seen.answered && began < seen.changed)) return false;
     seen.began = began;
-    seen.answered = ++this._now;
+    seen.answered = ++this.#now;
     return true;
   }
 
-  _of(id) {
-    let seen = this._seen.get(id);
-    if (seen === undefined) this._seen.set(id, (seen = { ...NOTHING }));
+  #of(id) {
+    let seen = this.#seen.get(id);
+    if (seen === undefined) this.#seen.set(id, (seen = { ...NOTHING }));
     return seen;
   }
 }

@@ -2,31 +2,34 @@
 
 /** The drafts of one user, by conversation. */
 export class Drafts {
+  #store;
+  #key;
+
   constructor(store, userId) {
-    this._store = store;
-    this._key = `pulse.drafts.${userId}`;
+    this.#store = store;
+    this.#key = `pulse.drafts.${userId}`;
   }
 
   get(id) {
-    return this._all()[id] ?? "";
+    return this.#all()[id] ?? "";
   }
 
   set(id, text) {
-    const all = this._all();
+    const all = this.#all();
     if ((all[id] ?? "") === text) return;
     if (text === "") delete all[id];
     else all[id] = text;
     if (Object.keys(all).length === 0) this.clear();
-    else this._store.setItem(this._key, JSON.stringify(all));
+    else this.#store.setItem(this.#key, JSON.stringify(all));
   }
 
   clear() {
-    this._store.removeItem(this._key);
+    this.#store.removeItem(this.#key);
   }
 
-  _all() {
+  #all() {
     try {
-      return { ...JSON.parse(this._store.getItem(this._key) ?? "{}") };
+      return { ...JSON.parse(this.#store.getItem(this.#key) ?? "{}") };
     } catch {
       return {};
     }

@@ -4,10 +4,13 @@ const MIN_RETRY_MS = 1000; // doubled with each failure in a row
 const MAX_RETRY_MS = 30_000;
 
 export class Loads {
+  #isOnline;
+  #running;
+
   /** `isOnline()` returns true with a connection. Without one nothing is retried until `hurry`. */
   constructor(isOnline) {
-    this._isOnline = isOnline;
-    this._running = new Map(); // key → {isStale, wake, done}
+    this.#isOnline = isOnline;
+    this.#running = new Map(); // key → {isStale, wake, done}
   }
 
   /**
@@ -17,24 +20,24 @@ export class Loads {
    * only with errors that are not of a request.
    */
   run(key, load, isWanted = () => true) {
-    let running = this._running.get(key);
+    let running = this.#running.get(key);
     if (running !== undefined) {
       running.isStale = true;
       running.wake?.();
       return running.done;
     }
     running = { isStale: false, wake: null, done: null };
-    this._running.set(key, running);
-    running.done = this._run(running, load, isWanted).finally(() => this._running.delete(key));
+    this.#running.set(key, running);
+    running.done = this.#run(running, load, isWanted).finally(() => this.#running.delete(key));
     return running.done;
   }
 
   /** Ends all pauses: there is a new connection. */
   hurry() {
-    for (const { wake } of [...this._running.values()]) wake?.();
+    for (const { wake } of [...this.#running.values()]) wake?.();
   }
 
-  async _run(running, load, isWanted) {
+  async #run(running, load, isWanted) {
     let failures = 0;
     let isLoaded = false;
     do {
@@ -49,17 +52,17 @@ export class Loads {
         if (isFinal(error.status)) break;
         const pause = Math.min(MAX_RETRY_MS, MIN_RETRY_MS * 2 ** failures) * (0.5 + Math.random() / 2);
         failures = Math.min(failures + 1, 10);
-        await this._pause(running, Math.max(pause, (error.retryAfter ?? 0) * 1000));
+        await this.#pause(running, Math.max(pause, (error.retryAfter ?? 0) * 1000));
         running.isStale = true;
       }
     } while (running.isStale && isWanted());
     return isLoaded;
   }
 
-  _pause(running, ms) {
+  #pause(running, ms) {
     return new Promise((resolve) => {
       const timer = setTimeout(() => {
-        if (this._isOnline()) running.wake();
+        if (this.#isOnline()) running.wake();
       }, ms);
       running.wake = () => {
         clearTimeout(timer);

@@ -43,74 +43,84 @@ export function ask(question, yes) {
 
 /** Finds people by the beginning of their names, and lists the chosen ones. */
 export class PeoplePicker {
+  #store;
+  #except;
+  #onChange;
+  #timer;
+  #asked;
+  #found;
+  #chips;
+  #results;
+  #status;
+
   constructor(store, { onChange }) {
     this.chosen = new Map();
-    this._store = store;
-    this._except = new Set([store.me.id]);
-    this._onChange = onChange;
-    this._timer = 0;
-    this._asked = 0;
-    this._found = ""; // the search whose results are shown
-    this._chips = h("ul", { class: "chips", "aria-label": "Chosen", hidden: true });
-    this._results = h("ul", { class: "people", "aria-label": "People" });
-    this._status = h("p", { class: "hint", role: "status" }, "Type the beginning of a name.");
-    this.input = h("input", { type: "search", class: "search-input", placeholder: "Name", "aria-label": "Find people", autocomplete: "off", autocapitalize: "none", spellcheck: "false", oninput: () => this._later(), onkeydown: (event) => this._onKey(event) });
-    this.element = h("div", { class: "picker" }, this._chips, h("div", { class: "search" }, icon("search"), this.input), this._status, this._results);
+    this.#store = store;
+    this.#except = new Set([store.me.id]);
+    this.#onChange = onChange;
+    this.#timer = 0;
+    this.#asked = 0;
+    this.#found = ""; // the search whose results are shown
+    this.#chips = h("ul", { class: "chips", "aria-label": "Chosen", hidden: true });
+    this.#results = h("ul", { class: "people", "aria-label": "People" });
+    this.#status = h("p", { class: "hint", role: "status" }, "Type the beginning of a name.");
+    this.input = h("input", { type: "search", class: "search-input", placeholder: "Name", "aria-label": "Find people", autocomplete: "off", autocapitalize: "none", spellcheck: "false", oninput: () => this.#later(), onkeydown: (event) => this.#onKey(event) });
+    this.element = h("div", { class: "picker" }, this.#chips, h("div", { class: "search" }, icon("search"), this.input), this.#status, this.#results);
   }
 
   /** Excludes members from the search and from the chosen people. */
   leaveOut(ids) {
-    const except = new Set([...ids, this._store.me.id]);
-    if (except.size === this._except.size && [...except].every((id) => this._except.has(id))) return;
-    this._except = except;
+    const except = new Set([...ids, this.#store.me.id]);
+    if (except.size === this.#except.size && [...except].every((id) => this.#except.has(id))) return;
+    this.#except = except;
     for (const id of except) this.chosen.delete(id);
-    this._showChosen();
-    this._search();
+    this.#showChosen();
+    this.#search();
   }
 
   /** Clears the chosen people and the search. */
   empty(ids) {
     for (const id of ids) this.chosen.delete(id);
     this.input.value = "";
-    this._showChosen();
-    this._search();
+    this.#showChosen();
+    this.#search();
   }
 
-  _later() {
-    clearTimeout(this._timer);
-    this._timer = setTimeout(() => this._search(), WAIT_MS);
+  #later() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#search(), WAIT_MS);
   }
 
-  async _search() {
+  async #search() {
     const prefix = this.input.value.trim();
-    const asked = ++this._asked;
-    if (prefix === "") return this._show(prefix, [], "Type the beginning of a name.");
+    const asked = ++this.#asked;
+    if (prefix === "") return this.#show(prefix, [], "Type the beginning of a name.");
     try {
       // So many that members do not fill the results.
-      const limit = Math.min(MAX_PAGE, SHOWN + this._except.size);
+      const limit = Math.min(MAX_PAGE, SHOWN + this.#except.size);
       const found = [];
       for (let offset = 0, total = 1; found.length < SHOWN && offset < Math.min(total, MAX_SEARCHED); offset += limit) {
-        const page = await this._store.client.searchUsers(prefix, { limit, offset });
-        if (asked !== this._asked) return; // an older search
+        const page = await this.#store.client.searchUsers(prefix, { limit, offset });
+        if (asked !== this.#asked) return; // an older search
         total = page.total;
-        found.push(...page.users.filter((user) => !this._except.has(user.id)));
+        found.push(...page.users.filter((user) => !this.#except.has(user.id)));
       }
       found.splice(SHOWN);
-      this._show(prefix, found, found.length === 0 ? "Nobody found." : `${found.length} found.`);
+      this.#show(prefix, found, found.length === 0 ? "Nobody found." : `${found.length} found.`);
     } catch (error) {
-      if (asked === this._asked) this._show(prefix, [], explain(error));
+      if (asked === this.#asked) this.#show(prefix, [], explain(error));
     }
   }
 
-  _show(prefix, users, status) {
-    this._found = prefix;
-    this._status.textContent = status;
-    this._status.classList.toggle("unseen", users.length > 0);
-    this._results.replaceChildren(
+  #show(prefix, users, status) {
+    this.#found = prefix;
+    this.#status.textContent = status;
+    this.#status.classList.toggle("unseen", users.length > 0);
+    this.#results.replaceChildren(
       ...users.map((user) => {
         const button = h(
           "button",
-          { type: "button", class: "person", "aria-pressed": String(this.chosen.has(user.id)), onclick: () => this._toggle(user, button) },
+          { type: "button", class: "person", "aria-pressed": String(this.chosen.has(user.id)), onclick: () => this.#toggle(user, button) },
           avatar(user.id, user.username),
           name(user.username),
           icon("sent"),
@@ -120,46 +130,46 @@ export class PeoplePicker {
     );
   }
 
-  _toggle(user, button) {
+  #toggle(user, button) {
     if (!this.chosen.delete(user.id)) this.chosen.set(user.id, user);
     button?.setAttribute("aria-pressed", String(this.chosen.has(user.id)));
-    this._showChosen();
+    this.#showChosen();
   }
 
-  _showChosen() {
-    this._chips.replaceChildren(
+  #showChosen() {
+    this.#chips.replaceChildren(
       ...[...this.chosen.values()].map((one) =>
-        h("li", { class: "chip" }, name(one.username), iconButton("close", `Remove ${one.username}`, () => this._unchoose(one))),
+        h("li", { class: "chip" }, name(one.username), iconButton("close", `Remove ${one.username}`, () => this.#unchoose(one))),
       ),
     );
-    this._chips.hidden = this.chosen.size === 0;
-    this._onChange();
+    this.#chips.hidden = this.chosen.size === 0;
+    this.#onChange();
   }
 
-  _unchoose(user) {
-    this._toggle(user, null);
-    this._search();
+  #unchoose(user) {
+    this.#toggle(user, null);
+    this.#search();
     this.input.focus();
   }
 
   /** Enter chooses the first result, never unchooses, and clears the field for the next name or another Enter. */
-  _take(button) {
+  #take(button) {
     if (button.getAttribute("aria-pressed") === "false") button.click();
     this.input.value = "";
-    this._search();
+    this.#search();
   }
 
-  async _onKey(event) {
-    const first = this._results.querySelector("button");
+  async #onKey(event) {
+    const first = this.#results.querySelector("button");
     if (event.key === "Enter") {
       event.preventDefault();
       // The results may be of an older search.
-      if (this._found !== this.input.value.trim()) {
-        clearTimeout(this._timer);
-        await this._search();
-        const found = this._results.querySelector("button");
-        if (found && this._found === this.input.value.trim()) this._take(found);
-      } else if (first) this._take(first);
+      if (this.#found !== this.input.value.trim()) {
+        clearTimeout(this.#timer);
+        await this.#search();
+        const found = this.#results.querySelector("button");
+        if (found && this.#found === this.input.value.trim()) this.#take(found);
+      } else if (first) this.#take(first);
       else if (this.input.value.trim() === "" && this.chosen.size > 0) this.input.form.requestSubmit();
     } else if (event.key === "ArrowDown" && first) {
       event.preventDefault();

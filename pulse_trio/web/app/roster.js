@@ -7,112 +7,126 @@ const REST_MS = 5000; // between two loads of all shown members: they may be tho
 let rosters = 0;
 
 export class Roster {
+  #store;
+  #id;
+  #key;
+  #changed;
+  #shown;
+  #wanted;
+  #loaded;
+  #isStale;
+  #rest;
+  #isClosed;
+  #added;
+  #removed;
+  #onMembers;
+
   /** `changed()` is called when the shown members change. */
   constructor(store, id, changed) {
     this.hasMore = false;
-    this._store = store;
-    this._id = id;
-    this._key = `members ${++rosters}`; // unique: a closed roster of the same conversation may still load
-    this._changed = changed;
-    this._shown = 0;
-    this._wanted = 0; // members to load; 0: `users` of the conversation are enough
-    this._loaded = null; // {users, cursor}
-    this._isStale = true;
-    this._rest = 0; // timer of the next load
-    this._isClosed = false;
-    this._added = new Set(); // ids from frames, which may be on no loaded page
-    this._removed = new Set(); // ids from frames since the load began; its pages may be older
-    this._onMembers = (event) => this._follow(event.detail);
-    store.addEventListener("members", this._onMembers);
+    this.#store = store;
+    this.#id = id;
+    this.#key = `members ${++rosters}`; // unique: a closed roster of the same conversation may still load
+    this.#changed = changed;
+    this.#shown = 0;
+    this.#wanted = 0; // members to load; 0: `users` of the conversation are enough
+    this.#loaded = null; // {users, cursor}
+    this.#isStale = true;
+    this.#rest = 0; // timer of the next load
+    this.#isClosed = false;
+    this.#added = new Set(); // ids from frames, which may be on no loaded page
+    this.#removed = new Set(); // ids from frames since the load began; its pages may be older
+    this.#onMembers = (event) => this.#follow(event.detail);
+    store.addEventListener("members", this.#onMembers);
   }
 
   close() {
-    this._isClosed = true;
-    clearTimeout(this._rest);
-    this._store.removeEventListener("members", this._onMembers);
+    this.#isClosed = true;
+    clearTimeout(this.#rest);
+    this.#store.removeEventListener("members", this.#onMembers);
   }
 
   /** Returns the members to show. */
   users(conversation) {
-    const users = this._loaded?.users ?? conversation.users;
-    this._shown = users.length;
-    this.hasMore = users.length < conversation.member_count && this._loaded?.cursor !== null;
+    const users = this.#loaded?.users ?? conversation.users;
+    this.#shown = users.length;
+    this.hasMore = users.length < conversation.member_count && this.#loaded?.cursor !== null;
     return users;
   }
 
   /** Returns the ids of all known members. */
   ids(conversation) {
-    const ids = new Set(this._added);
+    const ids = new Set(this.#added);
     for (const user of conversation.users) ids.add(user.id);
-    for (const user of this._loaded?.users ?? []) ids.add(user.id);
+    for (const user of this.#loaded?.users ?? []) ids.add(user.id);
     return ids;
   }
 
   showMore() {
-    this._wanted = this._shown + MORE;
-    this._run();
+    this.#wanted = this.#shown + MORE;
+    this.#run();
   }
 
   /** Follows a change of the members; without an event, frames may have been missed. */
-  _follow({ conversation_id, event, user_ids = [] }) {
-    if (conversation_id !== null && conversation_id !== this._id) return;
-    this._isStale = true;
-    if (event === "added") for (const id of user_ids) this._added.add(id);
-    else if (event !== "removed") this._added.clear();
+  #follow({ conversation_id, event, user_ids = [] }) {
+    if (conversation_id !== null && conversation_id !== this.#id) return;
+    this.#isStale = true;
+    if (event === "added") for (const id of user_ids) this.#added.add(id);
+    else if (event !== "removed") this.#added.clear();
     else {
       for (const id of user_ids) {
-        this._removed.add(id);
-        this._added.delete(id);
+        this.#removed.add(id);
+        this.#added.delete(id);
       }
-      if (this._loaded !== null) this._loaded.users = this._present(this._loaded.users, new Set(user_ids));
+      if (this.#loaded !== null) this.#loaded.users = this.#present(this.#loaded.users, new Set(user_ids));
     }
-    this._changed();
-    if (this._wanted > 0 && this._rest === 0) this._run();
+    this.#changed();
+    if (this.#wanted > 0 && this.#rest === 0) this.#run();
   }
 
-  _present(users, removed = this._removed) {
+  #present(users, removed = this.#removed) {
     return users.filter((user) => !removed.has(user.id));
   }
 
-  _run() {
-    return this._store.load(this._key, () => this._load(), () => !this._isClosed);
+  #run() {
+    return this.#store.load(this.#key, () => this.#load(), () => !this.#isClosed);
   }
 
-  async _load() {
-    if (this._isStale && this._rest === 0) await this._loadAgain();
-    while (!this._isClosed && this._loaded !== null && this._loaded.cursor !== null && this._loaded.users.length < this._wanted) {
-      this._removed.clear();
-      await this._append(this._loaded);
-      this._changed();
+  async #load() {
+    if (this.#isStale && this.#rest === 0) await this.#loadAgain();
+    while (!this.#isClosed && this.#loaded !== null && this.#loaded.cursor !== null && this.#loaded.users.length < this.#wanted) {
+      this.#removed.clear();
+      await this.#append(this.#loaded);
+      this.#changed();
     }
   }
 
   /** Loads from the first member on. Changes meanwhile cause the next load. */
-  async _loadAgain() {
+  async #loadAgain() {
     const loaded = { users: [], cursor: undefined };
-    this._removed.clear();
-    this._isStale = false;
+    this.#removed.clear();
+    this.#isStale = false;
     try {
-      do await this._append(loaded);
-      while (!this._isClosed && loaded.cursor !== null && loaded.users.length < this._wanted);
+      do await this.#append(loaded);
+      while (!this.#isClosed && loaded.cursor !== null && loaded.users.length < this.#wanted);
     } catch (error) {
-      this._isStale = true;
+      this.#isStale = true;
       throw error;
     }
-    this._loaded = loaded;
-    this._changed();
-    this._rest = setTimeout(() => {
-      this._rest = 0;
-      if (this._isStale) this._run();
+    this.#loaded = loaded;
+    this.#changed();
+    this.#rest = setTimeout(() => {
+      this.#rest = 0;
+      if (this.#isStale) this.#run();
     }, REST_MS);
-    if (this._isClosed) clearTimeout(this._rest);
+    if (this.#isClosed) clearTimeout(this.#rest);
   }
 
-  async _append(loaded) {
-    const limit = Math.min(MAX_PAGE, this._wanted - loaded.users.length);
-    const page = await this._store.client.members(this._id, { limit, cursor: loaded.cursor });
+  async #append(loaded) {
+    const limit = Math.min(MAX_PAGE, this.#wanted - loaded.users.length);
+    const page = await this.#store.client.members(this.#id, { limit, cursor: loaded.cursor });
     const known = new Set(loaded.users.map((user) => user.id));
-    loaded.users = this._present([...loaded.users, ...page.members.filter((user) => !known.has(user.id))]);
+    loaded.users = this.#present([...loaded.users, ...page.members.filter((user) => !known.has(user.id))]);
     loaded.cursor = page.next_cursor;
   }
 }

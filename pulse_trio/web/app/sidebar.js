@@ -8,14 +8,22 @@ import { listTime } from "./time.js";
 const THEMES = ["auto", "light", "dark"];
 
 export class Sidebar {
+  #store;
+  #selected;
+  #rows;
+  #filter;
+  #list;
+  #empty;
+  #theme;
+
   constructor(store, { signOut, onAgain }) {
-    this._store = store;
-    this._selected = null;
-    this._rows = new Map(); // conversation id → its element
-    this._filter = h("input", { type: "search", class: "search-input", placeholder: "Search conversations", "aria-label": "Search conversations", oninput: () => this._render(), onkeydown: (event) => this._onFilterKey(event) });
-    this._list = h("ul", { class: "chats", onkeydown: (event) => this._onKey(event), onclick: (event) => this._onClick(event, onAgain) });
-    this._empty = h("div", { class: "chats-empty" });
-    this._theme = iconButton("auto", "", () => this._nextTheme());
+    this.#store = store;
+    this.#selected = null;
+    this.#rows = new Map(); // conversation id → its element
+    this.#filter = h("input", { type: "search", class: "search-input", placeholder: "Search conversations", "aria-label": "Search conversations", oninput: () => this.#render(), onkeydown: (event) => this.#onFilterKey(event) });
+    this.#list = h("ul", { class: "chats", onkeydown: (event) => this.#onKey(event), onclick: (event) => this.#onClick(event, onAgain) });
+    this.#empty = h("div", { class: "chats-empty" });
+    this.#theme = iconButton("auto", "", () => this.#nextTheme());
     this.element = h(
       "div",
       { class: "sidebar" },
@@ -25,78 +33,78 @@ export class Sidebar {
         h("div", { class: "brand" }, icon("logo"), h("h1", {}, "Pulse")),
         iconButton("new", "New conversation", () => openNewChat(store)),
       ),
-      h("div", { class: "search", role: "search" }, icon("search"), this._filter),
-      h("nav", { class: "chats-frame", "aria-label": "Conversations" }, this._list, this._empty),
+      h("div", { class: "search", role: "search" }, icon("search"), this.#filter),
+      h("nav", { class: "chats-frame", "aria-label": "Conversations" }, this.#list, this.#empty),
       h(
         "footer",
         { class: "sidebar-foot" },
         avatar(store.me.id, store.me.username),
         h("span", { class: "me" }, name(store.me.username)),
-        this._theme,
-        iconButton("out", "Sign out", () => this._signOut(signOut)),
+        this.#theme,
+        iconButton("out", "Sign out", () => this.#signOut(signOut)),
       ),
     );
-    this._showTheme();
-    setInterval(() => this._render(), 60_000); // "10:24" becomes "Yesterday"
+    this.#showTheme();
+    setInterval(() => this.#render(), 60_000); // "10:24" becomes "Yesterday"
   }
 
   select(id) {
-    this._selected = id;
-    this._render();
+    this.#selected = id;
+    this.#render();
   }
 
   update(changes) {
-    if (changes.has("list") || changes.has("people")) this._render();
+    if (changes.has("list") || changes.has("people")) this.#render();
   }
 
-  _render() {
-    const wanted = this._filter.value.trim().toLowerCase();
-    const all = this._store.list();
-    const shown = wanted === "" ? all : all.filter((conversation) => this._matches(conversation, wanted));
-    const rows = shown.map((conversation) => this._row(conversation));
-    const focused = this._list.contains(document.activeElement) ? document.activeElement : null;
-    arrange(this._list, rows);
+  #render() {
+    const wanted = this.#filter.value.trim().toLowerCase();
+    const all = this.#store.list();
+    const shown = wanted === "" ? all : all.filter((conversation) => this.#matches(conversation, wanted));
+    const rows = shown.map((conversation) => this.#row(conversation));
+    const focused = this.#list.contains(document.activeElement) ? document.activeElement : null;
+    arrange(this.#list, rows);
     if (focused?.isConnected) focused.focus(); // an element that moves loses the focus
-    for (const id of this._rows.keys()) if (!this._store.conversations.has(id)) this._rows.delete(id);
-    this._list.hidden = rows.length === 0;
-    this._showEmpty(rows.length === 0, wanted);
+    for (const id of this.#rows.keys()) if (!this.#store.conversations.has(id)) this.#rows.delete(id);
+    this.#list.hidden = rows.length === 0;
+    this.#showEmpty(rows.length === 0, wanted);
     // One stop for the Tab key; arrow keys move from there.
-    const current = rows.find((row) => row.dataset.id === this._selected) ?? rows[0];
+    const current = rows.find((row) => row.dataset.id === this.#selected) ?? rows[0];
     for (const row of rows) row.firstElementChild.tabIndex = row === current ? 0 : -1;
   }
 
-  _matches(conversation, wanted) {
-    const names = [this._store.title(conversation), ...conversation.users.map((user) => user.username)];
+  #matches(conversation, wanted) {
+    const names = [this.#store.title(conversation), ...conversation.users.map((user) => user.username)];
     return names.some((text) => text.toLowerCase().includes(wanted));
   }
 
-  _showEmpty(isEmpty, wanted) {
-    const kind = !isEmpty ? "" : wanted !== "" ? "none" : this._store.isListed ? "new" : "loading";
-    if (this._empty.dataset.kind === kind) return;
-    this._empty.dataset.kind = kind;
-    this._empty.hidden = kind === "";
-    if (kind === "none") this._empty.replaceChildren(h("p", {}, "Nothing found."));
+  #showEmpty(isEmpty, wanted) {
+    const kind = !isEmpty ? "" : wanted !== "" ? "none" : this.#store.isListed ? "new" : "loading";
+    if (this.#empty.dataset.kind === kind) return;
+    this.#empty.dataset.kind = kind;
+    this.#empty.hidden = kind === "";
+    if (kind === "none") this.#empty.replaceChildren(h("p", {}, "Nothing found."));
     else if (kind === "new") {
-      this._empty.replaceChildren(
+      this.#empty.replaceChildren(
         h("p", {}, "No conversations yet."),
-        h("button", { type: "button", class: "button", onclick: () => openNewChat(this._store) }, "Find people"),
+        h("button", { type: "button", class: "button", onclick: () => openNewChat(this.#store) }, "Find people"),
       );
-    } else this._empty.replaceChildren(h("p", {}, "Loading …"));
+    } else this.#empty.replaceChildren(h("p", {}, "Loading …"));
   }
 
-  _row(conversation) {
-    const { _store: store } = this;
-    let row = this._rows.get(conversation.id);
+  #row(conversation) {
+    const store = this.#store;
+    let row = this.#rows.get(conversation.id);
     if (row === undefined) {
       row = h("li", { "data-id": conversation.id }, h("a", { class: "chat", href: `#/c/${conversation.id}` }));
-      this._rows.set(conversation.id, row);
+      this.#rows.set(conversation.id, row);
     }
     const title = store.title(conversation);
     const unread = store.unread(conversation);
-    const isSelected = conversation.id === this._selected;
+    const isSelected = conversation.id === this.#selected;
     const other = store.other(conversation);
     const isOnline = other === null ? null : store.isOnline(other.id);
-    const preview = this._preview(conversation);
+    const preview = this.#preview(conversation);
     const time = listTime(conversation.last_message?.created_at ?? conversation.created_at);
     const shown = JSON.stringify([title, unread, isSelected, isOnline, preview, time]);
     if (row.dataset.shown === shown) return row;
@@ -117,8 +125,8 @@ export class Sidebar {
     return row;
   }
 
-  _preview(conversation) {
-    const { _store: store } = this;
+  #preview(conversation) {
+    const store = this.#store;
     const typists = store.typists(conversation.id);
     if (typists.length > 0) {
       return { who: "", text: conversation.is_group ? `${typists[0]} is typing …` : "typing …", isTyping: true };
@@ -135,37 +143,37 @@ export class Sidebar {
 
   // --- keys ---
 
-  _onFilterKey(event) {
+  #onFilterKey(event) {
     if (event.key === "Escape") {
-      this._filter.value = "";
-      this._render();
+      this.#filter.value = "";
+      this.#render();
     } else if (event.key === "ArrowDown") {
       event.preventDefault();
-      this._list.querySelector("a")?.focus();
+      this.#list.querySelector("a")?.focus();
     } else if (event.key === "Enter") {
-      this._list.querySelector("a")?.click();
+      this.#list.querySelector("a")?.click();
     }
   }
 
-  _onKey(event) {
-    const links = [...this._list.querySelectorAll("a")];
+  #onKey(event) {
+    const links = [...this.#list.querySelectorAll("a")];
     const index = links.indexOf(document.activeElement);
     const next = { ArrowDown: index + 1, ArrowUp: index - 1, Home: 0, End: links.length - 1 }[event.key];
     if (next === undefined || index < 0) return;
     event.preventDefault();
-    if (next < 0) this._filter.focus();
+    if (next < 0) this.#filter.focus();
     else links[Math.min(next, links.length - 1)].focus();
   }
 
   /** Handles a click on the open conversation: the address stays, so there is no `hashchange`. */
-  _onClick(event, onAgain) {
+  #onClick(event, onAgain) {
     if (event.target.closest("a")?.getAttribute("href") === location.hash) onAgain();
   }
 
   // --- the user's own ---
 
-  _nextTheme() {
-    const theme = THEMES[(THEMES.indexOf(this._currentTheme()) + 1) % THEMES.length];
+  #nextTheme() {
+    const theme = THEMES[(THEMES.indexOf(this.#currentTheme()) + 1) % THEMES.length];
     if (theme === "auto") {
       delete document.documentElement.dataset.theme;
       local.removeItem("pulse.theme");
@@ -173,23 +181,23 @@ export class Sidebar {
       document.documentElement.dataset.theme = theme;
       local.setItem("pulse.theme", theme);
     }
-    this._showTheme();
+    this.#showTheme();
   }
 
-  _currentTheme() {
+  #currentTheme() {
     return document.documentElement.dataset.theme ?? "auto";
   }
 
-  _showTheme() {
-    const theme = this._currentTheme();
+  #showTheme() {
+    const theme = this.#currentTheme();
     const label = { auto: "Colours: follow system", light: "Colours: light", dark: "Colours: dark" }[theme];
-    this._theme.replaceChildren(icon(theme));
-    this._theme.setAttribute("aria-label", label);
-    this._theme.title = label;
+    this.#theme.replaceChildren(icon(theme));
+    this.#theme.setAttribute("aria-label", label);
+    this.#theme.title = label;
   }
 
-  async _signOut(signOut) {
-    const unsent = this._store.client.unsentCount;
+  async #signOut(signOut) {
+    const unsent = this.#store.client.unsentCount;
     const question = unsent === 1 ? "A message is not sent yet" : `${unsent} messages are not sent yet`;
     if (unsent === 0 || (await ask(`${question} and will be lost. Sign out?`, "Sign out"))) signOut();
   }

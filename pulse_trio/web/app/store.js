@@ -22,26 +22,36 @@ const BEHIND_MS = 3000;
 const DETAILS = ["name", "description", "owner_id", "member_count", "users", "isBrief"]; // fields without a version
 
 export class Store extends EventTarget {
+  #typists;
+  #positions;
+  #changes;
+  #watched;
+  #loads;
+  #older;
+  #heardOf;
+  #answers;
+  #unsent;
+
   constructor(client, me) {
     super();
     this.client = client;
     this.me = me;
-    this._typists = new Typists((id) => this._changed("list", id));
+    this.#typists = new Typists((id) => this.#changed("list", id));
     this.conversations = new Map();
     this.timelines = new Map();
     this.online = new Map(); // user id → {is_online, last_seen_at}
     this.connection = { state: "connecting" };
     this.isListed = false;
     this.openId = null;
-    this._positions = new Map(); // conversation id → read positions of its members
-    this._changes = new Set();
-    this._watched = "";
-    this._loads = new Loads(() => this.connection.state === "online");
-    this._older = new Map(); // conversation id → promise of the page before the first message
-    this._heardOf = new Set(); // ids of conversations since the load of the list began
-    this._answers = new Answers();
-    this._unsent = null; // conversation id → the client's unsent messages there; null after a change of them
-    this._listen();
+    this.#positions = new Map(); // conversation id → read positions of its members
+    this.#changes = new Set();
+    this.#watched = "";
+    this.#loads = new Loads(() => this.connection.state === "online");
+    this.#older = new Map(); // conversation id → promise of the page before the first message
+    this.#heardOf = new Set(); // ids of conversations since the load of the list began
+    this.#answers = new Answers();
+    this.#unsent = null; // conversation id → the client's unsent messages there; null after a change of them
+    this.#listen();
   }
 
   // --- for views ---
@@ -59,19 +69,19 @@ export class Store extends EventTarget {
 
   /** Returns the user's unsent and rejected messages in a conversation, in the order they were written. */
   unsent(id) {
-    if (this._unsent === null) {
-      this._unsent = new Map();
+    if (this.#unsent === null) {
+      this.#unsent = new Map();
       for (const message of this.client.unsent) {
         const { conversationId } = message;
-        this._unsent.set(conversationId, [...(this._unsent.get(conversationId) ?? []), message]);
+        this.#unsent.set(conversationId, [...(this.#unsent.get(conversationId) ?? []), message]);
       }
     }
-    return this._unsent.get(id) ?? [];
+    return this.#unsent.get(id) ?? [];
   }
 
   /** Returns the names of typing users. */
   typists(id) {
-    return this._typists.names(id);
+    return this.#typists.names(id);
   }
 
   unread(conversation) {
@@ -104,16 +114,16 @@ export class Store extends EventTarget {
 
   /** Returns how many others have read up to `seq`, and some of their names. */
   readers(conversation, seq) {
-    const members = this._members(conversation);
+    const members = this.#members(conversation);
     const isNamed = (userId) => members.has(userId);
     // Former members do not count; in a large group only the server knows them.
     const isCounted = (userId) => userId !== this.me.id && (conversation.isBrief || isNamed(userId));
-    const { count, ids } = this._positions.get(conversation.id)?.readers(seq, READERS_NAMED, isCounted, isNamed) ?? { count: 0, ids: [] };
+    const { count, ids } = this.#positions.get(conversation.id)?.readers(seq, READERS_NAMED, isCounted, isNamed) ?? { count: 0, ids: [] };
     return { count, names: ids.map((userId) => members.get(userId)) };
   }
 
   /** Returns the names of the members by id. */
-  _members(conversation) {
+  #members(conversation) {
     conversation.members ??= new Map(conversation.users.map((user) => [user.id, user.username]));
     return conversation.members;
   }
@@ -132,9 +142,9 @@ export class Store extends EventTarget {
       if (this.timelines.size <= KEPT_TIMELINES) break;
       if (other !== id) this.timelines.delete(other);
     }
-    this._watch();
-    // Before the list is loaded, `_catchUp` does this: after the session began, nothing is missed.
-    if (this.isListed) this._loadOpen(id);
+    this.#watch();
+    // Before the list is loaded, `#catchUp` does this: after the session began, nothing is missed.
+    if (this.isListed) this.#loadOpen(id);
   }
 
   /**
@@ -142,29 +152,29 @@ export class Store extends EventTarget {
    * Resolves to false if the page was rejected, or the conversation was left meanwhile.
    */
   loadOlder(id) {
-    let page = this._older.get(id);
+    let page = this.#older.get(id);
     if (page === undefined) {
-      const load = () => this._loadOlder(id);
-      page = this._loads.run(`older ${id}`, load, () => id === this.openId).finally(() => this._older.delete(id));
-      this._older.set(id, page);
+      const load = () => this.#loadOlder(id);
+      page = this.#loads.run(`older ${id}`, load, () => id === this.openId).finally(() => this.#older.delete(id));
+      this.#older.set(id, page);
     }
     return page;
   }
 
-  async _loadOlder(id) {
+  async #loadOlder(id) {
     const timeline = this.timeline(id);
     if (!timeline.isLoaded || timeline.isComplete) return;
     const { firstSeq } = timeline;
     const page = await this.client.history(id, { beforeSeq: firstSeq, limit: PAGE });
     if (timeline.firstSeq !== firstSeq) return; // a reload has emptied it, and this page alone would look like the newest
     timeline.merge(page.messages.map(messageOf));
-    this._changed(id);
+    this.#changed(id);
   }
 
   /** Sends a message; with the `clientId` of one that was rejected, sends it again. `unsent` has it until it is stored. */
   async send(id, content, clientId) {
     try {
-      this._receive(await this.client.send(id, content, { clientId }));
+      this.#receive(await this.client.send(id, content, { clientId }));
     } catch (error) {
       if (error.code === undefined) throw error; // the client keeps the message, with its failure
     }
@@ -184,131 +194,131 @@ export class Store extends EventTarget {
     if (conversation === undefined || seq <= conversation.read_seq) return;
     conversation.read_seq = seq;
     this.client.read(id, seq);
-    this._changed("list", id);
+    this.#changed("list", id);
   }
 
   async create(request) {
-    const began = this._answers.begin();
+    const began = this.#answers.begin();
     const body = await this.client.createConversation(request);
-    this._take(body, began);
+    this.#take(body, began);
     return body.id;
   }
 
   async rename(id, names) {
-    const began = this._answers.begin();
-    this._take(await this.client.renameConversation(id, names), began);
+    const began = this.#answers.begin();
+    this.#take(await this.client.renameConversation(id, names), began);
   }
 
   /** Adds members; returns the known member counts before and after. Members already there are no error. */
   async addMembers(id, userIds) {
-    const began = this._answers.begin();
+    const began = this.#answers.begin();
     const before = this.conversations.get(id)?.member_count ?? 0;
     const body = await this.client.addMembers(id, userIds);
-    this._take(body, began);
+    this.#take(body, began);
     return { before, after: body.member_count };
   }
 
   async removeMember(id, userId) {
-    const began = this._answers.begin();
+    const began = this.#answers.begin();
     await this.client.removeMember(id, userId);
-    if (userId !== "me") await this._refresh(id);
-    else if (!this._answers.isRemovedSince(id, began)) this._drop(id); // else the user may have been added again
+    if (userId !== "me") await this.#refresh(id);
+    else if (!this.#answers.isRemovedSince(id, began)) this.#drop(id); // else the user may have been added again
   }
 
   /** Loads for a view, as `Loads.run` does. */
   load(key, load, isWanted) {
-    return this._loads.run(key, load, isWanted);
+    return this.#loads.run(key, load, isWanted);
   }
 
   // --- events of the client ---
 
-  _listen() {
+  #listen() {
     const on = (type, act) => this.client.addEventListener(type, (event) => act(event.detail));
     on("state", (state) => {
       const isNew = state.state === "online" && this.connection.state !== "online";
       this.connection = state;
-      this._changed("state");
+      this.#changed("state");
       if (!isNew) return;
-      this._notifyMembers({ conversation_id: null });
-      this._loads.hurry();
-      this._catchUp();
+      this.#notifyMembers({ conversation_id: null });
+      this.#loads.hurry();
+      this.#catchUp();
     });
-    for (const type of ["message", "message_updated", "message_deleted"]) on(type, (frame) => this._receive(frame));
+    for (const type of ["message", "message_updated", "message_deleted"]) on(type, (frame) => this.#receive(frame));
     on("typing", (frame) => {
-      if (frame.sender_id !== this.me.id) this._typists.typed(frame.conversation_id, frame.sender_id, frame.sender_username);
+      if (frame.sender_id !== this.me.id) this.#typists.typed(frame.conversation_id, frame.sender_id, frame.sender_username);
     });
     on("system", (frame) => {
       if (!["added", "removed", "renamed"].includes(frame.event)) return;
-      this._answers.change(frame.conversation_id);
-      if (frame.event !== "renamed") this._notifyMembers(frame);
-      this._refresh(frame.conversation_id);
+      this.#answers.change(frame.conversation_id);
+      if (frame.event !== "renamed") this.#notifyMembers(frame);
+      this.#refresh(frame.conversation_id);
     });
-    on("read", (frame) => this._read(frame));
+    on("read", (frame) => this.#read(frame));
     on("outbox", ({ conversation_id }) => {
-      this._unsent = null;
-      this._changed("list", conversation_id);
+      this.#unsent = null;
+      this.#changed("list", conversation_id);
     });
     on("users", (frame) => {
       for (const user of frame.users) this.online.set(user.user_id, user);
-      this._changed("people");
+      this.#changed("people");
     });
-    on("conversation_added", (frame) => this._refresh(frame.conversation_id));
-    on("conversation_removed", (frame) => this._drop(frame.conversation_id));
-    on("reload", (detail) => this._reload(detail?.conversation_id ?? null));
+    on("conversation_added", (frame) => this.#refresh(frame.conversation_id));
+    on("conversation_removed", (frame) => this.#drop(frame.conversation_id));
+    on("reload", (detail) => this.#reload(detail?.conversation_id ?? null));
   }
 
-  async _catchUp() {
-    this._watched = "";
-    await this._loadList();
-    this._watch();
-    if (this.openId !== null) this._loadOpen(this.openId);
+  async #catchUp() {
+    this.#watched = "";
+    await this.#loadList();
+    this.#watch();
+    if (this.openId !== null) this.#loadOpen(this.openId);
     // Missed changes come with the resume. If they did not, reload the history: better twice than never.
     setTimeout(() => {
       for (const [id, timeline] of this.timelines) {
         const conversation = this.conversations.get(id);
-        if (timeline.isLoaded && conversation !== undefined && timeline.rev < conversation.listed_rev) this._reload(id);
+        if (timeline.isLoaded && conversation !== undefined && timeline.rev < conversation.listed_rev) this.#reload(id);
       }
     }, BEHIND_MS);
   }
 
-  _loadList() {
-    return this._loads.run("list", async () => {
+  #loadList() {
+    return this.#loads.run("list", async () => {
       let reading;
-      for (let round = 0; round < LIST_ROUNDS && !reading?.isWhole; round += 1) reading = await this._readList();
-      const missing = [...this.conversations.keys()].filter((id) => !this._heardOf.has(id));
-      if (reading.total <= LIST_PAGE) for (const id of missing) this._drop(id); // one page shows one moment
-      else if (reading.total <= MAX_LIST) this._check(missing);
+      for (let round = 0; round < LIST_ROUNDS && !reading?.isWhole; round += 1) reading = await this.#readList();
+      const missing = [...this.conversations.keys()].filter((id) => !this.#heardOf.has(id));
+      if (reading.total <= LIST_PAGE) for (const id of missing) this.#drop(id); // one page shows one moment
+      else if (reading.total <= MAX_LIST) this.#check(missing);
       this.isListed = true;
-      this._changed("list");
+      this.#changed("list");
     });
   }
 
   /** Loads the list by page. It is not whole if a conversation moved to another page between two requests. */
-  async _readList() {
-    this._heardOf.clear();
+  async #readList() {
+    this.#heardOf.clear();
     let total = 1;
     let isWhole = true;
     for (let offset = 0; offset < Math.min(total, MAX_LIST); offset += LIST_PAGE) {
-      const began = this._answers.begin();
+      const began = this.#answers.begin();
       const page = await this.client.conversations({ limit: LIST_PAGE, offset });
       isWhole &&= offset === 0 || page.total === total;
       total = page.total;
-      for (const body of page.conversations) this._take(body, began);
+      for (const body of page.conversations) this.#take(body, began);
     }
-    isWhole &&= total <= LIST_PAGE || this._heardOf.size >= Math.min(total, MAX_LIST);
+    isWhole &&= total <= LIST_PAGE || this.#heardOf.size >= Math.min(total, MAX_LIST);
     return { total, isWhole };
   }
 
   /** Loads conversations that were on no page, one after the other: only "not found" proves that they are gone. */
-  async _check(ids) {
-    for (const id of ids) if (this.conversations.has(id) && !this._heardOf.has(id)) await this._refresh(id);
+  async #check(ids) {
+    for (const id of ids) if (this.conversations.has(id) && !this.#heardOf.has(id)) await this.#refresh(id);
   }
 
   /** Takes a conversation from the answer to a request that began at `began`. Newer frames and answers win. */
-  _take(body, began) {
-    if (this._answers.isRemovedSince(body.id, began)) return;
+  #take(body, began) {
+    if (this.#answers.isRemovedSince(body.id, began)) return;
     const known = this.conversations.get(body.id);
-    const isOutdated = !this._answers.accept(body.id, began) && known !== undefined;
+    const isOutdated = !this.#answers.accept(body.id, began) && known !== undefined;
     if (isOutdated && known.epoch !== body.epoch) return;
     const last = body.last_message ? messageOf(body.last_message) : null;
     const conversation = { ...body, last_message: last, read_seq: body.read_seq ?? body.last_seq };
@@ -329,40 +339,40 @@ export class Store extends EventTarget {
       }
     }
     this.conversations.set(body.id, conversation);
-    this._heardOf.add(body.id);
-    this._watch();
-    this._changed("list", body.id);
+    this.#heardOf.add(body.id);
+    this.#watch();
+    this.#changed("list", body.id);
   }
 
-  _refresh(id) {
-    return this._loads.run(`conversation ${id}`, async () => {
-      const began = this._answers.begin();
+  #refresh(id) {
+    return this.#loads.run(`conversation ${id}`, async () => {
+      const began = this.#answers.begin();
       try {
-        this._take(await this.client.conversation(id), began);
+        this.#take(await this.client.conversation(id), began);
       } catch (error) {
         if (error.status !== 404) throw error;
-        if (this._answers.isAcceptedSince(id, began)) this._refresh(id); // added again meanwhile
-        else this._drop(id);
+        if (this.#answers.isAcceptedSince(id, began)) this.#refresh(id); // added again meanwhile
+        else this.#drop(id);
       }
     });
   }
 
-  _drop(id) {
-    this._answers.remove(id);
-    this._heardOf.delete(id);
+  #drop(id) {
+    this.#answers.remove(id);
+    this.#heardOf.delete(id);
     const conversation = this.conversations.get(id);
     if (conversation === undefined) return;
     this.conversations.delete(id);
     this.timelines.delete(id);
-    this._positions.delete(id);
+    this.#positions.delete(id);
     // Unsent messages there cannot be sent, and have no place to be shown.
     const unsent = this.unsent(id);
     for (const item of unsent) this.client.discard(id, item.clientId);
     this.dispatchEvent(new CustomEvent("gone", { detail: { id, title: this.title(conversation), unsent } }));
-    this._changed("list", id);
+    this.#changed("list", id);
   }
 
-  _loadNewest(id) {
+  #loadNewest(id) {
     const load = async () => {
       const timeline = this.timeline(id);
       if (timeline.isLoaded) return;
@@ -370,77 +380,77 @@ export class Store extends EventTarget {
       const page = await this.client.history(id, { limit: PAGE });
       timeline.rev = Math.max(timeline.rev, rev, ...page.messages.map((message) => message.rev));
       timeline.merge(page.messages.map(messageOf));
-      this._changed(id);
-      if (timeline.hasGap) this._fill(id);
+      this.#changed(id);
+      if (timeline.hasGap) this.#fill(id);
     };
-    return this._loads.run(`newest ${id}`, load, () => id === this.openId);
+    return this.#loads.run(`newest ${id}`, load, () => id === this.openId);
   }
 
   /** Loads what the conversation on the screen needs. */
-  async _loadOpen(id) {
+  async #loadOpen(id) {
     const listed = this.conversations.get(id);
     // A list has fewer `users` of a conversation than its own answer.
-    const refreshed = listed === undefined || listed.isBrief ? this._refresh(id) : null;
+    const refreshed = listed === undefined || listed.isBrief ? this.#refresh(id) : null;
     if (listed === undefined) await refreshed;
     if (!this.conversations.has(id)) return;
-    this._loadNewest(id);
-    this._loadPositions(id);
+    this.#loadNewest(id);
+    this.#loadPositions(id);
   }
 
-  _loadPositions(id) {
+  #loadPositions(id) {
     const load = async () => {
       let cursor;
       for (let number = 0; number < POSITION_PAGES && cursor !== null; number += 1) {
         const page = await this.client.readPositions(id, { cursor });
-        this._read({ conversation_id: id, positions: page.positions });
+        this.#read({ conversation_id: id, positions: page.positions });
         cursor = page.next_cursor ?? null;
       }
     };
-    return this._loads.run(`positions ${id}`, load, () => id === this.openId);
+    return this.#loads.run(`positions ${id}`, load, () => id === this.openId);
   }
 
   /** Loads messages that are missing between the known ones and a new one. */
-  _fill(id) {
+  #fill(id) {
     const load = async () => {
       const timeline = this.timelines.get(id);
       while (timeline?.hasGap) {
         const page = await this.client.history(id, { afterSeq: timeline.lastSeq, limit: LIST_PAGE });
         if (page.messages.length === 0) return;
         timeline.merge(page.messages.map(messageOf));
-        this._changed(id);
+        this.#changed(id);
       }
     };
-    return this._loads.run(`gap ${id}`, load, () => this.timelines.has(id));
+    return this.#loads.run(`gap ${id}`, load, () => this.timelines.has(id));
   }
 
   /** Emits "members". A null id or no event: frames may have been missed. */
-  _notifyMembers({ conversation_id, event, user_ids }) {
+  #notifyMembers({ conversation_id, event, user_ids }) {
     this.dispatchEvent(new CustomEvent("members", { detail: { conversation_id, event, user_ids } }));
   }
 
-  _reload(id) {
-    this._notifyMembers({ conversation_id: id });
-    if (id === null) this._positions.clear(); // after a restored backup they may point at lost messages
+  #reload(id) {
+    this.#notifyMembers({ conversation_id: id });
+    if (id === null) this.#positions.clear(); // after a restored backup they may point at lost messages
     for (const [other, timeline] of this.timelines) {
       if (id !== null && other !== id) continue;
       if (other !== this.openId) this.timelines.delete(other);
       else {
         timeline.reset();
-        this._loadOpen(other);
+        this.#loadOpen(other);
       }
-      this._changed(other);
+      this.#changed(other);
     }
-    if (id === null) this._loadList();
-    else this._refresh(id);
+    if (id === null) this.#loadList();
+    else this.#refresh(id);
   }
 
-  _receive(frame) {
+  #receive(frame) {
     const message = messageOf(frame);
     const id = message.conversation_id;
     const isNew = frame.type === "message";
-    this._heardOf.add(id);
+    this.#heardOf.add(id);
     const conversation = this.conversations.get(id);
-    if (conversation === undefined) this._refresh(id);
+    if (conversation === undefined) this.#refresh(id);
     else {
       if (message.seq >= conversation.last_seq && message.rev > (conversation.last_message?.rev ?? 0)) {
         conversation.last_message = message;
@@ -453,19 +463,19 @@ export class Store extends EventTarget {
     if (timeline !== undefined) {
       timeline.rev = Math.max(timeline.rev, message.rev);
       timeline.add(message);
-      if (timeline.hasGap) this._fill(id);
+      if (timeline.hasGap) this.#fill(id);
     }
-    this._typists.stopped(id, message.sender_id);
-    this._changed("list", id);
+    this.#typists.stopped(id, message.sender_id);
+    this.#changed("list", id);
     if (isNew && message.sender_id !== this.me.id) {
       this.dispatchEvent(new CustomEvent("arrived", { detail: message }));
     }
   }
 
-  _read(frame) {
+  #read(frame) {
     const id = frame.conversation_id;
-    let positions = this._positions.get(id);
-    if (positions === undefined) this._positions.set(id, (positions = new Positions()));
+    let positions = this.#positions.get(id);
+    if (positions === undefined) this.#positions.set(id, (positions = new Positions()));
     for (const { user_id, seq } of frame.positions) {
       positions.take(user_id, seq);
       const conversation = this.conversations.get(id);
@@ -473,13 +483,13 @@ export class Store extends EventTarget {
         conversation.read_seq = seq; // read in another tab
       }
     }
-    this._changed("list", id);
+    this.#changed("list", id);
   }
 
   // --- housekeeping ---
 
   /** Watches presence: first of the open conversation and of one-to-ones, then of members of groups. */
-  _watch() {
+  #watch() {
     const ids = new Set();
     const open = this.conversations.get(this.openId);
     const groups = [];
@@ -492,18 +502,18 @@ export class Store extends EventTarget {
     ids.delete(this.me.id);
     const wanted = [...ids].slice(0, MAX_WATCHED);
     const key = [...wanted].sort().join();
-    if (key === this._watched || this.connection.state !== "online" || wanted.length === 0) return;
-    this._watched = key;
+    if (key === this.#watched || this.connection.state !== "online" || wanted.length === 0) return;
+    this.#watched = key;
     this.client.watch(wanted);
   }
 
-  _changed(...what) {
-    const isFirst = this._changes.size === 0;
-    for (const part of what) this._changes.add(part);
+  #changed(...what) {
+    const isFirst = this.#changes.size === 0;
+    for (const part of what) this.#changes.add(part);
     if (!isFirst) return;
     const tell = () => {
-      const changes = this._changes;
-      this._changes = new Set();
+      const changes = this.#changes;
+      this.#changes = new Set();
       this.dispatchEvent(new CustomEvent("change", { detail: changes }));
     };
     // A page in the background has no animation frames, but its title shows the unread count.

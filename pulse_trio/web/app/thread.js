@@ -17,347 +17,368 @@ const EDGE = 700; // pixels from the window's end where it moves
 const BOTTOM = 48; // pixels from the end that count as the end
 
 export class Thread {
+  #store;
+  #id;
+  #elements;
+  #act;
+  #composer;
+  #head;
+  #list;
+  #top;
+  #typing;
+  #scroller;
+  #jumpText;
+  #jump;
+  #chat;
+  #nothing;
+  #follows;
+  #from;
+  #to;
+  #newFrom;
+  #wasPlaced;
+
   constructor(store, client, drafts) {
-    this._store = store;
-    this._id = null;
-    this._elements = new Map(); // row key → element
-    this._act = {
-      edit: (message) => this._composer.edit(message),
-      remove: (message) => this._remove(message),
+    this.#store = store;
+    this.#id = null;
+    this.#elements = new Map(); // row key → element
+    this.#act = {
+      edit: (message) => this.#composer.edit(message),
+      remove: (message) => this.#remove(message),
       retry: (item) => store.send(item.conversationId, item.content, item.clientId),
       discard: (item) => client.discard(item.conversationId, item.clientId),
     };
-    this._composer = new Composer(store, client, drafts, { onSent: () => this._sent(), lastOwn: () => this._lastOwn() });
-    this._head = h("header", { class: "thread-head" });
-    this._list = h("ol", { class: "messages" });
-    this._top = h("div", { class: "thread-top" });
-    this._typing = h("div", { class: "typing", hidden: true });
-    this._scroller = h(
+    this.#composer = new Composer(store, client, drafts, { onSent: () => this.#sent(), lastOwn: () => this.#lastOwn() });
+    this.#head = h("header", { class: "thread-head" });
+    this.#list = h("ol", { class: "messages" });
+    this.#top = h("div", { class: "thread-top" });
+    this.#typing = h("div", { class: "typing", hidden: true });
+    this.#scroller = h(
       "div",
-      { class: "scroller", tabindex: 0, role: "group", "aria-label": "Messages", onkeydown: (event) => this._onKey(event), onfocusin: (event) => this._onFocus(event) },
-      this._top,
-      this._list,
-      this._typing,
+      { class: "scroller", tabindex: 0, role: "group", "aria-label": "Messages", onkeydown: (event) => this.#onKey(event), onfocusin: (event) => this.#onFocus(event) },
+      this.#top,
+      this.#list,
+      this.#typing,
     );
-    this._scroller.addEventListener("scroll", () => this._onScroll(), { passive: true });
-    this._jumpText = h("span", {});
-    this._jump = h("button", { type: "button", class: "jump", hidden: true, "aria-label": "Go to the newest message", onclick: () => this._toEnd() }, icon("down"), this._jumpText);
-    this._chat = h("section", { class: "thread", "aria-label": "Conversation" }, this._head, h("div", { class: "thread-body" }, this._scroller, this._jump), this._composer.element);
-    this._nothing = h("div", { class: "nothing" });
+    this.#scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
+    this.#jumpText = h("span", {});
+    this.#jump = h("button", { type: "button", class: "jump", hidden: true, "aria-label": "Go to the newest message", onclick: () => this.#toEnd() }, icon("down"), this.#jumpText);
+    this.#chat = h("section", { class: "thread", "aria-label": "Conversation" }, this.#head, h("div", { class: "thread-body" }, this.#scroller, this.#jump), this.#composer.element);
+    this.#nothing = h("div", { class: "nothing" });
     this.element = h("div", { class: "thread-frame" });
-    new ResizeObserver(() => this._follows && this._scrollToEnd()).observe(this._scroller);
-    document.addEventListener("visibilitychange", () => this._read());
-    addEventListener("focus", () => this._read());
-    setInterval(() => this._renderHead(), 60_000); // "5 min ago"
+    new ResizeObserver(() => this.#follows && this.#scrollToEnd()).observe(this.#scroller);
+    document.addEventListener("visibilitychange", () => this.#read());
+    addEventListener("focus", () => this.#read());
+    setInterval(() => this.#renderHead(), 60_000); // "5 min ago"
   }
 
   /** Shows a conversation, or null: the hint to choose one. */
   show(id) {
-    if (id === this._id && this.element.childElementCount > 0) return;
-    this._id = id;
-    this._elements.clear();
-    this._list.replaceChildren();
-    this._from = 0; // the window: seqs, both included
-    this._to = Infinity;
-    this._follows = true;
-    this._newFrom = null; // seq of the first unread message when it was opened
-    this._wasPlaced = false; // it was scrolled to the first unread message or the end
-    this._store.open(id);
-    this._composer.open(id);
-    this._render();
-    if (id !== null && !matchMedia("(pointer: coarse)").matches) this._composer.focus();
+    if (id === this.#id && this.element.childElementCount > 0) return;
+    this.#id = id;
+    this.#elements.clear();
+    this.#list.replaceChildren();
+    this.#from = 0; // the window: seqs, both included
+    this.#to = Infinity;
+    this.#follows = true;
+    this.#newFrom = null; // seq of the first unread message when it was opened
+    this.#wasPlaced = false; // it was scrolled to the first unread message or the end
+    this.#store.open(id);
+    this.#composer.open(id);
+    this.#render();
+    if (id !== null && !matchMedia("(pointer: coarse)").matches) this.#composer.focus();
   }
 
   focus() {
-    this._composer.focus();
+    this.#composer.focus();
   }
 
   update(changes) {
-    if (changes.has(this._id) || changes.has("list")) this._render();
-    else if (changes.has("people")) this._renderHead();
+    if (changes.has(this.#id) || changes.has("list")) this.#render();
+    else if (changes.has("people")) this.#renderHead();
   }
 
   // --- rendering ---
 
-  _render() {
-    const { _store: store, _id: id } = this;
+  #render() {
+    const store = this.#store;
+    const id = this.#id;
     const conversation = id === null ? undefined : store.conversations.get(id);
     if (conversation === undefined) {
-      this._renderNothing(id);
+      this.#renderNothing(id);
       return;
     }
-    if (this._chat.parentNode !== this.element) this.element.replaceChildren(this._chat);
-    this._renderHead();
+    if (this.#chat.parentNode !== this.element) this.element.replaceChildren(this.#chat);
+    this.#renderHead();
     const timeline = store.timeline(id);
-    if (!this._wasPlaced && timeline.isLoaded) {
+    if (!this.#wasPlaced && timeline.isLoaded) {
       const unread = store.unread(conversation);
-      this._newFrom = unread > 0 && conversation.read_seq > 0 ? conversation.read_seq + 1 : null;
+      this.#newFrom = unread > 0 && conversation.read_seq > 0 ? conversation.read_seq + 1 : null;
     }
-    this._renderTop(conversation, timeline);
-    this._limit(timeline);
-    this._renderRows(conversation, timeline);
-    this._renderTyping(conversation);
-    this._composer.follow(timeline);
-    if (!this._wasPlaced && timeline.isLoaded) {
-      this._wasPlaced = true;
-      this._place();
-    } else if (this._follows) this._scrollToEnd();
-    this._renderJump(conversation);
-    this._read();
-    this._extend();
+    this.#renderTop(conversation, timeline);
+    this.#limit(timeline);
+    this.#renderRows(conversation, timeline);
+    this.#renderTyping(conversation);
+    this.#composer.follow(timeline);
+    if (!this.#wasPlaced && timeline.isLoaded) {
+      this.#wasPlaced = true;
+      this.#place();
+    } else if (this.#follows) this.#scrollToEnd();
+    this.#renderJump(conversation);
+    this.#read();
+    this.#extend();
   }
 
-  _renderNothing(id) {
-    const isMissing = id !== null && this._store.isListed;
+  #renderNothing(id) {
+    const isMissing = id !== null && this.#store.isListed;
     const kind = id !== null && !isMissing ? "loading" : isMissing ? "missing" : "none";
-    if (this._nothing.dataset.kind !== kind) {
-      this._nothing.dataset.kind = kind;
+    if (this.#nothing.dataset.kind !== kind) {
+      this.#nothing.dataset.kind = kind;
       const text = { loading: "Loading …", missing: "There is no such conversation, or you are not in it.", none: "Choose a conversation, or start a new one." }[kind];
-      fill(this._nothing, icon("logo"), h("p", {}, text), kind === "missing" ? h("a", { href: "#/" }, "All conversations") : null);
+      fill(this.#nothing, icon("logo"), h("p", {}, text), kind === "missing" ? h("a", { href: "#/" }, "All conversations") : null);
     }
-    if (this._nothing.parentNode !== this.element) this.element.replaceChildren(this._nothing);
+    if (this.#nothing.parentNode !== this.element) this.element.replaceChildren(this.#nothing);
   }
 
-  _renderHead() {
-    const { _store: store } = this;
-    const conversation = store.conversations.get(this._id);
+  #renderHead() {
+    const store = this.#store;
+    const conversation = store.conversations.get(this.#id);
     if (conversation === undefined) return;
     const title = store.title(conversation);
     const other = store.other(conversation);
     const isOnline = other === null ? null : store.isOnline(other.id);
-    const state = other === null ? this._groupState(conversation) : this._personState(other, isOnline);
-    const shown = JSON.stringify([this._id, title, state, isOnline, conversation.description]);
-    if (this._head.dataset.shown === shown) return;
-    this._head.dataset.shown = shown;
-    const hadFocus = this._head.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
-    this._head.replaceChildren(
+    const state = other === null ? this.#groupState(conversation) : this.#personState(other, isOnline);
+    const shown = JSON.stringify([this.#id, title, state, isOnline, conversation.description]);
+    if (this.#head.dataset.shown === shown) return;
+    this.#head.dataset.shown = shown;
+    const hadFocus = this.#head.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+    this.#head.replaceChildren(
       h("a", { class: "icon-button back", href: "#/", "aria-label": "All conversations" }, icon("back")),
       avatar(other?.id ?? conversation.id, title, { isGroup: conversation.is_group, isOnline }),
       h("div", { class: "thread-title" }, h("h1", {}, name(title)), h("p", { class: "hint" }, h("bdi", {}, conversation.description ? `${state} · ${conversation.description}` : state))),
       iconButton("more", "Details", () => openDetails(store, conversation.id)),
     );
-    if (hadFocus) this._head.querySelector(`[aria-label="${hadFocus}"]`)?.focus();
+    if (hadFocus) this.#head.querySelector(`[aria-label="${hadFocus}"]`)?.focus();
   }
 
-  _groupState(conversation) {
+  #groupState(conversation) {
     const count = countPeople(conversation.member_count);
     if (conversation.isBrief) return count; // the presence of the others is not known
-    const online = conversation.users.filter((user) => user.id === this._store.me.id || this._store.isOnline(user.id)).length;
+    const online = conversation.users.filter((user) => user.id === this.#store.me.id || this.#store.isOnline(user.id)).length;
     return `${count}, ${online} online`;
   }
 
-  _personState(other, isOnline) {
-    const seen = this._store.online.get(other.id)?.last_seen_at;
+  #personState(other, isOnline) {
+    const seen = this.#store.online.get(other.id)?.last_seen_at;
     return isOnline ? "Online" : seen ? `Last seen ${agoName(seen)}` : isOnline === false ? "Offline" : "";
   }
 
-  _renderTop(conversation, timeline) {
-    const isStart = timeline.isComplete && this._from <= 1;
+  #renderTop(conversation, timeline) {
+    const isStart = timeline.isComplete && this.#from <= 1;
     const kind = isStart ? "start" : "loading";
-    const title = this._store.title(conversation);
-    const { dataset } = this._top;
-    if (dataset.kind === kind && dataset.id === this._id && dataset.title === title) return;
-    Object.assign(dataset, { kind, id: this._id, title });
-    const other = this._store.other(conversation);
+    const title = this.#store.title(conversation);
+    const { dataset } = this.#top;
+    if (dataset.kind === kind && dataset.id === this.#id && dataset.title === title) return;
+    Object.assign(dataset, { kind, id: this.#id, title });
+    const other = this.#store.other(conversation);
     if (kind !== "start") {
-      this._top.replaceChildren(h("p", { class: "hint" }, "Loading …"));
+      this.#top.replaceChildren(h("p", { class: "hint" }, "Loading …"));
       return;
     }
-    this._top.replaceChildren(
+    this.#top.replaceChildren(
       h("div", { class: "start" }, avatar(other?.id ?? conversation.id, title, { isGroup: conversation.is_group }), h("p", {}, name(title)), h("p", { class: "hint" }, conversation.is_group ? "The group begins here." : "Your conversation begins here.")),
     );
   }
 
   /** Bounds the window. */
-  _limit(timeline) {
+  #limit(timeline) {
     if (timeline.items.length === 0) return;
     const last = timeline.lastSeq;
-    if (this._to < timeline.firstSeq) this._follows = true; // a reload has dropped what was shown
-    if (this._follows) {
-      this._to = Infinity;
-      this._from = Math.max(this._from, last - WINDOW + 1);
-    } else if (this._to === Infinity && last - this._from >= WINDOW) {
+    if (this.#to < timeline.firstSeq) this.#follows = true; // a reload has dropped what was shown
+    if (this.#follows) {
+      this.#to = Infinity;
+      this.#from = Math.max(this.#from, last - WINDOW + 1);
+    } else if (this.#to === Infinity && last - this.#from >= WINDOW) {
       // New messages wait below the window while the user reads further up.
-      this._to = this._from + WINDOW - 1;
+      this.#to = this.#from + WINDOW - 1;
     }
-    this._from = Math.max(this._from, timeline.firstSeq);
+    this.#from = Math.max(this.#from, timeline.firstSeq);
   }
 
-  _renderRows(conversation, timeline) {
-    const { _store: store } = this;
-    const start = timeline.items.length === 0 ? 0 : Math.max(0, timeline.indexOf(this._from));
-    const end = this._to === Infinity ? timeline.items.length : timeline.indexOf(this._to) + 1;
+  #renderRows(conversation, timeline) {
+    const store = this.#store;
+    const start = timeline.items.length === 0 ? 0 : Math.max(0, timeline.indexOf(this.#from));
+    const end = this.#to === Infinity ? timeline.items.length : timeline.indexOf(this.#to) + 1;
     const rows = toRows({
       messages: timeline.items.slice(start, end),
-      pending: store.unsent(this._id),
+      pending: store.unsent(this.#id),
       before: start > 0 ? timeline.items[start - 1] : null,
-      newFrom: this._newFrom,
+      newFrom: this.#newFrom,
       conversation,
       store,
-      isLast: this._to === Infinity,
+      isLast: this.#to === Infinity,
     });
     const isOwner = conversation.is_group && conversation.owner_id === store.me.id;
-    const keep = this._anchor();
+    const keep = this.#anchor();
     const elements = rows.map((row) => {
       row.canDelete = row.isMine || isOwner;
-      return this._element(row, conversation.is_group);
+      return this.#element(row, conversation.is_group);
     });
     const keys = new Set(rows.map((row) => row.key));
-    for (const key of this._elements.keys()) if (!keys.has(key)) this._elements.delete(key);
-    const focused = this._list.contains(document.activeElement) ? document.activeElement.closest("li")?.dataset.key : null;
-    arrange(this._list, elements);
-    if (focused && !this._list.contains(document.activeElement)) {
-      (this._elements.get(focused)?.element ?? this._scroller).focus({ preventScroll: true });
+    for (const key of this.#elements.keys()) if (!keys.has(key)) this.#elements.delete(key);
+    const focused = this.#list.contains(document.activeElement) ? document.activeElement.closest("li")?.dataset.key : null;
+    arrange(this.#list, elements);
+    if (focused && !this.#list.contains(document.activeElement)) {
+      (this.#elements.get(focused)?.element ?? this.#scroller).focus({ preventScroll: true });
     }
     keep();
   }
 
   /** Returns the element of a row; a new one only if the row has changed. */
-  _element(row, isGroup) {
+  #element(row, isGroup) {
     const text = signature(row);
-    const known = this._elements.get(row.key);
+    const known = this.#elements.get(row.key);
     if (known?.text === text) return known.element;
-    const element = toElement(row, { isGroup, act: this._act });
-    if (known === undefined && this._wasPlaced && this._follows && row.kind === "message") element.classList.add("is-new");
-    this._elements.set(row.key, { element, text });
+    const element = toElement(row, { isGroup, act: this.#act });
+    if (known === undefined && this.#wasPlaced && this.#follows && row.kind === "message") element.classList.add("is-new");
+    this.#elements.set(row.key, { element, text });
     return element;
   }
 
   /** Remembers the messages at the top of the view; the returned function puts the first of them there again. */
-  _anchor() {
-    if (this._follows || !this._wasPlaced) return () => {};
-    const top = this._scroller.getBoundingClientRect().top;
+  #anchor() {
+    if (this.#follows || !this.#wasPlaced) return () => {};
+    const top = this.#scroller.getBoundingClientRect().top;
     const seen = [];
-    for (const element of this._list.children) {
+    for (const element of this.#list.children) {
       const box = element.getBoundingClientRect();
       if (box.bottom > top && element.dataset.seq) seen.push([element.dataset.key, box.top]);
       if (seen.length > 30) break;
     }
     return () => {
       for (const [key, before] of seen) {
-        const element = this._elements.get(key)?.element;
+        const element = this.#elements.get(key)?.element;
         if (!element?.isConnected) continue;
         const moved = element.getBoundingClientRect().top - before;
-        if (moved !== 0) this._scroller.scrollTop += moved;
+        if (moved !== 0) this.#scroller.scrollTop += moved;
         return;
       }
     };
   }
 
-  _renderTyping(conversation) {
-    const typists = this._store.typists(conversation.id);
-    this._typing.hidden = typists.length === 0 || this._to !== Infinity;
+  #renderTyping(conversation) {
+    const typists = this.#store.typists(conversation.id);
+    this.#typing.hidden = typists.length === 0 || this.#to !== Infinity;
     const text = typists.length === 0 ? "" : `${listNames(typists)} ${typists.length === 1 ? "is" : "are"} typing`;
-    if (this._typing.dataset.text === text) return;
-    this._typing.dataset.text = text;
-    this._typing.replaceChildren(h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i")), h("bdi", {}, text));
+    if (this.#typing.dataset.text === text) return;
+    this.#typing.dataset.text = text;
+    this.#typing.replaceChildren(h("span", { class: "dots", "aria-hidden": "true" }, h("i"), h("i"), h("i")), h("bdi", {}, text));
   }
 
-  _renderJump(conversation) {
-    const unread = this._store.unread(conversation);
-    this._jump.hidden = this._follows;
-    this._jumpText.textContent = unread > 0 ? String(unread) : "";
+  #renderJump(conversation) {
+    const unread = this.#store.unread(conversation);
+    this.#jump.hidden = this.#follows;
+    this.#jumpText.textContent = unread > 0 ? String(unread) : "";
   }
 
   // --- scrolling ---
 
   /** Scrolls to the first unread message if it is further up, else to the end. */
-  _place() {
-    this._scrollToEnd();
-    const line = this._elements.get("new")?.element;
+  #place() {
+    this.#scrollToEnd();
+    const line = this.#elements.get("new")?.element;
     if (!line) return;
-    const top = line.getBoundingClientRect().top - this._scroller.getBoundingClientRect().top;
+    const top = line.getBoundingClientRect().top - this.#scroller.getBoundingClientRect().top;
     if (top < 0) {
-      this._follows = false;
-      this._scroller.scrollTop += top - this._scroller.clientHeight / 4;
+      this.#follows = false;
+      this.#scroller.scrollTop += top - this.#scroller.clientHeight / 4;
     }
   }
 
-  _scrollToEnd() {
-    this._scroller.scrollTop = this._scroller.scrollHeight;
+  #scrollToEnd() {
+    this.#scroller.scrollTop = this.#scroller.scrollHeight;
   }
 
-  _toEnd() {
-    this._follows = true;
-    this._to = Infinity;
-    this._render();
-    this._composer.focus();
+  #toEnd() {
+    this.#follows = true;
+    this.#to = Infinity;
+    this.#render();
+    this.#composer.focus();
   }
 
-  _below() {
-    return this._scroller.scrollHeight - this._scroller.clientHeight - this._scroller.scrollTop;
+  #below() {
+    return this.#scroller.scrollHeight - this.#scroller.clientHeight - this.#scroller.scrollTop;
   }
 
-  _onScroll() {
-    const conversation = this._store.conversations.get(this._id);
-    if (conversation === undefined || !this._wasPlaced) return;
-    this._follows = this._to === Infinity && this._below() < BOTTOM;
-    this._extend();
-    this._renderJump(conversation);
-    this._read();
+  #onScroll() {
+    const conversation = this.#store.conversations.get(this.#id);
+    if (conversation === undefined || !this.#wasPlaced) return;
+    this.#follows = this.#to === Infinity && this.#below() < BOTTOM;
+    this.#extend();
+    this.#renderJump(conversation);
+    this.#read();
   }
 
   /** Moves the window, and loads older messages, when its end is near the view. */
-  _extend() {
-    const timeline = this._store.timeline(this._id);
-    if (!this._wasPlaced || timeline.items.length === 0) return;
-    if (this._scroller.scrollTop < EDGE) this._extendUp(timeline);
-    else if (this._to !== Infinity && this._below() < EDGE) this._extendDown(timeline);
+  #extend() {
+    const timeline = this.#store.timeline(this.#id);
+    if (!this.#wasPlaced || timeline.items.length === 0) return;
+    if (this.#scroller.scrollTop < EDGE) this.#extendUp(timeline);
+    else if (this.#to !== Infinity && this.#below() < EDGE) this.#extendDown(timeline);
   }
 
-  _extendUp(timeline) {
-    if (this._from > timeline.firstSeq) {
-      if (this._follows && timeline.lastSeq - this._from >= WINDOW - 1) return;
-      this._from = Math.max(timeline.firstSeq, this._from - STEP);
-      if (!this._follows && Math.min(this._to, timeline.lastSeq) - this._from >= WINDOW) this._to = this._from + WINDOW - 1;
-      this._render();
+  #extendUp(timeline) {
+    if (this.#from > timeline.firstSeq) {
+      if (this.#follows && timeline.lastSeq - this.#from >= WINDOW - 1) return;
+      this.#from = Math.max(timeline.firstSeq, this.#from - STEP);
+      if (!this.#follows && Math.min(this.#to, timeline.lastSeq) - this.#from >= WINDOW) this.#to = this.#from + WINDOW - 1;
+      this.#render();
     } else if (!timeline.isComplete) {
-      const id = this._id;
-      this._store.loadOlder(id).then((isLoaded) => isLoaded && id === this._id && this._extend());
+      const id = this.#id;
+      this.#store.loadOlder(id).then((isLoaded) => isLoaded && id === this.#id && this.#extend());
     }
   }
 
-  _extendDown(timeline) {
-    this._to += STEP;
-    if (this._to >= timeline.lastSeq) this._to = Infinity;
-    this._from = Math.max(this._from, Math.min(this._to, timeline.lastSeq) - WINDOW + 1);
-    this._render();
+  #extendDown(timeline) {
+    this.#to += STEP;
+    if (this.#to >= timeline.lastSeq) this.#to = Infinity;
+    this.#from = Math.max(this.#from, Math.min(this.#to, timeline.lastSeq) - WINDOW + 1);
+    this.#render();
   }
 
   // --- reading ---
 
   /** Marks messages as read that are or were in view, while the page has the focus. */
-  _read() {
-    if (!this._wasPlaced || document.visibilityState !== "visible" || !document.hasFocus()) return;
-    const conversation = this._store.conversations.get(this._id);
-    if (conversation === undefined || this._store.unread(conversation) === 0) return;
-    const bottom = this._scroller.getBoundingClientRect().bottom;
-    const elements = this._list.querySelectorAll("li[data-seq]");
+  #read() {
+    if (!this.#wasPlaced || document.visibilityState !== "visible" || !document.hasFocus()) return;
+    const conversation = this.#store.conversations.get(this.#id);
+    if (conversation === undefined || this.#store.unread(conversation) === 0) return;
+    const bottom = this.#scroller.getBoundingClientRect().bottom;
+    const elements = this.#list.querySelectorAll("li[data-seq]");
     for (let index = elements.length - 1; index >= 0; index -= 1) {
-      if (!this._follows && elements[index].getBoundingClientRect().top > bottom - 20) continue;
-      this._store.markRead(this._id, Number(elements[index].dataset.seq));
+      if (!this.#follows && elements[index].getBoundingClientRect().top > bottom - 20) continue;
+      this.#store.markRead(this.#id, Number(elements[index].dataset.seq));
       return;
     }
   }
 
   // --- actions ---
 
-  _sent() {
-    this._newFrom = null;
-    this._toEnd();
+  #sent() {
+    this.#newFrom = null;
+    this.#toEnd();
   }
 
   /** Returns the message that ↑ edits: null while one is under way, since an earlier one is not meant. */
-  _lastOwn() {
-    if (this._store.unsent(this._id).length > 0) return null;
-    const timeline = this._store.timeline(this._id);
-    return timeline.items.findLast((message) => message.sender_id === this._store.me.id && !message.is_deleted) ?? null;
+  #lastOwn() {
+    if (this.#store.unsent(this.#id).length > 0) return null;
+    const timeline = this.#store.timeline(this.#id);
+    return timeline.items.findLast((message) => message.sender_id === this.#store.me.id && !message.is_deleted) ?? null;
   }
 
-  async _remove(message) {
+  async #remove(message) {
     if (!(await ask("Delete this message for everybody?", "Delete"))) return;
     try {
-      await this._store.remove(message);
+      await this.#store.remove(message);
     } catch (error) {
       toast(explain(error));
     }
@@ -366,25 +387,25 @@ export class Thread {
   // --- keys ---
 
   /** Arrow keys move between messages; Tab moves to the buttons of one. */
-  _onKey(event) {
+  #onKey(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const rows = [...this._list.querySelectorAll("li[data-key].message")];
+    const rows = [...this.#list.querySelectorAll("li[data-key].message")];
     const index = rows.indexOf(document.activeElement?.closest?.("li.message"));
-    if (event.key === "Escape") this._composer.focus();
+    if (event.key === "Escape") this.#composer.focus();
     else if (event.key === "ArrowUp" || event.key === "ArrowDown") {
       const next = index < 0 ? rows.length - 1 : index + (event.key === "ArrowUp" ? -1 : 1);
-      if (next >= rows.length) this._composer.focus();
+      if (next >= rows.length) this.#composer.focus();
       else rows[Math.max(0, next)]?.focus();
       event.preventDefault();
     } else if (event.key === "End" && index >= 0) {
       event.preventDefault();
-      this._toEnd();
+      this.#toEnd();
     }
   }
 
-  _onFocus(event) {
+  #onFocus(event) {
     const row = event.target.closest("li.message");
-    for (const button of this._list.querySelectorAll(".tools button[tabindex='0']")) button.tabIndex = -1;
+    for (const button of this.#list.querySelectorAll(".tools button[tabindex='0']")) button.tabIndex = -1;
     for (const button of row?.querySelectorAll(".tools button") ?? []) button.tabIndex = 0;
   }
 }

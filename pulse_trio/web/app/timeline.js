@@ -1,6 +1,9 @@
 // The known messages of one conversation, as they now are: a run of seqs without gaps.
 
 export class Timeline {
+  #ahead;
+  #behind;
+
   constructor() {
     this.reset();
   }
@@ -10,8 +13,8 @@ export class Timeline {
     this.items = [];
     this.isLoaded = false; // the newest page is here
     this.rev = 0; // every change up to this rev is known
-    this._ahead = new Map(); // seq → a message after a gap
-    this._behind = new Map(); // seq → the newest state of a message before the run
+    this.#ahead = new Map(); // seq → a message after a gap
+    this.#behind = new Map(); // seq → the newest state of a message before the run
   }
 
   get firstSeq() {
@@ -29,7 +32,7 @@ export class Timeline {
 
   /** True if messages between the run and a newer one are missing. */
   get hasGap() {
-    return this.isLoaded && this._ahead.size > 0;
+    return this.isLoaded && this.#ahead.size > 0;
   }
 
   /** Returns the index of a seq in `items`, or -1. */
@@ -47,16 +50,16 @@ export class Timeline {
       this.items = [...older, ...this.items];
     }
     for (const message of sorted) this.add(message);
-    this._settle();
+    this.#settle();
   }
 
   /** Adds a live message, or one of a page. */
   add(message) {
     const index = this.indexOf(message.seq);
-    if (index >= 0) this._replace(index, message);
-    else if (!this.isLoaded || message.seq > this.lastSeq + 1) keep(this._ahead, message);
+    if (index >= 0) this.#replace(index, message);
+    else if (!this.isLoaded || message.seq > this.lastSeq + 1) keep(this.#ahead, message);
     else if (message.seq === this.lastSeq + 1) this.items.push(message);
-    else keep(this._behind, message);
+    else keep(this.#behind, message);
   }
 
   /** Forgets all but the newest messages. */
@@ -64,23 +67,23 @@ export class Timeline {
     if (this.items.length > most) this.items = this.items.slice(-most);
   }
 
-  _replace(index, message) {
+  #replace(index, message) {
     const known = this.items[index];
     if (message.rev > known.rev) this.items[index] = { ...message, client_id: message.client_id ?? known.client_id };
   }
 
   /** Moves waiting messages into the run where they fit now. */
-  _settle() {
-    for (const [seq, message] of this._behind) {
+  #settle() {
+    for (const [seq, message] of this.#behind) {
       const index = this.indexOf(seq);
       if (index < 0) continue;
-      this._replace(index, message);
-      this._behind.delete(seq);
+      this.#replace(index, message);
+      this.#behind.delete(seq);
     }
-    for (const seq of [...this._ahead.keys()].sort((a, b) => a - b)) {
+    for (const seq of [...this.#ahead.keys()].sort((a, b) => a - b)) {
       if (seq > this.lastSeq + 1) break;
-      const message = this._ahead.get(seq);
-      this._ahead.delete(seq);
+      const message = this.#ahead.get(seq);
+      this.#ahead.delete(seq);
       this.add(message);
     }
   }

@@ -10,7 +10,7 @@ import { Rest } from "./rest.js";
 import { MIN_RETRY, MAX_RETRY, SECOND, Timers, backoff } from "./timers.js";
 
 /**
- * @import { Clock, Conversation, Frame, Options, Page, PageAfter } from "./types.js"
+ * @import { Clock, Conversation, Frame, Message, Options, Page, PageAfter } from "./types.js"
  * @import { SignIn, State, Surroundings, Token } from "./types.js"
  */
 
