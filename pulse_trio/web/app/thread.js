@@ -10,9 +10,8 @@ import { ask } from "./newchat.js";
 import { signature, toElement, toRows } from "./rows.js";
 import { countPeople, listNames } from "./text.js";
 import { agoName } from "./time.js";
+import { MessageWindow } from "./window.js";
 
-const WINDOW = 200; // most messages in the page
-const STEP = 70; // messages by which it moves
 const EDGE = 700; // pixels from the window's end where it moves
 const BOTTOM = 48; // pixels from the end that count as the end
 
@@ -31,9 +30,7 @@ export class Thread {
   #jump;
   #chat;
   #nothing;
-  #follows;
-  #from;
-  #to;
+  #window;
   #newFrom;
   #wasPlaced;
 
@@ -65,7 +62,7 @@ export class Thread {
     this.#chat = h("section", { class: "thread", "aria-label": "Conversation" }, this.#head, h("div", { class: "thread-body" }, this.#scroller, this.#jump), this.#composer.element);
     this.#nothing = h("div", { class: "nothing" });
     this.element = h("div", { class: "thread-frame" });
-    new ResizeObserver(() => this.#follows && this.#scrollToEnd()).observe(this.#scroller);
+    new ResizeObserver(() => this.#window.follows && this.#scrollToEnd()).observe(this.#scroller);
     document.addEventListener("visibilitychange", () => this.#read());
     addEventListener("focus", () => this.#read());
     setInterval(() => this.#renderHead(), 60_000); // "5 min ago"
@@ -77,9 +74,7 @@ export class Thread {
     this.#id = id;
     this.#elements.clear();
     this.#list.replaceChildren();
-    this.#from = 0; // the window: seqs, both included
-    this.#to = Infinity;
-    this.#follows = true;
+    this.#window = new MessageWindow();
     this.#newFrom = null; // seq of the first unread message when it was opened
     this.#wasPlaced = false; // it was scrolled to the first unread message or the end
     this.#store.open(id);
@@ -115,14 +110,14 @@ export class Thread {
       this.#newFrom = unread > 0 && conversation.read_seq > 0 ? conversation.read_seq + 1 : null;
     }
     this.#renderTop(conversation, timeline);
-    this.#limit(timeline);
+    this.#window.fit(timeline);
     this.#renderRows(conversation, timeline);
     this.#renderTyping(conversation);
     this.#composer.follow(timeline);
     if (!this.#wasPlaced && timeline.isLoaded) {
       this.#wasPlaced = true;
       this.#place();
-    } else if (this.#follows) this.#scrollToEnd();
+    } else if (this.#window.follows) this.#scrollToEnd();
     this.#renderJump(conversation);
     this.#read();
     this.#extend();
@@ -173,7 +168,7 @@ export class Thread {
   }
 
   #renderTop(conversation, timeline) {
-    const isStart = timeline.isComplete && this.#from <= 1;
+    const isStart = timeline.isComplete && this.#window.isAtStart;
     const kind = isStart ? "start" : "loading";
     const title = this.#store.title(conversation);
     const { dataset } = this.#top;
@@ -189,33 +184,15 @@ export class Thread {
     );
   }
 
-  /** Bounds the window. */
-  #limit(timeline) {
-    if (timeline.items.length === 0) return;
-    const last = timeline.lastSeq;
-    if (this.#to < timeline.firstSeq) this.#follows = true; // a reload has dropped what was shown
-    if (this.#follows) {
-      this.#to = Infinity;
-      this.#from = Math.max(this.#from, last - WINDOW + 1);
-    } else if (this.#to === Infinity && last - this.#from >= WINDOW) {
-      // New messages wait below the window while the user reads further up.
-      this.#to = this.#from + WINDOW - 1;
-    }
-    this.#from = Math.max(this.#from, timeline.firstSeq);
-  }
-
   #renderRows(conversation, timeline) {
     const store = this.#store;
-    const start = timeline.items.length === 0 ? 0 : Math.max(0, timeline.indexOf(this.#from));
-    const end = this.#to === Infinity ? timeline.items.length : timeline.indexOf(this.#to) + 1;
     const rows = toRows({
-      messages: timeline.items.slice(start, end),
+      ...this.#window.cut(timeline),
       pending: store.unsent(this.#id),
-      before: start > 0 ? timeline.items[start - 1] : null,
       newFrom: this.#newFrom,
       conversation,
       store,
-      isLast: this.#to === Infinity,
+      isLast: this.#window.isAtEnd,
     });
     const isOwner = conversation.is_group && conversation.owner_id === store.me.id;
     const keep = this.#anchor();
@@ -239,14 +216,14 @@ export class Thread {
     const known = this.#elements.get(row.key);
     if (known?.text === text) return known.element;
     const element = toElement(row, { isGroup, act: this.#act });
-    if (known === undefined && this.#wasPlaced && this.#follows && row.kind === "message") element.classList.add("is-new");
+    if (known === undefined && this.#wasPlaced && this.#window.follows && row.kind === "message") element.classList.add("is-new");
     this.#elements.set(row.key, { element, text });
     return element;
   }
 
   /** Remembers the messages at the top of the view; the returned function puts the first of them there again. */
   #anchor() {
-    if (this.#follows || !this.#wasPlaced) return () => {};
+    if (this.#window.follows || !this.#wasPlaced) return () => {};
     const top = this.#scroller.getBoundingClientRect().top;
     const seen = [];
     for (const element of this.#list.children) {
@@ -267,7 +244,7 @@ export class Thread {
 
   #renderTyping(conversation) {
     const typists = this.#store.typists(conversation.id);
-    this.#typing.hidden = typists.length === 0 || this.#to !== Infinity;
+    this.#typing.hidden = typists.length === 0 || !this.#window.isAtEnd;
     const text = typists.length === 0 ? "" : `${listNames(typists)} ${typists.length === 1 ? "is" : "are"} typing`;
     if (this.#typing.dataset.text === text) return;
     this.#typing.dataset.text = text;
@@ -276,7 +253,7 @@ export class Thread {
 
   #renderJump(conversation) {
     const unread = this.#store.unread(conversation);
-    this.#jump.hidden = this.#follows;
+    this.#jump.hidden = this.#window.follows;
     this.#jumpText.textContent = unread > 0 ? String(unread) : "";
   }
 
@@ -289,7 +266,7 @@ export class Thread {
     if (!line) return;
     const top = line.getBoundingClientRect().top - this.#scroller.getBoundingClientRect().top;
     if (top < 0) {
-      this.#follows = false;
+      this.#window.follows = false;
       this.#scroller.scrollTop += top - this.#scroller.clientHeight / 4;
     }
   }
@@ -299,8 +276,7 @@ export class Thread {
   }
 
   #toEnd() {
-    this.#follows = true;
-    this.#to = Infinity;
+    this.#window.toEnd();
     this.#render();
     this.#composer.focus();
   }
@@ -312,7 +288,7 @@ export class Thread {
   #onScroll() {
     const conversation = this.#store.conversations.get(this.#id);
     if (conversation === undefined || !this.#wasPlaced) return;
-    this.#follows = this.#to === Infinity && this.#below() < BOTTOM;
+    this.#window.follows = this.#window.isAtEnd && this.#below() < BOTTOM;
     this.#extend();
     this.#renderJump(conversation);
     this.#read();
@@ -323,26 +299,20 @@ export class Thread {
     const timeline = this.#store.timeline(this.#id);
     if (!this.#wasPlaced || timeline.items.length === 0) return;
     if (this.#scroller.scrollTop < EDGE) this.#extendUp(timeline);
-    else if (this.#to !== Infinity && this.#below() < EDGE) this.#extendDown(timeline);
+    else if (!this.#window.isAtEnd && this.#below() < EDGE) {
+      this.#window.moveDown(timeline);
+      this.#render();
+    }
   }
 
   #extendUp(timeline) {
-    if (this.#from > timeline.firstSeq) {
-      if (this.#follows && timeline.lastSeq - this.#from >= WINDOW - 1) return;
-      this.#from = Math.max(timeline.firstSeq, this.#from - STEP);
-      if (!this.#follows && Math.min(this.#to, timeline.lastSeq) - this.#from >= WINDOW) this.#to = this.#from + WINDOW - 1;
+    if (this.#window.isFull(timeline)) return;
+    if (this.#window.moveUp(timeline)) {
       this.#render();
     } else if (!timeline.isComplete) {
       const id = this.#id;
       this.#store.loadOlder(id).then((isLoaded) => isLoaded && id === this.#id && this.#extend());
     }
-  }
-
-  #extendDown(timeline) {
-    this.#to += STEP;
-    if (this.#to >= timeline.lastSeq) this.#to = Infinity;
-    this.#from = Math.max(this.#from, Math.min(this.#to, timeline.lastSeq) - WINDOW + 1);
-    this.#render();
   }
 
   // --- reading ---
@@ -355,7 +325,7 @@ export class Thread {
     const bottom = this.#scroller.getBoundingClientRect().bottom;
     const elements = this.#list.querySelectorAll("li[data-seq]");
     for (let index = elements.length - 1; index >= 0; index -= 1) {
-      if (!this.#follows && elements[index].getBoundingClientRect().top > bottom - 20) continue;
+      if (!this.#window.follows && elements[index].getBoundingClientRect().top > bottom - 20) continue;
       this.#store.markRead(this.#id, Number(elements[index].dataset.seq));
       return;
     }
