@@ -1,4 +1,4 @@
-"""The JavaScript client in Node.js: its own tests, against the real process, and the code of docs/javascript.md."""
+"""The JavaScript client in Node.js: its unit tests, and the client against the real process."""
 
 import os
 import re
@@ -25,7 +25,7 @@ JS = ROOT / "tests" / "js"
 
 
 def node_20(*, with_websocket: bool = True) -> list[str]:
-    """How to run JavaScript with the client."""
+    """Returns the command of Node.js 20 or newer; skips the test without one."""
     command = (
         node() if with_websocket else [shutil.which("node") or pytest.skip("no Node.js here: apt-get install nodejs")]
     )
@@ -60,7 +60,7 @@ def token_for(user_id: str, seconds: float, **claims: float) -> str:
     return jwt.encode({"sub": user_id, "iat": int(now), "exp": now + seconds, **claims}, SECRET, algorithm="HS256")
 
 
-async def test_its_own_tests() -> None:
+async def test_its_unit_tests_pass() -> None:
     command = node_20(with_websocket=False)
     files = [str(file) for file in sorted(JS.glob("*.test.mjs"))]
     assert files
@@ -74,13 +74,13 @@ async def test_its_own_tests() -> None:
     assert int(passed[1]) >= len(files)
 
 
-async def test_what_two_people_do(server: Server) -> None:
+async def test_two_people_chat(server: Server) -> None:
     with trio.fail_after(60):
         async with part("walk", server) as program:
             await program.wait_line("done")
 
 
-async def test_nothing_is_lost_or_doubled_when_the_service_is_killed(start_server: Callable[..., Server]) -> None:
+async def test_a_killed_service_loses_and_doubles_nothing(start_server: Callable[..., Server]) -> None:
     server = start_server()
     with trio.fail_after(90):
         async with part("kill", server) as program:
@@ -105,7 +105,7 @@ async def test_a_token_is_renewed_before_it_ends(server: Server) -> None:
             await program.wait_line("done")
 
 
-async def test_a_token_that_ends_signs_out(server: Server) -> None:
+async def test_an_expired_token_signs_out(server: Server) -> None:
     with trio.fail_after(60):
         alice = await Person.register(server.base_url, "alice")
         old = time.time() - 31 * 86_400
@@ -113,7 +113,7 @@ async def test_a_token_that_ends_signs_out(server: Server) -> None:
             await program.wait_line("done")
 
 
-async def test_what_is_too_much_at_once_arrives_in_order(start_server: Callable[..., Server]) -> None:
+async def test_rate_limited_messages_arrive_in_order(start_server: Callable[..., Server]) -> None:
     limits = {"PULSE_FRAMES_PER_SECOND": "40", "PULSE_FRAMES_BURST": "15", "PULSE_MAX_FRAME_BYTES": "2048"}
     server = start_server(**limits)
     with trio.fail_after(60):
@@ -124,7 +124,7 @@ async def test_what_is_too_much_at_once_arrives_in_order(start_server: Callable[
 # --- docs/javascript.md ---
 
 
-async def test_every_option_method_and_event_is_in_its_document() -> None:
+async def test_options_methods_and_events_are_documented() -> None:
     source = (CLIENT / "client.js").read_text()
     document = (ROOT / "docs" / "javascript.md").read_text()
     options = re.findall(r"@property {.*} \[(\w+)\]", (CLIENT / "types.js").read_text())

@@ -1,4 +1,4 @@
-"""How the web client and the JavaScript library are served."""
+"""Serving of the web client and of the JavaScript library."""
 
 import re
 import subprocess
@@ -30,7 +30,7 @@ TO_MARKUP = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|ne
 
 
 class Elements(HTMLParser):
-    """The addresses in a page; it has no program and no style of its own."""
+    """Collects the addresses in a page, which must have no inline script or style."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Elements(HTMLParser):
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-async def test_a_file_is_sent_once_and_then_only_if_it_changed(server: Server, address: str) -> None:
+async def test_files_are_cached_by_their_etag(server: Server, address: str) -> None:
     with trio.fail_after(30):
         api = Api(server.base_url)
         answer = await api.get(address)
@@ -95,7 +95,7 @@ async def test_pages_of_listed_origins_may_import_the_library(start_server: Call
         assert (await api.get("/pulse-client/nothing.js")).status_code == 404
 
 
-async def test_the_page_has_a_strict_policy_and_asks_nothing_of_other_hosts(server: Server) -> None:
+async def test_the_page_has_a_strict_policy_and_needs_no_other_host(server: Server) -> None:
     with trio.fail_after(30):
         api = Api(server.base_url)
         page = await api.get("/")
@@ -128,7 +128,7 @@ async def test_the_page_has_a_strict_policy_and_asks_nothing_of_other_hosts(serv
 
 
 @pytest.mark.parametrize("host", ["evil'; script-src *", "a b", "a;b", "x" * 300, "[::1]:8000", "chat.example"])
-async def test_a_host_gets_into_the_policy_only_if_it_is_one(server: Server, host: str) -> None:
+async def test_only_a_valid_host_enters_the_policy(server: Server, host: str) -> None:
     with trio.fail_after(30):
         answer = await Api(server.base_url).get("/", headers={"Host": host})
         policy = answer.headers.get("Content-Security-Policy", "")
@@ -139,7 +139,7 @@ async def test_a_host_gets_into_the_policy_only_if_it_is_one(server: Server, hos
             assert (expected in policy) == (host in {"[::1]:8000", "chat.example"})
 
 
-async def test_the_page_tells_the_limits_of_the_service(start_server: Callable[..., Server]) -> None:
+async def test_the_page_contains_the_limits_of_the_service(start_server: Callable[..., Server]) -> None:
     server = start_server(PULSE_MAX_CONTENT_CHARS="123", PULSE_PASSWORD_MIN_CHARS="12")
     with trio.fail_after(30):
         page = (await Api(server.base_url).get("/")).text

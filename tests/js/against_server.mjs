@@ -1,5 +1,5 @@
 // The client against the real service; run by tests/e2e/test_javascript_client.py, a part at a time.
-// Environment: PULSE_URL, and what the part needs. It prints lines that the test waits for.
+// Environment: PULSE_URL, and variables of the part. It prints lines that the test waits for.
 
 import assert from "node:assert/strict";
 import { createInterface } from "node:readline";
@@ -8,7 +8,7 @@ import { PulseClient } from "../../pulse_trio/web/pulse-client.js";
 const url = process.env.PULSE_URL;
 const CHANGES = ["message", "message_updated", "message_deleted"];
 
-/** A client that is logged in, with what it was told. */
+/** A logged-in client with its events. */
 async function person(username, options = {}) {
   const client = new PulseClient({ url, ...options });
   const user = await client.register(username, "a good password");
@@ -47,7 +47,7 @@ function told(client) {
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
-/** Tells the test how far this is, and waits until it says to go on. */
+/** Prints a line for the test, and waits for its answer. */
 async function checkpoint(text) {
   console.log(text);
   await lines.next();

@@ -1,4 +1,4 @@
-// The connection's life: when it comes back, how it notices that the server is gone, and the token's end.
+// The connection: reconnects, pings, and the token's end.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -7,7 +7,7 @@ import { Bench, FakeWindow, later, message, refusal, settle } from "./support.mj
 const waits = (bench) =>
   bench.of("state").filter(({ state }) => state === "waiting" || state === "offline").map(({ retryAt }) => retryAt);
 
-/** Milliseconds that the client waits from now. */
+/** Returns the milliseconds that the client waits. */
 const delay = (bench) => bench.client.state.retryAt - bench.clock.time;
 
 test("the token is in the subprotocols, and not in the URL", async () => {
@@ -493,7 +493,7 @@ test("a renewal that is answered after close has no effect", async () => {
 
 const token = (name, seconds) => [200, { access_token: name, token_type: "bearer", expires_in: seconds }];
 
-/** Lets time pass on a connection whose server answers pings. */
+/** Advances the clock while the server answers pings. */
 async function pass(bench, seconds) {
   for (let left = seconds; left > 0; left -= 20) {
     await bench.clock.advance(Math.min(left, 20) * 1_000);

@@ -1,6 +1,5 @@
-// A page as docs/javascript.md writes it, against a server that loses live frames, cuts connections, answers late,
-// removes the user and adds them again:
-// in the end the page shows what the server has. FUZZ_SEEDS=FIRST-LAST runs other seeds than the usual ones.
+// A page of docs/javascript.md against a server that loses live frames, cuts connections, answers late, removes the user
+// and adds them again: in the end the page shows what the server has. FUZZ_SEEDS=FIRST-LAST runs other seeds.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -22,7 +21,7 @@ function randomOf(seed) {
   };
 }
 
-/** The service, as far as one client sees it. */
+/** The service as one client sees it. */
 class Service {
   rooms = new Map(CONVERSATIONS.map((id) => [id, { messages: [], rev: 0 }]));
   sessions = new Map(); // socket → conversation → {cursor, isLive, isSure}
@@ -141,7 +140,7 @@ function stored(frame) {
   return { ...rest, id: message_id, created_at: timestamp, updated_at: frame.updated_at ?? timestamp, is_deleted: false };
 }
 
-/** What docs/javascript.md calls a page that is always right. */
+/** The page that docs/javascript.md calls always right. */
 class Page {
   histories = new Map();
   oldest = new Map(); // conversation id → the seq that its history was loaded from

@@ -1,4 +1,4 @@
-// What has reached the page: nothing is missed, nothing is told twice, and a session goes on where the last one ended.
+// Changes reach the page once and in order, and a session resumes where the last one ended.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -527,9 +527,9 @@ test("read positions requested before the session are requested again", async ()
   assert.deepEqual(await found, { positions: [{ user_id: OTHER, seq: 2 }] });
 });
 
-// --- a change that a live connection did not bring ---
+// --- gaps on a live connection ---
 
-/** Waits until the client has come back. */
+/** Waits until the client has reconnected. */
 async function back(bench) {
   await bench.clock.advance(0); // at once, if it is the first time for a while
   while (bench.socket.isClosed) await bench.clock.advance(500);

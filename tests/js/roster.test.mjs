@@ -1,4 +1,4 @@
-// The members that the web client's details show, with a store that the test plays.
+// The members in the web client's details, with a fake store.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -10,7 +10,7 @@ let clock; // of the test that runs
 globalThis.setTimeout = (run, ms = 0) => clock.setTimeout(run, ms);
 globalThis.clearTimeout = (handle) => clock.clearTimeout(handle);
 
-/** A group, and what the roster uses of the store. */
+/** A group, and the part of the store that the roster uses. */
 class FakeStore extends EventTarget {
   requests = []; // of pages of members
   before = async () => {}; // before a page is read
@@ -63,7 +63,7 @@ class FakeStore extends EventTarget {
   }
 }
 
-/** A roster of a group that shows so many members. */
+/** A roster that shows a number of members. */
 async function showing(count, shown) {
   const store = new FakeStore(count);
   const roster = new Roster(store, "a", () => {});

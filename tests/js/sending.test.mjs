@@ -1,4 +1,4 @@
-// Messages: sent until they are acknowledged or refused, in order, each stored once.
+// Messages: sent until they are acknowledged or rejected, in order, each stored once.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

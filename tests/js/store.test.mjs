@@ -1,4 +1,4 @@
-// The web client's store, with a client that the test plays.
+// The web client's store, with a fake client.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -10,7 +10,7 @@ let clock; // of the test that runs
 globalThis.setTimeout = (run, ms = 0) => clock.setTimeout(run, ms);
 globalThis.clearTimeout = (handle) => clock.clearTimeout(handle);
 
-/** What the store uses of `PulseClient`. Requests are answered by the functions in `answers`. */
+/** The part of `PulseClient` that the store uses. The functions in `answers` answer its requests. */
 class FakeClient extends EventTarget {
   users = [{ id: ME, username: "me" }, { id: OTHER, username: "other" }];
   asked = [];
@@ -36,7 +36,7 @@ class FakeClient extends EventTarget {
     return conversation(id, rev, { users: this.users, member_count: 2, is_group: true, read_seq: rev, ...changes });
   }
 
-  /** The next answers to such requests: errors first, then what it was before. */
+  /** Makes the next requests of a kind fail. */
   fail(name, times, error = Object.assign(new Error("no"), { status: 503, retryAfter: null })) {
     const answer = this.answers[name];
     let left = times;
@@ -261,7 +261,7 @@ test("requests for a conversation end when it is left", async () => {
   assert.ok(client.count("history") <= 2);
 });
 
-// --- answers beside what comes live ---
+// --- answers and live frames ---
 
 test("a conversation that changed while it was loaded is loaded again", async () => {
   const { client, store } = await opened();

@@ -1,5 +1,5 @@
-// What stands in for a browser's surroundings: a clock that is moved by hand, a WebSocket and a fetch that are answered
-// by the test. The client is the real one.
+// Fakes of a browser's surroundings: a clock that the test advances, a WebSocket and a fetch that it answers. The client
+// is the real one.
 
 import { PulseClient } from "../../pulse_trio/web/pulse-client.js";
 
@@ -8,12 +8,12 @@ export const OTHER = "0190a6c0-0000-7000-8000-00000000000b";
 export const EPOCH = "5f1d7a02c4b8e963";
 const START = Date.UTC(2026, 1, 4, 10, 30);
 
-/** Lets promises go on. */
+/** Lets promises settle. */
 export async function settle() {
   for (let turn = 0; turn < 5; turn += 1) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Time that stands still but for `advance`. */
+/** A clock that only `advance` moves. */
 export class FakeClock {
   time = START;
   timers = new Map();
@@ -47,7 +47,7 @@ export class FakeClock {
   }
 }
 
-/** One connection as the test's server sees it. */
+/** The server's side of one connection. */
 class FakeSocket {
   sent = []; // frames of the client
   isClosed = false;
@@ -67,7 +67,7 @@ class FakeSocket {
     this.closedWith = code;
   }
 
-  /** The server's part. */
+  /** Acts as the server. */
   open() {
     this.onopen?.({});
   }
@@ -92,7 +92,7 @@ class FakeSocket {
   }
 }
 
-/** A window with a network that comes and goes. */
+/** A window whose network the test switches. */
 export class FakeWindow extends EventTarget {
   navigator = { onLine: true };
   document = Object.assign(new EventTarget(), { visibilityState: "visible" });
@@ -108,14 +108,14 @@ export class FakeWindow extends EventTarget {
   }
 }
 
-/** A client in surroundings that the test moves. */
+/** A client in fake surroundings. */
 export class Bench {
   clock = new FakeClock();
   sockets = [];
   requests = [];
   events = [];
   random = 0.5;
-  /** How requests are answered: [status, body, headers], or an Error. */
+  /** Answers requests: [status, body, headers], or an Error. */
   answer = () => [200, {}];
 
   constructor(options = {}) {
@@ -163,7 +163,7 @@ export class Bench {
     return this.sockets.at(-1);
   }
 
-  /** Connects, as far as `session`. */
+  /** Connects, up to the `session` frame. */
   async online(changes) {
     this.client.connect();
     this.socket.session(changes);
@@ -171,7 +171,7 @@ export class Bench {
     return this.socket;
   }
 
-  /** Loses the connection and comes back. */
+  /** Ends the connection and reconnects. */
   async again(code = 1006, changes = {}) {
     this.socket.end(code);
     await this.clock.advance(31_000);
@@ -197,7 +197,7 @@ const EVENTS = [
 
 const minute = (rev) => `2026-02-04T10:${String(rev % 60).padStart(2, "0")}:00.000000Z`;
 
-/** A `message` frame; one message a rev, unless told otherwise. */
+/** A `message` frame; by default one message for each rev. */
 export function message(conversation, rev, changes = {}) {
   return {
     type: "message",
@@ -253,17 +253,17 @@ export function list(...conversations) {
   return { conversations, total: conversations.length, limit: 50, offset: 0 };
 }
 
-/** The error that a promise is rejected with. */
+/** Returns the error that a promise rejects with. */
 export async function refusal(promise) {
   try {
     await promise;
   } catch (error) {
     return error;
   }
-  throw new Error("it was not refused");
+  throw new Error("it was not rejected");
 }
 
-/** What has become of a promise. */
+/** Returns the state of a promise. */
 export async function stateOf(promise) {
   const pending = {};
   const first = await Promise.race([promise.then(() => "fulfilled", () => "rejected"), settle().then(() => pending)]);

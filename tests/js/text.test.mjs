@@ -1,4 +1,4 @@
-// What people write, as the web client shows it: where a link ends.
+// Links in texts: where they end.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
