@@ -125,7 +125,9 @@ class Checker:
         # Who is added has read what is there.
         start = len(self._latest[event.conversation])
         self._positions[event.conversation, event.user] = start
-        self._marks[event.conversation, event.user] = {start}
+        # A mark of a message that did not exist yet may still be pending since before the removal.
+        pending = {seq for seq in self._marks[event.conversation, event.user] if seq > start}
+        self._marks[event.conversation, event.user] = {start, *pending}
 
     def _on_position(self, index: int, event: Event) -> None:
         key = event.conversation, event.user
