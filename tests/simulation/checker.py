@@ -1,4 +1,4 @@
-"""What must hold of every history. It shares no code with the service, and reads nothing but the history.
+"""Checks a history for broken promises. It shares no code with the service, and reads nothing but the history.
 
 Each violation begins with the name of the promise that was broken.
 """
@@ -14,12 +14,12 @@ CHANGES = ("message", "message_updated", "message_deleted")
 REMOVED = 4403  # close code
 FORBIDDEN = 403  # status of a handshake
 EXPIRY_SLACK = 0.5  # virtual seconds
-BATCH_MOST = 16  # messages that are answered together
+MAX_BATCH = 16  # messages that are answered together
 
 
 @dataclass
 class _Connection:
-    """One connection, as the history tells of it."""
+    """A connection, as far as the history shows it."""
 
     device: str
     user: str
@@ -30,16 +30,16 @@ class _Connection:
     rev: int = 0
     active: list[str] = field(default_factory=list)
     sent_ids: set[str] = field(default_factory=set)  # client_ids of messages, ids of messages that it changed
-    ended_at_rev: int | None = None  # removed when the conversation stood there
+    ended_at_rev: int | None = None  # its user was removed when the conversation was at this rev
     unanswered: list["_Sent"] = field(default_factory=list)
-    baseline: int | None = None  # of a session that was added: live from here on, or a little before
-    expires: float = math.inf  # its token, as the history tells the time
-    is_replayed: bool = False  # of a session: what it was told first may come from the store
+    baseline: int | None = None  # of a session whose user was added: live from here on, or a little before
+    expires: float = math.inf  # the expiry of its token, in the history's time
+    is_replayed: bool = False  # of a session: its first changes may come from the store
 
 
 @dataclass
 class _Sent:
-    """A message on its way: `frames` counts what its sender got since a later one was answered."""
+    """A pending message: `frames` counts the changes that its sender got since a later message was answered."""
 
     client_id: str
     frames: int = -1
@@ -47,12 +47,12 @@ class _Sent:
 
 @dataclass
 class _Request:
-    """A change of one user's membership that was asked for over REST, and what happened since."""
+    """A request over REST to change one user's membership, and what happened since."""
 
     is_removal: bool
-    ins: int = 0  # how often the user came in
-    outs: int = 0
-    is_alone: bool = True  # no other removal of the same user was under way
+    ins: int = 0  # how often the user was added since
+    outs: int = 0  # how often the user was removed since
+    is_alone: bool = True  # no other removal of this user was pending
 
 
 class Checker:
@@ -74,26 +74,26 @@ class Checker:
         self._sends: Counter[str] = Counter()
         self._sent_on: dict[tuple[str, int], set[str]] = {}  # device, session → ids, as in `_Connection`
         self._members: dict[str, set[str]] = defaultdict(set)
-        self._was_member: dict[tuple[str, str], int] = {}  # last event at which they came to be or ceased to be one
-        self._last_in: dict[tuple[str, str], int] = {}  # last event at which they came to be one
-        self._sessions: dict[int, int] = {}  # number of a session → the event of its beginning
-        self._removed_at: dict[tuple[str, str], int] = {}  # the rev at the answer to a removal that holds
-        self._requests: dict[tuple[str, str], dict[int, _Request]] = defaultdict(dict)  # those not answered yet
-        self._told_in: dict[tuple[str, str], float] = {}  # the event since which a member is known to be one
+        self._was_member: dict[tuple[str, str], int] = {}  # the last event that added or removed them
+        self._last_in: dict[tuple[str, str], int] = {}  # the last event that added them
+        self._sessions: dict[int, int] = {}  # number of a session → the event that opened it
+        self._removed_at: dict[tuple[str, str], int] = {}  # the rev at the answer to a removal that is in force
+        self._requests: dict[tuple[str, str], dict[int, _Request]] = defaultdict(dict)  # pending ones
+        self._known_in: dict[tuple[str, str], float] = {}  # the event since which a membership is known
         self._probes: dict[int, int] = {}  # session → the event of its latest probe
         self._first_sent: dict[str, int] = {}  # client_id → event
-        self._is_up = False  # there has been a service
+        self._is_up = False  # whether a service has run
         self._rows: dict[str, list[dict[str, Any]]] = {}
-        self._seen_live: set[tuple[str, int]] = set()  # conversation, rev: got by connections that did not resume
-        self._skipped_live: set[tuple[str, int]] = set()  # and those that such a connection never will
-        self._positions: dict[tuple[str, str], int] = defaultdict(int)  # conversation, user → how far they have read
-        self._marks: dict[tuple[str, str], set[int]] = defaultdict(lambda: {0})  # what their positions may be
-        self._told: dict[tuple[int, str], int] = {}  # connection, user → the position that it was told last
-        self._posting: dict[tuple[str, str], int] = {}  # conversation, user → the event of their latest request
-        self._broken = 0  # faults that were planted into a room and not logged yet
+        self._seen_live: set[tuple[str, int]] = set()  # conversation, rev: received by connections that did not resume
+        self._skipped_live: set[tuple[str, int]] = set()  # and those that no such connection may receive
+        self._positions: dict[tuple[str, str], int] = defaultdict(int)  # conversation, user → their read position
+        self._marks: dict[tuple[str, str], set[int]] = defaultdict(lambda: {0})  # the positions that they have sent
+        self._received: dict[tuple[int, str], int] = {}  # connection, user → the last position that it received
+        self._posting: dict[tuple[str, str], int] = {}  # conversation, user → the event of their latest POST
+        self._broken = 0  # faults injected into a room and not logged yet
 
     def check(self) -> list[str]:
-        """The violations, in the order in which they were noticed."""
+        """Returns the violations, in the order in which they were found."""
         for index, event in enumerate(self._history.events):
             handler = getattr(self, f"_on_{event.kind}", None)
             if handler is not None:
@@ -108,7 +108,7 @@ class Checker:
         where = "" if event is None else f" (at {event.at:.4f})"
         self.violations.append(f"{promise}: {text}{where}")
 
-    # --- what happened in the store and to membership ---
+    # --- the store and the members ---
 
     def _on_up(self, index: int, event: Event) -> None:
         self._is_up = True
@@ -117,12 +117,12 @@ class Checker:
         for request in self._requests[event.conversation, event.user].values():
             request.ins += 1
         if not self._is_up:
-            self._told_in[event.conversation, event.user] = index
+            self._known_in[event.conversation, event.user] = index
         self._members[event.conversation].add(event.user)
         self._was_member[event.conversation, event.user] = index
         self._removed_at.pop((event.conversation, event.user), None)
         self._last_in[event.conversation, event.user] = index
-        # Who is added has read what is there.
+        # A new member starts with everything read.
         start = len(self._latest[event.conversation])
         self._positions[event.conversation, event.user] = start
         # A mark of a message that did not exist yet may still be pending since before the removal.
@@ -132,10 +132,10 @@ class Checker:
     def _on_position(self, index: int, event: Event) -> None:
         key = event.conversation, event.user
         if event.seq < self._positions[key]:
-            what = f"{event.user} had read up to {self._positions[key]}, and now {event.seq}"
+            what = f"{event.user} had {self._positions[key]}, and now {event.seq}"
             self._fail("a read position never goes back", what, event)
         if event.seq > len(self._latest[event.conversation]):
-            self._fail("what is read exists", f"{event.user} has read {event.seq}, which is not there", event)
+            self._fail("a read message exists", f"{event.user} has read {event.seq}, which does not exist", event)
         if event.seq not in self._marks[key]:
             self._fail("a read position is what was asked for", f"{event.user} never asked for {event.seq}", event)
         self._positions[key] = event.seq
@@ -143,7 +143,7 @@ class Checker:
     def _on_member_out(self, index: int, event: Event) -> None:
         for request in self._requests[event.conversation, event.user].values():
             request.outs += 1
-        self._told_in.pop((event.conversation, event.user), None)
+        self._known_in.pop((event.conversation, event.user), None)
         self._members[event.conversation].discard(event.user)
         self._was_member[event.conversation, event.user] = index
 
@@ -175,9 +175,9 @@ class Checker:
         for user in event.users:
             key = event.conversation, user
             request = self._requests[key].pop(event.request)
-            # Whoever was removed since it was asked for may have been added again by somebody not answered yet.
+            # A user removed since the request may have been added again by another request, still pending.
             if event.status == 200 and not request.outs and user in self._members[event.conversation]:
-                self._told_in.setdefault(key, index)
+                self._known_in.setdefault(key, index)
                 if not request.ins:
                     self._history.count("an addition of a member")
 
@@ -185,11 +185,11 @@ class Checker:
         (user,) = event.users
         key = event.conversation, user
         request = self._requests[key].pop(event.request)
-        # What is answered must be this removal, and the last change: of one that came between nobody need know yet.
+        # The answer must be about this removal, and it must be the last change: a later one may be unknown here.
         holds = {
             204: request.outs == 1,
-            404: not request.ins and (request.is_alone or event.actor != user),  # not in it any more: the same
-            503: request.outs == 1 and request.is_alone,  # their membership is in doubt, and looked up anew
+            404: not request.ins and (request.is_alone or event.actor != user),  # not a member any more: same effect
+            503: request.outs == 1 and request.is_alone,  # the membership is uncertain, and looked up again
         }
         if not holds.get(event.status, False) or user in self._members[event.conversation]:
             return
@@ -210,12 +210,12 @@ class Checker:
         )
         if "session" in event.data:
             connection = self._connections[event.connection]
-            # What was sent before the user was removed may be answered after they were added again.
+            # A frame sent before the removal may be answered after the user was added again.
             connection.sent_ids = self._sent_on.setdefault((event.device, event.session), set())
             connection.joined = index
             connection.rev = event.after or 0
             connection.ended_at_rev = self._removed_at.get((event.conversation, event.user))
-            # What happened until its resume was read comes from the store, each message as it is by then.
+            # Changes before its resume was read come from the store, each message in its state by then.
             connection.is_replayed = True
             if event.after is None:
                 connection.baseline = connection.rev = len(self._committed[event.conversation])
@@ -280,7 +280,7 @@ class Checker:
             self._fail("no refusal without reason", f"{connection.device} got {_brief(frame)}", event)
 
     def _check_answered(self, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
-        """Messages of a connection are answered in order, but for those of a batch."""
+        """Checks that messages of a connection are answered in order, except within a batch."""
         client_id = frame.get("client_id")
         if frame["type"] == "message_deleted":
             commit = self._committed[connection.conversation].get(frame["rev"])
@@ -289,23 +289,23 @@ class Checker:
         place = next((n for n, sent in enumerate(connection.unanswered) if sent.client_id == client_id), None)
         if place is not None and is_own:
             del connection.unanswered[place]
-            if self._sends[client_id] == 1:  # of one that was resent, this may be the answer to any
+            if self._sends[client_id] == 1:  # a resent message: this may be the answer to any of its copies
                 for sent in connection.unanswered[:place]:
                     sent.frames = max(sent.frames, 0)
         for sent in connection.unanswered:
             if sent.frames >= 0 and frame["type"] in CHANGES:
                 sent.frames += 1
-                # What is stored may come later, to who still catches up, and is missed at the end if it does not.
+                # A stored message may come later, during a catch-up; the replica at the end would lack it otherwise.
                 is_to_come = (connection.conversation, connection.user, sent.client_id) in self._stored_as
                 if is_to_come:
                     sent.frames = 0
-                elif sent.frames > BATCH_MOST:
-                    self._fail("every message is answered", f"{connection.device} heard nothing of {sent}", event)
+                elif sent.frames > MAX_BATCH:
+                    self._fail("every message is answered", f"{connection.device} got no answer to {sent}", event)
                     connection.unanswered = []
                     return
 
     def _is_in_again(self, connection: _Connection) -> bool:
-        """Whether its user was added again after the removal that was answered last: then it may be let in."""
+        """Returns whether its user was added again after the last answered removal, so that it may join."""
         return (connection.conversation, connection.user) not in self._removed_at
 
     def _on_system(self, index: int, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
@@ -317,7 +317,7 @@ class Checker:
             connection.ended_at_rev = None
         changed = self._was_member.get((connection.conversation, connection.user), -1)
         if connection.user not in self._members[connection.conversation] and changed < connection.opened:
-            self._fail("only members get frames", f"{connection.device} joined and is no member", event)
+            self._fail("only members get frames", f"{connection.device} joined and is not a member", event)
         if connection.after is None:
             connection.rev = frame["last_rev"]
             self._replicas[connection.device] = {}
@@ -329,12 +329,12 @@ class Checker:
     def _on_read(self, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
         for position in frame["positions"]:
             user, seq = position["user_id"], position["seq"]
-            if seq < self._told.get((event.connection, user), 0):
-                self._fail("a read position never goes back", f"{connection.device} was told {seq} of {user}", event)
-            self._told[event.connection, user] = seq
+            if seq < self._received.get((event.connection, user), 0):
+                self._fail("a read position never goes back", f"{connection.device} got {seq} for {user}", event)
+            self._received[event.connection, user] = seq
             is_member = user in self._members[connection.conversation]
             if is_member and seq > self._positions[connection.conversation, user]:
-                self._fail("stored before told", f"{connection.device} was told {seq} of {user}", event)
+                self._fail("stored before sent", f"{connection.device} got {seq} for {user}", event)
 
     def _on_change(self, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
         device, rev, seq = connection.device, frame["rev"], frame["seq"]
@@ -353,7 +353,7 @@ class Checker:
         is_answer = is_answer or commit.client_id in connection.sent_ids
         if connection.baseline is not None and rev <= connection.baseline:
             if not is_answer:
-                connection.rev = rev  # committed before the client had read that it was added
+                connection.rev = rev  # committed before the client had read of its addition
                 connection.baseline = None
         elif rev <= connection.rev:
             if not is_answer:
@@ -368,7 +368,7 @@ class Checker:
             if (connection.conversation, rev) in self._skipped_live:
                 self._fail("no gap", f"{device} got rev {rev}, which others did not", event)
         known = self._replicas[device].get(seq)
-        # What it loaded when it came afresh is newer than what was on its way to it then.
+        # The history that it loaded when it opened is newer than frames that were on their way then.
         if rev > self._since[device] and (known is None or known["rev"] < rev):
             self._replicas[device][seq] = frame
         client_id = frame.get("client_id")
@@ -384,7 +384,7 @@ class Checker:
             if connection.after is None and (not is_superseded or (is_live and place in self._seen_live)):
                 self._fail("no gap", f"{connection.device} got rev {rev}, not {skipped}", event)
             elif is_live:
-                # Its commit's answer was lost, and the message changed again before anybody heard of it: so for all.
+                # The answer to its commit was lost, and the message changed again before any delivery: skipped for all.
                 self._history.count("a superseded rev that nobody saw")
                 self._skipped_live.add(place)
                 continue
@@ -402,7 +402,7 @@ class Checker:
         self._posting[event.conversation, event.user] = index
 
     def _on_posted(self, index: int, event: Event) -> None:
-        """An answer to a message over REST is an acknowledgement, and says where it stands."""
+        """Takes the answer to a message over REST: an acknowledgement with its position."""
         key = event.conversation, event.user, event.client_id
         if event.status not in {0, 200, 201, 404, 503}:
             self._fail("no refusal without reason", f"{event.client_id} was answered with {event.status}", event)
@@ -424,32 +424,34 @@ class Checker:
         self._members[event.conversation] = set(event.users)
 
     def _on_connected(self, index: int, event: Event) -> None:
-        """The world says who is connected now; everybody must have been told the same."""
+        """Compares the users that are connected now with what every connection was sent."""
         for number in event.connections:
             connection = self._connections[number]
             if set(connection.active) != set(event.users):
-                what = f"{connection.device} was told {len(connection.active)}, connected are {len(event.users)}"
+                what = f"{connection.device} has {len(connection.active)}, connected are {len(event.users)}"
                 self._fail("presence converges", what, event)
             if len(connection.active) != len(set(connection.active)):
-                self._fail("presence converges", f"{connection.device} was told of a user twice", event)
+                self._fail("presence converges", f"{connection.device} has a user twice", event)
 
     def _on_watched(self, index: int, event: Event) -> None:
-        """What a session was told of who is online; it watches everybody."""
+        """Compares the presence that a session was sent with the truth; it watches all users."""
         known = {event.user}.union(*(users for users in self._members.values() if event.user in users))
         if event.told != {user: user in event.online for user in known}:
-            what = f"{event.device} was told {event.told}, online are {event.online}, it may know of {sorted(known)}"
-            self._fail("who is online converges", what, event)
+            what = f"{event.device} has {event.told}, online are {event.online}, visible to it are {sorted(known)}"
+            self._fail("online status converges", what, event)
 
     def _on_has_read(self, index: int, event: Event) -> None:
-        """A connected device has said that it has read up to the last message that it saw."""
+        """Checks the position of a connected device that has marked the last message that it saw."""
         if self._positions[event.conversation, event.user] < event.seq or event.told < event.seq:
-            self._fail("what is read is stored and told", f"{event.device} read {event.seq}, told {event.told}", event)
+            self._fail(
+                "a read position is stored and sent", f"{event.device} read {event.seq}, got {event.told}", event
+            )
 
     def _on_positions(self, index: int, event: Event) -> None:
         for user, seq in event.positions.items():
             if seq != self._positions[event.conversation, user]:
                 what = f"{user} ended at {seq}, not at {self._positions[event.conversation, user]}"
-                self._fail("what was read is kept", what, event)
+                self._fail("a read position is kept", what, event)
 
     def _on_wrong(self, index: int, event: Event) -> None:
         self._fail("the first frame is `session`", event.what, event)
@@ -474,16 +476,16 @@ class Checker:
             self._check_stays_in(event, event.user, event.conversation, since)
 
     def _check_stays_in(self, event: Event, user: str, conversation: str, since: int) -> None:
-        """Somebody is told that they are not in a conversation: they must not have been all the time since then."""
-        if self._told_in.get((conversation, user), math.inf) < since:
-            self._fail("a member stays in", f"a device of {user} heard otherwise: {event}", event)
+        """Checks a user who is rejected as no member: they must not have been a member all the time since then."""
+        if self._known_in.get((conversation, user), math.inf) < since:
+            self._fail("a member stays in", f"a device of {user} was rejected: {event}", event)
 
     def _on_probed(self, index: int, event: Event) -> None:
         self._probes[event.session] = index
 
     def _on_missed(self, index: int, event: Event) -> None:
-        if self._told_in.get((event.conversation, event.user), math.inf) < self._probes[event.session]:
-            self._fail("who is added gets what follows", f"{event.device} is not in {event.conversation}", event)
+        if self._known_in.get((event.conversation, event.user), math.inf) < self._probes[event.session]:
+            self._fail("an added user gets what follows", f"{event.device} is not in {event.conversation}", event)
 
     def _on_unheard(self, index: int, event: Event) -> None:
         key = event.conversation, event.user
@@ -503,12 +505,12 @@ class Checker:
 
     def _on_log(self, index: int, event: Event) -> None:
         if event.log_event == "a room failed" and self._broken:
-            self._broken -= 1  # as it must
+            self._broken -= 1  # injected
         elif event.level in {"error", "critical", "exception"}:
             self._fail("no fault inside", str(event), event)
 
     def _check_replica(self, device: str, replica: dict[int, dict[str, Any]]) -> None:
-        """Whoever resumed has what the store has."""
+        """Compares a device's history at the end with the store's."""
         conversation, since = self._place[device], self._since.get(device, 0)
         if self._owner[device] not in self._members[conversation] or conversation not in self._rows:
             return
@@ -516,15 +518,15 @@ class Checker:
             frame = replica.get(row["seq"])
             if frame is None:
                 if row["rev"] > since:
-                    self._fail("everybody ends with the same", f"{device} lacks seq {row['seq']} (rev {row['rev']})")
+                    self._fail("all end with the same history", f"{device} lacks seq {row['seq']} (rev {row['rev']})")
                     return
             elif frame["rev"] != row["rev"] or frame["message_id"] != row["id"]:
                 what = f"{device} has rev {frame['rev']} of seq {row['seq']}, the store rev {row['rev']}"
-                self._fail("everybody ends with the same", what)
+                self._fail("all end with the same history", what)
                 return
         beyond = set(replica) - {row["seq"] for row in self._rows[conversation]}
         if beyond:
-            self._fail("everybody ends with the same", f"{device} has seqs {sorted(beyond)}, which the store has not")
+            self._fail("all end with the same history", f"{device} has seqs {sorted(beyond)}, which the store lacks")
 
     def _check_rows(self, conversation: str, rows: list[dict[str, Any]]) -> None:
         if [row["seq"] for row in rows] != list(range(1, len(rows) + 1)):

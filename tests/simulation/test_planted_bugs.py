@@ -32,8 +32,8 @@ from tests.simulation.faults import FaultyStore
 from tests.simulation.run import simulate
 from tests.simulation.shrink import promise_of, shrink
 
-SEEDS = 200  # in which each must be found; what ends well by itself in most runs takes some
-# Seeds that are tried first: most do not find these.
+SEEDS = 200  # seeds in which each must be found: in most runs other events hide some of them
+# Tried first: most seeds do not find these.
 QUICK = {
     "lost_batch_on_retry": 30,
     "expired_token_kept": 8,
@@ -199,7 +199,7 @@ def room_leak(patch: Patch) -> None:
     patch.setattr(Hold, "__exit__", lambda self, *_: self._room.look_again())
 
 
-def nobody_told_who_left(patch: Patch) -> None:
+def left_not_sent(patch: Patch) -> None:
     leave = Presence.leave
 
     def wrong(self: Presence, user: User) -> bool:
@@ -283,7 +283,7 @@ def post_answered_before_it_is_stored(patch: Patch) -> None:
     patch.setattr(Room, "store", wrong)
 
 
-def room_ends_under_who_has_come(patch: Patch) -> None:
+def room_ends_under_a_new_connection(patch: Patch) -> None:
     patch.setattr(Room, "_is_used", lambda _: False)
 
 
@@ -306,7 +306,7 @@ def read_position_goes_back(patch: Patch) -> None:
     patch.setattr(MemoryStore, "_mark_read", wrong)
 
 
-def nobody_told_who_went_offline(patch: Patch) -> None:
+def offline_not_sent(patch: Patch) -> None:
     def wrong(self: Watches, user_id: UUID, moment: Any) -> None:
         if user_id in self._online._since:
             note(self, user_id, moment)
@@ -330,7 +330,7 @@ def room_that_failed_kept(patch: Patch) -> None:
     patch.setattr(Room, "_run_writer", wrong)
 
 
-def session_greeted_before_it_is_taken_in(patch: Patch) -> None:
+def session_greeted_before_it_is_subscribed(patch: Patch) -> None:
     memberships = Lobby._memberships
 
     async def wrong(self: Lobby, session: Session, among: Any) -> Any:
@@ -348,7 +348,7 @@ def session_greeted_before_it_is_taken_in(patch: Patch) -> None:
     patch.setattr(Connection, "_greet", no_greeting)
 
 
-def session_sent_to_before_its_client_has_spoken(patch: Patch) -> None:
+def session_sends_before_its_first_frame(patch: Patch) -> None:
     greet = Connection._greet
 
     async def wrong(self: Connection) -> None:
@@ -380,7 +380,7 @@ def out_of_date_removal_applied(patch: Patch) -> None:
     patch.setattr(Hub, "remove_user", wrong)
 
 
-def addition_with_a_lost_answer_never_told(patch: Patch) -> None:
+def addition_with_a_lost_answer_not_sent(patch: Patch) -> None:
     add_members, add_users = FaultyStore.add_members, Hub.add_users
     added: dict[trio.lowlevel.Task, set[UUID]] = {}
 
@@ -420,14 +420,14 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (rev_hole, {"rev has no gap"}),
     (lost_batch_on_retry, {"every message is answered"}),
     (off_by_one_at_resume, {"no gap at resume"}),
-    (edit_missed_by_a_resuming_client, {"no gap at resume", "everybody ends with the same"}),
+    (edit_missed_by_a_resuming_client, {"no gap at resume", "all end with the same history"}),
     (live_frame_missed_at_the_join_point, {"no gap at resume"}),
     (double_broadcast_on_resend, {"no repeat"}),
     (resend_stored_again, {"one message for a client_id"}),
     (member_not_removed_on_removal, {"a removed member gets nothing"}),
     (join_not_stopped_by_removal, {"a removed member gets nothing"}),
     (room_leak, {"nothing leaks"}),
-    (nobody_told_who_left, {"presence converges"}),
+    (left_not_sent, {"presence converges"}),
     (connection_not_left, {"presence converges", "nothing leaks"}),
     (session_stays_in_the_room_after_removal, {"a removed member gets nothing"}),
     (resend_of_a_removed_user_answered, {"a removed member gets nothing"}),
@@ -436,17 +436,17 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (expired_token_kept, {"no connection outlives its token"}),
     (client_id_of_a_post_lost, {"stored before delivered"}),
     (post_answered_before_it_is_stored, {"stored before delivered"}),
-    (room_ends_under_who_has_come, {"presence converges"}),
+    (room_ends_under_a_new_connection, {"presence converges"}),
     (dead_peer_kept, {"nothing leaks"}),
     (read_position_goes_back, {"a read position never goes back"}),
-    (nobody_told_who_went_offline, {"who is online converges"}),
-    (watched_after_the_last_shared_conversation, {"who is online converges"}),
+    (offline_not_sent, {"online status converges"}),
+    (watched_after_the_last_shared_conversation, {"online status converges"}),
     (room_that_failed_kept, {"everything ends well"}),
-    (session_greeted_before_it_is_taken_in, {"no gap"}),
-    (session_sent_to_before_its_client_has_spoken, {"only `session` comes first"}),
+    (session_greeted_before_it_is_subscribed, {"no gap"}),
+    (session_sends_before_its_first_frame, {"only `session` comes first"}),
     (out_of_date_addition_applied, {"a removed member gets nothing"}),
-    (out_of_date_removal_applied, {"who is added gets what follows"}),
-    (addition_with_a_lost_answer_never_told, {"who is added gets what follows"}),
+    (out_of_date_removal_applied, {"an added user gets what follows"}),
+    (addition_with_a_lost_answer_not_sent, {"an added user gets what follows"}),
     (message_of_a_removed_member_stored, {"nothing of a removed member is stored"}),
 ]
 

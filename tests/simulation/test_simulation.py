@@ -1,4 +1,4 @@
-"""The simulation on fresh seeds, and on those that found something once."""
+"""The simulation on fresh seeds, and on those that failed once."""
 
 import random
 import time
@@ -10,10 +10,10 @@ from tests.simulation.plan import Plan
 from tests.simulation.run import RARE, simulate
 from tests.simulation.shrink import shrink
 
-FRESH_SEEDS = 32  # of each of PARTS, which can run at the same time
+FRESH_SEEDS = 32  # of each of PARTS, which may run in parallel
 PARTS = 8
-SECONDS = 30.0  # of real time, after which no further fresh seed is begun
-KNOWN_SEEDS = range(1, 41)  # enough for every rare path, and always the same
+SECONDS = 30.0  # of real time, after which no further fresh seed starts
+KNOWN_SEEDS = range(1, 41)  # enough for every rare path
 
 BEFORE_RIVALS = Plan(without=frozenset({"afresh", "rivals", "late"}))
 BEFORE_POSTERS = Plan(without=BEFORE_RIVALS.without | {"posters", "linger"})
