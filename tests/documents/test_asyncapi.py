@@ -1,4 +1,4 @@
-"""The AsyncAPI document: valid by AsyncAPI's own schema, complete, and of one mind with what reads the frames."""
+"""The AsyncAPI document: valid by AsyncAPI's own schema, complete, and consistent with the reader of frames."""
 
 import gzip
 import json
@@ -29,14 +29,14 @@ OFFICIAL = Path(__file__).parent.parent / "support" / "asyncapi" / "3.0.0.json.g
 
 
 def kinds(parent: type[Frame]) -> Iterator[type[Frame]]:
-    """All frames that there are."""
+    """Yields every kind of frame."""
     for kind in parent.__subclasses__():
         yield kind
         yield from kinds(kind)
 
 
 def listed(operation: str) -> set[str]:
-    """The messages of an operation."""
+    """Returns the messages of an operation."""
     return {reference["$ref"].rpartition("/")[2] for reference in DOCUMENT["operations"][operation]["messages"]}
 
 
@@ -51,7 +51,7 @@ def references(value: Any) -> Iterator[dict[str, str]]:
             yield from references(part)
 
 
-def test_it_is_valid_by_the_schema_of_asyncapi() -> None:
+def test_the_document_is_valid_asyncapi() -> None:
     official = jsonschema_rs.validator_for(json.loads(gzip.decompress(OFFICIAL.read_bytes())))
     official.validate(DOCUMENT)
     assert not official.is_valid({**DOCUMENT, "operations": {"send": {"action": "publish"}}})
@@ -59,7 +59,7 @@ def test_it_is_valid_by_the_schema_of_asyncapi() -> None:
         assert follow(DOCUMENT, reference) is not None
 
 
-def test_every_frame_is_in_it_where_it_may_come() -> None:
+def test_every_frame_is_listed_in_its_channels() -> None:
     names = {kind.__name__ for kind in kinds(Frame)}
     client = {kind.__name__ for kind in asyncapi.CLIENT_FRAMES}
     server = {kind.__name__ for kind in asyncapi.SERVER_FRAMES}
@@ -75,7 +75,7 @@ def test_every_frame_is_in_it_where_it_may_come() -> None:
         assert "    " not in schema["description"], name
 
 
-def test_it_tells_the_codes() -> None:
+def test_the_document_lists_all_codes() -> None:
     for channel in DOCUMENT["channels"].values():
         assert {entry["code"] for entry in channel["x-close-codes"]} == set(CloseCode)
         for code in CloseCode:
@@ -85,7 +85,7 @@ def test_it_tells_the_codes() -> None:
     assert set(code["enum"]) <= {error.code for error in ErrorCode}
 
 
-def test_it_tells_the_limits_of_this_service() -> None:
+def test_the_document_has_the_limits_of_the_service() -> None:
     other = asyncapi.document(
         Settings(max_content_chars=77, resume_conversations=5, watched_users=6, token_in_url=False, ticket_seconds=9),
         "localhost:1",
@@ -107,7 +107,7 @@ def test_it_tells_the_limits_of_this_service() -> None:
     assert "tokenInUrl" in DOCUMENT["components"]["securitySchemes"]
 
 
-def test_its_examples_are_good() -> None:
+def test_examples_of_the_document_are_valid() -> None:
     frames = typing.Union[asyncapi.SERVER_FRAMES]  # noqa: UP007  # made from a tuple
     for operation in DOCUMENT["operations"]:
         known = validators(DOCUMENT, operation)
@@ -130,7 +130,7 @@ def test_the_examples_of_the_protocol_document_are_valid(section: str, action: s
         conversation.get(kind, session[kind]).validate(example)
 
 
-def test_a_session_must_say_which_conversation_is_meant() -> None:
+def test_a_session_frame_needs_a_conversation_id() -> None:
     session = validators(DOCUMENT, "receiveSession")["typing"]
     assert not session.is_valid({"type": "typing"})
     assert not session.is_valid({"type": "typing", "conversation_id": None})
@@ -140,8 +140,8 @@ def test_a_session_must_say_which_conversation_is_meant() -> None:
 
 # --- the schemas and the reader ---
 
-# As far as the reader knows: it does not know what kind of connection a frame came on.
-TAKEN = validators(DOCUMENT, "receiveSession") | validators(DOCUMENT, "receiveConversation")
+# The reader does not know the kind of connection, so it accepts the frames of both.
+ACCEPTED = validators(DOCUMENT, "receiveSession") | validators(DOCUMENT, "receiveConversation")
 
 ODD: list[Any] = [
     *(None, True, False, -1, 0, 1, 1.5, 10**18 - 1, 10**18, 10**30),
@@ -156,7 +156,7 @@ VALUES = st.sampled_from(ODD) | st.text(max_size=LONGEST + 2)
 
 @st.composite
 def nearly_valid(draw: st.DrawFn) -> dict[str, Any]:
-    """A frame of a client with all its fields, some of them odd, and some missing."""
+    """Draws a client frame with some fields odd and some missing."""
     name = draw(st.sampled_from(sorted(listed("receiveSession"))))
     frame: dict[str, Any] = dict(DOCUMENT["components"]["messages"][name]["examples"][0]["payload"])
     for field in draw(st.sets(st.sampled_from(sorted(frame)))) - {"type"}:
@@ -168,23 +168,23 @@ def nearly_valid(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def check_alike(frame: dict[str, Any]) -> None:
-    """The schema and the reader say the same of a frame."""
+    """Checks that schema and reader agree about a frame."""
     try:
         READER.read(json.dumps(frame))
-        is_taken = True
+        is_accepted = True
     except FrameError:
-        is_taken = False
-    assert TAKEN[frame["type"]].is_valid(frame) is is_taken, frame
+        is_accepted = False
+    assert ACCEPTED[frame["type"]].is_valid(frame) is is_accepted, frame
 
 
 @given(nearly_valid())
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])  # the first text is slow to draw
-def test_what_is_valid_is_taken_and_nothing_else(frame: dict[str, Any]) -> None:
+def test_schema_and_reader_accept_the_same_frames(frame: dict[str, Any]) -> None:
     check_alike(frame)
 
 
 @pytest.mark.parametrize("name", sorted(listed("receiveSession")))
-def test_every_field_is_taken_when_it_is_valid_and_only_then(name: str) -> None:
+def test_schema_and_reader_accept_the_same_fields(name: str) -> None:
     whole = DOCUMENT["components"]["messages"][name]["examples"][0]["payload"]
     check_alike(whole)
     for field in whole.keys() - {"type"}:
@@ -193,8 +193,8 @@ def test_every_field_is_taken_when_it_is_valid_and_only_then(name: str) -> None:
             check_alike({**whole, field: value})
 
 
-def test_white_space_is_what_the_reader_takes_for_it() -> None:
-    content = TAKEN["message"]
+def test_schema_and_reader_agree_on_white_space() -> None:
+    content = ACCEPTED["message"]
     spaces = [chr(code) for code in range(0x110000) if chr(code).isspace()]
     assert len(spaces) > 20
     for space in spaces:

@@ -1,4 +1,4 @@
-"""Blocks of code in documents: none is passed over."""
+"""Blocks of code in documents: each says how it is tested."""
 
 import json
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_blocks_that_continue_are_one_program_with_the_first(tmp_path: Path) -> 
         (fenced("sh", "<!-- test: server -->\n\n<!-- test: alone -->"), "no block follows"),
     ],
 )
-def test_a_block_that_does_not_say_how_it_is_tested_is_refused(tmp_path: Path, page: str, problem: str) -> None:
+def test_a_block_without_a_valid_comment_is_rejected(tmp_path: Path, page: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         read(tmp_path, page)
 
@@ -77,7 +77,7 @@ def test_a_block_that_does_not_say_how_it_is_tested_is_refused(tmp_path: Path, p
         fenced("sh", "<!-- test: server\nprints: 1\ngoes on -->"),
     ],
 )
-def test_there_must_be_something_to_continue(tmp_path: Path, before: str) -> None:
+def test_a_block_continues_only_a_running_one(tmp_path: Path, before: str) -> None:
     found = read(tmp_path, before + fenced("sh", "<!-- test: continues -->"))
     with pytest.raises(ValueError, match="nothing to continue"):
         programs(found)

@@ -1,4 +1,4 @@
-"""The documents say what the code does: settings, error codes, frames and close codes."""
+"""The documents agree with the code: settings, error codes, frames and close codes."""
 
 import json
 import re
@@ -19,7 +19,7 @@ REST = (ROOT / "docs" / "rest.md").read_text()
 
 
 def shown(value: object) -> str:
-    """How the table of settings writes a value."""
+    """Returns a value as the table of settings shows it."""
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):
@@ -30,7 +30,7 @@ def shown(value: object) -> str:
 
 
 def bounds(field: typing.Any) -> str:
-    """How the table of settings writes what a value may be."""
+    """Returns the bounds of a field as the table of settings shows them."""
     limits = {
         name: limit
         for part in field.metadata
@@ -45,7 +45,7 @@ def bounds(field: typing.Any) -> str:
 
 
 def settings_table() -> str:
-    """The table of settings as it should stand in docs/operations.md."""
+    """Returns the table of settings that docs/operations.md must have."""
     rows = ["| variable | default | bounds | what it does |", "|---|---|---|---|"]
     rows += [
         f"| `{name}` | {shown(field.default)} | {bounds(field)} | {' '.join((field.description or '').split())} |"
@@ -68,7 +68,7 @@ def test_rest_lists_every_error_with_its_sentence() -> None:
     assert sorted(listed[1].splitlines()) == sorted(rows)
 
 
-def test_the_tables_of_codes_are_those_of_the_code() -> None:
+def test_tables_of_codes_agree_with_the_code() -> None:
     closed = re.search(r"## Close codes\n\n.*\n.*\n((\|.*\n)+)", PROTOCOL)
     assert closed is not None
     rows = [f"| {int(code)} | {code.meaning} | {code.advice} |".replace("|  |", "| |") for code in CloseCode]
@@ -79,20 +79,20 @@ def test_the_tables_of_codes_are_those_of_the_code() -> None:
 
 
 def examples(section: str) -> list[dict[str, object]]:
-    """The frames shown in a section of the protocol document."""
+    """Returns the example frames of a section of docs/protocol.md."""
     start = PROTOCOL.index(f"## {section}")
     end = PROTOCOL.index("\n## ", start + 1)
     texts = re.findall(r"```jsonc\n(.*?)```", PROTOCOL[start:end], re.DOTALL)
     return [json.loads(uncommented(text)) for text in texts]
 
 
-def test_the_clients_frames_of_the_document_are_those_of_the_code() -> None:
+def test_every_client_frame_has_an_example() -> None:
     reader = FrameReader(4_000)
     shown_types = {type(reader.read(json.dumps(example))) for example in examples("From the client")}
     assert shown_types == set(typing.get_args(protocol.ClientFrame))
 
 
-def test_the_servers_frames_of_the_document_are_those_of_the_code() -> None:
+def test_every_server_frame_has_an_example() -> None:
     frames = typing.get_args(protocol.ServerFrame)
     found = examples("From the server")
     for example in found:

@@ -1,4 +1,4 @@
-"""The code in the documents works as it stands there; `tests/support/blocks.py` says how a block is marked."""
+"""The code in the documents works unchanged; `tests/support/blocks.py` says how a block is marked."""
 
 import json
 import os
@@ -19,13 +19,13 @@ from tests.support.server import SECRET, Server, environment
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 CLIENT = ROOT / "pulse_trio" / "web" / "pulse-client.js"
 
-# Between a block and the one that continues it: a person would wait for what the first one prints.
+# Between a block and the one that continues it: a person would wait for the first one's output.
 PAUSES = {
     "sh": "read -r _\n",
     "python": "input()\n",
     "javascript": "await standardInput.next();\n",
 }
-# What a page of the service has and Node.js has not, and what `PAUSES` needs.
+# The parts of a browser page that Node.js lacks, and the input that `PAUSES` reads.
 PAGE = """
 import { createInterface } from "node:readline";
 const standardInput = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
@@ -46,7 +46,7 @@ def by_place(block: Block) -> str:
 
 
 @pytest.mark.parametrize("program", programs(BLOCKS), ids=lambda program: program[0].place)
-async def test_the_program_does_what_the_document_says(
+async def test_a_program_prints_the_lines_of_its_document(
     program: list[Block], database: str, start_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     language = program[0].language
@@ -75,7 +75,7 @@ async def test_the_program_does_what_the_document_says(
 
 
 def command(language: str, text: str, folder: Path) -> list[str]:
-    """How a program is run."""
+    """Returns the command that runs a program."""
     match language:
         case "sh":
             suffix, start = "sh", ["sh", "-eu"]
@@ -89,7 +89,7 @@ def command(language: str, text: str, folder: Path) -> list[str]:
 
 
 async def follow(run: Running, program: list[Block]) -> None:
-    """Sees what each block prints before the next one begins, and how the program ends."""
+    """Waits for the lines of each block before the next one starts, and for the end of the program."""
     standard_input = run.process.stdin
     assert standard_input is not None
     for block in program:
@@ -103,19 +103,19 @@ async def follow(run: Running, program: list[Block]) -> None:
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.language in JSON], ids=by_place)
-def test_json_is_json(block: Block) -> None:
+def test_json_is_valid(block: Block) -> None:
     json.loads(uncommented(block.text) if block.language == "jsonc" else block.text)
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.how == "in"], ids=by_place)
-def test_another_test_reads_it(block: Block) -> None:
+def test_the_named_test_reads_the_document(block: Block) -> None:
     assert Path(block.document).name in (ROOT / block.test).read_text()
 
 
 @pytest.mark.parametrize(
     "block", [block for block in BLOCKS if block.how in {"none", "in"} and block.language in PAUSES], ids=by_place
 )
-def test_what_is_not_run_can_be_read(block: Block, tmp_path: Path) -> None:
+def test_code_that_is_not_run_has_valid_syntax(block: Block, tmp_path: Path) -> None:
     match block.language:
         case "python":
             compile(block.text, block.place, "exec")

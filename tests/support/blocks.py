@@ -1,19 +1,19 @@
-"""Blocks of code in the documents, and what the comment before each says about how it is tested.
+"""Blocks of code in the documents, and the comment before each that says how it is tested.
 
-A comment stands before each block of `sh`, `python` or `javascript`, and of any other language that no test reads:
+A comment precedes each block of `sh`, `python` or `javascript`, and of any other language that no test reads:
 
     <!-- test: server -->             run while a service runs; http://127.0.0.1:8000 in it becomes its address
-    <!-- test: alone -->              run with no service
-    <!-- test: continues -->          goes on where the block before it ended, once that has printed its lines
+    <!-- test: alone -->              run without a service
+    <!-- test: continues -->          continues the block before it, once that has printed its lines
     <!-- test: in tests/e2e/x.py -->  that test reads the block from the document
     <!-- test: none, because … -->    not run; its syntax is checked nevertheless
 
 More lines may follow in the comment of a block that is run:
 
-    prints: text                      a line with this text in it comes; there may be several such entries
+    prints: text                      prints a line that contains this text; may be repeated
     people: alice, bob                these have accounts, with the passwords "a password of alice" and so on
     needs: curl, jq                   programs without which the test is skipped
-    goes on                           the program does not end by itself: once it has printed its lines, it is ended
+    goes on                           does not end by itself: it is killed once it has printed its lines
 """
 
 import re
@@ -43,11 +43,11 @@ class Block:
     """One fenced block.
 
     Raises:
-        ValueError: its comment is missing, or not one that there is.
+        ValueError: its comment is missing or unknown.
     """
 
     document: str
-    """Where it stands, from the root of the project."""
+    """The path of its document, from the root of the project."""
     line: int
     language: str
     text: str
@@ -64,11 +64,11 @@ class Block:
         return f"{self.document}:{self.line}"
 
     def read_comment(self, comment: str) -> None:
-        """Takes what a comment says."""
+        """Parses the text of a comment."""
         head, *rest = (line.strip() for line in comment.splitlines())
         found = _HEAD.fullmatch(head)
         if found is None:
-            raise ValueError(f"{self.place}: no such comment: {head}; tests/support/blocks.py has those that there are")
+            raise ValueError(f"{self.place}: no such comment: {head}; see tests/support/blocks.py")
         self.how = head.split(",")[0].split()[0]
         self.test = found["test"] or ""
         for line in rest:
@@ -90,7 +90,7 @@ class Block:
             raise ValueError(f"{self.place}: a program that goes on must print something")
 
     def check(self) -> None:
-        """Fails if it is neither run nor said why not."""
+        """Rejects a block that is neither run nor says why not."""
         if self.language not in (*PLAIN, *RUN) and self.how not in {"in", "none"}:
             raise ValueError(f"{self.place}: nothing runs {self.language or 'a block without a language'}: `text`?")
         if self.language in RUN and not self.how:
@@ -100,7 +100,7 @@ class Block:
 
 
 def blocks(document: Path, root: Path = ROOT) -> Iterator[Block]:
-    """All blocks of a document.
+    """Yields the blocks of a document.
 
     Raises:
         ValueError: one is not fenced, or does not say how it is tested.
@@ -138,10 +138,10 @@ def uncommented(text: str) -> str:
 
 
 def programs(all_blocks: list[Block]) -> list[list[Block]]:
-    """What is run, each of a block and those that go on with it.
+    """Returns the programs to run: each is a block and those that continue it.
 
     Raises:
-        ValueError: there is nothing of the same language to go on with.
+        ValueError: a block has nothing of its language to continue.
     """
     found: list[list[Block]] = []
     latest: dict[tuple[str, str], list[Block]] = {}
