@@ -169,5 +169,5 @@ class _Queue:
 
 
 def _busy() -> PulseError:
-    message = "Too many logins or registrations are waiting; try again in a moment"
+    message = "Too many logins or registrations are waiting; retry in a moment"
     return PulseError(ErrorCode.UNAVAILABLE, message, retry_after=RETRY_SECONDS)

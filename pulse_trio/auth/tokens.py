@@ -95,7 +95,7 @@ class Tokens:
         """
         now = int(self._clock().timestamp())
         if not self.can_issue:
-            raise _not_issued()
+            raise PulseError(ErrorCode.LOGIN_DISABLED)
         if identity.signed_in is None:
             raise invalid_token("it does not come from a login at this service")
         signed_in = int(identity.signed_in)
@@ -106,7 +106,7 @@ class Tokens:
 
     def _sign(self, user: User, *, now: int, expires: int, signed_in: int) -> str:
         if not self.can_issue:
-            raise _not_issued()
+            raise PulseError(ErrorCode.LOGIN_DISABLED)
         claims: dict[str, Any] = {"sub": str(user.id), "iat": now, "exp": expires, "auth_time": signed_in}
         if self._issuer is not None:
             claims["iss"] = self._issuer
@@ -177,10 +177,6 @@ def bearer_token(authorization: str | None) -> str | None:
         return None
     scheme, _, token = authorization.strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
-
-
-def _not_issued() -> PulseError:
-    return PulseError(ErrorCode.LOGIN_DISABLED)
 
 
 def invalid_token(reason: str) -> PulseError:

@@ -33,7 +33,7 @@ def empty() -> Response:
 
 def database_away() -> PulseError:
     """Makes the error for a store that failed."""
-    return PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; try again in a moment")
+    return PulseError(ErrorCode.UNAVAILABLE, "The database does not answer; retry in a moment")
 
 
 def error_answer(error: PulseError) -> Response:

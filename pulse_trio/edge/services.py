@@ -49,7 +49,7 @@ def services() -> Services:
     """
     found = current_app.extensions.get(_KEY)
     if not isinstance(found, Services):
-        raise PulseError(ErrorCode.UNAVAILABLE, "The service is starting or stopping; try again in a moment")
+        raise PulseError(ErrorCode.UNAVAILABLE, "The service is starting or stopping; retry in a moment")
     return found
 
 

@@ -80,7 +80,7 @@ class Gate:
             PulseError: the server is full, or the address has too many connections or requests.
         """
         if self._open >= self._max_open:
-            message = "The server is full; try again in a moment"
+            message = "The server is full; retry in a moment"
             raise self._count_rejected(PulseError(ErrorCode.UNAVAILABLE, message, retry_after=RETRY_SECONDS), peer)
         if peer is None or self._proxies:
             slot = Slot(self, peer)

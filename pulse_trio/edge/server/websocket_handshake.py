@@ -10,8 +10,8 @@ from pulse_trio.edge.server.plain_responses import error_body, error_headers
 from pulse_trio.errors import ErrorCode, PulseError
 
 _ERRORS: Final = {
-    400: (ErrorCode.BAD_REQUEST, "This is not a handshake of WebSocket version 13"),
-    404: (ErrorCode.NOT_FOUND, "There is nothing at this address"),
+    400: PulseError(ErrorCode.BAD_REQUEST, "This is not a handshake of WebSocket version 13"),
+    404: PulseError(ErrorCode.NOT_FOUND),
 }
 
 
@@ -31,7 +31,7 @@ class PlainHandshake(ws_stream.Handshake):
 
 def error_response(status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Returns the headers and the body of the answer to a handshake that Hypercorn rejects."""
-    error = PulseError(*_ERRORS.get(status, (ErrorCode.INTERNAL, "Something went wrong here")))
+    error = _ERRORS.get(status) or PulseError(ErrorCode.INTERNAL)
     body = error_body(error)
     headers = [(name.encode(), value.encode()) for name, value in error_headers(error, body)]
     if status == 400:

@@ -98,12 +98,7 @@ def _check_origin() -> None:
     headers, origins = websocket.headers, app_parts().origins
     # A browser sends one. If there are several, each must be allowed: the first one does not speak for the others.
     if not all(origins.allows(origin, headers.get("Host")) for origin in headers.getlist("Origin")):
-        raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED, "Origin not allowed")
-
-
-def not_a_member() -> PulseError:
-    """Makes the error for non-members, which does not reveal whether the conversation exists."""
-    return PulseError(ErrorCode.NOT_A_MEMBER)
+        raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED)
 
 
 def rejection(error: PulseError | StoreError) -> Response:

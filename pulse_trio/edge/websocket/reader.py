@@ -111,7 +111,7 @@ class Reader:
             about = self._service.frames.read(data)
         except FrameError as error:
             about = error
-        excess = PulseError(ErrorCode.RATE_LIMITED, "Rate limit exceeded; retry in a second")
+        excess = PulseError(ErrorCode.RATE_LIMITED)
         self.connection.refuse(excess, getattr(about, "client_id", None), getattr(about, "conversation_id", None))
 
     async def _handle(self, frame: ClientFrame) -> None:

@@ -19,7 +19,6 @@ from pulse_trio.edge.websocket.handshake import (
     ResumePoint,
     chosen_subprotocol,
     identify,
-    not_a_member,
     reject_resume_point,
     rejection,
     resume_point,
@@ -87,12 +86,12 @@ async def conversation_socket(conversation_id: str) -> Response | None:
             slot = service.limits.connections.hold(identity.user.id)
             held.push(slot)
             if key is None:
-                raise not_a_member()
+                raise PulseError(ErrorCode.NOT_A_MEMBER)
             ticket = service.hub.pending_join(key, identity.user.id)
             held.push(ticket)
             version = await service.store.membership(key, identity.user.id)
             if version is None:
-                raise not_a_member()
+                raise PulseError(ErrorCode.NOT_A_MEMBER)
             ticket.version = version
         except (PulseError, StoreError) as error:
             return rejection(error)
