@@ -45,7 +45,7 @@ class Tally:
 
 
 class Dialect:
-    """How a server is spoken to: the specification's frames."""
+    """Protocol of a server: the specification's frames."""
 
     counted = b'{"type":"message"'
     typed = b'{"type":"typing"'

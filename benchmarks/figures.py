@@ -43,7 +43,7 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float], *, more_is_better: bool = False) -> Spread | None:
-    """How many times better ours is, round by round: what was measured side by side is compared.
+    """Factor by which ours is better, round by round: compares what was measured side by side.
 
     None if a value is missing or zero, so that there is nothing to divide.
     """

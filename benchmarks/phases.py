@@ -1,4 +1,4 @@
-"""What is done to a server while it is measured: phases of some seconds on connections that are there already."""
+"""Load on a server while it is measured: phases of some seconds on open connections."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ STALL = 180.0  # seconds without an answer after which a phase has failed
 
 @dataclass(slots=True)
 class Outcome:
-    """What a phase did: how many operations, at what cost, and how long each took (seconds)."""
+    """Result of a phase: number of operations, their cost, and the seconds that each took."""
 
     operations: int
     usage: Usage

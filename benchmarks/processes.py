@@ -169,7 +169,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a phase cost: seconds of CPU of the server, of PostgreSQL and of the load generator, and of the clock."""
+    """Cost of a phase in seconds: CPU of the server, of PostgreSQL and of the load generator, and elapsed time."""
 
     server: float
     postgres: float
@@ -189,12 +189,12 @@ class Meter:
         return server, postgres, time.process_time(), time.perf_counter()
 
     def stop(self) -> Usage:
-        """What was used since the meter was made."""
+        """Returns the use since the meter was made."""
         return Usage(*(after - before for after, before in zip(self._read(), self._start, strict=True)))
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describes the machine that the figures were measured on."""
     cpu = next(
         (
             line.partition(":")[2].strip()

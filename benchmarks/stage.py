@@ -1,4 +1,4 @@
-"""What every scenario needs: how much is measured, the running servers with their connections, the results."""
+"""Base of every scenario: the amount of load, the running servers with their connections, the results."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +16,7 @@ AT_ONCE = 64  # connections that are being opened at a time
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured.
+    """Amount of load.
 
     Attributes:
         rounds: how often each phase is measured at each server.

@@ -109,7 +109,7 @@ class Running:
 
 
 def missing(target: Target) -> str | None:
-    """What a target needs that this machine does not have; None if nothing."""
+    """Returns what this machine lacks to run a target; None if nothing."""
     if target.name != NODE:
         return None
     if shutil.which("node") is None:

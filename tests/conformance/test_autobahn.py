@@ -47,7 +47,7 @@ def echo(tmp_path: Path) -> Iterator[Server]:
 
 
 def results(server: Server, folder: Path, *, is_long: bool) -> dict[str, str]:
-    """What became of each case."""
+    """Returns the outcome of each case."""
     excluded = [] if is_long else [part for group in LONG_GROUPS for part in ("-x", group)]
     done = subprocess.run(
         [KOSOKU, "-p", "2", *excluded, "-o", str(folder), f"127.0.0.1:{server.port}"],

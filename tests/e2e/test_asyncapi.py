@@ -63,6 +63,6 @@ async def test_a_connection_takes_the_frames_that_the_document_names(server: Ser
 
 
 def frames_of(document: dict[str, Any], channel: str) -> list[dict[str, str]]:
-    """What a client may send."""
+    """Returns the frames that a client may send."""
     found: list[dict[str, str]] = document["operations"][f"receive{channel}"]["messages"]
     return found

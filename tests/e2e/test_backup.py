@@ -300,7 +300,7 @@ def test_a_dump_of_an_older_server_is_restored_into_that_server_and_a_newer_one(
 def test_programs_that_do_not_fit_an_older_server_are_refused_before_anything_is_written(
     older: SystemPostgres, folder: Path
 ) -> None:
-    """What newer programs write could not be restored into that server."""
+    """An older server cannot restore dumps of newer programs."""
     if older.major >= 17:
         pytest.skip("this server takes what newer programs write")
     file = folder / "pulse.dump"

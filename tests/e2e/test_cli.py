@@ -31,7 +31,7 @@ def run(*arguments: str, stdin: str = "", **settings: str) -> subprocess.Complet
 
 
 def answer(*arguments: str, stdin: str = "", **settings: str) -> str:
-    """What `pulse-trio` with these arguments says, which must succeed and say nothing else."""
+    """Returns the stdout of `pulse-trio` with these arguments; it must succeed with an empty stderr."""
     done = run(*arguments, stdin=stdin, **settings)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip()

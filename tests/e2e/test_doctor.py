@@ -44,7 +44,7 @@ def run(*arguments: str, limit: int | None = None, **settings: str) -> subproces
 
 
 def findings(*arguments: str, limit: int | None = None, **settings: str) -> dict[str, dict[str, Any]]:
-    """What it finds, by name; what it says to people and its exit code are the same."""
+    """Returns the findings by name, after comparing them with the text for people and the exit code."""
     done = run("--json", *arguments, limit=limit, **settings)
     assert done.stderr == ""
     report = json.loads(done.stdout)

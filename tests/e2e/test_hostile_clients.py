@@ -209,7 +209,7 @@ async def test_each_message_has_its_own_time(start_server: Start) -> None:
 
 
 async def refused(server: Server, request: bytes = GET_ME) -> tuple[int, str]:
-    """What a new connection is answered."""
+    """Returns the answer to a new connection."""
     async with open_raw(server.port) as client:
         await client.send_some(request)
         answer = await client.read_answer()

@@ -68,7 +68,7 @@ async def wait_at_rest(data_dir: Path) -> None:
 
 
 def is_at_rest(data_dir: Path) -> bool:
-    """Whether no process uses the data folder."""
+    """Returns True if no process uses the data folder."""
     with (data_dir / "owner.lock").open() as owner, (data_dir / "lock").open() as cluster:
         try:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -180,7 +180,7 @@ async def test_of_a_walk_with_failures(start_server: Callable[..., Server], data
 
 
 def stored_secrets(database: str) -> list[str]:
-    """What the database keeps of passwords. It keeps no token, no ticket and no password itself."""
+    """Returns the password hashes in the database, which has no tokens, tickets or passwords."""
     with psycopg.connect(database) as connection:
         tables = [
             name

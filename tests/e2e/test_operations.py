@@ -31,7 +31,7 @@ def folder() -> Iterator[Path]:
 
 
 def sh(commands: str, folder: Path, **settings: str) -> str:
-    """What these commands of the document say, run in a folder; each must succeed."""
+    """Runs these commands of the document in a folder and returns their output; each must succeed."""
     path = f"{Path(PROGRAM).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["/bin/sh", "-e", "-c", commands],

@@ -1,4 +1,4 @@
-"""Who is online and when the others were here, on the real process."""
+"""Presence and last-seen times, on the real process."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

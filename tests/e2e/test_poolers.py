@@ -26,7 +26,7 @@ def own(conninfo: str) -> dict[str, str]:
 
 
 def advisory_locks(cluster: Cluster) -> int:
-    """How many are held: behind a pooler they would outlive who took them."""
+    """Counts the advisory locks: behind a pooler they would outlive the client that took them."""
     (row,) = cluster.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
     return int(row[0])
 
@@ -119,7 +119,7 @@ def test_what_pgbouncer_refuses_is_told_with_what_to_do(own_cluster: Cluster) ->
 
 
 def test_a_pooler_with_too_few_sessions_is_told_of_and_not_waited_for(own_cluster: Cluster) -> None:
-    """Where PgBouncer lets a connection wait for ever, and where the doctor once wanted one session more."""
+    """Covers a pool so small that one more session would make PgBouncer wait for ever; the doctor once opened it."""
     database = own_cluster.new_database()
     with PgBouncer(database, "session", default_pool_size="1", query_wait_timeout="0") as pooler:
         done = run_serve(**own(pooler.conninfo))

@@ -1,4 +1,4 @@
-"""Who is here: joining, leaving, removal and announcements, on the real process."""
+"""Presence in a room: joining, leaving, removal and announcements, on the real process."""
 
 from typing import Any
 

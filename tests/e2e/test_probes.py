@@ -104,7 +104,7 @@ async def test_a_service_that_is_to_stop_goes_on_for_a_while_and_says_that_it_is
 
 
 async def test_a_full_service_is_alive_and_not_ready(start_server: Start) -> None:
-    """Whoever restarts what does not live must leave it alone."""
+    """An orchestrator restarts a process whose liveness probe fails; this one must pass."""
     server = start_server(PULSE_MAX_CONNECTIONS="3")
     with trio.fail_after(60):
         async with AsyncExitStack() as stack:

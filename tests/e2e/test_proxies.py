@@ -41,7 +41,7 @@ class Proxy(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What runs it in the foreground, on our file."""
+        """Returns the command that runs the proxy in the foreground, on our file."""
 
     def start(self) -> None:
         with (self.folder / "said").open("ab") as said:

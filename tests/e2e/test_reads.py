@@ -1,4 +1,4 @@
-"""How far members have read: over a conversation's own connection, a session and REST, on the real process."""
+"""Read positions over a conversation's own connection, a session and REST, on the real process."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Who may reach what over the WebSocket, and TLS: the rows of docs/security.md that have no other place.
+"""Access over the WebSocket, and TLS: the rows of docs/security.md that have no other place.
 
 Routes and frames come from the code itself, so that a new one cannot be forgotten: it fails here until it is listed.
 """

@@ -52,7 +52,7 @@ def launch(data_dir: Path) -> Iterator[Start]:  # its folder must outlive the se
 
 
 def is_at_rest(data_dir: Path) -> bool:
-    """Whether no process uses the data folder: every one of the service's and the cluster's holds a lock in it."""
+    """Returns True if no process uses the data folder: the service's and the cluster's each hold a lock in it."""
     for name in ("owner.lock", "lock"):
         path = data_dir / name
         if path.exists():
@@ -249,7 +249,7 @@ async def test_a_data_folder_with_a_path_of_150_characters(launch: Start) -> Non
 
 @pytest.fixture
 def ordinary() -> dict[str, Any]:
-    """How to start a program as an ordinary user."""
+    """Returns the command that starts a program as an ordinary user."""
     if os.geteuid() != 0:
         pytest.skip("not root: every other test here runs as an ordinary user already")
     nobody = pwd.getpwnam("nobody")

@@ -248,7 +248,7 @@ async def test_tail_after_what_is_not_in_this_history(desk: Desk) -> None:
 
 
 async def tailed(desk: Desk, *arguments: str) -> list[dict[str, Any]]:
-    """What `tail` prints until it has caught up."""
+    """Returns the output of `tail` until it has caught up."""
     done = await desk.run("tail", "Team", "--no-follow", *arguments)
     assert (done.returncode, done.stderr) == (0, b"")
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -188,7 +188,7 @@ async def test_versions_before_1_2_are_refused(start_tls: Start) -> None:
     server = start_tls()
 
     async def say_hello(version: int) -> int | None:
-        """What the answer is; None if the connection just ends."""
+        """Returns the answer; None if the connection ends without one."""
         async with open_raw(server.port) as client:
             await client.send(client_hello(version))
             try:

@@ -46,7 +46,7 @@ def _tasks(task: Task | None) -> Iterator[str]:
 
 
 async def _inside() -> dict[str, int]:
-    """What there is at this moment."""
+    """Counts the objects at this moment."""
     await trio.lowlevel.checkpoint()
     gc.collect()
     found = gc.get_objects()

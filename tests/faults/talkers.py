@@ -157,7 +157,7 @@ class Group:
             await talker.is_done.wait()
 
     async def check(self) -> int:
-        """What was acknowledged is in the history, once, in its place; all saw the same. Returns how many there are."""
+        """Compares the history with what was acknowledged and what each talker saw; returns its length."""
         stored: list[dict[str, Any]] = []
         reader = self.talkers[0].person
         reader.api.base_url = self.base_url

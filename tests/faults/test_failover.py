@@ -52,7 +52,7 @@ def wait_caught_up(primary: Cluster) -> None:
 
 
 def both(first: Cluster, second: Cluster) -> str:
-    """How to reach whichever of the two takes changes; the first one is asked first."""
+    """Returns a connection string for the primary of the two; the first one is asked first."""
     host, port = f"{first.socket_folder},{second.socket_folder}", "5432,5432"
     return make_conninfo(first.conninfo, host=host, port=port, target_session_attrs="read-write")
 

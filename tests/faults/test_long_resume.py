@@ -1,4 +1,4 @@
-"""Who has missed 100,000 messages gets those and then what is live, in bounded memory, and nobody waits for it."""
+"""A client that missed 100,000 messages resumes in bounded memory and delays nobody."""
 
 import sys
 import uuid

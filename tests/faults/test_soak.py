@@ -78,7 +78,7 @@ class Visitor:
 
 
 async def look(server: Server) -> dict[str, int]:
-    """What the process has, inside and as the system sees it."""
+    """Counts what the process holds, inside and as the system sees it."""
     inside: dict[str, int] = (await Api(server.base_url).get(INSIDE_PATH)).json()
     process = Path(f"/proc/{server.process.pid}")
     return {
@@ -89,7 +89,7 @@ async def look(server: Server) -> dict[str, int]:
 
 
 async def settled(server: Server, most: dict[str, int]) -> dict[str, int]:
-    """What it has when nobody is left and nothing changes any more, or when it has not come to that for long."""
+    """Returns the counts once everybody has left and they are steady, or at the end of a long wait."""
     last, alike = await look(server), 0
     with trio.move_on_after(PATIENCE):
         while alike < 3 or any(last[name] > count for name, count in most.items()):

@@ -1,1 +1,1 @@
-"""What tests share: clusters, server processes, clients. Nothing here is a test."""
+"""Shared parts of tests: clusters, server processes, clients. Nothing here is a test."""

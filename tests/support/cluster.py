@@ -45,7 +45,7 @@ class Cluster:
 
     @property
     def socket_folder(self) -> str:
-        """Where its socket is."""
+        """Returns the folder of its socket."""
         return str(conninfo_to_dict(self.conninfo)["host"])
 
     def start(self) -> None:

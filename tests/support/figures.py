@@ -6,7 +6,7 @@ from tests.support.client import Api
 
 
 class Figures:
-    """What a service's /metrics said at one moment."""
+    """Figures of a service's /metrics at one moment."""
 
     def __init__(self, text: str) -> None:
         self._samples: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}

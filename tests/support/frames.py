@@ -10,7 +10,7 @@ from pulse_trio.settings import Settings
 
 
 def validators(document: dict[str, Any], operation: str) -> dict[str, Draft202012Validator]:
-    """What a frame of an operation must be like, by its `type`."""
+    """Returns the schemas of an operation's frames, by `type`."""
     found = {}
     for reference in document["operations"][operation]["messages"]:
         message = follow(document, follow(document, reference))
@@ -21,7 +21,7 @@ def validators(document: dict[str, Any], operation: str) -> dict[str, Draft20201
 
 
 def follow(document: Any, reference: dict[str, str]) -> Any:
-    """What a reference refers to."""
+    """Resolves a reference."""
     at = document
     for part in reference["$ref"].removeprefix("#/").split("/"):
         at = at[part]

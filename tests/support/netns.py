@@ -94,7 +94,7 @@ class Namespace:
         return Cable(outside, inside, bridge, port)
 
     def command(self, *command: str) -> list[str]:
-        """How to run a program in there, as the same process."""
+        """Returns the command that runs a program in there, as the same process."""
         return ["ip", "netns", "exec", self.name, *command]
 
     def connected_socket(self, address: str, port: int) -> socket.socket:

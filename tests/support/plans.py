@@ -47,7 +47,7 @@ def nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def work(*plans: dict[str, Any]) -> int:
-    """How much the plans did: how often each node ran, and the rows that it gave and threw away."""
+    """Work of the plans: how often each node ran, and the rows that it returned and discarded."""
     return sum(map(_work, (node for plan in plans for node in nodes(plan))))
 
 

@@ -64,7 +64,7 @@ async def running(*command: str, **options: Any) -> AsyncIterator[Running]:
 
 
 def node() -> list[str]:
-    """How to run JavaScript that uses the WebSocket of browsers.
+    """Returns the command that runs JavaScript with the WebSocket of browsers.
 
     Node.js has it since version 22, behind a flag since 20.10; for older ones Debian's package node-ws does.
     """

@@ -1,4 +1,4 @@
-"""What stands between the service and its PostgreSQL, and breaks it: a proxy on a free port."""
+"""Proxy on a free port between the service and its PostgreSQL, which breaks the connection."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,7 +44,7 @@ class Proxy:
 
     @property
     def conninfo(self) -> str:
-        """How the service reaches the database through this."""
+        """Returns the connection string of the database through this proxy."""
         own = {"host": "127.0.0.1", "port": self.port, "sslmode": "disable", "gssencmode": "disable"}
         return make_conninfo("", **{**self._params, **own})
 
