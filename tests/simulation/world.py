@@ -1,0 +1,356 @@
+"""The simulated world: the real service behind the real Hypercorn, on streams in memory and a virtual clock."""
+
+import contextlib
+import json
+import random
+import re
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import jwt
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+
+import pulse_trio.app
+import pulse_trio.rooms.hub
+from pulse_trio.app import create_app
+from pulse_trio.auth.passwords import Passwords
+from pulse_trio.edge.server import install, wrap
+from pulse_trio.edge.server.tcp_connection import TcpConnection
+from pulse_trio.edge.services import Services
+from pulse_trio.ids import IdSource
+from pulse_trio.rooms.hub import Hub
+from pulse_trio.settings import Settings
+from pulse_trio.store.base import NewConversation, User
+from pulse_trio.store.memory import MemoryStore
+from tests.simulation.faults import FaultyStore, row_of
+from tests.simulation.history import History
+from tests.simulation.plan import Plan
+from tests.simulation.streams import Connection, End
+
+BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
+SECRET = "a key of the simulation: 5b1c8e7d2f90a364"
+LIFETIME = 36_000  # virtual seconds of a token, if it is not to expire
+LETS_GO = 75.0  # virtual seconds in which a client that has vanished is noticed: no ping was answered in 50
+HYPERCORN_TOML = Path(__file__).parents[2] / "hypercorn.toml"
+DOWN_FOR = (0.1, 3.0)  # seconds between a restart's two halves
+COUNTED = ("a gap was filled", "a room failed")  # log lines that tell of a rare path
+
+
+class World:
+    """One run's service, its data and its network.
+
+    Args:
+        seed: decides everything.
+        plan: what is left out.
+        fault_rate: how often an operation of the store goes wrong during the chaos, 0 to 1.
+    """
+
+    def __init__(self, seed: int, plan: Plan, fault_rate: float) -> None:
+        self.seed = seed
+        self.plan = plan
+        self.history = History()
+        self.fault_rate = fault_rate
+        self.late_rate = self.rand("late").choice((0.0, 0.2, 0.5)) if plan.has("late") else 0.0
+        self.calm = False
+        self.well = False  # everybody is connected and has caught up
+        self._epoch_of_clock = trio.current_time()
+        linger = self.rand("linger").choice((60.0, 3.0, 0.5)) if plan.has("linger") else 60.0
+        self.settings = Settings(
+            room_linger=linger,
+            secret_key=SECRET,
+            store_timeout=4,
+            write_timeout=6,
+            pending_messages=8,
+            inbox_messages=32,
+            batch_messages=16,
+        ).model_copy(update={"outbox_bytes": 12_000})  # below what is allowed, so that it is reached
+        self.data = MemoryStore(epoch="one")
+        self.ids = IdSource(self.clock, self.rand("ids").randbytes)
+        self.users: list[User] = []
+        self.conversations: list[UUID] = []
+        self.connections: dict[int, Connection] = {}
+        self.serving = 0
+        self._vanished: dict[int, float] = {}  # connection → when
+        self.store: FaultyStore | None = None
+        self._up = False
+        self._nursery: trio.Nursery | None = None
+        self._parts: Services | None = None
+        self._numbers = 0
+        self._requests = 0
+        self._starts = 0
+
+    def rand(self, name: str) -> random.Random:
+        """A source of chance of its own for each part, so that a change of one moves the others little."""
+        return random.Random(f"{self.seed}/{name}")
+
+    def clock(self) -> datetime:
+        """The wall clock of the simulation."""
+        return BEGINNING + timedelta(seconds=trio.current_time() - self._epoch_of_clock)
+
+    def token(self, user: User, lifetime: float = LIFETIME) -> tuple[str, float]:
+        """A token for about so many seconds, and when it expires, as the history tells the time."""
+        expires = int(self.clock().timestamp() + lifetime)
+        token = jwt.encode({"sub": str(user.id), "exp": expires}, SECRET, algorithm="HS256")
+        return token, expires - BEGINNING.timestamp()
+
+    async def populate(self, users: int, conversations: int) -> None:
+        """Users, and groups whose owner is the first of them; the last user is in all of them, too."""
+        for number in range(users):
+            user = User(self.ids(), f"user{number}")
+            await self.data.create_user(user, password_hash=None, subject=None, created_at=self.clock())
+            self.users.append(user)
+        for _ in range(conversations):
+            members = tuple(user.id for user in self.users)
+            new = NewConversation(self.ids(), "Group", None, True, members[0], members, self.clock())
+            await self.data.create_conversation(new)
+            self.conversations.append(new.id)
+            for member in members:
+                self.history.add("member_in", conversation=str(new.id), user=str(member))
+
+    # --- the service ---
+
+    async def run_service(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """One process of the service, until it is told to end; then another, for as long as the world runs."""
+        rand = self.rand("restarts")
+        while True:
+            await self._run_process(rand, task_status)
+            task_status = trio.TASK_STATUS_IGNORED
+            await trio.sleep(rand.uniform(*DOWN_FOR))
+
+    async def _run_process(self, rand: random.Random, task_status: trio.TaskStatus[None]) -> None:
+        self._starts += 1
+        rate = 0.0 if self.calm else self.fault_rate
+        faults, breaks = self.rand(f"faults {self._starts}"), self.rand(f"breaks {self._starts}")
+        late = self.rand(f"late {self._starts}") if self.plan.has("late") else None
+        late_rate = 0.0 if self.calm else self.late_rate
+        store = FaultyStore(self.data, self.history, faults, breaks, late, rate, late_rate)
+        self.store = store
+
+        @asynccontextmanager
+        async def open_store() -> AsyncIterator[FaultyStore]:
+            yield store
+
+        app = create_app(self.settings, open_store, clock=self.clock, ids=self.ids)
+        to_app, from_world = trio.open_memory_channel[dict[str, str]](1)
+        told: dict[str, trio.Event] = {
+            "lifespan.startup.complete": trio.Event(),
+            "lifespan.shutdown.complete": trio.Event(),
+        }
+
+        async def send(message: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            told[message["type"]].set()
+
+        self._stop = trio.Event()
+        async with trio.open_nursery() as process:
+            process.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}}, from_world.receive, send)
+            await to_app.send({"type": "lifespan.startup"})
+            await told["lifespan.startup.complete"].wait()
+            self._parts = app.extensions["pulse_trio"]
+            config = Config.from_toml(HYPERCORN_TOML)
+            config.errorlog = None
+            self._served = (wrap(app), config, WorkerContext(None))
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._up = True
+                self.history.add("up")
+                task_status.started()
+                await self._stop.wait()
+                self._up = False
+                if self._kill:
+                    self.history.add("killed")
+                    store.die()
+                    for connection in self.connections.values():
+                        connection.cut()
+                else:
+                    self.history.add("drained")
+                    await self._parts.hub.drain()
+                nursery.cancel_scope.cancel()
+            if not self._kill:
+                await to_app.send({"type": "lifespan.shutdown"})
+                await told["lifespan.shutdown.complete"].wait()
+            process.cancel_scope.cancel()
+        self._parts = None
+        self.history.add("down")
+
+    def stop(self, *, kill: bool) -> None:
+        """Ends the process: as SIGKILL does, or in order."""
+        if self._up:
+            self._kill = kill
+            self._stop.set()
+
+    @property
+    def hub(self) -> Hub:
+        assert self._parts is not None
+        return self._parts.hub
+
+    @property
+    def is_up(self) -> bool:
+        return self._up
+
+    def calm_down(self) -> None:
+        """From now on nothing goes wrong."""
+        self.calm = True
+        self.history.add("calm")
+        if self.store is not None:
+            self.store.rate = self.store.late_rate = 0.0
+
+    # --- the network ---
+
+    def connect(self) -> tuple[int, End]:
+        """A connection to the service. Raises OSError when it is down."""
+        if not self._up or self._nursery is None:
+            raise ConnectionRefusedError
+        self._numbers += 1
+        connection = Connection(self.rand(f"connection {self._numbers}"))
+        self.connections[self._numbers] = connection
+        self._nursery.start_soon(self._serve, self._numbers, connection.server)
+        return self._numbers, connection.client
+
+    async def _serve(self, number: int, stream: End) -> None:
+        app, config, context = self._served
+        self.serving += 1
+        try:
+            await TcpConnection(app, config, context, {}, stream).run()  # type: ignore[arg-type]
+        finally:
+            self.serving -= 1
+            self.connections.pop(number).cut()  # as the system does for a process that ends
+            since = self._vanished.pop(number, None)
+            if since is not None and self._up:
+                self.history.count("a half-open client let go")
+                if trio.current_time() - since > LETS_GO:
+                    self.history.add("leak", what=f"connection {number} stayed after its client had vanished")
+
+    def next_number(self) -> int:
+        """A number for what the checker takes for a connection."""
+        self._numbers += 1
+        return self._numbers
+
+    def next_request(self) -> int:
+        """A number for a change of members that is asked for."""
+        self._requests += 1
+        return self._requests
+
+    def cut(self, number: int) -> None:
+        """Cuts a connection without a close; what is on the way is lost."""
+        if number in self.connections:
+            self.history.add("cut", connection=number)
+            self.connections[number].cut()
+
+    def vanish(self, number: int) -> None:
+        """The client of a connection is gone, and the server hears nothing of it, ever."""
+        if number in self.connections:
+            self.history.add("vanished", connection=number)
+            self._vanished[number] = trio.current_time()
+            self.connections[number].vanish()
+
+    async def request(self, user: User, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """A REST request; its status and what it says, or 0 when no answer came."""
+        data = b"" if body is None else json.dumps(body).encode()
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: chat.example\r\nConnection: close\r\n"
+            f"Authorization: Bearer {self.token(user)[0]}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        answer = b""
+        stream: End | None = None
+        try:
+            with trio.move_on_after(20):
+                _, stream = self.connect()
+                await stream.send_all(head.encode() + data)
+                while not _is_whole(answer) and (piece := await stream.receive_some()):
+                    answer += piece
+        except (OSError, trio.BrokenResourceError):
+            pass
+        finally:
+            if stream is not None:
+                with trio.CancelScope(shield=True):
+                    await stream.aclose()
+        if not _is_whole(answer):
+            return 0, None
+        said = answer.partition(b"\r\n\r\n")[2]
+        return int(answer[9:12]), json.loads(said) if said else None
+
+    # --- what is there ---
+
+    def members(self, conversation_id: UUID) -> set[UUID]:
+        return set(self.data._conversations[conversation_id].members)
+
+    def last_rev(self, conversation_id: UUID) -> int:
+        return self.data._conversations[conversation_id].last_rev
+
+    def note_rows(self) -> None:
+        """Puts what the store holds into the history."""
+        for conversation_id in self.conversations:
+            rows = sorted(self.data._conversations[conversation_id].messages, key=lambda row: row.seq)
+            self.history.add("rows", conversation=str(conversation_id), rows=[row_of(row) for row in rows])
+            members = sorted(str(user_id) for user_id in self.members(conversation_id))
+            self.history.add("members", conversation=str(conversation_id), users=members)
+            positions = {str(key): seq for key, seq in self.data._conversations[conversation_id].members.items()}
+            self.history.add("positions", conversation=str(conversation_id), positions=positions)
+
+
+@contextmanager
+def deterministic(world: World) -> Iterator[None]:
+    """What the service takes from elsewhere comes from the seed; what it logs goes into the history."""
+    before = structlog.get_config()
+
+    def note(_logger: object, level: str, event: dict[str, Any]) -> Any:
+        problem = event.pop("exc_info", None)
+        text = repr(problem) if isinstance(problem, BaseException) else ""
+        if problem is True:
+            text = "".join(traceback.format_exc().splitlines(keepends=True)[-6:])
+        if event.get("event") in COUNTED:
+            world.history.count(event["event"])
+        world.history.add("log", level=level, **{f"log_{k}": str(v) for k, v in event.items()}, problem=text)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[note], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False)
+    real_hub, real_passwords = pulse_trio.app.Hub, pulse_trio.app.Passwords
+    users_a_turn, pulse_trio.rooms.hub.USERS_A_TURN = pulse_trio.rooms.hub.USERS_A_TURN, 1  # type: ignore[misc]
+
+    def hub(*args: Any, **options: Any) -> Hub:
+        return real_hub(*args, **options, rand=world.rand("jitter"))
+
+    def one_passwords(parallel: int) -> Passwords:  # its hash takes 30 ms
+        if not _PASSWORDS:
+            _PASSWORDS.append(real_passwords(parallel))
+        return _PASSWORDS[0]
+
+    # What a run leaves behind must not be frozen: there are hundreds in a process.
+    tune, pulse_trio.app.tune_garbage_collector = pulse_trio.app.tune_garbage_collector, lambda: None
+    pulse_trio.app.Hub = hub  # type: ignore[misc,assignment]
+    pulse_trio.app.Passwords = one_passwords  # type: ignore[misc,assignment]
+    install(world.settings)
+    try:
+        yield
+    finally:
+        pulse_trio.app.tune_garbage_collector = tune
+        pulse_trio.app.Hub = real_hub  # type: ignore[misc]
+        pulse_trio.rooms.hub.USERS_A_TURN = users_a_turn  # type: ignore[misc]
+        pulse_trio.app.Passwords = real_passwords  # type: ignore[misc]
+        structlog.configure(**before)
+
+
+_PASSWORDS: list[Passwords] = []
+
+
+def _is_whole(answer: bytes) -> bool:
+    """Whether this is an HTTP answer with all of its body."""
+    head, end, body = answer.partition(b"\r\n\r\n")
+    found = re.search(rb"content-length: *([0-9]+)", head, re.IGNORECASE)
+    return bool(end) and len(body) >= (0 if found is None else int(found[1]))
+
+
+async def quietly_closed(stream: End) -> None:
+    """Closes it, also while cancelled."""
+    with trio.CancelScope(shield=True), contextlib.suppress(trio.BrokenResourceError):
+        await stream.aclose()
