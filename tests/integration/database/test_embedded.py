@@ -32,7 +32,7 @@ from pulse_trio.database.embedded import (
 )
 from tests.support.cluster import traversable_folder
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 PACKAGES = str(Path(psycopg.__file__).parents[1])
 TEST_SECONDS = 90  # a test that hangs fails
 IS_ROOT = os.geteuid() == 0

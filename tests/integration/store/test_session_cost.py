@@ -19,7 +19,7 @@ from pulse_trio.store.base import User
 from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.trio_psycopg.connection import TrioCursor
 from tests.contract.people import People
-from tests.integration.test_postgres_store import open_store
+from tests.integration.store.test_postgres_store import open_store
 from tests.unit.rooms.world import FakeTransport
 
 MANY = 1_000  # also the maximum of a `resume`

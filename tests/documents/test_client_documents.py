@@ -11,7 +11,7 @@ from pulse_trio import client
 from pulse_trio.terminal.commands import COMMANDS
 from pulse_trio.terminal.exits import Exit
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 TERMINAL = (DOCS / "terminal.md").read_text()
 PYTHON = (DOCS / "python.md").read_text()
 

@@ -26,7 +26,7 @@ from pulse_trio.errors import LaunchError
 from tests.support.cluster import Cluster
 
 LIMIT = 30  # seconds
-SCRIPTS = Path(__file__).resolve().parents[2] / "migrations"
+SCRIPTS = Path(__file__).resolve().parents[3] / "migrations"
 
 
 @pytest.fixture
