@@ -285,7 +285,7 @@ def own(conninfo: str) -> dict[str, str]:
     return {"DATABASE_URL": conninfo, "SECRET_KEY": SECRET}
 
 
-def test_a_dump_of_an_older_server_is_restored_into_that_server_and_a_newer_one(
+def test_an_older_servers_dump_is_restored_into_it_and_into_a_newer_one(
     older: SystemPostgres, cluster: Cluster, folder: Path
 ) -> None:
     file = folder / "pulse.dump"
@@ -297,9 +297,7 @@ def test_a_dump_of_an_older_server_is_restored_into_that_server_and_a_newer_one(
         assert users(**target) == ["alice"]
 
 
-def test_programs_that_do_not_fit_an_older_server_are_refused_before_anything_is_written(
-    older: SystemPostgres, folder: Path
-) -> None:
+def test_too_new_programs_are_refused_before_anything_is_written(older: SystemPostgres, folder: Path) -> None:
     """An older server cannot restore dumps of newer programs."""
     if older.major >= 17:
         pytest.skip("this server takes what newer programs write")

@@ -6,7 +6,7 @@ from tests.e2e.test_serve import Start, assert_refused, data_dir, launch, run_se
 from tests.support.server import SECRET
 
 
-def test_a_server_that_may_lose_commits_is_refused_unless_the_settings_allow_it(
+def test_a_server_that_may_lose_commits_is_refused_unless_allowed(
     launch: Start,  # noqa: F811
     database: str,
 ) -> None:

@@ -101,7 +101,7 @@ async def _check_alive(chat: Chat, content: str) -> dict[str, Any]:
     return answer
 
 
-async def test_every_bad_frame_is_answered_with_its_code_and_the_connection_lives_on(server: Server) -> None:
+async def test_a_bad_frame_is_answered_with_its_code_on_a_living_connection(server: Server) -> None:
     with trio.fail_after(120):
         alice, bob, conversation = await _pair(server)
         async with connect_in_order(conversation, bob, alice) as (b, a):

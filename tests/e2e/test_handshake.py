@@ -256,7 +256,7 @@ async def test_huge_headers_are_refused(server: Server) -> None:
         assert (await _handshake(server, url)).status == 101
 
 
-async def test_a_plain_request_to_the_websocket_route_is_answered_with_a_json_error(server: Server) -> None:
+async def test_a_plain_request_to_a_websocket_route_gets_a_json_error(server: Server) -> None:
     with trio.fail_after(60):
         alice, conversation, path = await _alice_alone(server)
         for address in (path, "/api/chat/ws"):

@@ -412,9 +412,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_a_request_that_is_not_to_be_trusted_is_refused_and_the_connection_closed(
-    server: Server, kind: str
-) -> None:
+async def test_a_broken_request_is_refused_and_its_connection_closed(server: Server, kind: str) -> None:
     with trio.fail_after(30):
         async with open_raw(server.port) as client:
             await client.send_some(BROKEN[kind] + GET_ME)

@@ -455,7 +455,7 @@ async def test_a_connection_that_was_closed_goes_although_its_client_keeps_sendi
         assert (await alice.history(conversation))["total"] == 0
 
 
-async def test_a_loop_that_sends_to_a_client_that_has_gone_does_not_freeze_the_server(
+async def test_a_loop_of_sends_to_a_gone_client_does_not_freeze_the_server(
     start_hypercorn: Callable[..., Server],
 ) -> None:
     server = start_hypercorn()
@@ -575,7 +575,7 @@ async def _end_with_messages_under_way(server: Server, how: signal.Signals) -> t
 
 @pytest.mark.process_end
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-async def test_the_end_of_the_server_is_told_with_1012_and_loses_nothing_acknowledged(
+async def test_the_server_ends_with_1012_and_loses_no_acknowledged_message(
     start_server: Callable[..., Server], how: signal.Signals
 ) -> None:
     with trio.fail_after(60):
@@ -639,9 +639,7 @@ async def test_a_port_with_no_tricks_is_what_the_remedies_leave(server: Server) 
         (b"POST /api/auth/login HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999\r\n\r\n{", 415),
     ],
 )
-async def test_a_request_answered_before_its_body_came_does_not_keep_the_connection(
-    server: Server, head: bytes, status: int
-) -> None:
+async def test_a_request_answered_before_its_body_ends_the_connection(server: Server, head: bytes, status: int) -> None:
     with trio.fail_after(30):
         async with open_raw(server.port) as client:
             assert (await client.request(head)).status == status

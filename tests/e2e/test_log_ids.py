@@ -99,7 +99,7 @@ async def test_lines_of_a_request_carry_its_id_and_those_of_the_next_one_another
     assert failed[0]["connection_id"]
 
 
-async def test_lines_of_a_websocket_carry_the_id_of_its_handshake_and_those_of_a_room_nobodys(
+async def test_lines_of_a_websocket_carry_its_handshakes_id_those_of_a_room_none(
     start_server: Start, database: str
 ) -> None:
     server = start_server(

@@ -81,7 +81,7 @@ async def test_a_database_that_hangs_is_told_in_time_and_asked_once(start_server
             await trio.lowlevel.checkpoint()
 
 
-async def test_a_service_that_is_to_stop_goes_on_for_a_while_and_says_that_it_is_not_ready(start_server: Start) -> None:
+async def test_a_stopping_service_is_not_ready_and_serves_during_its_delay(start_server: Start) -> None:
     server = start_server(PULSE_STOP_DELAY="4")
     with trio.fail_after(60):
         alice = await Person.register(server.base_url, "alice")

@@ -144,7 +144,7 @@ async def test_a_seq_beyond_the_last_message_is_refused_and_spoils_nothing(serve
         assert await unread(alice, conversation) == (1, 0)
 
 
-async def test_who_was_removed_moves_nothing_and_who_is_added_has_read_what_was_there(server: Server) -> None:
+async def test_a_removed_member_moves_no_position_and_a_new_one_has_read_all(server: Server) -> None:
     with trio.fail_after(60):
         (alice, bob), conversation = await make(server, "alice", "bob")
         async with alice.connect(conversation) as a, bob.session() as b:
