@@ -15,7 +15,7 @@ from tests.support.server import Server
 collect_ignore_glob = ["test_*.py"] if is_left_out() else []
 
 SCREENSHOTS = Path(__file__).parent.parent.parent / "build" / "screenshots"
-TEST_SECONDS = 300  # for the slowest test on a slow and busy machine
+TEST_SECONDS = 240  # less than `faulthandler_timeout`, which ends the whole process
 _numbers = count(1)
 
 expect.set_options(timeout=15_000)
