@@ -179,6 +179,16 @@ test("a message beyond the most that may wait is kept as rejected", async () => 
   assert.deepEqual(storage.of().map(([clientId, failure]) => [clientId, failure !== null]), [["m-1", false], ["m-2", true]]);
 });
 
+test("a message that was rejected before the first session is stored when its user is known", async () => {
+  const storage = new FakeStorage();
+  const bench = new Bench({ storage, maxPending: 1 });
+  bench.client.send("a", "1", { clientId: "m-1" });
+  await refusal(bench.client.send("a", "2", { clientId: "m-2" }));
+  await bench.online();
+  assert.deepEqual(bench.client.unsent.map(({ clientId, userId }) => [clientId, userId]), [["m-1", ME], ["m-2", ME]]);
+  assert.deepEqual(storage.of().map(([clientId]) => clientId).sort(), ["m-1", "m-2"]);
+});
+
 test("without a storage a rejected message is not kept", async () => {
   const bench = new Bench({ userId: ME });
   const socket = await bench.online();

@@ -31,7 +31,7 @@ const MAX_PACE = SECOND;
 export class Outbox {
   /** @type {Map<string, Entry>} */
   #entries = new Map();
-  /** @type {Map<string, UnsentMessage & {number: number}>} only with a storage; the page sends or discards them */
+  /** @type {Map<string, UnsentMessage & {number: number, signIn?: SignIn}>} only with a storage; the page sends or discards them */
   #rejected = new Map();
   #stored;
   /** @type {string | null} whose stored messages are here */
@@ -76,9 +76,13 @@ export class Outbox {
    * @returns {UnsentMessage[]}
    */
   get unsent() {
-    const pending = [...this.#entries.values()].map((entry) => ({ ...unsentOf(entry, null), number: entry.number }));
+    const pending = [...this.#entries.values()].map((entry) => ({
+      ...unsentOf(entry, null),
+      number: entry.number,
+      signIn: entry.signIn,
+    }));
     const all = [...pending, ...this.#rejected.values()].sort((a, b) => a.number - b.number);
-    return all.map(({ number, ...message }) => message);
+    return all.map(({ number, signIn, ...message }) => message);
   }
 
   /** How many are unsent, with those of other tabs. */
@@ -96,7 +100,11 @@ export class Outbox {
   load(userId) {
     if (this.#stored === null || this.#loadedFor === userId) return;
     this.#loadedFor = userId;
-    this.#rejected.clear();
+    for (const [key, message] of this.#rejected) {
+      // From before the session told whose it is.
+      if (message.userId === null && message.signIn?.userId === userId) this.#stored.put(userId, message);
+      this.#rejected.delete(key);
+    }
     for (const message of this.#stored.list(userId)) {
       const conversationId = idOf(message.conversationId);
       const key = keyOf(conversationId, message.clientId);
@@ -313,7 +321,7 @@ export class Outbox {
     // Another user's messages stay in the storage until that user is back.
     if (this.#stored !== null && outcome.code !== "other_user") {
       const message = unsentOf(entry, outcome.message || "It could not be sent");
-      this.#rejected.set(key, { ...message, number: entry.number });
+      this.#rejected.set(key, { ...message, number: entry.number, signIn });
       if (signIn.userId !== null) this.#stored.put(signIn.userId, message);
     }
     this.#options.onChange(conversationId);
