@@ -31,7 +31,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says once what was left out, and why."""
+    """Prints once that the browser tests were skipped, and why."""
     if is_left_out():
         terminalreporter.write_line(ADVICE, yellow=True)
 
@@ -56,7 +56,7 @@ def own_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def database(cluster: Cluster) -> Iterator[str]:
-    """A database of the test's own, with today's schema; its connection string."""
+    """The connection string of a database of the test's own, with the current schema."""
     conninfo = cluster.new_database()
     yield conninfo
     cluster.drop_database(conninfo)
@@ -64,7 +64,7 @@ def database(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def start_server(database: str) -> Iterator[Callable[..., Server]]:
-    """Starts servers on the test's database (or what the settings say), and ends them after the test."""
+    """Starts servers on the test's database, unless the settings name another; stops them after the test."""
     servers: list[Server] = []
 
     def start(*arguments: str, **settings: str) -> Server:
