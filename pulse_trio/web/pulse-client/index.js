@@ -8,7 +8,7 @@
  * A `PulseClient` is one user's: accounts, conversations and history over REST, and one WebSocket for all of the user's
  * conversations.
  *
- *     const client = new PulseClient({ url: "https://chat.example" }); // `url`: only on pages of other origins
+ *     const client = new PulseClient({ url }); // the address of the service; leave it out on its own pages
  *     await client.login("alice", "a password of alice");
  *     client.addEventListener("state", ({ detail }) => console.log(detail.state));
  *     client.connect();
