@@ -10,7 +10,6 @@ from markdown_it import MarkdownIt
 from tests.support.blocks import DOCUMENTS, ROOT
 
 WIDTH = 120  # characters; tables and code may be wider
-UNWRAPPED = {ROOT / "docs" / "javascript.md"}
 LEADING = [ROOT / "docs" / "tour.md", ROOT / "docs" / "architecture.md"]
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 NAMED = re.compile(r"`((?:pulse_trio|tests|migrations|benchmarks|docs)/[\w./-]*)`")
@@ -58,7 +57,7 @@ def missing(text: str) -> list[str]:
     return [name for name in NAMED.findall(text) if not (ROOT / name).exists()]
 
 
-@pytest.mark.parametrize("document", sorted({*DOCUMENTS} - UNWRAPPED), ids=lambda document: document.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_lines_have_one_width(document: Path) -> None:
     assert not list(too_wide(document.read_text()))
 
