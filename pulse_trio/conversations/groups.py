@@ -61,13 +61,13 @@ async def create(
         created_at=core.clock(),
     )
     with (
-        core.hub.changing_members(new.id, new.member_ids),
+        core.hub.members.changing(new.id, new.member_ids),
         _recheck_lost_additions(core, new.id, new.member_ids),
         _shielded_change(core),
     ):
         conversation, is_new = await core.store.create_conversation(new)
         if is_new or not conversation.head.last_rev:  # perhaps the answer to its creation was lost
-            await core.hub.add_users(conversation.id, new.member_ids, conversation.head.members_version)
+            await core.hub.members.add_users(conversation.id, new.member_ids, conversation.head.members_version)
     return conversation, is_new
 
 
@@ -93,7 +93,7 @@ async def update(core: Core, conversation_id: UUID, actor: User, changes: Mappin
         return found
     with _shielded_change(core):
         changed = await core.store.rename(conversation_id, actor.id, dict(changes), now=core.clock())
-        core.hub.announce(conversation_id, "renamed", f"User {actor.username} renamed the conversation", actor.id)
+        core.hub.rooms.announce(conversation_id, "renamed", f"User {actor.username} renamed the conversation", actor.id)
     return changed
 
 
@@ -115,7 +115,7 @@ async def add_members(core: Core, conversation_id: UUID, actor: User, user_ids: 
     Cancelled: never between the store and the rooms.
     """
     with (
-        core.hub.changing_members(conversation_id, user_ids),
+        core.hub.members.changing(conversation_id, user_ids),
         _recheck_lost_additions(core, conversation_id, user_ids),
         _shielded_change(core),
     ):
@@ -124,11 +124,15 @@ async def add_members(core: Core, conversation_id: UUID, actor: User, user_ids: 
         )
         # Also those who were members before: the answer to their addition may have been lost.
         newcomer_ids = {newcomer.id for newcomer in added.users}
-        current = set(await core.hub.add_users(conversation_id, user_ids, added.version, newcomers=newcomer_ids))
+        current = set(
+            await core.hub.members.add_users(conversation_id, user_ids, added.version, newcomers=newcomer_ids)
+        )
         newcomers = [newcomer for newcomer in added.users if newcomer.id in current]
         if newcomers:
             ids = [newcomer.id for newcomer in newcomers]
-            core.hub.announce(conversation_id, "added", f"{_named(newcomers)} added by {actor.username}", ids[0], ids)
+            core.hub.rooms.announce(
+                conversation_id, "added", f"{_named(newcomers)} added by {actor.username}", ids[0], ids
+            )
     return await get(core, conversation_id, actor)
 
 
@@ -146,19 +150,21 @@ async def remove_member(core: Core, conversation_id: UUID, actor: User, user_id:
     Cancelled: never between the store and the rooms.
     """
     try:
-        with core.hub.changing_members(conversation_id), _shielded_change(core):
+        with core.hub.members.changing(conversation_id), _shielded_change(core):
             removed = await core.store.remove_member(conversation_id, actor.id, user_id, now=core.clock())
             # Also without a user: perhaps the answer to an earlier removal was lost.
-            is_current = core.hub.remove_user(conversation_id, user_id, removed.version, REMOVED)
+            is_current = core.hub.members.remove_user(conversation_id, user_id, removed.version, REMOVED)
             leaver = removed.user
             if leaver is None:
                 raise no_such_member()
             if is_current:
                 how = "left the group" if leaver.id == actor.id else f"was removed by {actor.username}"
-                core.hub.announce(conversation_id, "removed", f"User {leaver.username} {how}", leaver.id, [leaver.id])
+                core.hub.rooms.announce(
+                    conversation_id, "removed", f"User {leaver.username} {how}", leaver.id, [leaver.id]
+                )
     except StoreUnavailable:
-        core.hub.reconnect_user(conversation_id, user_id)  # their membership is looked up when they come back
-        core.hub.doubt_change(conversation_id, removed=[user_id])
+        core.hub.members.reconnect_user(conversation_id, user_id)  # their membership is looked up when they come back
+        core.hub.members.recheck_later(conversation_id, removed=[user_id])
         raise
 
 
@@ -181,7 +187,7 @@ async def active_users(core: Core, conversation_id: UUID, user: User) -> list[UU
         NotAMember: the user is not in the conversation, or it does not exist.
     """
     await require_member(core, conversation_id, user)
-    return core.hub.list_active_users(conversation_id)
+    return [UUID(user_id) for user_id in core.hub.get_active_users(conversation_id)]
 
 
 async def require_member(core: Core, conversation_id: UUID, user: User) -> None:
@@ -219,7 +225,7 @@ def _recheck_lost_additions(core: Core, conversation_id: UUID, user_ids: Sequenc
     try:
         yield
     except StoreUnavailable:
-        core.hub.doubt_change(conversation_id, added=user_ids)
+        core.hub.members.recheck_later(conversation_id, added=user_ids)
         raise
 
 

@@ -73,4 +73,4 @@ async def mark_read(core: Core, conversation_id: UUID, user: User, seq: int) -> 
         StoreUnavailable: it could not be stored in time; it may be stored later.
     Cancelled: it may be stored or not.
     """
-    return await core.hub.mark_read(conversation_id, user.id, seq)
+    return await core.hub.read_positions.mark_read(conversation_id, user.id, seq)

@@ -1,1 +1,1 @@
-"""The live side of conversations: who is connected, in what order messages go out, who stores them."""
+"""The live side of conversations: connections, the order of messages, and the tasks that store them."""

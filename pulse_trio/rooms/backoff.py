@@ -1,30 +1,30 @@
-"""How long to wait before the store is asked again."""
+"""The waits between two attempts to reach the store."""
 
 import random
 from typing import Final
 
 import trio
 
-FIRST: Final = 0.05  # seconds: a connection that broke is replaced within this
-MOST: Final = 1.0  # seconds: a database that comes back is noticed within this
+MIN_DELAY: Final = 0.05  # seconds: a connection that broke is replaced within this
+MAX_DELAY: Final = 1.0  # seconds: a database that comes back is noticed within this
 
 
 class Backoff:
-    """Waits that double, each shortened at random so that rooms do not come back in step.
+    """Waits that double, each shortened at random so that rooms do not retry in step.
 
-    From FIRST to MOST seconds, times 0.5 to 1.
+    From MIN_DELAY to MAX_DELAY seconds, times 0.5 to 1.
 
     Args:
-        rand: where the random part comes from.
+        rand: gives the random part.
     """
 
     __slots__ = ("_next", "_rand")
 
     def __init__(self, rand: random.Random) -> None:
-        self._next = FIRST
+        self._next = MIN_DELAY
         self._rand = rand
 
     async def wait(self) -> None:
-        """Sleeps for as long as it is time to."""
-        delay, self._next = self._next, min(self._next * 2, MOST)
+        """Sleeps until the next attempt is due."""
+        delay, self._next = self._next, min(self._next * 2, MAX_DELAY)
         await trio.sleep(delay * self._rand.uniform(0.5, 1.0))

@@ -1,19 +1,18 @@
-"""The hub: what the edge asks of the rooms.
+"""The hub: opens and joins rooms, and drains them. It has the operations of the specification's connection manager.
 
-It has the connection manager's operations of the specification under their names.
+Sessions, members, read positions and watches have their own objects: `hub.lobby`, `hub.members`,
+`hub.read_positions` and `hub.watches`.
 """
 
 import random
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Final
 from uuid import UUID
 
-import structlog
 import trio
 
 from pulse_trio.clock import Clock
-from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import (
@@ -21,71 +20,48 @@ from pulse_trio.protocol import (
     DeleteMessage,
     EditMessage,
     SendMessage,
-    SendResume,
     ServerFrame,
-    UserPresence,
+    TypingFrame,
     encode,
 )
-from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
-from pulse_trio.rooms.lobby import Lobby
+from pulse_trio.rooms.lobby import Lobby, cannot_resume
+from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.membership import MembershipChanges, PendingJoin
 from pulse_trio.rooms.online import Online
 from pulse_trio.rooms.read_positions import ReadPositions
-from pulse_trio.rooms.registry import Rooms
+from pulse_trio.rooms.registry import RESTARTING, Rooms
 from pulse_trio.rooms.room import Room
-from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.watches import Watches
-from pulse_trio.rooms.writer import not_a_member, not_stored
+from pulse_trio.rooms.writer import not_a_member
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import (
-    Members,
-    Message,
-    NewMessage,
-    NotAMember,
-    ReadState,
-    Revision,
-    Store,
-    StoreUnavailable,
-    User,
-)
+from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
 
-DRAIN_TIMEOUT: Final = 2.5  # seconds, below Hypercorn's graceful_timeout: what the writers hold is stored in it
-ANNOUNCEMENTS: Final = 64  # rooms that open at a time to tell of a change: so many that few are missed
+DRAIN_TIMEOUT: Final = 2.5  # seconds for the writers to store what they hold; below Hypercorn's graceful_timeout
 TYPING_INTERVAL: Final = 1.0  # seconds between two typing frames about one user: clients send one every two seconds
-LOOK_UPS: Final = 4  # of memberships for sessions at a time, so that the others' messages find a connection
-USERS_A_TURN: Final = 50  # whose sessions are taken in before other tasks have their turn: a few milliseconds
-DOUBTS: Final = 64  # changes of members with a lost answer that are looked into at a time; more must be asked for again
-RESTARTING: Final = "the server restarts; reconnect in a moment"
-
-log = structlog.get_logger(__name__)
-
-
-class ForeignConversation(PulseError):
-    """The answer to a frame about a conversation that is not its sender's.
-
-    Args:
-        was_looked_up: whether the store was asked, and not only the memory of a moment ago.
-    """
-
-    def __init__(self, *, was_looked_up: bool) -> None:
-        error = not_a_member()
-        super().__init__(error.code, error.message)
-        self.was_looked_up = was_looked_up
 
 
 class Hub:
     """All rooms of this process.
 
     Args:
-        store: where messages are.
-        settings: the bounds of rooms and members.
+        store: stores messages.
+        settings: the bounds of rooms and connections.
         clock: gives messages their timestamp.
         ids: gives messages their id.
-        rand: where the jitter of retries comes from.
-        metrics: where it is counted what happens.
+        rand: gives the jitter of retries.
+        metrics: counts what happens.
+
+    Attributes:
+        rooms: the rooms in memory.
+        lobby: opens, resumes and closes sessions.
+        members: applies changes of members, and looks up memberships.
+        read_positions: stores how far users have read.
+        online: which users are connected to this process.
+        watches: which sessions follow whose presence.
     """
 
     def __init__(
@@ -98,60 +74,68 @@ class Hub:
         rand: random.Random | None = None,
         metrics: Metrics | None = None,
     ) -> None:
+        rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
+        metrics = Metrics() if metrics is None else metrics
+        timeout = settings.store_timeout
         self._store = store
         self._settings = settings
         self._clock = clock
         self._ids = ids
-        self._random = rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
-        self._metrics = metrics = Metrics() if metrics is None else metrics
-        self._catch_up = catch_up = CatchUp(store, settings.store_timeout, rand)
-        self._sessions = Sessions()
-        self._announcing = 0
-        self._typing: dict[Connection, None] = {}  # sessions whose typing opens a room at this moment
-        self._typed: dict[tuple[UUID, UUID], float] = {}  # what was typed in the last `TYPING_INTERVAL`, oldest first
-        self._members = MembershipChanges()
-        self._rooms = Rooms(store, self._sessions, self._members, catch_up, settings, rand, metrics)
-        self._lobby = Lobby(store, self._rooms, self._sessions, self._members, catch_up, settings, metrics)
-        self._read_positions = ReadPositions(
-            store, self._rooms, self._sessions, timeout=settings.store_timeout, rand=rand
+        self._metrics = metrics
+        self._catch_up = CatchUp(store, timeout, rand)
+        self._sessions = sessions = Sessions()
+        self._changes = changes = MembershipChanges()
+        self.rooms = Rooms(store, sessions, changes, self._catch_up, settings, rand, metrics)
+        self.online = Online(store, clock)
+        self.watches = Watches(store, self.online, max_users=settings.watched_users, timeout=timeout, rand=rand)
+        self.online.on_change = self.watches.record_change
+        self.lobby = Lobby(
+            store, self.rooms, sessions, changes, self._catch_up, self.online, self.watches, settings, metrics
         )
-        self._online = Online(store, clock)
-        self._watches = Watches(
-            store, self._online, most=settings.watched_users, timeout=settings.store_timeout, rand=rand
+        self.members = MemberUpdates(
+            store, self.rooms, sessions, changes, self.lobby, self.watches, timeout=timeout, rand=rand
         )
-        self._online.on_change = self._watches.note
-        self._joining: dict[tuple[UUID, UUID], list[PendingJoin]] = {}
-        self._look_ups = trio.Semaphore(LOOK_UPS)
-        self._doubts = 0
-        self.draining = False
+        self.read_positions = ReadPositions(store, self.rooms, sessions, timeout=timeout, rand=rand)
+        self._typing: dict[Connection, None] = {}  # sessions whose typing is opening a room
+        self._typed: dict[tuple[UUID, UUID], float] = {}  # typing of the last `TYPING_INTERVAL`, oldest first
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The nursery in which rooms and sessions live, until cancelled."""
+        """Runs the nursery of rooms and sessions, until cancelled."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._rooms.run)
-            await nursery.start(self._watches.run)
-            nursery.start_soon(self._read_positions.run, name="read positions")
-            nursery.start_soon(self._online.run, name="when users were seen")
+            await nursery.start(self.rooms.run)
+            await nursery.start(self.watches.run)
+            nursery.start_soon(self.read_positions.run, name="read positions")
+            nursery.start_soon(self.online.run, name="last-seen times")
             task_status.started()
 
     async def drain(self) -> None:
-        """Takes nobody in any more, closes every connection with 1012 and lets what is to be stored be stored.
+        """Stops accepting connections, closes all with 1012, and waits for pending writes.
 
         Returns after `DRAIN_TIMEOUT` seconds at the latest.
         """
-        self.draining = True
+        self.rooms.is_draining = True
         for session in self._sessions.all():
             session.connection.close(CloseCode.RESTART, RESTARTING)
-        for room in self._rooms.all():
+        for room in self.rooms.all():
             room.close_all(CloseCode.RESTART, RESTARTING)
         with trio.move_on_after(DRAIN_TIMEOUT):
-            await self._read_positions.finish()
-            while going := [
+            await self.read_positions.finish()
+            while running := [
                 *(session.ended for session in self._sessions.all()),
-                *(room.ended for room in self._rooms.going()),
+                *(room.ended for room in self.rooms.running()),
             ]:
-                await going[0].wait()
-            await self._online.finish()  # now that the last have left
+                await running[0].wait()
+            await self.online.finish()  # after the last connection has ended
+
+    @property
+    def draining(self) -> bool:
+        """True since `drain` was called."""
+        return self.rooms.is_draining
+
+    @property
+    def room_count(self) -> int:
+        """The number of rooms in memory."""
+        return len(self.rooms)
 
     # --- the connection manager of the specification ---
 
@@ -166,183 +150,156 @@ class Hub:
         after_rev: int | None = None,
         epoch: str | None = None,
     ) -> Subscription:
-        """Registers a connection of a user of the conversation; opens its room if need be.
+        """Registers a connection of a member of the conversation; opens its room if need be.
 
         Args:
-            conversation_id: where to join; the caller has checked that the user is in it.
-            user: who connects.
+            conversation_id: the conversation; the caller has checked that the user is a member.
+            user: the user.
             websocket: the connection; `disconnect` must follow, whatever happens to it.
-            pending: from `pending_join`, taken before that check.
+            pending: from `MemberUpdates.pending_join`, begun before that check.
             on_ended: called once when nothing more will be sent on the connection.
-            after_rev: resume: what changed after it is sent before anything live.
+            after_rev: resume: the changes after it are sent before anything live.
             epoch: the epoch of the history that `after_rev` belongs to, if the client knows it.
 
         Raises:
-            PulseError: it cannot resume there; the client must load the history afresh.
+            PulseError: it cannot resume there; the client must reload the history.
             NotAMember: the user has been removed since the check, or the conversation is gone.
             StoreUnavailable: the room could not be opened.
         Cancelled: the connection is not registered.
         """
-        async with self._rooms.opened(conversation_id) as room:
+        async with self.rooms.opened(conversation_id) as room:
             last_rev = room.feed.last_rev
             if after_rev is not None and after_rev > last_rev:
                 # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
                 last_rev = (await self._store.head(conversation_id)).last_rev
-            if pending is not None and pending.is_revoked:
-                raise NotAMember
-            if pending is not None and pending.is_doubtful:
-                raise StoreUnavailable("the membership is in doubt")
             if pending is not None:
-                self._members.record(conversation_id, user.id, pending.version, is_member=True)
+                pending.check()
+                self._changes.record(conversation_id, user.id, pending.version, is_member=True)
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
                 self._metrics.resumes_refused += 1
-                raise PulseError(ErrorCode.CANNOT_RESUME)
+                raise cannot_resume()
             if after_rev is not None:
                 self._metrics.resumed_changes.observe(last_rev - after_rev)
 
             def ended() -> None:
-                self._online.leave(user.id)
+                self.online.remove_connection(user.id)
                 on_ended()
 
             connection = open_connection(user, websocket, self._settings, ended, self._metrics)
             cursor = room.feed.last_rev if after_rev is None else after_rev
             subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
             room.join(subscription)
-            self._online.enter(user.id)
-            if self.draining:  # it came in after `drain` had closed the others
+            self.online.add_connection(user.id)
+            if self.draining:  # `drain` closed the others before this one joined
                 room.close_all(CloseCode.RESTART, RESTARTING)
         return subscription
 
     def disconnect(self, conversation_id: UUID, user_id: UUID, websocket: Transport) -> None:
-        """Takes a connection out of its room; one that is not in it is no error."""
-        room = self._rooms.get(conversation_id)
+        """Removes a connection from its room, if it is in it."""
+        room = self.rooms.get(conversation_id)
         subscription = None if room is None else room.subscription_of(websocket)
         if room is not None and subscription is not None and subscription.connection.user.id == user_id:
             room.leave(subscription)
 
-    async def broadcast(self, conversation_id: UUID, message: ServerFrame, exclude_user_id: UUID | None = None) -> None:
-        """Sends a frame to all connections of a conversation, but for those of one user."""
-        await trio.lowlevel.checkpoint()
-        room = self._rooms.get(conversation_id)
+    async def broadcast(
+        self,
+        conversation_id: UUID,
+        message: ServerFrame,
+        exclude_user_id: UUID | None = None,
+        *,
+        ephemeral: bool = False,
+    ) -> None:
+        """Sends a frame to all connections of a conversation, except those of one user.
+
+        `ephemeral`: connections that read slowly do not get it.
+
+        Cancelled: the frame is delivered all the same.
+        """
+        room = self.rooms.get(conversation_id)
         if room is not None:
-            room.broadcast(encode(message), exclude_user_id=exclude_user_id)
+            room.broadcast(encode(message), exclude_user_id=exclude_user_id, ephemeral=ephemeral)
+        await trio.lowlevel.checkpoint()
 
-    def get_active_users(self, conversation_id: UUID) -> set[str]:
-        """The ids of the users that are connected to a conversation."""
-        return {str(user_id) for user_id in self.list_active_users(conversation_id)}
-
-    def list_active_users(self, conversation_id: UUID) -> list[UUID]:
-        """The same, in the order they came."""
-        room = self._rooms.get(conversation_id)
-        return [] if room is None else room.active_users
+    def get_active_users(self, conversation_id: UUID) -> AbstractSet[str]:
+        """Returns the ids of the users that are connected to a conversation; iterates in the order they came."""
+        room = self.rooms.get(conversation_id)
+        return {str(user_id): None for user_id in ([] if room is None else room.active_users)}.keys()
 
     def get_connection_count(self, conversation_id: UUID) -> int:
-        """How many connections a conversation has."""
-        room = self._rooms.get(conversation_id)
+        """Returns the number of connections that a conversation has."""
+        room = self.rooms.get(conversation_id)
         return 0 if room is None else room.connection_count
 
-    # --- sessions ---
+    # --- messages ---
 
-    async def open_session(self, user: User, websocket: Transport, *, on_ended: Callable[[], object]) -> Session:
-        """Registers a connection for all of a user's conversations; see `Lobby.open`."""
+    async def send_message(self, subscription: Subscription, frame: SendMessage) -> None:
+        """Submits a message; its client gets the answer as a frame. Waits while too many are unstored.
 
-        def ended() -> None:
-            self._online.leave(user.id)
-            self._watches.end(session.connection)
-            on_ended()
-
-        self._online.enter(user.id)
-        try:
-            session = await self._lobby.open(user, websocket, on_ended=ended)
-        except BaseException:
-            self._online.leave(user.id)
-            raise
-        if self.draining:  # it came in after `drain` had closed the others
-            session.connection.close(CloseCode.RESTART, RESTARTING)
-        return session
-
-    async def resume(self, session: Session, frame: SendResume) -> None:
-        """Starts a session that goes on where its client was; see `Lobby.resume`."""
-        await self._lobby.resume(session, frame)
-
-    def close_session(self, session: Session) -> None:
-        """Takes a session out of everything; one that is out already is no error."""
-        self._lobby.close(session)
-
-    # --- what clients and REST ask for ---
-
-    def pending_join(self, conversation_id: UUID, user_id: UUID) -> PendingJoin:
-        """Notes changes of a user's membership, until the end of what it returns, while their connection is set up."""
-        return PendingJoin(self._joining, (conversation_id, user_id))
-
-    async def send_message(self, conversation_id: UUID, subscription: Subscription, frame: SendMessage) -> None:
-        """Takes a message; the answer comes as a frame. Waits while too many are unstored.
-
-        Cancelled: the message was not taken.
+        Cancelled: the message was not submitted.
         """
-        if self._typed:  # whoever types on after a message is seen to type at once
-            self._typed.pop((conversation_id, subscription.connection.user.id), None)
-        message = self._message(conversation_id, subscription.connection.user, frame.content, frame.client_id)
+        user = subscription.connection.user
+        if self._typed:  # the next typing frame after a message is sent at once
+            self._typed.pop((subscription.conversation_id, user.id), None)
+        message = self._new_message(subscription.conversation_id, user, frame.content, frame.client_id)
         await self._submit(subscription, message, frame.client_id)
 
-    async def send_revision(
-        self, conversation_id: UUID, subscription: Subscription, frame: EditMessage | DeleteMessage
-    ) -> None:
-        """Takes an edit or a deletion; the answer comes as a frame.
+    async def send_revision(self, subscription: Subscription, frame: EditMessage | DeleteMessage) -> None:
+        """Submits an edit or a deletion; its client gets the answer as a frame.
 
-        Cancelled: it was not taken.
+        Cancelled: it was not submitted.
         """
         content = frame.content if isinstance(frame, EditMessage) else None
-        revision = self._revision(conversation_id, frame.message_id, subscription.connection.user, content)
+        user = subscription.connection.user
+        revision = self._new_revision(subscription.conversation_id, frame.message_id, user, content)
         await self._submit(subscription, revision, frame.client_id)
 
     async def post(
         self, conversation_id: UUID, sender: User, content: str, client_id: str | None
     ) -> tuple[Message, bool]:
-        """Stores a message of somebody who need not be connected; returns it, and whether it was not stored before.
+        """Stores a message of a sender who need not be connected; returns it, and True if it is new.
 
         Raises:
-            PulseError: it was refused, or could not be stored in time.
+            PulseError: it was rejected, or could not be stored in time.
             NotAMember: the sender is not in the conversation, or it does not exist.
             StoreUnavailable: the room could not be opened.
         Cancelled: it may be stored or not.
         """
-        asked = self._message(conversation_id, sender, content, client_id)
-        async with self._rooms.opened(conversation_id) as room:
-            message = await room.store(asked, client_id)
-        is_new = message.id == asked.id
-        # The store finds what was stored before also for who has been removed since.
+        new = self._new_message(conversation_id, sender, content, client_id)
+        async with self.rooms.opened(conversation_id) as room:
+            message = await room.store(new, client_id)
+        is_new = message.id == new.id
+        # The store also finds earlier messages of a sender who has been removed since.
         if not is_new and await self._store.membership(conversation_id, sender.id) is None:
             raise NotAMember
         return message, is_new
 
     async def revise(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Message:
-        """Edits a message, or deletes it with None, through its room; returns it as it then is.
+        """Edits a message, or deletes it with None; returns it as it then is.
 
         Raises:
-            PulseError: it was refused, or could not be stored in time.
+            PulseError: it was rejected, or could not be stored in time.
             NotAMember: the conversation does not exist, or the actor is not in it.
             StoreUnavailable: the room could not be opened.
         Cancelled: the change may be made or not.
         """
-        async with self._rooms.opened(conversation_id) as room:
-            return await room.store(self._revision(conversation_id, message_id, actor, content))
+        async with self.rooms.opened(conversation_id) as room:
+            return await room.store(self._new_revision(conversation_id, message_id, actor, content))
 
-    async def _submit(self, subscription: Subscription, message: NewMessage | Revision, client_id: str | None) -> None:
+    async def _submit(self, subscription: Subscription, command: NewMessage | Revision, client_id: str | None) -> None:
         if subscription.connection.close_code is not None:
-            room = None  # what a connection still sends while it is being closed is not answered
+            room = None  # frames that come in while the connection is being closed are not answered
         elif subscription.connection.is_session:
-            room = self._rooms.room(subscription.conversation_id)  # opens while the message waits in its inbox
+            room = self.rooms.room(subscription.conversation_id)  # opens while the message waits in its inbox
         else:
-            room = self._rooms.get(subscription.conversation_id)
+            room = self.rooms.get(subscription.conversation_id)
         if room is None:
             await trio.lowlevel.checkpoint()
             return
         with room.held():
-            await room.submit(subscription, message, client_id)
+            await room.submit(subscription, command, client_id)
 
-    def _message(self, conversation_id: UUID, sender: User, content: str, client_id: str | None) -> NewMessage:
+    def _new_message(self, conversation_id: UUID, sender: User, content: str, client_id: str | None) -> NewMessage:
         return NewMessage(
             id=self._ids(),
             conversation_id=conversation_id,
@@ -352,7 +309,7 @@ class Hub:
             created_at=self._clock(),
         )
 
-    def _revision(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
+    def _new_revision(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
         return Revision(
             id=self._ids(),
             conversation_id=conversation_id,
@@ -362,16 +319,23 @@ class Hub:
             made_at=self._clock(),
         )
 
-    def send_typing(self, conversation_id: UUID, subscription: Subscription) -> None:
-        """Notifies the other users of the conversation that this one is typing, once in `TYPING_INTERVAL` seconds."""
-        if not self._may_type(conversation_id, subscription.connection.user.id):
-            return
-        room = self._rooms.get(conversation_id)
-        if room is not None and room.opened.is_set():
-            self._type(room, subscription)
-        elif subscription.connection.is_session and subscription.connection not in self._typing:
-            self._typing[subscription.connection] = None  # one at a time: a client cannot make us open many at once
-            self._rooms.nursery.start_soon(self._open_and_type, subscription, name=f"typing in {conversation_id}")
+    # --- typing ---
+
+    async def send_typing(self, subscription: Subscription) -> None:
+        """Notifies the other users of the conversation that this one is typing, once in `TYPING_INTERVAL` seconds.
+
+        Cancelled: they are notified all the same.
+        """
+        connection, conversation_id = subscription.connection, subscription.conversation_id
+        room = self.rooms.get(conversation_id)
+        if self._may_type(conversation_id, connection.user.id):
+            if room is not None and room.opened.is_set():
+                await self._broadcast_typing(room, subscription)
+                return
+            if connection.is_session and connection not in self._typing:
+                self._typing[connection] = None  # one at a time: a client cannot make us open many rooms at once
+                self.rooms.nursery.start_soon(self._open_and_type, subscription, name=f"typing in {conversation_id}")
+        await trio.lowlevel.checkpoint()
 
     def _may_type(self, conversation_id: UUID, user_id: UUID) -> bool:
         now = trio.current_time()
@@ -385,264 +349,23 @@ class Hub:
 
     async def _open_and_type(self, subscription: Subscription) -> None:
         try:
-            async with self._rooms.opened(subscription.conversation_id) as room:
-                self._type(room, subscription)
+            async with self.rooms.opened(subscription.conversation_id) as room:
+                await self._broadcast_typing(room, subscription)
         except NotAMember:
             subscription.refuse(not_a_member())
         except StoreUnavailable:
-            pass  # typing may be missed
+            pass  # typing is ephemeral
         finally:
             del self._typing[subscription.connection]
 
-    def _type(self, room: Room, subscription: Subscription) -> None:
-        attached = room.subscription_of(subscription.connection.transport)
-        if attached is not None:
-            room.typing(attached)
-        elif subscription.connection.is_session and subscription.connection.is_open:
-            subscription.refuse(not_a_member())
-
-    async def send_read(self, subscription: Subscription, seq: int) -> None:
-        """Takes how far a user has read; if it is refused, the client gets an error frame.
-
-        Cancelled: it was not taken.
-        """
-        await self._read_positions.ask(subscription, seq)
-
-    async def mark_read(self, conversation_id: UUID, user_id: UUID, seq: int) -> ReadState:
-        """The same for who need not be connected; see `ReadPositions.mark`."""
-        return await self._read_positions.mark(conversation_id, user_id, seq)
-
-    def watch(self, session: Session, user_ids: list[UUID]) -> None:
-        """Tells a session from now on who of these users is online; see `Watches.watch`."""
-        self._watches.watch(session.connection, user_ids)
-
-    async def presence(self, user_id: UUID, of: UUID) -> UserPresence | None:
-        """Whether somebody is online; None if the two share no conversation. Raises StoreUnavailable."""
-        found = await self._watches.look_up(user_id, [of])
-        return found[0] if found else None
-
-    async def place(self, session: Session, conversation_id: UUID) -> Subscription:
-        """A session's place in a conversation, for what its client sends there.
-
-        Where the session has none yet, the store is asked whether its user is a member: no room opens for a
-        conversation that is not the user's. A session waits for its own question, so that it has one under way at a
-        time, and all sessions together have `LOOK_UPS`.
-
-        Raises:
-            ForeignConversation: the user is not a member.
-            PulseError: it could not be looked up in time.
-        Cancelled: nothing has happened.
-        """
-        subscription = session.subscriptions.get(conversation_id)
-        if subscription is not None:
-            return subscription
-        if session.is_refused(conversation_id):
-            raise ForeignConversation(was_looked_up=False)
-        user_id = session.user.id
-        with self.pending_join(conversation_id, user_id) as pending:
-            version = await self._membership(conversation_id, user_id)
-            if version is not None:
-                pending.version = version
-            # Whoever was added while the answer was on its way is a member, whatever it says.
-            if pending.is_revoked or (version is None and not pending.is_admitted):
-                session.refuse_for_a_while(conversation_id)
-                raise ForeignConversation(was_looked_up=True)
-        room = self._rooms.get(conversation_id)
-        if version is not None and room is not None and room.opened.is_set() and session.connection.is_open:
-            # The answer to their addition was lost, or is late.
-            await self.add_users(conversation_id, [user_id], version)
-        return session.subscription(conversation_id)
-
-    async def _membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
-        """As `Store.membership`, for as long as a message may wait."""
-        backoff = Backoff(self._random)
-        with trio.move_on_after(self._settings.store_timeout):
-            while True:
-                try:
-                    async with self._look_ups:
-                        return await self._store.membership(conversation_id, user_id)
-                except StoreUnavailable:
-                    await backoff.wait()
-        raise not_stored()
-
-    def changing_members(self, conversation_id: UUID, adding: Sequence[UUID] = ()) -> AbstractContextManager[None]:
-        """Wraps a change of members, from before the store is asked until `add_users` or `remove_user` has its answer.
-
-        The sessions of users who are being added are notified, too, when a room opens and finds them to be members.
-
-        Of changes that overlap, the one that was committed later wins, whichever answer comes first.
-        """
-        return self._members.in_progress(conversation_id, adding)
-
-    async def add_users(
-        self, conversation_id: UUID, user_ids: Sequence[UUID], version: int, *, newcomers: Collection[UUID] = ()
-    ) -> list[UUID]:
-        """Takes in the sessions of users who are members as of a version, and notifies those that were not in yet.
-
-        It may be repeated, and is spread over turns of the loop. Returns the users of whom no later change is known.
-        Cancelled: between two turns.
-
-        Args:
-            conversation_id: which conversation.
-            user_ids: the users.
-            version: of the members.
-            newcomers: those of them who were no members before. The removal that came in between may not have been
-                answered yet, so that their clients have not heard of it.
-        """
-        current: list[UUID] = []
-        for at in range(0, len(user_ids), USERS_A_TURN):
-            if at:
-                await trio.lowlevel.checkpoint()
-            part = user_ids[at : at + USERS_A_TURN]
-            current += self._add_users_now(conversation_id, part, version, newcomers, with_others=len(user_ids) > 1)
-        return current
-
-    def _add_users_now(
-        self,
-        conversation_id: UUID,
-        user_ids: Sequence[UUID],
-        version: int,
-        newcomers: Collection[UUID],
-        *,
-        with_others: bool,
-    ) -> list[UUID]:
-        room = self._rooms.get(conversation_id)
-        is_open = room is not None and room.opened.is_set()  # then who is not in it has missed what it sent
-        current = []
-        for user_id in user_ids:
-            for pending in self._joining.get((conversation_id, user_id), ()):
-                pending.record_change(version, is_member=True)
-            if not self._members.record(conversation_id, user_id, version, is_member=True):
-                continue
-            current.append(user_id)
-            for session in self._sessions.of(user_id):
-                if room is None or room.subscription_of(session.connection.transport) is None:
-                    session.added(conversation_id, version, is_news=is_open or user_id in newcomers)
-        if room is not None:
-            room.admit(current, version, with_others=with_others)
-        return current
-
-    def remove_user(self, conversation_id: UUID, user_id: UUID, version: int, reason: str) -> bool:
-        """Closes the connections of a user who is no member as of a version, and notifies their sessions.
-
-        When this returns True nothing of the conversation is delivered to the user any more. False: they were added
-        again later.
-        """
-        for pending in self._joining.get((conversation_id, user_id), ()):
-            pending.record_change(version, is_member=False)
-        if not self._members.record(conversation_id, user_id, version, is_member=False):
-            return False
-        room = self._rooms.get(conversation_id)
-        if room is not None:
-            room.dismiss(user_id, version)
-            room.close_user(user_id, CloseCode.REMOVED, reason)
-        for session in self._sessions.of(user_id):
-            subscription = session.removed(conversation_id, version)
-            if room is not None and subscription is not None:
-                room.leave(subscription)
-        self._watches.doubt(user_id, (session.connection for session in self._sessions.of(user_id)))
-        return True
-
-    def reconnect_user(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Closes a user's connections because nobody knows whether they were removed.
-
-        When they come back their membership is looked up again.
-        """
-        for pending in self._joining.get((conversation_id, user_id), ()):
-            pending.is_doubtful = True
-        room = self._rooms.get(conversation_id)
-        reason = "the membership is in doubt; reconnect"
-        if room is not None:
-            room.doubt_members()
-            room.close_user(user_id, CloseCode.INTERNAL_ERROR, reason)
-        for session in self._sessions.of(user_id):
-            session.connection.close(CloseCode.INTERNAL_ERROR, reason)
-            self._lobby.close(session)
-        self._watches.doubt(user_id, ())
-
-    def doubt_change(self, conversation_id: UUID, *, added: Sequence[UUID] = (), removed: Sequence[UUID] = ()) -> None:
-        """Looks up, as soon as the store answers, whether a change of members with a lost answer was committed.
-
-        What was is applied, as if its answer had come. There may be `DOUBTS` such changes at a time; what is beyond
-        takes effect when it is asked for again.
-        """
-        if self._doubts >= DOUBTS:
-            log.warning("too many changes of members in doubt", conversation_id=str(conversation_id))
-            return
-        self._doubts += 1
-        change = ExitStack()
-        change.enter_context(self._members.in_progress(conversation_id, added))  # at once: nothing may come in between
-        name = f"doubt about members of {conversation_id}"
-        self._rooms.nursery.start_soon(self._resolve_change, change, conversation_id, added, removed, name=name)
-
-    async def _resolve_change(
-        self, change: ExitStack, conversation_id: UUID, added: Sequence[UUID], removed: Sequence[UUID]
-    ) -> None:
-        try:
-            with change:
-                announced = False
-                for newcomers in (added, ()):  # now, and what the database was still at
-                    members = await self._look_up_members(conversation_id)
-                    known = set(members.ids)
-                    present = [user_id for user_id in added if user_id in known]
-                    present = await self.add_users(conversation_id, present, members.version, newcomers=newcomers)
-                    gone = [
-                        user_id
-                        for user_id in removed
-                        if user_id not in known
-                        and self.remove_user(conversation_id, user_id, members.version, "removed from the conversation")
-                    ]
-                    if present and not announced:
-                        self.announce(conversation_id, "added", "Users were added", present[0], present)
-                    if gone and not announced:
-                        self.announce(conversation_id, "removed", "Users were removed", gone[0], gone)
-                    announced = announced or bool(present or gone)
-                    await trio.sleep(self._settings.store_timeout)
-        except Exception:
-            log.exception("a change of members could not be looked up", conversation_id=str(conversation_id))
-        finally:
-            self._doubts -= 1
-
-    async def _look_up_members(self, conversation_id: UUID) -> Members:
-        """As `Store.members`; asks again until the store answers."""
-        backoff = Backoff(self._random)
-        while True:
-            try:
-                with trio.fail_after(self._settings.store_timeout):
-                    return await self._store.members(conversation_id)
-            except (StoreUnavailable, trio.TooSlowError):
-                await backoff.wait()
-
-    def announce(
-        self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID] = ()
-    ) -> None:
-        """Sends every connection one frame about something that happened to the conversation; see `Room.announce`.
-
-        Where its room is not open, but there are sessions, it opens for that: some of them may be its members'. That
-        may be missed, as when the store fails.
-        """
-        room = self._rooms.get(conversation_id)
-        if room is not None and room.opened.is_set():
-            room.announce(event, content, user_id, user_ids)
-        elif self._sessions and self._announcing < ANNOUNCEMENTS:
-            self._announcing += 1
-            name = f"{event} in {conversation_id}"
-            self._rooms.nursery.start_soon(
-                self._open_and_announce, conversation_id, event, content, user_id, user_ids, name=name
+    async def _broadcast_typing(self, room: Room, subscription: Subscription) -> None:
+        connection, user = subscription.connection, subscription.connection.user
+        if room.subscription_of(connection.transport) is not None:
+            frame = TypingFrame(
+                sender_id=user.id, sender_username=user.username, conversation_id=subscription.conversation_id
             )
-
-    async def _open_and_announce(
-        self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID]
-    ) -> None:
-        try:
-            async with self._rooms.opened(conversation_id) as room:
-                room.announce(event, content, user_id, user_ids)
-        except (NotAMember, StoreUnavailable):
-            pass
-        finally:
-            self._announcing -= 1
-
-    @property
-    def room_count(self) -> int:
-        """How many rooms are in memory."""
-        return len(self._rooms)
+            await self.broadcast(subscription.conversation_id, frame, user.id, ephemeral=True)
+            return
+        if connection.is_session and connection.is_open:
+            subscription.refuse(not_a_member())
+        await trio.lowlevel.checkpoint()

@@ -1,8 +1,9 @@
-"""The rooms of this process: opened when somebody needs one, forgotten when it is vacant."""
+"""The rooms of this process: opened when one is needed, dropped when it is vacant."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -17,45 +18,53 @@ from pulse_trio.rooms.session import Sessions
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
+MAX_ANNOUNCEMENTS: Final = 64  # that open a room at a time; more are dropped, so this must be rare
+RESTARTING: Final = "the server restarts; reconnect in a moment"
+
 log = structlog.get_logger(__name__)
 
 
 class Rooms:
-    """Conversation id → room, and the nursery in which rooms and sessions live.
+    """Conversation id → room, and the nursery of rooms and sessions.
 
     Args:
-        store: where messages are.
-        sessions: who comes in when a room opens.
-        members: the changes of members that are under way.
+        store: stores messages.
+        sessions: the sessions of this process; a room that opens subscribes those of its members.
+        changes: the changes of memberships in progress.
         catch_up: reads committed changes.
         settings: the bounds of rooms.
-        rand: where the jitter of retries comes from.
-        metrics: where it is counted what they do.
+        rand: gives the jitter of retries.
+        metrics: counts what they do.
+
+    Attributes:
+        is_draining: the service ends: a new connection is closed at once.
     """
 
     def __init__(
         self,
         store: Store,
         sessions: Sessions,
-        members: MembershipChanges,
+        changes: MembershipChanges,
         catch_up: CatchUp,
         settings: Settings,
         rand: random.Random,
         metrics: Metrics,
     ) -> None:
+        self.is_draining = False
         self._store = store
         self._sessions = sessions
-        self._members = members
+        self._changes = changes
         self._catch_up = catch_up
         self._settings = settings
         self._random = rand
         self._metrics = metrics
         self._rooms: dict[UUID, Room] = {}
-        self._ending: dict[Room, None] = {}  # nobody joins them any more, but their tasks have not ended
+        self._closing: dict[Room, None] = {}  # cannot be joined any more, but their tasks have not ended
+        self._announcing = 0
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The nursery, until cancelled."""
+        """Runs the nursery, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
@@ -63,21 +72,21 @@ class Rooms:
 
     @property
     def nursery(self) -> trio.Nursery:
-        """Where their tasks run."""
+        """The nursery in which rooms and sessions run."""
         assert self._nursery is not None, "the hub is not running"
         return self._nursery
 
     def get(self, conversation_id: UUID) -> Room | None:
-        """The room, if there is one; it may still be opening."""
+        """Returns the room, if there is one; it may still be opening."""
         return self._rooms.get(conversation_id)
 
     def all(self) -> list[Room]:
-        """Every room that may be joined."""
+        """Returns the rooms that may be joined."""
         return list(self._rooms.values())
 
-    def going(self) -> list[Room]:
-        """Every room that has not ended, those that nobody joins any more included."""
-        return [*self._rooms.values(), *self._ending]
+    def running(self) -> list[Room]:
+        """Returns all running rooms, including closing ones."""
+        return [*self._rooms.values(), *self._closing]
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -90,7 +99,7 @@ class Rooms:
                 conversation_id,
                 store=self._store,
                 sessions=self._sessions,
-                members=self._members,
+                changes=self._changes,
                 catch_up=self._catch_up,
                 settings=self._settings,
                 rand=self._random,
@@ -117,9 +126,38 @@ class Rooms:
                 raise room.failure
             yield room
 
+    def announce(
+        self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID] = ()
+    ) -> None:
+        """Sends every connection one frame about an event in a conversation; see `Room.announce`.
+
+        If its room is not open, but there are sessions, it opens for that: some of them may be its members'. The
+        frame is then lost if the store fails.
+        """
+        room = self.get(conversation_id)
+        if room is not None and room.opened.is_set():
+            room.announce(event, content, user_id, user_ids)
+        elif self._sessions and self._announcing < MAX_ANNOUNCEMENTS:
+            self._announcing += 1
+            name = f"{event} in {conversation_id}"
+            self.nursery.start_soon(
+                self._open_and_announce, conversation_id, event, content, user_id, user_ids, name=name
+            )
+
+    async def _open_and_announce(
+        self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID]
+    ) -> None:
+        try:
+            async with self.opened(conversation_id) as room:
+                room.announce(event, content, user_id, user_ids)
+        except (NotAMember, StoreUnavailable):
+            pass
+        finally:
+            self._announcing -= 1
+
     async def _run_room(self, room: Room) -> None:
         """Runs a room; its failure ends that room, not the others."""
-        # Its lines in the log are not those of whoever happened to open it.
+        # Its log lines must not carry the context of the request that happened to open it.
         structlog.contextvars.clear_contextvars()
         try:
             await room.run()
@@ -130,14 +168,14 @@ class Rooms:
             log.exception("a room failed", conversation_id=str(room.conversation_id))
         finally:
             if room.failure is None:
-                room.failure = StoreUnavailable("the room has ended")  # for who still waits for it to open
+                room.failure = StoreUnavailable("the room has ended")  # for tasks that still wait for it to open
             self._forget(room)
             room.close_all(CloseCode.INTERNAL_ERROR, "the conversation failed; reconnect")  # sessions, if it did
-            self._ending.pop(room, None)
+            self._closing.pop(room, None)
             room.opened.set()
             room.ended.set()
 
     def _forget(self, room: Room) -> None:
         if self._rooms.get(room.conversation_id) is room:
             del self._rooms[room.conversation_id]
-            self._ending[room] = None
+            self._closing[room] = None

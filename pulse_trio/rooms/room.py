@@ -1,8 +1,8 @@
 """A room: the live side of one conversation.
 
-One nursery holds the writer's task and a task for each connection of the conversation's own. A room is in
-memory only while somebody needs it: when the last of them has left, the sessions in it have had nothing to
-do with it for a while, and the writer has stored what it held, the nursery ends.
+One nursery holds the writer's task and a member task for each connection of the conversation's own. A room is in
+memory only while it is used: when the last such connection has left, its sessions have sent and got nothing for
+`PULSE_ROOM_LINGER` seconds, and the writer has stored what it held, the nursery ends.
 """
 
 import random
@@ -15,15 +15,7 @@ import trio
 from msgspec import UNSET, structs
 
 from pulse_trio.metrics import Metrics
-from pulse_trio.protocol import (
-    CloseCode,
-    Encoded,
-    Position,
-    ReadFrame,
-    SystemFrame,
-    TypingFrame,
-    encode,
-)
+from pulse_trio.protocol import CloseCode, Encoded, Position, ReadFrame, SystemFrame, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport
@@ -35,38 +27,36 @@ from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import (
-    Head,
-    Members,
-    Message,
-    NewMessage,
-    NotAMember,
-    Revision,
-    Store,
-    StoreUnavailable,
-)
+from pulse_trio.store.base import Head, Members, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable
 
-FRAME_POSITIONS: Final = 200  # most read positions in one frame: about 14 KB
-FRAME_USERS: Final = 100  # most ids of added users in one frame: about 4 KB
+MAX_FRAME_POSITIONS: Final = 200  # read positions in one frame: about 14 KB
+MAX_FRAME_USERS: Final = 100  # ids of users in one frame: about 4 KB
 
 log = structlog.get_logger(__name__)
 
 
 class Room:
-    """One conversation while somebody is connected to it.
+    """One conversation while it is used.
 
-    Between two awaits everything here is atomic; members are changed and frames handed out only so.
+    Between two awaits everything here is atomic; subscriptions change, and frames are delivered, only in that way.
 
     Args:
-        conversation_id: which conversation.
-        store: where its messages are.
-        sessions: who is taken in when the room opens, if they are in the conversation.
-        members: the changes of members that are under way.
+        conversation_id: the conversation.
+        store: stores its messages.
+        sessions: the sessions of this process; those of members are subscribed when the room opens.
+        changes: the changes of memberships in progress.
         catch_up: reads committed changes.
         settings: the bounds.
-        rand: where the jitter of retries comes from.
-        metrics: where batches and frames are counted.
-        on_vacant: called, with no await before or after, when nobody may join this room any more.
+        rand: gives the jitter of retries.
+        metrics: counts batches and frames.
+        on_vacant: called, with no await before or after, when this room cannot be joined any more.
+
+    Attributes:
+        feed: delivers the changes of the conversation.
+        opened: set when the room is open, or has failed to open.
+        ended: set when its tasks have ended.
+        failure: the reason why it did not open, or ended.
+        read_seqs: the last read position of each member that was sent to the others.
     """
 
     def __init__(
@@ -75,7 +65,7 @@ class Room:
         *,
         store: Store,
         sessions: Sessions,
-        members: MembershipChanges,
+        changes: MembershipChanges,
         catch_up: CatchUp,
         settings: Settings,
         rand: random.Random,
@@ -86,10 +76,10 @@ class Room:
         self.opened = trio.Event()
         self.ended = trio.Event()
         self.failure: Exception | None = None
-        self.read_seqs: dict[UUID, int] = {}  # how far members have read, as far as it was told; one entry each at most
+        self.read_seqs: dict[UUID, int] = {}
         self._store = store
         self._sessions = sessions
-        self._changing = members
+        self._changes = changes
         self._store_timeout = settings.store_timeout
         self._linger = settings.room_linger
         self._random = rand
@@ -99,19 +89,19 @@ class Room:
         self._subscriptions: dict[Transport, Subscription] = {}
         self._presence = Presence(settings.presence_list_max)
         self._notifier = PresenceNotifier(self, self._presence)
-        # While the room opens: the last change of each user's membership, its version and whether they were added.
-        self._admitted: dict[UUID, tuple[int, bool]] = {}
-        self._members_in_doubt = False
-        self._keepers = 0  # members whose connection is this conversation's own
-        self._hold = Hold(self)  # one for all, as each message takes one
-        self._changed = trio.Event()
+        # While the room opens: the last change of each membership, as its version and True for an addition.
+        self._member_changes: dict[UUID, tuple[int, bool]] = {}
+        self._must_recheck_members = False
+        self._own_connections = 0  # of this conversation alone; they keep the room open
+        self._hold = Hold(self)  # one object for all holds, because each message takes one
+        self._changed = trio.Event()  # set when the room may have become vacant
         self.feed = Feed(
             conversation_id,
             self._subscriptions,
             catch_up=catch_up,
             store_timeout=settings.store_timeout,
             metrics=metrics,
-            on_rechecked=self.look_again,
+            on_rechecked=self.check_vacant,
         )
         self._writer = Writer(
             store,
@@ -127,53 +117,65 @@ class Room:
     # --- life ---
 
     async def run(self) -> None:
-        """The room, from its first subscription until it is vacant.
+        """Opens the room, and runs it until it is vacant.
 
-        Cancelled: members are closed with `CloseCode.INTERNAL_ERROR`; messages that are not stored yet are not
-        acknowledged. Raises StoreUnavailable or NotAMember when it cannot be opened.
+        Raises:
+            StoreUnavailable: it could not be opened.
+            NotAMember: there is no such conversation.
+        Cancelled: its connections are closed with `CloseCode.INTERNAL_ERROR`; messages that are not stored yet are
+        not acknowledged.
         """
         try:
             head, members = await self._look_up()
-        except BaseException as error:  # whatever it is, who waits for the room is told
+        except BaseException as error:  # also when cancelled: messages in the inbox must be answered
             self._writer.refuse_all(not_a_member() if isinstance(error, NotAMember) else not_stored())
             raise
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self.feed.open(head, nursery)
             self._notifier.open(nursery)
-            for user_id in self._members_now(members):
-                is_news = self._changing.is_being_added(self.conversation_id, user_id)
+            for user_id in self._current_members(members):
+                is_news = self._changes.is_being_added(self.conversation_id, user_id)
                 for session in self._sessions.of(user_id):
                     if is_news:  # the look-up was faster than the answer to the addition, or that is lost
                         session.notify_added(self.conversation_id, is_news=True)
-                    self._enter(session.place(self.conversation_id, self.feed.last_rev))
+                    self._enter(session.subscribe(self.conversation_id, self.feed.last_rev))
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             self.opened.set()
             await self._wait_vacant()
-            # No await from here to the end of the hub's callback: nobody can join a room that is going.
+            # No await from here to the end of `_on_vacant`, so that no connection can join a room that ends.
             self._writer.close()
             self.feed.close()
-            self._subscriptions.clear()  # sessions: they come in again when it opens again
+            self._subscriptions.clear()  # sessions: they are subscribed again when it opens again
             self._notifier.close()
             self._on_vacant(self)
 
-    def _members_now(self, members: Members) -> list[UUID]:
-        """The members that were looked up, with what has changed since then."""
+    def check_vacant(self) -> None:
+        """Makes `run` check whether the room is vacant; it is not while it has a connection of its own."""
+        if not self._own_connections:
+            self._changed.set()
+
+    def held(self) -> "Hold":
+        """Keeps the room open within a `with` block: `with room.held(): ...`."""
+        return self._hold
+
+    def _current_members(self, members: Members) -> list[UUID]:
+        """Returns the members that were looked up, with the changes since then."""
         known = dict.fromkeys(members.ids, (members.version, True))
-        for user_id, change in self._admitted.items():
+        for user_id, change in self._member_changes.items():
             known[user_id] = later(known.get(user_id, (members.version, False)), change)
-        self._admitted.clear()
+        self._member_changes.clear()
         return [user_id for user_id, (_, is_member) in known.items() if is_member]
 
     async def _look_up(self) -> tuple[Head, Members]:
-        """The head of the conversation, and its members if there is any session at all.
+        """Looks up the head of the conversation, and its members if there is any session at all.
 
-        A message that waits for it is worth asking again, for as long as a message may wait.
+        Retries while a message waits in the inbox, for as long as it may wait.
         """
         backoff = Backoff(self._random)
         with trio.move_on_after(self._store_timeout):
             while True:
-                self._members_in_doubt = False
+                self._must_recheck_members = False
                 try:
                     head = await self._store.head(self.conversation_id)
                     members = await self._store.members(self.conversation_id) if self._sessions else Members((), 0)
@@ -182,20 +184,20 @@ class Room:
                         raise
                     await backoff.wait()
                 else:
-                    if not self._members_in_doubt:
+                    if not self._must_recheck_members:
                         return head, members
         raise StoreUnavailable("the conversation could not be looked up in time")
 
     async def _wait_vacant(self) -> None:
         while True:
-            if self._keepers or self._hold.count or (self._subscriptions and self.feed.is_rechecking):
+            if self._own_connections or self._hold.count or (self._subscriptions and self.feed.is_rechecking):
                 await self._changed.wait()
             elif self._writer.unsettled:
                 await self._writer.wait_idle()
             elif self._subscriptions:
                 with trio.move_on_after(self._linger):
                     await self._changed.wait()
-                # Whoever came meanwhile, or is about to, did not say so: the room is asked for every message.
+                # `_changed` is not set when a hold begins (that would cost each message), so look again before closing.
                 if not self._changed.is_set() and not self._is_used():
                     return
             else:
@@ -204,13 +206,13 @@ class Room:
                 self._changed = trio.Event()
 
     def _is_used(self) -> bool:
-        return bool(self._keepers or self._hold.count or self._writer.unsettled or self.feed.is_rechecking)
+        return bool(self._own_connections or self._hold.count or self._writer.unsettled or self.feed.is_rechecking)
 
     async def _run_writer(self) -> None:
         try:
             await self._writer.run()
         except Exception:
-            # A fault of ours. The room ends with it: its members reconnect, and find a new one at once,
+            # A fault of ours. The room ends with it: clients reconnect, and get a new one at once,
             # also while this one still waits for a close frame to leave.
             log.exception("a room failed", conversation_id=str(self.conversation_id))
             self.failure = StoreUnavailable("the room failed")
@@ -220,23 +222,14 @@ class Room:
             # Not raised: together with a cancellation from outside it could not be caught for this room alone.
             self._nursery.cancel_scope.cancel()
 
-    def look_again(self) -> None:
-        """Makes `run` check whether the room is vacant; nothing happens while a connection of its own is there."""
-        if not self._keepers:
-            self._changed.set()
-
-    def held(self) -> "Hold":
-        """Keeps the room open within a `with` block: `with room.held(): ...`."""
-        return self._hold
-
-    # --- members ---
+    # --- subscriptions ---
 
     def join(self, subscription: Subscription) -> None:
-        """Adds a connection of the conversation's own; the room stays open while it is there."""
+        """Adds a connection of the conversation's own; the room stays open until it leaves."""
         assert self._nursery is not None
         user = subscription.connection.user
         subscription.target = max(subscription.target, self.feed.last_rev)
-        self._keepers += 1
+        self._own_connections += 1
         is_first = self._enter(subscription)
         self._nursery.start_soon(subscription.connection.run, name=f"member {user.id}")
         joined = self._notifier.joined_frame(user, with_list=True)
@@ -246,88 +239,87 @@ class Room:
             self._notifier.notify_joined(subscription, joined)
         subscription.start()
 
-    def attach(self, session: Session, *, with_others: bool = False) -> None:
-        """Takes in a session that has come, or whose user has been added; one that is in already stays.
+    def attach(self, session: Session, *, many: bool = False) -> None:
+        """Subscribes a session that has opened, or whose user has been added, unless it is subscribed.
 
         Args:
-            session: which.
-            with_others: many come at once: they are gathered into few frames, as a crowd's comings are.
+            session: the session.
+            many: many join at once; then few frames are sent about them, as in a crowd.
         """
         if session.connection.transport in self._subscriptions:
             return
-        subscription = session.place(self.conversation_id, self.feed.last_rev)
+        subscription = session.subscribe(self.conversation_id, self.feed.last_rev)
         if self._enter(subscription):
-            self._notifier.notify_joined(subscription, many=with_others)
+            self._notifier.notify_joined(subscription, many=many)
 
-    def admit(self, user_ids: Sequence[UUID], version: int, *, with_others: bool) -> None:
-        """Takes in the sessions of users who have been added to the conversation; see `attach`."""
+    def add_members(self, user_ids: Sequence[UUID], version: int, *, many: bool) -> None:
+        """Subscribes the sessions of users who have been added to the conversation; see `attach`."""
         if not self.opened.is_set():
             for user_id in user_ids:
-                self._admitted[user_id] = later(self._admitted.get(user_id), (version, True))
+                self._member_changes[user_id] = later(self._member_changes.get(user_id), (version, True))
             return
         for user_id in user_ids:
             for session in self._sessions.of(user_id):
-                self.attach(session, with_others=with_others)
+                self.attach(session, many=many)
 
-    def dismiss(self, user_id: UUID, version: int) -> None:
-        """Notes that a user has been removed: their sessions do not come in when the room opens."""
+    def remove_member(self, user_id: UUID, version: int) -> None:
+        """Records the removal of a user, so that their sessions are not subscribed when the room opens."""
         self.read_seqs.pop(user_id, None)
         if not self.opened.is_set():
-            self._admitted[user_id] = later(self._admitted.get(user_id), (version, False))
+            self._member_changes[user_id] = later(self._member_changes.get(user_id), (version, False))
 
-    def doubt_members(self) -> None:
-        """Who is in the conversation is looked up again, if the room is opening: somebody may have been removed."""
-        self._members_in_doubt = True
+    def recheck_members(self) -> None:
+        """Looks up the members again, if the room is opening: one may have been removed."""
+        self._must_recheck_members = True
 
     def leave(self, subscription: Subscription) -> None:
-        """Takes a subscription out, and tells the others if it was the last connection of its user."""
+        """Removes a subscription, and notifies the others if it was the last of its user."""
         connection = subscription.connection
         if self._subscriptions.get(connection.transport) is not subscription:
             return
         del self._subscriptions[connection.transport]
-        if not subscription.connection.is_session:
-            self._keepers -= 1
+        if not connection.is_session:
+            self._own_connections -= 1
             connection.leave()
-        user = connection.user
         was_crowded = self._presence.is_crowded
-        if self._presence.leave(user):
-            self._notifier.notify_left(user, was_crowded=was_crowded)
+        if self._presence.leave(connection.user):
+            self._notifier.notify_left(connection.user, was_crowded=was_crowded)
         self._changed.set()
 
     def close_user(self, user_id: UUID, code: CloseCode, reason: str) -> None:
-        """Closes a user's connections that are of this conversation alone; sessions are left to the hub."""
+        """Closes a user's connections that are of this conversation alone, not their sessions."""
         for subscription in list(self._subscriptions.values()):
             if subscription.connection.user.id == user_id and not subscription.connection.is_session:
                 subscription.connection.close(code, reason)
                 self.leave(subscription)
 
     def close_all(self, code: CloseCode, reason: str) -> None:
-        """Closes all connections, sessions too. Nobody is told who left: nobody is left to be told."""
+        """Closes all connections, sessions too. No `left` frames: no connection remains to receive them."""
         subscriptions = list(self._subscriptions.values())
         self._subscriptions.clear()
         self._presence.clear()
-        self._keepers = 0
+        self._own_connections = 0
         for subscription in subscriptions:
             subscription.connection.close(code, reason)
         self._changed.set()
 
     def _enter(self, subscription: Subscription) -> bool:
-        """Adds a subscription; returns whether it is the first of its user."""
+        """Adds a subscription; returns True if it is the first of its user."""
         self._subscriptions[subscription.connection.transport] = subscription
         return self._presence.enter(subscription.connection.user)
 
     def subscription_of(self, transport: Transport) -> Subscription | None:
-        """The subscription that has this connection."""
+        """Returns the subscription of a connection, if it has one here."""
         return self._subscriptions.get(transport)
 
     @property
     def active_users(self) -> list[UUID]:
-        """Who is connected, each once, in the order they came."""
+        """The connected users, each once, in the order they came."""
         return self._presence.users
 
     @property
     def connection_count(self) -> int:
-        """How many connections there are."""
+        """The number of connections."""
         return len(self._subscriptions)
 
     # --- frames ---
@@ -340,7 +332,7 @@ class Room:
         exclude: Subscription | None = None,
         ephemeral: bool = False,
     ) -> None:
-        """Puts a frame into every subscription's outbox; never blocks."""
+        """Delivers a frame to every subscription, except one or those of one user; never blocks."""
         count = 0
         for subscription in list(self._subscriptions.values()):
             if subscription is not exclude and subscription.connection.user.id != exclude_user_id:
@@ -349,83 +341,21 @@ class Room:
         self._metrics.frames_out[frame.kind] += count
 
     def announce(self, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID] = ()) -> None:
-        """Sends every connection one frame about something that happened to the conversation.
+        """Sends every connection one frame about an event in the conversation.
 
         Args:
-            event: which kind of event.
+            event: its kind: "added", "removed" or "renamed".
             content: a sentence for people.
-            user_id: whom it is about, or who did it.
-            user_ids: all whom it is about, if it is about users; the frame has the first `FRAME_USERS`, and a count.
+            user_id: the user whom it is about, or who did it.
+            user_ids: all users whom it is about; the frame has the first `MAX_FRAME_USERS`, and their number.
         """
         frame = self.system_frame(event, content, user_id)
         if user_ids:
-            frame = structs.replace(frame, user_ids=list(user_ids[:FRAME_USERS]), user_count=len(user_ids))
+            frame = structs.replace(frame, user_ids=list(user_ids[:MAX_FRAME_USERS]), user_count=len(user_ids))
         self.broadcast(encode(frame))
 
-    def typing(self, subscription: Subscription) -> None:
-        """Notifies the other users that this one is typing, unless it has left."""
-        if self._subscriptions.get(subscription.connection.transport) is not subscription:
-            return
-        user = subscription.connection.user
-        frame = TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=self.conversation_id)
-        self.broadcast(encode(frame), exclude_user_id=user.id, ephemeral=True)
-
-    def tell_read(self, positions: Mapping[UUID, int]) -> None:
-        """Tells how far users have read, what of it is news; in a crowd only to themselves, as the cost of telling
-        everybody is the square of their number."""
-        news = [Position(*item) for item in positions.items() if item[1] > self.read_seqs.get(item[0], 0)]
-        self.read_seqs.update((position.user_id, position.seq) for position in news)
-        if self._presence.is_crowded:
-            frames = {p.user_id: encode(ReadFrame(conversation_id=self.conversation_id, positions=[p])) for p in news}
-            for subscription in list(self._subscriptions.values()):
-                frame = frames.get(subscription.connection.user.id)
-                if frame is not None:
-                    subscription.deliver(frame, ephemeral=True)
-        else:
-            for at in range(0, len(news), FRAME_POSITIONS):
-                part = news[at : at + FRAME_POSITIONS]
-                self.broadcast(encode(ReadFrame(conversation_id=self.conversation_id, positions=part)), ephemeral=True)
-
-    async def submit(self, subscription: Subscription, message: NewMessage | Revision, client_id: str | None) -> None:
-        """Hands a message, or a change of one, to the writer; the answer comes as a frame.
-
-        Waits while the room, or this subscription, has too many unstored.
-        Cancelled: it was not taken.
-        """
-        connection = subscription.connection
-        try:
-            connection.capacity.acquire_nowait()  # nearly always: no turn of the loop is spent on it
-        except trio.WouldBlock:
-            await connection.capacity.acquire()
-        try:
-            if not connection.is_open:
-                raise trio.BrokenResourceError  # closed meanwhile: what it still sends is not taken
-            await self._writer.submit(
-                message, SubscriptionSender(subscription, client_id, self.subscription_of), client_id
-            )
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            connection.capacity.release()
-            subscription.refuse(not_stored(), client_id)  # the room has failed; dropped if the connection is closed
-        except BaseException:
-            connection.capacity.release()
-            raise
-
-    async def store(self, message: NewMessage | Revision, client_id: str | None = None) -> Message:
-        """Stores a message, or a change of one, for somebody who need not be connected; returns it as it then is.
-
-        Raises:
-            NotAMember: its sender is not in the conversation.
-            PulseError: it was refused, or could not be stored in time.
-        Cancelled: it may be stored or not.
-        """
-        sender = WaitingSender()
-        try:
-            await self._writer.submit(message, sender, client_id)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise not_stored() from None
-        return await sender.wait()
-
     def system_frame(self, event: str, content: str, user_id: UUID, *, with_list: bool = False) -> SystemFrame:
+        """Makes a frame about an event; with the list of active users in a crowd, too, if `with_list`."""
         return SystemFrame(
             content=content,
             sender_id=user_id,
@@ -438,12 +368,73 @@ class Room:
             epoch=self._store.epoch,
         )
 
+    def notify_read(self, positions: Mapping[UUID, int]) -> None:
+        """Sends the read positions that have moved.
+
+        In a crowd each user gets only their own: the cost of sending all to everybody is the square of their number.
+        """
+        news = [Position(*item) for item in positions.items() if item[1] > self.read_seqs.get(item[0], 0)]
+        self.read_seqs.update((position.user_id, position.seq) for position in news)
+        if self._presence.is_crowded:
+            frames = {p.user_id: encode(ReadFrame(conversation_id=self.conversation_id, positions=[p])) for p in news}
+            for subscription in list(self._subscriptions.values()):
+                frame = frames.get(subscription.connection.user.id)
+                if frame is not None:
+                    subscription.deliver(frame, ephemeral=True)
+        else:
+            for at in range(0, len(news), MAX_FRAME_POSITIONS):
+                part = news[at : at + MAX_FRAME_POSITIONS]
+                self.broadcast(encode(ReadFrame(conversation_id=self.conversation_id, positions=part)), ephemeral=True)
+
+    # --- messages ---
+
+    async def submit(self, subscription: Subscription, command: NewMessage | Revision, client_id: str | None) -> None:
+        """Submits a message, or a change of one, to the writer; its client gets the answer as a frame.
+
+        Waits while the room, or the connection, has too many unstored.
+        Cancelled: it was not submitted.
+        """
+        connection = subscription.connection
+        try:
+            connection.capacity.acquire_nowait()  # nearly always free: this saves a turn of the loop
+        except trio.WouldBlock:
+            await connection.capacity.acquire()
+        try:
+            if not connection.is_open:
+                raise trio.BrokenResourceError  # closed meanwhile: its frames are not handled any more
+            sender = SubscriptionSender(subscription, client_id, self.subscription_of)
+            await self._writer.submit(command, sender, client_id)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            connection.capacity.release()
+            subscription.refuse(not_stored(), client_id)  # the room has failed; dropped if the connection is closed
+        except BaseException:
+            connection.capacity.release()
+            raise
+
+    async def store(self, command: NewMessage | Revision, client_id: str | None = None) -> Message:
+        """Stores a message, or a change of one, of a user who need not be connected; returns it as it then is.
+
+        Raises:
+            NotAMember: its sender is not in the conversation.
+            PulseError: it was rejected, or could not be stored in time.
+        Cancelled: it may be stored or not.
+        """
+        sender = WaitingSender()
+        try:
+            await self._writer.submit(command, sender, client_id)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise not_stored() from None
+        return await sender.wait()
+
 
 class Hold:
-    """Keeps a room open while somebody is about to use it; a context manager that may be entered several times.
+    """Keeps a room open while it is about to be used; a context manager that may be entered several times.
 
     Args:
         room: the room.
+
+    Attributes:
+        count: how many times it is entered now.
     """
 
     __slots__ = ("_room", "count")
@@ -459,4 +450,4 @@ class Hold:
     def __exit__(self, *_exc: object) -> None:
         self.count -= 1
         if not self.count:
-            self._room.look_again()
+            self._room.check_vacant()

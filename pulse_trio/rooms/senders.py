@@ -1,4 +1,4 @@
-"""Who sent a message, or a change of one, and how they are told what became of it."""
+"""The senders of a message, or of a change of one, and how each gets the outcome."""
 
 from collections.abc import Callable
 
@@ -14,12 +14,12 @@ from pulse_trio.store.base import Message, NotAMember
 
 
 class SubscriptionSender:
-    """Tells a subscription what became of its message; a subscription that has gone is told nothing.
+    """A connection: the outcome is sent to it as a frame, if it is still open.
 
     Args:
-        subscription: who sent it. A session may send where it has no place yet, or none any more.
-        client_id: what the answer is told back with, if it is a refusal.
-        subscription_of: the room's: whose place a connection has there when the answer comes.
+        subscription: the sender's. A session may send where it is not subscribed yet, or not any more.
+        client_id: of the message; an error frame repeats it.
+        subscription_of: the room's; gives the subscription that the connection has when the outcome comes.
     """
 
     __slots__ = ("_client_id", "_subscription_of", "subscription")
@@ -36,9 +36,9 @@ class SubscriptionSender:
 
     def stored(self, message: Message, *, is_news: bool) -> None:
         if is_news:
-            return  # it has it, as everybody
+            return  # the feed has delivered it to all, so to the sender, too
         subscription = self._subscription_of(self.subscription.connection.transport)
-        if subscription is None:  # a resend by who has been removed: nothing of the conversation reaches them
+        if subscription is None:  # a resend of a removed user: nothing of the conversation may reach them
             self.subscription.refuse(not_a_member(), self._client_id)
         else:
             subscription.deliver_again(message.rev, encode(change_frame(message)))
@@ -51,7 +51,7 @@ class SubscriptionSender:
 
 
 class WaitingSender:
-    """Somebody who waits for the outcome."""
+    """A task that waits for the outcome, as that of a REST request does."""
 
     def __init__(self) -> None:
         self._settled = trio.Event()
@@ -67,11 +67,12 @@ class WaitingSender:
         self._outcome = error
 
     async def wait(self) -> Message:
-        """What was stored.
+        """Returns the stored message.
 
         Raises:
-            NotAMember: who sent it is not in the conversation.
-            PulseError: it was refused, or could not be stored in time.
+            NotAMember: the sender is not in the conversation.
+            PulseError: it was rejected, or could not be stored in time.
+        Cancelled: it may be stored or not.
         """
         await self._settled.wait()
         if isinstance(self._outcome, Message):

@@ -1,8 +1,8 @@
 """Sessions: connections that carry all of a user's conversations.
 
-A session costs nothing in a conversation where nothing happens. When a room opens it looks up who is in
-the conversation and takes in the sessions of those who are connected; a session that comes looks up which
-of the open rooms are its user's. Being added to a conversation, or removed, reaches both at once.
+A session costs nothing in a conversation where nothing happens. When a room opens, it looks up the members and
+subscribes their sessions; when a session opens, it looks up which of the open rooms are its user's. An addition to a
+conversation, or a removal, reaches both at once.
 """
 
 from typing import Final
@@ -16,27 +16,27 @@ from pulse_trio.rooms.membership import later
 from pulse_trio.rooms.subscription import SendPage, Subscription
 from pulse_trio.store.base import User
 
-REFUSAL_LASTS: Final = 1.0  # seconds in which a further frame about a foreign conversation costs no look-up
-NOTIFIED: Final = 1_024  # memberships of which the client's last news is kept, so that it comes once
-REFUSALS: Final = 64  # foreign conversations that are remembered for each session; beyond it the oldest is forgotten
+REFUSAL_SECONDS: Final = 1.0  # in which a further frame about a foreign conversation costs no look-up
+MAX_NOTIFIED: Final = 1_024  # memberships whose last notification is kept, so that it is sent once
+MAX_REFUSALS: Final = 64  # foreign conversations kept for each session; beyond it the oldest is dropped
 
 
 class Session:
     """One connection for all of a user's conversations.
 
-    Until `start` nothing of them is sent but the greeting: the client may first say where it wants to go on.
+    Until `start` only the greeting is sent: the client may first say where to resume.
 
     Args:
         connection: the connection.
         send_page: sends the next page of missed changes; see `CatchUp.send_page`.
 
     Attributes:
-        subscriptions: its place in each conversation in which something has happened, or will be replayed.
-        changed: while the user's memberships are being looked up, the last change of each since then: its version, and
-            whether the user was added.
-        ended: nothing more is sent.
-        is_greeted: what happens from now on is sent; the client learns of what happened before by loading its list.
-        waiting: the scope of who starts the session when its client has said nothing.
+        subscriptions: one for each conversation in which something has happened, or will be replayed.
+        changed: while the user's memberships are looked up, the last change of each since then: its version, and True
+            for an addition.
+        ended: set when nothing more will be sent.
+        is_greeted: changes from now on reach the client; it learns of earlier ones by loading its list.
+        waiting: cancels the task that starts the session after `PULSE_RESUME_WAIT`.
     """
 
     __slots__ = (
@@ -57,7 +57,7 @@ class Session:
         self._send_page = send_page
         self.subscriptions: dict[UUID, Subscription] = {}
         self.changed: dict[UUID, tuple[int, bool]] | None = None
-        self._notified: dict[UUID, bool] = {}  # what the client last heard of a membership: True is added
+        self._notified: dict[UUID, bool] = {}  # the last notification of each membership: True for an addition
         self._refused: dict[UUID, float] = {}  # foreign conversation → until when it is refused without a look-up
         self.ended = trio.Event()
         self.waiting = trio.CancelScope()
@@ -66,16 +66,16 @@ class Session:
 
     @property
     def user(self) -> User:
-        """Whose session it is."""
+        """The user of the session."""
         return self.connection.user
 
     def subscription(self, conversation_id: UUID) -> Subscription:
-        """Who sends in a conversation: the store knows whether the user is in it."""
+        """Returns the subscription to a conversation, or a new one that no room knows: the writer checks membership."""
         found = self.subscriptions.get(conversation_id)
         return Subscription(self.connection, conversation_id, 0, self._send_page) if found is None else found
 
-    def place(self, conversation_id: UUID, last_rev: int) -> Subscription:
-        """The subscription for a room that is open at `last_rev`; what it has missed will be sent."""
+    def subscribe(self, conversation_id: UUID, last_rev: int) -> Subscription:
+        """Returns the subscription for a room that is open at `last_rev`; missed changes will be sent on it."""
         subscription = self.subscriptions.get(conversation_id)
         if subscription is None:
             self.notify_added(conversation_id, only_if_left=True)
@@ -83,14 +83,16 @@ class Session:
             self.subscriptions[conversation_id] = subscription
             subscription.is_live = self.is_started
         else:
-            self._due(subscription, last_rev)
+            subscription.target = max(subscription.target, last_rev)
+            if subscription.is_live and subscription.cursor < last_rev:
+                subscription.start()
         return subscription
 
     def resume(self, conversation_id: UUID, rev: int, last_rev: int) -> None:
-        """Goes back to where the client was; before `start` only."""
+        """Sets a conversation back to the last rev that the client has; only before `start`."""
         subscription = self.subscriptions.get(conversation_id)
         if subscription is not None:
-            subscription.cursor = rev  # also when it is beyond what the room knew when it took the session in
+            subscription.cursor = rev  # also if it is beyond the rev at which the room subscribed the session
             subscription.target = max(subscription.target, last_rev)
         elif rev < last_rev:
             self.notify_added(conversation_id, only_if_left=True)
@@ -99,7 +101,7 @@ class Session:
             self.subscriptions[conversation_id] = subscription
 
     def start(self) -> None:
-        """Lets frames flow."""
+        """Starts delivery."""
         if not self.is_started:
             self.is_started = True
             self.waiting.cancel()
@@ -107,65 +109,60 @@ class Session:
             for subscription in self.subscriptions.values():
                 subscription.start()
 
-    def refuse_for_a_while(self, conversation_id: UUID) -> None:
-        """Remembers that the user is no member of a conversation."""
+    def remember_refusal(self, conversation_id: UUID) -> None:
+        """Remembers for `REFUSAL_SECONDS` that the user is no member of a conversation."""
         self._refused.pop(conversation_id, None)
-        self._refused[conversation_id] = trio.current_time() + REFUSAL_LASTS
-        if len(self._refused) > REFUSALS:
+        self._refused[conversation_id] = trio.current_time() + REFUSAL_SECONDS
+        if len(self._refused) > MAX_REFUSALS:
             del self._refused[next(iter(self._refused))]
 
     def is_refused(self, conversation_id: UUID) -> bool:
-        """Says if a look-up a moment ago found that the user is no member of a conversation."""
+        """True if a recent look-up found that the user is no member of a conversation."""
         return trio.current_time() < self._refused.get(conversation_id, 0.0)
 
     def added(self, conversation_id: UUID, version: int, *, is_news: bool) -> None:
         """Notifies the client that its user has been added to a conversation; once, unless it is news."""
-        self._note(conversation_id, version, is_member=True)
+        self._record_change(conversation_id, version, is_member=True)
         self._refused.pop(conversation_id, None)
         self.notify_added(conversation_id, is_news=is_news)
 
     def notify_added(self, conversation_id: UUID, *, only_if_left: bool = False, is_news: bool = False) -> None:
-        """Notifies the client once; also where a look-up shows that its user is a member again, before an answer does.
+        """Notifies the client of an addition, once; also if a look-up shows it before its answer comes.
 
         Args:
-            conversation_id: which conversation.
-            only_if_left: only if the client last heard that its user was removed.
-            is_news: again, although the client heard it last: its user may have been out in between, and have missed
-                something.
+            conversation_id: the conversation.
+            only_if_left: only if the client's last notification was that its user was removed.
+            is_news: notify again, although it was the last notification: the user may have been out in between, and
+                have missed something.
         """
-        heard = self._notified.get(conversation_id)
-        if self.is_greeted and (is_news or heard is False or (heard is None and not only_if_left)):
-            self._remember(conversation_id, is_member=True)
+        last = self._notified.get(conversation_id)
+        if self.is_greeted and (is_news or last is False or (last is None and not only_if_left)):
+            self._remember_notification(conversation_id, is_member=True)
             self.connection.deliver(encode(ConversationAddedFrame(conversation_id=conversation_id)))
 
     def removed(self, conversation_id: UUID, version: int = 0) -> Subscription | None:
-        """Notifies the client that its user has been removed; returns its place in the conversation, if it has one.
+        """Notifies the client that its user has been removed; returns its subscription, if it had one.
 
-        What of the conversation waits in the outbox is not sent.
+        Frames of the conversation that wait in the outbox are not sent.
         """
-        self._note(conversation_id, version, is_member=False)
+        self._record_change(conversation_id, version, is_member=False)
         subscription = self.subscriptions.pop(conversation_id, None)
         if subscription is not None:
             subscription.remove()
         if self.is_greeted:
-            self._remember(conversation_id, is_member=False)
+            self._remember_notification(conversation_id, is_member=False)
             self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
         return subscription
 
-    def _remember(self, conversation_id: UUID, *, is_member: bool) -> None:
+    def _remember_notification(self, conversation_id: UUID, *, is_member: bool) -> None:
         self._notified.pop(conversation_id, None)
         self._notified[conversation_id] = is_member
-        if len(self._notified) > NOTIFIED:
+        if len(self._notified) > MAX_NOTIFIED:
             del self._notified[next(iter(self._notified))]
 
-    def _note(self, conversation_id: UUID, version: int, *, is_member: bool) -> None:
+    def _record_change(self, conversation_id: UUID, version: int, *, is_member: bool) -> None:
         if self.changed is not None:
             self.changed[conversation_id] = later(self.changed.get(conversation_id), (version, is_member))
-
-    def _due(self, subscription: Subscription, last_rev: int) -> None:
-        subscription.target = max(subscription.target, last_rev)
-        if subscription.is_live and subscription.cursor < last_rev:
-            subscription.start()
 
 
 class Sessions:
@@ -178,20 +175,20 @@ class Sessions:
         return bool(self._by_user)
 
     def all(self) -> list[Session]:
-        """Every session there is."""
+        """Returns all sessions."""
         return [session for sessions in self._by_user.values() for session in sessions]
 
     def add(self, session: Session) -> None:
-        """From now on rooms that open take it in."""
+        """Adds a session: rooms that open from now on subscribe it."""
         self._by_user.setdefault(session.user.id, {})[session] = None
 
     def discard(self, session: Session) -> None:
-        """The session has gone."""
+        """Removes a session, if it is there."""
         sessions = self._by_user.get(session.user.id, {})
         sessions.pop(session, None)
         if not sessions:
             self._by_user.pop(session.user.id, None)
 
     def of(self, user_id: UUID) -> list[Session]:
-        """The sessions of a user, in the order they came."""
+        """Returns the sessions of a user, in the order they came."""
         return list(self._by_user.get(user_id, ()))

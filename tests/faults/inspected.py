@@ -51,7 +51,7 @@ async def _inside() -> dict[str, int]:
     gc.collect()
     found = gc.get_objects()
     return {
-        "rooms": len(services().hub._rooms),
+        "rooms": len(services().hub.rooms),
         "sessions": len(services().hub._sessions.all()),
         "objects": sum(type(thing).__name__ not in LINGERING for thing in found),
         "tasks": len(list(_tasks(trio.lowlevel.current_root_task()))),

@@ -153,7 +153,7 @@ async def note_leaks(world: World, runs: list[trio.Event]) -> None:
     with trio.move_on_after(CLOSING) as closing:
         for ran in runs:
             await ran.wait()
-        while world.hub._rooms.going() or world.serving:  # noqa: ASYNC110  # the virtual clock jumps
+        while world.hub.rooms.running() or world.serving:  # noqa: ASYNC110  # the virtual clock jumps
             await trio.sleep(0.5)
     if closing.cancelled_caught:
         what = f"{world.hub.room_count} rooms and {world.serving} connections are left"

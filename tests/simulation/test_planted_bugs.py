@@ -18,6 +18,7 @@ from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.lobby import Lobby
+from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.message_frames import change_frame
 from pulse_trio.rooms.presence import Presence
 from pulse_trio.rooms.room import Hold, Room
@@ -182,21 +183,21 @@ def resend_stored_again(patch: Patch) -> None:
 
 
 def member_not_removed_on_removal(patch: Patch) -> None:
-    patch.setattr(Hub, "remove_user", lambda *_: True)
+    patch.setattr(MemberUpdates, "remove_user", lambda *_: True)
 
 
 def join_not_stopped_by_removal(patch: Patch) -> None:
-    def wrong(self: Hub, conversation_id: UUID, user_id: UUID, version: int, reason: str) -> bool:
+    def wrong(self: MemberUpdates, conversation_id: UUID, user_id: UUID, version: int, reason: str) -> bool:
         room = self._rooms.get(conversation_id)
         if room is not None:
             room.close_user(user_id, 4403, reason)  # type: ignore[arg-type]
         return True
 
-    patch.setattr(Hub, "remove_user", wrong)
+    patch.setattr(MemberUpdates, "remove_user", wrong)
 
 
 def room_leak(patch: Patch) -> None:
-    patch.setattr(Hold, "__exit__", lambda self, *_: self._room.look_again())
+    patch.setattr(Hold, "__exit__", lambda self, *_: self._room.check_vacant())
 
 
 def left_not_sent(patch: Patch) -> None:
@@ -262,19 +263,19 @@ def client_id_of_a_post_lost(patch: Patch) -> None:
 
 
 def post_answered_before_it_is_stored(patch: Patch) -> None:
-    async def wrong(self: Room, message: NewMessage | Revision, client_id: str | None = None) -> Message:
-        assert isinstance(message, NewMessage)
-        await self._writer.submit(message, WaitingSender(), client_id)
+    async def wrong(self: Room, command: NewMessage | Revision, client_id: str | None = None) -> Message:
+        assert isinstance(command, NewMessage)
+        await self._writer.submit(command, WaitingSender(), client_id)
         return Message(
-            id=message.id,
-            conversation_id=message.conversation_id,
-            sender_id=message.sender_id,
+            id=command.id,
+            conversation_id=command.conversation_id,
+            sender_id=command.sender_id,
             sender_username="",
-            content=message.content,
+            content=command.content,
             is_edited=False,
             is_deleted=False,
-            created_at=message.created_at,
-            updated_at=message.created_at,
+            created_at=command.created_at,
+            updated_at=command.created_at,
             seq=self.feed.last_seq + 1,
             rev=self.feed.last_rev + 1,
             client_id=client_id,
@@ -311,8 +312,8 @@ def offline_not_sent(patch: Patch) -> None:
         if user_id in self._online._since:
             note(self, user_id, moment)
 
-    note = Watches.note
-    patch.setattr(Watches, "note", wrong)
+    note = Watches.record_change
+    patch.setattr(Watches, "record_change", wrong)
 
 
 def watched_after_the_last_shared_conversation(patch: Patch) -> None:
@@ -359,29 +360,29 @@ def session_sends_before_its_first_frame(patch: Patch) -> None:
 
 
 def out_of_date_addition_applied(patch: Patch) -> None:
-    add = Hub._add_users_now
+    add = MemberUpdates._add_users_now
 
-    def wrong(self: Hub, *arguments: Any, **options: Any) -> list[UUID]:
+    def wrong(self: MemberUpdates, *arguments: Any, **options: Any) -> list[UUID]:
         with patch.context() as inside:
-            inside.setattr(self._members, "record", lambda *_, **__: True)
+            inside.setattr(self._changes, "record", lambda *_, **__: True)
             return add(self, *arguments, **options)
 
-    patch.setattr(Hub, "_add_users_now", wrong)
+    patch.setattr(MemberUpdates, "_add_users_now", wrong)
 
 
 def out_of_date_removal_applied(patch: Patch) -> None:
-    remove = Hub.remove_user
+    remove = MemberUpdates.remove_user
 
-    def wrong(self: Hub, *arguments: Any) -> bool:
+    def wrong(self: MemberUpdates, *arguments: Any) -> bool:
         with patch.context() as inside:
-            inside.setattr(self._members, "record", lambda *_, **__: True)
+            inside.setattr(self._changes, "record", lambda *_, **__: True)
             return remove(self, *arguments)
 
-    patch.setattr(Hub, "remove_user", wrong)
+    patch.setattr(MemberUpdates, "remove_user", wrong)
 
 
 def addition_with_a_lost_answer_not_sent(patch: Patch) -> None:
-    add_members, add_users = FaultyStore.add_members, Hub.add_users
+    add_members, add_users = FaultyStore.add_members, MemberUpdates.add_users
     added: dict[trio.lowlevel.Task, set[UUID]] = {}
 
     async def note(self: FaultyStore, *arguments: Any, **options: Any) -> Added:
@@ -389,13 +390,13 @@ def addition_with_a_lost_answer_not_sent(patch: Patch) -> None:
         added[trio.lowlevel.current_task()] = {user.id for user in found.users}
         return found
 
-    async def wrong(self: Hub, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
+    async def wrong(self: MemberUpdates, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
         newcomers = added.pop(trio.lowlevel.current_task(), set(user_ids))
         return await add_users(self, conversation_id, [each for each in user_ids if each in newcomers], version)
 
     patch.setattr(FaultyStore, "add_members", note)
-    patch.setattr(Hub, "add_users", wrong)
-    patch.setattr(Hub, "doubt_change", lambda *_, **__: None)
+    patch.setattr(MemberUpdates, "add_users", wrong)
+    patch.setattr(MemberUpdates, "recheck_later", lambda *_, **__: None)
 
 
 def message_of_a_removed_member_stored(patch: Patch) -> None:

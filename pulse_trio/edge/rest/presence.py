@@ -34,7 +34,7 @@ async def get_presence(user_id: str) -> Response:
     service, user = services(), current_user()
     service.limits.presence.start(user.id)
     key = user.id if user_id == "me" else parse_uuid(user_id)
-    found = None if key is None else await service.hub.presence(user.id, key)
-    if found is None:
+    found = [] if key is None else await service.hub.watches.look_up(user.id, [key])
+    if not found:
         raise PulseError(ErrorCode.NOT_FOUND, "There is no such user in your conversations")
-    return answer(PresenceBody(found.user_id, found.is_online, found.last_seen_at))
+    return answer(PresenceBody(found[0].user_id, found[0].is_online, found[0].last_seen_at))

@@ -128,16 +128,16 @@ class Reader:
                 subscription = await self._scope.subscription(frame)
                 if subscription is None:
                     return
-                hub, key = self._service.hub, subscription.conversation_id
+                hub = self._service.hub
                 match frame:
                     case SendMessage():
-                        await hub.send_message(key, subscription, frame)
+                        await hub.send_message(subscription, frame)
                     case EditMessage() | DeleteMessage():
-                        await hub.send_revision(key, subscription, frame)
+                        await hub.send_revision(subscription, frame)
                     case SendTyping():
-                        hub.send_typing(key, subscription)
+                        await hub.send_typing(subscription)
                     case SendRead():
-                        await hub.send_read(subscription, frame.seq)
+                        await hub.read_positions.request_read(subscription, frame.seq)
 
     async def _renew(self, token: str) -> None:
         """Accepts a newer token of the same user, and answers with the seconds until it expires."""

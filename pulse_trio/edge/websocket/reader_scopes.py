@@ -16,7 +16,7 @@ from pulse_trio.protocol import (
     SendWatch,
 )
 from pulse_trio.rooms.connection import Connection
-from pulse_trio.rooms.hub import ForeignConversation
+from pulse_trio.rooms.member_updates import ForeignConversation
 from pulse_trio.rooms.session import Session
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import StoreError
@@ -97,7 +97,7 @@ class AllConversations:
 
     async def _look_up(self, frame: ConversationFrame, key: UUID) -> Subscription | None:
         try:
-            return await self._service.hub.place(self._session, key)
+            return await self._service.hub.members.find_subscription(self._session, key)
         except ForeignConversation as error:
             if error.was_looked_up:
                 self._flow.charge(self._service.settings.foreign_frame_cost - 1)
@@ -118,7 +118,7 @@ class AllConversations:
 
     async def _resume(self, frame: SendResume) -> None:
         try:
-            await self._service.hub.resume(self._session, frame)
+            await self._service.hub.lobby.resume(self._session, frame)
         except PulseError as error:
             self.connection.refuse(error)
             self._session.start()
@@ -128,7 +128,7 @@ class AllConversations:
 
     def _watch(self, frame: SendWatch) -> None:
         try:
-            self._service.hub.watch(self._session, frame.user_ids)
+            self._service.hub.watches.watch(self._session.connection, frame.user_ids)
         except PulseError as error:
             self.connection.refuse(error)
 

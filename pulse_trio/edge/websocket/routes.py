@@ -63,7 +63,7 @@ async def _serve_session(
     with slot:
         lifetime = trio.CancelScope()
         try:
-            session = await service.hub.open_session(identity.user, transport, on_ended=lifetime.cancel)
+            session = await service.hub.lobby.open(identity.user, transport, on_ended=lifetime.cancel)
         except StoreError:
             reason = "the conversations cannot be looked up; reconnect"
             await _close(service, transport, CloseCode.INTERNAL_ERROR, reason)
@@ -71,7 +71,7 @@ async def _serve_session(
         flow = Flow(service.settings)
         scope = AllConversations(service, session, flow)
         reader = Reader(service, scope, flow, transport.receive, lifetime, identity)
-        await _serve(reader, leave=partial(service.hub.close_session, session))
+        await _serve(reader, leave=partial(service.hub.lobby.close, session))
 
 
 @sockets.websocket("/<conversation_id>")
@@ -87,7 +87,7 @@ async def conversation_socket(conversation_id: str) -> Response | None:
             held.push(slot)
             if key is None:
                 raise PulseError(ErrorCode.NOT_A_MEMBER)
-            ticket = service.hub.pending_join(key, identity.user.id)
+            ticket = service.hub.members.pending_join(key, identity.user.id)
             held.push(ticket)
             version = await service.store.membership(key, identity.user.id)
             if version is None:

@@ -64,17 +64,17 @@ async def come_in(store: PostgresStore, user: User, keys: list[uuid.UUID], patch
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)
         with counted(patch) as statements:
-            session = await hub.open_session(user, transport, on_ended=lambda: None)
-            await hub.resume(session, SendResume(revs=dict.fromkeys(keys, 0)))
+            session = await hub.lobby.open(user, transport, on_ended=lambda: None)
+            await hub.lobby.resume(session, SendResume(revs=dict.fromkeys(keys, 0)))
             while len(transport.frames) < 1 + NEWS:  # the `session` frame and the missed messages  # noqa: ASYNC110
                 await trio.sleep(0.005)
         assert [frame["content"] for frame in transport.frames[1:]] == ["hello"] * NEWS
         assert hub.room_count == 0
         assert len(session.subscriptions) == NEWS, "a place where something was missed only"
         with pytest.raises(PulseError) as refused:
-            await hub.resume(session, SendResume(revs={uuid.uuid4(): 0 for _ in range(MANY + 1)}))
+            await hub.lobby.resume(session, SendResume(revs={uuid.uuid4(): 0 for _ in range(MANY + 1)}))
         assert refused.value.code == ErrorCode.INVALID_FRAME
-        hub.close_session(session)
+        hub.lobby.close(session)
         await session.ended.wait()
         nursery.cancel_scope.cancel()
     return statements

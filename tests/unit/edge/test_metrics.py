@@ -89,7 +89,7 @@ async def test_dropped_ephemeral_frames_are_counted(autojump_clock: object) -> N
         frame = encode(
             TypingFrame(sender_id=world.alice.id, sender_username="alice", conversation_id=world.conversation_id)
         )
-        room = world.hub._rooms.get(world.conversation_id)
+        room = world.hub.rooms.get(world.conversation_id)
         assert room is not None
         for _ in range(20):
             room.broadcast(frame, exclude_user_id=world.alice.id, ephemeral=True)
@@ -105,12 +105,12 @@ async def test_open_connections_and_their_ends_are_counted(autojump_clock: objec
         metrics = world.hub._metrics
         alice = await world.join(world.alice)
         bob = await world.join(world.bob)
-        session = await world.hub.open_session(world.carol, FakeTransport(), on_ended=lambda: None)
+        session = await world.hub.lobby.open(world.carol, FakeTransport(), on_ended=lambda: None)
         await settle()
         assert sorted(connection.is_session for connection in metrics.connections) == [False, False, True]
         alice.leave()
-        world.hub.remove_user(world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed")
-        world.hub.close_session(session)
+        world.remove(world.bob)
+        world.hub.lobby.close(session)
         await settle()
         assert not metrics.connections
         assert metrics.closes == {0: 2, 4403: 1}

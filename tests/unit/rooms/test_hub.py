@@ -65,19 +65,19 @@ async def test_the_operations_of_the_specification(autojump_clock: MockClock) ->
         await settle()
         assert hub.room_count == 0
         await hub.broadcast(conversation, PongFrame())
-        hub.send_typing(conversation, await hub.connect(conversation, world.alice, FakeTransport()))
+        await hub.send_typing(await hub.connect(conversation, world.alice, FakeTransport()))
 
 
 async def test_announce_reaches_everybody(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
-        world.hub.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
+        world.hub.rooms.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
         await settle()
         for guest in (alice, bob):
             frame = guest.of_type("system")[-1]
             assert (frame["event"], frame["content"]) == ("renamed", "alice renamed it")
             assert frame["active_users"] == [str(world.alice.id), str(world.bob.id)]
-        world.hub.announce(world.ids(), "renamed", "nobody is there", world.alice.id)
+        world.hub.rooms.announce(world.ids(), "renamed", "nobody is there", world.alice.id)
 
 
 # --- rooms come and go ---
@@ -168,7 +168,7 @@ async def test_a_join_that_is_cancelled_leaves_nothing(
         gate.set()
         await settle()
         assert world.hub.room_count == 0
-        assert world.hub._joining == {}
+        assert world.hub._changes._joins == {}
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), NotAMember()])
@@ -219,7 +219,7 @@ async def test_a_removed_user_is_closed_at_once_and_gets_nothing_more(autojump_c
         alice = await world.join(world.alice)
         bob1, bob2 = await world.join(world.bob), await world.join(world.bob)
         await settle()
-        world.hub.remove_user(
+        world.hub.members.remove_user(
             world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed from the conversation"
         )
         assert world.hub.get_active_users(world.conversation_id) == {str(world.alice.id)}
@@ -241,10 +241,10 @@ async def test_what_was_put_out_just_before_a_removal_does_not_arrive_after_it(a
         await settle()
         before = len(bob.transport.frames)
         bob.transport.room = 0
-        room = world.hub._rooms.get(world.conversation_id)
+        room = world.hub.rooms.get(world.conversation_id)
         assert room is not None
         room.announce("renamed", "a secret", world.alice.id)
-        world.hub.remove_user(world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed")
+        world.remove(world.bob)
         await settle()
         assert len(bob.transport.frames) == before
 
@@ -256,8 +256,8 @@ async def test_a_removed_user_can_send_nothing_while_its_connection_is_being_clo
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await settle()
         bob.transport.close_stall = trio.Event()
-        world.hub.remove_user(world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed")
-        world.hub.send_typing(world.conversation_id, bob.subscription)
+        world.remove(world.bob)
+        await world.hub.send_typing(bob.subscription)
         await bob.send("still here?")
         await settle()
         assert alice.of_type("typing") == []
@@ -275,12 +275,12 @@ async def test_what_waits_for_capacity_when_its_connection_is_closed_is_not_take
         done = trio.Event()
 
         async def send() -> None:
-            await world.hub.send_message(world.conversation_id, bob.subscription, frame)
+            await world.hub.send_message(bob.subscription, frame)
             done.set()
 
         world.start(send)
         await settle()
-        world.hub.remove_user(world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed")
+        world.remove(world.bob)
         alice.leave()
         gate.set()
         await settle()  # the room ends: its writer takes nothing any more
@@ -305,13 +305,13 @@ async def test_a_join_under_way_is_stopped_by_a_removal(
 
         world.start(join)
         await settle()
-        world.hub.remove_user(world.conversation_id, world.bob.id, 1, "removed")
+        world.hub.members.remove_user(world.conversation_id, world.bob.id, 1, "removed")
         gate.set()
         await settle()
         assert refused.is_set()
         assert bob.transport.frames == []
         assert world.hub.room_count == 0
-        assert world.hub._joining == {}
+        assert world.hub._changes._joins == {}
         await world.join(world.bob)  # added again: a new check
 
 
@@ -319,17 +319,17 @@ async def test_a_removal_revokes_every_ticket_of_that_user_and_no_other(autojump
     async with a_world() as world:
         hub, conversation = world.hub, world.conversation_id
         with (
-            hub.pending_join(conversation, world.bob.id) as one,
-            hub.pending_join(conversation, world.bob.id) as two,
-            hub.pending_join(conversation, world.alice.id) as other,
-            hub.pending_join(world.ids(), world.bob.id) as elsewhere,
+            hub.members.pending_join(conversation, world.bob.id) as one,
+            hub.members.pending_join(conversation, world.bob.id) as two,
+            hub.members.pending_join(conversation, world.alice.id) as other,
+            hub.members.pending_join(world.ids(), world.bob.id) as elsewhere,
         ):
-            hub.remove_user(conversation, world.bob.id, 1, "removed")
+            hub.members.remove_user(conversation, world.bob.id, 1, "removed")
             revoked = [pending.is_revoked for pending in (one, two, other, elsewhere)]
-            with hub.pending_join(conversation, world.bob.id) as later:
+            with hub.members.pending_join(conversation, world.bob.id) as later:
                 assert not later.is_revoked
         assert revoked == [True, True, False, False]
-        assert hub._joining == {}
+        assert hub._changes._joins == {}
 
 
 # --- draining ---
@@ -381,7 +381,7 @@ async def test_draining_waits_for_close_frames_of_rooms_that_are_forgotten_alrea
         bob = await world.join(world.bob)
         await settle()
         bob.transport.close_stall = trio.Event()
-        world.hub.remove_user(world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed")
+        world.remove(world.bob)
         await settle()
         assert world.hub.room_count == 0
         await world.hub.drain()

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
 from pulse_trio.protocol import SendResume
-from pulse_trio.rooms.hub import DOUBTS, ForeignConversation
+from pulse_trio.rooms.member_updates import MAX_RECHECKS, ForeignConversation
 from pulse_trio.store.base import Members, StoreUnavailable
 
 from .world import Device, FakeTransport, World, a_world, device, settle, virtual_now
@@ -19,21 +19,21 @@ REASON = "removed from the conversation"
 
 async def add(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
     """What REST does when alice adds bob; the answer of the store may be late."""
-    with world.hub.changing_members(key, [world.bob.id]):
+    with world.hub.members.changing(key, [world.bob.id]):
         added = await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
         if answer is not None:
             await answer.wait()
         newcomers = [user.id for user in added.users]
-        await world.hub.add_users(key, [world.bob.id], added.version, newcomers=newcomers)
+        await world.hub.members.add_users(key, [world.bob.id], added.version, newcomers=newcomers)
 
 
 async def remove(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
     """What REST does when alice removes bob; the answer of the store may be late."""
-    with world.hub.changing_members(key):
+    with world.hub.members.changing(key):
         removed = await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
         if answer is not None:
             await answer.wait()
-        world.hub.remove_user(key, world.bob.id, removed.version, REASON)
+        world.hub.members.remove_user(key, world.bob.id, removed.version, REASON)
 
 
 def delay_members(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
@@ -68,7 +68,7 @@ async def test_a_late_answer_to_an_addition_lets_no_removed_user_in(is_open: boo
         assert alice.contents(key) == ["secret"]
         assert bob.contents(key) == []
         assert [frame["type"] for frame in bob.transport.frames][1:] == ["conversation_removed"]
-        assert len(world.hub._members) == 0
+        assert len(world.hub._changes) == 0
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
@@ -88,7 +88,7 @@ async def test_a_late_answer_to_a_removal_shuts_no_member_out(is_open: bool, aut
         await settle()
         assert bob.contents(key) == ["welcome back"]
         assert bob.of_type("conversation_removed") == []
-        assert len(world.hub._members) == 0
+        assert len(world.hub._changes) == 0
 
 
 async def test_a_late_answer_to_a_removal_stops_no_join_of_who_was_added_again(autojump_clock: MockClock) -> None:
@@ -97,7 +97,7 @@ async def test_a_late_answer_to_a_removal_stops_no_join_of_who_was_added_again(a
         world.start(lambda: remove(world, key, answer=late))
         await settle()
         await add(world, key)
-        with world.hub.pending_join(key, world.bob.id) as pending:
+        with world.hub.members.pending_join(key, world.bob.id) as pending:
             pending.version = await world.store.membership(key, world.bob.id) or 0
             late.set()
             await settle()
@@ -121,7 +121,7 @@ async def test_an_addition_does_not_override_a_later_look_at_the_members(
         await settle()
         await add(world, key)
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        world.hub.reconnect_user(key, world.bob.id)
+        world.hub.members.reconnect_user(key, world.bob.id)
         bob = await device(world, world.bob)
         gate.set()
         await settle()
@@ -171,12 +171,12 @@ async def test_nothing_but_session_is_sent_before_the_first_frame(starts: str, a
         carol = await world.join(world.carol)
         alice = await Device(world, world.alice).open()
         await settle()
-        world.hub.send_typing(key, carol.subscription)
-        world.hub.announce(key, "renamed", "carol renamed it", world.carol.id)
+        await world.hub.send_typing(carol.subscription)
+        world.hub.rooms.announce(key, "renamed", "carol renamed it", world.carol.id)
         await carol.read(0)
         await carol.send("one")
         await world.store.remove_member(other, world.alice.id, world.alice.id, now=virtual_now())
-        world.hub.remove_user(other, world.alice.id, world.version(other), REASON)
+        world.hub.members.remove_user(other, world.alice.id, world.version(other), REASON)
         await world.join(world.bob)
         await settle()
         assert [frame["type"] for frame in alice.transport.frames] == ["session"]
@@ -228,7 +228,7 @@ async def test_an_addition_with_a_lost_answer_reaches_its_user(
             return await members(conversation_id)
 
         monkeypatch.setattr(world.store, "members", away)
-        world.hub.doubt_change(key, added=[world.bob.id])
+        world.hub.members.recheck_later(key, added=[world.bob.id])
         await trio.sleep(3)
         await carol.send("hello bob")
         await settle()
@@ -238,7 +238,7 @@ async def test_an_addition_with_a_lost_answer_reaches_its_user(
             [str(world.bob.id)]
         ]
         await trio.sleep(60)
-        assert world.hub._doubts == 0
+        assert world.hub.members._rechecks == 0
 
 
 async def test_an_addition_that_was_not_committed_lets_nobody_in(autojump_clock: MockClock) -> None:
@@ -246,8 +246,8 @@ async def test_an_addition_that_was_not_committed_lets_nobody_in(autojump_clock:
         key = world.conversation_id
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
         bob, carol = await device(world, world.bob), await world.join(world.carol)
-        world.hub.doubt_change(key, added=[world.bob.id])
-        world.hub.doubt_change(world.ids(), added=[world.bob.id])
+        world.hub.members.recheck_later(key, added=[world.bob.id])
+        world.hub.members.recheck_later(world.ids(), added=[world.bob.id])
         await settle()
         await carol.send("a secret")
         await trio.sleep(60)
@@ -259,8 +259,8 @@ async def test_a_removal_that_is_committed_after_its_lost_answer_takes_effect(au
     async with a_world() as world:
         key = world.conversation_id
         carol = await world.join(world.carol)
-        world.hub.reconnect_user(key, world.bob.id)
-        world.hub.doubt_change(key, removed=[world.bob.id])
+        world.hub.members.reconnect_user(key, world.bob.id)
+        world.hub.members.recheck_later(key, removed=[world.bob.id])
         bob = await device(world, world.bob)
         await carol.send("one")
         await settle()
@@ -274,11 +274,11 @@ async def test_a_removal_that_is_committed_after_its_lost_answer_takes_effect(au
 
 async def test_changes_in_doubt_are_bounded(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        for _ in range(DOUBTS + 5):
-            world.hub.doubt_change(world.conversation_id, added=[world.bob.id])
-        assert world.hub._doubts == DOUBTS
+        for _ in range(MAX_RECHECKS + 5):
+            world.hub.members.recheck_later(world.conversation_id, added=[world.bob.id])
+        assert world.hub.members._rechecks == MAX_RECHECKS
         await trio.sleep(60)
-        assert world.hub._doubts == 0
+        assert world.hub.members._rechecks == 0
 
 
 async def test_a_member_whose_addition_nobody_heard_of_is_let_in_by_what_they_send(autojump_clock: MockClock) -> None:
@@ -305,7 +305,7 @@ async def test_a_repeated_addition_notifies_only_sessions_that_are_not_in(autoju
         bob = await device(world, world.bob)
         await settle()
         for _ in range(3):
-            await world.hub.add_users(key, [world.bob.id], world.version(key))
+            await world.hub.members.add_users(key, [world.bob.id], world.version(key))
         await settle()
         assert [frame["type"] for frame in bob.transport.frames] == ["session"]
 
@@ -353,7 +353,7 @@ async def test_nothing_follows_when_a_resume_is_answered_with_a_removal(autojump
         bob = await Device(world, world.bob).open()
         world.start(lambda: remove(world, key, answer=late))
         await settle()
-        await world.hub.resume(bob.session, SendResume(revs={key: 0}))
+        await world.hub.lobby.resume(bob.session, SendResume(revs={key: 0}))
         await carol.send("secret")
         await settle()
         assert [frame["type"] for frame in bob.transport.frames] == ["session", "conversation_removed"]
@@ -391,7 +391,7 @@ async def test_a_late_answer_to_a_removal_shuts_out_no_session_that_came_since(a
         world.start(lambda: add(world, key, answer=later))
         await settle()
         bob = await device(world, world.bob)
-        with world.hub.pending_join(key, world.bob.id) as pending:
+        with world.hub.members.pending_join(key, world.bob.id) as pending:
             pending.version = await world.store.membership(key, world.bob.id) or 0
             transport = FakeTransport()
             await world.hub.connect(key, world.bob, transport, pending=pending)
@@ -417,7 +417,7 @@ async def test_a_late_answer_to_an_addition_notifies_sessions_although_a_look_up
         world.start(lambda: add(world, key, answer=late))
         await settle()
         await world.store.remove_member(key, world.alice.id, world.alice.id, now=virtual_now())
-        with world.hub.pending_join(key, world.bob.id) as pending:
+        with world.hub.members.pending_join(key, world.bob.id) as pending:
             pending.version = await world.store.membership(key, world.bob.id) or 0
             await world.hub.connect(key, world.bob, FakeTransport(), pending=pending)
         late.set()
@@ -447,7 +447,7 @@ async def test_a_session_that_was_told_of_a_removal_is_told_that_it_is_in_again(
         late.set()
         await settle()
         if how == "resume":
-            await world.hub.resume(bob.session, SendResume(revs={key: 0}))
+            await world.hub.lobby.resume(bob.session, SendResume(revs={key: 0}))
         carol = await world.join(world.carol)
         await carol.send("here")
         later.set()
@@ -464,7 +464,7 @@ async def test_who_was_out_without_hearing_of_it_is_notified_of_the_addition(
     async with a_world(room_linger=0.0) as world:
         key, late = world.conversation_id, trio.Event()
         bob = await device(world, world.bob)
-        await world.hub.add_users(key, [world.bob.id], world.version(key))  # a repeated one
+        await world.hub.members.add_users(key, [world.bob.id], world.version(key))  # a repeated one
         world.start(lambda: remove(world, key, answer=late))
         await settle()
         carol = await world.join(world.carol)
@@ -490,7 +490,7 @@ async def test_a_repeated_addition_is_notified_once_where_no_room_is_open(autoju
         bob = await device(world, world.bob)
         await settle()
         for _ in range(3):
-            await world.hub.add_users(key, [world.bob.id], world.version(key))
+            await world.hub.members.add_users(key, [world.bob.id], world.version(key))
         await remove(world, key)
         await add(world, key)
         await settle()
@@ -508,7 +508,7 @@ async def test_a_room_that_opens_before_an_addition_is_answered_notifies_the_ses
         bob, late = await device(world, world.bob), trio.Event()
         if is_lost:
             await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-            world.hub.doubt_change(key, added=[world.bob.id])
+            world.hub.members.recheck_later(key, added=[world.bob.id])
         else:
             world.start(lambda: add(world, key, answer=late))
             await settle()
@@ -580,11 +580,11 @@ async def test_a_foreign_conversation_is_refused_from_memory_for_a_moment(
         for wait in (0.0, 0.5, 1.0):
             await trio.sleep(wait)
             with pytest.raises(ForeignConversation) as caught:
-                await world.hub.place(bob.session, key)
+                await world.hub.members.find_subscription(bob.session, key)
             found.append(caught.value.was_looked_up)
         assert found == [True, False, True]
         await add(world, key)
-        assert (await world.hub.place(bob.session, key)).conversation_id == key  # at once
+        assert (await world.hub.members.find_subscription(bob.session, key)).conversation_id == key  # at once
         assert questions()[0] == 3
 
 
@@ -601,7 +601,7 @@ async def test_a_membership_that_cannot_be_looked_up_is_answered_in_time(
         bob = await device(world, world.bob)
         began = trio.current_time()
         with pytest.raises(PulseError, match="could not be stored in time"):
-            await world.hub.place(bob.session, world.conversation_id)
+            await world.hub.members.find_subscription(bob.session, world.conversation_id)
         assert trio.current_time() - began == 3.0
 
 
@@ -620,7 +620,7 @@ async def test_a_removal_while_the_membership_is_looked_up_counts(
         carol, bob = await world.join(world.carol), await device(world, world.bob)
         await settle()
         member = bob.session.subscriptions.pop(key)  # as if the session had not heard of it
-        world.hub._rooms.get(key).leave(member)  # type: ignore[union-attr]
+        world.hub.rooms.get(key).leave(member)  # type: ignore[union-attr]
         world.start(lambda: bob.send(key, "hello", "c-1"))
         await settle()
         await remove(world, key)
@@ -646,11 +646,11 @@ async def test_many_who_are_added_at_once_come_in_few_frames(autojump_clock: Moc
         devices = [await device(world, user) for user in users]
         await settle()
         before = len(alice.transport.frames)
-        with world.hub.changing_members(key):
+        with world.hub.members.changing(key):
             ids = [user.id for user in users]
             added = await world.store.add_members(key, world.alice.id, ids, limit=99, now=virtual_now())
-            await world.hub.add_users(key, ids, added.version)
-            world.hub.announce(key, "added", "60 were added", ids[0], ids)
+            await world.hub.members.add_users(key, ids, added.version)
+            world.hub.rooms.announce(key, "added", "60 were added", ids[0], ids)
         await trio.sleep(1)
         new = alice.transport.frames[before:]
         assert [frame["type"] for frame in new] == ["system", "presence"]
@@ -663,16 +663,15 @@ async def test_many_who_are_added_at_once_come_in_few_frames(autojump_clock: Moc
 
 async def test_typing_is_passed_on_once_a_second_for_each_user(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        key = world.conversation_id
         alice = await world.join(world.alice)
         bob, again, carol = await world.join(world.bob), await world.join(world.bob), await world.join(world.carol)
         for _ in range(100):
             for member in (bob.subscription, again.subscription, carol.subscription):
-                world.hub.send_typing(key, member)
+                await world.hub.send_typing(member)
         await settle()
         assert sorted(frame["sender_username"] for frame in alice.of_type("typing")) == ["bob", "carol"]
         await trio.sleep(1.0)
-        world.hub.send_typing(key, bob.subscription)
+        await world.hub.send_typing(bob.subscription)
         await settle()
         assert [frame["sender_username"] for frame in alice.of_type("typing")].count("bob") == 2
 
@@ -686,7 +685,7 @@ async def test_who_leaves_before_their_coming_was_told_is_told_as_neither(autoju
         carol = await device(world, world.carol)
         ids = [world.bob.id, world.carol.id]
         added = await world.store.add_members(key, world.alice.id, ids, limit=9, now=virtual_now())
-        await world.hub.add_users(key, ids, added.version)
+        await world.hub.members.add_users(key, ids, added.version)
         bob.leave()
         await trio.sleep(1)
         assert [[user["username"] for user in frame["joined"]] for frame in alice.of_type("presence")] == [["carol"]]
@@ -698,11 +697,10 @@ async def test_who_leaves_before_their_coming_was_told_is_told_as_neither(autoju
 
 async def test_typing_after_a_message_is_passed_on_at_once(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        key = world.conversation_id
         alice, bob = await world.join(world.alice), await world.join(world.bob)
-        world.hub.send_typing(key, bob.subscription)
+        await world.hub.send_typing(bob.subscription)
         await bob.send("one")
-        world.hub.send_typing(key, bob.subscription)
+        await world.hub.send_typing(bob.subscription)
         await settle()
         assert [frame["type"] for frame in alice.transport.frames[-3:]] == ["typing", "typing", "message"]
 
@@ -711,11 +709,11 @@ async def test_typing_is_limited_also_where_rooms_end_at_once(autojump_clock: Mo
     async with a_world(room_linger=0.0) as world:
         alice, bob = await device(world, world.alice), await device(world, world.bob)
         for _ in range(50):
-            world.hub.send_typing(world.conversation_id, bob.session.subscription(world.conversation_id))
+            await world.hub.send_typing(bob.session.subscription(world.conversation_id))
             await trio.sleep(0.01)
         await settle()
         assert len(alice.of_type("typing")) == 1
         await trio.sleep(1)
         assert len(world.hub._typed) == 1
-        world.hub.send_typing(world.ids(), bob.session.subscription(world.ids()))
+        await world.hub.send_typing(bob.session.subscription(world.ids()))
         assert len(world.hub._typed) == 1, "what is older is forgotten"

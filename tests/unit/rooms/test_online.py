@@ -12,10 +12,9 @@ from trio.testing import MockClock
 
 from pulse_trio.clock import rfc3339
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.rooms import online as people
-from pulse_trio.rooms import watches
-from pulse_trio.rooms.online import GATHER as WRITE_GATHER
-from pulse_trio.rooms.watches import FRAME_USERS, GATHER, QUERIES
+from pulse_trio.rooms import online, watches
+from pulse_trio.rooms.online import DELAY as WRITE_DELAY
+from pulse_trio.rooms.watches import DELAY, MAX_FRAME_USERS, MAX_QUERIES
 from pulse_trio.store.base import NewConversation, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 
@@ -69,7 +68,7 @@ class Asked:
 async def remove(world: World, user: User, conversation_id: UUID | None = None) -> None:
     where = world.conversation_id if conversation_id is None else conversation_id
     await world.store.remove_member(where, world.alice.id, user.id, now=START)
-    world.hub.remove_user(where, user.id, world.version(where), "removed")
+    world.hub.members.remove_user(where, user.id, world.version(where), "removed")
 
 
 async def seen(world: World, user: User) -> datetime | None:
@@ -89,16 +88,16 @@ async def test_a_session_is_told_at_once_and_of_every_change(autojump_clock: Moc
         await device(world, world.carol)
         await settle()
         assert len(told(alice)) == 1, "gathered"
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert told(alice)[1:] == [{"bob": True, "carol": True}]
         again = await device(world, world.bob)
         bob.leave()
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert len(told(alice)) == 2, "bob has another connection"
         again.leave()
         await settle()
         left_at = virtual_now()
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert told(alice)[2:] == [{"bob": False}]
         assert alice.of_type("users")[-1]["users"][0]["last_seen_at"] == rfc3339(left_at)
 
@@ -149,7 +148,7 @@ async def test_a_storm_of_sessions_asks_the_store_little_at_a_time(
         await settle()
         asked.gate.set()
         await settle()
-        assert asked.most == QUERIES
+        assert asked.most == MAX_QUERIES
         assert all(told(each) == [{"bob": False}] for each in devices)
 
 
@@ -166,7 +165,7 @@ async def test_too_many_are_refused(autojump_clock: MockClock) -> None:
 
 async def test_frames_have_a_bounded_size(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        others = [User(world.ids(), f"user{number}") for number in range(FRAME_USERS + 20)]
+        others = [User(world.ids(), f"user{number}") for number in range(MAX_FRAME_USERS + 20)]
         for user in others:
             await world.store.create_user(user, password_hash=None, subject=None, created_at=START)
         members = (world.alice.id, *(user.id for user in others))
@@ -176,24 +175,24 @@ async def test_frames_have_a_bounded_size(autojump_clock: MockClock) -> None:
         alice = await device(world, world.alice)
         alice.watch(*others)
         await settle()
-        assert [len(frame) for frame in told(alice)] == [FRAME_USERS, 20]
+        assert [len(frame) for frame in told(alice)] == [MAX_FRAME_USERS, 20]
         for user in others:
             await device(world, user)
         await trio.sleep(1)
-        assert [len(frame) for frame in told(alice)[2:]] == [FRAME_USERS, 20]
+        assert [len(frame) for frame in told(alice)[2:]] == [MAX_FRAME_USERS, 20]
 
 
 async def test_a_crowd_of_changes_gives_others_their_turn_and_tells_what_is_then_true(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watches, "SLICE", 0)
+    monkeypatch.setattr(watches, "MAX_SLICE", 0)
     async with a_world() as world:
         listeners = [await device(world, world.alice) for _ in range(9)]
         for each in listeners:
             each.watch(world.bob, world.carol)
         await settle()
         bob = await device(world, world.bob)
-        await trio.sleep(GATHER - 0.01)
+        await trio.sleep(DELAY - 0.01)
         assert not any(told(each)[1:] for each in listeners)
         bob.leave()
         listeners[3].watch()
@@ -221,8 +220,8 @@ async def test_what_removal_ends_is_not_told_of_any_more(autojump_clock: MockClo
         await trio.sleep(1)
         assert told(listener) == [{watched.username: False}]
         assert errors(listener) == []
-        assert world.hub._watches._watchers == {}
-        assert world.hub._watches._doubts == {}
+        assert world.hub.watches._watchers == {}
+        assert world.hub.watches._paused == {}
 
 
 async def test_what_another_conversation_allows_goes_on_and_nothing_is_missed(
@@ -320,7 +319,7 @@ async def test_a_doubtful_removal_is_asked_about_too(autojump_clock: MockClock) 
         bob.watch(world.alice)
         await settle()
         await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=START)
-        world.hub.reconnect_user(world.conversation_id, world.bob.id)
+        world.hub.members.reconnect_user(world.conversation_id, world.bob.id)
         await trio.sleep(1)
         assert bob.ended.is_set()
         assert told(alice) == [{"bob": True}], "that they went is not told"
@@ -353,7 +352,7 @@ async def test_a_look_up_that_fails_is_tried_again_then_told_and_the_list_stays(
         await trio.sleep(12)
         assert errors(alice)[1:] == [("unavailable", "user_ids")]
         with pytest.raises(StoreUnavailable):
-            await world.hub.presence(world.alice.id, world.bob.id)
+            await world.hub.watches.look_up(world.alice.id, [world.bob.id])
 
 
 async def test_what_cannot_be_looked_up_after_a_removal_is_told_once(
@@ -370,7 +369,7 @@ async def test_what_cannot_be_looked_up_after_a_removal_is_told_once(
         await remove(world, world.bob)
         await trio.sleep(10)
         assert errors(alice) == errors(bob) == [("unavailable", "user_ids")]
-        assert world.hub._watches._watchers == {}
+        assert world.hub.watches._watchers == {}
 
 
 async def test_a_fault_of_a_look_up_ends_that_look_up_only(
@@ -408,8 +407,8 @@ async def test_nothing_is_left_of_sessions_that_have_gone(
         second.watch(world.carol)  # closed: nobody is there to be told
         await settle()
         hub = world.hub
-        assert (hub._watches._watches, hub._watches._watchers, hub._watches._queries) == ({}, {}, {})
-        assert hub._online._connections == {}
+        assert (hub.watches._watches, hub.watches._watchers, hub.watches._queries) == ({}, {}, {})
+        assert hub.online._connections == {}
 
 
 # --- when somebody was here ---
@@ -439,7 +438,7 @@ async def test_comings_and_goings_are_written_together(
         written = count_writes(world, monkeypatch)
         alice, bob, carol = [await world.join(user) for user in (world.alice, world.bob, world.carol)]
         bob.leave()
-        await trio.sleep(2 * WRITE_GATHER)
+        await trio.sleep(2 * WRITE_DELAY)
         assert written == [{"alice", "bob", "carol"}]
         came = await seen(world, world.alice)
         await trio.sleep(100)
@@ -448,12 +447,10 @@ async def test_comings_and_goings_are_written_together(
         carol.leave()
         await settle()
         at = virtual_now()
-        assert await world.hub.presence(world.bob.id, world.alice.id) is not None
-        found = await world.hub.presence(world.bob.id, world.alice.id)
-        assert found is not None
+        (found,) = await world.hub.watches.look_up(world.bob.id, [world.alice.id])
         assert found.last_seen_at == rfc3339(at), "known before it is written"
         assert await seen(world, world.alice) == came
-        await trio.sleep(2 * WRITE_GATHER)
+        await trio.sleep(2 * WRITE_DELAY)
         assert await seen(world, world.alice) == await seen(world, world.carol) == at
 
 
@@ -489,7 +486,7 @@ async def test_a_fault_of_a_write_ends_that_write_only(
 async def test_a_crowd_that_leaves_at_the_drain_is_few_statements(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(people, "BATCH", 2)
+    monkeypatch.setattr(online, "MAX_BATCH", 2)
     async with a_world() as world:
         for user in (world.alice, world.bob, world.carol):
             await world.join(user)
@@ -505,7 +502,7 @@ async def test_a_crowd_that_leaves_at_the_drain_is_few_statements(
 async def test_what_waits_for_the_database_is_bounded(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(people, "UNWRITTEN", 2)
+    monkeypatch.setattr(online, "MAX_UNWRITTEN", 2)
     async with a_world() as world:
         written = count_writes(world, monkeypatch)
         for user in (world.alice, world.bob, world.carol):
@@ -526,6 +523,5 @@ async def test_a_session_that_could_not_be_opened_is_not_online(
         monkeypatch.setattr(world.store, "memberships", fail)
         with pytest.raises(StoreUnavailable):
             await device(world, world.alice)
-        found = await world.hub.presence(world.alice.id, world.alice.id)
-        assert found is not None
+        (found,) = await world.hub.watches.look_up(world.alice.id, [world.alice.id])
         assert not found.is_online

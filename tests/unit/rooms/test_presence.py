@@ -59,7 +59,7 @@ async def test_only_who_joins_a_crowd_gets_its_list(autojump_clock: MockClock) -
         (told,) = alice.of_type("presence")
         assert [each["username"] for each in told["joined"]] == ["bob", "carol"]
         assert told["active_count"] == 3
-        world.hub.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
+        world.hub.rooms.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
         await settle()
         assert "active_users" not in alice.of_type("system")[-1]
         assert alice.of_type("system")[-1]["active_count"] == 3
@@ -88,4 +88,4 @@ async def test_a_room_that_is_left_by_all_does_not_wait_to_tell_it(autojump_cloc
             guest.leave()
         await settle()
         assert world.hub.room_count == 0
-        assert world.hub._rooms.going() == []
+        assert world.hub.rooms.running() == []

@@ -11,8 +11,8 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.rooms import read_positions as reads
-from pulse_trio.rooms.read_positions import GATHER
-from pulse_trio.rooms.room import FRAME_POSITIONS
+from pulse_trio.rooms.read_positions import DELAY
+from pulse_trio.rooms.room import MAX_FRAME_POSITIONS
 from pulse_trio.store.base import NewMessage, NotAMember, ReadMark, ReadState, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 
@@ -93,7 +93,7 @@ async def test_what_is_read_within_a_moment_is_one_statement_and_one_frame(
         await carol.read(4)
         await settle()
         assert asked == []
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert asked == [[(world.bob.id, 5), (world.carol.id, 4)]]
         for guest in (alice, bob, carol):
             assert told(guest) == [{str(world.bob.id): 5, str(world.carol.id): 4}]
@@ -108,17 +108,17 @@ async def test_what_is_known_to_be_read_costs_nothing(
         await say(world, 5)
         bob = await world.join(world.bob)
         await bob.read(4)
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         alice, asked = await world.join(world.alice), watch_marks(world, monkeypatch)
         for seq in (4, 3, 1):
             await bob.read(seq)
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert (asked, errors(bob), told(alice)) == ([], [], [])
         assert told(bob) == [{str(world.bob.id): 4}] * 4, "each is answered, and nobody else is told"
         # Where a room before this one has stored more.
         await world.store.mark_read([ReadMark(world.conversation_id, world.alice.id, 5)])
         await alice.read(2)
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert told(alice) == told(bob)[4:] == [{str(world.alice.id): 5}]
 
 
@@ -132,7 +132,7 @@ async def test_all_conversations_share_a_statement(autojump_clock: MockClock, mo
         asked = watch_marks(world, monkeypatch)
         for key in keys:
             await bob.read(key, 1)
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert asked == [[(world.bob.id, 1)] * 5]
         for listener in (alice, bob):
             assert {frame["conversation_id"] for frame in listener.of_type("read")} == {str(key) for key in keys}
@@ -159,7 +159,7 @@ async def test_rooms_are_opened_one_at_a_time_and_only_if_somebody_can_be_told(
             return await head(conversation_id)
 
         monkeypatch.setattr(world.store, "head", slow)
-        await world.hub.mark_read(keys[0], world.carol.id, 1)
+        await world.hub.read_positions.mark_read(keys[0], world.carol.id, 1)
         await settle()
         assert (world.hub.room_count, most) == (0, 0), "there is nobody"
         bob = await device(world, world.bob)
@@ -179,7 +179,7 @@ async def test_a_mark_beyond_the_last_message_is_refused_and_spoils_no_other(aut
         await phone.read(2)
         await laptop.read(4)
         await phone.read(99)
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert errors(phone) == errors(laptop) == [("no_such_message", "seq")]
         assert told(phone) == [{str(world.bob.id): 2}]
         assert await position(world, world.bob) == 2
@@ -191,7 +191,7 @@ async def test_a_message_that_the_room_does_not_know_of_can_be_read(autojump_clo
         bob = await world.join(world.bob)
         await say(world, 1)
         await bob.read(1)
-        await trio.sleep(2 * GATHER)
+        await trio.sleep(2 * DELAY)
         assert (told(bob), errors(bob)) == ([{str(world.bob.id): 1}], [])
 
 
@@ -285,8 +285,8 @@ async def test_a_connection_with_too_many_marks_waits_and_they_are_stored_at_onc
         for key in keys:
             await bob.read(key, 1)
             await bob.read(key, 1)  # takes no further place
-        assert trio.current_time() - started < GATHER
-        await trio.sleep(2 * GATHER)
+        assert trio.current_time() - started < DELAY
+        await trio.sleep(2 * DELAY)
         assert [len(marks) for marks in asked] == [2, 2, 1]
         assert bob.session.connection.capacity.value == 2
 
@@ -298,12 +298,12 @@ async def test_who_leaves_while_a_mark_waits_has_read_all_the_same(autojump_cloc
         await bob.read(2)
         with trio.move_on_after(0) as scope:
             scope.cancel()
-            await world.hub.send_read(bob.subscription, 99)  # waits for a place, and is given up
+            await world.hub.read_positions.request_read(bob.subscription, 99)  # waits for a place, and is given up
         assert scope.cancelled_caught
         bob.leave()
         await settle()
-        await world.hub.send_read(bob.subscription, 3)  # closed: not taken
-        await trio.sleep(2 * GATHER)
+        await world.hub.read_positions.request_read(bob.subscription, 3)  # closed: not taken
+        await trio.sleep(2 * DELAY)
         assert told(alice) == [{str(world.bob.id): 2}]
         assert bob.subscription.connection.capacity.value == 1
 
@@ -317,7 +317,7 @@ async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None
         await trio.sleep(1)
         await bob.read(key, 2)
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=START)
-        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
+        world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         await trio.sleep(1)
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"]
         await bob.read(key, 1)  # what was known of them is forgotten
@@ -325,7 +325,7 @@ async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"] * 2
         assert told(alice) == [{str(world.bob.id): 1}]
         await world.store.add_members(key, world.alice.id, [world.bob.id], limit=9, now=START)
-        await world.hub.add_users(key, [world.bob.id], world.version(key))
+        await world.hub.members.add_users(key, [world.bob.id], world.version(key))
         await bob.read(key, 2)
         await trio.sleep(1)
         assert await position(world, world.bob) == 3
@@ -347,12 +347,12 @@ async def test_in_a_crowd_only_the_reader_is_told(autojump_clock: MockClock) -> 
 async def test_frames_have_a_bounded_size(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
-        room = world.hub._rooms.get(world.conversation_id)
+        room = world.hub.rooms.get(world.conversation_id)
         assert room is not None
-        room.tell_read({UUID(int=number): 1 for number in range(2 * FRAME_POSITIONS + 1)})
+        room.notify_read({UUID(int=number): 1 for number in range(2 * MAX_FRAME_POSITIONS + 1)})
         await settle()
-        assert [len(frame) for frame in told(alice)] == [FRAME_POSITIONS, FRAME_POSITIONS, 1]
-        room.tell_read({UUID(int=1): 1})
+        assert [len(frame) for frame in told(alice)] == [MAX_FRAME_POSITIONS, MAX_FRAME_POSITIONS, 1]
+        room.notify_read({UUID(int=1): 1})
         await settle()
         assert len(told(alice)) == 3, "no news"
 
@@ -360,7 +360,7 @@ async def test_frames_have_a_bounded_size(autojump_clock: MockClock) -> None:
 async def test_a_batch_is_bounded_and_the_next_follows_at_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "BATCH", 2)
+    monkeypatch.setattr(reads, "MAX_BATCH", 2)
     async with a_world() as world:
         keys = [world.ids() for _ in range(5)]
         for key in keys:
@@ -370,9 +370,9 @@ async def test_a_batch_is_bounded_and_the_next_follows_at_once(
         asked = watch_marks(world, monkeypatch)
         for key in keys:
             await bob.read(key, 1)
-        await trio.sleep(1.5 * GATHER)
+        await trio.sleep(1.5 * DELAY)
         assert [len(marks) for marks in asked] == [2, 2]
-        await trio.sleep(GATHER)
+        await trio.sleep(DELAY)
         assert [len(marks) for marks in asked] == [2, 2, 1]
 
 
@@ -383,7 +383,7 @@ async def test_what_was_taken_is_stored_at_the_drain(autojump_clock: MockClock) 
         await bob.read(2)
         started = trio.current_time()
         await world.hub.drain()
-        assert trio.current_time() - started < GATHER
+        assert trio.current_time() - started < DELAY
         assert await position(world, world.bob) == 2
 
 
@@ -403,24 +403,24 @@ async def test_rest_marks_at_once_and_tells(autojump_clock: MockClock, monkeypat
         await say(world, 3)
         key = world.conversation_id
         alice = await world.join(world.alice)
-        assert await world.hub.mark_read(key, world.bob.id, 2) == ReadState(2, 3)
-        assert await world.hub.mark_read(key, world.bob.id, 1) == ReadState(2, 3)
+        assert await world.hub.read_positions.mark_read(key, world.bob.id, 2) == ReadState(2, 3)
+        assert await world.hub.read_positions.mark_read(key, world.bob.id, 1) == ReadState(2, 3)
         await settle()
         assert told(alice) == [{str(world.bob.id): 2}]
         with pytest.raises(PulseError) as caught:
-            await world.hub.mark_read(key, world.bob.id, 4)
+            await world.hub.read_positions.mark_read(key, world.bob.id, 4)
         assert (caught.value.code, caught.value.field) == (ErrorCode.NO_SUCH_MESSAGE, "seq")
         for conversation_id, user_id in ((key, world.ids()), (world.ids(), world.bob.id)):
             with pytest.raises(NotAMember):
-                await world.hub.mark_read(conversation_id, user_id, 1)
+                await world.hub.read_positions.mark_read(conversation_id, user_id, 1)
 
         async def held(_real: Store, marks: Sequence[ReadMark]) -> Standings:
             await trio.lowlevel.checkpoint()
             return [ReadState(2, 3) for _ in marks]
 
         watch_marks(world, monkeypatch, held, held)
-        assert await world.hub.mark_read(key, world.bob.id, 3) == ReadState(3, 3)
+        assert await world.hub.read_positions.mark_read(key, world.bob.id, 3) == ReadState(3, 3)
         for outcome in ([fail], [hang], [held] * 100):
             watch_marks(world, monkeypatch, *outcome)
             with pytest.raises(StoreUnavailable):
-                await world.hub.mark_read(key, world.carol.id, 3)
+                await world.hub.read_positions.mark_read(key, world.carol.id, 3)

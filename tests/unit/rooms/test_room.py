@@ -440,7 +440,7 @@ async def test_system_frames_say_where_the_conversation_stands(autojump_clock: M
 async def test_typing_reaches_the_other_users_only(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice1, alice2, bob = [await world.join(user) for user in (world.alice, world.alice, world.bob)]
-        world.hub.send_typing(world.conversation_id, alice1.subscription)
+        await world.hub.send_typing(alice1.subscription)
         await settle()
         assert alice1.of_type("typing") == alice2.of_type("typing") == []
         assert bob.of_type("typing") == [
@@ -465,7 +465,7 @@ async def test_a_slow_member_is_closed_and_nobody_else_notices(autojump_clock: M
         for number in range(25):
             await alice.send(f"{number:02} " + "x" * 3_000)
             await settle()
-            world.hub.send_typing(world.conversation_id, bob.subscription)
+            await world.hub.send_typing(bob.subscription)
             await trio.sleep(TYPING_INTERVAL)
         await settle()
         assert carol.ended.is_set()
@@ -528,12 +528,12 @@ async def test_a_fault_in_the_writer_ends_that_room_and_a_new_join_finds_a_new_o
 async def test_a_fault_in_one_room_leaves_the_others_alone(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
-        other_conversation, first = world.ids(), world.conversation_id
+        other_conversation = world.ids()
         await world.new_conversation(other_conversation)
         world.conversation_id = other_conversation
         elsewhere = await world.join(world.alice)
         world.store.answers = [world.store.crash]
-        await world.hub.send_message(first, alice.subscription, frame_of("boom"))
+        await world.hub.send_message(alice.subscription, frame_of("boom"))
         await settle()
         assert alice.transport.closed is not None
         assert elsewhere.transport.closed is None
@@ -760,11 +760,7 @@ async def test_a_send_cancelled_at_any_checkpoint_is_stored_at_most_once_and_lea
                 trio.lowlevel.add_instrument(ticks)
                 try:
                     for number in range(4):
-                        await world.hub.send_message(
-                            world.conversation_id,
-                            alice.subscription,
-                            frame_of(str(number)),
-                        )
+                        await world.hub.send_message(alice.subscription, frame_of(str(number)))
                 finally:
                     trio.lowlevel.remove_instrument(ticks)
             await trio.sleep(30)
@@ -793,11 +789,11 @@ async def join(world: World) -> None:
 
 
 async def come_with_a_session(world: World) -> None:
-    session = await world.hub.open_session(world.bob, FakeTransport(), on_ended=lambda: None)
+    session = await world.hub.lobby.open(world.bob, FakeTransport(), on_ended=lambda: None)
     try:
-        await world.hub.resume(session, SendResume(revs={world.conversation_id: 2}))
+        await world.hub.lobby.resume(session, SendResume(revs={world.conversation_id: 2}))
     finally:
-        world.hub.close_session(session)
+        world.hub.lobby.close(session)
 
 
 async def edit_over_rest(world: World) -> None:
@@ -827,7 +823,7 @@ async def test_what_is_cancelled_at_any_checkpoint_leaves_nothing_behind(
                     trio.lowlevel.remove_instrument(ticks)
             await trio.sleep(30)
             assert world.hub.get_connection_count(world.conversation_id) == len(guests)
-            assert not world.hub._joining
+            assert not world.hub._changes._joins
             assert not world.hub._sessions
             guests += [await world.join(world.alice, after_rev=2), await world.join(world.bob)]
             await guests[-1].send("after")

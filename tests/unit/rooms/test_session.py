@@ -80,10 +80,10 @@ async def test_a_session_costs_nothing_where_nothing_happens(autojump_clock: Moc
 async def test_what_happens_to_a_conversation_is_told_where_no_room_is_open(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await device(world, world.alice)
-        world.hub.announce(world.conversation_id, "renamed", "bob renamed it", world.bob.id)
+        world.hub.rooms.announce(world.conversation_id, "renamed", "bob renamed it", world.bob.id)
         await settle()
         assert [frame["event"] for frame in alice.of_type("system")] == ["renamed"]
-        world.hub.announce(world.ids(), "renamed", "nobody is there", world.bob.id)
+        world.hub.rooms.announce(world.ids(), "renamed", "nobody is there", world.bob.id)
         await settle()
         assert len(alice.of_type("system")) == 1
 
@@ -99,7 +99,7 @@ async def test_who_was_added_while_the_store_failed_is_live_where_it_resumes(aut
         await settle()
         # The answer to this is lost: nobody tells the hub.
         await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-        await world.hub.resume(bob.session, SendResume(revs={key: 0}))
+        await world.hub.lobby.resume(bob.session, SendResume(revs={key: 0}))
         await settle()
         await alice.send(key, "after")
         await settle()
@@ -176,7 +176,7 @@ async def test_what_is_sent_while_the_client_has_not_begun_waits(autojump_clock:
         await carol.send("three")
         await trio.sleep(1)
         assert [frame["type"] for frame in alice.of_type("session", "message")] == ["session"]
-        await world.hub.resume(alice.session, SendResume(revs={key: 1}))
+        await world.hub.lobby.resume(alice.session, SendResume(revs={key: 1}))
         await settle()
         assert alice.contents(key) == ["two", "three"]
 
@@ -194,7 +194,7 @@ async def test_who_says_nothing_begins_after_a_while(autojump_clock: MockClock) 
         await settle()
         assert alice.contents(key) == ["one", "two"]
         with pytest.raises(PulseError) as caught:
-            await world.hub.resume(alice.session, SendResume(revs={key: 0}))
+            await world.hub.lobby.resume(alice.session, SendResume(revs={key: 0}))
         assert caught.value.code is ErrorCode.CANNOT_RESUME
 
 
@@ -241,7 +241,7 @@ async def test_an_edit_reaches_who_resumes(autojump_clock: MockClock) -> None:
         await alice.send(key, "two")
         await settle()
         frame = EditMessage(message_id=UUID(alice.of_type("message")[0]["message_id"]), content="uno")
-        await world.hub.send_revision(key, alice.session.subscription(key), frame)
+        await world.hub.send_revision(alice.session.subscription(key), frame)
         await settle()
         again = await device(world, world.alice, {key: 2})
         await settle()
@@ -272,7 +272,7 @@ async def test_who_is_not_in_it_cannot_send_or_type(autojump_clock: MockClock) -
         bob = await device(world, world.bob)
         for key in (foreign, unknown):
             await bob.send(key, "hello", f"c-{key}")
-            world.hub.send_typing(key, bob.session.subscription(key))
+            await world.hub.send_typing(bob.session.subscription(key))
             await settle()
         assert sorted(bob.errors, key=str) == sorted(
             [
@@ -290,7 +290,7 @@ async def test_who_is_not_in_it_cannot_send_or_type(autojump_clock: MockClock) -
 async def test_typing_opens_the_room_for_those_who_are_there(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await device(world, world.alice), await device(world, world.bob)
-        world.hub.send_typing(world.conversation_id, alice.session.subscription(world.conversation_id))
+        await world.hub.send_typing(alice.session.subscription(world.conversation_id))
         await settle()
         (typing,) = bob.of_type("typing")
         assert (typing["sender_username"], typing["conversation_id"]) == ("alice", str(world.conversation_id))
@@ -309,11 +309,11 @@ async def test_being_added_and_removed_takes_effect_at_once(autojump_clock: Mock
         await alice.send("before")
         await settle()
         await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-        await world.hub.add_users(key, [world.bob.id], world.version(key))
+        await world.hub.members.add_users(key, [world.bob.id], world.version(key))
         await alice.send("between")
         await settle()
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
+        world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         await alice.send("after")
         await settle()
         kinds = [f["type"] for f in bob.transport.frames if f["type"] not in ("system", "session")]
@@ -335,7 +335,7 @@ async def test_what_waits_in_the_outbox_does_not_arrive_after_a_removal(autojump
         await settle()  # bob's connection is busy with it
         await alice.send(key, "secret")
         await settle()
-        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
+        world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         bob.transport.stall.set()
         await settle()
         assert bob.contents(other) == ["kept"]
@@ -354,7 +354,7 @@ async def test_a_frame_that_the_client_does_not_take_is_not_left_to_it_after_a_r
         bob.transport.stall = trio.Event()
         await alice.send(key, "secret")
         await settle()
-        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
+        world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         await settle()
         assert bob.contents(key) == []
         assert bob.transport.closed is not None
@@ -376,10 +376,10 @@ async def test_a_change_while_the_room_opens(
         await settle()
         if is_added:
             await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-            await world.hub.add_users(key, [world.bob.id], world.version(key))
+            await world.hub.members.add_users(key, [world.bob.id], world.version(key))
         else:
             await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-            world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
+            world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         gate.set()
         await settle()
         assert bob.contents(key) == (["hello"] if is_added else [])
@@ -408,10 +408,10 @@ async def test_a_change_while_the_session_comes(
         await settle()
         if is_added:
             await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-            await world.hub.add_users(key, [world.bob.id], world.version(key))
+            await world.hub.members.add_users(key, [world.bob.id], world.version(key))
         else:
             await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-            world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
+            world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         gate.set()
         await settle()
         await alice.send("hello")
@@ -426,7 +426,7 @@ async def test_a_removal_in_doubt_sends_the_session_back(autojump_clock: MockClo
         await alice.send(key, "one")
         await settle()
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        world.hub.reconnect_user(key, world.bob.id)
+        world.hub.members.reconnect_user(key, world.bob.id)
         await alice.send(key, "two")
         again = await device(world, world.bob, {key: 1})
         await alice.send(key, "three")
@@ -448,7 +448,7 @@ async def test_a_removal_in_doubt_while_a_room_opens(
         await alice.send(key, "secret")
         await settle()
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        world.hub.reconnect_user(key, world.bob.id)
+        world.hub.members.reconnect_user(key, world.bob.id)
         bob = await device(world, world.bob)
         gate.set()
         await settle()
@@ -465,7 +465,7 @@ async def test_a_resend_by_who_was_removed_is_not_answered_with_the_message(auto
         await bob.send(key, "one", "c-1")
         await settle()
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
+        world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         await settle()
         bob.transport.frames.clear()
         await bob.send(key, "one", "c-1")
@@ -488,7 +488,7 @@ async def test_the_answer_to_a_resend_that_waits_does_not_arrive_after_a_removal
         await settle()  # bob's connection is at it
         await bob.send(key, "one", "c-1")
         await settle()
-        world.hub.remove_user(key, world.bob.id, world.version(key), "removed")
+        world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         bob.transport.stall.set()
         await settle()
         assert bob.contents(key) == []

@@ -194,7 +194,7 @@ class Guest:
 
     async def join(self, after_rev: int | None = None) -> "Guest":
         world = self.world
-        with world.hub.pending_join(world.conversation_id, self.user.id) as pending:
+        with world.hub.members.pending_join(world.conversation_id, self.user.id) as pending:
             self._subscription = await world.hub.connect(
                 world.conversation_id,
                 self.user,
@@ -220,10 +220,10 @@ class Guest:
         with trio.CancelScope() as scope:
             self.scopes.append(scope)
             frame = SendMessage(content=content, client_id=client_id)
-            await self.world.hub.send_message(self.world.conversation_id, self.subscription, frame)
+            await self.world.hub.send_message(self.subscription, frame)
 
     async def read(self, seq: int) -> None:
-        await self.world.hub.send_read(self.subscription, seq)
+        await self.world.hub.read_positions.request_read(self.subscription, seq)
 
     def of_type(self, *kinds: str) -> list[dict[str, Any]]:
         return [frame for frame in self.transport.frames if frame["type"] in kinds]
@@ -260,24 +260,24 @@ class Device:
         return self._session
 
     async def open(self, revs: dict[UUID, int] | None = None, epoch: str | None = None) -> "Device":
-        self._session = await self.world.hub.open_session(self.user, self.transport, on_ended=self.ended.set)
+        self._session = await self.world.hub.lobby.open(self.user, self.transport, on_ended=self.ended.set)
         if revs is not None:
-            await self.world.hub.resume(self._session, SendResume(revs=revs, epoch=epoch))
+            await self.world.hub.lobby.resume(self._session, SendResume(revs=revs, epoch=epoch))
         return self
 
     def leave(self) -> None:
-        self.world.hub.close_session(self.session)
+        self.world.hub.lobby.close(self.session)
 
     async def send(self, conversation_id: UUID, content: str, client_id: str | None = None) -> None:
         frame = SendMessage(content=content, client_id=client_id, conversation_id=conversation_id)
         subscription = await self.place(conversation_id, client_id)
         if subscription is not None:
-            await self.world.hub.send_message(conversation_id, subscription, frame)
+            await self.world.hub.send_message(subscription, frame)
 
     async def place(self, conversation_id: UUID, client_id: str | None = None) -> Subscription | None:
         """The place from which the client sends in a conversation; None if it is refused, as the edge does it."""
         try:
-            return await self.world.hub.place(self.session, conversation_id)
+            return await self.world.hub.members.find_subscription(self.session, conversation_id)
         except PulseError as error:
             self.session.subscription(conversation_id).refuse(error, client_id)
             return None
@@ -285,10 +285,10 @@ class Device:
     async def read(self, conversation_id: UUID, seq: int) -> None:
         subscription = await self.place(conversation_id)
         if subscription is not None:
-            await self.world.hub.send_read(subscription, seq)
+            await self.world.hub.read_positions.request_read(subscription, seq)
 
     def watch(self, *users: User) -> None:
-        self.world.hub.watch(self.session, [user.id for user in users])
+        self.world.hub.watches.watch(self.session.connection, [user.id for user in users])
 
     def of_type(self, *kinds: str) -> list[dict[str, Any]]:
         return [frame for frame in self.transport.frames if frame["type"] in kinds]
@@ -335,6 +335,10 @@ class World:
     def version(self, conversation_id: UUID) -> int:
         """The version of a conversation's members, as it is stored."""
         return self.store.members_version(conversation_id)
+
+    def remove(self, user: User) -> None:
+        """Applies the removal of a user from the conversation, as of the stored version of its members."""
+        self.hub.members.remove_user(self.conversation_id, user.id, self.version(self.conversation_id), "removed")
 
     def guest(self, user: User) -> Guest:
         return Guest(self, user)
