@@ -93,7 +93,7 @@ class Feed:
         """Delivers a committed batch, and reports the outcome to its senders."""
         news: list[Message] = []  # delivered together, but before anything else is, and before any await
         for submission, message in sorted(stored, key=lambda item: item[1].rev):
-            asked = submission.message
+            asked = submission.command
             if isinstance(asked, NewMessage) and message.id != asked.id and not _is_same(message, asked):
                 error = PulseError(ErrorCode.CLIENT_ID_REUSED, field="client_id")
                 submission.sender.refuse(error, submission.client_id)

@@ -13,6 +13,7 @@ from uuid import UUID
 import trio
 
 from pulse_trio.clock import Clock
+from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import (
@@ -26,7 +27,7 @@ from pulse_trio.protocol import (
 )
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
-from pulse_trio.rooms.lobby import Lobby, cannot_resume
+from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.membership import MembershipChanges, PendingJoin
 from pulse_trio.rooms.online import Online
@@ -178,7 +179,7 @@ class Hub:
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
                 self._metrics.resumes_refused += 1
-                raise cannot_resume()
+                raise PulseError(ErrorCode.CANNOT_RESUME)
             if after_rev is not None:
                 self._metrics.resumed_changes.observe(last_rev - after_rev)
 

@@ -195,9 +195,4 @@ class Lobby:
 
     def _refuse_resume(self, session: Session, conversation_id: UUID | None) -> None:
         self._metrics.resumes_refused += 1
-        session.connection.refuse(cannot_resume(), None, conversation_id)
-
-
-def cannot_resume() -> PulseError:
-    """Makes the error for a resume from where the history does not go on."""
-    return PulseError(ErrorCode.CANNOT_RESUME, "Cannot resume from there; reload the history")
+        session.connection.refuse(PulseError(ErrorCode.CANNOT_RESUME), None, conversation_id)

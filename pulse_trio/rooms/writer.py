@@ -1,8 +1,8 @@
 """The writer: the one task of a room that stores messages.
 
-It takes one message, then whatever else has gathered, and appends all of it in one transaction; while
-that commits, the next batch gathers. Nothing reaches a member before it is committed. The writer lives in
-the room's nursery, not in a connection's: a message that was taken is stored although its sender has gone.
+It takes one message, then all others that wait, and appends them in one transaction; while that commits, the next
+batch collects. No client gets a message before it is committed. The writer runs in the room's nursery, not in a
+connection's: a submitted message is stored although its sender has gone.
 """
 
 import random
@@ -28,39 +28,39 @@ from pulse_trio.store.base import (
     StoreUnavailable,
 )
 
-ATTEMPT_LEAST: Final = 1.0  # seconds that an attempt gets however late it is: else none could ever succeed
+MIN_ATTEMPT: Final = 1.0  # seconds that an attempt gets however late it is: else none could ever succeed
 
-_REFUSAL_ANSWERS: Final = {
+_CODES: Final = {
     NotAMember: ErrorCode.NOT_A_MEMBER,
     NoSuchMessage: ErrorCode.NO_SUCH_MESSAGE,
     NotYourMessage: ErrorCode.NOT_YOUR_MESSAGE,
 }
-_REFUSALS: Final = tuple(_REFUSAL_ANSWERS)
+_REFUSALS: Final = tuple(_CODES)
 
 log = structlog.get_logger(__name__)
 
 
 class Sender(Protocol):
-    """Who sent a message, or a change of one, as far as the room needs to know."""
+    """The sender of a message, or of a change of one."""
 
     def stored(self, message: Message, *, is_news: bool) -> None:
-        """It is committed; unless it `is_news`, everybody else has it already."""
+        """Takes the committed message. `is_news` is false for a resend: the others already have it."""
 
     def settled(self) -> None:
-        """One of this sender's messages has been answered, one way or the other."""
+        """Ends the wait for one of this sender's commands: it was stored or rejected."""
 
     def refuse(self, error: PulseError, client_id: str | None) -> None:
-        """Tells the sender that a message was not stored."""
+        """Takes the reason why a command was not stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A message, or a change of one, on its way to the store.
+    """A command on its way to the store: a message, or a change of one.
 
-    `deadline`: the time on Trio's clock when its sender is told that it could not be stored.
+    `deadline`: the time on Trio's clock at which it is rejected if it is not stored.
     """
 
-    message: NewMessage | Revision
+    command: NewMessage | Revision
     client_id: str | None
     sender: Sender
     deadline: float
@@ -70,17 +70,17 @@ Stored = tuple[Submission, Message]
 
 
 class Writer:
-    """Batches, commits and hands over what is committed.
+    """Collects batches, commits them, and releases what is committed.
 
     Args:
-        store: where messages go.
+        store: stores messages.
         release: called with the committed messages of each batch, in order; the next batch waits for it.
-        inbox_messages: how many may wait; then `submit` waits, which slows the senders.
-        batch_messages: most messages of one transaction.
-        store_timeout: seconds after which a message that cannot be stored is refused.
-        rand: where the jitter of retries comes from.
-        metrics: where batches are counted.
-        on_unknown_outcome: called when a message was refused that may be committed.
+        inbox_messages: commands that may wait; beyond it `submit` waits, which slows the senders.
+        batch_messages: messages of one transaction at most.
+        store_timeout: seconds after which a command that cannot be stored is rejected.
+        rand: gives the jitter of retries.
+        metrics: counts batches.
+        on_unknown_outcome: called when a command was rejected that may be committed.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Writer:
         self._store_timeout = store_timeout
         self._random = rand
         self._metrics = Metrics() if metrics is None else metrics
-        # Bounded by PULSE_INBOX_MESSAGES: the most that a conversation may hold in memory unstored.
+        # Bounded by PULSE_INBOX_MESSAGES: the unstored messages of a conversation that are held in memory.
         self._inbox, self._source = trio.open_memory_channel[Submission](inbox_messages)
         self._unsettled = 0
         self._idle = trio.Event()
@@ -110,23 +110,22 @@ class Writer:
 
     @property
     def unsettled(self) -> int:
-        """Messages that were submitted and neither stored nor refused yet."""
+        """The number of commands that were submitted and neither stored nor rejected yet."""
         return self._unsettled
 
     async def wait_idle(self) -> None:
-        """Returns when every message submitted has been stored or refused."""
+        """Returns when every command submitted has been stored or rejected."""
         while self._unsettled:
             await self._idle.wait()
 
-    async def submit(self, message: NewMessage | Revision, sender: Sender, client_id: str | None = None) -> None:
-        """Hands a message, or a change of one, to the writer; waits while the inbox is full.
+    async def submit(self, command: NewMessage | Revision, sender: Sender, client_id: str | None = None) -> None:
+        """Puts a command into the inbox; waits while it is full. An error repeats `client_id`.
 
-        `client_id` is told back if it is refused.
-
-        Raises trio.BrokenResourceError or trio.ClosedResourceError when `run` has ended or `close` was called.
-        Cancelled: the message was not taken, and will not be stored.
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: `run` has ended, or `close` was called.
+        Cancelled: it was not submitted, and will not be stored.
         """
-        submission = Submission(message, client_id, sender, trio.current_time() + self._store_timeout)
+        submission = Submission(command, client_id, sender, trio.current_time() + self._store_timeout)
         self._unsettled += 1
         if self._idle.is_set():
             self._idle = trio.Event()
@@ -140,11 +139,14 @@ class Writer:
             raise
 
     def close(self) -> None:
-        """No more messages come: `run` stores what it has and returns."""
+        """Closes the inbox: `run` stores what is in it and returns."""
         self._inbox.close()
 
     async def run(self) -> None:
-        """Stores messages until `close`, and what was submitted before it."""
+        """Stores commands until `close`, and what was submitted before it.
+
+        Cancelled: what is not stored is rejected; the batch that is being stored may be committed.
+        """
         carry: Submission | None = None
         try:
             while True:
@@ -153,20 +155,20 @@ class Writer:
                         carry = await self._source.receive()
                     except trio.EndOfChannel:
                         return
-                batch, carry = self._gather(carry)
+                batch, carry = self._take_batch(carry)
                 try:
                     await self._store_batch(batch)
                 finally:
-                    self._answered(batch)
+                    self._settle_batch(batch)
         finally:
-            self._abandon(carry)
+            self._refuse_waiting(carry)
 
     def refuse_all(self, error: PulseError) -> None:
-        """Instead of `run`: nothing of what was submitted can be stored."""
-        self._abandon(None, error)
+        """Rejects everything submitted; called instead of `run`."""
+        self._refuse_waiting(None, error)
 
-    def _abandon(self, carry: Submission | None, error: PulseError | None = None) -> None:
-        """When `run` fails: whoever waits for an answer, or for room in the inbox, waits no longer."""
+    def _refuse_waiting(self, carry: Submission | None, error: PulseError | None = None) -> None:
+        """Closes the inbox, and rejects what is in it: no sender may wait for ever."""
         waiting = [] if carry is None else [carry]
         with self._source:
             try:
@@ -176,21 +178,21 @@ class Writer:
                 pass
         for submission in waiting:
             submission.sender.refuse(not_stored() if error is None else error, submission.client_id)
-        self._answered(waiting)
+        self._settle_batch(waiting)
 
-    def _answered(self, batch: list[Submission]) -> None:
+    def _settle_batch(self, batch: list[Submission]) -> None:
         for submission in batch:
             submission.sender.settled()
         self._settle(len(batch))
 
-    def _gather(self, first: Submission) -> tuple[list[Submission], Submission | None]:
-        """A batch that begins with `first`, and the message that must wait for the next one.
+    def _take_batch(self, first: Submission) -> tuple[list[Submission], Submission | None]:
+        """Takes a batch that begins with `first`; also returns the submission that must wait for the next one.
 
-        That is one with the client_id of another in the batch: it is a resend, and must find that one stored. A
-        change of a message is a batch of its own.
+        That is a resend of a message in the batch, with the same client_id: it must find that one stored. A change of
+        a message is a batch of its own.
         """
         batch = [first]
-        if isinstance(first.message, Revision):
+        if isinstance(first.command, Revision):
             return batch, None
         seen = {_resend_key(first)}
         while len(batch) < self._batch_messages:
@@ -199,7 +201,7 @@ class Writer:
             except (trio.WouldBlock, trio.EndOfChannel):
                 break
             key = _resend_key(submission)
-            if isinstance(submission.message, Revision) or (submission.message.client_id is not None and key in seen):
+            if isinstance(submission.command, Revision) or (submission.command.client_id is not None and key in seen):
                 return batch, submission
             seen.add(key)
             batch.append(submission)
@@ -211,17 +213,16 @@ class Writer:
             now = trio.current_time()
             try:
                 rows = None
-                with trio.CancelScope(deadline=max(batch[0].deadline, now + ATTEMPT_LEAST)):
+                with trio.CancelScope(deadline=max(batch[0].deadline, now + MIN_ATTEMPT)):
                     rows = await self._write(batch)
                 if rows is None:
                     raise StoreUnavailable("the store does not answer in time")
             except StoreUnavailable as error:
-                # Whether it was committed is not known: the same ids are sent again, and come back as the
-                # rows that exist if it was.
+                # It may be committed. The retry sends the same ids, and gets the existing rows if it was.
                 self._metrics.failed_batches += 1
                 log.warning("messages not stored yet", count=len(batch), reason=type(error).__name__)
             except _REFUSALS as error:
-                batch[0].sender.refuse(PulseError(_REFUSAL_ANSWERS[type(error)]), batch[0].client_id)
+                batch[0].sender.refuse(PulseError(_CODES[type(error)]), batch[0].client_id)
                 return
             except StoreRefused as error:
                 log.error("the store refused a batch", count=len(batch), reason=str(error))
@@ -230,7 +231,7 @@ class Writer:
             else:
                 self._metrics.batch_messages.observe(len(batch))
                 self._metrics.commit_seconds.observe(trio.current_time() - now)
-                await self._hand_over(batch, rows)
+                await self._release_batch(batch, rows)
                 return
             waiting = self._refuse_expired(batch)
             if len(waiting) < len(batch):
@@ -240,13 +241,13 @@ class Writer:
                 await backoff.wait()
 
     async def _write(self, batch: list[Submission]) -> Sequence[Message | None]:
-        first = batch[0].message
+        first = batch[0].command
         if isinstance(first, Revision):
             return [await self._store.revise(first)]
-        return await self._store.append([s.message for s in batch if isinstance(s.message, NewMessage)])
+        return await self._store.append([s.command for s in batch if isinstance(s.command, NewMessage)])
 
     async def _store_singly(self, batch: list[Submission]) -> None:
-        """One message that can never be stored must not take the others with it."""
+        """Stores each message by itself, so that one that can never be stored does not fail the others."""
         if len(batch) == 1:
             error = PulseError(ErrorCode.NOT_STORED, "The message cannot be stored")
             batch[0].sender.refuse(error, batch[0].client_id)
@@ -254,7 +255,7 @@ class Writer:
         for submission in batch:
             await self._store_batch([submission])
 
-    async def _hand_over(self, batch: list[Submission], rows: Sequence[Message | None]) -> None:
+    async def _release_batch(self, batch: list[Submission], rows: Sequence[Message | None]) -> None:
         stored: list[Stored] = []
         for submission, row in zip(batch, rows, strict=True):
             if row is None:
@@ -270,6 +271,7 @@ class Writer:
                 self._metrics.delivery_seconds.observe(now - submission.deadline + self._store_timeout)
 
     def _refuse_expired(self, batch: list[Submission]) -> list[Submission]:
+        """Rejects submissions past their deadline; returns the others."""
         now = trio.current_time()
         waiting = []
         for submission in batch:
@@ -286,15 +288,15 @@ class Writer:
 
 
 def not_stored() -> PulseError:
-    """The answer for what is not stored, or may be: sending it again does no harm."""
+    """Makes the error for a message that may or may not be stored; resending it is safe."""
     return PulseError(ErrorCode.NOT_STORED)
 
 
 def not_a_member() -> PulseError:
-    """The answer for who is not in the conversation, or for one that does not exist."""
+    """Makes the error for users who are not in the conversation; the same if it does not exist."""
     return PulseError(ErrorCode.NOT_A_MEMBER)
 
 
 def _resend_key(submission: Submission) -> tuple[object, object]:
-    message = submission.message
-    return (None, None) if isinstance(message, Revision) else (message.sender_id, message.client_id)
+    command = submission.command
+    return (None, None) if isinstance(command, Revision) else (command.sender_id, command.client_id)

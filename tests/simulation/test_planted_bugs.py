@@ -51,7 +51,7 @@ def deliver_before_store(patch: Patch) -> None:
 
     async def wrong(self: Writer, batch: list[Submission]) -> Any:
         feed: Feed = self._release.__self__  # type: ignore[attr-defined]
-        new = batch[0].message
+        new = batch[0].command
         if isinstance(new, NewMessage):
             guess = Message(
                 id=new.id,
