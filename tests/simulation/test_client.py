@@ -207,11 +207,11 @@ async def until_well(world: World, people: list[Person]) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_whoever_uses_the_client_sees_everything_once(seed: int) -> None:
+def test_the_client_delivers_everything_once(seed: int) -> None:
     simulate_with(seed, [])
 
 
-def test_what_a_server_loses_on_a_live_connection_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_lost_on_a_live_connection_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     people: list[Person] = []
     rand = random.Random(5)
     lost = 0

@@ -247,7 +247,7 @@ def test_the_promises_hold_whatever_happens_at_any_checkpoint(path: str, event: 
     pytest.fail("it never came to its end")
 
 
-def test_it_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulation_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     off_by_one_at_resume(monkeypatch)
     # Not at every step has he missed something when he comes back.
     found = {one for at in range(1, 2 * LEAST, 3) for one in reproducibly(SEED, Scene("send", "cut bob", at).play)}

@@ -1,4 +1,4 @@
-"""Every test of the rooms runs with connections that have the short way out, and with such that have not."""
+"""Runs every test of the rooms with transports that write at once, and with such that do not."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A connection: one slow connection is its own trouble, and nothing reaches a connection that is being closed."""
+"""A connection: a slow one harms no other, and a closing one gets no more frames."""
 
 from uuid import UUID
 
@@ -56,13 +56,13 @@ async def test_frames_arrive_in_order(autojump_clock: MockClock) -> None:
     assert transport.closed is None
 
 
-async def test_frames_that_may_be_missed_are_dropped_first_then_the_connection(autojump_clock: MockClock) -> None:
+async def test_ephemeral_frames_are_dropped_first_then_the_connection_is_closed(autojump_clock: MockClock) -> None:
     connection, transport, ends = make(outbox_bytes=1_000)
     transport.stall = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
         connection.deliver(frame(0))
-        await settle()  # frame 0 is at the connection, which does not take it
+        await settle()  # the transport does not finish frame 0
         for number in range(1, 6):
             connection.deliver(frame(number), ephemeral=True)
         assert connection.dropped_frames == 0
@@ -82,7 +82,7 @@ async def test_frames_that_may_be_missed_are_dropped_first_then_the_connection(a
     assert ends.count == 1
 
 
-async def test_a_member_that_catches_up_goes_on(autojump_clock: MockClock) -> None:
+async def test_a_slow_connection_that_catches_up_stays_open(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     transport.stall = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -98,8 +98,8 @@ async def test_a_member_that_catches_up_goes_on(autojump_clock: MockClock) -> No
         connection.leave()
 
 
-async def test_one_frame_larger_than_the_outbox_is_sent_to_who_has_nothing_waiting(autojump_clock: MockClock) -> None:
-    """Else a long message, or the list of a large room, would close everybody's connection."""
+async def test_a_frame_larger_than_the_outbox_is_sent_if_nothing_waits(autojump_clock: MockClock) -> None:
+    """Otherwise a long message, or the list of a large room, would close every connection."""
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
@@ -148,7 +148,7 @@ async def test_leave_before_the_task_has_started(autojump_clock: MockClock) -> N
     assert ends.count == 1
 
 
-async def test_delivering_to_somebody_who_has_left_does_nothing(autojump_clock: MockClock) -> None:
+async def test_delivery_after_leave_does_nothing(autojump_clock: MockClock) -> None:
     connection, transport, _ = make()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
@@ -162,7 +162,7 @@ async def test_delivering_to_somebody_who_has_left_does_nothing(autojump_clock: 
     assert connection.queued_bytes == 0
 
 
-async def test_a_client_that_does_not_read_its_close_frame_is_not_waited_for(autojump_clock: MockClock) -> None:
+async def test_a_client_that_reads_no_close_frame_is_cut(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     transport.close_stall = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -173,7 +173,7 @@ async def test_a_client_that_does_not_read_its_close_frame_is_not_waited_for(aut
     assert ends.count == 1
 
 
-async def test_cancelled_from_outside_the_client_is_told_that_the_server_failed(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_connection_closes_with_internal_error(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
@@ -209,10 +209,10 @@ async def test_a_fault_while_closing_ends_that_connection_only(autojump_clock: M
     assert ends.count == 1
 
 
-# --- the short way out ---
+# --- writing at once ---
 
 
-async def test_what_the_network_takes_in_part_is_flushed_before_anything_else(autojump_clock: MockClock) -> None:
+async def test_a_partial_write_is_flushed_before_anything_else(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
@@ -228,7 +228,7 @@ async def test_what_the_network_takes_in_part_is_flushed_before_anything_else(au
         connection.leave()
 
 
-async def test_what_is_kept_counts_as_waiting(autojump_clock: MockClock) -> None:
+async def test_unflushed_bytes_count_as_queued(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
@@ -243,7 +243,7 @@ async def test_what_is_kept_counts_as_waiting(autojump_clock: MockClock) -> None
         assert connection.close_code is CloseCode.TOO_SLOW
 
 
-async def test_frames_that_were_joined_arrive_one_by_one(autojump_clock: MockClock) -> None:
+async def test_joined_frames_arrive_one_by_one(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     subscription = Subscription(connection, UUID(int=7), 0, no_catch_up)
     subscription.is_live = True
@@ -254,7 +254,7 @@ async def test_frames_that_were_joined_arrive_one_by_one(autojump_clock: MockClo
         await settle()
         subscription.deliver_changes([1, 2, 3], frames[:3], b"".join(each.wire for each in frames[:3]))
         await settle()
-        subscription.deliver_changes([1, 2, 3, 4, 5], frames, wire)  # of which some were sent
+        subscription.deliver_changes([1, 2, 3, 4, 5], frames, wire)  # some of them were sent before
         await settle()
         assert numbers(transport) == [1, 2, 3, 4, 5]
         assert subscription.cursor == 5
@@ -262,7 +262,7 @@ async def test_frames_that_were_joined_arrive_one_by_one(autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("how", ["removed", "cut off"])
-async def test_what_is_kept_for_a_removed_member_does_not_reach_it(how: str, autojump_clock: MockClock) -> None:
+async def test_unflushed_bytes_do_not_reach_a_removed_member(how: str, autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     subscription = Subscription(connection, UUID(int=7), 0, no_catch_up)
     async with trio.open_nursery() as nursery:
@@ -293,7 +293,7 @@ def test_pieces_keep_the_order_and_their_bound() -> None:
 
 
 async def test_a_full_batch_is_written_in_pieces(autojump_clock: MockClock) -> None:
-    """A batch of more than `MAX_JOINED_BYTES` was written frame by frame, when there is most to do."""
+    """A batch of more than `MAX_JOINED_BYTES` was once written frame by frame, under the highest load."""
     async with a_world(batch_messages=256, inbox_messages=512, pending_messages=512) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()

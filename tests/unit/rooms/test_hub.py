@@ -1,4 +1,4 @@
-"""The hub: rooms come and go, removal is immediate, and draining loses nothing."""
+"""The hub: rooms open and end, removal is immediate, and draining loses nothing."""
 
 import pytest
 import trio
@@ -68,7 +68,7 @@ async def test_the_operations_of_the_specification(autojump_clock: MockClock) ->
         await hub.send_typing(await hub.connect(conversation, world.alice, FakeTransport()))
 
 
-async def test_announce_reaches_everybody(autojump_clock: MockClock) -> None:
+async def test_announce_reaches_all_connections(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         world.hub.rooms.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
@@ -80,12 +80,10 @@ async def test_announce_reaches_everybody(autojump_clock: MockClock) -> None:
         world.hub.rooms.announce(world.ids(), "renamed", "nobody is there", world.alice.id)
 
 
-# --- rooms come and go ---
+# --- rooms open and end ---
 
 
-async def test_one_room_is_opened_for_many_who_join_at_once(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_concurrent_joins_open_one_room(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_world() as world:
         gate = trio.Event()
         head = SlowHead(world, monkeypatch, gate)
@@ -100,7 +98,7 @@ async def test_one_room_is_opened_for_many_who_join_at_once(
         assert world.hub.get_connection_count(world.conversation_id) == 9
 
 
-async def test_a_room_that_is_empty_is_gone_and_comes_back(autojump_clock: MockClock) -> None:
+async def test_an_empty_room_ends_and_opens_again(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         for count in range(1, 4):
             alice = await world.join(world.alice)
@@ -114,7 +112,7 @@ async def test_a_room_that_is_empty_is_gone_and_comes_back(autojump_clock: MockC
         assert alice.of_type("message")[0]["seq"] == 3
 
 
-async def test_somebody_who_joins_before_the_room_has_gone_keeps_it(autojump_clock: MockClock) -> None:
+async def test_a_join_before_the_room_has_ended_keeps_it(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         gate = world.store.hold()
@@ -136,9 +134,7 @@ async def test_somebody_who_joins_before_the_room_has_gone_keeps_it(autojump_clo
 
 
 @pytest.mark.parametrize("steps", range(12))
-async def test_joining_at_any_moment_of_a_rooms_end_finds_a_room_that_works(
-    autojump_clock: MockClock, steps: int
-) -> None:
+async def test_a_join_at_any_moment_of_a_rooms_end_gets_a_working_room(autojump_clock: MockClock, steps: int) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         await alice.send("one")
@@ -172,7 +168,7 @@ async def test_a_join_that_is_cancelled_leaves_nothing(
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), NotAMember()])
-async def test_a_room_that_cannot_be_opened_tells_everybody_who_waits_and_is_forgotten(
+async def test_a_room_that_cannot_open_fails_all_waiters_and_is_dropped(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     async with a_world() as world:
@@ -194,7 +190,7 @@ async def test_a_room_that_cannot_be_opened_tells_everybody_who_waits_and_is_for
         assert world.hub.get_connection_count(world.conversation_id) == 1
 
 
-async def test_who_waits_for_a_room_when_the_hub_ends_is_told(
+async def test_a_task_that_waits_for_a_room_fails_when_the_hub_ends(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = trio.Event()
@@ -214,7 +210,7 @@ async def test_who_waits_for_a_room_when_the_hub_ends_is_told(
 # --- removal ---
 
 
-async def test_a_removed_user_is_closed_at_once_and_gets_nothing_more(autojump_clock: MockClock) -> None:
+async def test_a_removed_user_is_closed_at_once_and_gets_no_more_frames(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         bob1, bob2 = await world.join(world.bob), await world.join(world.bob)
@@ -234,8 +230,8 @@ async def test_a_removed_user_is_closed_at_once_and_gets_nothing_more(autojump_c
         assert alice.events[-1] == ("left", str(world.bob.id))
 
 
-async def test_what_was_put_out_just_before_a_removal_does_not_arrive_after_it(autojump_clock: MockClock) -> None:
-    """A frame that the member's task has been handed, but has not sent, is not sent any more."""
+async def test_a_frame_delivered_just_before_a_removal_does_not_arrive_after_it(autojump_clock: MockClock) -> None:
+    """A frame that the member task has received, but not sent, is not sent any more."""
     async with a_world() as world:
         bob = await world.join(world.bob)
         await settle()
@@ -249,7 +245,7 @@ async def test_what_was_put_out_just_before_a_removal_does_not_arrive_after_it(a
         assert len(bob.transport.frames) == before
 
 
-async def test_a_removed_user_can_send_nothing_while_its_connection_is_being_closed(
+async def test_a_removed_user_cannot_send_while_its_connection_closes(
     autojump_clock: MockClock,
 ) -> None:
     async with a_world() as world:
@@ -265,7 +261,9 @@ async def test_a_removed_user_can_send_nothing_while_its_connection_is_being_clo
         assert world.stored == []
 
 
-async def test_what_waits_for_capacity_when_its_connection_is_closed_is_not_taken(autojump_clock: MockClock) -> None:
+async def test_a_message_that_waits_for_capacity_is_dropped_when_its_connection_closes(
+    autojump_clock: MockClock,
+) -> None:
     async with a_world(pending_messages=1) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()
@@ -283,15 +281,13 @@ async def test_what_waits_for_capacity_when_its_connection_is_closed_is_not_take
         world.remove(world.bob)
         alice.leave()
         gate.set()
-        await settle()  # the room ends: its writer takes nothing any more
+        await settle()  # the room ends: its writer accepts no more messages
         assert done.is_set()
         assert world.stored == ["one"]
         assert world.hub.room_count == 0
 
 
-async def test_a_join_under_way_is_stopped_by_a_removal(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_removal_stops_a_join_in_progress(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_world() as world:
         gate = trio.Event()
         SlowHead(world, monkeypatch, gate)
@@ -315,7 +311,7 @@ async def test_a_join_under_way_is_stopped_by_a_removal(
         await world.join(world.bob)  # added again: a new check
 
 
-async def test_a_removal_revokes_every_ticket_of_that_user_and_no_other(autojump_clock: MockClock) -> None:
+async def test_a_removal_revokes_all_pending_joins_of_that_user_and_no_other(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         hub, conversation = world.hub, world.conversation_id
         with (
@@ -335,7 +331,7 @@ async def test_a_removal_revokes_every_ticket_of_that_user_and_no_other(autojump
 # --- draining ---
 
 
-async def test_draining_closes_everybody_with_1012_and_lets_the_writers_finish(autojump_clock: MockClock) -> None:
+async def test_draining_closes_all_with_1012_and_waits_for_the_writers(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()
@@ -374,7 +370,7 @@ async def test_draining_ends_although_the_store_hangs(autojump_clock: MockClock)
         assert trio.current_time() - begin == DRAIN_TIMEOUT
 
 
-async def test_draining_waits_for_close_frames_of_rooms_that_are_forgotten_already(
+async def test_draining_waits_for_the_close_frames_of_closing_rooms(
     autojump_clock: MockClock,
 ) -> None:
     async with a_world() as world:
@@ -388,7 +384,7 @@ async def test_draining_waits_for_close_frames_of_rooms_that_are_forgotten_alrea
         assert bob.ended.is_set()
 
 
-async def test_who_comes_in_while_draining_is_closed_with_1012_too(
+async def test_a_connection_opened_while_draining_is_closed_with_1012(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -406,7 +402,7 @@ async def test_who_comes_in_while_draining_is_closed_with_1012_too(
         assert world.hub.room_count == 0
 
 
-async def test_draining_a_large_room_tells_nobody_who_is_being_closed_that_others_left(
+async def test_draining_a_large_room_sends_no_left_frames(
     autojump_clock: MockClock,
 ) -> None:
     async with a_world() as world:
@@ -416,7 +412,7 @@ async def test_draining_a_large_room_tells_nobody_who_is_being_closed_that_other
         assert not [event for guest in guests for event in guest.events if event[0] == "left"]
 
 
-async def test_when_the_hub_is_cancelled_clients_are_told_that_the_server_failed(autojump_clock: MockClock) -> None:
+async def test_a_cancelled_hub_closes_with_internal_error(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
     assert alice.ended.is_set()
@@ -424,7 +420,7 @@ async def test_when_the_hub_is_cancelled_clients_are_told_that_the_server_failed
     assert alice.transport.closed[0] == 1011
 
 
-async def test_a_message_to_a_room_that_has_gone_is_not_taken(autojump_clock: MockClock) -> None:
+async def test_a_message_to_a_room_that_has_ended_is_dropped(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         alice.leave()

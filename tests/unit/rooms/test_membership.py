@@ -1,4 +1,4 @@
-"""Who is in a room while members change: the later commit wins, in whatever order the answers come."""
+"""Rooms and sessions while members change: the later commit wins, in whatever order the answers come."""
 
 from collections.abc import Callable
 from uuid import UUID
@@ -18,7 +18,7 @@ REASON = "removed from the conversation"
 
 
 async def add(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
-    """What REST does when alice adds bob; the answer of the store may be late."""
+    """Adds bob as REST does for alice; the answer of the store may be late."""
     with world.hub.members.changing(key, [world.bob.id]):
         added = await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
         if answer is not None:
@@ -28,7 +28,7 @@ async def add(world: World, key: UUID, *, answer: trio.Event | None = None) -> N
 
 
 async def remove(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
-    """What REST does when alice removes bob; the answer of the store may be late."""
+    """Removes bob as REST does for alice; the answer of the store may be late."""
     with world.hub.members.changing(key):
         removed = await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
         if answer is not None:
@@ -50,7 +50,9 @@ def delay_members(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
-async def test_a_late_answer_to_an_addition_lets_no_removed_user_in(is_open: bool, autojump_clock: MockClock) -> None:
+async def test_a_late_answer_to_an_addition_does_not_admit_a_removed_user(
+    is_open: bool, autojump_clock: MockClock
+) -> None:
     async with a_world() as world:
         key = world.conversation_id
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
@@ -72,7 +74,7 @@ async def test_a_late_answer_to_an_addition_lets_no_removed_user_in(is_open: boo
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
-async def test_a_late_answer_to_a_removal_shuts_no_member_out(is_open: bool, autojump_clock: MockClock) -> None:
+async def test_a_late_answer_to_a_removal_does_not_remove_a_member(is_open: bool, autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         if is_open:
@@ -91,7 +93,7 @@ async def test_a_late_answer_to_a_removal_shuts_no_member_out(is_open: bool, aut
         assert len(world.hub._changes) == 0
 
 
-async def test_a_late_answer_to_a_removal_stops_no_join_of_who_was_added_again(autojump_clock: MockClock) -> None:
+async def test_a_late_answer_to_a_removal_does_not_stop_a_join_after_a_new_addition(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key, late = world.conversation_id, trio.Event()
         world.start(lambda: remove(world, key, answer=late))
@@ -108,7 +110,7 @@ async def test_a_late_answer_to_a_removal_stops_no_join_of_who_was_added_again(a
         assert bob.contents == ["here again"]
 
 
-async def test_an_addition_does_not_override_a_later_look_at_the_members(
+async def test_an_addition_does_not_override_a_later_look_up_of_the_members(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Added and then removed, with a lost answer, while the room opens: the members are looked up again."""
@@ -132,7 +134,7 @@ async def test_an_addition_does_not_override_a_later_look_at_the_members(
 async def test_a_session_misses_nothing_after_its_first_frame(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Messages pour into an open room while the session's conversations are looked up, and after."""
+    """Many messages are sent in an open room while the session's conversations are looked up, and after."""
     async with a_world() as world:
         carol = await world.join(world.carol)
         gate, memberships = trio.Event(), world.store.memberships
@@ -164,7 +166,7 @@ async def test_a_session_misses_nothing_after_its_first_frame(
 
 
 @pytest.mark.parametrize("starts", ["the client", "time"])
-async def test_nothing_but_session_is_sent_before_the_first_frame(starts: str, autojump_clock: MockClock) -> None:
+async def test_only_session_is_sent_before_the_first_frame(starts: str, autojump_clock: MockClock) -> None:
     async with a_world(resume_wait=5.0) as world:
         key, other = world.conversation_id, world.ids()
         await world.new_conversation(other)
@@ -241,7 +243,7 @@ async def test_an_addition_with_a_lost_answer_reaches_its_user(
         assert world.hub.members._rechecks == 0
 
 
-async def test_an_addition_that_was_not_committed_lets_nobody_in(autojump_clock: MockClock) -> None:
+async def test_an_addition_that_was_not_committed_admits_nobody(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
@@ -255,7 +257,7 @@ async def test_an_addition_that_was_not_committed_lets_nobody_in(autojump_clock:
 
 
 async def test_a_removal_that_is_committed_after_its_lost_answer_takes_effect(autojump_clock: MockClock) -> None:
-    """The user's client is back before the database has committed."""
+    """The client reconnects before the database has committed."""
     async with a_world() as world:
         key = world.conversation_id
         carol = await world.join(world.carol)
@@ -272,7 +274,7 @@ async def test_a_removal_that_is_committed_after_its_lost_answer_takes_effect(au
         assert len(bob.of_type("conversation_removed")) == 1
 
 
-async def test_changes_in_doubt_are_bounded(autojump_clock: MockClock) -> None:
+async def test_rechecks_of_members_are_bounded(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         for _ in range(MAX_RECHECKS + 5):
             world.hub.members.recheck_later(world.conversation_id, added=[world.bob.id])
@@ -281,7 +283,7 @@ async def test_changes_in_doubt_are_bounded(autojump_clock: MockClock) -> None:
         assert world.hub.members._rechecks == 0
 
 
-async def test_a_member_whose_addition_nobody_heard_of_is_let_in_by_what_they_send(autojump_clock: MockClock) -> None:
+async def test_a_member_whose_addition_is_unknown_is_subscribed_when_they_send(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
@@ -298,7 +300,7 @@ async def test_a_member_whose_addition_nobody_heard_of_is_let_in_by_what_they_se
         assert [frame["type"] for frame in bob.transport.frames][1] == "conversation_added"
 
 
-async def test_a_repeated_addition_notifies_only_sessions_that_are_not_in(autojump_clock: MockClock) -> None:
+async def test_a_repeated_addition_notifies_only_unsubscribed_sessions(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         await world.join(world.carol)
@@ -326,7 +328,7 @@ def delay(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> trio.Even
     return gate
 
 
-async def test_a_late_answer_that_somebody_is_no_member_refuses_nobody_who_was_added_since(
+async def test_a_late_negative_look_up_does_not_refuse_a_user_added_since(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -345,7 +347,7 @@ async def test_a_late_answer_that_somebody_is_no_member_refuses_nobody_who_was_a
         assert world.stored == ["one", "two"]
 
 
-async def test_nothing_follows_when_a_resume_is_answered_with_a_removal(autojump_clock: MockClock) -> None:
+async def test_no_frame_follows_the_removal_found_by_a_resume(autojump_clock: MockClock) -> None:
     """The removal is committed while the session waits for its `resume`, and its answer is late."""
     async with a_world() as world:
         key, late = world.conversation_id, trio.Event()
@@ -360,7 +362,7 @@ async def test_nothing_follows_when_a_resume_is_answered_with_a_removal(autojump
         late.set()
 
 
-async def test_what_happened_before_its_first_frame_is_no_news_to_a_session(
+async def test_a_session_is_not_notified_of_changes_before_its_first_frame(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -381,8 +383,8 @@ async def test_what_happened_before_its_first_frame_is_no_news_to_a_session(
         assert bob.contents(key) == ["welcome back"]
 
 
-async def test_a_late_answer_to_a_removal_shuts_out_no_session_that_came_since(autojump_clock: MockClock) -> None:
-    """Removed and added again; both answers are still on their way when the session comes."""
+async def test_a_late_answer_to_a_removal_keeps_a_session_opened_since(autojump_clock: MockClock) -> None:
+    """Removed and added again; both answers are still on their way when the session opens."""
     async with a_world() as world:
         key, late, later = world.conversation_id, trio.Event(), trio.Event()
         carol = await world.join(world.carol)
@@ -408,7 +410,7 @@ async def test_a_late_answer_to_a_removal_shuts_out_no_session_that_came_since(a
 async def test_a_late_answer_to_an_addition_notifies_sessions_although_a_look_up_was_faster(
     autojump_clock: MockClock,
 ) -> None:
-    """Bob's own connection finds that he is a member, as of a later version, before his session has heard of it."""
+    """Bob's own connection learns of a later version, in which he is a member, before his session does."""
     async with a_world() as world:
         key, late = world.conversation_id, trio.Event()
         carol = await world.join(world.carol)
@@ -429,10 +431,10 @@ async def test_a_late_answer_to_an_addition_notifies_sessions_although_a_look_up
 
 
 @pytest.mark.parametrize("how", ["resume", "open room"])
-async def test_a_session_that_was_told_of_a_removal_is_told_that_it_is_in_again(
+async def test_a_session_notified_of_a_removal_is_notified_of_the_new_addition(
     how: str, autojump_clock: MockClock
 ) -> None:
-    """Removed and added again after the session had come; only the removal has been answered."""
+    """Removed and added again after the session had opened; only the removal has been answered."""
     async with a_world() as world:
         key, late, later = world.conversation_id, trio.Event(), trio.Event()
         bob = await Device(world, world.bob).open()
@@ -457,14 +459,12 @@ async def test_a_session_that_was_told_of_a_removal_is_told_that_it_is_in_again(
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
-async def test_who_was_out_without_hearing_of_it_is_notified_of_the_addition(
-    is_open: bool, autojump_clock: MockClock
-) -> None:
+async def test_an_addition_after_an_unnoticed_removal_is_notified(is_open: bool, autojump_clock: MockClock) -> None:
     """Bob is removed (a late answer), a room opens without him, he is added again: he must load what he missed."""
     async with a_world(room_linger=0.0) as world:
         key, late = world.conversation_id, trio.Event()
         bob = await device(world, world.bob)
-        await world.hub.members.add_users(key, [world.bob.id], world.version(key))  # a repeated one
+        await world.hub.members.add_users(key, [world.bob.id], world.version(key))  # repeated
         world.start(lambda: remove(world, key, answer=late))
         await settle()
         carol = await world.join(world.carol)
@@ -522,11 +522,11 @@ async def test_a_room_that_opens_before_an_addition_is_answered_notifies_the_ses
         assert bob.contents(key) == ["hello bob"]
 
 
-# --- conversations that are not one's own ---
+# --- foreign conversations ---
 
 
 def count_questions(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, int]]:
-    """Counts the store's questions about memberships: how many there were, and the most at a time."""
+    """Counts the membership look-ups in the store: all of them, and the most at a time."""
     membership, asked, now, most = world.store.membership, 0, 0, 0
 
     async def counted(conversation_id: UUID, user_id: UUID) -> int | None:
@@ -543,7 +543,7 @@ def count_questions(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return lambda: (asked, most)
 
 
-async def test_what_is_sent_about_foreign_conversations_opens_no_room(
+async def test_a_frame_about_a_foreign_conversation_opens_no_room(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -567,7 +567,7 @@ async def test_what_is_sent_about_foreign_conversations_opens_no_room(
         assert questions() == (20 * 11, 4)
 
 
-async def test_a_foreign_conversation_is_refused_from_memory_for_a_moment(
+async def test_a_foreign_conversation_is_refused_from_memory_for_a_second(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -588,7 +588,7 @@ async def test_a_foreign_conversation_is_refused_from_memory_for_a_moment(
         assert questions()[0] == 3
 
 
-async def test_a_membership_that_cannot_be_looked_up_is_answered_in_time(
+async def test_a_membership_look_up_that_fails_is_answered_in_time(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world(store_timeout=3.0) as world:
@@ -619,7 +619,7 @@ async def test_a_removal_while_the_membership_is_looked_up_counts(
         monkeypatch.setattr(world.store, "membership", slow)
         carol, bob = await world.join(world.carol), await device(world, world.bob)
         await settle()
-        member = bob.session.subscriptions.pop(key)  # as if the session had not heard of it
+        member = bob.session.subscriptions.pop(key)  # as if the session had not been notified
         world.hub.rooms.get(key).leave(member)  # type: ignore[union-attr]
         world.start(lambda: bob.send(key, "hello", "c-1"))
         await settle()
@@ -632,10 +632,10 @@ async def test_a_removal_while_the_membership_is_looked_up_counts(
         assert bob.contents(key) == []
 
 
-# --- many at once ---
+# --- bulk additions ---
 
 
-async def test_many_who_are_added_at_once_come_in_few_frames(autojump_clock: MockClock) -> None:
+async def test_a_bulk_addition_is_sent_in_few_frames(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key, users = world.conversation_id, []
         for number in range(60):
@@ -661,7 +661,7 @@ async def test_many_who_are_added_at_once_come_in_few_frames(autojump_clock: Moc
             assert len(each.transport.frames) <= 4
 
 
-async def test_typing_is_passed_on_once_a_second_for_each_user(autojump_clock: MockClock) -> None:
+async def test_typing_is_sent_once_a_second_for_each_user(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         bob, again, carol = await world.join(world.bob), await world.join(world.bob), await world.join(world.carol)
@@ -676,7 +676,7 @@ async def test_typing_is_passed_on_once_a_second_for_each_user(autojump_clock: M
         assert [frame["sender_username"] for frame in alice.of_type("typing")].count("bob") == 2
 
 
-async def test_who_leaves_before_their_coming_was_told_is_told_as_neither(autojump_clock: MockClock) -> None:
+async def test_a_user_who_leaves_before_the_batch_is_in_neither_list(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         for user in (world.bob, world.carol):
@@ -695,7 +695,7 @@ async def test_who_leaves_before_their_coming_was_told_is_told_as_neither(autoju
         assert alice.events[-1] == ("left", str(world.carol.id))
 
 
-async def test_typing_after_a_message_is_passed_on_at_once(autojump_clock: MockClock) -> None:
+async def test_typing_after_a_message_is_sent_at_once(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await world.hub.send_typing(bob.subscription)
@@ -716,4 +716,4 @@ async def test_typing_is_limited_also_where_rooms_end_at_once(autojump_clock: Mo
         await trio.sleep(1)
         assert len(world.hub._typed) == 1
         await world.hub.send_typing(bob.session.subscription(world.ids()))
-        assert len(world.hub._typed) == 1, "what is older is forgotten"
+        assert len(world.hub._typed) == 1, "older entries are dropped"

@@ -1,4 +1,4 @@
-"""Who is online, when the others were here, and whom a session is told of."""
+"""Presence of users, last-seen times, and the watches of sessions."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,7 +24,7 @@ Known = dict[UUID, datetime | None]
 
 
 def told(listener: Device) -> list[dict[str, bool]]:
-    """What the frames said, by name."""
+    """Returns the presence frames, by name."""
     world = listener.world
     names = {str(user.id): user.username for user in (world.alice, world.bob, world.carol)}
     return [
@@ -38,7 +38,7 @@ def errors(listener: Device) -> list[tuple[str, str | None]]:
 
 
 class Asked:
-    """What the store is asked about acquaintances. `gate`: answers come when it is set; `fails`: how many do."""
+    """Records the queries about acquaintances. `gate`: answers come when it is set; `fails`: the number that fail."""
 
     def __init__(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         self.queries: list[tuple[UUID, list[UUID]]] = []
@@ -75,10 +75,10 @@ async def seen(world: World, user: User) -> datetime | None:
     return (await world.store.acquaintances(user.id, [user.id]))[user.id]
 
 
-# --- who is told ---
+# --- watching ---
 
 
-async def test_a_session_is_told_at_once_and_of_every_change(autojump_clock: MockClock) -> None:
+async def test_a_watching_session_gets_the_list_at_once_and_every_change(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await device(world, world.alice)
         alice.watch(world.bob, world.carol, world.alice)
@@ -87,7 +87,7 @@ async def test_a_session_is_told_at_once_and_of_every_change(autojump_clock: Moc
         bob = await world.join(world.bob)
         await device(world, world.carol)
         await settle()
-        assert len(told(alice)) == 1, "gathered"
+        assert len(told(alice)) == 1, "batched"
         await trio.sleep(2 * DELAY)
         assert told(alice)[1:] == [{"bob": True, "carol": True}]
         again = await device(world, world.bob)
@@ -136,9 +136,7 @@ async def test_only_the_last_of_several_lists_counts_and_one_is_looked_up_at_a_t
         assert len(told(alice)) == 2
 
 
-async def test_a_storm_of_sessions_asks_the_store_little_at_a_time(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_queries_of_many_sessions_are_bounded(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_world() as world:
         devices = [await device(world, world.alice) for _ in range(20)]
         asked = Asked(world, monkeypatch)
@@ -152,7 +150,7 @@ async def test_a_storm_of_sessions_asks_the_store_little_at_a_time(
         assert all(told(each) == [{"bob": False}] for each in devices)
 
 
-async def test_too_many_are_refused(autojump_clock: MockClock) -> None:
+async def test_a_list_that_is_too_long_is_refused(autojump_clock: MockClock) -> None:
     async with a_world(watched_users=2) as world:
         alice = await device(world, world.alice)
         alice.watch(world.bob, world.carol)
@@ -182,7 +180,7 @@ async def test_frames_have_a_bounded_size(autojump_clock: MockClock) -> None:
         assert [len(frame) for frame in told(alice)[2:]] == [MAX_FRAME_USERS, 20]
 
 
-async def test_a_crowd_of_changes_gives_others_their_turn_and_tells_what_is_then_true(
+async def test_many_changes_yield_and_send_the_current_state(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watches, "MAX_SLICE", 0)
@@ -203,11 +201,11 @@ async def test_a_crowd_of_changes_gives_others_their_turn_and_tells_what_is_then
         assert all(told(each)[-1] == {"bob": False} for each in (*listeners[:3], *listeners[5:]))
 
 
-# --- who may not be told any more ---
+# --- removals ---
 
 
 @pytest.mark.parametrize("who", ["watched", "watcher"])
-async def test_what_removal_ends_is_not_told_of_any_more(autojump_clock: MockClock, who: str) -> None:
+async def test_a_removal_ends_watches_without_another_shared_conversation(autojump_clock: MockClock, who: str) -> None:
     async with a_world() as world:
         watcher, watched = (world.carol, world.bob) if who == "watched" else (world.bob, world.carol)
         listener = await device(world, watcher)
@@ -224,7 +222,7 @@ async def test_what_removal_ends_is_not_told_of_any_more(autojump_clock: MockClo
         assert world.hub.watches._paused == {}
 
 
-async def test_what_another_conversation_allows_goes_on_and_nothing_is_missed(
+async def test_a_watch_allowed_by_another_conversation_misses_nothing(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -240,12 +238,12 @@ async def test_what_another_conversation_allows_goes_on_and_nothing_is_missed(
         carol = await device(world, world.carol)
         await trio.sleep(1)
         assert told(alice)[1:] == [{"carol": True}]
-        assert told(bob)[1:] == [], "held back until the store has said that it may be told"
+        assert told(bob)[1:] == [], "paused until the store has said that it may be sent"
         asked.gate.set()
         await trio.sleep(1)
         assert told(alice)[2:] == [{"bob": True}]
         assert told(bob)[1:] == [{"alice": True, "carol": True}]
-        assert len(asked.queries) == 1, "one question for both directions"
+        assert len(asked.queries) == 1, "one query for both directions"
         carol.leave()
         await trio.sleep(1)
         assert told(alice)[-1] == told(bob)[-1] == {"carol": False}
@@ -312,7 +310,7 @@ async def test_a_list_that_has_been_replaced_does_not_come_back(
         assert told(alice) == [{"bob": False}, {"carol": False}]
 
 
-async def test_a_doubtful_removal_is_asked_about_too(autojump_clock: MockClock) -> None:
+async def test_a_removal_with_an_unknown_outcome_is_rechecked(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await device(world, world.alice), await device(world, world.bob)
         alice.watch(world.bob)
@@ -322,13 +320,13 @@ async def test_a_doubtful_removal_is_asked_about_too(autojump_clock: MockClock) 
         world.hub.members.reconnect_user(world.conversation_id, world.bob.id)
         await trio.sleep(1)
         assert bob.ended.is_set()
-        assert told(alice) == [{"bob": True}], "that they went is not told"
+        assert told(alice) == [{"bob": True}], "that they left is not sent"
 
 
 # --- a store that fails ---
 
 
-async def test_a_look_up_that_fails_is_tried_again_then_told_and_the_list_stays(
+async def test_a_failed_look_up_is_retried_then_refused_and_the_list_stays(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world(store_timeout=5.0) as world:
@@ -355,7 +353,7 @@ async def test_a_look_up_that_fails_is_tried_again_then_told_and_the_list_stays(
             await world.hub.watches.look_up(world.alice.id, [world.bob.id])
 
 
-async def test_what_cannot_be_looked_up_after_a_removal_is_told_once(
+async def test_a_recheck_that_fails_is_reported_once(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world(store_timeout=5.0) as world:
@@ -388,9 +386,7 @@ async def test_a_fault_of_a_look_up_ends_that_look_up_only(
     assert "a fault in the store" in capsys.readouterr().out
 
 
-async def test_nothing_is_left_of_sessions_that_have_gone(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_session_that_ends_leaves_nothing(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_world() as world:
         asked = Asked(world, monkeypatch)
         first, second = await device(world, world.alice), await device(world, world.alice)
@@ -404,18 +400,18 @@ async def test_nothing_is_left_of_sessions_that_have_gone(
         await settle()
         asked.gate.set()
         await settle()
-        second.watch(world.carol)  # closed: nobody is there to be told
+        second.watch(world.carol)  # closed: ignored
         await settle()
         hub = world.hub
         assert (hub.watches._watches, hub.watches._watchers, hub.watches._queries) == ({}, {}, {})
         assert hub.online._connections == {}
 
 
-# --- when somebody was here ---
+# --- last-seen times ---
 
 
 def count_writes(world: World, monkeypatch: pytest.MonkeyPatch, *failures: Exception | None) -> list[set[str]]:
-    """From now on whose moments are written is noted; the next statements fail so, or not."""
+    """Records whose last-seen times are written from now on; the next statements have these outcomes."""
     written: list[set[str]] = []
     left = list(failures)
 
@@ -431,7 +427,7 @@ def count_writes(world: World, monkeypatch: pytest.MonkeyPatch, *failures: Excep
     return written
 
 
-async def test_comings_and_goings_are_written_together(
+async def test_last_seen_times_are_written_in_a_batch(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -442,7 +438,7 @@ async def test_comings_and_goings_are_written_together(
         assert written == [{"alice", "bob", "carol"}]
         came = await seen(world, world.alice)
         await trio.sleep(100)
-        assert len(written) == 1, "nobody came or went"
+        assert len(written) == 1, "no user came or left"
         alice.leave()
         carol.leave()
         await settle()
@@ -454,7 +450,7 @@ async def test_comings_and_goings_are_written_together(
         assert await seen(world, world.alice) == await seen(world, world.carol) == at
 
 
-async def test_what_could_not_be_written_is_written_later(
+async def test_a_last_seen_time_is_written_again_after_a_failure(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -483,7 +479,7 @@ async def test_a_fault_of_a_write_ends_that_write_only(
     assert "a fault in the store" in capsys.readouterr().out
 
 
-async def test_a_crowd_that_leaves_at_the_drain_is_few_statements(
+async def test_a_drain_writes_many_last_seen_times_in_few_statements(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(online, "MAX_BATCH", 2)
@@ -499,7 +495,7 @@ async def test_a_crowd_that_leaves_at_the_drain_is_few_statements(
         assert [await seen(world, user) for user in (world.alice, world.bob, world.carol)] == [at] * 3
 
 
-async def test_what_waits_for_the_database_is_bounded(
+async def test_unwritten_last_seen_times_are_bounded(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(online, "MAX_UNWRITTEN", 2)
@@ -508,7 +504,7 @@ async def test_what_waits_for_the_database_is_bounded(
         for user in (world.alice, world.bob, world.carol):
             await world.join(user)
         await trio.sleep(2)
-        assert written == [{"bob", "carol"}], "the oldest is forgotten"
+        assert written == [{"bob", "carol"}], "the oldest is dropped"
 
 
 async def test_a_session_that_could_not_be_opened_is_not_online(

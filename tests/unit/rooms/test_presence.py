@@ -1,4 +1,4 @@
-"""Who is active in a crowded conversation is told without the square of their number."""
+"""Presence in a conversation: the full list for few users, batches for a crowd."""
 
 from uuid import UUID
 
@@ -15,7 +15,7 @@ def user(number: int) -> User:
     return User(UUID(int=number), f"user{number}")
 
 
-def test_who_went_and_came_back_did_neither() -> None:
+def test_a_user_who_left_and_came_back_is_in_neither_list() -> None:
     presence = Presence(list_max=1)
     presence.enter(user(1))
     presence.record(user(2), joined=True)
@@ -27,7 +27,7 @@ def test_who_went_and_came_back_did_neither() -> None:
     assert presence.take_frames(UUID(int=9)) == []
 
 
-def test_a_crowd_that_comes_at_once_is_told_in_frames_of_bounded_size() -> None:
+def test_a_crowd_that_joins_at_once_is_sent_in_frames_of_bounded_size() -> None:
     presence = Presence(list_max=1)
     for number in range(1, 251):
         presence.enter(user(number))
@@ -47,14 +47,14 @@ async def test_few_users_are_listed_in_every_frame(autojump_clock: MockClock) ->
         assert alice.of_type("presence") == []
 
 
-async def test_only_who_joins_a_crowd_gets_its_list(autojump_clock: MockClock) -> None:
+async def test_only_a_connection_that_joins_a_crowd_gets_its_list(autojump_clock: MockClock) -> None:
     async with a_world(presence_list_max=1) as world:
         alice = await world.join(world.alice)
         bob = await world.join(world.bob)
         carol = await world.join(world.carol)
         await settle()
         assert [len(guest.of_type("system")[0]["active_users"]) for guest in (alice, bob, carol)] == [1, 2, 3]
-        assert alice.of_type("presence") == []  # gathered
+        assert alice.of_type("presence") == []  # batched
         await trio.sleep(2 * DELAY)
         (told,) = alice.of_type("presence")
         assert [each["username"] for each in told["joined"]] == ["bob", "carol"]
@@ -65,7 +65,7 @@ async def test_only_who_joins_a_crowd_gets_its_list(autojump_clock: MockClock) -
         assert alice.of_type("system")[-1]["active_count"] == 3
 
 
-async def test_whoever_leaves_a_crowd_is_told_once_and_the_last_list_is_whole(autojump_clock: MockClock) -> None:
+async def test_a_user_who_leaves_a_crowd_is_sent_once_and_the_last_list_is_whole(autojump_clock: MockClock) -> None:
     async with a_world(presence_list_max=1) as world:
         alice, bob, carol = [await world.join(each) for each in (world.alice, world.bob, world.carol)]
         await trio.sleep(2 * DELAY)
@@ -81,7 +81,7 @@ async def test_whoever_leaves_a_crowd_is_told_once_and_the_last_list_is_whole(au
         assert alice.of_type("presence")[-1]["active_count"] == 2
 
 
-async def test_a_room_that_is_left_by_all_does_not_wait_to_tell_it(autojump_clock: MockClock) -> None:
+async def test_an_empty_room_does_not_wait_for_its_presence_batch(autojump_clock: MockClock) -> None:
     async with a_world(presence_list_max=1) as world:
         guests = [await world.join(each) for each in (world.alice, world.bob, world.carol)]
         for guest in guests:

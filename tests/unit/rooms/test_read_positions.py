@@ -1,4 +1,4 @@
-"""Read positions: gathered, stored in one statement, told in one frame, and never back."""
+"""Read positions: batched, stored in one statement, sent in one frame, never going back."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ def watch_marks(
     monkeypatch: pytest.MonkeyPatch,
     *outcomes: Callable[[Store, Sequence[ReadMark]], Awaitable[Standings]],
 ) -> list[list[tuple[UUID, int]]]:
-    """From now on what is marked is noted, and the next statements have these outcomes."""
+    """Records the marks from now on; the next statements have these outcomes."""
     asked: list[list[tuple[UUID, int]]] = []
     real, left = partial(MemoryStore.mark_read, world.store), list(outcomes)
 
@@ -60,7 +60,7 @@ async def crash(_real: Store, _marks: Sequence[ReadMark]) -> Standings:
 
 
 async def say(world: World, count: int, conversation_id: UUID | None = None) -> None:
-    """Messages that were there before anybody of the test was."""
+    """Stores messages before any user of the test connects."""
     for number in range(count):
         where = world.conversation_id if conversation_id is None else conversation_id
         await world.store.append([NewMessage(world.ids(), where, world.alice.id, f"{number}", None, START)])
@@ -73,7 +73,7 @@ async def position(world: World, user: User, conversation_id: UUID | None = None
 
 
 def told(listener: Guest | Device) -> list[dict[str, int]]:
-    """What the frames said: user → seq, of each frame."""
+    """Returns the positions in each frame: user → seq."""
     return [{each["user_id"]: each["seq"] for each in frame["positions"]} for frame in listener.of_type("read")]
 
 
@@ -81,7 +81,7 @@ def errors(listener: Guest | Device) -> list[tuple[str, str | None]]:
     return [(frame["code"], frame.get("field")) for frame in listener.of_type("error")]
 
 
-async def test_what_is_read_within_a_moment_is_one_statement_and_one_frame(
+async def test_concurrent_reads_are_one_statement_and_one_frame(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -101,7 +101,7 @@ async def test_what_is_read_within_a_moment_is_one_statement_and_one_frame(
         assert await position(world, world.bob) == 5
 
 
-async def test_what_is_known_to_be_read_costs_nothing(
+async def test_a_known_read_position_costs_no_statement(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -114,8 +114,8 @@ async def test_what_is_known_to_be_read_costs_nothing(
             await bob.read(seq)
         await trio.sleep(2 * DELAY)
         assert (asked, errors(bob), told(alice)) == ([], [], [])
-        assert told(bob) == [{str(world.bob.id): 4}] * 4, "each is answered, and nobody else is told"
-        # Where a room before this one has stored more.
+        assert told(bob) == [{str(world.bob.id): 4}] * 4, "each is answered, and no other user is notified"
+        # An earlier room has stored a higher position.
         await world.store.mark_read([ReadMark(world.conversation_id, world.alice.id, 5)])
         await alice.read(2)
         await trio.sleep(2 * DELAY)
@@ -139,7 +139,7 @@ async def test_all_conversations_share_a_statement(autojump_clock: MockClock, mo
         assert [await position(world, world.bob, key) for key in keys] == [1] * 5
 
 
-async def test_rooms_are_opened_one_at_a_time_and_only_if_somebody_can_be_told(
+async def test_rooms_open_one_at_a_time_and_only_if_there_are_sessions(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world(pending_messages=100) as world:
@@ -161,18 +161,18 @@ async def test_rooms_are_opened_one_at_a_time_and_only_if_somebody_can_be_told(
         monkeypatch.setattr(world.store, "head", slow)
         await world.hub.read_positions.mark_read(keys[0], world.carol.id, 1)
         await settle()
-        assert (world.hub.room_count, most) == (0, 0), "there is nobody"
+        assert (world.hub.room_count, most) == (0, 0), "there is no session"
         bob = await device(world, world.bob)
         for key in keys:
             await bob.read(key, 1)
-            await bob.read(world.ids(), 1)  # none
+            await bob.read(world.ids(), 1)  # there is no such conversation
         await trio.sleep(2)
         assert (most, len(told(bob))) == (1, 50)
         assert errors(bob) == [("not_a_member", None)] * 50
         assert world.hub.room_count == 50
 
 
-async def test_a_mark_beyond_the_last_message_is_refused_and_spoils_no_other(autojump_clock: MockClock) -> None:
+async def test_a_position_beyond_the_last_message_is_refused_alone(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await say(world, 3)
         phone, laptop = await world.join(world.bob), await world.join(world.bob)
@@ -185,8 +185,8 @@ async def test_a_mark_beyond_the_last_message_is_refused_and_spoils_no_other(aut
         assert await position(world, world.bob) == 2
 
 
-async def test_a_message_that_the_room_does_not_know_of_can_be_read(autojump_clock: MockClock) -> None:
-    """Its commit's answer was lost, and the reader has it from the history."""
+async def test_a_message_unknown_to_the_room_can_be_read(autojump_clock: MockClock) -> None:
+    """The answer to its commit was lost, and the reader got it from the history."""
     async with a_world() as world:
         bob = await world.join(world.bob)
         await say(world, 1)
@@ -196,7 +196,7 @@ async def test_a_message_that_the_room_does_not_know_of_can_be_read(autojump_clo
 
 
 @pytest.mark.parametrize("outcome", [fail, lose, hang])
-async def test_a_store_that_fails_is_asked_again(
+async def test_a_store_that_fails_is_retried(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, outcome: Any
 ) -> None:
     async with a_world(store_timeout=5.0) as world:
@@ -207,7 +207,7 @@ async def test_a_store_that_fails_is_asked_again(
         await trio.sleep(1)
         await bob.read(3)
         await trio.sleep(20)
-        if outcome is hang:  # its whole time is over with that; what came later is stored
+        if outcome is hang:  # this took its whole time; later ones are stored
             assert errors(bob) == [("not_stored", "seq")]
             assert asked == [[(world.bob.id, 2)], [(world.bob.id, 3)]]
         else:
@@ -217,7 +217,7 @@ async def test_a_store_that_fails_is_asked_again(
         assert await position(world, world.bob) == 3
 
 
-async def test_a_store_that_stays_away_is_told_to_the_reader(
+async def test_a_store_that_stays_away_refuses_the_position(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world(store_timeout=5.0, pending_messages=1) as world:
@@ -230,7 +230,7 @@ async def test_a_store_that_stays_away_is_told_to_the_reader(
         await trio.sleep(2)
         assert (errors(bob), errors(alice), told(alice)) == ([("not_stored", "seq")], [], [])
         watch_marks(world, monkeypatch)
-        await bob.read(2)  # its place is free again
+        await bob.read(2)  # its slot is free again
         await bob.send("and so is it for messages")
         await trio.sleep(3)
         assert told(alice) == [{str(world.bob.id): 2}]
@@ -252,7 +252,7 @@ async def test_a_fault_ends_one_batch_only(
     assert "a fault in the store" in capsys.readouterr().out
 
 
-async def test_a_row_that_somebody_holds_delays_its_own_mark_only(
+async def test_a_locked_row_delays_its_own_position_only(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -271,7 +271,7 @@ async def test_a_row_that_somebody_holds_delays_its_own_mark_only(
         assert errors(bob) == errors(carol) == []
 
 
-async def test_a_connection_with_too_many_marks_waits_and_they_are_stored_at_once(
+async def test_a_connection_with_too_many_requests_waits_and_skips_the_delay(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world(pending_messages=2) as world:
@@ -284,31 +284,31 @@ async def test_a_connection_with_too_many_marks_waits_and_they_are_stored_at_onc
         started = trio.current_time()
         for key in keys:
             await bob.read(key, 1)
-            await bob.read(key, 1)  # takes no further place
+            await bob.read(key, 1)  # takes no further slot
         assert trio.current_time() - started < DELAY
         await trio.sleep(2 * DELAY)
         assert [len(marks) for marks in asked] == [2, 2, 1]
         assert bob.session.connection.capacity.value == 2
 
 
-async def test_who_leaves_while_a_mark_waits_has_read_all_the_same(autojump_clock: MockClock) -> None:
+async def test_a_position_is_stored_although_its_reader_has_left(autojump_clock: MockClock) -> None:
     async with a_world(pending_messages=1) as world:
         await say(world, 3)
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await bob.read(2)
         with trio.move_on_after(0) as scope:
             scope.cancel()
-            await world.hub.read_positions.request_read(bob.subscription, 99)  # waits for a place, and is given up
+            await world.hub.read_positions.request_read(bob.subscription, 99)  # waits for a slot, and is cancelled
         assert scope.cancelled_caught
         bob.leave()
         await settle()
-        await world.hub.read_positions.request_read(bob.subscription, 3)  # closed: not taken
+        await world.hub.read_positions.request_read(bob.subscription, 3)  # closed: dropped
         await trio.sleep(2 * DELAY)
         assert told(alice) == [{str(world.bob.id): 2}]
         assert bob.subscription.connection.capacity.value == 1
 
 
-async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None:
+async def test_a_removed_member_moves_no_position(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await say(world, 3)
         key = world.conversation_id
@@ -320,7 +320,7 @@ async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None
         world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
         await trio.sleep(1)
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"]
-        await bob.read(key, 1)  # what was known of them is forgotten
+        await bob.read(key, 1)  # the room has dropped their position
         await trio.sleep(1)
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"] * 2
         assert told(alice) == [{str(world.bob.id): 1}]
@@ -331,7 +331,7 @@ async def test_a_removed_member_moves_nothing(autojump_clock: MockClock) -> None
         assert await position(world, world.bob) == 3
 
 
-async def test_in_a_crowd_only_the_reader_is_told(autojump_clock: MockClock) -> None:
+async def test_in_a_crowd_only_the_reader_gets_the_position(autojump_clock: MockClock) -> None:
     async with a_world(presence_list_max=2) as world:
         await say(world, 3)
         alice, phone, laptop = [await world.join(user) for user in (world.alice, world.bob, world.bob)]
@@ -376,7 +376,7 @@ async def test_a_batch_is_bounded_and_the_next_follows_at_once(
         assert [len(marks) for marks in asked] == [2, 2, 1]
 
 
-async def test_what_was_taken_is_stored_at_the_drain(autojump_clock: MockClock) -> None:
+async def test_a_drain_stores_requested_positions(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await say(world, 3)
         bob = await world.join(world.bob)
@@ -398,7 +398,9 @@ async def test_a_drain_does_not_wait_for_ever(autojump_clock: MockClock, monkeyp
         assert trio.current_time() - started <= 3
 
 
-async def test_rest_marks_at_once_and_tells(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rest_stores_a_position_at_once_and_notifies(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with a_world(store_timeout=2.0) as world:
         await say(world, 3)
         key = world.conversation_id

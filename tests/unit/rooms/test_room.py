@@ -1,4 +1,4 @@
-"""A room: one order for everybody, presence, gaps, and what becomes of it when people come and go."""
+"""A room: one order for all, presence, gaps, and its end."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import UUID
@@ -19,7 +19,7 @@ def places(guest_frames: list[dict[str, object]]) -> list[tuple[object, object]]
     return [(frame["seq"], frame["rev"]) for frame in guest_frames]
 
 
-async def test_nothing_reaches_anybody_before_it_is_stored(autojump_clock: MockClock) -> None:
+async def test_no_message_is_delivered_before_it_is_stored(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()
@@ -47,7 +47,7 @@ async def test_nothing_reaches_anybody_before_it_is_stored(autojump_clock: MockC
         assert alice.of_type("message") == [frame]
 
 
-async def test_everybody_gets_the_same_messages_in_one_order(autojump_clock: MockClock) -> None:
+async def test_all_connections_get_the_same_messages_in_one_order(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         guests = [await world.join(user) for user in (world.alice, world.bob, world.carol, world.alice)]
 
@@ -70,7 +70,7 @@ async def test_everybody_gets_the_same_messages_in_one_order(autojump_clock: Moc
             assert own == [f"{number}.{count}" for count in range(20)]
 
 
-async def test_an_answer_that_was_lost_makes_one_message_delivered_once(autojump_clock: MockClock) -> None:
+async def test_a_lost_answer_makes_one_message_delivered_once(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         world.store.answers = [world.store.commit_and_lose, world.store.commit_and_lose]
@@ -95,7 +95,7 @@ async def test_a_resend_is_answered_to_its_sender_only(autojump_clock: MockClock
         assert places(bob.of_type("message")) == [(1, 1), (2, 2)]
 
 
-async def test_a_client_id_with_another_content_is_refused(autojump_clock: MockClock) -> None:
+async def test_a_client_id_reused_for_other_content_is_refused(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await alice.send("hello", "c1")
@@ -106,7 +106,7 @@ async def test_a_client_id_with_another_content_is_refused(autojump_clock: MockC
         assert alice.contents == bob.contents == ["hello"]
 
 
-async def test_a_message_that_cannot_be_stored_in_time_is_refused_and_the_others_are_not_lost(
+async def test_a_message_not_stored_in_time_is_refused_alone(
     autojump_clock: MockClock,
 ) -> None:
     async with a_world(store_timeout=10.0) as world:
@@ -127,7 +127,7 @@ async def test_a_message_that_cannot_be_stored_in_time_is_refused_and_the_others
         assert alice.contents == bob.contents == ["kept", "lost"]
 
 
-async def test_a_refusal_for_somebody_who_has_gone_harms_nobody(autojump_clock: MockClock) -> None:
+async def test_a_refusal_for_a_sender_who_has_left_is_harmless(autojump_clock: MockClock) -> None:
     async with a_world(store_timeout=10.0) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         world.store.usual = world.store.fail
@@ -142,7 +142,7 @@ async def test_a_refusal_for_somebody_who_has_gone_harms_nobody(autojump_clock: 
         assert bob.contents == ["still here"]
 
 
-async def test_a_resend_of_somebody_who_has_gone_harms_nobody(autojump_clock: MockClock) -> None:
+async def test_a_resend_of_a_sender_who_has_left_is_harmless(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await alice.send("hello", "c1")
@@ -173,7 +173,7 @@ async def test_a_message_is_stored_and_delivered_although_its_sender_has_gone(au
         assert alice.contents == []
 
 
-async def test_a_message_is_stored_although_nobody_is_left(autojump_clock: MockClock) -> None:
+async def test_a_message_is_stored_although_the_room_is_empty(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         gate = world.store.hold()
@@ -187,7 +187,7 @@ async def test_a_message_is_stored_although_nobody_is_left(autojump_clock: MockC
         assert world.hub.room_count == 0
 
 
-async def test_one_poison_message_does_not_take_others_with_it(autojump_clock: MockClock) -> None:
+async def test_a_poison_message_is_refused_alone(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()
@@ -204,9 +204,7 @@ async def test_one_poison_message_does_not_take_others_with_it(autojump_clock: M
 
 
 @pytest.mark.parametrize("pending", [1, 5])
-async def test_one_connection_may_have_so_many_messages_pending_and_then_waits(
-    autojump_clock: MockClock, pending: int
-) -> None:
+async def test_a_connection_with_too_many_pending_messages_waits(autojump_clock: MockClock, pending: int) -> None:
     async with a_world(pending_messages=pending) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()
@@ -249,7 +247,7 @@ async def test_a_full_inbox_slows_its_senders(autojump_clock: MockClock) -> None
         assert alice.contents == ["a", "b", "c", "d"]
 
 
-async def test_a_message_given_up_but_committed_reaches_everybody_before_the_next(autojump_clock: MockClock) -> None:
+async def test_a_refused_but_committed_message_is_delivered_before_the_next(autojump_clock: MockClock) -> None:
     async with a_world(store_timeout=10.0) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         world.store.answers = [world.store.commit_and_lose]
@@ -258,7 +256,7 @@ async def test_a_message_given_up_but_committed_reaches_everybody_before_the_nex
         await trio.sleep(12)
         assert alice.errors == [("not_stored", "c1")]
         assert world.stored == ["given up"]
-        assert bob.contents == ["given up"], "and nobody had to say anything else first"
+        assert bob.contents == ["given up"], "without another message first"
         world.store.usual = world.store.commit
         await bob.send("next")
         await settle()
@@ -267,19 +265,19 @@ async def test_a_message_given_up_but_committed_reaches_everybody_before_the_nex
             assert places(guest.of_type("message")) == [(1, 1), (2, 2)]
 
 
-async def test_a_commit_that_takes_effect_after_it_was_given_up_is_delivered_too(autojump_clock: MockClock) -> None:
+async def test_a_commit_after_its_refusal_is_delivered(autojump_clock: MockClock) -> None:
     async with a_world(store_timeout=10.0) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         world.store.usual = world.store.fail
         await alice.send("given up", "c1")
         await trio.sleep(12)
         assert alice.errors == [("not_stored", "c1")]
-        await world.store.commit([new_message(world, "late")])  # the database was still at it
+        await world.store.commit([new_message(world, "late")])  # the database was still committing it
         await trio.sleep(12)
         assert bob.contents == ["late"]
 
 
-async def test_a_room_does_not_wait_for_its_doubts(autojump_clock: MockClock) -> None:
+async def test_an_empty_room_does_not_wait_for_its_recheck(autojump_clock: MockClock) -> None:
     async with a_world(store_timeout=10.0) as world:
         alice = await world.join(world.alice)
         world.store.usual = world.store.fail
@@ -291,7 +289,7 @@ async def test_a_room_does_not_wait_for_its_doubts(autojump_clock: MockClock) ->
 
 
 async def test_a_client_that_knows_more_than_the_room_resumes(autojump_clock: MockClock) -> None:
-    """It read in the store what was committed without the room's knowing, and came back before the room learnt it."""
+    """It read from the store a commit that the room does not know, and reconnected before the room learnt of it."""
     async with a_world() as world:
         alice = await world.join(world.alice)
         await world.store.commit([new_message(world, "unknown to the room")])
@@ -305,10 +303,10 @@ async def test_a_client_that_knows_more_than_the_room_resumes(autojump_clock: Mo
 
 
 @pytest.mark.parametrize("missed", [1, 3, 300])
-async def test_after_a_gap_nobody_gets_a_message_twice(autojump_clock: MockClock, missed: int) -> None:
+async def test_after_a_gap_no_message_is_delivered_twice(autojump_clock: MockClock, missed: int) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
-        for number in range(missed):  # committed without this room's knowing
+        for number in range(missed):  # committed without the room
             await world.store.commit([new_message(world, f"missed {number}")])
         gate = world.store.hold()
         await alice.send("held")
@@ -382,7 +380,7 @@ def new_message(world: World, content: str) -> NewMessage:
 # --- presence ---
 
 
-async def test_join_and_leave_are_told_for_the_first_and_last_connection_of_a_user(autojump_clock: MockClock) -> None:
+async def test_joined_and_left_are_sent_for_the_first_and_last_connection_of_a_user(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         bob1 = await world.join(world.bob)
@@ -391,7 +389,7 @@ async def test_join_and_leave_are_told_for_the_first_and_last_connection_of_a_us
         a, b = str(world.alice.id), str(world.bob.id)
         assert alice.events == [("joined", a), ("joined", b)]
         assert bob1.events == [("joined", b)]
-        assert bob2.events == [("joined", b)]  # its own, with who is there
+        assert bob2.events == [("joined", b)]  # its own, with the list
         assert [frame["active_users"] for frame in alice.of_type("system")] == [[a], [a, b]]
         assert bob2.of_type("system")[0]["active_users"] == [a, b]
         bob1.leave()
@@ -418,7 +416,7 @@ async def test_active_users_are_each_named_once_in_the_order_they_came(autojump_
         assert carol.of_type("system")[0]["active_users"] == [a, b, c]
 
 
-async def test_system_frames_say_where_the_conversation_stands(autojump_clock: MockClock) -> None:
+async def test_system_frames_have_the_head_of_the_conversation(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         await alice.send("one")
@@ -453,10 +451,10 @@ async def test_typing_reaches_the_other_users_only(autojump_clock: MockClock) ->
         ]
 
 
-# --- slow members ---
+# --- slow connections ---
 
 
-async def test_a_slow_member_is_closed_and_nobody_else_notices(autojump_clock: MockClock) -> None:
+async def test_a_slow_connection_is_closed_alone(autojump_clock: MockClock) -> None:
     async with a_world(outbox_bytes=65_536) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         carol = await world.join(world.carol)
@@ -501,7 +499,7 @@ async def test_a_fault_in_the_writer_ends_that_room_and_a_new_join_finds_a_new_o
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await settle()
-        bob.transport.close_stall = trio.Event()  # bob's close frame takes its time
+        bob.transport.close_stall = trio.Event()  # bob's close frame is delayed
         world.store.answers = [world.store.crash]
         gate = world.store.hold()
         await alice.send("boom")
@@ -572,7 +570,7 @@ def frame_of(content: str) -> SendMessage:
 # --- changes of messages ---
 
 
-async def test_a_change_reaches_everybody_in_the_order_of_rev(autojump_clock: MockClock) -> None:
+async def test_changes_reach_all_connections_in_the_order_of_rev(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await alice.send("one")
@@ -593,13 +591,13 @@ async def test_a_change_reaches_everybody_in_the_order_of_rev(autojump_clock: Mo
 
 
 async def test_a_message_behind_a_change_that_the_room_missed_is_delivered_once(autojump_clock: MockClock) -> None:
-    """The place of the missed change may be empty: its message has been changed again since."""
+    """The rev of the missed change may be unused: its message has been changed again since."""
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await alice.send("one")
         await settle()
         first = world.store.stored(world.conversation_id)[0].id
-        for content in ("better", "best"):  # without this room's knowing
+        for content in ("better", "best"):  # without the room
             revision = Revision(
                 id=world.ids(),
                 conversation_id=world.conversation_id,
@@ -616,7 +614,7 @@ async def test_a_message_behind_a_change_that_the_room_missed_is_delivered_once(
             assert [(c["content"], c["rev"]) for c in changes] == [("one", 1), ("best", 3), ("two", 4)]
 
 
-async def test_who_waits_for_a_change_when_the_writer_fails_is_answered(autojump_clock: MockClock) -> None:
+async def test_a_waiting_edit_is_answered_when_the_writer_fails(autojump_clock: MockClock) -> None:
     async with a_world(inbox_messages=1) as world:
         alice = await world.join(world.alice)
         await alice.send("one")
@@ -642,13 +640,13 @@ async def test_who_waits_for_a_change_when_the_writer_fails_is_answered(autojump
         assert answers == [ErrorCode.NOT_STORED] * 2
 
 
-async def test_a_message_that_is_found_while_its_answer_is_on_its_way_comes_once(autojump_clock: MockClock) -> None:
-    """Who looks for what may have been committed finds it before the writer hears of it."""
+async def test_a_message_found_by_a_recheck_is_delivered_once(autojump_clock: MockClock) -> None:
+    """The recheck finds a commit before the writer gets its answer."""
     async with a_world(store_timeout=2.0) as world:
         bob, alice = await world.join(world.bob), await world.join(world.alice)
         world.store.answers = [world.store.hang]
         await alice.send("lost")
-        await trio.sleep(2.5)  # refused: it is looked for now, and once more two seconds later
+        await trio.sleep(2.5)  # refused: the recheck looks now, and once more two seconds later
 
         async def answer_late(batch: Sequence[NewMessage]) -> Rows:
             rows = await world.store.commit(batch)
@@ -662,10 +660,10 @@ async def test_a_message_that_is_found_while_its_answer_is_on_its_way_comes_once
         assert alice.contents == bob.contents == ["two"]
 
 
-# --- messages of who is not connected ---
+# --- messages of users who are not connected ---
 
 
-async def test_what_is_posted_is_answered_when_it_is_stored_and_reaches_everybody(autojump_clock: MockClock) -> None:
+async def test_a_post_is_answered_when_stored_and_reaches_all_connections(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await alice.send("one")
@@ -681,7 +679,7 @@ async def test_what_is_posted_is_answered_when_it_is_stored_and_reaches_everybod
         assert alice.contents == bob.contents == ["one", "two"]
 
 
-async def test_what_is_posted_where_nobody_is_connected_is_stored_and_the_room_ends(autojump_clock: MockClock) -> None:
+async def test_a_post_without_connections_is_stored_and_the_room_ends(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         posted, _ = await world.hub.post(world.conversation_id, world.alice, "hello", None)
         assert (posted.seq, world.stored) == (1, ["hello"])
@@ -689,11 +687,11 @@ async def test_what_is_posted_where_nobody_is_connected_is_stored_and_the_room_e
         assert world.hub.room_count == 0
 
 
-async def test_a_post_of_who_is_not_in_the_conversation_is_refused(autojump_clock: MockClock) -> None:
+async def test_a_post_of_a_non_member_is_refused(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         posted, _ = await world.hub.post(world.conversation_id, world.bob, "mine", "b-1")
         await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=virtual_now())
-        for content, client_id in (("new", None), ("mine", "b-1")):  # also what was stored before is not shown again
+        for content, client_id in (("new", None), ("mine", "b-1")):  # earlier messages are not returned either
             with pytest.raises(NotAMember):
                 await world.hub.post(world.conversation_id, world.bob, content, client_id)
         assert world.stored == [posted.content]
@@ -726,7 +724,7 @@ async def test_a_post_cancelled_at_any_checkpoint_and_sent_again_is_stored_once(
     raise AssertionError("the post never came to its end")
 
 
-async def test_resuming_gives_what_changed_and_then_what_is_new_without_a_gap(autojump_clock: MockClock) -> None:
+async def test_a_resume_sends_missed_changes_then_live_ones_without_a_gap(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         for number in range(1, 601):
@@ -767,7 +765,7 @@ async def test_a_send_cancelled_at_any_checkpoint_is_stored_at_most_once_and_lea
             stored = world.stored
             assert stored == ["0", "1", "2", "3"][: len(stored)]
             assert bob.contents == alice.contents == stored
-            await alice.send("after")  # its capacity has been given back
+            await alice.send("after")  # its capacity was released
             await trio.sleep(5)
             assert bob.contents == [*stored, "after"]
             for guest in (alice, bob):
@@ -803,7 +801,7 @@ async def edit_over_rest(world: World) -> None:
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["room is open", "room is opened for it"])
 @pytest.mark.parametrize("ask", [join, come_with_a_session, edit_over_rest])
-async def test_what_is_cancelled_at_any_checkpoint_leaves_nothing_behind(
+async def test_a_cancellation_at_any_checkpoint_leaves_nothing_behind(
     autojump_clock: MockClock, ask: Callable[[World], Awaitable[None]], is_open: bool
 ) -> None:
     """Joining and resuming, and a change over REST: at the first checkpoint, the second, and so on."""
@@ -836,7 +834,7 @@ async def test_what_is_cancelled_at_any_checkpoint_leaves_nothing_behind(
             await settle()
             assert world.hub.room_count == 0
         if not scope.cancelled_caught:
-            assert checkpoint >= 2, "one checkpoint there is at least"
+            assert checkpoint >= 2, "there is at least one checkpoint"
             return
     raise AssertionError("it never came to its end")
 
@@ -856,7 +854,7 @@ class Ticks(trio.abc.Instrument):
                 self._scope.cancel()
 
 
-async def test_those_who_come_back_at_once_are_served_by_one_reading(
+async def test_clients_that_reconnect_at_once_share_one_read(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[int] = []
@@ -878,7 +876,7 @@ async def test_those_who_come_back_at_once_are_served_by_one_reading(
         await trio.sleep(5)
         assert reads == [0]
         assert all(someone.contents == ["one", "two"] for someone in back)
-        # What has changed since is read anew, and nothing of before is told to who comes then.
+        # After a change the page is read again; later clients do not get the old one.
         message = world.store.stored(world.conversation_id)[0]
         await world.hub.revise(world.conversation_id, message.id, world.alice, None)
         late = await world.join(world.bob, after_rev=0)
@@ -888,7 +886,7 @@ async def test_those_who_come_back_at_once_are_served_by_one_reading(
         assert [frame["seq"] for frame in late.of_type("message_deleted")] == [1]
 
 
-async def test_who_waits_for_a_reading_is_served_when_its_reader_has_gone(
+async def test_a_shared_read_is_repeated_when_its_reader_has_left(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:

@@ -15,7 +15,7 @@ from .world import Device, World, a_world, device, settle, virtual_now
 
 
 def hold_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
-    """From now on the store's answers about who is a member are late: they come when the event is set."""
+    """Holds back the store's answers about members until the event is set."""
     gate, members = trio.Event(), world.store.members
 
     async def slow(conversation_id: UUID) -> Members:
@@ -28,7 +28,7 @@ def hold_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
 
 
 async def store(world: World, conversation_id: UUID, *contents: str) -> None:
-    """What was sent before anybody of the test was there."""
+    """Stores messages before any user of the test connects."""
     for content in contents:
         new = NewMessage(world.ids(), conversation_id, world.alice.id, content, None, virtual_now())
         await world.store.append([new])
@@ -68,7 +68,7 @@ async def test_a_session_costs_nothing_where_nothing_happens(autojump_clock: Moc
         alice = await device(world, world.alice, dict.fromkeys(keys, 0))
         assert world.hub.room_count == 0
         assert alice.session.subscriptions == {}
-        await store(world, keys[0], "before")  # by another process, or before: not live
+        await store(world, keys[0], "before")  # not live: as if stored before, or by another process
         bob = await device(world, world.bob)
         await bob.send(keys[7], "hello")
         await settle()
@@ -77,7 +77,7 @@ async def test_a_session_costs_nothing_where_nothing_happens(autojump_clock: Moc
         assert world.hub.room_count == 1
 
 
-async def test_what_happens_to_a_conversation_is_told_where_no_room_is_open(autojump_clock: MockClock) -> None:
+async def test_an_announcement_reaches_sessions_where_no_room_is_open(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await device(world, world.alice)
         world.hub.rooms.announce(world.conversation_id, "renamed", "bob renamed it", world.bob.id)
@@ -88,16 +88,16 @@ async def test_what_happens_to_a_conversation_is_told_where_no_room_is_open(auto
         assert len(alice.of_type("system")) == 1
 
 
-async def test_who_was_added_while_the_store_failed_is_live_where_it_resumes(autojump_clock: MockClock) -> None:
+async def test_a_session_added_while_the_store_failed_is_live_after_its_resume(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
         bob = Device(world, world.bob)
         await bob.open(None)
         alice = await device(world, world.alice)
-        await alice.send(key, "before")  # the room is open, and knows nothing of bob
+        await alice.send(key, "before")  # the room is open, and does not know bob
         await settle()
-        # The answer to this is lost: nobody tells the hub.
+        # The answer to this is lost, so the hub does not hear of it.
         await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
         await world.hub.lobby.resume(bob.session, SendResume(revs={key: 0}))
         await settle()
@@ -106,7 +106,7 @@ async def test_who_was_added_while_the_store_failed_is_live_where_it_resumes(aut
         assert bob.contents(key) == ["before", "after"]
 
 
-async def test_a_room_of_sessions_goes_when_it_was_not_used_for_a_while(autojump_clock: MockClock) -> None:
+async def test_a_room_of_sessions_ends_after_it_has_lingered(autojump_clock: MockClock) -> None:
     async with a_world(room_linger=60.0) as world:
         key = world.conversation_id
         alice = await device(world, world.alice)
@@ -123,7 +123,7 @@ async def test_a_room_of_sessions_goes_when_it_was_not_used_for_a_while(autojump
         assert alice.contents(key) == ["one", "two", "three"]
 
 
-async def test_a_room_goes_with_its_last_session(autojump_clock: MockClock) -> None:
+async def test_a_room_ends_with_its_last_session(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await device(world, world.alice)
         await alice.send(world.conversation_id, "one")
@@ -134,7 +134,7 @@ async def test_a_room_goes_with_its_last_session(autojump_clock: MockClock) -> N
         assert alice.ended.is_set()
 
 
-async def test_resume_gives_the_suffix_of_each_conversation_then_live(autojump_clock: MockClock) -> None:
+async def test_a_resume_sends_the_missed_changes_of_each_conversation_then_live(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         keys = [world.conversation_id, world.ids(), world.ids()]
         for key in keys[1:]:
@@ -153,7 +153,7 @@ async def test_resume_gives_the_suffix_of_each_conversation_then_live(autojump_c
             )
 
 
-async def test_a_long_suffix_does_not_hold_up_other_conversations(autojump_clock: MockClock) -> None:
+async def test_a_long_resume_does_not_delay_other_conversations(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         busy, long = world.ids(), world.conversation_id
         await world.new_conversation(busy)
@@ -167,7 +167,7 @@ async def test_a_long_suffix_does_not_hold_up_other_conversations(autojump_clock
         assert order.index(str(busy)) < 3_000
 
 
-async def test_what_is_sent_while_the_client_has_not_begun_waits(autojump_clock: MockClock) -> None:
+async def test_frames_wait_until_the_client_has_spoken(autojump_clock: MockClock) -> None:
     async with a_world(resume_wait=5.0) as world:
         key = world.conversation_id
         await store(world, key, "one", "two")
@@ -181,7 +181,7 @@ async def test_what_is_sent_while_the_client_has_not_begun_waits(autojump_clock:
         assert alice.contents(key) == ["two", "three"]
 
 
-async def test_who_says_nothing_begins_after_a_while(autojump_clock: MockClock) -> None:
+async def test_a_silent_session_starts_after_the_resume_wait(autojump_clock: MockClock) -> None:
     async with a_world(resume_wait=5.0) as world:
         key = world.conversation_id
         alice = await Device(world, world.alice).open()
@@ -198,7 +198,7 @@ async def test_who_says_nothing_begins_after_a_while(autojump_clock: MockClock) 
         assert caught.value.code is ErrorCode.CANNOT_RESUME
 
 
-async def test_what_cannot_be_resumed_is_told_and_goes_on_live(autojump_clock: MockClock) -> None:
+async def test_a_conversation_that_cannot_resume_gets_an_error_and_is_live(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         mine, beyond, unknown, foreign = world.conversation_id, world.ids(), world.ids(), world.ids()
         await world.new_conversation(beyond)
@@ -217,7 +217,7 @@ async def test_what_cannot_be_resumed_is_told_and_goes_on_live(autojump_clock: M
         assert bob.contents(beyond) == ["live"]
 
 
-async def test_another_epoch_resumes_nothing(autojump_clock: MockClock) -> None:
+async def test_a_resume_with_another_epoch_is_refused(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await store(world, world.conversation_id, "one")
         alice = await Device(world, world.alice).open({world.conversation_id: 0}, epoch="another")
@@ -233,7 +233,7 @@ async def test_a_resume_of_too_many_is_refused(autojump_clock: MockClock) -> Non
         assert (caught.value.code, caught.value.field) == (ErrorCode.INVALID_FRAME, "revs")
 
 
-async def test_an_edit_reaches_who_resumes(autojump_clock: MockClock) -> None:
+async def test_an_edit_reaches_a_session_that_resumes(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         alice = await device(world, world.alice)
@@ -249,7 +249,7 @@ async def test_an_edit_reaches_who_resumes(autojump_clock: MockClock) -> None:
             assert [(f["content"], f["rev"]) for f in someone.of_type("message_updated")] == [("uno", 3)]
 
 
-async def test_a_resend_over_a_session_is_answered_with_the_first(autojump_clock: MockClock) -> None:
+async def test_a_resend_over_a_session_is_answered_with_the_first_message(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         alice = await device(world, world.alice)
@@ -264,7 +264,7 @@ async def test_a_resend_over_a_session_is_answered_with_the_first(autojump_clock
         assert again.of_type("message")[0]["message_id"] == alice.of_type("message")[0]["message_id"]
 
 
-async def test_who_is_not_in_it_cannot_send_or_type(autojump_clock: MockClock) -> None:
+async def test_a_non_member_cannot_send_or_type(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         foreign, unknown = world.ids(), world.ids()
         await world.new_conversation(foreign)
@@ -287,7 +287,7 @@ async def test_who_is_not_in_it_cannot_send_or_type(autojump_clock: MockClock) -
         assert world.hub.room_count == 0
 
 
-async def test_typing_opens_the_room_for_those_who_are_there(autojump_clock: MockClock) -> None:
+async def test_typing_opens_the_room_for_sessions(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await device(world, world.alice), await device(world, world.bob)
         await world.hub.send_typing(alice.session.subscription(world.conversation_id))
@@ -297,7 +297,7 @@ async def test_typing_opens_the_room_for_those_who_are_there(autojump_clock: Moc
         assert alice.of_type("typing") == []
 
 
-# --- who is in it ---
+# --- membership ---
 
 
 async def test_being_added_and_removed_takes_effect_at_once(autojump_clock: MockClock) -> None:
@@ -323,7 +323,7 @@ async def test_being_added_and_removed_takes_effect_at_once(autojump_clock: Mock
         assert world.hub.get_active_users(key) == {str(world.alice.id)}
 
 
-async def test_what_waits_in_the_outbox_does_not_arrive_after_a_removal(autojump_clock: MockClock) -> None:
+async def test_a_queued_frame_does_not_arrive_after_a_removal(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key, other = world.conversation_id, world.ids()
         await world.new_conversation(other)
@@ -344,7 +344,7 @@ async def test_what_waits_in_the_outbox_does_not_arrive_after_a_removal(autojump
         assert bob.transport.closed is None
 
 
-async def test_a_frame_that_the_client_does_not_take_is_not_left_to_it_after_a_removal(
+async def test_an_unread_frame_is_dropped_after_a_removal(
     autojump_clock: MockClock,
 ) -> None:
     async with a_world() as world:
@@ -365,7 +365,7 @@ async def test_a_frame_that_the_client_does_not_take_is_not_left_to_it_after_a_r
 async def test_a_change_while_the_room_opens(
     is_added: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The room has read who is in it when the change is made, but is not open yet."""
+    """The room has looked up its members when the change is made, but is not open yet."""
     async with a_world() as world:
         key = world.conversation_id
         if is_added:
@@ -386,10 +386,10 @@ async def test_a_change_while_the_room_opens(
 
 
 @pytest.mark.parametrize("is_added", [True, False], ids=["added", "removed"])
-async def test_a_change_while_the_session_comes(
+async def test_a_change_while_the_session_opens(
     is_added: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The session has read its conversations when the change is made, but has not come in."""
+    """The session has looked up its conversations when the change is made, but is not open yet."""
     async with a_world() as world:
         key = world.conversation_id
         alice = await world.join(world.alice)
@@ -419,7 +419,7 @@ async def test_a_change_while_the_session_comes(
         assert bob.contents(key) == (["hello"] if is_added else [])
 
 
-async def test_a_removal_in_doubt_sends_the_session_back(autojump_clock: MockClock) -> None:
+async def test_a_removal_with_an_unknown_outcome_closes_the_session(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
         bob, alice = await device(world, world.bob), await device(world, world.alice)
@@ -438,7 +438,7 @@ async def test_a_removal_in_doubt_sends_the_session_back(autojump_clock: MockClo
         assert again.of_type("conversation_removed")
 
 
-async def test_a_removal_in_doubt_while_a_room_opens(
+async def test_a_removal_with_an_unknown_outcome_while_a_room_opens(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
@@ -456,7 +456,7 @@ async def test_a_removal_in_doubt_while_a_room_opens(
         assert bob.contents(key) == []
 
 
-async def test_a_resend_by_who_was_removed_is_not_answered_with_the_message(autojump_clock: MockClock) -> None:
+async def test_a_resend_by_a_removed_user_is_not_answered_with_the_message(autojump_clock: MockClock) -> None:
     """Nothing of the conversation is delivered after the removal, not even what the user wrote."""
     async with a_world() as world:
         key = world.conversation_id
@@ -475,7 +475,7 @@ async def test_a_resend_by_who_was_removed_is_not_answered_with_the_message(auto
         assert world.stored == ["one"]
 
 
-async def test_the_answer_to_a_resend_that_waits_does_not_arrive_after_a_removal(autojump_clock: MockClock) -> None:
+async def test_a_queued_answer_to_a_resend_does_not_arrive_after_a_removal(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key, other = world.conversation_id, world.ids()
         await world.new_conversation(other)
@@ -485,7 +485,7 @@ async def test_the_answer_to_a_resend_that_waits_does_not_arrive_after_a_removal
         bob.transport.frames.clear()
         bob.transport.stall = trio.Event()
         await alice.send(other, "busy")
-        await settle()  # bob's connection is at it
+        await settle()  # bob's connection is sending it
         await bob.send(key, "one", "c-1")
         await settle()
         world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
@@ -497,7 +497,7 @@ async def test_the_answer_to_a_resend_that_waits_does_not_arrive_after_a_removal
 # --- presence ---
 
 
-async def test_a_session_is_active_where_somebody_is(autojump_clock: MockClock) -> None:
+async def test_a_session_is_active_in_an_open_room(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         carol = await world.join(world.carol)
         alice = await device(world, world.alice)
@@ -515,7 +515,7 @@ async def test_a_session_is_active_where_somebody_is(autojump_clock: MockClock) 
         assert alice.of_type("system") == []
 
 
-async def test_who_comes_later_finds_the_sessions_active(autojump_clock: MockClock) -> None:
+async def test_a_later_connection_sees_the_sessions_as_active(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         await device(world, world.alice)
         carol = await world.join(world.carol)
@@ -609,7 +609,7 @@ async def test_a_room_that_fails_closes_the_sessions_in_it(autojump_clock: MockC
 
 
 async def test_an_unknown_commit_found_later_reaches_a_session(autojump_clock: MockClock) -> None:
-    """The answer to a commit was lost, its sender gave up, and the room has gone before anybody asked again."""
+    """The answer to a commit was lost, its sender gave up, and the room ended before another message came."""
     async with a_world(store_timeout=2.0, room_linger=0.0) as world:
         key = world.conversation_id
         bob = await device(world, world.bob)
@@ -625,7 +625,7 @@ async def test_an_unknown_commit_found_later_reaches_a_session(autojump_clock: M
         assert [frame["rev"] for frame in bob.of_type("message")] == [1, 2]
 
 
-async def test_what_the_store_got_without_the_room_reaches_a_session_in_order(autojump_clock: MockClock) -> None:
+async def test_changes_unknown_to_the_room_reach_a_session_in_order(autojump_clock: MockClock) -> None:
     async with a_world(room_linger=1.0) as world:
         key = world.conversation_id
         bob, alice = await device(world, world.bob), await device(world, world.alice)
@@ -674,7 +674,7 @@ async def test_a_slow_session_is_closed_and_resumes(autojump_clock: MockClock) -
         assert again.contents(key) == world.stored
 
 
-async def test_a_client_that_has_seen_more_than_the_room_knows_of_is_told_nothing_twice(
+async def test_a_client_that_knows_more_than_the_room_gets_nothing_twice(
     autojump_clock: MockClock,
 ) -> None:
     """Committed, but the answer was lost: the client has read it in the store, the room has not."""
@@ -690,10 +690,10 @@ async def test_a_client_that_has_seen_more_than_the_room_knows_of_is_told_nothin
         assert alice.contents(key) == ["three"]
 
 
-# --- a room that only sessions follow, and its end ---
+# --- the end of a room that has only sessions ---
 
 
-async def test_who_joins_a_lingering_room_keeps_it(autojump_clock: MockClock) -> None:
+async def test_a_join_keeps_a_lingering_room(autojump_clock: MockClock) -> None:
     async with a_world(room_linger=60.0) as world:
         key = world.conversation_id
         alice = await device(world, world.alice)
@@ -715,7 +715,7 @@ async def test_who_joins_a_lingering_room_keeps_it(autojump_clock: MockClock) ->
         assert world.hub.room_count == 0
 
 
-async def test_what_is_posted_as_a_room_has_lingered_is_delivered(autojump_clock: MockClock) -> None:
+async def test_a_post_at_the_end_of_the_linger_is_delivered(autojump_clock: MockClock) -> None:
     async with a_world(room_linger=60.0) as world:
         key = world.conversation_id
         alice, bob = await device(world, world.alice), await device(world, world.bob)
@@ -725,7 +725,7 @@ async def test_what_is_posted_as_a_room_has_lingered_is_delivered(autojump_clock
         assert world.hub.room_count == 1
         gate = world.store.hold()
         world.start(world.hub.post, key, world.carol, "two", None)
-        await trio.sleep(0.02)  # its time is over while the message is being stored
+        await trio.sleep(0.02)  # the linger ends while the message is being stored
         gate.set()
         await settle()
         assert bob.contents(key) == ["one", "two"]
@@ -733,7 +733,7 @@ async def test_what_is_posted_as_a_room_has_lingered_is_delivered(autojump_clock
         assert world.hub.room_count == 0
 
 
-async def test_what_waits_for_its_turn_as_a_room_has_lingered_is_stored(autojump_clock: MockClock) -> None:
+async def test_a_message_that_waits_at_the_end_of_the_linger_is_stored(autojump_clock: MockClock) -> None:
     async with a_world(room_linger=5.0, pending_messages=1, store_timeout=60.0) as world:
         key, other = world.conversation_id, world.ids()
         await world.new_conversation(other)
@@ -742,7 +742,7 @@ async def test_what_waits_for_its_turn_as_a_room_has_lingered_is_stored(autojump
         await settle()
         await trio.sleep(4)
         gate = world.store.hold()
-        await alice.send(other, "slow")  # takes the one place that she has
+        await alice.send(other, "slow")  # takes her only slot
         world.start(alice.send, key, "two")
         await trio.sleep(3)
         gate.set()
@@ -751,13 +751,13 @@ async def test_what_waits_for_its_turn_as_a_room_has_lingered_is_stored(autojump
 
 
 @pytest.mark.parametrize("knows_more", [False, True])
-async def test_who_connects_as_a_room_has_lingered_is_in_it(autojump_clock: MockClock, *, knows_more: bool) -> None:
+async def test_a_connection_at_the_end_of_the_linger_joins(autojump_clock: MockClock, *, knows_more: bool) -> None:
     async with a_world(room_linger=5.0) as world:
         key = world.conversation_id
         alice = await device(world, world.alice)
         await alice.send(key, "one")
         await settle()
-        if knows_more:  # of a commit whose answer was lost: the store is asked where the conversation stands
+        if knows_more:  # of a commit whose answer was lost: the store is asked for the head
             await trio.sleep(4.9)
             await store(world, key, "lost")
             head = world.store.head
@@ -777,7 +777,7 @@ async def test_who_connects_as_a_room_has_lingered_is_in_it(autojump_clock: Mock
         assert world.hub.get_connection_count(key) == 2
 
 
-async def test_a_fault_while_a_room_opens_is_told_to_who_sends(
+async def test_a_fault_while_a_room_opens_refuses_the_message(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(_: UUID) -> Head:

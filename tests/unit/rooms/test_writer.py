@@ -1,4 +1,4 @@
-"""The writer: stored before delivered, batched, in order, and nobody's message lost by another's."""
+"""The writer: stored before delivered, batched, in order; no message is lost by a fault of another."""
 
 import random
 
@@ -14,7 +14,7 @@ from .world import FaultyStore, World, a_world, settle
 
 
 class Outcome:
-    """A sender that keeps what it is told."""
+    """A sender that keeps its outcomes."""
 
     def __init__(self) -> None:
         self.settlements = 0
@@ -33,7 +33,7 @@ class Outcome:
 
 
 class Bench:
-    """A writer with a list in the place of a room."""
+    """A writer that releases into a list."""
 
     def __init__(self, world: World, *, inbox: int = 1_024, batch: int = 256, timeout: float = 10) -> None:
         self.world = world
@@ -92,7 +92,7 @@ async def test_nothing_is_released_before_it_is_committed(autojump_clock: MockCl
         assert bench.sender.settlements == 1
 
 
-async def test_what_comes_while_a_batch_commits_gathers_into_the_next(autojump_clock: MockClock) -> None:
+async def test_messages_during_a_commit_form_the_next_batch(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world, batch=4)
         world.start(bench.writer.run)
@@ -108,7 +108,7 @@ async def test_what_comes_while_a_batch_commits_gathers_into_the_next(autojump_c
         assert bench.sender.settlements == 7
 
 
-async def test_a_resend_within_a_batch_waits_and_finds_the_first_one_stored(autojump_clock: MockClock) -> None:
+async def test_a_resend_within_a_batch_waits_for_the_first_one(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world)
         gate = bench.store.hold()
@@ -127,7 +127,7 @@ async def test_a_resend_within_a_batch_waits_and_finds_the_first_one_stored(auto
 
 
 @pytest.mark.parametrize("failure", ["fail", "commit_and_lose", "commit_and_hang", "hang"])
-async def test_an_unknown_outcome_is_tried_again_with_the_same_ids(autojump_clock: MockClock, failure: str) -> None:
+async def test_an_unknown_outcome_is_retried_with_the_same_ids(autojump_clock: MockClock, failure: str) -> None:
     async with a_world() as world:
         bench = Bench(world, timeout=10)
         world.store.answers = [getattr(world.store, failure)]
@@ -135,7 +135,7 @@ async def test_an_unknown_outcome_is_tried_again_with_the_same_ids(autojump_cloc
         await bench.submit("a")
         await trio.sleep(0.01)
         if "hang" in failure:
-            # The first in the batch is given up at its deadline; what came later goes on.
+            # The first in the batch is refused at its deadline; later ones are retried.
             await trio.sleep(5)
             await bench.submit("b")
         await bench.writer.wait_idle()
@@ -149,7 +149,7 @@ async def test_an_unknown_outcome_is_tried_again_with_the_same_ids(autojump_cloc
             assert world.stored == ["a"]
 
 
-async def test_a_store_that_is_away_refuses_each_message_at_its_own_deadline(autojump_clock: MockClock) -> None:
+async def test_an_absent_store_refuses_each_message_at_its_own_deadline(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world, timeout=10)
         bench.store.usual = bench.store.fail
@@ -180,8 +180,8 @@ async def test_retries_back_off(autojump_clock: MockClock) -> None:
         assert 15 <= len(bench.store.attempts) <= 60
 
 
-async def test_a_message_past_its_deadline_gets_one_attempt_still(autojump_clock: MockClock) -> None:
-    """Else a conversation whose inbox filled up during an outage would refuse what it could store now."""
+async def test_a_message_past_its_deadline_still_gets_one_attempt(autojump_clock: MockClock) -> None:
+    """Otherwise a conversation whose inbox filled during an outage would refuse messages that it could store now."""
     async with a_world() as world:
         bench = Bench(world, batch=1, timeout=10)
         bench.store.answers = [bench.store.hang]
@@ -192,7 +192,7 @@ async def test_a_message_past_its_deadline_gets_one_attempt_still(autojump_clock
         assert bench.released == ["b"]
 
 
-async def test_a_poison_message_takes_no_other_with_it(autojump_clock: MockClock) -> None:
+async def test_a_poison_message_in_a_batch_is_refused_alone(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world)
         gate = bench.store.hold()
@@ -224,7 +224,7 @@ async def test_a_poison_message_after_a_lost_answer_and_a_lost_answer_after_pois
         assert world.stored == ["first", "a", "b"]
 
 
-async def test_somebody_who_is_not_in_the_conversation_is_refused_alone(autojump_clock: MockClock) -> None:
+async def test_a_non_member_in_a_batch_is_refused_alone(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world)
         await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=world.hub._clock())
@@ -270,7 +270,7 @@ async def test_close_stores_what_was_submitted_and_ends(autojump_clock: MockCloc
         assert bench.writer.unsettled == 0
 
 
-async def test_submitters_that_wait_when_the_writer_dies_are_not_left_waiting(autojump_clock: MockClock) -> None:
+async def test_waiting_submitters_fail_when_the_writer_dies(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world, inbox=1)
         gate = bench.store.hold()
@@ -301,7 +301,7 @@ async def test_submitters_that_wait_when_the_writer_dies_are_not_left_waiting(au
             await bench.submit("d")
 
 
-async def test_wait_idle_waits_for_what_is_submitted_meanwhile(autojump_clock: MockClock) -> None:
+async def test_wait_idle_waits_for_later_submissions(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world)
         world.start(bench.writer.run)
@@ -323,7 +323,7 @@ async def test_wait_idle_waits_for_what_is_submitted_meanwhile(autojump_clock: M
         assert bench.released == ["a", "b"]
 
 
-async def test_an_answer_of_the_wrong_length_is_a_fault_and_not_a_delivery(autojump_clock: MockClock) -> None:
+async def test_a_store_answer_of_the_wrong_length_is_a_fault(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world)
 

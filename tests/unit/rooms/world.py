@@ -1,4 +1,4 @@
-"""A hub with people on a store that fails on command, all on Trio's virtual clock."""
+"""A hub with users on a store that fails on command, all on Trio's virtual clock."""
 
 import json
 import random
@@ -28,7 +28,7 @@ from pulse_trio.store.base import (
 )
 from pulse_trio.store.memory import MemoryStore
 
-LONGEST = 3_600  # virtual seconds: a test that waits for what never comes ends here
+LONGEST = 3_600  # virtual seconds after which a test that hangs fails
 START = datetime(2026, 2, 4, 10, 30, tzinfo=UTC)
 
 Rows = list[Message | None]
@@ -36,7 +36,7 @@ Answer = Callable[[Sequence[NewMessage]], Awaitable[Rows]]
 
 
 def virtual_now() -> datetime:
-    """The virtual clock as a time of day."""
+    """Returns the virtual time as a time of day."""
     return START + timedelta(seconds=trio.current_time())
 
 
@@ -71,7 +71,7 @@ class FaultyStore(MemoryStore):
             self.in_append -= 1
 
     def hold(self) -> trio.Event:
-        """From now on appends wait for the event that is returned."""
+        """Makes appends wait for the event that is returned."""
         self.gate = trio.Event()
         return self.gate
 
@@ -79,12 +79,12 @@ class FaultyStore(MemoryStore):
         return await super().append(batch)
 
     async def fail(self, batch: Sequence[NewMessage]) -> Rows:
-        """Nothing is committed."""
+        """Commits nothing."""
         await trio.lowlevel.checkpoint()
         raise StoreUnavailable
 
     async def commit_and_lose(self, batch: Sequence[NewMessage]) -> Rows:
-        """All of it is committed, and the answer is lost."""
+        """Commits all, and loses the answer."""
         await super().append(batch)
         raise StoreUnavailable
 
@@ -97,7 +97,7 @@ class FaultyStore(MemoryStore):
         return await self.hang(batch)
 
     async def crash(self, batch: Sequence[NewMessage]) -> Rows:
-        """A fault of ours, not of the database."""
+        """Fails as a bug of ours does, not as the database."""
         await trio.lowlevel.checkpoint()
         raise RuntimeError("a fault in the store")
 
@@ -105,12 +105,12 @@ class FaultyStore(MemoryStore):
         return self._conversations[conversation_id].members_version
 
     def stored(self, conversation_id: UUID) -> list[Message]:
-        """What is committed, in the order of seq."""
+        """Returns the committed messages, in the order of seq."""
         return list(self._conversations[conversation_id].messages)
 
 
 class FakeTransport:
-    """A connection that keeps what is sent. `stall`: its client does not read.
+    """A connection that keeps the frames it is sent. `stall`: its client does not read.
 
     `has_short_way`: it takes frames at once while its client reads. `room`: bytes that it takes of them; the rest
     is kept until `flush`.
@@ -177,7 +177,7 @@ class FakeTransport:
 
 
 class Guest:
-    """A connection of a user: what the edge does, without its I/O."""
+    """A connection of a user, driven as the edge does it, without I/O."""
 
     def __init__(self, world: "World", user: User) -> None:
         self.world = world
@@ -216,7 +216,7 @@ class Guest:
         self.world.hub.disconnect(self.world.conversation_id, self.user.id, self.transport)
 
     async def send(self, content: str, client_id: str | None = None) -> None:
-        """Sends a message, as the edge does: given up when the connection ends."""
+        """Sends a message as the edge does: cancelled when the connection ends."""
         with trio.CancelScope() as scope:
             self.scopes.append(scope)
             frame = SendMessage(content=content, client_id=client_id)
@@ -240,12 +240,12 @@ class Guest:
 
     @property
     def events(self) -> list[tuple[str, str]]:
-        """What happened to whom."""
+        """The events in system frames, each with its user."""
         return [(frame["event"], frame["sender_id"]) for frame in self.of_type("system")]
 
 
 class Device:
-    """A session of a user: what the edge does, without its I/O."""
+    """A session of a user, driven as the edge does it, without I/O."""
 
     def __init__(self, world: "World", user: User) -> None:
         self.world = world
@@ -270,12 +270,12 @@ class Device:
 
     async def send(self, conversation_id: UUID, content: str, client_id: str | None = None) -> None:
         frame = SendMessage(content=content, client_id=client_id, conversation_id=conversation_id)
-        subscription = await self.place(conversation_id, client_id)
+        subscription = await self.find_subscription(conversation_id, client_id)
         if subscription is not None:
             await self.world.hub.send_message(subscription, frame)
 
-    async def place(self, conversation_id: UUID, client_id: str | None = None) -> Subscription | None:
-        """The place from which the client sends in a conversation; None if it is refused, as the edge does it."""
+    async def find_subscription(self, conversation_id: UUID, client_id: str | None = None) -> Subscription | None:
+        """Finds the subscription for a frame as the edge does; None if the frame is refused."""
         try:
             return await self.world.hub.members.find_subscription(self.session, conversation_id)
         except PulseError as error:
@@ -283,7 +283,7 @@ class Device:
             return None
 
     async def read(self, conversation_id: UUID, seq: int) -> None:
-        subscription = await self.place(conversation_id)
+        subscription = await self.find_subscription(conversation_id)
         if subscription is not None:
             await self.world.hub.read_positions.request_read(subscription, seq)
 
@@ -362,7 +362,7 @@ async def device(world: World, user: User, revs: dict[UUID, int] | None = None) 
 
 
 async def settle() -> None:
-    """Lets everybody do what can be done without time passing."""
+    """Waits until all tasks are blocked, without time passing."""
     await wait_all_tasks_blocked()
 
 
@@ -372,7 +372,7 @@ async def a_world(seed: int = 1, **settings: object) -> AsyncIterator[World]:
     store = FaultyStore()
     rand = random.Random(seed)
     ids = IdSource(virtual_now, rand.randbytes)
-    # Past the environment, so that only what the test says differs from the defaults.
+    # Without the environment, so that only the settings of the test differ from the defaults.
     chosen = Settings.model_construct(**settings)  # type: ignore[arg-type]
     hub = Hub(store, chosen, clock=virtual_now, ids=ids, rand=rand)
     with trio.fail_after(LONGEST):
