@@ -13,18 +13,18 @@ from tests.simulation.run import RARE, simulate
 from tests.simulation.shrink import shrink
 
 FAULTS = ("a kill", "a restart in order", "a room failed")  # beside those of the store
-AT_ONCE = 8  # seeds that a process is given at a time
+AT_ONCE = 8  # seeds a process gets at a time
 
 
 def main() -> int:
-    """Runs seeds, until one fails, and makes that one smaller."""
+    """Runs seeds until one fails, and shrinks that one."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200)
     parser.add_argument("--start", type=int, default=1)
-    parser.add_argument("--trace", action="store_true", help="print everything that happened")
-    parser.add_argument("--go-on", action="store_true", help="also after a seed that failed; nothing is made smaller")
+    parser.add_argument("--trace", action="store_true", help="print every event")
+    parser.add_argument("--go-on", action="store_true", help="continue after a failed seed; shrink nothing")
     parser.add_argument("--without", default="", help="parts, actions and devices to leave out, separated by commas")
-    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="the most that the chaos lasts")
+    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="maximum duration of the chaos")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: as many as cores)")
     options = parser.parse_args()
     plan = Plan(frozenset(filter(None, options.without.split(","))), options.seconds)

@@ -1,4 +1,4 @@
-"""Clients as small state machines: each keeps what it needs to come back, and nothing else."""
+"""Clients as small state machines: each keeps what it needs to reconnect, and nothing else."""
 
 import json
 import random
@@ -30,11 +30,11 @@ ACTIONS = (
     (0.93, "vanish"),
     (0.99, "read"),
 )
-"""Below which chance a client does what; above the last, nothing."""
+"""Upper bounds of the chance for each action of a client; above the last it does nothing."""
 
 
 def lease(world: World, user: User, rand: random.Random) -> tuple[str, float]:
-    """A token, now and then a short one, and when it expires."""
+    """Returns a token, sometimes a short-lived one, and its expiry."""
     lifetime = rand.uniform(3, 12) if rand.random() < 0.2 else LIFETIME
     return world.token(user, LIFETIME if world.calm or not world.plan.has("expire") else lifetime)
 
@@ -59,15 +59,15 @@ class Device:
         self._mine: list[str] = []
         self._others: list[str] = []
         self._made = 0
-        self.newest = 0  # the highest seq that it has seen
-        self.read_up_to = 0  # how far it was told that its user has read
+        self.newest = 0  # the highest seq it has received
+        self.read_up_to = 0  # the read position it has received
         self.stalled = False
         self._fresh = False
         self._client_ids: dict[str, str] = {}  # message_id → client_id, of this user's messages
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
-        """Connects, again and again, until it is told to end."""
+        """Connects, and reconnects, until `end`."""
         while not self.must_end:
             try:
                 await self._session()
@@ -116,7 +116,7 @@ class Device:
                 await trio.sleep(2)
 
     async def _talk(self, nursery: trio.Nursery, stream: End, path: str, number: int) -> None:
-        """From the handshake until the connection ends. Its failures end here, inside the nursery."""
+        """Runs one connection from the handshake to its end. Its failures end here, inside the nursery."""
         try:
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 ws = await trio_websocket.wrap_client_stream(
@@ -131,7 +131,7 @@ class Device:
                 self._history.count("a slow client cut")
             if code == 4401:
                 self._history.count("a token expired")
-            if code == 4409:  # load afresh
+            if code == 4409:  # reload
                 self.cursor = 0
         except (HandshakeError, trio.TooSlowError, trio.BrokenResourceError):
             self._note("refused", number, status=0)
@@ -215,7 +215,7 @@ class Device:
             return
 
     async def read_all(self, ws: WebSocketConnection, number: int) -> None:
-        """Says that it has read all it has seen, until it is told that this is known."""
+        """Marks all it has received as read, unless that is the last position it got back."""
         if self.newest > self.read_up_to:
             await self._put(ws, number, {"type": "read", "seq": self.newest})
 
@@ -266,7 +266,7 @@ class Device:
         await ws.send_message(json.dumps({"type": "auth", "token": token}))
 
     def _sent_here(self) -> list[str]:
-        """This device's own: a `message_deleted` has no client_id, so another's could wait for its answer for ever."""
+        """Returns messages of this device: a `message_deleted` has no client_id, so no other could be matched."""
         return [key for key, client_id in self._client_ids.items() if client_id.startswith(f"{self.name}-")]
 
     async def _send(self, ws: WebSocketConnection, number: int, client_id: str, content: str) -> None:
@@ -286,7 +286,7 @@ class Administrator:
         self._random = world.rand(f"administrator {conversation_id}")
 
     async def run(self) -> None:
-        """Until the calm; then it takes care that nothing is half done."""
+        """Runs until the calm; then completes what is half done."""
         world, rand = self._world, self._random
         owner, people = world.users[0], world.users[1:-1]
         while not world.calm:
@@ -301,13 +301,13 @@ class Administrator:
 
 
 async def ask_to_add(world: World, conversation_id: UUID, users: list[User], actor: User) -> int:
-    """Asks for an addition; returns the status of the answer."""
+    """Requests an addition; returns the status of the answer."""
     body = {"user_ids": [str(user.id) for user in users]}
     return await _ask(world, conversation_id, "addition", users, actor, "POST", "", body)
 
 
 async def ask_to_remove(world: World, conversation_id: UUID, user: User, actor: User) -> int:
-    """Asks for a removal, or leaves if it is the user who asks; returns the status of the answer."""
+    """Requests a removal, or leaves if the user is the actor; returns the status of the answer."""
     path = f"/{'me' if actor is user else user.id}"
     return await _ask(world, conversation_id, "removal", [user], actor, "DELETE", path, None)
 
@@ -342,7 +342,7 @@ class Rival:
         self._random = world.rand(f"rival {number} {conversation_id}")
 
     async def run(self) -> None:
-        """Until the calm."""
+        """Runs until the calm."""
         world, rand = self._world, self._random
         people = world.users[1:-1]
         while not world.calm:
@@ -371,7 +371,7 @@ class Rival:
 
 
 class Poster:
-    """A program that says something now and then, over REST: again and again until there is an answer."""
+    """A program that posts messages over REST, each again until it is answered."""
 
     def __init__(self, world: World, conversation_id: UUID) -> None:
         self._world = world
@@ -381,7 +381,7 @@ class Poster:
         self._made = 0
 
     async def run(self) -> None:
-        """Until the calm, and until what it has said last is answered."""
+        """Runs until the calm, and until its last message is answered."""
         while not self._world.calm:
             await trio.sleep(self._random.uniform(0.1, 3))
             self._made += 1
@@ -391,7 +391,7 @@ class Poster:
                 self._world.history.count("a post made again")
 
     async def _post(self, client_id: str) -> bool:
-        """Whether it was answered for good. Now and then it does not wait for that, or asks once more all the same."""
+        """Posts a message; returns True if the answer is final. Sometimes it does not wait, or posts once more."""
         path = f"/api/chat/conversations/{self._conversation_id}/messages"
         about = {"conversation": str(self._conversation_id), "user": str(self._user.id), "client_id": client_id}
         content = f"{client_id} {'x' * (len(client_id) % 7)}"

@@ -26,19 +26,19 @@ from tests.simulation.history import History
 
 STATEMENT_TIMEOUT = 5.0  # seconds after which PostgreSQL would give up a statement
 LATE = (0.05, 0.5, 3.5)  # seconds that an answer may be late at most: below PULSE_STORE_TIMEOUT
-WRITES_ARE_LATE = 4  # times less often than other answers: one that is late holds up its conversation
-BREAKS = 0.15  # of the fault rate: how often a room's writer meets a fault of ours, which ends the room
+WRITES_ARE_LATE = 4  # times less often than other answers: a late one delays its whole conversation
+BREAKS = 0.15  # of the fault rate: how often a bug of ours ends a room's writer, and the room
 
 
 class FaultyStore:
-    """One process's way to the data, which outlives it. What it commits is noted in the history.
+    """One process's store on the data, which outlives it. The history records its commits.
 
     Args:
         data: the rows.
-        history: where commits are noted.
+        history: records commits.
         rand: decides the faults.
-        breaks: decides where the fault is one of ours, and no database's.
-        late: decides which answers come late; None: none does.
+        breaks: decides where a bug of ours strikes, not of the database.
+        late: decides which answers come late; None for none.
         rate: how often something goes wrong, 0 to 1; the world sets it to 0 for the calm.
         late_rate: how often an answer comes late; the world sets it to 0 for the calm.
     """
@@ -64,7 +64,7 @@ class FaultyStore:
         self._died = trio.Event()
 
     def die(self) -> None:
-        """The process is killed: what is under way is not committed any more."""
+        """Kills the process: operations in progress are not committed."""
         self._died.set()
 
     def __getattr__(self, name: str) -> Any:
@@ -92,7 +92,7 @@ class FaultyStore:
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
         await self._before("changes", writes=False)
-        # A small page now and then, so that a resume takes several.
+        # Sometimes a small page, so that a resume takes several.
         limit = min(limit, self._random.choice((1, 3, 256)))
         page = await self._data.changes(conversation_id, after_rev=after_rev, limit=limit)
         await self._answer_late("changes")
@@ -122,7 +122,7 @@ class FaultyStore:
     async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         await self._before("membership", writes=False)
         found = await self._data.membership(conversation_id, user_id)
-        if self._random.random() < self.rate:  # the answer takes a while: a removal may come in between
+        if self._random.random() < self.rate:  # the answer is delayed: a removal may come in between
             await self._wait(self._random.uniform(0, 1))
         await self._answer_late("membership")
         return found
@@ -173,7 +173,7 @@ class FaultyStore:
     # --- the faults ---
 
     async def _before(self, what: str, *, writes: bool = True, rand: random.Random | None = None) -> str:
-        """Something may go wrong here; returns what is to go wrong after the commit."""
+        """Draws the fault of an operation; raises one before the commit, returns one after it."""
         rand = self._random if rand is None else rand
         await self._wait(rand.uniform(0, 0.02))
         if rand.random() >= self.rate:
@@ -199,14 +199,14 @@ class FaultyStore:
             raise StoreUnavailable("the answer to a commit never came")
 
     async def _answer_late(self, what: str, rate: float | None = None) -> None:
-        """The answer may take its time: that of a later statement then overtakes it."""
+        """Delays an answer, so that the answer of a later statement may overtake it."""
         rate = self.late_rate if rate is None else rate
         if self._late is not None and self._late.random() < rate:
             self._history.count(f"late: {what}")
             await self._wait(self._late.uniform(0, self._late.choice(LATE)))
 
     def _break(self, when: str) -> None:
-        """Raises now and then what no database raises: before the commit, or after it."""
+        """Sometimes raises an error that no database raises, before the commit or after it."""
         if self._breaks.random() < self.rate * BREAKS:
             self._history.add("broken", when=f"{when} the commit")
             raise RuntimeError("a planned fault")
@@ -233,7 +233,7 @@ class FaultyStore:
 
 
 def row_of(row: Message) -> dict[str, Any]:
-    """A row as the checker sees it."""
+    """Returns a row as the checker sees it."""
     return {
         "conversation": str(row.conversation_id),
         "rev": row.rev,

@@ -1,4 +1,4 @@
-"""What happened in a simulated run, in order: all that the checker knows."""
+"""The history of a simulated run: its events in order, and all that the checker knows."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ _LEFT_OUT = ("conversation_id", "sender_id", "timestamp", "updated_at", "is_edit
 
 
 class Event:
-    """One thing that happened: when (virtual seconds), what kind, and its particulars."""
+    """One event: its time in virtual seconds, its kind, and its details."""
 
     __slots__ = ("at", "data", "kind")
 
@@ -41,22 +41,22 @@ class History:
         self._start = trio.current_time()
 
     def add(self, kind: str, **data: Any) -> None:
-        """Notes an event, at the present virtual time."""
+        """Records an event, at the current virtual time."""
         self.events.append(Event(trio.current_time() - self._start, kind, data))
 
     def count(self, what: str) -> None:
-        """Notes that a path was taken."""
+        """Counts a path that was taken."""
         self.counters[what] += 1
 
     def digest(self) -> str:
-        """The same for two runs in which the same things happened at the same times."""
+        """Returns a digest, the same for two runs with the same events at the same times."""
         summed = hashlib.sha256()
         for event in self.events:
             summed.update(f"{event.at!r} {event.kind} {sorted(event.data.items())!r}\n".encode())
         return summed.hexdigest()
 
     def tail(self, count: int = 60) -> str:
-        """The last events, readable."""
+        """Returns the last events as text."""
         return "\n".join(str(event) for event in self.events[-count:])
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves out, so that one that fails can be made smaller. The seed decides all else."""
+"""A plan: the parts that a run leaves out, so that a failing run can be shrunk. The seed decides all else."""
 
 from dataclasses import dataclass, replace
 from typing import Final
@@ -7,16 +7,16 @@ PARTS: Final = ("restarts", "faults", "administrators", "sessions", "posters", "
 ACTIONS: Final = (
     "edit", "delete", "theft", "typing", "read", "cut", "vanish", "stall", "close", "renew", "expire", "burst",
 )  # fmt: skip
-"""What clients do beside sending messages, one at a time."""
+"""The actions of clients beside sending messages, one at a time."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run of everything, or of less.
+    """A run of all parts, or of fewer.
 
     Args:
-        without: parts, actions and devices that it does not have.
-        seconds: the most that the chaos lasts, on the virtual clock.
+        without: parts, actions and devices to leave out.
+        seconds: the maximum duration of the chaos, on the virtual clock.
     """
 
     without: frozenset[str] = frozenset()
@@ -29,7 +29,7 @@ class Plan:
         return replace(self, without=self.without | {name})
 
     def options(self) -> str:
-        """For the command line."""
+        """Returns the plan as options of the command line."""
         parts = [f"--without {','.join(sorted(self.without))}"] if self.without else []
         if self.seconds < 1e9:
             parts.append(f"--seconds {self.seconds}")

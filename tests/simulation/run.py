@@ -1,4 +1,4 @@
-"""One run of the simulated service, from one number and what it leaves out."""
+"""One run of the simulated service, from a seed and a plan."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
 
 CHAOS = (8.0, 25.0)  # virtual seconds
-CALM = 90.0  # virtual seconds in which everything must be well again
-STALL = 20.0  # virtual seconds in which a client goes on that does nothing, or comes back
-SOON = 5.0  # virtual seconds in which everybody is told who came or went
+CALM = 90.0  # virtual seconds in which the service must recover
+STALL = 20.0  # virtual seconds in which an idle client continues, or reconnects
+SOON = 5.0  # virtual seconds in which changes of presence reach all clients
 RIVALS = 2  # in each conversation
-CLOSING = 60.0  # virtual seconds after which nothing may be left of a room or a connection
+CLOSING = 60.0  # virtual seconds after which no room and no connection may remain
 RARE = (
     "a retry after an unknown commit",
     "a resend that was stored already",
@@ -64,22 +64,22 @@ RARE = (
     "late: remove_member",
     "late: memberships",
 )
-"""Paths that must be taken now and then: else the simulation shows nothing about them."""
+"""Paths that some runs must take: otherwise the simulation shows nothing about them."""
 
 
 @dataclass
 class Result:
-    """What became of a seed."""
+    """The result of one seed."""
 
     seed: int
     plan: Plan
     violations: list[str]
     history: History
     devices: list[str]  # their names
-    chaos: float  # virtual seconds that it lasted
+    chaos: float  # its duration in virtual seconds
 
     def report(self) -> str:
-        """For a person: how it happened, what was broken, how to see it again."""
+        """Returns a report for people: the last events, the broken promises, the command that repeats the run."""
         broken = "\n".join(self.violations[:10])
         return (
             f"{self.history.tail()}\n\nseed {self.seed}:\n{broken}\n"
@@ -96,7 +96,7 @@ def simulate(seed: int, plan: Plan = EVERYTHING) -> Result:
 
 
 def reproducibly(seed: int, run: Callable[[*Arguments], Awaitable[R]], *arguments: *Arguments) -> R:
-    """Runs this on a virtual clock, with a schedule that the seed decides."""
+    """Runs a function on a virtual clock, with a schedule that the seed decides."""
     core = trio._core._run
     before = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
     core._ALLOW_DETERMINISTIC_SCHEDULING = True  # the run order of tasks comes from _r alone
@@ -149,7 +149,7 @@ async def _simulate(seed: int, plan: Plan) -> Result:
 
 
 async def note_leaks(world: World, runs: list[trio.Event]) -> None:
-    """Nothing may be left a while after everybody has ended."""
+    """Checks that no room and no connection remains after all clients have ended."""
     with trio.move_on_after(CLOSING) as closing:
         for ran in runs:
             await ran.wait()
@@ -188,14 +188,14 @@ def _sessions(world: World) -> list[SessionDevice]:
 
 
 async def tell(run: object, done: trio.Event) -> None:
-    """Runs this, and says when it has ended."""
+    """Runs a function, and sets an event when it has ended."""
     assert callable(run)
     await run()
     done.set()
 
 
 async def _chaos(world: World) -> float:
-    """Returns how long it was meant to last."""
+    """Returns the planned duration in virtual seconds."""
     rand = world.rand("chaos")
     seconds = min(rand.uniform(*CHAOS), world.plan.seconds)
     until = trio.current_time() + seconds
@@ -241,7 +241,7 @@ async def _calm(world: World, devices: list[Device], places: list[Place], sessio
             await trio.sleep(0.5)
     await trio.sleep(5)
     for place, conversation_id in enumerate(world.conversations):
-        # Somebody comes and goes: whoever missed a frame of presence in the chaos is told anew.
+        # A user comes and leaves, so that clients that missed a presence frame in the chaos get the current list.
         probe = Device(world, f"probe.{place}", world.users[-1], conversation_id, talks=False)
         done = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -260,7 +260,7 @@ async def _calm(world: World, devices: list[Device], places: list[Place], sessio
 
 
 async def _note_watched(world: World, devices: list[Device], sessions: list[SessionDevice]) -> None:
-    """Notes what sessions were told of who is online; at a moment when it is so, if there is one soon."""
+    """Records the presence that sessions have received, when it agrees with the service, or after a while."""
 
     def look() -> tuple[list[str], list[SessionDevice]]:
         everybody = [*devices, *(session for session in sessions if session.connected)]
@@ -283,7 +283,7 @@ async def _note_watched(world: World, devices: list[Device], sessions: list[Sess
 
 def _note_connected(world: World, devices: list[Device], places: list[Place], conversation_id: UUID) -> None:
     here = [device for device in devices if device.conversation_id == conversation_id and device.connected]
-    members = world.members(conversation_id)  # a session that stalls has not read yet that it was removed
+    members = world.members(conversation_id)  # a stalled session has not read its removal yet
     also = [p for p in places if p.conversation_id == conversation_id and p.connected and p.user.id in members]
     world.history.add(
         "connected",

@@ -1,4 +1,4 @@
-"""Devices that have all conversations of their user on one session connection.
+"""Devices with all conversations of their user on one session connection.
 
 To the checker each conversation of a session is a connection of its own: it begins with `resume` or
 `conversation_added`, and ends with `conversation_removed` or with the session.
@@ -18,9 +18,9 @@ from tests.simulation.clients import HANDSHAKE_TIMEOUT, RESEND_AFTER, Device, le
 from tests.simulation.streams import End
 from tests.simulation.world import World, quietly_closed
 
-LOOK_AGAIN = 4.0  # virtual seconds after which a device asks over REST which conversations it has
-PROBE_AGAIN = 1.0  # virtual seconds after which it looks whether it has been told of those that it has
-RESUME_WAIT = 5.0  # PULSE_RESUME_WAIT: seconds after which frames flow to a session that says nothing
+LOOK_AGAIN = 4.0  # virtual seconds after which a device lists its conversations over REST
+PROBE_AGAIN = 1.0  # virtual seconds after which it checks that the session has notified it of all of them
+RESUME_WAIT = 5.0  # PULSE_RESUME_WAIT: seconds after which a silent session starts
 
 
 class Place(Device):
@@ -29,16 +29,16 @@ class Place(Device):
     def __init__(self, world: World, name: str, user: User, conversation_id: UUID, device: "SessionDevice") -> None:
         super().__init__(world, name, user, conversation_id)
         self.is_open = False
-        self.is_afresh = False  # it has loaded what there was, and named nothing in a `resume`
-        self.told_removed = 0  # the session that said last that it was removed
+        self.is_afresh = False  # it has loaded the history, and named no rev in a `resume`
+        self.told_removed = 0  # the number of the session that last notified it of a removal
         self._device = device
 
     def open(self, after: int | None, session: int, expires: float) -> None:
-        """From here on the history has its frames; `session` is the number of the session's connection."""
+        """Records its frames in the history from here on; `session` is the number of the session's connection."""
         self.number = self._world.next_number()
         self.is_open = self.connected = True
         self.is_afresh = after is None
-        if after is None:  # it loads what there is
+        if after is None:  # it loads the history
             self.cursor = self._world.last_rev(self.conversation_id)
         self._note("open", self.number, after=after, session=session, expires=expires)
 
@@ -56,12 +56,12 @@ class Place(Device):
         self._take(frame)
 
     def note_missed(self, session: int) -> None:
-        """The user has been in the conversation since before the probe, and the session has not been told."""
+        """True if the user was a member before the probe, and the session was not notified."""
         about = {"user": str(self.user.id), "conversation": str(self.conversation_id)}
         self._history.add("missed", device=self.name, session=session, **about)
 
     async def act(self, ws: WebSocketConnection, number: int) -> None:
-        """Does something; `number` is the session's connection."""
+        """Does one action; `number` is the session's connection."""
         await self._something(ws, number)
 
     async def resend(self, ws: WebSocketConnection) -> None:
@@ -89,18 +89,18 @@ class SessionDevice:
         }
         self._world = world
         self.connected = False
-        self.watched: dict[str, bool] = {}  # user → whether they are online, as it was told
-        self.has_asked_anew = False  # for it, since all was well
-        self.is_told = False  # it has the answer to its latest list
+        self.watched: dict[str, bool] = {}  # user → True if online, as received
+        self.has_asked_anew = False  # it has sent its list again since the recovery
+        self.is_told = False  # it has received the answer to its latest list
         self._is_watching = False  # it has sent that list
         self._expires = 0.0
         self._random = world.rand(f"session {name}")
         self._epoch = ""
-        self._probed: list[Place] = []  # conversations of which it should have heard by the answer that it waits for
+        self._probed: list[Place] = []  # conversations of which it must be notified before the answer it waits for
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
-        """Connects, again and again, until it is told to end."""
+        """Connects, and reconnects, until `end`."""
         while not self.must_end:
             with contextlib.suppress(OSError):  # the service is down
                 await self._session()
@@ -164,7 +164,7 @@ class SessionDevice:
             pass
 
     def _missing(self) -> list[Place]:
-        """Conversations that the user is in, as REST would say, and the session does not know of."""
+        """Returns conversations that REST would list and the session does not know."""
         return [
             place
             for place in self.places.values()
@@ -172,7 +172,7 @@ class SessionDevice:
         ]
 
     async def _begin(self, ws: WebSocketConnection, epoch: str, number: int) -> None:
-        """Names all of its conversations, some or none, at once or later; or says nothing at first.
+        """Resumes all of its conversations, some or none, at once or later; or stays silent at first.
 
         Those that it does not name it loads: whatever is committed from now on is to come.
         """
@@ -208,17 +208,17 @@ class SessionDevice:
             while any(place.stalled for place in self.places.values()):  # noqa: ASYNC110  # the virtual clock jumps
                 await trio.sleep(0.5)
             if not await self._take(ws, json.loads(await ws.get_message()), number):
-                return  # and it comes back
+                return  # and it reconnects
 
     async def _take(self, ws: WebSocketConnection, frame: dict[str, Any], number: int) -> bool:
-        """Takes a frame; returns whether the session goes on."""
+        """Handles a frame; returns False if the session must end."""
         history = self._world.history
         if frame["type"] == "auth":
             history.count("the token of a session renewed")
         if frame["type"] == "users":
             await self._take_users(ws, {user["user_id"]: user["is_online"] for user in frame["users"]})
         place = self.places.get(frame.get("conversation_id", ""))
-        if place is None:  # an answer about no conversation
+        if place is None:  # an answer about none of its conversations
             if frame["type"] == "error" and frame["code"] == "invalid_frame":
                 for missed in self._probed:
                     if missed in self._missing():
@@ -228,7 +228,7 @@ class SessionDevice:
         about = {"user": str(self.user.id), "conversation": frame["conversation_id"]}
         if frame["type"] == "conversation_added":
             history.count("added while connected")
-            if place.is_open and place.is_afresh:  # it was added after it had loaded: it loads again
+            if place.is_open and place.is_afresh:  # it was added after it had loaded: it reloads
                 place.close()
             if not place.is_open:
                 place.open(None, number, self._expires)
@@ -248,7 +248,7 @@ class SessionDevice:
         return True
 
     async def _probe(self, ws: WebSocketConnection, number: int) -> None:
-        """Sends what is refused, if it has not heard of a conversation: the answer comes after what was sent before."""
+        """Sends a frame that is refused, if a conversation is unknown: the answer comes after all earlier frames."""
         missing = self._missing()
         if missing and not self._probed:
             self._world.history.add("probed", session=number)
@@ -256,7 +256,7 @@ class SessionDevice:
             await ws.send_message(json.dumps({"type": "read", "seq": 1}))
 
     async def _watch(self, ws: WebSocketConnection) -> None:
-        """Watches everybody afresh; first nobody, as whatever comes before that answer is of the list before."""
+        """Watches all users again; first none, because frames before that answer belong to the earlier list."""
         self.is_told = self._is_watching = False
         await ws.send_message(json.dumps({"type": "watch", "user_ids": []}))
 
@@ -264,7 +264,7 @@ class SessionDevice:
         if told:
             self.watched.update(told)
             self.is_told = self._is_watching
-        elif not self._is_watching:  # nobody is watched; of a list there would be at least oneself
+        elif not self._is_watching:  # the answer to an empty list; any other would have at least its own user
             self.watched.clear()
             self._is_watching = True
             user_ids = [str(user.id) for user in self._world.users]
@@ -273,7 +273,7 @@ class SessionDevice:
     async def renew(self, ws: WebSocketConnection) -> None:
         """Sends a new token."""
         token, expires = lease(self._world, self.user, self._random)
-        self._expires = max(self._expires, expires)  # it may be refused, and then the one before goes on
+        self._expires = max(self._expires, expires)  # it may be refused; then the earlier one stays valid
         for place in self.places.values():
             place.renew(self._expires)
         await ws.send_message(json.dumps({"type": "auth", "token": token}))
@@ -300,7 +300,7 @@ class SessionDevice:
                     looked = now
                     if self._missing():
                         await trio.sleep(2)
-                        if self._missing():  # nobody told it: it comes again
+                        if self._missing():  # it was not notified: it reconnects
                             self._scope.cancel()
                 here = [place for place in self.places.values() if place.is_open]
                 if here and not self._world.calm:
@@ -309,7 +309,7 @@ class SessionDevice:
                     for place in here:
                         await place.read_all(ws, number)
                 if self._world.well and not self.has_asked_anew:
-                    # Whoever missed a frame while it lagged is told anew; from now on nothing may be missed.
+                    # It may have missed frames while it was slow, so it watches again; from now on it may miss none.
                     self.has_asked_anew = True
                     await self._watch(ws)
         except (ConnectionClosed, trio.BrokenResourceError):

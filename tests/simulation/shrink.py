@@ -1,4 +1,4 @@
-"""Makes a failing run smaller: whatever it fails without is left out."""
+"""Shrinks a failing run: leaves out every part without which it still fails."""
 
 from tests.simulation.plan import ACTIONS, PARTS, Plan
 from tests.simulation.run import Result, simulate
@@ -8,12 +8,12 @@ SHORTEST = 1.0  # virtual seconds of chaos
 
 
 def promise_of(result: Result) -> str:
-    """The promise that was broken first; empty if none was."""
+    """Returns the promise that was broken first; empty if none was."""
     return result.violations[0].partition(":")[0] if result.violations else ""
 
 
 def shrink(failed: Result) -> Result:
-    """The smallest run of the same seed that still breaks the same promise.
+    """Finds the smallest run of the same seed that still breaks the same promise.
 
     Parts, actions and devices are left out one by one, then the chaos is cut short, until nothing more can go.
     It is `failed` itself if nothing can.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import trio
 
-WINDOW = 8_192  # bytes on the way that nobody has read
+WINDOW = 8_192  # bytes in flight that were not read
 
 
 class _Pipe:
@@ -17,8 +17,8 @@ class _Pipe:
 
     def __init__(self, piece: Callable[[], int]) -> None:
         self.data = bytearray()
-        self.ended = False  # the sender has ended in order
-        self.broken = False  # cut, or the receiver has gone
+        self.ended = False  # the sender has closed in order
+        self.broken = False  # cut, or the receiver has closed
         self._piece = piece
         self._changed = trio.Event()
 
@@ -49,7 +49,7 @@ class _Pipe:
             self.wake()
 
     def put_now(self, data: bytes) -> int:
-        """What a socket that does not block takes of it."""
+        """Takes as much as a non-blocking socket would; returns the bytes taken."""
         room = WINDOW - len(self.data)
         if self.broken or self.ended:
             raise BrokenPipeError
@@ -79,7 +79,7 @@ class _Pipe:
 
 
 class FakeSocket:
-    """What Hypercorn asks of a socket: its addresses."""
+    """A socket with the addresses that Hypercorn asks for."""
 
     family = socket.AF_INET
 
@@ -97,7 +97,7 @@ class End(trio.abc.HalfCloseableStream):
         self._outgoing = outgoing
         self._incoming = incoming
         self._closed = False
-        self.gone = False  # it has vanished: nothing of it reaches the other end, not even that
+        self.gone = False  # it has vanished: the other end hears nothing, not even a close
         self._sending = trio._util.ConflictDetector("another task sends")
         self._receiving = trio._util.ConflictDetector("another task receives")
         self.socket = FakeSocket()
@@ -110,7 +110,7 @@ class End(trio.abc.HalfCloseableStream):
             await self._outgoing.put(bytes(data), self._is_closed)
 
     def send_now(self, data: bytes) -> int:
-        """As `socket.send` of a socket that does not block; the server's short way to a client."""
+        """Sends as a non-blocking `socket.send` does; the server writes to a client with it."""
         if self._closed:
             raise OSError
         return self._outgoing.put_now(data)
@@ -140,7 +140,7 @@ class End(trio.abc.HalfCloseableStream):
 
 
 class Connection:
-    """Both ends. `cut` breaks it, with what is on the way lost: often in the middle of a frame."""
+    """Both ends. `cut` breaks it and loses the bytes in flight, often in the middle of a frame."""
 
     def __init__(self, rand: random.Random) -> None:
         sizes = rand.choice([(1, 7, 100), (7, 100, 4_096), (100, 4_096), (4_096,), (4_096,), (65_536,)])
@@ -150,12 +150,12 @@ class Connection:
         self.server = End(self._down, self._up)
 
     def cut(self) -> None:
-        """Both directions break."""
+        """Breaks both directions."""
         self._up.cut()
         self._down.cut()
 
     def vanish(self) -> None:
-        """The client is gone, and the server is not told: what it sends arrives nowhere, until the window is full."""
+        """Removes the client without a signal: bytes of the server are lost, until the window is full."""
         self.client.gone = True
         self._up.wake()
         self._down.wake()

@@ -29,7 +29,7 @@ from tests.simulation.streams import End
 from tests.simulation.world import World, deterministic, quietly_closed
 
 SEEDS = range(12)
-MESSAGES = 30  # of each person
+MESSAGES = 30  # of each user
 TIME = 600.0  # virtual seconds
 
 
@@ -83,7 +83,7 @@ class WorldNetwork(Network):
 
 
 class Person:
-    """Talks and listens, and keeps what it saw."""
+    """A user that sends and receives, and keeps what came."""
 
     def __init__(self, world: World, user: User) -> None:
         self.user = user
@@ -91,7 +91,7 @@ class Person:
         self.said = 0
         self.seen: dict[int, Message] = {}
         self.revs: list[int] = []
-        self.new: list[int] = []  # seqs of messages that were told as new
+        self.new: list[int] = []  # seqs of messages that came as new
         self.gaps = 0
         self.network = WorldNetwork(world)
         self._world = world
@@ -117,7 +117,7 @@ class Person:
                     await self._talk(client, room)
                     self.gaps += room.gaps
             except ClientError:
-                # Only the requests before the room stands: nobody promises to repeat these.
+                # Only the requests before the room is open: the client does not promise to repeat these.
                 assert not self.revs
                 await trio.sleep(1)
             else:
@@ -219,7 +219,7 @@ def test_a_frame_lost_on_a_live_connection_is_fetched(monkeypatch: pytest.Monkey
 
     def forgetful(self: Subscription, rev: int, frame: Encoded) -> None:
         nonlocal lost
-        # Not towards the end: only what comes later shows that something is missing.
+        # Not near the end: only a later frame shows that one is missing.
         if self.is_live and rev > self.cursor and rand.random() < 0.05 and people and people[0].said < MESSAGES // 2:
             self.cursor = rev
             lost += 1
@@ -242,7 +242,7 @@ def test_a_frame_lost_on_a_live_connection_is_fetched(monkeypatch: pytest.Monkey
 
 
 def simulate_with(seed: int, people: list[Person]) -> None:
-    """A run that the seed decides; `people` are those who talked."""
+    """Runs one seed; `people` are the users that sent."""
     core = trio._core._run
     before = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
     core._ALLOW_DETERMINISTIC_SCHEDULING = True

@@ -1,9 +1,9 @@
-"""Something happens at each checkpoint of the service's tasks, one after the other, while messages are on their way.
+"""An event at each checkpoint of the service's tasks, one checkpoint a run, while messages are in flight.
 
-From the frame that comes in to the frame that goes out: the route and its reader, the hub, the room, the writer, the
-store, the connection's task. At the k-th step that any of them makes, for k = 1, 2, 3 … until all is done before it: a
-client is cut off, a member removed, the service drained, or killed, which cancels every task of it. Then all is well
-again, clients come back and send again what was not answered, and the promises hold.
+The steps are those of all tasks between a frame that comes in and the frame that goes out: route, reader, hub, room,
+writer, store, connection. At the k-th step, for k = 1, 2, 3 … until a run has fewer: a client is cut, a member
+removed, the service drained, or killed, which cancels all its tasks. Then the service recovers, clients reconnect and
+resend what was not answered, and the promises must hold.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ from tests.simulation.test_planted_bugs import off_by_one_at_resume
 from tests.simulation.world import World, deterministic
 
 SEED = 7
-WELL = 60.0  # virtual seconds after which everything must be well
+WELL = 60.0  # virtual seconds after which the service must have recovered
 AGAIN = 3.0  # virtual seconds after which a change that was not answered is sent again
 MESSAGES = 3
-MISSED = 6  # messages of before, and an edit
+MISSED = 6  # earlier messages, and an edit
 LEAST, MOST = 40, 2_000  # steps
 
 
 class Steps(trio.abc.Instrument):
-    """Does something once at the k-th step that the service's tasks make from `start` on."""
+    """Calls a function once, at the k-th step of the service's tasks after `start`."""
 
     def __init__(self, service: Task, at: int, action: Callable[[], None]) -> None:
         self.made = 0
@@ -61,7 +61,7 @@ class Steps(trio.abc.Instrument):
 
 
 class Writing(Device):
-    """Sends some messages, then edits the first and deletes the second, until all of it has come back."""
+    """Sends messages, then edits the first and deletes the second, until all changes have come back."""
 
     def __init__(self, world: World, name: str, user: User, conversation_id: UUID) -> None:
         super().__init__(world, name, user, conversation_id)
@@ -107,12 +107,12 @@ class Writing(Device):
 
 
 class Scene:
-    """Alice writes; bob is connected, or comes back and has missed something, on either kind of connection.
+    """Alice sends; bob is connected, or reconnects after missing something, on either kind of connection.
 
     Args:
         path: bob is there before alice comes and writes (`send`), or comes while she does: to the conversation
             (`resume`), or with a `session`.
-        event: what happens at that step: `cut` (alice), `cut bob`, `remove` (bob), `drain`, `kill`.
+        event: the event at that step: `cut` (alice), `cut bob`, `remove` (bob), `drain`, `kill`.
         at: the step.
     """
 
@@ -124,7 +124,7 @@ class Scene:
         self._is_happening = False
 
     async def play(self) -> list[str]:
-        """The violations."""
+        """Runs it; returns the violations."""
         world = self._world = World(SEED, Plan(), 0.0)
         world.calm_down()
         with deterministic(world), trio.fail_after(1_000):
@@ -168,7 +168,7 @@ class Scene:
         if self._path != "send":
             nursery.start_soon(tell, bob.run, runs[1])
         await self._until(self._is_well)
-        await trio.sleep(1)  # what was sent once more takes effect, too
+        await trio.sleep(1)  # resends take effect, too
         await self._until(self._is_well)
         steps.is_counting = False
         alice.end()
@@ -176,7 +176,7 @@ class Scene:
         await note_leaks(world, runs)
 
     async def _miss(self, conversation_id: UUID) -> None:
-        """What was said before, and an edit of it."""
+        """Stores earlier messages, and an edit of one."""
         world = self._world
         assert world.store is not None
         rows = []
@@ -190,7 +190,7 @@ class Scene:
         await world.store.revise(edit)
 
     def _happen(self, nursery: trio.Nursery) -> None:
-        """What happens at the step."""
+        """Causes the event at the step."""
         world = self._world
         match self._event:
             case "cut":
@@ -204,7 +204,7 @@ class Scene:
                 nursery.start_soon(self._remove)
 
     async def _remove(self) -> None:
-        """Bob is removed; alice asks until it is answered."""
+        """Removes bob: alice requests it until it is answered."""
         world, user, conversation_id = self._world, self._bob.user, self._bob.conversation_id
         assert await ask_to_remove(world, conversation_id, user, world.users[0]) == 204
         self._is_happening = False
@@ -226,7 +226,7 @@ class Scene:
 
     @property
     def contents(self) -> list[str]:
-        """What is stored in the end, in order."""
+        """Returns the stored messages, in order."""
         (conversation_id,) = self._world.conversations
         return [row.content for row in self._world.data._conversations[conversation_id].messages]
 
@@ -249,6 +249,6 @@ def test_the_promises_hold_whatever_happens_at_any_checkpoint(path: str, event: 
 
 def test_the_simulation_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     off_by_one_at_resume(monkeypatch)
-    # Not at every step has he missed something when he comes back.
+    # At some steps he has missed nothing when he reconnects.
     found = {one for at in range(1, 2 * LEAST, 3) for one in reproducibly(SEED, Scene("send", "cut bob", at).play)}
     assert any(one.startswith("no gap at resume") for one in found), found
