@@ -16,18 +16,19 @@ from msgspec import UNSET, structs
 
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import CloseCode, Encoded, Position, ReadFrame, SystemFrame, encode
-from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.feed import Feed
-from pulse_trio.rooms.membership import MembershipChanges, later
+from pulse_trio.rooms.hold import Hold
+from pulse_trio.rooms.membership import MembershipChanges
+from pulse_trio.rooms.opening import Opening
 from pulse_trio.rooms.presence import Presence, PresenceNotifier
 from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Head, Members, Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable
+from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable
 
 MAX_FRAME_POSITIONS: Final = 200  # read positions in one frame: about 14 KB
 MAX_FRAME_USERS: Final = 100  # ids of users in one frame: about 4 KB
@@ -80,20 +81,15 @@ class Room:
         self._store = store
         self._sessions = sessions
         self._changes = changes
-        self._store_timeout = settings.store_timeout
         self._linger = settings.room_linger
-        self._random = rand
         self._metrics = metrics
         self._on_vacant = on_vacant
         self._nursery: trio.Nursery | None = None
         self._subscriptions: dict[Transport, Subscription] = {}
         self._presence = Presence(settings.presence_list_max)
         self._notifier = PresenceNotifier(self, self._presence)
-        # While the room opens: the last change of each membership, as its version and True for an addition.
-        self._member_changes: dict[UUID, tuple[int, bool]] = {}
-        self._must_recheck_members = False
         self._own_connections = 0  # of this conversation alone; they keep the room open
-        self._hold = Hold(self)  # one object for all holds, because each message takes one
+        self._hold = Hold(self.check_vacant)
         self._changed = trio.Event()  # set when the room may have become vacant
         self.feed = Feed(
             conversation_id,
@@ -113,6 +109,9 @@ class Room:
             metrics=metrics,
             on_unknown_outcome=self.feed.recheck_later,
         )
+        self._opening = Opening(
+            conversation_id, store, sessions, self._writer, timeout=settings.store_timeout, rand=rand
+        )
 
     # --- life ---
 
@@ -126,7 +125,7 @@ class Room:
         not acknowledged.
         """
         try:
-            head, members = await self._look_up()
+            head = await self._opening.look_up()
         except BaseException as error:  # also when cancelled: messages in the inbox must be answered
             self._writer.refuse_all(not_a_member() if isinstance(error, NotAMember) else not_stored())
             raise
@@ -134,7 +133,7 @@ class Room:
             self._nursery = nursery
             self.feed.open(head, nursery)
             self._notifier.open(nursery)
-            for user_id in self._current_members(members):
+            for user_id in self._opening.take_members():
                 is_news = self._changes.is_being_added(self.conversation_id, user_id)
                 for session in self._sessions.of(user_id):
                     if is_news:  # the look-up was faster than the answer to the addition, or that is lost
@@ -155,38 +154,9 @@ class Room:
         if not self._own_connections:
             self._changed.set()
 
-    def held(self) -> "Hold":
+    def held(self) -> Hold:
         """Keeps the room open within a `with` block: `with room.held(): ...`."""
         return self._hold
-
-    def _current_members(self, members: Members) -> list[UUID]:
-        """Returns the members that were looked up, with the changes since then."""
-        known = dict.fromkeys(members.ids, (members.version, True))
-        for user_id, change in self._member_changes.items():
-            known[user_id] = later(known.get(user_id, (members.version, False)), change)
-        self._member_changes.clear()
-        return [user_id for user_id, (_, is_member) in known.items() if is_member]
-
-    async def _look_up(self) -> tuple[Head, Members]:
-        """Looks up the head of the conversation, and its members if there is any session at all.
-
-        Retries while a message waits in the inbox, for as long as it may wait.
-        """
-        backoff = Backoff(self._random)
-        with trio.move_on_after(self._store_timeout):
-            while True:
-                self._must_recheck_members = False
-                try:
-                    head = await self._store.head(self.conversation_id)
-                    members = await self._store.members(self.conversation_id) if self._sessions else Members((), 0)
-                except StoreUnavailable:
-                    if not self._writer.unsettled:
-                        raise
-                    await backoff.wait()
-                else:
-                    if not self._must_recheck_members:
-                        return head, members
-        raise StoreUnavailable("the conversation could not be looked up in time")
 
     async def _wait_vacant(self) -> None:
         while True:
@@ -256,7 +226,7 @@ class Room:
         """Subscribes the sessions of users who have been added to the conversation; see `attach`."""
         if not self.opened.is_set():
             for user_id in user_ids:
-                self._member_changes[user_id] = later(self._member_changes.get(user_id), (version, True))
+                self._opening.record_change(user_id, version, is_member=True)
             return
         for user_id in user_ids:
             for session in self._sessions.of(user_id):
@@ -266,11 +236,11 @@ class Room:
         """Records the removal of a user, so that their sessions are not subscribed when the room opens."""
         self.read_seqs.pop(user_id, None)
         if not self.opened.is_set():
-            self._member_changes[user_id] = later(self._member_changes.get(user_id), (version, False))
+            self._opening.record_change(user_id, version, is_member=False)
 
     def recheck_members(self) -> None:
         """Looks up the members again, if the room is opening: one may have been removed."""
-        self._must_recheck_members = True
+        self._opening.recheck()
 
     def leave(self, subscription: Subscription) -> None:
         """Removes a subscription, and notifies the others if it was the last of its user."""
@@ -425,29 +395,3 @@ class Room:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise not_stored() from None
         return await sender.wait()
-
-
-class Hold:
-    """Keeps a room open while it is about to be used; a context manager that may be entered several times.
-
-    Args:
-        room: the room.
-
-    Attributes:
-        count: how many times it is entered now.
-    """
-
-    __slots__ = ("_room", "count")
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self.count = 0
-
-    def __enter__(self) -> Room:
-        self.count += 1
-        return self._room
-
-    def __exit__(self, *_exc: object) -> None:
-        self.count -= 1
-        if not self.count:
-            self._room.check_vacant()

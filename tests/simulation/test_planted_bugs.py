@@ -16,12 +16,13 @@ from pulse_trio.protocol import ConversationRemovedFrame, encode
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.feed import Feed
+from pulse_trio.rooms.hold import Hold
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.message_frames import change_frame
 from pulse_trio.rooms.presence import Presence
-from pulse_trio.rooms.room import Hold, Room
+from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
 from pulse_trio.rooms.session import Session
 from pulse_trio.rooms.subscription import Subscription
@@ -197,7 +198,7 @@ def join_not_stopped_by_removal(patch: Patch) -> None:
 
 
 def room_leak(patch: Patch) -> None:
-    patch.setattr(Hold, "__exit__", lambda self, *_: self._room.check_vacant())
+    patch.setattr(Hold, "__exit__", lambda self, *_: self._on_released())
 
 
 def left_not_sent(patch: Patch) -> None:
