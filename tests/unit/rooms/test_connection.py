@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, Encoded
 from pulse_trio.rooms.connection import CLOSE_TIMEOUT, MAX_JOINED_BYTES, Connection, pieces
 from pulse_trio.rooms.subscription import Subscription
@@ -281,6 +282,26 @@ async def test_unflushed_bytes_do_not_reach_a_removed_member(how: str, autojump_
         assert transport.frames == []
         assert transport.is_abandoned is transport.has_short_way
         assert connection.close_code is (CloseCode.REMOVED if how == "removed" else CloseCode.TOO_SLOW)
+
+
+@pytest.mark.parametrize("is_session", [False, True], ids=["own connection", "session"])
+async def test_a_refusal_is_counted_and_names_its_conversation_on_a_session_only(
+    is_session: bool, autojump_clock: MockClock
+) -> None:
+    transport, greeting = FakeTransport(), frame(0) if is_session else None
+    connection = Connection(
+        USER, transport, outbox_bytes=1_000, pending_messages=2, on_ended=lambda: None, greeting=greeting
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        connection.release()
+        connection.refuse(PulseError(ErrorCode.NOT_STORED), "c-1", UUID(int=7))
+        await settle()
+        refused = transport.frames[-1]
+        assert (refused["code"], refused["client_id"]) == ("not_stored", "c-1")
+        assert refused.get("conversation_id") == (str(UUID(int=7)) if is_session else None)
+        assert connection.metrics.errors == {"not_stored": 1}
+        connection.leave()
 
 
 def test_pieces_keep_the_order_and_their_bound() -> None:
