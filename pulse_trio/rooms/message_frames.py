@@ -1,4 +1,4 @@
-"""How a stored message is told to clients."""
+"""The frames that carry a stored message."""
 
 from typing import Any
 
