@@ -1,4 +1,4 @@
-"""The server, the token and the conversation that a command is about."""
+"""Finds the server, the token and the conversation of a command."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,19 +14,19 @@ from pulse_trio.terminal.exits import Exit, Stop, warn
 from pulse_trio.terminal.text import safe
 from pulse_trio.texts import text_problem, username_key
 
-PAGE: Final = 200  # conversations that are asked for at a time
-READINGS: Final = 3  # of a list whose pages move
-SHOWN: Final = 5  # conversations that are named when several have the same name
+PAGE: Final = 200  # conversations in one request
+MAX_READS: Final = 3  # of a list that changes while it is read
+SHOWN: Final = 5  # conversations in an error about several with one name
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """How to get in.
+    """The server and the token of a command.
 
     Attributes:
-        server: its URL.
-        token: given for this run; None: the one that `login` kept.
-        attempts: to connect, in a row.
+        server: URL of the server.
+        token: for this run only; None: the token that `login` stored.
+        attempts: failed attempts to connect in a row before it gives up; None: unlimited.
     """
 
     server: str
@@ -35,13 +35,13 @@ class Access:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Client]:
-        """A client that is signed in. A token that `login` kept is kept anew when it is renewed, as long as it is kept.
+        """Opens a client that is signed in, and stores each renewal of a stored token.
 
-        One that cannot be kept ends nothing: a warning says so at the end.
+        If a renewal cannot be stored, the block goes on, and a warning is printed at its end.
 
         Raises:
-            Stop: nobody is signed in.
-            ClientError: the server cannot be reached, or the token is not good.
+            Stop: not signed in.
+            ClientError: the server cannot be reached, or the token is not valid.
         """
         kept = None if self.token else tokens.load(self.server)
         token = self.token or (kept.token if kept else None)
@@ -49,7 +49,7 @@ class Access:
             raise Stop(Exit.NOT_SIGNED_IN, f"not signed in to {self.server}: pulse-trio login, or set PULSE_TOKEN")
         problem = token_problem(token)
         if problem is not None:
-            raise Stop(Exit.NOT_SIGNED_IN, f"the token that is kept for {self.server} {problem}: pulse-trio login")
+            raise Stop(Exit.NOT_SIGNED_IN, f"the stored token for {self.server} {problem}: pulse-trio login")
 
         failure: Stop | None = None
 
@@ -69,14 +69,14 @@ class Access:
                 yield client
         finally:
             if failure is not None:
-                warn(f"the token was renewed, and could not be kept: {failure}")
+                warn(f"the renewed token could not be stored: {failure}")
 
 
 def checked_server(url: str) -> str:
-    """The URL of a server in the form that tokens are kept under.
+    """Returns the URL of a server in the form under which tokens are stored.
 
     Raises:
-        Stop: it is none.
+        Stop: the URL is not valid.
     """
     problem = text_problem(url)
     if problem is not None:
@@ -88,12 +88,12 @@ def checked_server(url: str) -> str:
 
 
 def title(conversation: Conversation, me: User) -> str:
-    """What a conversation is called. Safe for a terminal."""
+    """Returns a title for a conversation, safe for a terminal."""
     return safe(name_of(conversation, me) or "group without a name")
 
 
 def name_of(conversation: Conversation, me: User) -> str | None:
-    """Its name, or `@` and the other one's: what `find` finds it by. As it was written."""
+    """Returns the name of a conversation, or `@` and the other user's name, as `find` accepts it; not made safe."""
     if not conversation.is_group:
         others = [user.username for user in conversation.users if user.id != me.id]
         return f"@{others[0]}" if others else "@nobody"
@@ -101,13 +101,13 @@ def name_of(conversation: Conversation, me: User) -> str | None:
 
 
 async def find(client: Client, text: str, *, creates: bool) -> Conversation:
-    """The conversation that is named by its id, its name, or `@username` for the one-to-one with somebody.
+    """Finds a conversation by its id, its name, or `@username` for a one-to-one.
 
     Args:
-        creates: a one-to-one that is not there yet is created.
+        creates: create the one-to-one if it does not exist.
 
     Raises:
-        Stop: there is none, or several have this name.
+        Stop: there is no such conversation, or several have this name.
     """
     problem = text_problem(text)
     if problem is not None:
@@ -117,13 +117,13 @@ async def find(client: Client, text: str, *, creates: bool) -> Conversation:
         try:
             return await client.conversation(key)
         except NotAMember:
-            raise Stop(Exit.REFUSED, f"you are in no conversation {text}") from None
+            raise Stop(Exit.REFUSED, f"you are not in a conversation {text}") from None
     if text.startswith("@"):
         return await _find_direct(client, text[1:], creates=creates)
     named = [c for c in await everything(client) if c.is_group and (c.name or "").casefold() == text.casefold()]
     if not named:
-        about = "@USERNAME is the one-to-one with somebody"
-        raise Stop(Exit.REFUSED, f'you are in no conversation named "{text}"; {about}')
+        about = "for a one-to-one give @USERNAME"
+        raise Stop(Exit.REFUSED, f'you are not in a conversation named "{text}"; {about}')
     if len(named) > 1:
         ids = ", ".join(str(conversation.id) for conversation in named[:SHOWN])
         raise Stop(Exit.USAGE, f'{len(named)} conversations are named "{text}"; give the id: {ids}')
@@ -131,12 +131,13 @@ async def find(client: Client, text: str, *, creates: bool) -> Conversation:
 
 
 async def everything(client: Client) -> list[Conversation]:
-    """All conversations of the user, the one with the most recent activity first.
+    """Returns all conversations of the user, most recent activity first.
 
-    If some move between two requests, one may be on no page: then the list is read again, a few times at most.
+    If the order changes between two requests, a conversation may be on no page; the list is then read again, at most
+    `MAX_READS` times.
     """
     found: dict[UUID, Conversation] = {}
-    for _ in range(READINGS):
+    for _ in range(MAX_READS):
         read, is_whole = await _read(client)
         if is_whole:
             return list(read.values())
@@ -145,7 +146,7 @@ async def everything(client: Client) -> list[Conversation]:
 
 
 async def _read(client: Client) -> tuple[dict[UUID, Conversation], bool]:
-    """The conversations by page, and whether no page moved: each one begins with the last conversation before it."""
+    """Reads all pages. Each begins with the last conversation of the one before; returns False if one does not."""
     found: dict[UUID, Conversation] = {}
     last: UUID | None = None
     offset = 0
@@ -162,7 +163,7 @@ async def _read(client: Client) -> tuple[dict[UUID, Conversation], bool]:
 
 async def _find_direct(client: Client, username: str, *, creates: bool) -> Conversation:
     if _is(client.user, username):
-        raise Stop(Exit.REFUSED, f'"{username}" is you: a one-to-one is with somebody else')
+        raise Stop(Exit.REFUSED, f'"{username}" is you: a one-to-one is with another user')
     for conversation in await everything(client):
         if not conversation.is_group and any(_is(user, username) for user in conversation.users if user != client.user):
             return conversation

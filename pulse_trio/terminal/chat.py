@@ -33,23 +33,23 @@ from pulse_trio.terminal.streams import Output, read_lines, read_some
 from pulse_trio.terminal.tail import newest
 from pulse_trio.terminal.text import safe
 
-HISTORY: Final = 50  # messages that are shown at the beginning
-UNSENT: Final = 16  # lines that wait to be stored; then no further one is taken
-TYPING_SHOWN: Final = 4.0  # seconds after somebody's latest `typing`
-ESCAPE_WAIT: Final = 0.05  # seconds in which a sequence must follow its ESC
-NAMES_SHOWN: Final = 3  # of those who type
+HISTORY: Final = 50  # messages shown at the start
+MAX_UNSENT: Final = 16  # lines waiting to be stored; further ones stay in the editor
+TYPING_SHOWN: Final = 4.0  # seconds after the latest `typing` of a user
+ESCAPE_WAIT: Final = 0.05  # seconds within which the rest of an escape sequence must arrive
+MAX_TYPING_NAMES: Final = 3  # more than these are only counted
 
-HELP: Final = """/who              who is in the conversation, and who is here
+HELP: Final = """/who              lists the members, and who of them is here
 /edit TEXT        changes your latest message
 /delete           deletes your latest message
 /older            shows older messages
-/quit, Ctrl-D     ends
+/quit, Ctrl-D     ends the program
 //TEXT            sends a line that begins with /
-Alt-Enter         a new line in the message"""
+Alt-Enter         starts a new line in the message"""
 
 
 async def chat(access: Access, name: str | None) -> int:
-    """A conversation until its user has enough; without a name there is a list to choose from."""
+    """Runs a chat until its user ends it; without a name they choose from a list."""
     output = Output(1)
     async with access.open() as client:
         if name is not None:
@@ -68,7 +68,7 @@ async def chat(access: Access, name: str | None) -> int:
 async def _choose(client: Client, output: Output) -> Conversation | None:
     found = await everything(client)
     if not found:
-        await output.write("You are in no conversation yet: pulse-trio chat @USERNAME begins one.\n")
+        await output.write("You are in no conversation yet; start one with: pulse-trio chat @USERNAME\n")
         return None
     for number, conversation in enumerate(found, 1):
         unread = f", {conversation.unread_count} unread" if conversation.unread_count else ""
@@ -91,14 +91,14 @@ async def _choose(client: Client, output: Output) -> Conversation | None:
 
 
 async def _plainly(client: Client, room: Room, output: Output) -> int:
-    """Lines in, lines out: what is read is sent, and it ends with the input, when everything is stored."""
+    """Sends each line of the input and prints events; ends when the input has ended and all of it is stored."""
     lines = Lines(Style(False), lambda: 0)
     for message in await newest(client, room.conversation, HISTORY):
         await output.write("".join(f"{line}\n" for line in lines.message(message)))
     async with trio.open_nursery() as nursery:
         has_ended = False
-        sent, sent_epoch = 0, room.epoch  # the rev of the last line that was stored
-        shown, shown_epoch = 0, room.epoch  # the rev of what has been printed
+        sent, sent_epoch = 0, room.epoch  # the rev of the last stored line
+        shown, shown_epoch = 0, room.epoch  # the rev of the last printed change
 
         def is_shown() -> bool:
             return not sent or (shown_epoch == sent_epoch and shown >= sent)
@@ -119,7 +119,7 @@ async def _plainly(client: Client, room: Room, output: Output) -> int:
             await output.write("".join(f"{line}\n" for line in lines.of(event)))
             shown, shown_epoch = room.rev, room.epoch
             if isinstance(event, Reset) and event.epoch != sent_epoch:
-                sent = 0  # it is of the history that is lost, and does not come any more
+                sent = 0  # it was in the lost history and will not come
             if isinstance(event, Message):
                 room.mark_read(event.seq)
     return Exit.OK
@@ -129,7 +129,7 @@ async def _plainly(client: Client, room: Room, output: Output) -> int:
 
 
 class Chat:
-    """A conversation on the screen. One task draws; the others say what is to be drawn."""
+    """A conversation on the screen. Tasks change the state and call `_draw`, one at a time."""
 
     def __init__(self, client: Client, room: Room, output: Output) -> None:
         self._client = client
@@ -138,16 +138,16 @@ class Chat:
         self._lines = Lines(Style("NO_COLOR" not in os.environ), lambda: self._screen.columns)
         self._editor = LineEditor()
         self._title = title(room.conversation, client.user)
-        self._typing: dict[str, float] = {}  # username → until when it is shown
+        self._typing: dict[str, float] = {}  # username → time until which it is shown
         self._unsent = 0
         self._mine: Message | None = None
         self._oldest = room.conversation.last_seq + 1
         self._drawing = trio.Lock()
         self._shown: dict[int, int] = {}  # seq → rev, of the history on the screen
-        self._to_send, self._sending = trio.open_memory_channel[str](UNSENT)
+        self._to_send, self._sending = trio.open_memory_channel[str](MAX_UNSENT)
 
     async def run(self) -> int:
-        """Until the user ends it."""
+        """Runs until the user ends it."""
         with RawMode(0) as self._raw:
             try:
                 await self._show_history()
@@ -163,7 +163,7 @@ class Chat:
                     await self._screen.erase()
         return Exit.OK
 
-    # --- what is shown ---
+    # --- output ---
 
     async def _draw(self, lines: list[str] | None = None) -> None:
         async with self._drawing:
@@ -179,7 +179,7 @@ class Chat:
             parts.append(f"{len(room.active_users)} here")
         now = trio.current_time()
         names = [safe(name) for name, until in self._typing.items() if until > now]
-        if len(names) > NAMES_SHOWN:
+        if len(names) > MAX_TYPING_NAMES:
             parts.append(f"{len(names)} are typing …")
         elif names:
             parts.append(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} typing …")
@@ -209,7 +209,7 @@ class Chat:
                 self._typing.pop(event.sender_username, None)
                 self._room.mark_read(event.seq)
                 if event.rev <= self._shown.get(event.seq, 0):
-                    return []  # it came while the history was loaded
+                    return []  # shown already: the history loaded meanwhile has it
                 if event.sender_id == self._client.user.id:
                     self._mine = event
             case MessageEdited(message) | MessageDeleted(message) if message.rev <= self._shown.get(message.seq, 0):
@@ -221,13 +221,13 @@ class Chat:
         return self._lines.of(event)
 
     def _forget(self, reset: Reset) -> None:
-        """What is known of messages is of the history that is lost: there are others under these numbers now."""
+        """Forgets the messages of the lost history: the new one reuses their numbers."""
         self._shown.clear()
         self._mine = None
         self._oldest = reset.last_seq + 1
 
     async def _tick(self) -> None:
-        """Takes away who has stopped typing."""
+        """Removes users who have stopped typing."""
         while True:
             await trio.sleep(1)
             now = trio.current_time()
@@ -242,7 +242,7 @@ class Chat:
             async for _ in signals:
                 await self._draw()
 
-    # --- what is typed ---
+    # --- input ---
 
     async def _read_keys(self, nursery: trio.Nursery) -> None:
         keys = KeyReader()
@@ -273,13 +273,13 @@ class Chat:
             self._raw.suspend()
 
     async def _submit(self, nursery: trio.Nursery) -> bool:
-        """Does what the line says. Whether to go on."""
+        """Runs the command or sends the line; returns False to quit."""
         line = self._editor.text
         if line.startswith("/") and not line.startswith("//"):
             self._editor.take()
             if line in {"/quit", "/q", "/exit"}:
                 return False
-            nursery.start_soon(self._command, line)  # keys do not wait for its answer
+            nursery.start_soon(self._command, line)  # keys are read while it runs
             return True
         try:
             self._to_send.send_nowait(line.removeprefix("/") if line.startswith("//") else line)
@@ -319,9 +319,9 @@ class Chat:
                     await self._client.delete(self._mine)
                     self._mine = None
                 case "edit" | "delete":
-                    lines = self._lines.note("/edit TEXT and /delete are about your latest message, if there is one")
+                    lines = self._lines.note("/edit TEXT and /delete change your latest message; there is none")
                 case _:
-                    lines = self._lines.note(f"there is no command /{safe(command)}; /help lists them")
+                    lines = self._lines.note(f"unknown command /{safe(command)}; see /help")
         except ClientError as error:
             lines = self._lines.note(safe(str(error)))
         await self._draw(lines)
@@ -345,10 +345,10 @@ class Chat:
                 if len(older) == HISTORY:
                     break
         if not older:
-            return self._lines.note("there is nothing older")
+            return self._lines.note("there are no older messages")
         self._oldest = older[-1].seq
         before = Lines(Style("NO_COLOR" not in os.environ), lambda: self._screen.columns)
-        lines = self._lines.note("── older ──")
+        lines = self._lines.note("── older messages ──")
         for message in reversed(older):
             lines += before.message(message)
-        return [*lines, *self._lines.note("── as before ──")]
+        return [*lines, *self._lines.note("── end of older messages ──")]

@@ -1,4 +1,4 @@
-"""The commands of the terminal program; docs/terminal.md tells the same to people."""
+"""The commands of the terminal program; docs/terminal.md documents them."""
 
 import sys
 from collections.abc import Callable
@@ -25,7 +25,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
 def _storable(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
-    """What was given, if a server can be sent it: an argument of a program may be any bytes but NUL."""
+    """Rejects text that no frame can carry: an argument may be any bytes except NUL."""
     problem = None if text is None else text_problem(text)
     if problem is not None:
         raise click.BadParameter(problem)
@@ -33,7 +33,7 @@ def _storable(_context: click.Context, _parameter: click.Parameter, text: str | 
 
 
 def _token_of(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
-    problem = token_problem(text) if text else None  # none is given where it is empty
+    problem = token_problem(text) if text else None  # an empty token counts as none
     if problem is not None:
         raise click.BadParameter(f"the token {problem}")
     return text
@@ -52,7 +52,7 @@ _token = click.option(
     "--token",
     envvar="PULSE_TOKEN",
     callback=_token_of,
-    help="Token to use in place of the one that login kept. PULSE_TOKEN keeps it out of the list of processes.",
+    help="Token to use instead of the one that login stored. With PULSE_TOKEN it is not visible in process lists.",
 )
 _password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 
@@ -62,21 +62,21 @@ _password_stdin = click.option("--password-stdin", is_flag=True, help="Read the 
 @_server
 @_token
 def chat(conversation: str | None, server: str, token: str | None) -> None:
-    """Talk in a conversation: its name, its id, or @USERNAME.
+    """Chat in a conversation: its name, its id, or @USERNAME.
 
-    Without one there is a list to choose from. Where standard input or output is no terminal it reads and prints
-    plain lines: each line that is read is sent, and it ends with its input.
+    Without one, choose from a list. If standard input or output is not a terminal, it sends each line of its input
+    and prints plain lines; it ends with its input.
     """
     run(partial(_with_access, partial(run_chat, name=conversation), server, token))
 
 
 @click.command()
 @click.argument("conversation")
-@click.option("--after", type=click.IntRange(min=0), help="Begin with what changed after this rev.")
-@click.option("--epoch", callback=_storable, help="The epoch that --after belongs to, as the lines tell it.")
-@click.option("--history", type=click.IntRange(min=0), default=0, help="Print so many of the newest messages first.")
-@click.option("--follow/--no-follow", default=True, help="Go on with what comes, or end when caught up.")
-@click.option("--all", "with_all", is_flag=True, help="Also who comes, goes, types and reads, and lost connections.")
+@click.option("--after", type=click.IntRange(min=0), help="Start with the changes after this rev.")
+@click.option("--epoch", callback=_storable, help="The epoch of --after, as printed in the lines.")
+@click.option("--history", type=click.IntRange(min=0), default=0, help="First print this many of the newest messages.")
+@click.option("--follow/--no-follow", default=True, help="Continue with live events, or end when caught up.")
+@click.option("--all", "with_all", is_flag=True, help="Include presence, typing, read positions and lost connections.")
 @_server
 @_token
 def tail(
@@ -89,36 +89,36 @@ def tail(
     server: str,
     token: str | None,
 ) -> None:
-    """Print what happens in a conversation, a JSON object a line."""
+    """Print the events of a conversation as JSON lines."""
     if after is not None and history:
-        raise click.UsageError("--after and --history do not go together: what changed after a rev is its own history")
+        raise click.UsageError("give --after or --history, not both")
     if epoch is not None and after is None:
-        raise click.UsageError("--epoch goes with --after: it says which history that rev belongs to")
-    what = Range(after, epoch, history, follow, with_all)
-    run(partial(_with_access, partial(run_tail, name=conversation, what=what), server, token))
+        raise click.UsageError("--epoch needs --after: it is the epoch of that rev")
+    events = Range(after, epoch, history, follow, with_all)
+    run(partial(_with_access, partial(run_tail, name=conversation, events=events), server, token))
 
 
 @click.command()
 @click.argument("conversation")
 @click.argument("text", default="-")
-@click.option("--client-id", callback=_client_id, help="Sent again with the same one, a message is stored once.")
+@click.option("--client-id", callback=_client_id, help="A message resent with the same id is stored once.")
 @click.option(
-    "--timeout", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for all of it."
+    "--timeout", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for the whole command."
 )
 @_server
 @_token
 def send(conversation: str, text: str, client_id: str | None, timeout: float, server: str, token: str | None) -> None:
-    """Send one message, TEXT or what standard input has (-), and print its id and its seq when it is stored."""
+    """Send one message, TEXT or standard input (-), and print its id and its seq when it is stored."""
     program = partial(run_send, conversation=conversation, text=text, client_id=client_id, seconds=timeout)
     run(partial(_with_access, program, server, token))
 
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines, for scripts.")
 @_server
 @_token
 def list_(as_json: bool, server: str, token: str | None) -> None:
-    """List your conversations, the one with the most recent activity first: id, name, what is unread."""
+    """List your conversations with id, name and unread messages, most recent activity first."""
     run(partial(_with_access, partial(listing, as_json=as_json), server, token))
 
 
@@ -127,7 +127,7 @@ def list_(as_json: bool, server: str, token: str | None) -> None:
 @_server
 @_password_stdin
 def login(username: str | None, server: str, password_stdin: bool) -> None:
-    """Sign in, and keep the token (not the password) in a file that only you can read."""
+    """Sign in, and store the token (not the password) in a file that only you can read."""
     name = username or click.prompt("Username")
     password = _password(password_stdin, confirms=False)
     run(partial(_sign_in, server, name, password, registers=False))
@@ -146,7 +146,7 @@ def register(username: str, server: str, password_stdin: bool) -> None:
 @click.command()
 @_server
 def logout(server: str) -> None:
-    """Forget the token that login kept."""
+    """Remove the token that login stored."""
     run(partial(_forget, server))
 
 
@@ -164,7 +164,7 @@ async def _sign_in(server: str, username: str, password: str, *, registers: bool
             await client.register(username, password)
         user = await client.sign_in(username, password)
         if client.token is None:
-            raise ClientError("the server gave out no token")
+            raise ClientError("the server issued no token")
         tokens.keep(url, tokens.Kept(user.username, client.token))
     await Output(1).write(f"Signed in to {url} as {user.username}.\n")
     return Exit.OK
@@ -183,7 +183,7 @@ def _password(from_stdin: bool, *, confirms: bool) -> str:
         except UnicodeDecodeError:
             run(partial(_refuse, "the password on standard input is not UTF-8"))
     if not sys.stdin.isatty():
-        run(partial(_refuse, "there is no terminal to ask for the password at: --password-stdin"))
+        run(partial(_refuse, "there is no terminal to ask for the password; use --password-stdin"))
     return str(click.prompt("Password", hide_input=True, confirmation_prompt=confirms))
 
 

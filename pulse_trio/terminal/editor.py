@@ -1,4 +1,4 @@
-"""The line that is being written. No I/O."""
+"""The input line and its history. No I/O."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -7,37 +7,37 @@ from typing import Final
 from pulse_trio.terminal.keys import Key, Pasted, Press, Typed
 from pulse_trio.terminal.text import clusters, visible, width
 
-MAX_LINE_CHARS: Final = 16_000  # four times what the service takes by default
-MAX_HISTORY_LINES: Final = 500  # lines
+MAX_LINE_CHARS: Final = 16_000  # four times the default limit of the service
+MAX_HISTORY_LINES: Final = 500
 
 
 class Outcome(Enum):
-    """What a key asks for beyond the line."""
+    """The request of a key to the program."""
 
     NONE = auto()
-    SUBMIT = auto()  # `take` has the line
+    SUBMIT = auto()  # `take` returns the line
     LEAVE = auto()
     REDRAW = auto()
     SUSPEND = auto()
-    FULL = auto()  # no room for what was typed
+    FULL = auto()  # the text does not fit
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A part of the line as it is shown, and in which column of it the cursor stands."""
+    """The visible part of the line, and the column of the cursor in it."""
 
     text: str
     cursor: int
 
 
 class LineEditor:
-    """One line of text with a cursor, and the lines before it. A character is what a person takes for one."""
+    """A line of text with a cursor, and earlier lines. A character is one that people see (`text.clusters`)."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._cursor = 0
         self._history: list[str] = []
-        self._place = 0  # in the history; at its end: the new line
+        self._index = 0  # index in the history; its length stands for the new line
         self._draft = ""
 
     @property
@@ -45,22 +45,22 @@ class LineEditor:
         return "".join(self._pieces)
 
     def take(self) -> str:
-        """The line, which is empty then and goes into the history."""
+        """Returns the line, clears it and adds it to the history."""
         line = self.text
         if line and (not self._history or self._history[-1] != line):
             self._history.append(line)
             del self._history[:-MAX_HISTORY_LINES]
         self._set("")
-        self._place = len(self._history)
+        self._index = len(self._history)
         return line
 
     def put_back(self, line: str) -> None:
-        """A line that could not be sent, if nothing else has been written since."""
+        """Restores a line that could not be sent, unless a new one has been started."""
         if not self._pieces:
             self._set(line)
 
     def press(self, press: Press) -> Outcome:
-        """Does what a key says."""
+        """Applies a key press."""
         match press:
             case Typed(text) | Pasted(text):
                 return self._insert(text)
@@ -81,9 +81,9 @@ class LineEditor:
             case Key.SUSPEND:
                 return Outcome.SUSPEND
             case Key.UP:
-                self._go(self._place - 1)
+                self._go(self._index - 1)
             case Key.DOWN:
-                self._go(self._place + 1)
+                self._go(self._index + 1)
             case _:
                 self._edit(press)
         return Outcome.NONE
@@ -115,16 +115,16 @@ class LineEditor:
                 self._remove(self._word_before(here), here)
 
     def view(self, columns: int) -> View:
-        """As much of the line around the cursor as fits into so many columns, the cursor's own included."""
+        """Returns the part of the line around the cursor that fits into `columns`, including the cursor's own."""
         shown = [visible(piece) for piece in self._pieces]
         sizes = [width(piece) for piece in shown]
         start, used = self._cursor, 0
-        # The cursor has at least one column, and two thirds of the rest before it if the line is that long.
+        # The cursor takes one column; in a long line two thirds of the rest are before it.
         room = max(columns - 1, 0)
         while start > 0 and used + sizes[start - 1] <= room:
             start -= 1
             used += sizes[start]
-        if start > 0:  # there is more before: leave some room after the cursor
+        if start > 0:  # the start is cut: leave space after the cursor
             while start < self._cursor and used > room * 2 // 3:
                 used -= sizes[start]
                 start += 1
@@ -134,7 +134,7 @@ class LineEditor:
             end += 1
         return View("".join(shown[start:end]), used)
 
-    # --- the line ---
+    # --- edits ---
 
     def _set(self, text: str) -> None:
         self._pieces = list(clusters(text))
@@ -144,7 +144,7 @@ class LineEditor:
         before, after = "".join(self._pieces[: self._cursor]), "".join(self._pieces[self._cursor :])
         if len(before) + len(text) + len(after) > MAX_LINE_CHARS:
             return Outcome.FULL
-        # What was typed may belong to the character before it: an accent, a part of an emoji.
+        # The new text may extend the character before it: an accent, a part of an emoji.
         self._pieces = list(clusters(before + text))
         self._cursor = len(self._pieces)
         self._pieces += clusters(after)
@@ -155,24 +155,24 @@ class LineEditor:
         del self._pieces[start:end]
         self._cursor = start
 
-    def _word_before(self, place: int) -> int:
-        while place > 0 and self._pieces[place - 1].isspace():
-            place -= 1
-        while place > 0 and not self._pieces[place - 1].isspace():
-            place -= 1
-        return place
+    def _word_before(self, index: int) -> int:
+        while index > 0 and self._pieces[index - 1].isspace():
+            index -= 1
+        while index > 0 and not self._pieces[index - 1].isspace():
+            index -= 1
+        return index
 
-    def _word_after(self, place: int) -> int:
-        while place < len(self._pieces) and self._pieces[place].isspace():
-            place += 1
-        while place < len(self._pieces) and not self._pieces[place].isspace():
-            place += 1
-        return place
+    def _word_after(self, index: int) -> int:
+        while index < len(self._pieces) and self._pieces[index].isspace():
+            index += 1
+        while index < len(self._pieces) and not self._pieces[index].isspace():
+            index += 1
+        return index
 
-    def _go(self, place: int) -> None:
-        if not 0 <= place <= len(self._history):
+    def _go(self, index: int) -> None:
+        if not 0 <= index <= len(self._history):
             return
-        if self._place == len(self._history):
+        if self._index == len(self._history):
             self._draft = self.text
-        self._place = place
-        self._set(self._draft if place == len(self._history) else self._history[place])
+        self._index = index
+        self._set(self._draft if index == len(self._history) else self._history[index])

@@ -1,4 +1,4 @@
-"""How the program ends: exit codes, signals, what is said about an error."""
+"""Ends the program: exit codes, signals, messages about errors."""
 
 import contextlib
 import signal
@@ -24,7 +24,7 @@ from pulse_trio.terminal.text import safe
 
 
 class Exit(IntEnum):
-    """Exit codes; docs/terminal.md lists them. A signal ends it with 128 and its number."""
+    """Exit codes, as in docs/terminal.md. After a signal the exit code is 128 plus its number."""
 
     OK = 0
     FAILED = 1
@@ -36,7 +36,7 @@ class Exit(IntEnum):
 
 
 class Stop(Exception):
-    """Ends the program with this exit code, saying why on standard error."""
+    """Ends the program with an exit code and a message on standard error."""
 
     def __init__(self, code: Exit, message: str) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class Stop(Exception):
 
 
 def code_of(error: BaseException) -> Exit:
-    """The exit code for an error."""
+    """Returns the exit code for an error."""
     match error:
         case Stop(code=code):
             return code
@@ -64,10 +64,10 @@ def code_of(error: BaseException) -> Exit:
 
 
 def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
-    """Runs the program, and ends it with its exit code.
+    """Runs `main` and exits with its exit code.
 
-    SIGINT, SIGTERM and SIGHUP cancel it: what must be put right, the terminal above all, is. A reader of its output
-    who goes away ends it with 0.
+    SIGINT, SIGTERM and SIGHUP cancel it, so that it restores the terminal. If the reader of its output goes away, the
+    exit code is 0.
     """
     code = 0
     try:
@@ -80,9 +80,9 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
         if len(known) < len(found):
             raise
         if not all(isinstance(leaf, BrokenPipeError) for leaf in known):
-            told = next(leaf for leaf in known if not isinstance(leaf, BrokenPipeError))
-            code = code_of(told)
-            warn(str(told))
+            first = next(leaf for leaf in known if not isinstance(leaf, BrokenPipeError))
+            code = code_of(first)
+            warn(str(first))
     sys.exit(code)
 
 
@@ -104,6 +104,6 @@ async def _until_signal(main: Callable[[], Awaitable[int]]) -> int:
 
 
 def warn(text: str) -> None:
-    """Says something on standard error, which may be closed."""
-    with contextlib.suppress(OSError):  # nobody listens
+    """Prints a line on standard error, which may be closed."""
+    with contextlib.suppress(OSError):
         print(f"pulse-trio: {safe(text)}", file=sys.stderr)  # noqa: T201

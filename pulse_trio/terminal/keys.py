@@ -1,4 +1,4 @@
-"""What a terminal sends when keys are pressed, read as keys. No I/O."""
+"""Decodes the bytes of a terminal into key presses. No I/O."""
 
 import codecs
 import re
@@ -8,12 +8,12 @@ from typing import Final, TypeAlias
 
 PASTE_BEGIN: Final = b"\x1b[200~"
 PASTE_END: Final = b"\x1b[201~"
-MAX_SEQUENCE_BYTES: Final = 64  # bytes; a longer one is none
-MAX_PASTE_BYTES: Final = 256 * 1024  # bytes that are kept of a paste; a message has far less
+MAX_SEQUENCE_BYTES: Final = 64  # longer sequences are dropped
+MAX_PASTE_BYTES: Final = 256 * 1024  # the rest of a paste is dropped; a message has far less
 
 
 class Key(Enum):
-    """A key that means something here."""
+    """A key with a function."""
 
     ENTER = auto()
     NEW_LINE = auto()  # Alt-Enter: a line feed in the message
@@ -38,14 +38,14 @@ class Key(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """Characters."""
+    """Characters that were typed."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pasted:
-    """A paste, which is text whatever is in it: a line feed in it sends nothing."""
+    """A paste: always text, so a line feed in it does not send the line."""
 
     text: str
 
@@ -103,24 +103,24 @@ _CSI: Final = re.compile(rb"\[[0-?]*[ -/]*[@-~]")
 
 
 class KeyReader:
-    """Turns bytes into presses, however they are cut."""
+    """Decodes bytes into presses; sequences may be split between calls."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = b""  # of a sequence that is not whole yet, with its ESC
+        self._rest = b""  # an incomplete sequence, with its ESC
         self._paste: bytearray | None = None
 
     @property
     def is_waiting(self) -> bool:
-        """Whether an ESC has come that may be the key alone or begin a sequence: `flush` decides that it was alone."""
+        """True while a sequence is incomplete: more bytes complete it, or `flush` takes its ESC for the key alone."""
         return bool(self._rest) and self._paste is None
 
     def flush(self) -> None:
-        """Nothing more comes of the sequence: the ESC key means nothing here."""
+        """Drops an incomplete sequence: the ESC key alone has no function."""
         self._rest = b""
 
     def feed(self, data: bytes) -> list[Press]:
-        """The presses in these bytes, after those before them."""
+        """Returns the presses that these bytes complete."""
         presses: list[Press] = []
         data = self._rest + data
         self._rest = b""
@@ -143,7 +143,7 @@ class KeyReader:
             return data[1:]
         end = next((i for i, byte in enumerate(data) if byte < 0x20 or byte == 0x7F), len(data))
         text = self._decoder.decode(data[:end], final=end < len(data))
-        # C1 characters are control characters of two bytes; what no terminal sends is taken for no text.
+        # C1 control characters: terminals do not send them as text.
         text = "".join(character for character in text if not "\x80" <= character <= "\x9f")
         if text:
             presses.append(Typed(text))
@@ -157,7 +157,7 @@ class KeyReader:
             found = _CSI.match(data, 1)
             if found is None:
                 if len(data) < MAX_SEQUENCE_BYTES and all(0x20 <= byte <= 0x3F for byte in data[2:]):
-                    self._rest = data  # the rest is still to come
+                    self._rest = data  # incomplete
                     return b""
                 return data[2:]
             if found[0] == PASTE_BEGIN[1:]:
@@ -177,7 +177,7 @@ class KeyReader:
         assert self._paste is not None
         end = data.find(PASTE_END)
         if end < 0:
-            # Its end may be cut: that much of it waits.
+            # The end mark may be split: keep the bytes that may begin it.
             kept = next((n for n in range(len(PASTE_END) - 1, 0, -1) if data.endswith(PASTE_END[:n])), 0)
             self._paste += data[: len(data) - kept][: max(MAX_PASTE_BYTES - len(self._paste), 0)]
             self._rest = data[len(data) - kept :]

@@ -1,4 +1,4 @@
-"""A conversation as lines of text, plain or in colour. What others wrote is made safe here."""
+"""Formats events as lines of text, plain or in colour, and makes text of others safe."""
 
 import zlib
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from pulse_trio.client import (
 from pulse_trio.terminal.text import safe, width, wrap
 
 NAME_COLORS: Final = (31, 32, 33, 34, 35, 36, 91, 92, 93, 94, 95, 96)
-NARROWEST: Final = 20  # columns for text, however long the name is
+MIN_TEXT_COLUMNS: Final = 20  # for the text, however long the name is
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS: Final = (
     *("January", "February", "March", "April", "May", "June"),
@@ -31,7 +31,7 @@ MONTHS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Colours, or none."""
+    """Formats text with colours, or without."""
 
     has_colors: bool
 
@@ -42,7 +42,7 @@ class Style:
         return f"\x1b[1m{text}\x1b[0m" if self.has_colors else text
 
     def name(self, username: str) -> str:
-        """A username in its colour, always the same."""
+        """Formats a username in its own colour, which stays the same."""
         shown = safe(username)
         if not self.has_colors:
             return shown
@@ -51,11 +51,11 @@ class Style:
 
 
 class Lines:
-    """Turns events into lines, with a separator where another day begins.
+    """Formats events as lines, with a separator before each new day.
 
     Args:
-        columns: how wide a line may be; 0: as long as it is.
-        local: what makes a moment one of this place; by default the system's time zone.
+        columns: returns the maximal width of a line; 0: unlimited.
+        local: converts a time to local time; by default by the system's time zone.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class Lines:
         self._day: date | None = None
 
     def of(self, event: Event) -> list[str]:
-        """The lines for an event; none for one that is shown elsewhere."""
+        """Returns the lines for an event; none for typing and the like, which the status line shows."""
         match event:
             case Message():
                 return self.message(event)
             case MessageEdited(message):
-                about = f"changed the message of {self._time(message)}: "
+                about = f"edited the message of {self._time(message)}: "
                 return [*self._separator(message.updated_at), *self._block(message, about, message.updated_at)]
             case MessageDeleted(message):
                 about = f"the message of {safe(message.sender_username)} of {self._time(message)} was deleted"
@@ -84,22 +84,22 @@ class Lines:
             case MembersChanged():
                 return [self._note(safe(event.text))]
             case Offline():
-                return [self._note(f"no connection ({safe(event.reason)}); trying again")]
+                return [self._note(f"no connection ({safe(event.reason)}); reconnecting")]
             case Online():
                 return [self._note("connected again")]
             case Reset():
-                return [self._note("the history was restored from a backup; what stands above may differ from it")]
+                return [self._note("the history was restored from a backup; the lines above may differ from it")]
         return []
 
     def message(self, message: Message) -> list[str]:
-        """A message, new or from history."""
+        """Returns the lines for a message, new or from the history."""
         if message.is_deleted:
             return []
         about = "(edited) " if message.is_edited else ""
         return [*self._separator(message.created_at), *self._block(message, about, message.created_at)]
 
     def note(self, text: str) -> list[str]:
-        """Something that the program says; `text` is safe."""
+        """Returns the lines for a message of the program; `text` must be safe."""
         return [self._note(line) for line in text.split("\n")]
 
     def _separator(self, moment: datetime) -> list[str]:
@@ -119,8 +119,8 @@ class Lines:
         indent = 6 + width(safe(message.sender_username)) + 1
         columns = self._columns()
         text = about + safe(message.content, lines=True)
-        pieces = wrap(text, max(columns - indent, NARROWEST)) if columns else text.split("\n")
-        if columns and columns - indent < NARROWEST:
+        pieces = wrap(text, max(columns - indent, MIN_TEXT_COLUMNS)) if columns else text.split("\n")
+        if columns and columns - indent < MIN_TEXT_COLUMNS:
             indent = 6
         return [head + pieces[0], *(" " * indent + piece for piece in pieces[1:])]
 

@@ -1,4 +1,4 @@
-"""`pulse-trio list`: the conversations of a user, for people and for scripts."""
+"""`pulse-trio list`: lists the conversations of a user, for people and for scripts."""
 
 from pulse_trio.client import Conversation, User
 from pulse_trio.terminal.access import Access, everything, name_of, title
@@ -8,7 +8,7 @@ from pulse_trio.terminal.tail import json_line
 
 
 async def listing(access: Access, *, as_json: bool) -> int:
-    """Prints a line for each conversation, the one with the most recent activity first."""
+    """Prints a line for each conversation, most recent activity first."""
     async with access.open() as client:
         found = await everything(client)
         me = client.user

@@ -1,4 +1,4 @@
-"""The screen of `pulse-trio chat`: lines that scroll; below them one that says how things are, and one to write in."""
+"""The screen of `pulse-trio chat`: scrolling lines, a status line below them, and an input line."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from pulse_trio.terminal.streams import Output
 from pulse_trio.terminal.text import cut, width
 
 PROMPT: Final = "> "
-PASTE_ON: Final = "\x1b[?2004h"  # a paste comes between marks
+PASTE_ON: Final = "\x1b[?2004h"  # bracketed paste
 PASTE_OFF: Final = "\x1b[?2004l"
 HIDE: Final = "\x1b[?25l"
 SHOW: Final = "\x1b[?25h"
@@ -21,7 +21,7 @@ CLEAR_DOWN: Final = "\x1b[J"
 
 
 class RawMode:
-    """Keys come one by one, unechoed, Ctrl-C among them; however the block ends, the terminal is as it was."""
+    """Raw mode for the block: keys come one by one, without echo, also Ctrl-C. Restores the terminal at the end."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -35,7 +35,7 @@ class RawMode:
         self._off()
 
     def suspend(self) -> None:
-        """Stops the program, as Ctrl-Z does elsewhere; returns when it is continued."""
+        """Stops the process like Ctrl-Z; returns when it is continued."""
         self._off()
         os.kill(os.getpid(), signal.SIGTSTP)
         self._on()
@@ -53,20 +53,20 @@ class RawMode:
         try:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
         except termios.error:
-            return  # the terminal is gone, and needs nothing
+            return  # the terminal is gone
         _now(f"{PASTE_OFF}{SHOW}\x1b[0m")
 
 
 def _now(text: str) -> None:
-    """Writes a few bytes without waiting: also where nothing may be awaited any more."""
-    with contextlib.suppress(OSError):  # the terminal is gone, and needs nothing
+    """Writes a few bytes without awaiting, so that it also works during cancellation."""
+    with contextlib.suppress(OSError):  # the terminal is gone
         os.write(1, text.encode())
 
 
 class Screen:
-    """Draws. The two lines at the bottom are drawn anew after whatever scrolls above them.
+    """Draws lines, and redraws the two bottom lines below them.
 
-    Not for several tasks at once: each call must have ended before the next.
+    Calls must not overlap.
     """
 
     def __init__(self, output: Output) -> None:
@@ -77,13 +77,14 @@ class Screen:
 
     @property
     def columns(self) -> int:
+        """Width of the terminal; 80 if unknown."""
         try:
             return max(os.get_terminal_size(1).columns, 10)
         except OSError:
             return 80
 
     async def draw(self, status: str, view: View, lines: Sequence[str] = ()) -> None:
-        """Puts lines above, and the two at the bottom below them. `status` is safe and has no colours."""
+        """Appends lines, and redraws the status and the input line. `status` must be safe, without colours."""
         columns = self.columns
         shown = cut(status, columns - 1)
         text = [HIDE, self._erase(columns), *(f"{line}\n" for line in lines)]
@@ -94,24 +95,24 @@ class Screen:
         await self._output.write("".join(text))
 
     async def erase(self) -> None:
-        """Takes the two lines away; the cursor stands where they were."""
+        """Erases the two bottom lines; the cursor stays in their place."""
         await self._output.write(self._erase(self.columns))
         self._is_drawn = False
 
     async def ring(self) -> None:
-        """The bell: there is no room for what was typed."""
+        """Rings the bell: the input is full."""
         await self._output.write("\a")
 
     def _erase(self, columns: int) -> str:
         if not self._is_drawn:
             return ""
-        # A terminal that became narrower has broken the lines anew.
+        # A terminal that became narrower has rewrapped the lines.
         up = max((self._status_width + columns - 1) // columns, 1) + self._cursor // columns
         return f"\r\x1b[{up}A{CLEAR_DOWN}"
 
 
 def is_interactive() -> bool:
-    """Whether a person sits at both ends."""
+    """Returns True if standard input and output are a capable terminal."""
     return (
         sys.stdin is not None
         and sys.stdout is not None

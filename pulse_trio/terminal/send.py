@@ -1,4 +1,4 @@
-"""`pulse-trio send`: one message, for bots and cron."""
+"""`pulse-trio send`: sends one message, for bots and cron jobs."""
 
 import trio
 
@@ -11,18 +11,19 @@ async def send(access: Access, conversation: str, text: str, client_id: str | No
     """Sends a message and prints its id and its seq; `-` as text is standard input.
 
     Raises:
-        Stop: it was not acknowledged within so many seconds; it may be stored all the same.
+        Stop: it was not acknowledged within `seconds`; it may be stored nevertheless.
     """
     if text == "-":
         text = await _standard_input()
     message = None
-    with trio.move_on_after(seconds):  # of leaving, too: but what was acknowledged is told
+    with trio.move_on_after(seconds):  # also while the client closes; an acknowledged message is printed
         async with access.open() as client:
             found = await find(client, conversation, creates=True)
             message = await client.send(found, text, client_id=client_id)
     if message is None:
         raise Stop(
-            Exit.NOT_STORED, f"not acknowledged within {seconds:g} seconds; it may be stored or not: --client-id"
+            Exit.NOT_STORED,
+            f"not acknowledged within {seconds:g} s; it may be stored; resend it with --client-id",
         )
     await Output(1).write(f"{message.id} {message.seq}\n")
     return Exit.OK

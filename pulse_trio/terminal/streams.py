@@ -1,7 +1,7 @@
-"""Standard input and output, without blocking the loop and without changing what other programs see of them.
+"""Standard input and output without blocking the loop.
 
-Non-blocking mode would be seen by whoever shares the terminal. So nothing is read or written before the system says
-that it can be.
+Non-blocking mode would affect other programs that share the terminal. The descriptors stay blocking, and each read or
+write waits until the system reports them ready.
 """
 
 import os
@@ -11,29 +11,29 @@ from typing import Final
 
 import trio
 
-WRITE_BYTES: Final = 512  # at a time: a pipe that is writable takes as many (POSIX's PIPE_BUF)
+WRITE_BYTES: Final = 512  # in one call: a writable pipe accepts this many without blocking (POSIX's PIPE_BUF)
 READ_BYTES: Final = 4_096
-MAX_LINE_BYTES: Final = 65_536  # bytes of a line of input: the service takes no larger message
+MAX_LINE_BYTES: Final = 65_536  # of a line of input: the service accepts no larger message
 
 
 class LineTooLong(Exception):
-    """A line of input is over the limit."""
+    """A line of input exceeds the limit."""
 
 
 class Output:
-    """A descriptor to write to. Tasks may share it: what one writes stays together."""
+    """A descriptor to write to. Tasks may share it: each `write` stays together."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._lock = trio.Lock()
 
     async def write(self, text: str) -> None:
-        """Writes all of it.
+        """Writes the whole text.
 
         Cancelled: a part may have been written.
 
         Raises:
-            BrokenPipeError: nobody reads it any more.
+            BrokenPipeError: the reader has closed the pipe.
         """
         data = memoryview(text.encode("utf-8", "replace"))
         async with self._lock:
@@ -42,26 +42,26 @@ class Output:
                 data = data[os.write(self._fd, data[:WRITE_BYTES]) :]
 
     async def wait_broken(self) -> None:
-        """Returns when it is a pipe whose reader has gone; never otherwise."""
+        """Waits until the reader closes the pipe; for ever if this is not a pipe."""
         if not stat.S_ISFIFO(os.fstat(self._fd).st_mode):
             await trio.sleep_forever()
-        await trio.lowlevel.wait_readable(self._fd)  # the writing end of a pipe is never readable, but may be broken
+        await trio.lowlevel.wait_readable(self._fd)  # the writing end is never readable, but reports a closed pipe
 
 
 async def read_some(fd: int) -> bytes:
-    """What has come; empty at the end."""
+    """Waits for input and returns it; empty at the end of the input."""
     await _ready(fd, trio.lowlevel.wait_readable)
     try:
         return os.read(fd, READ_BYTES)
-    except OSError:  # a terminal that was hung up
+    except OSError:  # the terminal was hung up
         return b""
 
 
 async def read_lines(fd: int) -> AsyncGenerator[str, None]:
-    """The lines that come, without their ends; the last one need not have one.
+    """Yields lines of input without their line ends; the last one may have none.
 
     Raises:
-        LineTooLong: a line is over MAX_LINE_BYTES bytes.
+        LineTooLong: a line has more than MAX_LINE_BYTES bytes.
     """
     held = b""
     while data := await read_some(fd):
@@ -79,5 +79,5 @@ async def _ready(fd: int, wait: object) -> None:
     try:
         await wait(fd)
     except PermissionError:
-        # A file on a disk, for which Linux does not wait: it is always ready.
+        # epoll rejects regular files, which are always ready.
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""`pulse-trio tail`: what happens in a conversation, a JSON object a line, for scripts."""
+"""`pulse-trio tail`: prints the events of a conversation as JSON lines, for scripts."""
 
 import json
 import re
@@ -29,20 +29,20 @@ from pulse_trio.terminal.access import Access, find
 from pulse_trio.terminal.exits import Exit
 from pulse_trio.terminal.streams import Output
 
-# Inside a JSON string only; JSON writes lower ones by number anyway. A terminal may obey them.
-_OBEYED: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Characters in JSON strings that a terminal may act on; JSON escapes those below U+0020 anyway.
+_UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """What is printed.
+    """The events to print.
 
     Attributes:
-        after: everything that changed after this rev; None: only what is new.
-        epoch: the history that `after` belongs to; None: the one that there is.
-        history: so many of the newest messages first.
-        follows: goes on with what comes.
-        with_all: also what nobody keeps: who comes and goes, types, reads; whether there is a connection.
+        after: starts with the changes after this rev; None: with new ones.
+        epoch: the epoch of `after`; None: the present one.
+        history: number of stored messages to print first, the newest ones.
+        follows: continues with live events.
+        with_all: includes ephemeral events: presence, typing, read positions, the state of the connection.
     """
 
     after: int | None = None
@@ -52,19 +52,19 @@ class Range:
     with_all: bool = False
 
 
-async def tail(access: Access, name: str, what: Range) -> int:
-    """Prints what happens, until it is told to end, or until it has caught up."""
+async def tail(access: Access, name: str, events: Range) -> int:
+    """Prints events until cancelled, or, without `follows`, until it has caught up."""
     output = Output(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_with, output, nursery.cancel_scope)
         async with access.open() as client:
             found = await find(client, name, creates=False)
-            if what.after is None and not what.follows:
-                for message in await newest(client, found, what.history):
+            if events.after is None and not events.follows:
+                for message in await newest(client, found, events.history):
                     await output.write(line_of(message, epoch=found.epoch))
             else:
-                async with client.join(found, after=what.after, epoch=what.epoch) as room:
-                    await _follow(client, room, output, what)
+                async with client.join(found, after=events.after, epoch=events.epoch) as room:
+                    await _follow(client, room, output, events)
         nursery.cancel_scope.cancel()
     return Exit.OK
 
@@ -75,7 +75,7 @@ async def _end_with(output: Output, scope: trio.CancelScope) -> None:
 
 
 async def newest(client: Client, conversation: Conversation, count: int) -> list[Message]:
-    """So many of the newest messages, the oldest of them first; deleted ones are left out and count."""
+    """Returns the newest `count` messages, oldest first, without the deleted ones among them."""
     found: list[Message] = []
     if count > 0:
         async for message in client.history(conversation):
@@ -85,33 +85,33 @@ async def newest(client: Client, conversation: Conversation, count: int) -> list
     return [message for message in reversed(found) if not message.is_deleted]
 
 
-async def _follow(client: Client, room: Room, output: Output, what: Range) -> None:
+async def _follow(client: Client, room: Room, output: Output, events: Range) -> None:
     target = room.head_rev
-    known: dict[int, int] = {}  # seq → rev, of what was printed as history
-    for message in await newest(client, room.conversation, what.history):
+    known: dict[int, int] = {}  # seq → rev of the messages printed as history
+    for message in await newest(client, room.conversation, events.history):
         known[message.seq] = message.rev
         await output.write(line_of(message, epoch=room.epoch))
-    while what.follows or room.rev < target or room.epoch != room.head_epoch:
+    while events.follows or room.rev < target or room.epoch != room.head_epoch:
         event = await room.receive()
         message_of = event.message if isinstance(event, MessageEdited | MessageDeleted) else event
         if isinstance(message_of, Message):
             if message_of.rev <= known.get(message_of.seq, 0):
                 continue
-        elif not what.with_all and not isinstance(event, Reset):
+        elif not events.with_all and not isinstance(event, Reset):
             continue
         line = line_of(event, epoch=room.epoch)
         if line:
             await output.write(line)
         if isinstance(event, Reset):
             target = event.last_rev
-            known.clear()  # seq and rev begin again there: what is new may have numbers of what is lost
+            known.clear()  # the new history reuses numbers of the lost one
 
 
 def line_of(event: Event, *, epoch: str = "") -> str:
-    """An event as a line of JSON: a message as its frame in docs/protocol.md, others as docs/terminal.md says.
+    """Formats an event as a line of JSON: a message like its frame in docs/protocol.md, others as in docs/terminal.md.
 
     Args:
-        epoch: what the `rev` of a message belongs to: whoever keeps the one needs the other to go on.
+        epoch: the epoch of a message's `rev`; a script needs both to resume.
     """
     fields = _fields(event)
     if not fields:
@@ -122,9 +122,9 @@ def line_of(event: Event, *, epoch: str = "") -> str:
 
 
 def json_line(fields: dict[str, Any]) -> str:
-    """A line of JSON with nothing in it that a terminal obeys."""
+    """Formats a line of JSON without characters that a terminal acts on."""
     text = json.dumps(fields, ensure_ascii=False)
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def _fields(event: Event) -> dict[str, Any]:

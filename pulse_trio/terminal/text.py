@@ -1,7 +1,7 @@
-"""Text on a terminal: made safe, measured, broken into lines.
+"""Text for a terminal: makes it safe, measures it, wraps it.
 
-What others write is data. Sent to a terminal as it is, a control character in it can move the cursor, change the
-window's title, paste into the shell or hide what comes after it.
+A control character in text of others could move the cursor, change the window's title, paste into the shell or hide
+the text after it.
 """
 
 import re
@@ -14,14 +14,14 @@ EMOJI_STYLE: Final = "\ufe0f"
 FIRST_STRONG_ISOLATE: Final = "\u2068"
 POP_ISOLATE: Final = "\u2069"
 
-# Control characters; what changes the direction of the text around it; what ends a line for some programs; halves of
-# surrogate pairs, which no terminal can be sent.
+# Control characters, characters that change the direction of the text around them or end a line for some programs, and
+# lone surrogates, which cannot be encoded.
 _SPECIAL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufff9-\ufffb\ud800-\udfff]")
 _RIGHT_TO_LEFT: Final = frozenset({"R", "AL", "AN"})
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """The text with control characters as symbols, and what else a terminal may obey by its number.
+    """Replaces control characters by symbols, and other characters that a terminal acts on by their numbers.
 
     Args:
         lines: keep line feeds.
@@ -30,9 +30,9 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def safe(text: str, *, lines: bool = False) -> str:
-    """What others wrote, with nothing in it that a terminal obeys, beside other text.
+    """Makes text of others safe to print beside other text.
 
-    Text that is written from right to left is isolated, so that it does not reorder what stands beside it.
+    Right-to-left text is isolated, so that it does not reorder the text beside it.
     """
     shown = visible(text, lines=lines)
     if not shown.isascii() and any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in shown):
@@ -55,9 +55,9 @@ def _symbol(character: str, *, lines: bool) -> str:
 
 
 def clusters(text: str) -> Iterator[str]:
-    """The pieces of a text that a person takes for characters: a letter with its accents, a composed emoji.
+    """Splits a text into the characters that people see: a letter with its accents, a composed emoji.
 
-    A part of Unicode TR 29, as far as a line of chat needs it.
+    Implements the part of Unicode TR 29 that a line of chat needs.
     """
     piece = ""
     for character in text:
@@ -74,7 +74,7 @@ def clusters(text: str) -> Iterator[str]:
 def _goes_with(piece: str, character: str) -> bool:
     if _is_invisible(character) or piece[-1] == ZERO_WIDTH_JOINER:
         return True
-    if "\U0001f3fb" <= character <= "\U0001f3ff":  # a colour of skin
+    if "\U0001f3fb" <= character <= "\U0001f3ff":  # a skin tone
         return True
     is_flag = "\U0001f1e6" <= character <= "\U0001f1ff"
     return is_flag and len(piece) == 1 and "\U0001f1e6" <= piece <= "\U0001f1ff"
@@ -85,7 +85,7 @@ def _is_invisible(character: str) -> bool:
 
 
 def width(text: str) -> int:
-    """How many columns of a terminal the text takes."""
+    """Returns the width of a text in columns."""
     if text.isascii():
         return len(text)
     return sum(_cluster_width(piece) for piece in clusters(text))
@@ -100,7 +100,7 @@ def _cluster_width(piece: str) -> int:
 
 
 def cut(text: str, columns: int) -> str:
-    """As much of the text as fits, with `…` if that is not all of it."""
+    """Cuts a text to `columns`, with `…` at the end if it is longer."""
     if width(text) <= columns:
         return text
     kept, used = "", 0
@@ -113,7 +113,7 @@ def cut(text: str, columns: int) -> str:
 
 
 def wrap(text: str, columns: int) -> list[str]:
-    """The text in lines of at most so many columns, broken at spaces where there are some."""
+    """Wraps a text into lines of at most `columns`, at spaces where possible."""
     lines = []
     for paragraph in text.split("\n"):
         line, used, space = "", 0, -1

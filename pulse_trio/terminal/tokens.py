@@ -1,4 +1,4 @@
-"""Where tokens are kept between runs: one file, for its owner only."""
+"""Stores tokens between runs, in one file that only its owner can read."""
 
 import fcntl
 import json
@@ -15,24 +15,24 @@ from pulse_trio.terminal.exits import Exit, Stop
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Who is signed in to a server."""
+    """A stored token and its user."""
 
     username: str
     token: str
 
 
 def token_file() -> Path:
-    """The file, in the folder that XDG_CONFIG_HOME names, else in `~/.config`."""
+    """Returns the path of the file: in XDG_CONFIG_HOME if set, else in `~/.config`."""
     folder = os.environ.get("XDG_CONFIG_HOME") or ""
     base = Path(folder) if Path(folder).is_absolute() else Path.home() / ".config"
     return base / "pulse-trio" / "tokens.json"
 
 
 def load(server: str) -> Kept | None:
-    """Who is signed in to this server, if anybody is.
+    """Returns the stored token for this server, or None.
 
     Raises:
-        Stop: the file is open to others, or not one of ours.
+        Stop: others can read the file, or it is not a file of tokens.
     """
     entry = _read().get(server)
     if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
@@ -41,7 +41,7 @@ def load(server: str) -> Kept | None:
 
 
 def keep(server: str, kept: Kept | None) -> None:
-    """Keeps who is signed in to this server; None: nobody is.
+    """Stores a token for this server; None removes it.
 
     Raises:
         Stop: the file cannot be written.
@@ -51,9 +51,9 @@ def keep(server: str, kept: Kept | None) -> None:
 
 
 def keep_next(server: str, last: Kept, following: Kept) -> bool:
-    """Keeps the token that `last` was renewed to. Whether it did: not if `last` is not the one that is kept now.
+    """Replaces the stored token `last` by its renewal; returns False if another one is stored by now.
 
-    Then its user has signed out, or in as somebody else, or another program has renewed it first.
+    In that case the user has signed out or in again, or another program has renewed it first.
 
     Raises:
         Stop: the file cannot be written.
@@ -67,7 +67,7 @@ def keep_next(server: str, last: Kept, following: Kept) -> bool:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """One program at a time reads, changes and replaces. The lock has a file of its own, which is never replaced."""
+    """Locks the tokens for one program at a time. The lock is a file of its own, because the other one is replaced."""
     path = token_file().with_name("tokens.lock")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _locked() -> Iterator[None]:
 
 
 def _replace(server: str, kept: Kept | None) -> None:
-    """Writes the file anew, in one step: whoever reads it meanwhile has the one or the other."""
+    """Replaces the file atomically."""
     entries = _read()
     entries.pop(server, None)
     if kept is not None:
@@ -107,7 +107,7 @@ def _read() -> dict[str, object]:
     try:
         with path.open() as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise Stop(Exit.FAILED, f"{path} holds tokens and is open to others: chmod 600 {path}")
+                raise Stop(Exit.FAILED, f"{path} holds tokens, and others can read it: chmod 600 {path}")
             entries = json.load(file)
     except FileNotFoundError:
         return {}

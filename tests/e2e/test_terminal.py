@@ -343,7 +343,7 @@ async def test_a_chat_at_the_terminal(desk: Desk) -> None:
             await program.type("\r")
             await program.wait("alice pasted")
             await program.type("/edit better\r")
-            await program.wait("changed the message of")
+            await program.wait("edited the message of")
             await program.type("/who\r")
             await program.wait("alice (here), bob (here)")
             await program.type("\x04")

@@ -82,7 +82,7 @@ def test_changes() -> None:
     shown.of(message("one"))
     later = NOON + timedelta(minutes=5)
     edited = Message(**{**_fields(message("better", is_edited=True)), "updated_at": later})  # type: ignore[arg-type]
-    assert shown.of(MessageEdited(edited)) == ["12:05 bob changed the message of 12:00: better"]
+    assert shown.of(MessageEdited(edited)) == ["12:05 bob edited the message of 12:00: better"]
     gone = Message(**{**_fields(message("", is_deleted=True)), "updated_at": later})  # type: ignore[arg-type]
     assert shown.of(MessageDeleted(gone)) == ["12:05 · the message of bob of 12:00 was deleted"]
     assert shown.message(gone) == []

@@ -44,6 +44,6 @@ async def test_what_is_acknowledged_is_told_whatever_the_time(
         assert await send(access, TEAM, "hello", None, seconds=5) == Exit.OK
         assert capfd.readouterr().out == f"{TEAM} 7\n"
         server.is_down = True
-        with pytest.raises(Stop, match="may be stored or not") as caught:
+        with pytest.raises(Stop, match="may be stored; resend") as caught:
             await send(access, TEAM, "hello", None, seconds=0)
         assert caught.value.code == Exit.NOT_STORED
