@@ -1,1 +1,1 @@
-"""Our server and its peers under one load generator. `docs/benchmarks.md` says what is measured and how to rerun it."""
+"""Benchmarks of our server and its peers with one load generator; `docs/benchmarks.md` describes them."""

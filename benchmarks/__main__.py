@@ -19,13 +19,13 @@ from benchmarks.targets import NODE, NODE_MODULES, OURS, PEERS, ROOT, Running, T
 
 
 def main() -> None:
-    """Reads the command line, runs, saves."""
+    """Reads the command line, runs the scenarios and saves the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller and shorter, under five minutes")
     parser.add_argument("--only", default="".join(SCENARIOS), help="scenarios by letter, such as ab")
     parser.add_argument("--servers", default=",".join((OURS, *PEERS)), help="names, separated by commas")
-    parser.add_argument("--rounds", type=int, help="how often each is measured")
-    parser.add_argument("--seconds", type=float, help="how long each phase takes")
+    parser.add_argument("--rounds", type=int, help="number of measurements of each phase")
+    parser.add_argument("--seconds", type=float, help="seconds of each phase")
     parser.add_argument("--churn", type=int, help="members of the room of scenario g")
     parser.add_argument("--python", type=Path, default=ROOT / ".venv/bin/python", help="our server's Python")
     parser.add_argument(
@@ -45,13 +45,13 @@ def main() -> None:
 
     for name, target in list(targets.items()):
         if (lacking := missing(target)) is not None:
-            print(f"Without {name}: {lacking} is not here.")
+            print(f"Skipping {name}: {lacking} not found.")
             del targets[name]
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # servers inherit it
     options.out.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are stopped then too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM stops the servers too
     results = uvloop.run(_measure(targets, options.only, plan, options))
     about = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **machine(), **versions(options.python)}
     if NODE in targets:

@@ -1,4 +1,4 @@
-"""The clients: WebSockets by picows (C on uvloop), which count frames by their first bytes, and plain HTTP."""
+"""The load generator's clients: picows WebSockets (C on uvloop) that tell frames by their first bytes; plain HTTP."""
 
 import asyncio
 import time
@@ -11,13 +11,13 @@ CONTENT_BYTES = 64
 
 
 class Lost(Exception):
-    """A connection ended that should not have."""
+    """A connection ended unexpectedly, or an answer was an error."""
 
 
 class Tally:
-    """Counts the deliveries of many connections, and says when as many have come as were expected.
+    """Counts the deliveries of many connections, and resolves a future when the expected number has come.
 
-    `bytes` are those of all frames, whatever they are.
+    `bytes` counts the bytes of all frames.
     """
 
     __slots__ = ("bytes", "count", "goal", "reached")
@@ -29,7 +29,7 @@ class Tally:
         self.reached: asyncio.Future[None] | None = None
 
     def expect(self, more: int) -> "asyncio.Future[None]":
-        """A future that is done when so many more deliveries have come."""
+        """Returns a future that is done after `more` further deliveries."""
         self.goal = self.count + more
         self.reached = asyncio.get_running_loop().create_future()
         return self.reached
@@ -45,7 +45,7 @@ class Tally:
 
 
 class Dialect:
-    """Protocol of a server: the specification's frames."""
+    """The frames and paths of a server: those of the specification."""
 
     counted = b'{"type":"message"'
     typed = b'{"type":"typing"'
@@ -54,7 +54,7 @@ class Dialect:
         return f"/api/chat/ws/{room}?token={token}{more}"
 
     def opening(self, room: str, token: str) -> tuple[bytes, bytes] | None:
-        """A first frame to send once the server has sent one that begins so; None if the first frame is all."""
+        """Returns a first frame to send, and the start of the server's frame before it; None if there is none."""
         return None
 
     def message(self, content: bytes) -> bytes:
@@ -65,7 +65,7 @@ class Dialect:
 
 
 class SocketIoDialect(Dialect):
-    """Engine.IO 4 and Socket.IO 5 over WebSocket alone."""
+    """Engine.IO 4 and Socket.IO 5, over WebSocket only."""
 
     counted = b'42["message"'
     typed = b'42["typing"'
@@ -83,13 +83,13 @@ class SocketIoDialect(Dialect):
         return b'42["typing",{}]'
 
 
-class Client(picows.WSListener):  # type: ignore[misc]  # a class of Cython
-    """One connection. `tally` counts its deliveries; `on_ack` is told of its own messages that come back.
+class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
+    """One connection. `tally` counts its deliveries; `on_ack` is called with each of its messages that comes back.
 
     Args:
-        dialect: how the server is spoken to.
-        number: a number of its own, which is in its messages.
-        opening: what the dialect says about the first frames.
+        dialect: the frames of the server.
+        number: a unique number, which its messages contain.
+        opening: the result of `Dialect.opening`.
     """
 
     def __init__(self, dialect: Dialect, number: int, opening: tuple[bytes, bytes] | None, tally: Tally) -> None:
@@ -147,7 +147,7 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a class of Cython
         elif payload == b"2":  # a ping of Engine.IO
             self.transport.send(picows.WSMsgType.TEXT, b"3")
         elif payload.startswith(b'{"type":"error"'):
-            error = Lost(f"the server refused: {payload[:300]!r}")
+            error = Lost(f"the server sent an error: {payload[:300]!r}")
             self.tally.fail(error)
         elif not self.ready.done():
             self.ready.set_result(payload)
@@ -165,11 +165,11 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a class of Cython
         self.transport.send(picows.WSMsgType.TEXT, self._dialect.message(content))
 
     def type(self) -> None:
-        """Says that it is typing."""
+        """Sends one typing frame."""
         self.transport.send(picows.WSMsgType.TEXT, self._dialect.typing())
 
     async def close(self) -> None:
-        """Closes the connection, and returns when it is closed."""
+        """Closes the connection and waits until it is closed."""
         self._closing = True
         if not self.gone.done():
             self.transport.send_close(picows.WSCloseCode.OK)
@@ -179,20 +179,20 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a class of Cython
                 self.transport.disconnect()
 
     def cut(self) -> None:
-        """Ends the connection without a close frame, as a network that fails does."""
+        """Ends the connection without a close frame, like a network failure."""
         self._closing = True
         self.transport.disconnect(False)
 
 
 class Http:
-    """One HTTP/1.1 connection that asks one thing after the other."""
+    """One HTTP/1.1 connection for one request at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def get(self, path: str, token: str) -> bytes:
-        """The body of an answer.
+        """Requests a path and returns the body of the answer.
 
         Raises:
             Lost: the answer is not 200.
@@ -208,7 +208,7 @@ class Http:
             int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
         )
         body = await reader.readexactly(length)
-        if b"connection: close" in head.lower():  # a server may end a connection after so many requests
+        if b"connection: close" in head.lower():  # some servers close a connection after a number of requests
             self.close()
             self._streams = None
         if not head.startswith(b"HTTP/1.1 200"):
@@ -223,7 +223,7 @@ class Http:
 async def connect(
     dialect: Dialect, port: int, room: str, token: str, number: int, tally: Tally, more: str = ""
 ) -> Client:
-    """Opens a connection and returns when the server's first frame has come."""
+    """Opens a connection and waits for the server's first frame."""
     opening = dialect.opening(room, token)
     _, client = await picows.ws_connect(
         lambda: Client(dialect, number, opening, tally),

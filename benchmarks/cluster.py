@@ -1,6 +1,6 @@
-"""The PostgreSQL of all servers: the embedded one, with fsync on, in a folder of its own.
+"""Runs the PostgreSQL of all servers: the embedded one, with fsync on, in a folder of its own.
 
-Runs in the service's own environment. Prints one line of JSON when it is ready, and stops when its standard input ends:
+Runs in the service's environment. Prints one line of JSON when it is ready; stops when its standard input ends:
 
     {"pid": 1234, "host": "/tmp/…", "port": "5432", "user": "pulse", "settings": {"fsync": "on", …}}
 """
@@ -22,7 +22,7 @@ def main() -> None:
     """Runs the cluster."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="pulse-bench-"))
-    folder.chmod(0o711)  # root's PostgreSQL runs as another account, which must pass through
+    folder.chmod(0o711)  # when root runs this, PostgreSQL has another account, which needs access
     server = EmbeddedPostgres(folder / "data", options={"max_connections": "200"})
     try:
         parts = conninfo_to_dict(server.start())

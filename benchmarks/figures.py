@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmark: percentiles, spreads, ratios, and what /proc says. No I/O."""
+"""Arithmetic of the benchmark: percentiles, spreads, ratios, lines of /proc, tables. No I/O."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Least, median and greatest of several rounds."""
+    """Least, median and greatest value of several rounds."""
 
     least: float
     median: float
@@ -18,10 +18,7 @@ class Spread:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The smallest value that so many percent of all are not above (nearest rank); of none it is NaN.
-
-    `ordered` is in ascending order.
-    """
+    """Returns the percentile by nearest rank; NaN for no values. `ordered` must be ascending."""
     if not ordered:
         return math.nan
     rank = math.ceil(percent / 100 * len(ordered))
@@ -29,10 +26,10 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 
 
 def spread(values: Iterable[float]) -> Spread:
-    """Least, median and greatest; the median of an even number is the mean of the middle two.
+    """Returns the spread; the median of an even number of values is the mean of the middle two.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no values.
     """
     ordered = sorted(values)
     if not ordered:
@@ -43,9 +40,9 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def ratios(ours: Sequence[float], theirs: Sequence[float], *, more_is_better: bool = False) -> Spread | None:
-    """Factor by which ours is better, round by round: compares what was measured side by side.
+    """Returns the factors by which ours is better, from pairs of rounds that were measured side by side.
 
-    None if a value is missing or zero, so that there is nothing to divide.
+    None if a value is missing or zero.
     """
     pairs = list(zip(ours, theirs, strict=False))
     found = []
@@ -58,7 +55,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float], *, more_is_better: bo
 
 
 def short(value: float) -> str:
-    """Three digits that count: `12300`, `45.1`, `0.67`."""
+    """Formats a number with three significant digits: `12300`, `45.1`, `0.67`."""
     if not math.isfinite(value):
         return "–"
     if value == 0 or abs(value) >= 100:
@@ -68,16 +65,16 @@ def short(value: float) -> str:
 
 
 def stat_fields(line: str) -> tuple[int, int]:
-    """Parent, and clock ticks of CPU, of a process from its line in /proc/PID/stat.
+    """Returns the parent and the CPU time in clock ticks of a process from its line in /proc/PID/stat.
 
-    The ticks are utime + stime, and those of its children that ended and were waited for (proc_pid_stat(5)).
+    The ticks are utime + stime + cutime + cstime: they include children that were waited for (proc_pid_stat(5)).
     """
-    after_name = line.rpartition(")")[2].split()  # the name may hold spaces and brackets
+    after_name = line.rpartition(")")[2].split()  # the name may contain spaces and brackets
     return int(after_name[1]), sum(int(field) for field in after_name[11:15])
 
 
 def tree(parents: dict[int, int], root: int) -> list[int]:
-    """`root` and all that descend from it, from a map of process to parent."""
+    """Returns `root` and all its descendants. `parents`: process → parent."""
     children: dict[int, list[int]] = {}
     for pid, parent in parents.items():
         children.setdefault(parent, []).append(pid)
@@ -90,7 +87,7 @@ def tree(parents: dict[int, int], root: int) -> list[int]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown whose columns also line up in a terminal."""
+    """Formats a Markdown table whose columns are aligned."""
     grid = [list(head), *(list(row) for row in rows)]
     widths = [max(len(row[column]) for row in grid) for column in range(len(head))]
     lines = [

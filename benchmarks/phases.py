@@ -1,4 +1,4 @@
-"""Load on a server while it is measured: phases of some seconds on open connections."""
+"""Phases: seconds of load on open connections, during which a server is measured."""
 
 import asyncio
 import random
@@ -15,14 +15,14 @@ STALL = 180.0  # seconds without an answer after which a phase has failed
 
 @dataclass(slots=True)
 class Outcome:
-    """Result of a phase: number of operations, their cost, and the seconds that each took."""
+    """The result of a phase: the number of operations, their cost, and the latency of each in seconds."""
 
     operations: int
     usage: Usage
     latencies: list[float] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
-        """As numbers for people: microseconds of CPU for an operation, operations a second, milliseconds."""
+        """Returns figures for people: CPU in µs per operation, operations per second, latencies in ms."""
         ordered = sorted(self.latencies)
         count = max(self.operations, 1)
         found = {
@@ -39,7 +39,7 @@ class Outcome:
 
 
 async def fan_out(meter: Meter, sender: Client, tally: Tally, members: int, burst: int, seconds: float) -> Outcome:
-    """Messages to a room, `burst` at once; the next when all members have all. An operation is a delivery."""
+    """Sends `burst` messages at once to a room; the next burst when all are delivered. An operation is a delivery."""
     latencies: list[float] = []
     start = tally.count
     end = time.perf_counter() + seconds
@@ -53,7 +53,7 @@ async def fan_out(meter: Meter, sender: Client, tally: Tally, members: int, burs
 
 
 async def closed_loop(meter: Meter, senders: Sequence[Client], tally: Tally, seconds: float) -> Outcome:
-    """Everybody sends the next message when the last has come back. An operation is a message."""
+    """Each sender sends its next message when the last has come back. An operation is a message."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
     waiting = len(senders)
@@ -80,7 +80,7 @@ async def closed_loop(meter: Meter, senders: Sequence[Client], tally: Tally, sec
 async def paced(
     meter: Meter, senders: Sequence[Client], tally: Tally, seconds: float, rate: float, rand: random.Random
 ) -> Outcome:
-    """So many messages a second, at random moments, whatever comes back. An operation is a message."""
+    """Sends `rate` messages a second at random times, without waiting for answers. An operation is a message."""
     latencies: list[float] = []
     planned: list[float] = []
     moment = 0.0
@@ -124,7 +124,7 @@ async def _with_acks(
 
 
 async def idle_latency(meter: Meter, sender: Client, tally: Tally, seconds: float) -> Outcome:
-    """One sender, the next message 5 ms after the last has come back."""
+    """One sender sends its next message 5 ms after the last has come back. An operation is a message."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -140,7 +140,7 @@ async def idle_latency(meter: Meter, sender: Client, tally: Tally, seconds: floa
 async def typing_storm(
     meter: Meter, members: Sequence[Client], tally: Tally, seconds: float, rate: float
 ) -> tuple[Outcome, float]:
-    """`rate` typing frames a second in a room. An operation is a delivery; also the share that was delivered."""
+    """Sends `rate` typing frames a second in a room. Returns also the share delivered. An operation is a delivery."""
     start = tally.count
     sent = 0
     begin = time.perf_counter()

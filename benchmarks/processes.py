@@ -1,4 +1,4 @@
-"""The servers as processes: started on free ports, measured through /proc, ended."""
+"""Starts servers as processes on free ports, measures them through /proc, stops them."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ START_TIMEOUT = 60.0  # seconds
 
 
 def family(root: int) -> list[int]:
-    """A process and its descendants."""
+    """Returns a process and its descendants."""
     parents = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -32,7 +32,7 @@ def family(root: int) -> list[int]:
 
 
 def cpu_seconds(root: int) -> float:
-    """CPU that a process and its descendants, also those that have ended, have used: seconds."""
+    """Returns the CPU time of a process and its descendants, including ended ones, in seconds."""
     ticks = 0
     for pid in family(root):
         try:
@@ -43,22 +43,22 @@ def cpu_seconds(root: int) -> float:
 
 
 def resident_bytes(root: int) -> int:
-    """Resident memory of a process and its descendants: bytes."""
+    """Returns the resident memory of a process and its descendants, in bytes."""
     return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family(root)) * PAGE
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Returns a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def share_cores() -> set[int]:
-    """Gives the load generator, this process, the last core; returns the others, which are for the servers.
+    """Pins the load generator, this process, to the last core; returns the other cores for the servers.
 
-    Left to itself, the kernel runs a server and who reads from it on one core, and each waits for the other.
-    With a single core there is nothing to share.
+    Otherwise the kernel puts a server and its readers on one core, where each waits for the other. A single core is
+    shared.
     """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -68,10 +68,7 @@ def share_cores() -> set[int]:
 
 
 class Process:
-    """A server in a process of its own, with its output in a file.
-
-    `cores`: those that it may run on.
-    """
+    """A server process with its output in a file, on `cores`."""
 
     def __init__(
         self, command: list[str], environment: dict[str, str], port: int, folder: Path, log: Path, cores: set[int]
@@ -99,10 +96,10 @@ class Process:
         return self._process.pid
 
     async def ready(self) -> None:
-        """Returns when it answers requests.
+        """Waits until it answers requests.
 
         Raises:
-            RuntimeError: it ended, or it takes too long.
+            RuntimeError: it ended, or does not answer in time.
         """
         deadline = time.monotonic() + START_TIMEOUT
         while True:
@@ -111,7 +108,7 @@ class Process:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                answer = await reader.read(1)  # a port may be bound before the server can answer
+                answer = await reader.read(1)  # some servers bind the port before they can answer
                 writer.close()
             except OSError:
                 answer = b""
@@ -122,7 +119,7 @@ class Process:
             await asyncio.sleep(0.05)
 
     def stop(self) -> None:
-        """Ends it: first as it should end, then for good."""
+        """Stops it with SIGTERM; kills it if it does not end in 20 seconds."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(20)
@@ -133,7 +130,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The PostgreSQL that all servers share, each with a database of its own."""
+    """The PostgreSQL of all servers, each of which has a database of its own."""
 
     process: "subprocess.Popen[str]"
     pid: int
@@ -144,7 +141,7 @@ class Cluster:
 
     @classmethod
     def start(cls, python: Path, tree: Path) -> Self:
-        """Starts it with the service's own environment."""
+        """Starts it in the service's environment."""
         process = subprocess.Popen(
             [str(python), "benchmarks/cluster.py"],
             cwd=Path(__file__).parents[1],
@@ -152,7 +149,7 @@ class Cluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the benchmark, which stops the servers first
+            start_new_session=True,  # Ctrl-C goes to the benchmark, which stops the servers first
         )
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -169,7 +166,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Cost of a phase in seconds: CPU of the server, of PostgreSQL and of the load generator, and elapsed time."""
+    """The cost of a phase: CPU seconds of server, PostgreSQL and load generator, and wall-clock seconds."""
 
     server: float
     postgres: float
@@ -189,12 +186,12 @@ class Meter:
         return server, postgres, time.process_time(), time.perf_counter()
 
     def stop(self) -> Usage:
-        """Returns the use since the meter was made."""
+        """Returns the usage since the meter was created."""
         return Usage(*(after - before for after, before in zip(self._read(), self._start, strict=True)))
 
 
 def machine() -> dict[str, Any]:
-    """Describes the machine that the figures were measured on."""
+    """Describes the machine of the measurements."""
     cpu = next(
         (
             line.partition(":")[2].strip()

@@ -1,4 +1,4 @@
-"""Accounts, conversations, histories and tokens, made by SQL: the same for every server."""
+"""Creates accounts, conversations, histories and tokens, the same for every server, mostly by SQL."""
 
 import base64
 import hashlib
@@ -15,17 +15,17 @@ USERS = 5_200
 
 
 def user_id(number: int) -> str:
-    """The id of a user: 0, 1, 2 …"""
+    """Returns the id of user 0, 1, 2 …"""
     return str(UUID(f"00000000-0000-7000-8000-{number:012x}"))
 
 
 def room_id(number: int) -> str:
-    """The id of a conversation."""
+    """Returns the id of a conversation by its number."""
     return str(UUID(f"00000000-0000-7000-9000-{number:012x}"))
 
 
 def token(number: int) -> str:
-    """A token of a user for a day (RFC 7519, HS256)."""
+    """Returns a token of a user that is valid for a day (RFC 7519, HS256)."""
     now = int(time.time())
     claims = {"sub": user_id(number), "iat": now, "exp": now + 86_400}
     parts = [_base64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
@@ -39,8 +39,9 @@ def _base64(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """Conversations in a row: `count` from number `first` on, each with `members` users of its own or, if
-    `shared`, all with users 0 to `members` - 1; and `messages` in each already.
+    """Consecutive conversations: `count` of them from number `first`, each with `messages` stored messages.
+
+    Each has `members` users of its own or, if `shared`, users 0 to `members` - 1.
     """
 
     first: int
@@ -53,7 +54,7 @@ class Rooms:
 _USER = "('00000000-0000-7000-8000-' || lpad(to_hex({0}), 12, '0'))::uuid"
 _ROOM = "('00000000-0000-7000-9000-' || lpad(to_hex({0}), 12, '0'))::uuid"
 _CONTENT = "'A message of the history, about as long as people write them: ' || n"
-# A random id (version 4) as the servers that sort nothing by it have it.
+# A random id (version 4), as servers use that do not sort by it.
 _MESSAGE_ID = "gen_random_uuid()"
 
 _COUNTS_MEMBERS = """
@@ -70,9 +71,9 @@ async def fill(connection: asyncpg.Connection, rooms: list[Rooms], *, ours: bool
     """Fills an empty database.
 
     Args:
-        connection: to that database, whose schema is there.
-        rooms: which conversations.
-        ours: it has this product's schema; otherwise the specification's.
+        connection: to that database, which has its schema.
+        rooms: the conversations.
+        ours: the schema is this product's; otherwise the specification's.
     """
     async with connection.transaction():
         await connection.execute(_users(ours=ours))
@@ -81,7 +82,7 @@ async def fill(connection: asyncpg.Connection, rooms: list[Rooms], *, ours: bool
             await connection.execute(_members(some, ours=ours))
             if some.messages:
                 await connection.execute(_messages(some, ours=ours))
-        # An older tree, measured beside this one, counts no members.
+        # Older trees have no such column.
         if await connection.fetchval(_COUNTS_MEMBERS):
             await connection.execute(_COUNT_MEMBERS)
     await connection.execute("VACUUM ANALYZE")

@@ -1,6 +1,6 @@
-"""The tables that a run prints, and the versions of what it measured.
+"""Formats the tables of a run, and the versions of the software measured.
 
-`python -m benchmarks.report FILE.json` prints the tables of a saved run again, and one short one of it all.
+`python -m benchmarks.report FILE.json` prints the tables of a saved run again, and a summary.
 """
 
 import importlib.metadata
@@ -14,7 +14,7 @@ from benchmarks.figures import ratios, short, spread, table
 
 Figures = dict[str, dict[str, list[dict[str, float]]]]  # scenario → server → a map of figures for each round
 
-# A figure, what it is called, and whether more of it is better; None where a ratio says nothing.
+# Figure → its label, and True if more is better; None if a ratio makes no sense.
 FIGURES: dict[str, tuple[str, bool | None]] = {
     "cpu_us": ("CPU of the server, µs for each", False),
     "postgres_us": ("CPU of PostgreSQL, µs for each", False),
@@ -35,10 +35,10 @@ SUMMARY = FIGURES.keys() - {"postgres_us", "delivered_percent", "generator_share
 
 
 def tables(results: Figures, first: str) -> str:
-    """A table for each scenario: a row for each figure, a column for each server.
+    """Formats a table for each scenario: a row for each figure, a column for each server.
 
-    A cell has the median of the rounds, then least to most. Below a server that is not `first` is how many times
-    better `first` is than it, in pairs of rounds: median, least to most.
+    A cell has the median of the rounds, the least and the greatest. The row below has the factor by which `first` is
+    better than each other server, from pairs of rounds: median, least and greatest.
     """
     parts = []
     for scenario, servers in results.items():
@@ -61,7 +61,7 @@ def tables(results: Figures, first: str) -> str:
 
 
 def summary(results: Figures, first: str) -> str:
-    """One table of it all: medians, and behind those of the others how many times better `first` is than they are."""
+    """Formats one table of all medians, with the factor by which `first` is better than each other server."""
     names = list(dict.fromkeys(server for servers in results.values() for server in servers))
     rows = []
     for scenario, servers in results.items():
@@ -82,7 +82,7 @@ def summary(results: Figures, first: str) -> str:
 
 
 def versions(python: Path) -> dict[str, Any]:
-    """Versions of what was measured.
+    """Returns the versions of the software measured.
 
     Args:
         python: the service's Python.
@@ -98,7 +98,7 @@ def versions(python: Path) -> dict[str, Any]:
 
 
 def node_versions(modules: Path) -> dict[str, str]:
-    """Versions of Node.js and of what its server uses."""
+    """Returns the versions of Node.js and of its server's packages."""
     found = {"node": subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()}
     for name in ("ws", "pg"):
         found[name] = json.loads((modules / name / "package.json").read_text())["version"]

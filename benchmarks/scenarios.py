@@ -1,4 +1,4 @@
-"""The scenarios: which connections each needs, and which phases it measures on them, server by server in turn."""
+"""The scenarios: each opens connections and measures phases on them, server by server in turn."""
 
 import asyncio
 import json
@@ -18,8 +18,7 @@ from benchmarks.stage import Plan, Results, Stage, in_turn, started
 from benchmarks.targets import FASTAPI, NODE, Running
 
 WARM_UP = 0.5  # seconds
-MOST_USERS = 200  # of the rooms of scenario a
-
+MAX_USERS = 200  # of the rooms of scenario a
 
 # Numbers of conversations.
 BIG, SPREAD_OUT, CROWDS, RESUMED, LONG = 1, 1_000, 2_000, 3_000, 4_000
@@ -28,11 +27,11 @@ SPREAD_ROOMS, CROWD, RESUMED_MEMBERS, MISSED = 200, 10, 50, 100
 
 async def fan_out(servers: list[Running], plan: Plan, results: Results) -> None:
     """(a) Messages to rooms of several sizes, one at a time and 20 at once."""
-    rooms = [Rooms(BIG + index, 1, MOST_USERS, shared=True) for index in range(len(plan.fan_out))]
+    rooms = [Rooms(BIG + index, 1, MAX_USERS, shared=True) for index in range(len(plan.fan_out))]
     async with started(servers, rooms) as stages:
         for index, size in enumerate(plan.fan_out):
             # Connections count here, not users: in a room of 2,000 each of 20 users has 100.
-            users = size if size <= MOST_USERS else 20
+            users = size if size <= MAX_USERS else 20
             for stage in stages:
                 await stage.connect_many([(BIG + index, number % users) for number in range(size)])
             for burst in (1, 20):
@@ -67,7 +66,7 @@ async def durable(servers: list[Running], plan: Plan, results: Results) -> None:
 
 
 async def _durable(stages: list[Stage], plan: Plan, results: Results, kind: str, places: list[tuple[int, int]]) -> None:
-    """Everybody at `places` sends: as fast as they can, then at half of that. A single one sends now and then."""
+    """The users at `places` send as fast as they can, then at half that rate; a single user sends with pauses."""
     name, rand = f"durable, {kind}", random.Random(kind)
     is_idle = len(places) == 1
 
@@ -98,11 +97,11 @@ async def _durable(stages: list[Stage], plan: Plan, results: Results, kind: str,
 async def idle(servers: list[Running], plan: Plan, results: Results) -> None:
     """(c) Many connections that do nothing, ten to a room."""
     rooms = [Rooms(CROWDS, plan.idle // CROWD, CROWD)]
-    for _ in range(max(1, plan.rounds // 2)):  # each takes its time
+    for _ in range(max(1, plan.rounds // 2)):  # each takes long
         for server in servers:
             async with started([server], rooms) as (stage,):
                 places = [(CROWDS + number // CROWD, number) for number in range(plan.idle)]
-                await stage.connect_many(places[: 5 * CROWD])  # whatever a server loads at first use
+                await stage.connect_many(places[: 5 * CROWD])  # so that a server loads what it needs on first use
                 await stage.close()
                 await asyncio.sleep(0.5)
                 pid = server.process.pid
@@ -127,7 +126,7 @@ async def idle(servers: list[Running], plan: Plan, results: Results) -> None:
 
 
 async def resume_storm(servers: list[Running], plan: Plan, results: Results) -> None:
-    """(d) Everybody comes back at once, and has missed 100 messages."""
+    """(d) All clients reconnect at once after 100 missed messages."""
     count = plan.resuming // RESUMED_MEMBERS
     rooms = [Rooms(RESUMED, count, RESUMED_MEMBERS, messages=MISSED)]
     places = [(RESUMED + number // RESUMED_MEMBERS, number) for number in range(plan.resuming)]
@@ -153,7 +152,7 @@ async def resume_storm(servers: list[Running], plan: Plan, results: Results) -> 
             page = json.loads(await http.get(path, token(user)))
             http.close()
             if len(page["messages"]) != MISSED:
-                raise AssertionError("a page is not whole")
+                raise AssertionError("incomplete page")
 
         async def phase(stage: Stage, *, keep: bool = True) -> None:
             meter, start = stage.meter(), time.perf_counter()
@@ -260,7 +259,7 @@ async def churn(servers: list[Running], plan: Plan, results: Results) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A scenario, and the peers that take part in it beside ours (None: all)."""
+    """A scenario, and the peers that take part in it (None: all)."""
 
     run: Callable[[list[Running], Plan, Results], Awaitable[None]]
     peers: frozenset[str] | None = None

@@ -1,4 +1,4 @@
-"""Base of every scenario: the amount of load, the running servers with their connections, the results."""
+"""Common parts of the scenarios: the plan, running servers with connections, the results."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,23 +11,23 @@ from benchmarks.provision import Rooms, room_id, token
 from benchmarks.targets import Running
 
 Figures = dict[str, float]
-AT_ONCE = 64  # connections that are being opened at a time
+AT_ONCE = 64  # connections opened at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Amount of load.
+    """The amount of load and the number of rounds.
 
     Attributes:
-        rounds: how often each phase is measured at each server.
-        seconds: how long a phase takes.
+        rounds: measurements of each phase for each server.
+        seconds: duration of a phase.
         fan_out: sizes of rooms.
-        idle: idle connections.
-        idle_seconds: how long they are watched; 20 is once around the interval of the pings.
+        idle: number of idle connections.
+        idle_seconds: duration of their measurement; 20 seconds is one interval of pings.
         resuming: clients of the resume storm.
         depth: messages of the long history.
         typists: members of the typing storm's room.
-        churn: members of the room where others come and go.
+        churn: members of the room where other users connect and disconnect.
     """
 
     rounds: int = 5
@@ -46,7 +46,7 @@ QUICK = Plan(3, 0.8, (10, 200), 1_000, 5.0, 200, 100_000, 200, 200)
 
 @dataclass(slots=True)
 class Results:
-    """Figures by scenario, server and round, and what PostgreSQL says of itself."""
+    """Figures by scenario, server and round, and the settings of PostgreSQL."""
 
     figures: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)
     postgres: dict[str, str] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Stage:
         return await connect(target.dialect, self.running.process.port, room_id(room), token(user), number, used, more)
 
     async def connect_many(self, places: list[tuple[int, int]]) -> list[Client]:
-        """Opens connections, a few at a time: conversation and user of each."""
+        """Opens connections, a few at a time. `places`: conversation and user of each."""
         gate = asyncio.Semaphore(AT_ONCE)
 
         async def one(room: int, user: int) -> Client:
@@ -90,7 +90,7 @@ class Stage:
         return list(found)
 
     async def settle(self) -> None:
-        """Waits until no more frames come."""
+        """Waits until no more frames arrive."""
         before = -1
         while before != self.tally.bytes:
             before = self.tally.bytes
@@ -110,7 +110,7 @@ class Stage:
 
 @asynccontextmanager
 async def started(servers: list[Running], rooms: list[Rooms]) -> AsyncIterator[list[Stage]]:
-    """Servers that run, each on a new database with these conversations; they end after the block."""
+    """Runs the servers for the block, each on a new database with these conversations."""
     try:
         for server in servers:
             await server.start(rooms)
@@ -124,7 +124,7 @@ async def started(servers: list[Running], rooms: list[Rooms]) -> AsyncIterator[l
 
 
 async def in_turn(stages: list[Stage], rounds: int, phase: Callable[[Stage], Awaitable[None]]) -> None:
-    """A B C, A B C …: what is compared is measured side by side, and nobody's last frames cost the next one."""
+    """Runs a phase on servers A B C, A B C …, so that rounds are comparable; waits for late frames in between."""
     for _ in range(rounds):
         for stage in stages:
             await phase(stage)

@@ -1,4 +1,4 @@
-"""The servers that are measured: how each is started, and how it is spoken to."""
+"""The servers to measure: commands, environments and frames."""
 
 import shutil
 import sys
@@ -22,12 +22,12 @@ class Target:
     """A server to measure.
 
     Attributes:
-        name: as it appears in the tables.
-        command: makes its command line from a port.
-        environment: makes its environment from a port, the cluster and the name of its database.
-        folder: where it is started.
-        stores: it has the specification's storage, tokens and REST; otherwise it only fans out.
-        ours: it is this product.
+        name: its name in the tables.
+        command: returns its command line for a port.
+        environment: returns its environment for a port, the cluster and the name of its database.
+        folder: its working directory.
+        stores: has the specification's storage, tokens and REST; otherwise it only fans out.
+        ours: is this product.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Target:
 
 
 class Running:
-    """A target that runs, on a database of its own."""
+    """A running target with a database of its own."""
 
     def __init__(self, target: Target, cluster: Cluster, logs: Path, cores: set[int]) -> None:
         self.target = target
@@ -56,13 +56,13 @@ class Running:
         return self._process
 
     async def start(self, rooms: list[Rooms]) -> None:
-        """Makes the database, starts the server, lets it make its schema, and fills that."""
+        """Creates the database, starts the server, which creates its schema, and fills the tables."""
         if self.target.stores:
             admin = await asyncpg.connect(**self._where("postgres"))
             await admin.execute(f'DROP DATABASE IF EXISTS "{self.database}" WITH (FORCE)')
             await admin.execute(f'CREATE DATABASE "{self.database}"')
             await admin.close()
-            if self.target.name == NODE:  # brings no schema of its own
+            if self.target.name == NODE:  # creates no schema
                 await self._run("""
                     CREATE TABLE users (id uuid PRIMARY KEY, username text NOT NULL UNIQUE);
                     CREATE TABLE conversations (id uuid PRIMARY KEY, name text, description text,
@@ -109,7 +109,7 @@ class Running:
 
 
 def missing(target: Target) -> str | None:
-    """Returns what this machine lacks to run a target; None if nothing."""
+    """Returns a requirement of a target that this machine does not have; None if it has all."""
     if target.name != NODE:
         return None
     if shutil.which("node") is None:
@@ -118,7 +118,7 @@ def missing(target: Target) -> str | None:
 
 
 def ours(python: Path, tree: Path, name: str = OURS) -> Target:
-    """Our server from a source tree, as an operator starts it, with the limits on floods and connections off."""
+    """Returns our server from a source tree, started as by an operator, without rate and connection limits."""
 
     def environment(port: int, cluster: Cluster, database: str) -> dict[str, str]:
         return {
@@ -171,7 +171,7 @@ WEBSOCKETS = "websockets"
 SOCKETIO = "python-socketio"
 CHANNELS = "channels"
 NODE = "node-ws"
-WS = "websockets-sansio"  # of uvicorn's three the quickest: 9.5 µs a delivery here, wsproto 11.7, websockets 13.1
+WS = "websockets-sansio"  # the fastest of uvicorn's three: 9.5 µs a delivery here; wsproto 11.7, websockets 13.1
 
 PEERS = {
     FASTAPI: Target(FASTAPI, _uvicorn("benchmarks.peers.fastapi_app:app", "--ws", WS), _fastapi_environment),

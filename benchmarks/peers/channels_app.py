@@ -1,4 +1,4 @@
-"""Django Channels on uvicorn, which is quicker than Daphne, with the layer in memory. It only fans out."""
+"""Django Channels on uvicorn, which is faster than Daphne, with the in-memory layer. It only fans out."""
 
 import json
 from datetime import UTC, datetime

@@ -1,7 +1,7 @@
 """The specification's own stack: FastAPI, uvicorn, SQLAlchemy asyncio on asyncpg, PyJWT, a connection manager.
 
-Written to be quick within that design: a frame is encoded once for the whole room, the token and the membership are
-checked when a connection opens and not again, one INSERT and one COMMIT a message and nothing else.
+Written to be fast within that design: a frame is encoded once for the whole room, token and membership are checked only
+when a connection opens, and a message costs one INSERT and one COMMIT.
 """
 
 import json
@@ -75,14 +75,14 @@ class ConnectionManager:
         self.connections: dict[str, dict[str, set[WebSocket]]] = defaultdict(dict)
 
     def connect(self, conversation_id: str, user_id: str, websocket: WebSocket) -> bool:
-        """Takes a connection in; returns whether it is its user's first."""
+        """Adds a connection; returns True if it is the first of its user."""
         room = self.connections[conversation_id]
         is_first = user_id not in room
         room.setdefault(user_id, set()).add(websocket)
         return is_first
 
     def disconnect(self, conversation_id: str, user_id: str, websocket: WebSocket) -> bool:
-        """Forgets a connection; returns whether it was its user's last."""
+        """Removes a connection; returns True if it was the last of its user."""
         room = self.connections[conversation_id]
         mine = room.get(user_id, set())
         mine.discard(websocket)
@@ -152,7 +152,7 @@ async def websocket_endpoint(websocket: WebSocket, conversation_id: str, token: 
     async with SessionLocal() as session:
         user = await session.get(User, user_id)
         allowed = user is not None and await is_member(session, conversation_id, user_id)
-        await session.commit()  # gives the database connection back while the socket waits
+        await session.commit()  # returns the database connection to the pool while the socket waits
         if user is None or not allowed:
             await websocket.close(code=1008)
             return
@@ -160,17 +160,17 @@ async def websocket_endpoint(websocket: WebSocket, conversation_id: str, token: 
         await websocket.accept()
         manager.connect(conversation_id, user_id, websocket)
         try:
-            await tell_presence(conversation_id, user_id, f"User {username} joined the conversation")
+            await notify_presence(conversation_id, user_id, f"User {username} joined the conversation")
             while True:
                 await receive_one(session, websocket, conversation_id, user_id, username)
         except WebSocketDisconnect:
             pass
         finally:
             if manager.disconnect(conversation_id, user_id, websocket):
-                await tell_presence(conversation_id, user_id, f"User {username} left the conversation")
+                await notify_presence(conversation_id, user_id, f"User {username} left the conversation")
 
 
-async def tell_presence(conversation_id: str, user_id: str, content: str) -> None:
+async def notify_presence(conversation_id: str, user_id: str, content: str) -> None:
     active = sorted(manager.get_active_users(conversation_id))
     await manager.broadcast(
         conversation_id, {"type": "system", "content": content, "sender_id": user_id, "active_users": active}

@@ -1,4 +1,4 @@
-"""python-socketio on uvicorn: one room by its own room manager. It only fans out."""
+"""python-socketio on uvicorn, with its own room manager. It only fans out."""
 
 import logging
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The `websockets` library on uvloop: `broadcast` with text that was encoded once. It only fans out."""
+"""The `websockets` library on uvloop: `broadcast` of text encoded once. It only fans out."""
 
 import asyncio
 import json
