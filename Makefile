@@ -71,11 +71,8 @@ lint-async: $(VENV)/test.stamp
 	find pulse_trio -name "*.py" -print0 | $(ASYNC_RULES) --startable-in-context-manager run --disable $(ASYNC_OFF)
 	find tests -name "*.py" -print0 | $(ASYNC_RULES) --disable $(ASYNC_OFF_IN_TESTS)
 
-WORDS_IN := pulse_trio/auth pulse_trio/database pulse_trio/store pulse_trio/trio_psycopg migrations benchmarks \
-	tests/benchmarks tests/conformance tests/documents tests/faults tests/support \
-	tests/unit/auth tests/unit/protocol tests/unit/store tests/unit/support
 lint-words: $(VENV)/test.stamp
-	$(BIN)/python -m tests.support.docstrings $(WORDS_IN)
+	$(BIN)/python -m tests.support.docstrings pulse_trio migrations benchmarks tests
 
 lint-types: $(VENV)/test.stamp
 	$(BIN)/mypy

@@ -161,7 +161,7 @@ async def test_the_examples_of_the_document_work(server: Server) -> None:
 
 
 class Addresses(HTMLParser):
-    """Where a page leads, and whether it has anything that its policy would refuse."""
+    """Collects the links of a page, and all that its policy would refuse."""
 
     def __init__(self) -> None:
         super().__init__()

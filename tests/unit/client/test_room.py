@@ -1,4 +1,4 @@
-"""What a room does when connections end, nobody reads, or the server refuses: against a scripted server."""
+"""A room whose connections end, whose events nobody reads, or whose server refuses: against a scripted server."""
 
 from collections.abc import Callable
 from typing import Any

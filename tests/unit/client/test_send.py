@@ -24,7 +24,7 @@ def told(status: int, code: str) -> Answer:
 
 
 def script(server: ScriptedServer, *answers: Answer | Callable[[Any], Answer]) -> list[dict[str, Any]]:
-    """What comes is answered so, one after the other; returns what came."""
+    """Answers requests with these, in turn; returns the list of the requests' bodies."""
     came: list[dict[str, Any]] = []
     left = list(answers)
 

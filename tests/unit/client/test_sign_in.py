@@ -106,7 +106,7 @@ async def outcome_of(call: Callable[[], Awaitable[Any]], found: list[Any]) -> No
 
 
 def whoever(server: TwoPeople, method: str, path: str) -> list[str]:
-    """Who asked for this."""
+    """Returns the owner of the token of each such request."""
     return [
         server.whose(token) for asked, token in zip(server.asked, server.tokens, strict=True) if asked == (method, path)
     ]

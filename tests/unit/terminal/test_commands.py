@@ -1,4 +1,4 @@
-"""What the command line refuses before it asks a server."""
+"""Input that the command line rejects before it asks a server."""
 
 import subprocess
 

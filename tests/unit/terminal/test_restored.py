@@ -1,4 +1,4 @@
-"""What `tail` and `chat` do when the history is restored from a backup while they run."""
+"""`tail` and `chat` while the history is restored from a backup."""
 
 import json
 from collections.abc import AsyncIterator
