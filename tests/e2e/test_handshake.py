@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import Callable
+from itertools import count
 
 import jwt
 import pytest
@@ -24,8 +25,11 @@ async def _handshake(server: Server, path: str, *headers: tuple[str, str], **opt
         return await client.request(upgrade_request(path, headers, **options))
 
 
+_numbers = count(1)  # of accounts on the shared server
+
+
 async def _alice_alone(server: Server) -> tuple[Person, str, str]:
-    alice = await Person.register(server.base_url, "alice")
+    alice = await Person.register(server.base_url, f"alice{next(_numbers)}")
     conversation = await alice.create_group()
     return alice, conversation, f"/api/chat/ws/{conversation}"
 
@@ -207,18 +211,20 @@ async def test_two_origin_headers_are_refused(server: Server) -> None:
         "\xe9" * 24,
     ],
 )
-async def test_a_bad_key_is_refused_with_400(server: Server, key: str | None) -> None:
+async def test_a_bad_key_is_refused_with_400(shared_server: Server, key: str | None) -> None:
     with trio.fail_after(60):
-        alice, _, path = await _alice_alone(server)
-        answer = await _handshake(server, f"{path}?token={alice.token}", key=key)
+        alice, _, path = await _alice_alone(shared_server)
+        answer = await _handshake(shared_server, f"{path}?token={alice.token}", key=key)
     assert answer.status == 400
 
 
 @pytest.mark.parametrize("version", [None, "", "8", "12", "14", "13, 8", "13x"])
-async def test_another_version_is_refused_with_400_and_told_the_right_one(server: Server, version: str | None) -> None:
+async def test_another_version_is_refused_with_400_and_told_the_right_one(
+    shared_server: Server, version: str | None
+) -> None:
     with trio.fail_after(60):
-        alice, _, path = await _alice_alone(server)
-        answer = await _handshake(server, f"{path}?token={alice.token}", version=version)
+        alice, _, path = await _alice_alone(shared_server)
+        answer = await _handshake(shared_server, f"{path}?token={alice.token}", version=version)
     assert answer.status == 400
     assert answer.headers["sec-websocket-version"] == "13"
 
@@ -231,14 +237,14 @@ async def test_another_version_is_refused_with_400_and_told_the_right_one(server
     ],
 )
 async def test_an_upgrade_that_is_no_get_of_http_1_1_is_refused(
-    server: Server, request_line: str, status: set[int]
+    shared_server: Server, request_line: str, status: set[int]
 ) -> None:
     with trio.fail_after(60):
-        alice, _, path = await _alice_alone(server)
+        alice, _, path = await _alice_alone(shared_server)
         data = upgrade_request(f"{path}?token={alice.token}")
         _, _, rest = data.partition(b"\r\n")
         first = request_line.format(path=f"{path}?token={alice.token}").encode()
-        async with open_raw(server.port) as client:
+        async with open_raw(shared_server.port) as client:
             answer = await client.request(first + b"\r\n" + rest)
     assert answer.status in status
 

@@ -412,18 +412,18 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-async def test_a_broken_request_is_refused_and_its_connection_closed(server: Server, kind: str) -> None:
+async def test_a_broken_request_is_refused_and_its_connection_closed(shared_server: Server, kind: str) -> None:
     with trio.fail_after(30):
-        async with open_raw(server.port) as client:
+        async with open_raw(shared_server.port) as client:
             await client.send_some(BROKEN[kind] + GET_ME)
             assert (await client.read_answer()).status in {400, 431}
             with pytest.raises(EOFError):
                 await client.read_answer()
-        async with open_raw(server.port) as client:
+        async with open_raw(shared_server.port) as client:
             many = b"".join(b"X-%d: y\r\n" % n for n in range(99))
             ordinary = b"GET /api/auth/me HTTP/1.1\r\nHost: a\r\n" + many + b"\r\n"
             assert (await client.request(ordinary)).status == 401
-    assert "Traceback" not in server.output
+    assert "Traceback" not in shared_server.output
 
 
 # --- Connections that begin and never end, while others come in ---

@@ -59,11 +59,11 @@ async def test_a_good_id_comes_back_on_every_kind_of_answer(server: Server, give
     ],
     ids=str,
 )
-async def test_any_other_is_replaced(server: Server, given: list[str]) -> None:
+async def test_any_other_is_replaced(shared_server: Server, given: list[str]) -> None:
     with trio.fail_after(60):
         made = set()
         for _ in range(2):
-            async with open_raw(server.port) as client:
+            async with open_raw(shared_server.port) as client:
                 data = request("/api/auth/me", *(f"X-Request-ID: {one}" for one in given))
                 await client.send(data.decode().encode("latin-1"))
                 answer = await client.read_answer()
@@ -71,7 +71,7 @@ async def test_any_other_is_replaced(server: Server, given: list[str]) -> None:
                 made.add(answer.headers["x-request-id"])
         assert len(made) == 2
         assert all(len(one) == 32 and int(one, 16) >= 0 for one in made)
-    assert not given or given[0] in {"", "one"} or given[0] not in server.output
+    assert not given or given[0] in {"", "one"} or given[0] not in shared_server.output
 
 
 async def test_lines_of_a_request_carry_its_id_and_those_of_the_next_one_another(

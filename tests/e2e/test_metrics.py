@@ -166,17 +166,17 @@ async def test_who_is_turned_away_is_counted(start_server: Start) -> None:
     ],
     ids=str,
 )
-async def test_what_may_come_from_elsewhere_finds_nothing(server: Server, headers: dict[str, str]) -> None:
+async def test_what_may_come_from_elsewhere_finds_nothing(shared_server: Server, headers: dict[str, str]) -> None:
     with trio.fail_after(60):
-        answer = await Api(server.base_url).get("/metrics", headers=headers)
+        answer = await Api(shared_server.base_url).get("/metrics", headers=headers)
         if headers != {"Host": "[::1"}:  # no good head of a request
-            nothing = await Api(server.base_url).get("/nothing", headers=headers)
+            nothing = await Api(shared_server.base_url).get("/nothing", headers=headers)
             assert (answer.status_code, answer.json()) == (404, nothing.json())
         assert answer.status_code in {400, 404}
         assert "pulse_" not in answer.text
-        await figures(server.base_url)
+        await figures(shared_server.base_url)
         for host in ("localhost", "[::1]:80", "127.0.0.2:8000"):
-            assert (await Api(server.base_url).get("/metrics", headers={"Host": host})).status_code == 200
+            assert (await Api(shared_server.base_url).get("/metrics", headers={"Host": host})).status_code == 200
 
 
 async def test_with_a_token_they_are_read_from_anywhere_by_who_has_it(start_server: Start) -> None:
