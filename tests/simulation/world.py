@@ -19,13 +19,13 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 
 import pulse_trio.app
-import pulse_trio.rooms.hub
 from pulse_trio.app import create_app
 from pulse_trio.auth.passwords import Passwords
 from pulse_trio.edge.server import install, wrap
 from pulse_trio.edge.server.tcp_connection import TcpConnection
 from pulse_trio.edge.services import Services
 from pulse_trio.ids import IdSource
+from pulse_trio.rooms import member_updates
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import NewConversation, User
@@ -300,7 +300,7 @@ class World:
 
 @contextmanager
 def deterministic(world: World) -> Iterator[None]:
-    """Takes the service's sources of chance from the seed, and writes its log into the history."""
+    """What the service takes from elsewhere comes from the seed; what it logs goes into the history."""
     before = structlog.get_config()
 
     def note(_logger: object, level: str, event: dict[str, Any]) -> Any:
@@ -315,7 +315,7 @@ def deterministic(world: World) -> Iterator[None]:
 
     structlog.configure(processors=[note], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False)
     real_hub, real_passwords = pulse_trio.app.Hub, pulse_trio.app.Passwords
-    users_a_turn, pulse_trio.rooms.hub.USERS_A_TURN = pulse_trio.rooms.hub.USERS_A_TURN, 1  # type: ignore[misc]
+    users_a_turn, member_updates.MAX_USERS_A_TURN = member_updates.MAX_USERS_A_TURN, 1  # type: ignore[misc]
 
     def hub(*args: Any, **options: Any) -> Hub:
         return real_hub(*args, **options, rand=world.rand("jitter"))
@@ -335,7 +335,7 @@ def deterministic(world: World) -> Iterator[None]:
     finally:
         pulse_trio.app.tune_garbage_collector = tune
         pulse_trio.app.Hub = real_hub  # type: ignore[misc]
-        pulse_trio.rooms.hub.USERS_A_TURN = users_a_turn  # type: ignore[misc]
+        member_updates.MAX_USERS_A_TURN = users_a_turn  # type: ignore[misc]
         pulse_trio.app.Passwords = real_passwords  # type: ignore[misc]
         structlog.configure(**before)
 
@@ -344,7 +344,7 @@ _PASSWORDS: list[Passwords] = []
 
 
 def _is_whole(answer: bytes) -> bool:
-    """True for an HTTP response with its whole body."""
+    """Whether this is an HTTP answer with all of its body."""
     head, end, body = answer.partition(b"\r\n\r\n")
     found = re.search(rb"content-length: *([0-9]+)", head, re.IGNORECASE)
     return bool(end) and len(body) >= (0 if found is None else int(found[1]))

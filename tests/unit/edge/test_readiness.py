@@ -108,5 +108,5 @@ async def test_a_stopping_service_is_never_ready(readiness: Readiness, autojump_
     readiness.stopping = True
     assert await readiness.failing() == ["stopping"]
     readiness.stopping = False
-    readiness._hub.rooms.is_draining = True
+    readiness._hub.draining = True
     assert await readiness.failing() == ["stopping"]
