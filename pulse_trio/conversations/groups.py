@@ -2,7 +2,7 @@
 
 Each change is one statement of the store, and what follows from it in the rooms. Both are shielded together: a caller
 who hangs up in between must not leave rooms that know nothing of a committed change. If the answer of the statement is
-lost, whether it was committed is looked up later (`Hub.doubt_change`).
+lost, whether it was committed is looked up later (`MemberUpdates.recheck_later`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
