@@ -93,7 +93,7 @@ async def test_chat_shows_what_is_new_in_the_restored_history(autojump_clock: Mo
         for content in ("new 46", "new 47"):
             assert content in chat._take(await _event(room, Message))[-1]
         await chat._command("/delete")
-        assert "your latest message, if there is one" in printed.text, "that one may be lost, or another's"
+        assert "your latest message; there is none" in printed.text, "that one may be lost, or another's"
         server.answers[HISTORY] = 200, {"messages": [stored(45, "as it was at 45")]}
         await chat._command("/older")
         assert "as it was at 45" in printed.text
