@@ -132,7 +132,7 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
     settings = app.settings
     passwords = Passwords(settings.password_hash_parallel)
     async with app.open_store() as store, trio.open_nursery() as nursery:
-        hub = Hub(store, settings, clock=app.clock, ids=app.ids, metrics=app.metrics)
+        hub = Hub(store, settings, clock=app.clock, metrics=app.metrics)
         await nursery.start(hub.run, name="hub")
         nursery.start_soon(watch_loop, app.metrics, name="loop lag")
         authenticator = Authenticator(

@@ -1,14 +1,31 @@
-"""Messages of users who need not be connected: post, edit, delete; and how far they have read.
+"""Messages: send, edit, delete; and how far users have read.
 
-What comes over a WebSocket goes from the reader to the hub: its sender is a member already, and gets the answer as a
-frame.
+`send` and `revise` are for connections, which get the answer as a frame; `post`, `edit` and `delete` for users who need
+not be connected. Both lead to the room's writer.
 """
 
 from uuid import UUID
 
 from pulse_trio.conversations.core import Core
 from pulse_trio.conversations.groups import require_member
-from pulse_trio.store.base import Message, ReadState, User
+from pulse_trio.protocol import DeleteMessage, EditMessage, SendMessage
+from pulse_trio.rooms.subscription import Subscription
+from pulse_trio.store.base import Message, NewMessage, NotAMember, ReadState, Revision, User
+
+
+async def send(core: Core, subscription: Subscription, frame: SendMessage) -> None:
+    """Submits a connection's message; waits while too many are unstored. Cancelled: it was not submitted."""
+    user = subscription.connection.user
+    message = _new_message(core, subscription.conversation_id, user, frame.content, frame.client_id)
+    await core.hub.submit(subscription, message, frame.client_id)
+
+
+async def revise(core: Core, subscription: Subscription, frame: EditMessage | DeleteMessage) -> None:
+    """Submits a connection's edit or deletion. Cancelled: it was not submitted."""
+    content = frame.content if isinstance(frame, EditMessage) else None
+    user = subscription.connection.user
+    revision = _new_revision(core, subscription.conversation_id, frame.message_id, user, content)
+    await core.hub.submit(subscription, revision, frame.client_id)
 
 
 async def post(
@@ -30,7 +47,13 @@ async def post(
     Cancelled: it may be stored or not.
     """
     await require_member(core, conversation_id, sender)
-    return await core.hub.post(conversation_id, sender, content, client_id)
+    new = _new_message(core, conversation_id, sender, content, client_id)
+    message = await core.hub.store(new, client_id)
+    is_new = message.id == new.id
+    # The store also finds earlier messages of a sender who has been removed since.
+    if not is_new and await core.store.membership(conversation_id, sender.id) is None:
+        raise NotAMember
+    return message, is_new
 
 
 async def edit(core: Core, conversation_id: UUID, message_id: UUID, actor: User, content: str) -> Message:
@@ -50,7 +73,7 @@ async def edit(core: Core, conversation_id: UUID, message_id: UUID, actor: User,
     Cancelled: the change may be made or not.
     """
     await require_member(core, conversation_id, actor)
-    return await core.hub.revise(conversation_id, message_id, actor, content)
+    return await core.hub.store(_new_revision(core, conversation_id, message_id, actor, content))
 
 
 async def delete(core: Core, conversation_id: UUID, message_id: UUID, actor: User) -> None:
@@ -61,7 +84,7 @@ async def delete(core: Core, conversation_id: UUID, message_id: UUID, actor: Use
     Cancelled: the change may be made or not.
     """
     await require_member(core, conversation_id, actor)
-    await core.hub.revise(conversation_id, message_id, actor, None)
+    await core.hub.store(_new_revision(core, conversation_id, message_id, actor, None))
 
 
 async def mark_read(core: Core, conversation_id: UUID, user: User, seq: int) -> ReadState:
@@ -74,3 +97,25 @@ async def mark_read(core: Core, conversation_id: UUID, user: User, seq: int) -> 
     Cancelled: it may be stored or not.
     """
     return await core.hub.read_positions.mark_read(conversation_id, user.id, seq)
+
+
+def _new_message(core: Core, conversation_id: UUID, sender: User, content: str, client_id: str | None) -> NewMessage:
+    return NewMessage(
+        id=core.ids(),
+        conversation_id=conversation_id,
+        sender_id=sender.id,
+        content=content,
+        client_id=client_id,
+        created_at=core.clock(),
+    )
+
+
+def _new_revision(core: Core, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
+    return Revision(
+        id=core.ids(),
+        conversation_id=conversation_id,
+        message_id=message_id,
+        actor_id=actor.id,
+        content=content,
+        made_at=core.clock(),
+    )

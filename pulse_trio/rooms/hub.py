@@ -14,13 +14,9 @@ import trio
 
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import (
     CloseCode,
-    DeleteMessage,
-    EditMessage,
-    SendMessage,
     ServerFrame,
     TypingFrame,
     encode,
@@ -51,8 +47,7 @@ class Hub:
     Args:
         store: stores messages.
         settings: the bounds of rooms and connections.
-        clock: gives messages their timestamp.
-        ids: gives messages their id.
+        clock: gives last-seen times.
         rand: gives the jitter of retries.
         metrics: counts what happens.
 
@@ -71,7 +66,6 @@ class Hub:
         settings: Settings,
         *,
         clock: Clock,
-        ids: IdSource,
         rand: random.Random | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -80,8 +74,6 @@ class Hub:
         timeout = settings.store_timeout
         self._store = store
         self._settings = settings
-        self._clock = clock
-        self._ids = ids
         self._metrics = metrics
         self._catch_up = CatchUp(store, timeout, rand)
         self._sessions = sessions = Sessions()
@@ -234,63 +226,21 @@ class Hub:
 
     # --- messages ---
 
-    async def send_message(self, subscription: Subscription, frame: SendMessage) -> None:
-        """Submits a message; its client gets the answer as a frame. Waits while too many are unstored.
+    async def submit(
+        self, subscription: Subscription, command: NewMessage | Revision, client_id: str | None = None
+    ) -> None:
+        """Submits a message, or a change of one, of a connection, which gets the answer as a frame.
 
-        Cancelled: the message was not submitted.
+        Waits while too many are unstored.
+
+        Cancelled: the command was not submitted.
         """
-        user = subscription.connection.user
-        if self._typed:  # the next typing frame after a message is sent at once
-            self._typed.pop((subscription.conversation_id, user.id), None)
-        message = self._new_message(subscription.conversation_id, user, frame.content, frame.client_id)
-        await self._submit(subscription, message, frame.client_id)
-
-    async def send_revision(self, subscription: Subscription, frame: EditMessage | DeleteMessage) -> None:
-        """Submits an edit or a deletion; its client gets the answer as a frame.
-
-        Cancelled: it was not submitted.
-        """
-        content = frame.content if isinstance(frame, EditMessage) else None
-        user = subscription.connection.user
-        revision = self._new_revision(subscription.conversation_id, frame.message_id, user, content)
-        await self._submit(subscription, revision, frame.client_id)
-
-    async def post(
-        self, conversation_id: UUID, sender: User, content: str, client_id: str | None
-    ) -> tuple[Message, bool]:
-        """Stores a message of a sender who need not be connected; returns it, and True if it is new.
-
-        Raises:
-            PulseError: it was rejected, or could not be stored in time.
-            NotAMember: the sender is not in the conversation, or it does not exist.
-            StoreUnavailable: the room could not be opened.
-        Cancelled: it may be stored or not.
-        """
-        new = self._new_message(conversation_id, sender, content, client_id)
-        async with self.rooms.opened(conversation_id) as room:
-            message = await room.store(new, client_id)
-        is_new = message.id == new.id
-        # The store also finds earlier messages of a sender who has been removed since.
-        if not is_new and await self._store.membership(conversation_id, sender.id) is None:
-            raise NotAMember
-        return message, is_new
-
-    async def revise(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Message:
-        """Edits a message, or deletes it with None; returns it as it then is.
-
-        Raises:
-            PulseError: it was rejected, or could not be stored in time.
-            NotAMember: the conversation does not exist, or the actor is not in it.
-            StoreUnavailable: the room could not be opened.
-        Cancelled: the change may be made or not.
-        """
-        async with self.rooms.opened(conversation_id) as room:
-            return await room.store(self._new_revision(conversation_id, message_id, actor, content))
-
-    async def _submit(self, subscription: Subscription, command: NewMessage | Revision, client_id: str | None) -> None:
-        if subscription.connection.close_code is not None:
+        connection = subscription.connection
+        if self._typed and isinstance(command, NewMessage):  # the next typing frame after a message is sent at once
+            self._typed.pop((subscription.conversation_id, connection.user.id), None)
+        if connection.close_code is not None:
             room = None  # frames that come in while the connection is being closed are not answered
-        elif subscription.connection.is_session:
+        elif connection.is_session:
             room = self.rooms.room(subscription.conversation_id)  # opens while the message waits in its inbox
         else:
             room = self.rooms.get(subscription.conversation_id)
@@ -300,25 +250,17 @@ class Hub:
         with room.held():
             await room.submit(subscription, command, client_id)
 
-    def _new_message(self, conversation_id: UUID, sender: User, content: str, client_id: str | None) -> NewMessage:
-        return NewMessage(
-            id=self._ids(),
-            conversation_id=conversation_id,
-            sender_id=sender.id,
-            content=content,
-            client_id=client_id,
-            created_at=self._clock(),
-        )
+    async def store(self, command: NewMessage | Revision, client_id: str | None = None) -> Message:
+        """Stores a message, or a change of one, of a user who need not be connected; returns it as it then is.
 
-    def _new_revision(self, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
-        return Revision(
-            id=self._ids(),
-            conversation_id=conversation_id,
-            message_id=message_id,
-            actor_id=actor.id,
-            content=content,
-            made_at=self._clock(),
-        )
+        Raises:
+            PulseError: it was rejected, or could not be stored in time.
+            NotAMember: the conversation does not exist, or the user is not in it.
+            StoreUnavailable: the room could not be opened.
+        Cancelled: it may be stored or not.
+        """
+        async with self.rooms.opened(command.conversation_id) as room:
+            return await room.store(command, client_id)
 
     # --- typing ---
 

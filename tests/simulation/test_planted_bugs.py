@@ -11,6 +11,8 @@ import trio
 from hypercorn.config import Config
 
 from pulse_trio.auth.tokens import Identity
+from pulse_trio.conversations import messages
+from pulse_trio.conversations.core import Core
 from pulse_trio.edge.websocket.reader import Reader
 from pulse_trio.protocol import ConversationRemovedFrame, encode
 from pulse_trio.rooms.catch_up import CatchUp
@@ -255,12 +257,12 @@ def expired_token_kept(patch: Patch) -> None:
 
 
 def client_id_of_a_post_lost(patch: Patch) -> None:
-    post = Hub.post
+    post = messages.post
 
-    async def wrong(self: Hub, where: UUID, sender: User, content: str, _: str | None) -> tuple[Message, bool]:
-        return await post(self, where, sender, content, None)
+    async def wrong(core: Core, where: UUID, sender: User, content: str, _: str | None) -> tuple[Message, bool]:
+        return await post(core, where, sender, content, None)
 
-    patch.setattr(Hub, "post", wrong)
+    patch.setattr(messages, "post", wrong)
 
 
 def post_answered_before_it_is_stored(patch: Patch) -> None:

@@ -6,6 +6,7 @@ from typing import Final, TypeAlias
 import trio
 
 from pulse_trio.auth.tokens import Identity
+from pulse_trio.conversations import messages
 from pulse_trio.edge.limits import Flow, Verdict
 from pulse_trio.edge.responses import database_away
 from pulse_trio.edge.services import Services
@@ -128,16 +129,16 @@ class Reader:
                 subscription = await self._scope.subscription(frame)
                 if subscription is None:
                     return
-                hub = self._service.hub
+                service = self._service
                 match frame:
                     case SendMessage():
-                        await hub.send_message(subscription, frame)
+                        await messages.send(service, subscription, frame)
                     case EditMessage() | DeleteMessage():
-                        await hub.send_revision(subscription, frame)
+                        await messages.revise(service, subscription, frame)
                     case SendTyping():
-                        await hub.send_typing(subscription)
+                        await service.hub.send_typing(subscription)
                     case SendRead():
-                        await hub.read_positions.request_read(subscription, frame.seq)
+                        await service.hub.read_positions.request_read(subscription, frame.seq)
 
     async def _renew(self, token: str) -> None:
         """Accepts a newer token of the same user, and answers with the seconds until it expires."""

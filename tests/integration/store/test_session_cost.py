@@ -11,7 +11,6 @@ import trio
 
 from pulse_trio.clock import utc_now
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.ids import IdSource
 from pulse_trio.protocol import SendResume
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
@@ -59,7 +58,7 @@ def put_into(database: str, user: User, count: int) -> list[uuid.UUID]:
 
 async def come_in(store: PostgresStore, user: User, keys: list[uuid.UUID], patch: pytest.MonkeyPatch) -> list[str]:
     """Opens a session that resumes these conversations; returns the statements executed."""
-    hub = Hub(store, Settings.model_construct(), clock=utc_now, ids=IdSource())
+    hub = Hub(store, Settings.model_construct(), clock=utc_now)
     transport = FakeTransport()
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)

@@ -45,7 +45,7 @@ def core() -> AccountCore:
         clock=utc_now,
         ids=ids,
         store=store,
-        hub=Hub(store, settings, clock=utc_now, ids=ids, rand=random.Random(1)),
+        hub=Hub(store, settings, clock=utc_now, rand=random.Random(1)),
         tokens=Tokens(settings, utc_now),
         passwords=Passwords(1),
         hash_queue=HashQueue(settings),

@@ -4,6 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from pulse_trio.conversations import messages
 from pulse_trio.protocol import PongFrame, SendMessage
 from pulse_trio.rooms.hub import DRAIN_TIMEOUT
 from pulse_trio.store.base import Head, NotAMember, StoreUnavailable
@@ -273,7 +274,7 @@ async def test_a_message_that_waits_for_capacity_is_dropped_when_its_connection_
         done = trio.Event()
 
         async def send() -> None:
-            await world.hub.send_message(bob.subscription, frame)
+            await messages.send(world.core, bob.subscription, frame)
             done.set()
 
         world.start(send)

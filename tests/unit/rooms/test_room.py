@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from pulse_trio.conversations import messages
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, SendMessage, SendResume
 from pulse_trio.rooms.hub import TYPING_INTERVAL
@@ -373,7 +374,7 @@ def new_message(world: World, content: str) -> NewMessage:
         sender_id=world.carol.id,
         content=content,
         client_id=None,
-        created_at=world.hub._clock(),
+        created_at=world.core.clock(),
     )
 
 
@@ -531,7 +532,7 @@ async def test_a_fault_in_one_room_leaves_the_others_alone(autojump_clock: MockC
         world.conversation_id = other_conversation
         elsewhere = await world.join(world.alice)
         world.store.answers = [world.store.crash]
-        await world.hub.send_message(alice.subscription, frame_of("boom"))
+        await messages.send(world.core, alice.subscription, frame_of("boom"))
         await settle()
         assert alice.transport.closed is not None
         assert elsewhere.transport.closed is None
@@ -577,8 +578,8 @@ async def test_changes_reach_all_connections_in_the_order_of_rev(autojump_clock:
         await alice.send("two")
         await settle()
         first = world.store.stored(world.conversation_id)[0].id
-        await world.hub.revise(world.conversation_id, first, world.alice, "better")
-        await world.hub.revise(world.conversation_id, first, world.alice, None)
+        await messages.edit(world.core, world.conversation_id, first, world.alice, "better")
+        await messages.delete(world.core, world.conversation_id, first, world.alice)
         await settle()
         for guest in (alice, bob):
             changes = guest.of_type("message", "message_updated", "message_deleted")
@@ -604,7 +605,7 @@ async def test_a_message_behind_a_change_that_the_room_missed_is_delivered_once(
                 message_id=first,
                 actor_id=world.alice.id,
                 content=content,
-                made_at=world.hub._clock(),
+                made_at=world.core.clock(),
             )
             await world.store.revise(revision)
         await bob.send("two")
@@ -628,7 +629,7 @@ async def test_a_waiting_edit_is_answered_when_the_writer_fails(autojump_clock: 
 
         async def edit() -> None:
             try:
-                await world.hub.revise(world.conversation_id, first, world.alice, "better")
+                await messages.edit(world.core, world.conversation_id, first, world.alice, "better")
             except PulseError as error:
                 answers.append(error.code)
 
@@ -667,13 +668,13 @@ async def test_a_post_is_answered_when_stored_and_reaches_all_connections(autoju
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await alice.send("one")
-        posted, is_new = await world.hub.post(world.conversation_id, world.bob, "two", "b-1")
+        posted, is_new = await messages.post(world.core, world.conversation_id, world.bob, "two", "b-1")
         assert is_new
         assert (posted.seq, posted.content, posted.sender_id) == (2, "two", world.bob.id)
-        again, is_new = await world.hub.post(world.conversation_id, world.bob, "two", "b-1")
+        again, is_new = await messages.post(world.core, world.conversation_id, world.bob, "two", "b-1")
         assert (again, is_new) == (posted, False)
         with pytest.raises(PulseError) as caught:
-            await world.hub.post(world.conversation_id, world.bob, "three", "b-1")
+            await messages.post(world.core, world.conversation_id, world.bob, "three", "b-1")
         assert (caught.value.code, caught.value.field) == (ErrorCode.CLIENT_ID_REUSED, "client_id")
         await settle()
         assert alice.contents == bob.contents == ["one", "two"]
@@ -681,7 +682,7 @@ async def test_a_post_is_answered_when_stored_and_reaches_all_connections(autoju
 
 async def test_a_post_without_connections_is_stored_and_the_room_ends(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        posted, _ = await world.hub.post(world.conversation_id, world.alice, "hello", None)
+        posted, _ = await messages.post(world.core, world.conversation_id, world.alice, "hello", None)
         assert (posted.seq, world.stored) == (1, ["hello"])
         await settle()
         assert world.hub.room_count == 0
@@ -689,11 +690,11 @@ async def test_a_post_without_connections_is_stored_and_the_room_ends(autojump_c
 
 async def test_a_post_of_a_non_member_is_refused(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        posted, _ = await world.hub.post(world.conversation_id, world.bob, "mine", "b-1")
+        posted, _ = await messages.post(world.core, world.conversation_id, world.bob, "mine", "b-1")
         await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=virtual_now())
         for content, client_id in (("new", None), ("mine", "b-1")):  # earlier messages are not returned either
             with pytest.raises(NotAMember):
-                await world.hub.post(world.conversation_id, world.bob, content, client_id)
+                await messages.post(world.core, world.conversation_id, world.bob, content, client_id)
         assert world.stored == [posted.content]
 
 
@@ -709,10 +710,10 @@ async def test_a_post_cancelled_at_any_checkpoint_and_sent_again_is_stored_once(
                 ticks = Ticks(checkpoint, scope)
                 trio.lowlevel.add_instrument(ticks)
                 try:
-                    await world.hub.post(world.conversation_id, world.alice, "once", "a-1")
+                    await messages.post(world.core, world.conversation_id, world.alice, "once", "a-1")
                 finally:
                     trio.lowlevel.remove_instrument(ticks)
-            posted, _ = await world.hub.post(world.conversation_id, world.alice, "once", "a-1")
+            posted, _ = await messages.post(world.core, world.conversation_id, world.alice, "once", "a-1")
             await settle()
             assert (posted.seq, world.stored, bob.contents) == (1, ["once"], ["once"])
             bob.leave()
@@ -758,7 +759,7 @@ async def test_a_send_cancelled_at_any_checkpoint_is_stored_at_most_once_and_lea
                 trio.lowlevel.add_instrument(ticks)
                 try:
                     for number in range(4):
-                        await world.hub.send_message(alice.subscription, frame_of(str(number)))
+                        await messages.send(world.core, alice.subscription, frame_of(str(number)))
                 finally:
                     trio.lowlevel.remove_instrument(ticks)
             await trio.sleep(30)
@@ -796,7 +797,7 @@ async def come_with_a_session(world: World) -> None:
 
 async def edit_over_rest(world: World) -> None:
     first = world.store.stored(world.conversation_id)[0]
-    await world.hub.revise(world.conversation_id, first.id, world.alice, "edited")
+    await messages.edit(world.core, world.conversation_id, first.id, world.alice, "edited")
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["room is open", "room is opened for it"])
@@ -878,7 +879,7 @@ async def test_clients_that_reconnect_at_once_share_one_read(
         assert all(someone.contents == ["one", "two"] for someone in back)
         # After a change the page is read again; later clients do not get the old one.
         message = world.store.stored(world.conversation_id)[0]
-        await world.hub.revise(world.conversation_id, message.id, world.alice, None)
+        await messages.delete(world.core, world.conversation_id, message.id, world.alice)
         late = await world.join(world.bob, after_rev=0)
         await trio.sleep(5)
         assert reads == [0, 0]

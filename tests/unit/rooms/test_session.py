@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from pulse_trio.conversations import messages
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, EditMessage, SendResume
 from pulse_trio.store.base import Head, Members, NewMessage, StoreUnavailable
@@ -241,7 +242,7 @@ async def test_an_edit_reaches_a_session_that_resumes(autojump_clock: MockClock)
         await alice.send(key, "two")
         await settle()
         frame = EditMessage(message_id=UUID(alice.of_type("message")[0]["message_id"]), content="uno")
-        await world.hub.send_revision(alice.session.subscription(key), frame)
+        await messages.revise(world.core, alice.session.subscription(key), frame)
         await settle()
         again = await device(world, world.alice, {key: 2})
         await settle()
@@ -724,7 +725,7 @@ async def test_a_post_at_the_end_of_the_linger_is_delivered(autojump_clock: Mock
         await trio.sleep(59.99)
         assert world.hub.room_count == 1
         gate = world.store.hold()
-        world.start(world.hub.post, key, world.carol, "two", None)
+        world.start(messages.post, world.core, key, world.carol, "two", None)
         await trio.sleep(0.02)  # the linger ends while the message is being stored
         gate.set()
         await settle()

@@ -65,7 +65,7 @@ class Bench:
             sender_id=self.world.alice.id,
             content=content,
             client_id=client_id,
-            created_at=self.world.hub._clock(),
+            created_at=self.world.core.clock(),
         )
 
     async def submit(self, *contents: str) -> None:
@@ -227,7 +227,7 @@ async def test_a_poison_message_after_a_lost_answer_and_a_lost_answer_after_pois
 async def test_a_non_member_in_a_batch_is_refused_alone(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world)
-        await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=world.hub._clock())
+        await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=world.core.clock())
         stranger = Outcome()
         message = bench.message("from outside", "s")
         outside = NewMessage(

@@ -11,6 +11,8 @@ from uuid import UUID
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from pulse_trio.conversations import messages
+from pulse_trio.conversations.core import Core
 from pulse_trio.errors import PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.protocol import Encoded, SendMessage, SendResume
@@ -220,7 +222,7 @@ class Guest:
         with trio.CancelScope() as scope:
             self.scopes.append(scope)
             frame = SendMessage(content=content, client_id=client_id)
-            await self.world.hub.send_message(self.subscription, frame)
+            await messages.send(self.world.core, self.subscription, frame)
 
     async def read(self, seq: int) -> None:
         await self.world.hub.read_positions.request_read(self.subscription, seq)
@@ -272,7 +274,7 @@ class Device:
         frame = SendMessage(content=content, client_id=client_id, conversation_id=conversation_id)
         subscription = await self.find_subscription(conversation_id, client_id)
         if subscription is not None:
-            await self.world.hub.send_message(subscription, frame)
+            await messages.send(self.world.core, subscription, frame)
 
     async def find_subscription(self, conversation_id: UUID, client_id: str | None = None) -> Subscription | None:
         """Finds the subscription for a frame as the edge does; None if the frame is refused."""
@@ -304,11 +306,12 @@ class Device:
 class World:
     """A conversation of alice, bob and carol, and a hub."""
 
-    def __init__(self, store: FaultyStore, hub: Hub, nursery: trio.Nursery, ids: IdSource) -> None:
+    def __init__(self, core: Core, store: FaultyStore, nursery: trio.Nursery) -> None:
+        self.core = core
         self.store = store
-        self.hub = hub
+        self.hub = core.hub
         self.nursery = nursery
-        self.ids = ids
+        self.ids = ids = core.ids
         self.conversation_id = ids()
         self.alice, self.bob, self.carol = (User(ids(), name) for name in ("alice", "bob", "carol"))
 
@@ -374,11 +377,12 @@ async def a_world(seed: int = 1, **settings: object) -> AsyncIterator[World]:
     ids = IdSource(virtual_now, rand.randbytes)
     # Without the environment, so that only the settings of the test differ from the defaults.
     chosen = Settings.model_construct(**settings)  # type: ignore[arg-type]
-    hub = Hub(store, chosen, clock=virtual_now, ids=ids, rand=rand)
+    hub = Hub(store, chosen, clock=virtual_now, rand=rand)
+    core = Core(settings=chosen, clock=virtual_now, ids=ids, store=store, hub=hub)
     with trio.fail_after(LONGEST):
         async with trio.open_nursery() as nursery:
             await nursery.start(hub.run)
-            world = World(store, hub, nursery, ids)
+            world = World(core, store, nursery)
             await world.set_up()
             yield world
             nursery.cancel_scope.cancel()
