@@ -1,7 +1,7 @@
 """Pulse on Trio: a real-time chat backend.
 
-The way of a message:  edge/server → edge/websocket → rooms/hub → rooms/room → rooms/writer → store
-                       → rooms/feed → rooms/subscription → rooms/connection → edge/server.
+The way of a message:  edge/server → edge/websocket → conversations → rooms/hub → rooms/room
+                       → rooms/writer → store → rooms/feed → rooms/subscription → rooms/connection → edge/server.
 Imports go one way:    asgi, cli > launch > app > edge > conversations > auth, rooms > store > database
                        > trio_psycopg > protocol, errors, settings, clock, ids.
 Beside them:           program > terminal > client > protocol: what users run; it knows nothing of the server.
