@@ -1,6 +1,6 @@
 """The keys that sign and verify tokens, read from the settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +20,8 @@ _WANTED: Final = f" (RS256: RSA of at least {MIN_RSA_BITS} bits; EdDSA: Ed25519)
 class Keys:
     """The key that verifies tokens, and the one that signs them; `sign` is None where a provider issues them."""
 
-    verify: Any
-    sign: Any
+    verify: Any = field(repr=False)
+    sign: Any = field(repr=False)
 
 
 def load_keys(settings: Settings) -> Keys:

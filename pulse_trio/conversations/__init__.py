@@ -1,5 +1,5 @@
-"""Use cases: each changes the store, then notifies the rooms.
+"""Use cases: what users do to conversations and accounts. Those that change the store then notify the rooms.
 
-REST and the command line call them. They take parsed values, know no HTTP, and raise errors that every caller can
-translate.
+REST, the WebSocket and the command line call them. They take parsed values, know no HTTP, and raise errors that every
+caller can translate.
 """

@@ -1,8 +1,8 @@
 """Conversations and their members: create, add, remove, rename.
 
 Each change is one statement of the store, and what follows from it in the rooms. Both are shielded together: a caller
-who hangs up in between must not leave rooms that know nothing of a committed change. If the answer of the statement is
-lost, whether it was committed is looked up later (`MemberUpdates.recheck_later`).
+who hangs up in between must not leave rooms that know nothing of a committed change. If the answer about members is
+lost, the store is asked later whether it was committed (`MemberUpdates.recheck_later`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -173,6 +173,7 @@ async def get(core: Core, conversation_id: UUID, user: User) -> Conversation:
 
     Raises:
         NotAMember: the user is not in the conversation, or it does not exist.
+        StoreUnavailable: it could not be looked up.
     """
     found = await core.store.get_conversation(conversation_id, user.id)
     if found is None:
@@ -185,6 +186,7 @@ async def active_users(core: Core, conversation_id: UUID, user: User) -> list[UU
 
     Raises:
         NotAMember: the user is not in the conversation, or it does not exist.
+        StoreUnavailable: the membership could not be looked up.
     """
     await require_member(core, conversation_id, user)
     return [UUID(user_id) for user_id in core.hub.get_active_users(conversation_id)]
@@ -195,6 +197,7 @@ async def require_member(core: Core, conversation_id: UUID, user: User) -> None:
 
     Raises:
         NotAMember: the user is not in the conversation, or it does not exist.
+        StoreUnavailable: the membership could not be looked up.
     """
     if await core.store.membership(conversation_id, user.id) is None:
         raise NotAMember

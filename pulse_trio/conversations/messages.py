@@ -43,7 +43,7 @@ async def post(
     Raises:
         NotAMember: the sender is not in the conversation, or it does not exist.
         PulseError: it was refused, or could not be stored in time.
-        StoreUnavailable: it was not stored.
+        StoreUnavailable: the room could not be opened, or a resend's membership not be looked up.
     Cancelled: it may be stored or not.
     """
     await require_member(core, conversation_id, sender)

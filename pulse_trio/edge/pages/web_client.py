@@ -58,7 +58,7 @@ def install(app: Quart, settings: Settings) -> None:
     @web.get(f"/{LIBRARY}.js")
     @hide
     async def client_library() -> Response:
-        """Returns the JavaScript library, which pages of other origins may import, too."""
+        """Returns the JavaScript library, which pages of `PULSE_ALLOWED_ORIGINS` may import, too."""
         return _answer(library)
 
     @web.get(f"/{LIBRARY}/<name>")

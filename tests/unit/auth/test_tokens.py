@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from pulse_trio.auth.keys import Keys
 from pulse_trio.auth.tokens import MAX_LIFETIME, MAX_TOKEN_CHARS, Claims, Identity, Tokens, bearer_token
 from pulse_trio.errors import ErrorCode, LaunchError, PulseError
 
@@ -470,3 +471,7 @@ def test_a_token_of_an_identity_provider_is_not_renewed() -> None:
 )
 def test_bearer_tokens_are_read_from_the_header(header: str | None, token: str | None) -> None:
     assert bearer_token(header) == token
+
+
+def test_keys_are_not_shown() -> None:
+    assert "a secret" not in repr(Keys(verify="a secret", sign="a secret"))
