@@ -39,7 +39,7 @@ from tests.simulation.shrink import promise_of, shrink
 SEEDS = 200  # seeds in which each must be found: in most runs other events hide some of them
 # Tried first: most seeds do not find these.
 QUICK = {
-    "lost_batch_on_retry": 30,
+    "lost_batch_on_retry": 94,
     "expired_token_kept": 8,
     "dead_peer_kept": 112,
     "out_of_date_addition_applied": 17,
