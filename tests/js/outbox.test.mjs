@@ -197,3 +197,51 @@ test("without a storage a rejected message is not kept", async () => {
   await promise;
   assert.deepEqual([bench.client.unsent, bench.client.unsentCount], [[], 0]);
 });
+
+// --- tokens that other tabs renew ---
+
+test("a message written after another tab renewed the token is stored at once", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  const socket = await bench.online();
+  socket.receive({ type: "auth", expires_in: 3_600 });
+  bench.client.takeRenewed("NEW");
+  bench.client.send("a", "1", { clientId: "m-1" });
+  assert.deepEqual(storage.of(), [["m-1", null]]);
+  assert.deepEqual(sent(socket), ["m-1"]);
+  assert.equal(socket.of("auth").at(-1).token, "NEW");
+  assert.deepEqual([bench.client.token, bench.of("token")], ["NEW", []]);
+  assert.throws(() => bench.client.takeRenewed("NEW\n"), TypeError);
+});
+
+test("a message of an unknown user that another user's session rejects stays in unsent", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  await bench.online();
+  bench.client.token = "T2";
+  const promise = refusal(bench.client.send("a", "1", { clientId: "m-1" }));
+  bench.client.token = "T3";
+  await bench.again(1006, { user_id: OTHER });
+  assert.equal((await promise).code, "other_user");
+  const [kept] = bench.client.unsent;
+  assert.deepEqual([kept.clientId, kept.userId, kept.failure !== null], ["m-1", null, true]);
+  assert.equal(storage.items.size, 0); // nobody knows whose list it belongs to
+  bench.client.send("a", kept.content, { clientId: "m-1" });
+  assert.deepEqual(sent(bench.socket), ["m-1"]);
+  assert.deepEqual(storage.of(`pulse.outbox.${OTHER}`), [["m-1", null]]);
+});
+
+test("a message rejected before `auth` tells whose it is is stored after it", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  const socket = await bench.online();
+  socket.receive({ type: "auth", expires_in: 3_600 });
+  bench.client.token = "T2";
+  const promise = refusal(bench.client.send("a", "1", { clientId: "m-1" }));
+  socket.receive({ type: "conversation_removed", conversation_id: "a" });
+  assert.equal((await promise).code, "not_a_member");
+  assert.equal(storage.items.size, 0);
+  socket.receive({ type: "auth", expires_in: 3_600 });
+  assert.deepEqual(storage.of().map(([clientId, failure]) => [clientId, failure !== null]), [["m-1", true]]);
+  assert.deepEqual(bench.client.unsent.map(({ userId }) => userId), [ME]);
+});

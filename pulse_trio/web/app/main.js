@@ -34,7 +34,7 @@ function showChats({ token, userId, username }) {
     drafts.clear();
     account.forget(userId, { tell: true });
   };
-  account.follow({ userId, onToken: (renewed) => (client.token = renewed) });
+  account.follow({ userId, onToken: (renewed) => client.takeRenewed(renewed) });
   client.addEventListener("token", () => account.remember(client.token, me, account.isKept()));
   client.addEventListener("signed_out", () => {
     client.close();

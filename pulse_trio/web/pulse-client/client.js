@@ -209,6 +209,15 @@ export class PulseClient extends Endpoints {
     return token;
   }
 
+  /**
+   * Takes a token of the same user that somebody else renewed: another tab, say.
+   * @param {string} token
+   * @throws {TypeError} No header can hold the token.
+   */
+  takeRenewed(token) {
+    this.#setToken(sendable(token), 0, { isRenewal: true });
+  }
+
   // --- conversations ---
 
   /**
@@ -769,16 +778,19 @@ export class PulseClient extends Endpoints {
   #setToken(token, expiresIn, { isRenewal = false } = {}) {
     if (token === this.#token) return;
     this.#token = token;
-    if (token !== null && !isRenewal) this.#signedIn();
+    if (token !== null) this.#signedIn(isRenewal);
     this.#expiresAt = 0;
     this.#timers.clear(this.#renewal);
     this.#expiresIn(expiresIn);
     if (token !== null && this.#link?.isReady) this.#authenticate();
   }
 
-  /** Begins a sign-in. Messages from before the first one belong to it. */
-  #signedIn() {
-    if (this.#hasHadToken) this.#signIn = { userId: null };
+  /**
+   * Begins a sign-in, unless the token is a renewed one. Messages from before the first token belong to its user.
+   * @param {boolean} isRenewal
+   */
+  #signedIn(isRenewal) {
+    if (this.#hasHadToken && !isRenewal) this.#signIn = { userId: null };
     this.#hasHadToken = true;
   }
 

@@ -23,6 +23,11 @@ const MAX_PACE = SECOND;
  */
 
 /**
+ * @typedef {Omit<UnsentMessage, "userId" | "failure">
+ *   & {signIn: SignIn, failure: string, number: number, isStored: boolean}} Rejected
+ */
+
+/**
  * Messages that are not acknowledged, in the order of `send`.
  *
  * One message a conversation is under way at a time: if two were, and the server could not store the first for a moment,
@@ -31,12 +36,12 @@ const MAX_PACE = SECOND;
 export class Outbox {
   /** @type {Map<string, Entry>} */
   #entries = new Map();
-  /** @type {Map<string, UnsentMessage & {number: number, signIn?: SignIn}>} only with a storage; the page sends or discards them */
+  /** @type {Map<string, Rejected>} only with a storage; the page sends or discards them */
   #rejected = new Map();
   #stored;
   /** @type {string | null} whose stored messages are here */
   #loadedFor = null;
-  #written = 0; // messages so far
+  #count = 0; // messages so far
   /** @type {((frame: Frame) => void) | null} */
   #transmit = null;
   /** @type {string | null} user of the session */
@@ -76,13 +81,12 @@ export class Outbox {
    * @returns {UnsentMessage[]}
    */
   get unsent() {
-    const pending = [...this.#entries.values()].map((entry) => ({
-      ...unsentOf(entry, null),
-      number: entry.number,
-      signIn: entry.signIn,
-    }));
-    const all = [...pending, ...this.#rejected.values()].sort((a, b) => a.number - b.number);
-    return all.map(({ number, signIn, ...message }) => message);
+    return this.#written.map(unsentOf);
+  }
+
+  /** Those of `unsent` as they are kept here. */
+  get #written() {
+    return [...this.#entries.values(), ...this.#rejected.values()].sort((a, b) => a.number - b.number);
   }
 
   /** How many are unsent, with those of other tabs. */
@@ -100,16 +104,17 @@ export class Outbox {
   load(userId) {
     if (this.#stored === null || this.#loadedFor === userId) return;
     this.#loadedFor = userId;
-    for (const [key, message] of this.#rejected) {
-      // From before the session told whose it is.
-      if (message.userId === null && message.signIn?.userId === userId) this.#stored.put(userId, message);
-      this.#rejected.delete(key);
+    this.#storeAll();
+    for (const [key, { signIn }] of this.#rejected) {
+      // Nobody's stay for the page, which has no other copy of them. The list below has this user's again.
+      if (signIn.userId !== null) this.#rejected.delete(key);
     }
     for (const message of this.#stored.list(userId)) {
       const conversationId = idOf(message.conversationId);
       const key = keyOf(conversationId, message.clientId);
       if (message.failure !== null) {
-        this.#rejected.set(key, { ...message, conversationId, number: this.#nextNumber() });
+        const kept = { signIn: { userId }, failure: message.failure, number: this.#nextNumber(), isStored: true };
+        this.#rejected.set(key, { ...message, conversationId, ...kept });
       } else if (!this.#entries.has(key)) {
         this.add(message, { userId }, { isOld: true, isStored: true }).catch(this.#options.onError);
       }
@@ -199,14 +204,14 @@ export class Outbox {
     this.#connectedAt = this.#options.timers.now();
     this.#transmit = transmit;
     this.#userId = userId;
-    for (const entry of this.#entries.values()) this.#store(entry);
+    this.#storeAll();
     this.load(userId);
     this.#pump();
   }
 
   /** Continues with messages that waited for the user of their sign-in. */
   identified() {
-    for (const entry of this.#entries.values()) this.#store(entry);
+    this.#storeAll();
     this.#pump();
   }
 
@@ -318,24 +323,30 @@ export class Outbox {
       entry.resolve(outcome);
       return;
     }
-    // Another user's messages stay in the storage until that user is back.
-    if (this.#stored !== null && outcome.code !== "other_user") {
-      const message = unsentOf(entry, outcome.message || "It could not be sent");
-      this.#rejected.set(key, { ...message, number: entry.number, signIn });
-      if (signIn.userId !== null) this.#stored.put(signIn.userId, message);
+    // Another user's messages stay in the storage until that user is back; one whose user is not known is not there.
+    if (this.#stored !== null && (outcome.code !== "other_user" || signIn.userId === null)) {
+      const { content, createdAt, number } = entry;
+      const failure = outcome.message || "It could not be sent";
+      const message = { conversationId, content, clientId, signIn, createdAt, number, failure, isStored: false };
+      this.#rejected.set(key, message);
+      this.#store(message);
     }
     this.#options.onChange(conversationId);
     entry.reject(outcome);
   }
 
   /**
-   * Puts an entry into the storage once it is known whose it is.
-   * @param {Entry} entry
+   * Puts a message into the storage once it is known whose it is.
+   * @param {Entry | Rejected} message
    */
-  #store(entry) {
-    if (this.#stored === null || entry.isStored || entry.signIn.userId === null) return;
-    entry.isStored = true;
-    this.#stored.put(entry.signIn.userId, unsentOf(entry, null));
+  #store(message) {
+    if (this.#stored === null || message.isStored || message.signIn.userId === null) return;
+    message.isStored = true;
+    this.#stored.put(message.signIn.userId, unsentOf(message));
+  }
+
+  #storeAll() {
+    for (const message of this.#written) this.#store(message);
   }
 
   /**
@@ -351,8 +362,8 @@ export class Outbox {
   }
 
   #nextNumber() {
-    this.#written += 1;
-    return this.#written;
+    this.#count += 1;
+    return this.#count;
   }
 
   /** Milliseconds with a session so far: without one nothing can be stored. */
@@ -408,11 +419,12 @@ function keyOf(conversationId, clientId) {
 }
 
 /**
- * @param {Entry} entry
- * @param {string | null} failure
+ * @param {Entry | Rejected} message
  * @returns {UnsentMessage}
  */
-function unsentOf({ conversationId, content, clientId, signIn, createdAt }, failure) {
+function unsentOf(message) {
+  const { conversationId, content, clientId, signIn, createdAt } = message;
+  const failure = "failure" in message ? message.failure : null;
   return { conversationId, content, clientId, userId: signIn.userId, createdAt, failure };
 }
 
