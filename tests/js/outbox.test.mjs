@@ -148,7 +148,7 @@ test("without a userId messages are stored from the first session on", async () 
   bench.client.send("b", "2", { clientId: "m-2" });
   assert.deepEqual([unsent(bench), storage.of()], [[["m-2", null]], [["m-1", null]]]);
   const socket = await bench.online();
-  assert.deepEqual(sent(socket).sort(), ["m-1", "m-2"]);
+  assert.deepEqual(sent(socket), ["m-1", "m-2"]);
   assert.deepEqual(storage.of(), [["m-1", null], ["m-2", null]]);
 });
 
@@ -244,4 +244,45 @@ test("a message rejected before `auth` tells whose it is is stored after it", as
   socket.receive({ type: "auth", expires_in: 3_600 });
   assert.deepEqual(storage.of().map(([clientId, failure]) => [clientId, failure !== null]), [["m-1", true]]);
   assert.deepEqual(bench.client.unsent.map(({ userId }) => userId), [ME]);
+});
+
+// --- order and users ---
+
+test("without a userId, stored messages go before those in memory", async () => {
+  const storage = new FakeStorage();
+  open(storage).client.send("a", "1", { clientId: "m-1" });
+  const bench = new Bench({ storage });
+  bench.client.send("a", "2", { clientId: "m-2" });
+  const socket = await bench.online();
+  assert.deepEqual(sent(socket), ["m-1"]);
+  assert.deepEqual(unsent(bench), [["m-1", null], ["m-2", null]]);
+  assert.deepEqual(bench.client.pending.map(({ clientId }) => clientId), ["m-1", "m-2"]);
+  assert.deepEqual(storage.of(), [["m-1", null], ["m-2", null]]);
+  socket.receive(own("m-1", 1));
+  assert.deepEqual(sent(socket), ["m-1", "m-2"]);
+});
+
+test("a message that is in the storage and in memory is there once, in its stored place", async () => {
+  const storage = new FakeStorage();
+  const first = open(storage, { maxPending: 1 });
+  first.client.send("a", "1", { clientId: "m-1" });
+  await refusal(first.client.send("a", "2", { clientId: "m-2" }));
+  const bench = new Bench({ storage });
+  for (const number of [3, 2, 1]) bench.client.send("a", String(number), { clientId: `m-${number}` });
+  const socket = await bench.online();
+  assert.deepEqual(unsent(bench), [["m-1", null], ["m-2", null], ["m-3", null]]);
+  assert.deepEqual(storage.of(), [["m-1", null], ["m-2", null], ["m-3", null]]);
+  for (const number of [1, 2, 3]) socket.receive(own(`m-${number}`, number));
+  assert.deepEqual(sent(socket), ["m-1", "m-2", "m-3"]);
+});
+
+test("a userId without a token does not name the sender of what the next user writes", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage, { token: null });
+  bench.answer = () => [200, { access_token: "BOB", token_type: "bearer", expires_in: 3_600 }];
+  await bench.client.login("bob", "secret");
+  bench.client.send("a", "by bob", { clientId: "m-1" });
+  assert.equal(storage.items.size, 0);
+  assert.deepEqual(sent(await bench.online({ user_id: OTHER })), ["m-1"]);
+  assert.deepEqual([storage.of(), storage.of(`pulse.outbox.${OTHER}`)], [[], [["m-1", null]]]);
 });

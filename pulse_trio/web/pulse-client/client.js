@@ -122,8 +122,9 @@ export class PulseClient extends Endpoints {
     });
     this.#repeats = new Repeats({ timers: this.#timers, random: this.#random, run: (names) => this.#repeat(names) });
     this.#token = sendable(options.token);
-    if (options.userId) this.#signIn.userId = options.userId;
     this.#hasHadToken = this.#token !== null;
+    const userId = this.#hasHadToken ? options.userId : null; // whose the next token is, nobody knows
+    if (userId) this.#signIn.userId = userId;
     this.#resumeMost = options.resumeConversations ?? 1_000;
     this.#outbox = new Outbox({
       timers: this.#timers,
@@ -135,7 +136,7 @@ export class PulseClient extends Endpoints {
       onChange: (id) => this.#emit("outbox", { conversation_id: id }),
       onError: (error) => this.#emit("error", error),
     });
-    if (options.userId) this.#outbox.load(options.userId);
+    if (userId) this.#outbox.load(userId);
     for (const message of options.pending ?? []) {
       const signIn = message.userId ? { userId: message.userId } : this.#signIn;
       this.#outbox.add(message, signIn, { isOld: true }).catch((error) => this.#emit("error", error));

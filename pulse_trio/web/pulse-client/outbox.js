@@ -98,27 +98,34 @@ export class Outbox {
   }
 
   /**
-   * Adds what an earlier page, or another tab, has left in the storage.
+   * Adds what an earlier page, or another tab, has left in the storage: it is older than what is here.
    * @param {string} userId
    */
   load(userId) {
     if (this.#stored === null || this.#loadedFor === userId) return;
     this.#loadedFor = userId;
-    this.#storeAll();
     for (const [key, { signIn }] of this.#rejected) {
-      // Nobody's stay for the page, which has no other copy of them. The list below has this user's again.
-      if (signIn.userId !== null) this.#rejected.delete(key);
+      // Nobody's stay for the page, which has no other copy of them.
+      if (signIn.userId !== null && signIn.userId !== userId) this.#rejected.delete(key);
     }
+    const newer = new Map(this.#written.map((message) => [keyOf(message.conversationId, message.clientId), message]));
     for (const message of this.#stored.list(userId)) {
       const conversationId = idOf(message.conversationId);
       const key = keyOf(conversationId, message.clientId);
-      if (message.failure !== null) {
+      newer.delete(key);
+      const existing = this.#entries.get(key);
+      this.#rejected.delete(key);
+      if (existing !== undefined) {
+        existing.number = this.#nextNumber();
+      } else if (message.failure === null) {
+        this.add(message, { userId }, { isOld: true, isStored: true }).catch(this.#options.onError);
+      } else {
         const kept = { signIn: { userId }, failure: message.failure, number: this.#nextNumber(), isStored: true };
         this.#rejected.set(key, { ...message, conversationId, ...kept });
-      } else if (!this.#entries.has(key)) {
-        this.add(message, { userId }, { isOld: true, isStored: true }).catch(this.#options.onError);
       }
     }
+    for (const message of newer.values()) message.number = this.#nextNumber();
+    this.#entries = new Map([...this.#entries].sort(([, a], [, b]) => a.number - b.number));
     this.#options.onChange(null);
   }
 
@@ -200,12 +207,12 @@ export class Outbox {
       if (entry.signIn.userId === userId || isUnknown) continue;
       this.#settle(entry, new PulseError("other_user", "Another user signed in before this message was sent", entry));
     }
+    this.load(userId); // first: what is here is sent, and stored, after it
+    this.#storeAll();
     this.#connectedBefore = this.#connectedTime();
     this.#connectedAt = this.#options.timers.now();
     this.#transmit = transmit;
     this.#userId = userId;
-    this.#storeAll();
-    this.load(userId);
     this.#pump();
   }
 

@@ -24,7 +24,8 @@
  * @typedef {object} Options
  * @property {string} [url] Address of the service. Default: the page's origin.
  * @property {string | null} [token] A token from an earlier `login`, or of your identity provider.
- * @property {string | null} [userId] The token's user, if known: the user's stored messages are loaded at once.
+ * @property {string | null} [userId] The `token`'s user, if known: the user's stored messages are loaded at once. Without
+ *   a `token` it has no effect.
  * @property {PageStorage} [storage] Where unsent messages outlive the page. Default: nowhere.
  * @property {PendingMessage[]} [pending] `pending` of an earlier client; sent first.
  * @property {number} [maxPending] Maximum of unacknowledged messages. Default: 1,000.
