@@ -6,19 +6,28 @@ import { Bench, EPOCH, ME, OTHER, message, refusal, settle } from "./support.mjs
 
 const KEY = `pulse.outbox.${ME}`;
 
-/** What the client uses of `localStorage`; `isFull` refuses to write. */
+/** What the client uses of `localStorage`; `isFull` refuses to write, `isBlocked` to read. */
 class FakeStorage {
   items = new Map();
   isFull = false;
+  isBlocked = false;
+  changes = 0;
 
-  getItem = (key) => this.items.get(key) ?? null;
+  getItem = (key) => {
+    if (this.isBlocked) throw new DOMException("blocked", "SecurityError");
+    return this.items.get(key) ?? null;
+  };
 
   setItem = (key, value) => {
     if (this.isFull) throw new DOMException("full", "QuotaExceededError");
+    this.changes += 1;
     this.items.set(key, value);
   };
 
-  removeItem = (key) => void this.items.delete(key);
+  removeItem = (key) => {
+    this.changes += 1;
+    this.items.delete(key);
+  };
 
   /** The [clientId, failure] of what is stored for a user. */
   of(key = KEY) {
@@ -285,4 +294,62 @@ test("a userId without a token does not name the sender of what the next user wr
   assert.equal(storage.items.size, 0);
   assert.deepEqual(sent(await bench.online({ user_id: OTHER })), ["m-1"]);
   assert.deepEqual([storage.of(), storage.of(`pulse.outbox.${OTHER}`)], [[], [["m-1", null]]]);
+});
+
+// --- a storage that fails for a moment ---
+
+test("a message that a full storage did not take is put there with the next change", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  storage.isFull = true;
+  bench.client.send("a", "1", { clientId: "m-1" });
+  bench.client.send("b", "2", { clientId: "m-2" });
+  assert.deepEqual(storage.of(), []);
+  assert.equal(bench.client.unsentCount, 2);
+  storage.isFull = false;
+  bench.client.send("a", "3", { clientId: "m-3" });
+  assert.deepEqual(storage.of(), [["m-1", null], ["m-2", null], ["m-3", null]]);
+});
+
+test("a session tries the storage again", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  storage.isFull = true;
+  bench.client.send("a", "1", { clientId: "m-1" });
+  storage.isFull = false;
+  await bench.online();
+  assert.deepEqual(storage.of(), [["m-1", null]]);
+});
+
+test("a message that could not be removed is removed with the next change", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  bench.client.send("a", "1", { clientId: "m-1" }).catch(() => {});
+  bench.client.send("a", "2", { clientId: "m-2" });
+  storage.isFull = true;
+  bench.client.discard("a", "m-1");
+  assert.deepEqual([storage.of().length, bench.client.unsentCount], [2, 1]);
+  storage.isFull = false;
+  bench.client.send("a", "3", { clientId: "m-3" });
+  assert.deepEqual(storage.of(), [["m-2", null], ["m-3", null]]);
+});
+
+test("a list that could not be read is not overwritten", async () => {
+  const storage = new FakeStorage();
+  open(storage).client.send("a", "1", { clientId: "m-1" });
+  storage.isBlocked = true;
+  const bench = open(storage);
+  bench.client.send("a", "2", { clientId: "m-2" });
+  storage.isBlocked = false;
+  assert.deepEqual(storage.of(), [["m-1", null]]);
+  bench.client.send("a", "3", { clientId: "m-3" });
+  assert.deepEqual(storage.of(), [["m-1", null], ["m-2", null], ["m-3", null]]);
+});
+
+test("a message that is not in the storage changes nothing there", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  const socket = await bench.online();
+  socket.receive(own("of another device", 1));
+  assert.equal(storage.changes, 0);
 });

@@ -43,9 +43,17 @@ export function isKept() {
   return parse(tab.getItem(SESSION)) === null;
 }
 
-/** Returns the storage that lasts as long as the sign-in. */
+/**
+ * Returns the storage that lasts as long as the sign-in, for the client. It throws where it is blocked or full: the client
+ * keeps what it cannot write, and writes it later.
+ */
 export function place() {
-  return isKept() ? local : tab;
+  const name = isKept() ? "localStorage" : "sessionStorage";
+  return {
+    getItem: (key) => window[name].getItem(key),
+    setItem: (key, value) => window[name].setItem(key, value),
+    removeItem: (key) => window[name].removeItem(key),
+  };
 }
 
 /** Keeps a token of `user` (`{id, username}`) for this tab, or for the browser until the sign-out. */

@@ -353,6 +353,7 @@ export class Outbox {
   }
 
   #storeAll() {
+    this.#stored?.write();
     for (const message of this.#written) this.#store(message);
   }
 
