@@ -353,3 +353,45 @@ test("a message that is not in the storage changes nothing there", async () => {
   socket.receive(own("of another device", 1));
   assert.equal(storage.changes, 0);
 });
+
+// --- giving up ---
+
+test("discarding a message needs its conversation and its clientId", () => {
+  const bench = open(new FakeStorage());
+  assert.throws(() => bench.client.discard("m-1"), TypeError);
+});
+
+test("giving everything up writes the storage once", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  const promises = ["m-1", "m-2", "m-3"].map((clientId) => refusal(bench.client.send("a", "x", { clientId })));
+  const before = storage.changes;
+  bench.client.discardAll();
+  assert.deepEqual([storage.changes - before, storage.items.size, bench.client.unsent], [1, 0, []]);
+  for (const promise of promises) assert.equal((await promise).code, "discarded");
+  assert.deepEqual(sent(await bench.online()), []);
+});
+
+test("giving up a message of an earlier page is no error", async () => {
+  const storage = new FakeStorage();
+  const first = open(storage);
+  for (const clientId of ["m-1", "m-2"]) first.client.send("a", "x", { clientId });
+  const pending = [{ conversationId: "b", content: "x", clientId: "m-3", userId: ME }];
+  const bench = open(storage, { pending });
+  bench.client.discard("a", "m-1");
+  bench.client.discardAll();
+  await settle();
+  assert.deepEqual([bench.of("error"), bench.client.unsent], [[], []]);
+});
+
+test("another tab may have sent a stored message first: its answer is no gap", async () => {
+  const storage = new FakeStorage();
+  const bench = open(storage);
+  const socket = await bench.online();
+  socket.receive(message("a", 5));
+  const promise = bench.client.send("a", "1");
+  const { client_id } = socket.of("message")[0];
+  socket.receive(own(client_id, 9));
+  assert.equal((await promise).rev, 9);
+  assert.deepEqual([bench.client.gaps, bench.socket], [0, socket]);
+});

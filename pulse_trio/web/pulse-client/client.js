@@ -139,7 +139,7 @@ export class PulseClient extends Endpoints {
     if (userId) this.#outbox.load(userId);
     for (const message of options.pending ?? []) {
       const signIn = message.userId ? { userId: message.userId } : this.#signIn;
-      this.#outbox.add(message, signIn, { isOld: true }).catch((error) => this.#emit("error", error));
+      this.#outbox.restore(message, signIn);
     }
   }
 
@@ -343,12 +343,17 @@ export class PulseClient extends Endpoints {
    * Gives an unsent message up; its promise rejects with `discarded`. If it was under way it may be stored nevertheless.
    * @param {string} conversationId
    * @param {string} clientId
+   * @throws {TypeError} There is no clientId.
    */
   discard(conversationId, clientId) {
+    if (typeof clientId !== "string") throw new TypeError("`discard` needs the conversation's id and the `clientId`");
     this.#outbox.discard(conversationId, clientId);
   }
 
-  /** Gives all unsent messages of the user up, those of other tabs as well: for a sign-out. */
+  /**
+   * Gives all unsent messages of the user up, those of other tabs as well: for a sign-out. Before the first session and
+   * without a `userId`, those in the storage stay: nobody knows whose to remove.
+   */
   discardAll() {
     this.#outbox.discardAll();
   }

@@ -48,7 +48,7 @@
  *     const client = new PulseClient({ token, userId, storage: localStorage });
  *     client.addEventListener("outbox", () => showUnsent(client.unsent)); // rejected ones have a `failure`
  *     client.send(id, content, { clientId }); // with the `clientId` of a rejected message: sends it again
- *     client.discard(clientId); // gives it up
+ *     client.discard(id, clientId); // gives it up
  *
  * Messages of another user stay in the storage until that user signs in again.
  *

@@ -58,8 +58,8 @@ export class Outbox {
    * @param {{timers: Timers, random: () => number, most: number, answerTime: number, storeTime: number,
    *   storage?: PageStorage, onChange: (conversationId: string | null) => void,
    *   onError: (error: PulseError) => void}} options
-   *   `onChange`: what is unsent in a conversation changed; null: in any. `onError`: a message from the storage was
-   *   rejected.
+   *   `onChange`: what is unsent in a conversation changed; null: in any. `onError`: a message of an
+   *   earlier page was rejected.
    */
   constructor(options) {
     this.#options = options;
@@ -118,7 +118,7 @@ export class Outbox {
       if (existing !== undefined) {
         existing.number = this.#nextNumber();
       } else if (message.failure === null) {
-        this.add(message, { userId }, { isOld: true, isStored: true }).catch(this.#options.onError);
+        this.restore(message, { userId }, { isStored: true });
       } else {
         const kept = { signIn: { userId }, failure: message.failure, number: this.#nextNumber(), isStored: true };
         this.#rejected.set(key, { ...message, conversationId, ...kept });
@@ -140,14 +140,36 @@ export class Outbox {
     const entry = this.#entries.get(key);
     this.#entries.delete(key);
     this.#forget(conversationId, clientId, entry?.signIn.userId ?? this.#loadedFor);
-    entry?.reject(new PulseError("discarded", "The page discarded the message", { conversationId, clientId }));
+    entry?.reject(discarded(entry));
     this.#pump();
   }
 
   /** Gives all of the user's messages up, those of other tabs as well. */
   discardAll() {
-    for (const { conversationId, clientId } of this.unsent) this.discard(conversationId, clientId);
+    const given = this.#written;
+    const entries = [...this.#entries.values()];
+    this.#entries.clear();
+    this.#rejected.clear();
     if (this.#loadedFor !== null) this.#stored?.clear(this.#loadedFor);
+    for (const { conversationId, clientId, signIn } of given) {
+      if (signIn.userId === null || signIn.userId === this.#loadedFor) continue;
+      this.#stored?.remove(signIn.userId, conversationId, clientId);
+    }
+    this.#options.onChange(null);
+    for (const entry of entries) entry.reject(discarded(entry));
+    this.#pump();
+  }
+
+  /**
+   * Adds a message that an earlier page left; `onError` reports its rejection.
+   * @param {PendingMessage & {createdAt?: string}} message
+   * @param {SignIn} signIn Its sender's.
+   * @param {{isStored?: boolean}} [options]
+   */
+  restore(message, signIn, { isStored = false } = {}) {
+    this.add(message, signIn, { isOld: true, isStored }).catch((error) => {
+      if (error.code !== "discarded") this.#options.onError(error);
+    });
   }
 
   /**
@@ -243,7 +265,7 @@ export class Outbox {
     this.#settle(entry, frame);
     if (this.#entries.size === 0) this.#pace = 0;
     this.#pump();
-    return entry.tries > 1;
+    return entry.tries > 1 || entry.isStored; // another tab may have sent what is stored
   }
 
   /**
@@ -416,6 +438,11 @@ export class Outbox {
     }
     if (next < Infinity) this.#timer = timers.set(next - now, () => this.#pump());
   }
+}
+
+/** @param {Entry} entry */
+function discarded({ conversationId, clientId }) {
+  return new PulseError("discarded", "The page discarded the message", { conversationId, clientId });
 }
 
 /**
