@@ -354,6 +354,18 @@ test("a message that is not in the storage changes nothing there", async () => {
   assert.equal(storage.changes, 0);
 });
 
+test("a list that could not be read is loaded with the next session", async () => {
+  const storage = new FakeStorage();
+  open(storage).client.send("a", "1", { clientId: "m-1" });
+  storage.isBlocked = true;
+  const bench = open(storage);
+  bench.client.send("a", "2", { clientId: "m-2" });
+  storage.isBlocked = false;
+  const socket = await bench.online();
+  assert.deepEqual(unsent(bench), [["m-1", null], ["m-2", null]]);
+  assert.deepEqual([sent(socket), storage.of()], [["m-1"], [["m-1", null], ["m-2", null]]]);
+});
+
 // --- giving up ---
 
 test("discarding a message needs its conversation and its clientId", () => {

@@ -41,6 +41,7 @@ export class Outbox {
   #stored;
   /** @type {string | null} whose stored messages are here */
   #loadedFor = null;
+  #isLoaded = false; // false: the storage could not be read
   #count = 0; // messages so far
   /** @type {((frame: Frame) => void) | null} */
   #transmit = null;
@@ -58,8 +59,8 @@ export class Outbox {
    * @param {{timers: Timers, random: () => number, most: number, answerTime: number, storeTime: number,
    *   storage?: PageStorage, onChange: (conversationId: string | null) => void,
    *   onError: (error: PulseError) => void}} options
-   *   `onChange`: what is unsent in a conversation changed; null: in any. `onError`: a message of an
-   *   earlier page was rejected.
+   *   `onChange`: what is unsent in a conversation changed; null: in any. `onError`: a message of an earlier
+   *   page was rejected.
    */
   constructor(options) {
     this.#options = options;
@@ -102,8 +103,9 @@ export class Outbox {
    * @param {string} userId
    */
   load(userId) {
-    if (this.#stored === null || this.#loadedFor === userId) return;
+    if (this.#stored === null || (this.#loadedFor === userId && this.#isLoaded)) return;
     this.#loadedFor = userId;
+    this.#isLoaded = this.#stored.canRead(userId);
     for (const [key, { signIn }] of this.#rejected) {
       // Nobody's stay for the page, which has no other copy of them.
       if (signIn.userId !== null && signIn.userId !== userId) this.#rejected.delete(key);

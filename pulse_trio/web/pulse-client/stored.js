@@ -5,8 +5,8 @@ import { idOf } from "./messages.js";
 /**
  * Unsent messages in a storage that outlives the page: a list for each user, in the order they were written.
  *
- * Tabs share the storage, so each change reads the list, changes it and writes it. What a storage that is full or blocked
- * does not take waits here, and is written with the next change. A list that cannot be read is not written.
+ * Tabs share the storage, so each change reads the list, changes it and writes it. What a full or blocked storage does not
+ * take waits here, and is written with the next change. A list that cannot be read is not written.
  */
 export class StoredMessages {
   #storage;
@@ -16,6 +16,11 @@ export class StoredMessages {
   /** @param {PageStorage} storage */
   constructor(storage) {
     this.#storage = storage;
+  }
+
+  /** Returns false if the storage is blocked. @param {string} userId */
+  canRead(userId) {
+    return this.#read(userId) !== null;
   }
 
   /**
