@@ -41,7 +41,7 @@ SEEDS = 200  # seeds in which each must be found: in most runs other events hide
 QUICK = {
     "lost_batch_on_retry": 94,
     "expired_token_kept": 8,
-    "dead_peer_kept": 112,
+    "dead_peer_kept": 129,
     "out_of_date_addition_applied": 17,
     "out_of_date_removal_applied": 16,
 }
