@@ -265,7 +265,7 @@ def test_where_there_is_no_database_none_is_made(command: tuple[str, ...], folde
     assert "--data-dir" in line
     assert not nowhere.exists()
     empty = cluster.new_database(migrated=False)
-    assert "nothing of this service" in refusal(*arguments, DATABASE_URL=empty, SECRET_KEY=SECRET)
+    assert "no data of this service" in refusal(*arguments, DATABASE_URL=empty, SECRET_KEY=SECRET)
     assert file.read_bytes() == b"of last night"
 
 

@@ -104,7 +104,7 @@ async def test_send_to_a_person(desk: Desk) -> None:
 
 
 async def test_exit_codes(desk: Desk, unused_port: int) -> None:
-    assert "no conversation named" in await desk.refused(5, "send", "Nobody's", "x")
+    assert "not in a conversation named" in await desk.refused(5, "send", "Nobody's", "x")
     assert 'named "";' in await desk.refused(5, "tail", "")
     assert '"Alice" is you' in await desk.refused(5, "send", "@Alice", "x")
     assert "no user" in await desk.refused(5, "send", "@nobody", "x")

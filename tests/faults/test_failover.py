@@ -110,7 +110,7 @@ async def test_what_a_standby_never_had_is_trusted_by_nobody() -> None:
                 standby.promote()
                 assert await chat.wait_closed() == 1012, "and not a frame of another history before it"
                 assert await session.wait_closed() == 1012
-            await wait_written(server, "the service opens again")
+            await wait_written(server, "reopening the service")
             await serves(alice)
             for after in (2, 6):  # there still is, and is not
                 async with alice.connect(conversation, after=after, epoch=epoch) as chat:
@@ -146,7 +146,7 @@ async def test_a_primary_that_comes_back_after_its_successor_is_not_used() -> No
             conversation = await alice.create_group()
             primary.kill()
             standby.promote()
-            await wait_written(server, "the service opens again")
+            await wait_written(server, "reopening the service")
             await serves(alice)
             async with alice.connect(conversation) as chat:
                 await chat.receive()
