@@ -393,9 +393,12 @@ def addition_with_a_lost_answer_not_sent(patch: Patch) -> None:
         added[trio.lowlevel.current_task()] = {user.id for user in found.users}
         return found
 
-    async def wrong(self: MemberUpdates, conversation_id: UUID, user_ids: Sequence[UUID], version: int) -> list[UUID]:
+    async def wrong(
+        self: MemberUpdates, conversation_id: UUID, user_ids: Sequence[UUID], version: int, **options: Any
+    ) -> list[UUID]:
         newcomers = added.pop(trio.lowlevel.current_task(), set(user_ids))
-        return await add_users(self, conversation_id, [each for each in user_ids if each in newcomers], version)
+        part = [each for each in user_ids if each in newcomers]
+        return await add_users(self, conversation_id, part, version, **options)
 
     patch.setattr(FaultyStore, "add_members", note)
     patch.setattr(MemberUpdates, "add_users", wrong)
