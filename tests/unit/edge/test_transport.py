@@ -61,14 +61,14 @@ async def test_a_connection_that_is_not_shared_has_its_own_transport() -> None:
 
     async def serve_own() -> None:
         set_own_transport(lambda: own)
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task that it starts inherits the transport
             nursery.start_soon(look)
 
     async def look() -> None:
         await trio.lowlevel.checkpoint()
         found.append(open_transport(socket))
 
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:  # noqa: ASYNC112  # a task of its own: this one inherits nothing
         nursery.start_soon(serve_own)
     await look()
     assert found[0] is own
