@@ -300,7 +300,7 @@ class World:
 
 @contextmanager
 def deterministic(world: World) -> Iterator[None]:
-    """What the service takes from elsewhere comes from the seed; what it logs goes into the history."""
+    """Takes the service's sources of chance from the seed, and writes its log into the history."""
     before = structlog.get_config()
 
     def note(_logger: object, level: str, event: dict[str, Any]) -> Any:
@@ -344,7 +344,7 @@ _PASSWORDS: list[Passwords] = []
 
 
 def _is_whole(answer: bytes) -> bool:
-    """Whether this is an HTTP answer with all of its body."""
+    """True for an HTTP response with its whole body."""
     head, end, body = answer.partition(b"\r\n\r\n")
     found = re.search(rb"content-length: *([0-9]+)", head, re.IGNORECASE)
     return bool(end) and len(body) >= (0 if found is None else int(found[1]))
