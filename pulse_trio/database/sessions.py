@@ -46,8 +46,14 @@ _REQUIRED: Final = {
 # Of each session of the store. Generic plans are made once, without looking at the values: each statement of the store
 # finds its rows by key, whatever the values are, and planning took most of the time of a small one. A wait for a row
 # locked by another transaction ends before the statement's own timeout, so that it does not look like a database that
-# hangs. Milliseconds.
-STORE_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "lock_timeout": "1000"}
+# hangs. Milliseconds. No sequential scans, since statistics of a young database say "empty", and a plan that scans an
+# empty table is kept while the table fills; no compiling, which the cost of an unavoidable scan would then cause.
+STORE_SETTINGS: Final = {
+    "plan_cache_mode": "force_generic_plan",
+    "lock_timeout": "1000",
+    "enable_seqscan": "off",
+    "jit": "off",
+}
 # Checked, not set: read-only may protect a database, and the operator chooses the schema.
 READ_ONLY: Final = "SELECT current_setting('transaction_read_only')::bool"
 
