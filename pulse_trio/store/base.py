@@ -1,20 +1,25 @@
 """The contract of a store: its operations and their atomicity; with its records and errors.
 
 Every operation is atomic: all of it happens, or nothing. Every operation may raise `StoreUnavailable`; a write may then
-have happened or not. `append` and `revise` may be repeated with the same ids. Cancelled: like `StoreUnavailable`.
+have happened or not. Commands may be repeated with the same ids. Cancelled: like `StoreUnavailable`.
 
-Numbers of a conversation, by an example. Alice posts "a" and "b", then edits "a", then Bob joins:
+Numbers of a conversation, by an example. Alice posts "a" and "b", then edits "a", then adds Bob, then names the group:
 
-    change         seq  rev  last_seq  last_rev  members_version
-    "a" posted      1    1       1         1            0
-    "b" posted      2    2       2         2            0
-    "a" edited      1    3       2         3            0
-    Bob is added    -    -       2         3            1
+    change         seq  rev  last_seq  last_rev  members_rev  properties_rev
+    "a" posted      1    1       1         1          0             0
+    "b" posted      2    2       2         2          0             0
+    "a" edited      1    3       2         3          0             0
+    Bob is added    -    4       2         4          4             0
+    "Team"          -    5       2         5          4             5
 
-`seq` is a message's position in the history and never changes (IMAP: UID). `rev` numbers the changes of messages; an
-edit or a deletion gives its message a new one (IMAP: MODSEQ, RFC 7162). A client that resumes after rev 2 gets "a"
-once, in its current state. Both count without gaps. `members_version` orders answers about members: the higher one is
-the later one, whichever arrived first. All three rise under the lock of the conversation's row.
+`seq` is a message's position in the history and never changes (IMAP: UID). `rev` numbers the changes of everything that
+members share; a change gives its object a new one (IMAP: MODSEQ, RFC 7162). A client that resumes after rev 2 gets "a",
+Bob and the properties once, each in its current state. Both count without gaps, and every rev is taken under the lock
+of the conversation's row, so what is answered is in the order of the commits. An answer about members says which
+`members_rev` it is as of: of two answers the one with the higher number is the later one, whichever arrived first.
+
+Each user has a sequence of their own, too (`users.last_rev`): it numbers the changes of their memberships, which are
+additions, removals and read positions. Rows are locked in this order: the conversation, its members, users by id.
 
 The `epoch` says which history the numbers belong to. A backup restored with last_rev 2 gives rev 3 to another change: a
 client that knows rev 3 of the old epoch must reload, not resume.
@@ -22,15 +27,19 @@ client that knows rev 3 of the old epoch must reload, not resume.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeAlias
 from uuid import UUID
 
+from pulse_trio.model import Change, Command, Message, MyMembership, User
 from pulse_trio.store.errors import (
+    NoSuchMember,
     NoSuchMessage,
     NotAGroup,
     NotAMember,
     NotYourMessage,
     OwnerOnly,
+    Refusal,
+    StaleRev,
     StoreError,
     StoreRefused,
     StoreUnavailable,
@@ -42,46 +51,47 @@ from pulse_trio.store.records import (
     LISTED_MEMBERS,
     SHOWN_MEMBERS,
     Account,
-    Added,
     Conversation,
+    ConversationPage,
+    Created,
     Head,
     MemberPage,
     Members,
     Membership,
-    Message,
+    Memberships,
     NewConversation,
-    NewMessage,
     Page,
     ReadMark,
     ReadState,
-    Removed,
-    Revision,
-    User,
+    UserPage,
 )
 
 __all__ = [
     "LISTED_MEMBERS",
     "SHOWN_MEMBERS",
     "Account",
-    "Added",
     "Conversation",
+    "ConversationPage",
+    "Created",
     "Head",
     "MemberPage",
     "Members",
     "Membership",
+    "Memberships",
     "Message",
     "NewConversation",
-    "NewMessage",
+    "NoSuchMember",
     "NoSuchMessage",
     "NotAGroup",
     "NotAMember",
     "NotYourMessage",
+    "Outcome",
     "OwnerOnly",
     "Page",
     "ReadMark",
     "ReadState",
-    "Removed",
-    "Revision",
+    "Refusal",
+    "StaleRev",
     "Store",
     "StoreError",
     "StoreRefused",
@@ -89,9 +99,13 @@ __all__ = [
     "TooManyMembers",
     "UnknownUsers",
     "User",
+    "UserPage",
     "UsernameTaken",
     "page_range",
 ]
+
+Outcome: TypeAlias = tuple[Change, ...] | Refusal
+"""What became of a command: the objects that it changed as they now are, or why it was refused."""
 
 
 def page_range(total: int, limit: int, offset: int, before_seq: int | None, after_seq: int | None) -> tuple[int, int]:
@@ -141,15 +155,23 @@ class Store(Protocol):
     async def set_password_hash(self, user_id: UUID, password_hash: str, *, old_hash: str) -> None:
         """Replaces the password hash if it is still `old_hash`."""
 
-    async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
-        """Finds users whose name begins with `prefix`, ignoring case; sorted by name."""
+    async def search_users(self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None) -> UserPage:
+        """Finds users whose name begins with `prefix`, ignoring case; sorted by name.
+
+        Args:
+            prefix: the beginning of the name.
+            limit: most users of the page.
+            offset: skips users; only without `after`.
+            after: from `UserPage.next_after`; the page begins after it, whoever has registered meanwhile.
+        """
 
     # --- conversations and members ---
 
-    async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
-        """Creates a conversation; returns it as its owner sees it, and True.
+    async def create_conversation(self, new: NewConversation) -> Created:
+        """Creates a conversation.
 
-        If it is a one-to-one that the two users already have, returns the existing one and False.
+        If it is a one-to-one that the two users already have, or was created with this id before, returns the existing
+        one.
 
         Raises:
             UnknownUsers: a member does not exist.
@@ -158,17 +180,29 @@ class Store(Protocol):
     async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
         """Returns the conversation as this user sees it; None if they are not a member."""
 
-    async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
-        """Lists the user's conversations, most recent activity first."""
+    async def list_conversations(
+        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None
+    ) -> ConversationPage:
+        """Lists the user's conversations, latest activity first.
+
+        Activity is numbered by the store as it commits, so no process's clock decides the order. It costs a bounded
+        number of rows for each conversation of the page, whatever the groups' sizes.
+
+        Args:
+            user_id: the user.
+            limit: most conversations of the page.
+            offset: skips conversations; only without `before`.
+            before: from `ConversationPage.next_before`; a conversation that has moved up meanwhile is not in the page.
+        """
 
     async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
-        """Returns the version of the conversation's members; None if this user is not one of them."""
+        """Returns the conversation's `members_rev`, as of which the user is a member; None if they are not."""
 
-    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
-        """Returns the heads of the user's conversations: of all, or of those in `among`."""
+    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
+        """Returns the heads of the user's conversations: of all, or of those in `among`; in one snapshot."""
 
     async def members(self, conversation_id: UUID) -> Members:
-        """Returns all members of a conversation; none, and version 0, if it does not exist."""
+        """Returns all members of a conversation; none, and rev 0, if it does not exist."""
 
     async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
         """Returns a page of members in the order they joined: those whose position is above `after`.
@@ -179,41 +213,34 @@ class Store(Protocol):
             NotAMember: `user_id` is not a member.
         """
 
-    async def add_members(
-        self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
-    ) -> Added:
-        """Adds users to a group. Any member may do so.
+    # --- changes ---
 
-        Their read position is the end of the conversation, so that no existing message counts as unread.
+    async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Carries out commands in one transaction, in this order within each conversation; one outcome each.
 
-        Raises:
-            NotAMember: the actor is not a member.
-            NotAGroup: it is a one-to-one.
-            UnknownUsers: a user does not exist; none is added.
-            TooManyMembers: the group would have more than `limit` members; none is added.
-        """
+        Several `Post`s, of any conversations, may share a call; any other command has a call of its own. A command
+        takes one rev for each object that it changes, under the lock of the conversation's row, where its conditions
+        are judged, too. Repeating one that was carried out gives the objects as they now are, with no new rev.
 
-    async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
-        """Removes a user from a group. Members may remove themselves, and the owner anybody.
+        A `Post` whose id is already stored, or whose sender has used its client_id in this conversation before, is not
+        stored again: its outcome is the existing message (the id takes precedence), even if the sender has left since.
+        No two of a call may have the same id, or the same sender, conversation and client_id.
 
-        No message of theirs is stored after the removal. When the owner leaves, the longest-standing member becomes the
-        owner.
+        The changes of `AddMembers` are the members it added, in order of rev; of `RemoveMember` and `Leave` the former
+        member and, if the owner left, the properties.
 
         Raises:
-            NotAMember: the actor is not a member.
-            NotAGroup: it is a one-to-one.
-            OwnerOnly: the actor is neither the user nor the owner.
+            StoreRefused: one of them can never be stored; none is.
         """
 
-    async def rename(
-        self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
-    ) -> Conversation:
-        """Sets `name`, `description` or both: the keys of `changes`.
+    async def changes(self, conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:
+        """Returns the objects of these kinds (bits of `Kind`) changed after `after_rev`, in rev order.
 
-        Raises:
-            NotAMember: the actor is not a member.
-            NotAGroup: it is a one-to-one.
+        Each is there once, in its current state.
         """
+
+    async def user_changes(self, user_id: UUID, *, after_rev: int, limit: int) -> list[MyMembership]:
+        """Returns the user's memberships changed after `after_rev` in their own sequence, in its order, each once."""
 
     # --- messages ---
 
@@ -223,32 +250,6 @@ class Store(Protocol):
         Raises:
             NotAMember: it does not exist.
         """
-
-    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
-        """Stores messages in one transaction, in this order within each conversation; returns them in the same order.
-
-        Each new message takes the next seq and rev of its conversation. A message whose id is already stored, or whose
-        sender has used its client_id in this conversation before, is not stored again: the result has the existing
-        message (the id takes precedence), even if the sender has left since. The result is None for a message whose
-        sender is not a member at the moment of the commit.
-
-        No two messages of a batch may have the same id, or the same sender, conversation and client_id.
-
-        Raises:
-            StoreRefused: one of them can never be stored; none is.
-        """
-
-    async def revise(self, revision: Revision) -> Message:
-        """Edits or deletes a message, which takes the next rev. A repeat with the same id changes nothing.
-
-        Raises:
-            NotAMember: the actor is not a member.
-            NoSuchMessage: it is not in the conversation, or is deleted.
-            NotYourMessage: the actor may not do this.
-        """
-
-    async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
-        """Returns messages changed after `after_rev`, in rev order, each once in its current state."""
 
     async def page_messages(
         self,
@@ -280,7 +281,8 @@ class Store(Protocol):
         """Moves read positions forward, in any conversations; returns the new states in the given order.
 
         A mark behind the position, or beyond the last message, moves nothing. The state is None if the user is not a
-        member. A returned position may be below a valid mark if another transaction had locked the row: retry.
+        member. A returned position may be below a valid mark if another transaction had locked the row: retry. A
+        position that moves takes the next number of its user's own sequence.
         """
 
     async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:

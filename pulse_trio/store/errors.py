@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from pulse_trio.model import Message
+
 
 class StoreError(Exception):
     """An operation of the store failed."""
@@ -20,7 +22,11 @@ class UsernameTaken(StoreError):
     """Another user has this name, or one that differs only in case or Unicode form."""
 
 
-class UnknownUsers(StoreError):
+class Refusal(StoreError):
+    """A command, or a question, that this user may not ask or that makes no sense now. Nothing was changed."""
+
+
+class UnknownUsers(Refusal):
     """Some of the given users do not exist.
 
     Args:
@@ -32,25 +38,41 @@ class UnknownUsers(StoreError):
         self.ids = ids
 
 
-class TooManyMembers(StoreError):
+class TooManyMembers(Refusal):
     """The group would exceed the given limit of members."""
 
 
-class NotAMember(StoreError):
+class NotAMember(Refusal):
     """The conversation does not exist, or the user is not a member; the store does not reveal which."""
 
 
-class NotAGroup(StoreError):
+class NotAGroup(Refusal):
     """The members and the name of a one-to-one conversation cannot change."""
 
 
-class OwnerOnly(StoreError):
+class OwnerOnly(Refusal):
     """Only the owner of the group may do this."""
 
 
-class NoSuchMessage(StoreError):
+class NoSuchMessage(Refusal):
     """The message does not exist in this conversation, or has been deleted."""
 
 
-class NotYourMessage(StoreError):
+class NotYourMessage(Refusal):
     """Only the sender may edit a message; only the sender and the conversation's owner may delete it."""
+
+
+class NoSuchMember(Refusal):
+    """The user to remove is not a member of the group."""
+
+
+class StaleRev(Refusal):
+    """The message has another rev than the one that the edit asks for.
+
+    Args:
+        current: the message as it now is.
+    """
+
+    def __init__(self, current: Message) -> None:
+        super().__init__(f"the message has rev {current.rev}")
+        self.current = current

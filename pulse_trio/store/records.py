@@ -5,18 +5,13 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from pulse_trio.model import Kind, Message, MyMembership, User
+
 # Members included in each conversation of a list: enough for a one-to-one, and for a title of an unnamed group. A list
 # of 200 groups then has 2,000 members, not a million.
 LISTED_MEMBERS: Final = 10
+_KINDS: Final = (Kind.MESSAGE, Kind.MEMBER, Kind.CONVERSATION)
 SHOWN_MEMBERS: Final = 100  # included in a single conversation: most groups are no larger and need no second request
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """A person. `username` is in the spelling of its registration."""
-
-    id: UUID
-    username: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,84 +23,48 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class NewMessage:
-    """A message to store. Its id is made by the caller, so that a retry is harmless."""
-
-    id: UUID
-    conversation_id: UUID
-    sender_id: UUID
-    content: str
-    client_id: str | None
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """An edit of a message, or with content None its deletion. Its id makes a retry harmless."""
-
-    id: UUID
-    conversation_id: UUID
-    message_id: UUID
-    actor_id: UUID
-    content: str | None
-    made_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A stored message in its current state. A deleted one is a tombstone with empty content.
+class Head:
+    """The end of a conversation.
 
     Attributes:
-        seq: position in the conversation: 1, 2, 3 …
-        rev: number of its latest change.
-        client_id: the sender's own id for it, if any; makes a resend harmless.
+        last_seq: the highest seq.
+        last_rev: the highest rev of all kinds.
+        message_rev: the highest rev of a message.
+        members_rev: the rev of the latest change of its members; the members of an answer are as of it.
+        properties_rev: the rev of the latest change of its properties.
     """
-
-    id: UUID
-    conversation_id: UUID
-    sender_id: UUID
-    sender_username: str
-    content: str
-    is_edited: bool
-    is_deleted: bool
-    created_at: datetime
-    updated_at: datetime
-    seq: int
-    rev: int
-    client_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The highest seq and rev of a conversation, and the version of its members; see the module for an example."""
 
     last_seq: int
     last_rev: int
-    members_version: int = 0
+    message_rev: int = 0
+    members_rev: int = 0
+    properties_rev: int = 0
+
+    def last_rev_of(self, kinds: int) -> int:
+        """Returns the highest rev of these kinds (bits of `Kind`)."""
+        revs = (self.message_rev, self.members_rev, self.properties_rev)
+        return max(rev for kind, rev in zip(_KINDS, revs, strict=True) if kind & kinds)
+
+
+@dataclass(frozen=True, slots=True)
+class Memberships:
+    """A user's conversations and the user's own sequence, of one snapshot.
+
+    Attributes:
+        heads: by conversation.
+        user_rev: the highest rev of the user's own sequence.
+    """
+
+    heads: dict[UUID, Head]
+    user_rev: int
 
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """The members of a conversation in the order they joined, as of `version` (the `members_version` of `Head`)."""
+    """The members of a conversation in the order they joined, as of `rev` (the `members_rev` of `Head`)."""
 
     ids: tuple[UUID, ...]
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Added:
-    """The users who were added, without existing members, and the members' version after it."""
-
-    users: tuple[User, ...]
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """The user who was removed, or None if they were not a member, and the members' version after it."""
-
-    user: User | None
-    version: int
+    rev: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +78,14 @@ class ReadMark:
 
 @dataclass(frozen=True, slots=True)
 class ReadState:
-    """A member's read position and the conversation's highest seq; their difference is the unread count."""
+    """A member's read position and the conversation's highest seq; their difference is the unread count.
+
+    `user_rev`: the number in the user's own sequence of the latest change of this membership.
+    """
 
     read_seq: int
     last_seq: int
+    user_rev: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +162,48 @@ class Page:
 
     messages: tuple[Message, ...]
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationPage:
+    """A page of a user's conversations, latest activity first.
+
+    Attributes:
+        conversations: those of this page.
+        total: number of all of the user's conversations.
+        next_before: `before` of the next page; None if this is the last one.
+    """
+
+    conversations: tuple[Conversation, ...]
+    total: int
+    next_before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UserPage:
+    """A page of users, by name.
+
+    Attributes:
+        users: those of this page.
+        total: number of all users found.
+        next_after: `after` of the next page; None if this is the last one.
+    """
+
+    users: tuple[User, ...]
+    total: int
+    next_after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A conversation that was created, or the one-to-one that existed.
+
+    Attributes:
+        conversation: as its owner sees it.
+        is_new: False if it existed.
+        memberships: of its members in their own sequences; empty if it existed.
+    """
+
+    conversation: Conversation
+    is_new: bool
+    memberships: tuple[MyMembership, ...]

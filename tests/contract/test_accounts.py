@@ -2,8 +2,9 @@
 
 import pytest
 
-from pulse_trio.store.base import Account, Store, User, UsernameTaken
-from tests.contract.people import START, People
+from pulse_trio.store.base import Account, Store, User, UsernameTaken, UserPage
+from tests.contract.people import People
+from tests.support.commands import START, new_id
 
 
 async def test_user_is_found_ignoring_case_and_unicode_form(store: Store, people: People) -> None:
@@ -33,7 +34,7 @@ async def test_name_differing_only_in_case_or_form_is_taken(
     found = await store.find_account(second)
     assert found is not None
     assert found.user == user
-    assert (await store.search_users("", limit=9, offset=0))[1] == 1
+    assert (await store.search_users("", limit=9)).total == 1
 
 
 async def test_users_without_password_and_subject(store: Store, people: People) -> None:
@@ -57,7 +58,7 @@ async def test_subject_takes_precedence_over_id(store: Store, people: People) ->
     assert await store.find_subject("sub", by_id.id) == by_subject
     assert await store.find_subject("other", by_id.id) == by_id
     assert await store.find_subject(str(by_id.id), by_id.id) == by_id
-    assert await store.find_subject("other", people.new_id()) is None
+    assert await store.find_subject("other", new_id()) is None
     assert await store.find_subject("other", None) is None
     assert await store.find_subject("Sub", None) is None
 
@@ -71,7 +72,7 @@ async def test_hash_is_replaced_only_if_the_old_one_matches(store: Store, people
     assert await store.find_account("alice") == Account(user, "new")
     await store.set_password_hash(user.id, "newer", old_hash="old")
     assert await store.find_account("alice") == Account(user, "new")
-    await store.set_password_hash(people.new_id(), "new", old_hash="old")
+    await store.set_password_hash(new_id(), "new", old_hash="old")
     assert await store.find_account("bob") == Account(other, "old")
 
 
@@ -106,25 +107,46 @@ async def test_search_treats_every_character_literally(
 ) -> None:
     for username in ("zoë", "Abel", "a_b", "b%", "aab", "a%b", "Éva", "a\\b"):
         await people.user(username)
-    users, total = await store.search_users(prefix, limit=50, offset=0)
-    assert [user.username for user in users] == expected
-    assert total == len(expected)
+    page = await store.search_users(prefix, limit=50)
+    assert [user.username for user in page.users] == expected
+    assert (page.total, page.next_after) == (len(expected), None)
 
 
 async def test_search_pages_are_sorted_by_name(store: Store, people: People) -> None:
     made = {user.username: user for user in await people.users("u3", "U1", "u5", "other", "u2", "U4")}
-    pages: list[User] = []
+    in_order = [made[name] for name in ("U1", "u2", "u3", "U4", "u5")]
+    by_offset: list[User] = []
     for offset in (0, 2, 4):
-        users, total = await store.search_users("u", limit=2, offset=offset)
-        assert total == 5
-        pages += users
-    assert pages == [made[name] for name in ("U1", "u2", "u3", "U4", "u5")]
-    assert await store.search_users("u", limit=2, offset=5) == ([], 5)
+        page = await store.search_users("u", limit=2, offset=offset)
+        assert page.total == 5
+        assert (page.next_after is None) == (offset == 4)
+        by_offset += page.users
+    assert by_offset == in_order
+    assert await store.search_users("u", limit=2, offset=5) == UserPage((), 5, None)
+    page = await store.search_users("u", limit=2)
+    following = list(page.users)
+    while page.next_after is not None:
+        page = await store.search_users("u", limit=2, after=page.next_after)
+        assert page.total == 5
+        following += page.users
+    assert following == in_order
+    assert (await store.search_users("u", limit=5)).next_after is None
+
+
+async def test_search_by_cursor_survives_a_registration(store: Store, people: People) -> None:
+    await people.users("Bea", "bo\u0308rn", "BRUNO")
+    first = await store.search_users("b", limit=2)
+    assert [user.username for user in first.users] == ["Bea", "BRUNO"]
+    await people.users("ben", "bruno2")
+    assert first.next_after is not None
+    rest = await store.search_users("b", limit=9, after=first.next_after)
+    assert [user.username for user in rest.users] == ["bruno2", "bo\u0308rn"]
+    assert (rest.total, rest.next_after) == (5, None)
 
 
 async def test_failed_creation_leaves_no_user(store: Store, people: People) -> None:
     await people.user("alice", subject="sub")
-    stranger = User(people.new_id(), "bob")
+    stranger = User(new_id(), "bob")
     with pytest.raises(UsernameTaken):
         await store.create_user(stranger, password_hash=None, subject="sub", created_at=START)
     await store.create_user(stranger, password_hash="x", subject="sub 2", created_at=START)

@@ -1,6 +1,7 @@
-"""Messages: order, idempotence, changes and history, on every store."""
+"""Messages: order, repeats, edits and history, on every store."""
 
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 import trio
@@ -13,11 +14,23 @@ from pulse_trio.store.base import (
     NoSuchMessage,
     NotAMember,
     NotYourMessage,
+    StaleRev,
     Store,
     StoreRefused,
+    User,
 )
 from tests.contract.conftest import LIMIT, StoreKind
-from tests.contract.people import People, at, seqs
+from tests.contract.people import People, messages, seqs
+from tests.support.commands import (
+    at,
+    carry_out,
+    changed_message,
+    delete,
+    edit,
+    leave,
+    new_id,
+    post,
+)
 
 STORABLE = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=60)
 
@@ -25,8 +38,8 @@ STORABLE = st.text(st.characters(exclude_characters="\x00", exclude_categories=[
 async def test_stored_message_has_the_given_values(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "Bob")
     group = await people.group(alice, bob)
-    new = people.message(group, bob, "héllo", client_id="c" * 64, created_at=at(3))
-    (stored,) = await store.append([new])
+    new = post(group, bob, "héllo", client_id="c" * 64, at=at(3))
+    stored = await changed_message(store, new)
     assert stored == Message(
         id=new.id,
         conversation_id=group,
@@ -43,8 +56,7 @@ async def test_stored_message_has_the_given_values(store: Store, people: People)
     )
     page = await store.page_messages(group, alice.id, limit=9)
     assert page.messages == (stored,)
-    conversation = await store.get_conversation(group, alice.id)
-    assert conversation is not None
+    conversation = await people.seen(group, alice)
     assert conversation.last_message == stored
     assert conversation.updated_at == at(3)
 
@@ -52,122 +64,135 @@ async def test_stored_message_has_the_given_values(store: Store, people: People)
 async def test_each_conversation_numbers_its_own_messages(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     first, second = await people.group(alice, bob), await people.group(bob, alice)
-    batch = [people.message(group, alice, f"m{n}") for n, group in enumerate([second, first, first, second, first])]
-    stored = await store.append(batch)
+    batch = [post(group, alice, f"m{n}") for n, group in enumerate([second, first, first, second, first])]
+    stored = await store.apply(batch)
     assert seqs(stored) == [1, 1, 2, 2, 3]
-    assert [message and message.id for message in stored] == [new.id for new in batch]
-    assert seqs(await people.send(first, bob, "a", "b")) == [4, 5]
+    assert [message.id for message in messages(stored)] == [new.id for new in batch]
+    assert [m.seq for m in await people.send(first, bob, "a", "b")] == [4, 5]
     for group, total in ((first, 5), (second, 2)):
-        assert await store.head(group) == Head(total, total)
-        changed = await store.changes(group, after_rev=0, limit=99)
-        assert [(m.seq, m.rev) for m in changed] == [(n, n) for n in range(1, total + 1)]
-    assert [m.content for m in await store.changes(first, after_rev=0, limit=9)] == ["m1", "m2", "m4", "a", "b"]
+        assert await store.head(group) == Head(total, total, message_rev=total)
+        changed = (await store.page_messages(group, alice.id, limit=99)).messages
+        assert [(m.seq, m.rev) for m in changed] == [(n, n) for n in range(total, 0, -1)]
+        assert await people.log(group) == list(reversed(changed))
+    history = (await store.page_messages(first, alice.id, limit=99)).messages
+    assert [message.content for message in history] == ["b", "a", "m4", "m2", "m1"]
 
 
 async def test_order_follows_the_batch_not_ids_or_times(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
-    batch = [people.message(group, alice, str(n), created_at=at(-n)) for n in range(20)]
+    batch = [post(group, alice, str(n), at=at(-n)) for n in range(20)]
     batch.reverse()
-    assert seqs(await store.append(batch)) == list(range(1, 21))
+    assert seqs(await store.apply(batch)) == list(range(1, 21))
 
 
 async def test_empty_batch(store: Store) -> None:
-    assert await store.append([]) == []
+    assert await store.apply([]) == []
 
 
 async def test_repeated_batch_changes_nothing(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     first, second = await people.group(alice, bob), await people.group(bob, alice)
     batch = [
-        people.message(first, alice, client_id="1"),
-        people.message(second, alice, client_id="1"),
-        people.message(first, bob),
+        post(first, alice, client_id="1"),
+        post(second, alice, client_id="1"),
+        post(first, bob),
     ]
-    stored = await store.append(batch)
+    stored = await store.apply(batch)
     before = await store.get_conversation(first, alice.id)
-    assert await store.append(batch) == stored
-    assert await store.append(batch[::-1]) == stored[::-1]
+    assert await store.apply(batch) == stored
+    assert await store.apply(batch[::-1]) == stored[::-1]
     assert await store.get_conversation(first, alice.id) == before
-    assert await store.head(first) == Head(2, 2)
-    assert await store.head(second) == Head(1, 1)
+    assert await store.head(first) == Head(2, 2, message_rev=2)
+    assert await store.head(second) == Head(1, 1, message_rev=1)
 
 
 async def test_partly_repeated_batch_adds_new_messages_without_a_gap(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
-    old = [people.message(group, alice, f"old {n}") for n in range(3)]
-    stored = await store.append(old)
-    new = [people.message(group, alice, f"new {n}") for n in range(3)]
-    mixed = await store.append([new[0], old[2], new[1], old[0], new[2]])
+    old = [post(group, alice, f"old {n}") for n in range(3)]
+    stored = await store.apply(old)
+    new = [post(group, alice, f"new {n}") for n in range(3)]
+    mixed = await store.apply([new[0], old[2], new[1], old[0], new[2]])
     assert seqs(mixed) == [4, 3, 5, 1, 6]
     assert (mixed[1], mixed[3]) == (stored[2], stored[0])
-    assert await store.head(group) == Head(6, 6)
+    assert await store.head(group) == Head(6, 6, message_rev=6)
 
 
 async def test_repeated_message_returns_its_current_state(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
-    new = people.message(group, alice, "first", client_id="c")
-    (stored,) = await store.append([new])
-    assert stored is not None
-    changed = await store.revise(people.revision(stored, alice, "changed"))
-    assert await store.append([new]) == [changed]
-    assert await store.append([replace(new, id=people.new_id())]) == [changed]
+    new = post(group, alice, "first", client_id="c")
+    stored = await changed_message(store, new)
+    changed = await changed_message(store, edit(stored, alice, "changed"))
+    assert await store.apply([new]) == [(changed,)]
+    assert await store.apply([replace(new, id=new_id())]) == [(changed,)]
 
 
 async def test_reused_client_id_returns_the_first_message(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
-    (first,) = await store.append([people.message(group, alice, "first", client_id="c")])
-    again = people.message(group, alice, "other content", client_id="c", created_at=at(9))
-    assert await store.append([people.message(group, alice, "before"), again, people.message(group, alice)]) == [
-        *await store.changes(group, after_rev=1, limit=1),
-        first,
-        *await store.changes(group, after_rev=2, limit=1),
-    ]
-    assert await store.head(group) == Head(3, 3)
+    first = await changed_message(store, post(group, alice, "first", client_id="c"))
+    again = post(group, alice, "other content", client_id="c", at=at(9))
+    before, found, after = messages(
+        await store.apply([post(group, alice, "before"), again, post(group, alice, "after")])
+    )
+    assert found == first
+    assert [(m.content, m.seq) for m in (before, after)] == [("before", 2), ("after", 3)]
+    assert await store.head(group) == Head(3, 3, message_rev=3)
+
+
+async def test_the_id_takes_precedence_over_the_client_id(store: Store, people: People) -> None:
+    (alice,) = await people.users("alice")
+    group = await people.group(alice)
+    first = post(group, alice, "first", client_id="1")
+    outcomes = await store.apply([first, post(group, alice, "second", client_id="2")])
+    assert await store.apply([replace(first, client_id="2")]) == outcomes[:1]
+    assert await store.apply([replace(first, id=new_id(), client_id="2")]) == outcomes[1:]
 
 
 async def test_client_id_is_scoped_to_sender_and_conversation(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     first, second = await people.group(alice, bob), await people.group(bob, alice)
     batch = [
-        people.message(first, alice, client_id="c"),
-        people.message(first, bob, client_id="c"),
-        people.message(second, alice, client_id="c"),
-        people.message(first, alice, client_id="C"),
-        people.message(first, alice),
-        people.message(first, alice),
+        post(first, alice, client_id="c"),
+        post(first, bob, client_id="c"),
+        post(second, alice, client_id="c"),
+        post(first, alice, client_id="C"),
+        post(first, alice),
+        post(first, alice),
     ]
-    assert seqs(await store.append(batch)) == [1, 2, 1, 3, 4, 5]
+    assert seqs(await store.apply(batch)) == [1, 2, 1, 3, 4, 5]
 
 
 async def test_messages_of_non_members_are_not_stored(store: Store, people: People) -> None:
     alice, bob, eve = await people.users("alice", "bob", "eve")
     group, other = await people.group(alice, bob), await people.group(eve)
     batch = [
-        people.message(group, eve),
-        people.message(group, alice),
-        people.message(people.new_id(), alice),
-        people.message(other, alice),
-        people.message(other, eve),
-        people.message(group, bob),
+        post(group, eve),
+        post(group, alice),
+        post(new_id(), alice),
+        post(other, alice),
+        post(other, eve),
+        post(group, bob),
     ]
-    stored = await store.append(batch)
+    stored = await store.apply(batch)
     assert seqs(stored) == [None, 1, None, None, 1, 2]
-    assert await store.append(batch[:1]) == [None]
-    assert await store.head(group) == Head(2, 2)
+    assert [type(outcome) for outcome in stored if seqs([outcome]) == [None]] == [NotAMember] * 3
+    assert seqs(await store.apply(batch[:1])) == [None]
+    assert await store.head(group) == Head(2, 2, message_rev=2)
 
 
 async def test_repeat_after_leaving_returns_the_stored_message(store: Store, people: People) -> None:
     """The answer to the first attempt may be lost; the message is stored, so it must not look rejected."""
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
-    new = people.message(group, bob, client_id="c")
-    stored = await store.append([new])
-    await store.remove_member(group, bob.id, bob.id, now=at(1))
-    assert await store.append([new, people.message(group, bob)]) == [*stored, None]
+    new = post(group, bob, client_id="c")
+    stored = await store.apply([new])
+    await carry_out(store, leave(group, bob))
+    repeated, refused = await store.apply([new, post(group, bob)])
+    assert [repeated] == stored
+    assert isinstance(refused, NotAMember)
 
 
 @pytest.mark.parametrize("content", ["a\x00b", "a\ud800b"])
@@ -175,9 +200,9 @@ async def test_unstorable_text_rejects_its_whole_batch(store: Store, people: Peo
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     with pytest.raises(StoreRefused):
-        await store.append([people.message(group, alice), people.message(group, alice, content)])
+        await store.apply([post(group, alice), post(group, alice, content)])
     assert await store.head(group) == Head(0, 0)
-    assert seqs(await people.send(group, alice, "fine")) == [1]
+    assert [m.seq for m in await people.send(group, alice, "fine")] == [1]
 
 
 @pytest.mark.parametrize("client_id", ["", "c" * 65])
@@ -185,7 +210,7 @@ async def test_client_id_of_a_wrong_length_is_rejected(store: Store, people: Peo
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     with pytest.raises(StoreRefused):
-        await store.append([people.message(group, alice), people.message(group, alice, client_id=client_id)])
+        await store.apply([post(group, alice), post(group, alice, client_id=client_id)])
     assert await store.head(group) == Head(0, 0)
 
 
@@ -203,13 +228,12 @@ def test_text_is_returned_unchanged(store_kind: StoreKind, contents: list[str], 
                 people = People(store)
                 (alice,) = await people.users("alice")
                 group = await people.group(alice)
-                batch = [people.message(group, alice, content) for content in contents]
+                batch = [post(group, alice, content) for content in contents]
                 batch[0] = replace(batch[0], client_id=client_id)
-                stored = await store.append(batch)
-                assert [message and message.content.encode() for message in stored] == [c.encode() for c in contents]
-                found = await store.changes(group, after_rev=0, limit=99)
-                assert [message.content.encode() for message in found] == [c.encode() for c in contents]
-                assert found[0].client_id == client_id
+                stored = await store.apply(batch)
+                for found in (messages(stored), messages([(change,) for change in await people.log(group)])):
+                    assert [message.content.encode() for message in found] == [c.encode() for c in contents]
+                    assert found[0].client_id == client_id
 
     trio.run(main)
 
@@ -221,18 +245,18 @@ async def test_long_and_odd_texts_are_returned_unchanged(store: Store, people: P
     assert [message.content for message in await people.send(group, alice, *contents)] == contents
 
 
-# --- changes ---
+# --- edits and deletions ---
 
 
 async def test_edit_takes_the_next_rev_and_keeps_the_seq(store: Store, people: People) -> None:
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     first, second = await people.send(group, bob, "one", "two")
-    edited = await store.revise(people.revision(first, bob, "one, edited", made_at=at(5)))
+    edited = await changed_message(store, edit(first, bob, "one, edited", at=at(5)))
     assert edited == replace(first, content="one, edited", is_edited=True, updated_at=at(5), rev=3)
-    assert await store.head(group) == Head(2, 3)
+    assert await store.head(group) == Head(2, 3, message_rev=3)
     assert (await store.page_messages(group, alice.id, limit=9)).messages == (second, edited)
-    assert await store.changes(group, after_rev=0, limit=9) == [second, edited]
+    assert await people.log(group) == [second, edited]
     (third,) = await people.send(group, alice, "three")
     assert (third.seq, third.rev) == (3, 4)
 
@@ -241,94 +265,132 @@ async def test_deletion_leaves_a_tombstone(store: Store, people: People) -> None
     alice, bob = await people.users("alice", "bob")
     group = await people.group(alice, bob)
     mine, bobs = await people.send(group, bob, "mine", "bob's")
-    gone = await store.revise(people.revision(mine, bob, None, made_at=at(2)))
+    gone = await changed_message(store, delete(mine, bob, at=at(2)))
     assert gone == replace(mine, content="", is_deleted=True, updated_at=at(2), rev=3)
-    by_owner = await store.revise(people.revision(bobs, alice, None, made_at=at(3)))
+    by_owner = await changed_message(store, delete(bobs, alice, at=at(3)))
     assert (by_owner.is_deleted, by_owner.content, by_owner.rev) == (True, "", 4)
     page = await store.page_messages(group, bob.id, limit=9)
     assert page.messages == (by_owner, gone)
     assert page.total == 2
-    assert seqs(await people.send(group, bob, "next")) == [3]
+    assert [m.seq for m in await people.send(group, bob, "next")] == [3]
 
 
 async def test_edited_then_deleted_message_stays_edited(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     (message,) = await people.send(group, alice, "one")
-    await store.revise(people.revision(message, alice, "two", made_at=at(9)))
-    gone = await store.revise(people.revision(message, alice, None, made_at=at(1)))
+    await changed_message(store, edit(message, alice, "two", at=at(9)))
+    gone = await changed_message(store, delete(message, alice, at=at(1)))
     assert (gone.is_edited, gone.is_deleted, gone.updated_at) == (True, True, at(9))
 
 
-async def test_repeated_revision_changes_nothing(store: Store, people: People) -> None:
+async def test_repeated_edit_or_deletion_changes_nothing(store: Store, people: People) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     (message,) = await people.send(group, alice, "one")
-    for content in ("two", None):
-        revision = people.revision(message, alice, content)
-        changed = await store.revise(revision)
-        head = await store.head(group)
-        assert await store.revise(revision) == changed
-        assert await store.head(group) == head
+    for command in (edit(message, alice, "two"), delete(message, alice)):
+        changed = await changed_message(store, command)
+        before = await store.head(group), await people.seen(group, alice)
+        assert await changed_message(store, command) == changed
+        assert (await store.head(group), await people.seen(group, alice)) == before
 
 
-async def test_revision_is_rejected(store: Store, people: People) -> None:
+async def test_an_older_edit_repeated_does_not_bring_its_text_back(store: Store, people: People) -> None:
+    (alice,) = await people.users("alice")
+    group = await people.group(alice)
+    message, other = await people.send(group, alice, "one", "other")
+    edits = [edit(message, alice, f"edit {n}", at=at(n)) for n in range(15)]
+    latest = [await changed_message(store, command) for command in edits][-1]
+    await changed_message(store, edit(other, alice, "another message"))
+    for command in edits:
+        assert await changed_message(store, command) == latest
+    gone = await changed_message(store, delete(message, alice))
+    for command in edits:
+        assert await changed_message(store, command) == gone
+    assert (await store.head(group)).last_rev == gone.rev
+
+
+async def test_repeated_edit_is_recognized_whatever_rev_it_asked_for(store: Store, people: People) -> None:
+    (alice,) = await people.users("alice")
+    group = await people.group(alice)
+    (message,) = await people.send(group, alice, "one")
+    first = edit(message, alice, "two", if_rev=1)
+    await changed_message(store, first)
+    latest = await changed_message(store, edit(message, alice, "three", if_rev=2))
+    assert await changed_message(store, first) == latest
+
+
+async def test_repeated_edit_after_leaving_returns_the_message(store: Store, people: People) -> None:
+    alice, bob = await people.users("alice", "bob")
+    group = await people.group(alice, bob)
+    (message,) = await people.send(group, bob, "one")
+    command = edit(message, bob, "two")
+    changed = await changed_message(store, command)
+    await carry_out(store, leave(group, bob))
+    assert await changed_message(store, command) == changed
+    with pytest.raises(NotAMember):
+        await carry_out(store, replace(command, id=new_id()))
+
+
+async def test_edits_and_deletions_are_refused(store: Store, people: People) -> None:
     alice, bob, eve = await people.users("alice", "bob", "eve")
     group, other = await people.group(alice, bob), await people.group(alice, bob)
     alices, bobs = [(await people.send(group, sender, "hello"))[0] for sender in (alice, bob)]
-    with pytest.raises(NotAMember):
-        await store.revise(people.revision(bobs, eve, "x"))
-    with pytest.raises(NotAMember):
-        await store.revise(replace(people.revision(bobs, bob, "x"), conversation_id=people.new_id()))
-    with pytest.raises(NoSuchMessage):
-        await store.revise(replace(people.revision(bobs, bob, "x"), conversation_id=other))
-    with pytest.raises(NoSuchMessage):
-        await store.revise(replace(people.revision(bobs, bob, "x"), message_id=people.new_id()))
-    with pytest.raises(NotYourMessage):
-        await store.revise(people.revision(bobs, alice, "the owner may delete only"))
-    for content in ("x", None):
-        with pytest.raises(NotYourMessage):
-            await store.revise(people.revision(alices, bob, content))
-    assert await store.head(group) == Head(2, 2)
-    await store.revise(people.revision(bobs, bob, None))
-    for content in ("x", None):
+    for make in (lambda message, actor: edit(message, actor, "x"), delete):
+        with pytest.raises(NotAMember):
+            await carry_out(store, make(bobs, eve))
+        with pytest.raises(NotAMember):
+            await carry_out(store, replace(make(bobs, bob), conversation_id=new_id()))
         with pytest.raises(NoSuchMessage):
-            await store.revise(people.revision(bobs, bob, content))
-    await store.remove_member(group, bob.id, bob.id, now=at(1))
+            await carry_out(store, replace(make(bobs, bob), conversation_id=other))
+        with pytest.raises(NoSuchMessage):
+            await carry_out(store, replace(make(bobs, bob), message_id=new_id()))
+        with pytest.raises(NotYourMessage):
+            await carry_out(store, make(alices, bob))
+    with pytest.raises(NotYourMessage):
+        await carry_out(store, edit(bobs, alice, "the owner may delete only"))
+    assert await store.head(group) == Head(2, 2, message_rev=2)
+    await carry_out(store, delete(bobs, bob))
+    for command in (edit(bobs, bob, "x"), delete(bobs, bob), edit(bobs, alice, "x", if_rev=1)):
+        with pytest.raises(NoSuchMessage):
+            await carry_out(store, command)
+    await carry_out(store, leave(group, bob))
     with pytest.raises(NotAMember):
-        await store.revise(people.revision(bobs, bob, "x"))
-    assert await store.head(group) == Head(2, 3, 1)
+        await carry_out(store, edit(bobs, bob, "x"))
+    assert await store.head(group) == Head(2, 4, message_rev=3, members_rev=4)
+
+
+async def test_edit_of_another_rev_is_refused_with_the_current_message(store: Store, people: People) -> None:
+    alice, bob, eve = await people.users("alice", "bob", "eve")
+    group = await people.group(alice, bob)
+    (message,) = await people.send(group, bob, "one")
+    current = await changed_message(store, edit(message, bob, "two", if_rev=1))
+    for rev in (1, 3, 0):
+        with pytest.raises(StaleRev) as caught:
+            await carry_out(store, edit(message, bob, "three", if_rev=rev))
+        assert caught.value.current == current
+    assert await people.log(group) == [current]
+    # The rev is judged last: to others it reveals nothing.
+    with pytest.raises(NotYourMessage):
+        await carry_out(store, edit(message, alice, "x", if_rev=1))
+    with pytest.raises(NotAMember):
+        await carry_out(store, edit(message, eve, "x", if_rev=1))
+    assert (await changed_message(store, edit(message, bob, "three", if_rev=2))).rev == 3
 
 
 @pytest.mark.parametrize("content", ["a\x00b", "a\ud800b"])
-async def test_revision_to_unstorable_text_is_rejected(store: Store, people: People, content: str) -> None:
+async def test_edit_to_unstorable_text_is_rejected(store: Store, people: People, content: str) -> None:
     (alice,) = await people.users("alice")
     group = await people.group(alice)
     (message,) = await people.send(group, alice, "one")
     with pytest.raises(StoreRefused):
-        await store.revise(people.revision(message, alice, content))
-    assert await store.changes(group, after_rev=0, limit=9) == [message]
-
-
-async def test_changes_after_a_rev_come_in_rev_order(store: Store, people: People) -> None:
-    (alice,) = await people.users("alice")
-    group, other = await people.group(alice), await people.group(alice)
-    messages = await people.send(group, alice, *map(str, range(6)))
-    await people.send(other, alice, "elsewhere")
-    edited = await store.revise(people.revision(messages[1], alice, "edited"))
-    everything = [messages[0], *messages[2:], edited]
-    assert await store.changes(group, after_rev=0, limit=99) == everything
-    assert await store.changes(group, after_rev=0, limit=2) == everything[:2]
-    assert await store.changes(group, after_rev=1, limit=2) == everything[1:3]
-    assert await store.changes(group, after_rev=6, limit=99) == [edited]
-    assert await store.changes(group, after_rev=7, limit=99) == []
-    assert await store.changes(group, after_rev=10**6, limit=99) == []
-    assert await store.changes(people.new_id(), after_rev=0, limit=99) == []
+        await store.apply([edit(message, alice, content)])
+    assert await people.log(group) == [message]
 
 
 async def test_head_of_an_unknown_conversation(store: Store, people: People) -> None:
     with pytest.raises(NotAMember):
-        await store.head(people.new_id())
+        await store.head(new_id())
 
 
 # --- history ---
@@ -373,7 +435,7 @@ async def test_head_of_an_unknown_conversation(store: Store, people: People) -> 
 async def test_page_of_history(store: Store, people: People, bounds: dict[str, int], expected: list[int]) -> None:
     alice, bob = await people.users("alice", "bob")
     group, other = await people.group(alice, bob), await people.group(bob, alice)
-    stored = [(await store.append([people.message(group, alice), people.message(other, bob)]))[0] for _ in range(10)]
+    stored = [messages(await store.apply([post(group, alice), post(other, bob)]))[0] for _ in range(10)]
     page = await store.page_messages(group, bob.id, limit=4, **bounds)
     assert list(page.messages) == [stored[seq - 1] for seq in expected]
     assert page.total == 10
@@ -395,8 +457,8 @@ async def test_pages_cover_the_whole_history(store: Store, people: People) -> No
     assert forwards == stored
 
 
-async def _page(store: Store, group: object, user: object, **bounds: int) -> list[Message]:
-    return list((await store.page_messages(group, user.id, **bounds)).messages)  # type: ignore[arg-type,attr-defined]
+async def _page(store: Store, group: UUID, user: User, *, limit: int, **bounds: int) -> list[Message]:
+    return list((await store.page_messages(group, user.id, limit=limit, **bounds)).messages)
 
 
 async def test_empty_history(store: Store, people: People) -> None:
@@ -414,7 +476,7 @@ async def test_only_members_read_history(store: Store, people: People) -> None:
     with pytest.raises(NotAMember):
         await store.page_messages(group, eve.id, limit=5)
     with pytest.raises(NotAMember):
-        await store.page_messages(people.new_id(), alice.id, limit=5)
-    await store.remove_member(group, bob.id, bob.id, now=at(1))
+        await store.page_messages(new_id(), alice.id, limit=5)
+    await carry_out(store, leave(group, bob))
     with pytest.raises(NotAMember):
         await store.page_messages(group, bob.id, limit=5)

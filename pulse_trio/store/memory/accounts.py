@@ -5,7 +5,7 @@ from uuid import UUID
 
 import trio
 
-from pulse_trio.store.base import Account, User, UsernameTaken
+from pulse_trio.store.base import Account, User, UsernameTaken, UserPage
 from pulse_trio.store.memory.state import State, StoredAccount
 from pulse_trio.texts import username_key
 
@@ -46,10 +46,15 @@ class Accounts(State):
         if account is not None and account.password_hash == old_hash:
             account.password_hash = password_hash
 
-    async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
+    async def search_users(self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None) -> UserPage:
         await trio.lowlevel.checkpoint()
-        key = username_key(prefix)
-        found = [account.user for account in self._accounts.values()]
-        found = [user for user in found if username_key(user.username).startswith(key)]
-        found.sort(key=lambda user: username_key(user.username))
-        return found[offset : offset + limit], len(found)
+        prefix_key = username_key(prefix)
+        users = {username_key(account.user.username): account.user for account in self._accounts.values()}
+        keys = sorted(key for key in users if key.startswith(prefix_key))
+        found = keys if after is None else [key for key in keys if key > after]
+        page = found[offset : offset + limit]
+        return UserPage(
+            tuple(users[key] for key in page),
+            total=len(keys),
+            next_after=page[-1] if len(found) > offset + limit else None,
+        )

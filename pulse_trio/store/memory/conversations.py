@@ -1,28 +1,43 @@
 """Conversations in memory."""
 
-from datetime import datetime
 from uuid import UUID
 
 import trio
 
-from pulse_trio.store.base import LISTED_MEMBERS, SHOWN_MEMBERS, Conversation, NewConversation
+from pulse_trio.model import MyMembership, Properties, SetProperties
+from pulse_trio.store.base import (
+    LISTED_MEMBERS,
+    SHOWN_MEMBERS,
+    Conversation,
+    ConversationPage,
+    Created,
+    NewConversation,
+    NotAMember,
+)
 from pulse_trio.store.memory.state import State, StoredConversation
 
 
 class Conversations(State):
     """Operations of the contract on conversations."""
 
-    async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
+    async def create_conversation(self, new: NewConversation) -> Created:
         await trio.lowlevel.checkpoint()
         self._check_users(new.member_ids)
-        if not new.is_group:
-            for other in self._conversations.values():
-                if not other.new.is_group and set(other.members) == set(new.member_ids):
-                    return self._view(other, new.owner_id), False
-        conversation = StoredConversation(new, new.name, new.description, new.owner_id, new.created_at, {})
-        conversation.add(new.member_ids)
+        existing = self._existing(new)
+        if existing is not None:
+            if new.owner_id not in existing.members:
+                raise NotAMember
+            return Created(self._view(existing, new.owner_id), is_new=False, memberships=())
+        conversation = StoredConversation(new, new.name, new.description, new.owner_id, new.created_at)
+        for user_id in new.member_ids:
+            self._join(conversation, user_id)
+        self._note_activity(conversation, new.created_at)
         self._conversations[new.id] = conversation
-        return self._view(conversation, new.owner_id), True
+        memberships = tuple(
+            MyMembership(new.id, user_id, conversation.members[user_id].user_rev, is_member=True, read_seq=0)
+            for user_id in sorted(new.member_ids)
+        )
+        return Created(self._view(conversation, new.owner_id), is_new=True, memberships=memberships)
 
     async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
         await trio.lowlevel.checkpoint()
@@ -31,21 +46,41 @@ class Conversations(State):
             return None
         return self._view(conversation, user_id)
 
-    async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
+    async def list_conversations(
+        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None
+    ) -> ConversationPage:
         await trio.lowlevel.checkpoint()
         mine = [c for c in self._conversations.values() if user_id in c.members]
-        mine.sort(key=lambda c: (c.updated_at, c.new.id), reverse=True)
-        return [self._view(c, user_id, LISTED_MEMBERS) for c in mine[offset : offset + limit]], len(mine)
+        found = [c for c in mine if before is None or c.activity < before]
+        found.sort(key=lambda c: c.activity, reverse=True)
+        page = found[offset : offset + limit]
+        return ConversationPage(
+            tuple(self._view(c, user_id, LISTED_MEMBERS) for c in page),
+            total=len(mine),
+            next_before=page[-1].activity if len(found) > offset + limit else None,
+        )
 
-    async def rename(
-        self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
-    ) -> Conversation:
-        await trio.lowlevel.checkpoint()
-        group = self._group(conversation_id, actor_id)
-        group.name = changes.get("name", group.name)
-        group.description = changes.get("description", group.description)
-        group.updated_at = max(group.updated_at, now)
-        return self._view(group, actor_id)
+    def _set_properties(self, command: SetProperties) -> Properties:
+        group = self._group(command.conversation_id, command.actor_id)
+        name = command.values.get("name", group.name)
+        description = command.values.get("description", group.description)
+        if (name, description) != (group.name, group.description):
+            group.name = name
+            group.description = description
+            group.properties_rev = group.next_rev()
+            group.properties_actor_id = command.actor_id
+            group.effects[command.id] = (group.new.id,)
+            self._note_activity(group, command.at)
+        return group.properties()
+
+    def _existing(self, new: NewConversation) -> StoredConversation | None:
+        if new.id in self._conversations:
+            return self._conversations[new.id]
+        if not new.is_group:
+            for other in self._conversations.values():
+                if not other.new.is_group and set(other.members) == set(new.member_ids):
+                    return other
+        return None
 
     def _view(self, conversation: StoredConversation, user_id: UUID, shown: int = SHOWN_MEMBERS) -> Conversation:
         return Conversation(
@@ -56,9 +91,9 @@ class Conversations(State):
             owner_id=conversation.owner_id,
             created_at=conversation.new.created_at,
             updated_at=conversation.updated_at,
-            head=self._head(conversation),
+            head=conversation.head(),
             members=tuple(self._accounts[member_id].user for member_id in list(conversation.members)[:shown]),
             member_count=len(conversation.members),
-            read_seq=conversation.members[user_id],
+            read_seq=conversation.members[user_id].read_seq,
             last_message=conversation.messages[-1] if conversation.messages else None,
         )

@@ -1,22 +1,21 @@
 """Members of conversations in memory."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from uuid import UUID
 
 import trio
 
+from pulse_trio.model import AddMembers, Change, Leave, Member, RemoveMember
 from pulse_trio.store.base import (
-    Added,
-    Head,
     MemberPage,
     Members,
     Membership,
+    Memberships,
+    NoSuchMember,
     OwnerOnly,
-    Removed,
     TooManyMembers,
 )
-from pulse_trio.store.memory.state import State
+from pulse_trio.store.memory.state import State, StoredConversation
 
 
 class ConversationMembers(State):
@@ -27,59 +26,77 @@ class ConversationMembers(State):
         conversation = self._conversations.get(conversation_id)
         if conversation is None or user_id not in conversation.members:
             return None
-        return conversation.members_version
+        return conversation.members_rev
 
-    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
+    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
         await trio.lowlevel.checkpoint()
         requested = list(self._conversations) if among is None else among
         found = {key: self._conversations[key] for key in requested if key in self._conversations}
-        return {key: self._head(conversation) for key, conversation in found.items() if user_id in conversation.members}
+        account = self._accounts.get(user_id)
+        return Memberships(
+            {key: conversation.head() for key, conversation in found.items() if user_id in conversation.members},
+            user_rev=0 if account is None else account.last_rev,
+        )
 
     async def members(self, conversation_id: UUID) -> Members:
         await trio.lowlevel.checkpoint()
         conversation = self._conversations.get(conversation_id)
         return (
-            Members((), 0)
-            if conversation is None
-            else Members(tuple(conversation.members), conversation.members_version)
+            Members((), 0) if conversation is None else Members(tuple(conversation.members), conversation.members_rev)
         )
 
     async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
         await trio.lowlevel.checkpoint()
         conversation = self._require_member(conversation_id, user_id)
         found = [
-            Membership(self._accounts[member_id].user, position, conversation.members[member_id])
-            for member_id, position in conversation.positions.items()
-            if position > after
+            Membership(self._accounts[member.user_id].user, member.position, member.read_seq)
+            for member in conversation.members.values()
+            if member.position > after
         ]
         next_after = found[limit - 1].position if len(found) > limit else None
         return MemberPage(tuple(found[:limit]), len(conversation.members), next_after)
 
-    async def add_members(
-        self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
-    ) -> Added:
-        await trio.lowlevel.checkpoint()
-        group = self._group(conversation_id, actor_id)
-        self._check_users(user_ids)
-        added = [user_id for user_id in dict.fromkeys(user_ids) if user_id not in group.members]
-        if added and len(group.members) + len(added) > limit:
+    def _add_members(self, command: AddMembers) -> tuple[Member, ...]:
+        group = self._group(command.conversation_id, command.actor_id)
+        self._check_users(command.user_ids)
+        added = [user_id for user_id in command.user_ids if user_id not in group.members]
+        if not added:
+            return ()
+        if len(group.members) + len(added) > command.limit:
             raise TooManyMembers
-        group.add(added)
-        if added:
-            group.members_version += 1
-            group.updated_at = max(group.updated_at, now)
-        return Added(tuple(self._accounts[user_id].user for user_id in added), group.members_version)
+        members = [self._join(group, user_id) for user_id in added]
+        for member in members:
+            member.rev = group.members_rev = group.next_rev()
+            member.actor_id = command.actor_id
+        group.effects[command.id] = tuple(added)
+        self._note_activity(group, command.at)
+        return tuple(self._member(group, member.user_id, user_rev=member.user_rev) for member in members)
 
-    async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
-        await trio.lowlevel.checkpoint()
-        group = self._group(conversation_id, actor_id)
-        if user_id != actor_id and group.owner_id != actor_id:
+    def _remove_member(self, command: RemoveMember) -> tuple[Change, ...]:
+        group = self._group(command.conversation_id, command.actor_id)
+        if command.user_id != command.actor_id and group.owner_id != command.actor_id:
             raise OwnerOnly
-        if user_id not in group.members:
-            return Removed(None, group.members_version)
-        del group.members[user_id], group.positions[user_id]
-        group.members_version += 1
+        if command.user_id not in group.members:
+            raise NoSuchMember
+        return self._remove(group, command.user_id, command)
+
+    def _leave(self, command: Leave) -> tuple[Change, ...]:
+        group = self._group(command.conversation_id, command.actor_id)
+        return self._remove(group, command.actor_id, command)
+
+    def _remove(self, group: StoredConversation, user_id: UUID, command: RemoveMember | Leave) -> tuple[Change, ...]:
+        member = group.former[user_id] = group.members.pop(user_id)
+        member.read_seq = 0
+        member.rev = group.members_rev = group.next_rev()
+        member.user_rev = self._next_user_rev(user_id)
+        member.actor_id = command.actor_id
+        group.effects[command.id] = (user_id,)
+        self._note_activity(group, command.at)
+        changes: tuple[Change, ...] = (self._member(group, user_id, user_rev=member.user_rev),)
         if group.owner_id == user_id and group.members:
             group.owner_id = next(iter(group.members))
-        group.updated_at = max(group.updated_at, now)
-        return Removed(self._accounts[user_id].user, group.members_version)
+            group.properties_rev = group.next_rev()
+            group.properties_actor_id = command.actor_id
+            group.effects[command.id] = (user_id, group.new.id)
+            changes += (group.properties(),)
+        return changes

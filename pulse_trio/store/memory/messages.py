@@ -1,28 +1,23 @@
 """Messages in memory."""
 
-from collections.abc import Sequence
+from collections import deque
 from dataclasses import replace
-from typing import Final
 from uuid import UUID
 
 import trio
 
+from pulse_trio.model import Delete, Edit, Post
 from pulse_trio.store.base import (
     Head,
     Message,
-    NewMessage,
     NoSuchMessage,
     NotAMember,
     NotYourMessage,
     Page,
-    Revision,
-    StoreRefused,
+    StaleRev,
     page_range,
 )
-from pulse_trio.store.memory.state import State
-from pulse_trio.texts import text_problem
-
-MAX_CLIENT_ID_CHARS: Final = 64  # as in the database's schema
+from pulse_trio.store.memory.state import KEPT_REVISIONS, State
 
 
 class Messages(State):
@@ -32,28 +27,7 @@ class Messages(State):
         await trio.lowlevel.checkpoint()
         if conversation_id not in self._conversations:
             raise NotAMember
-        return self._head(self._conversations[conversation_id])
-
-    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
-        await trio.lowlevel.checkpoint()
-        for new in batch:
-            _check_text(new.content)
-            if new.client_id is not None:
-                _check_text(new.client_id)
-                if not 1 <= len(new.client_id) <= MAX_CLIENT_ID_CHARS:
-                    raise StoreRefused("client_id")
-        return [self._append(new) for new in batch]
-
-    async def revise(self, revision: Revision) -> Message:
-        await trio.lowlevel.checkpoint()
-        _check_text(revision.content or "")
-        return self._revise(revision)
-
-    async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
-        await trio.lowlevel.checkpoint()
-        conversation = self._conversations.get(conversation_id)
-        changed = [] if conversation is None else [m for m in conversation.messages if m.rev > after_rev]
-        return sorted(changed, key=lambda message: message.rev)[:limit]
+        return self._conversations[conversation_id].head()
 
     async def page_messages(
         self,
@@ -72,63 +46,61 @@ class Messages(State):
         messages = conversation.messages[first - 1 : max(last, 0)]
         return Page(tuple(reversed(messages)), total)
 
-    def _append(self, new: NewMessage) -> Message | None:
-        resent_id = self._resendable.get((new.conversation_id, new.sender_id, new.client_id or ""))
-        location = self._locations.get(new.id) or (resent_id and self._locations[resent_id])
+    def _post(self, command: Post) -> Message:
+        resent_id = self._resendable.get((command.conversation_id, command.actor_id, command.client_id or ""))
+        location = self._locations.get(command.id) or (resent_id and self._locations[resent_id])
         if location:
             return location[0].messages[location[1]]
-        conversation = self._conversations.get(new.conversation_id)
-        if conversation is None or new.sender_id not in conversation.members:
-            return None
-        conversation.last_rev += 1
+        conversation = self._require_member(command.conversation_id, command.actor_id)
+        conversation.message_rev = conversation.next_rev()
         message = Message(
-            id=new.id,
-            conversation_id=new.conversation_id,
-            sender_id=new.sender_id,
-            sender_username=self._accounts[new.sender_id].user.username,
-            content=new.content,
+            id=command.id,
+            conversation_id=command.conversation_id,
+            sender_id=command.actor_id,
+            sender_username=self._accounts[command.actor_id].user.username,
+            content=command.content,
             is_edited=False,
             is_deleted=False,
-            created_at=new.created_at,
-            updated_at=new.created_at,
+            created_at=command.at,
+            updated_at=command.at,
             seq=len(conversation.messages) + 1,
-            rev=conversation.last_rev,
-            client_id=new.client_id,
+            rev=conversation.message_rev,
+            client_id=command.client_id,
         )
         self._locations[message.id] = conversation, len(conversation.messages)
-        if new.client_id is not None:
-            self._resendable[new.conversation_id, new.sender_id, new.client_id] = message.id
+        if command.client_id is not None:
+            self._resendable[command.conversation_id, command.actor_id, command.client_id] = message.id
+        self._revisions[message.id] = deque(maxlen=KEPT_REVISIONS)
         conversation.messages.append(message)
-        conversation.updated_at = max(conversation.updated_at, new.created_at)
+        self._note_activity(conversation, command.at)
         return message
 
-    def _revise(self, revision: Revision) -> Message:
-        conversation = self._require_member(revision.conversation_id, revision.actor_id)
-        home, index = self._locations.get(revision.message_id, (None, 0))
-        if home is not conversation:
-            raise NoSuchMessage
-        old = conversation.messages[index]
-        if self._revisions.get(old.id) == revision.id:
+    def _revise(self, command: Edit | Delete) -> Message:
+        old = self._addressed(command)
+        if old is not None and command.id in self._revisions[old.id]:
             return old
-        if old.is_deleted:
+        conversation = self._require_member(command.conversation_id, command.actor_id)
+        if old is None or old.is_deleted:
             raise NoSuchMessage
-        is_deletion = revision.content is None
-        if old.sender_id != revision.actor_id and not (is_deletion and conversation.owner_id == revision.actor_id):
-            raise NotYourMessage
-        conversation.last_rev += 1
-        conversation.messages[index] = replace(
-            old,
-            content=revision.content or "",
-            is_edited=old.is_edited or not is_deletion,
-            is_deleted=is_deletion,
-            updated_at=max(old.updated_at, revision.made_at),
-            rev=conversation.last_rev,
-        )
-        self._revisions[old.id] = revision.id
+        is_sender = old.sender_id == command.actor_id
+        if isinstance(command, Edit):
+            if not is_sender:
+                raise NotYourMessage
+            if command.if_rev not in (None, old.rev):
+                raise StaleRev(old)
+            changed = replace(old, content=command.content, is_edited=True)
+        else:
+            if not is_sender and conversation.owner_id != command.actor_id:
+                raise NotYourMessage
+            changed = replace(old, content="", is_deleted=True)
+        conversation.message_rev = conversation.next_rev()
+        changed = replace(changed, updated_at=max(old.updated_at, command.at), rev=conversation.message_rev)
+        conversation.messages[old.seq - 1] = changed
+        self._revisions[old.id].append(command.id)
+        return changed
+
+    def _addressed(self, command: Edit | Delete) -> Message | None:
+        conversation, index = self._locations.get(command.message_id, (None, 0))
+        if conversation is None or conversation.new.id != command.conversation_id:
+            return None
         return conversation.messages[index]
-
-
-def _check_text(text: str) -> None:
-    problem = text_problem(text)
-    if problem is not None:
-        raise StoreRefused(problem)
