@@ -57,8 +57,8 @@ _CONTENT = "'A message of the history, about as long as people write them: ' || 
 # A random id (version 4), as servers use that do not sort by it.
 _MESSAGE_ID = "gen_random_uuid()"
 
-_COUNTS_MEMBERS = """
-    SELECT count(*) FROM information_schema.columns WHERE table_name = 'conversations' AND column_name = 'member_count'
+_HAS_COLUMN = """
+    SELECT count(*) FROM information_schema.columns WHERE table_name = 'conversations' AND column_name = $1
 """
 _COUNT_MEMBERS = """
     UPDATE conversations SET member_count = members.count
@@ -82,9 +82,11 @@ async def fill(connection: asyncpg.Connection, rooms: list[Rooms], *, ours: bool
             await connection.execute(_members(some, ours=ours))
             if some.messages:
                 await connection.execute(_messages(some, ours=ours))
-        # Older trees have no such column.
-        if await connection.fetchval(_COUNTS_MEMBERS):
+        # Older trees have no such columns.
+        if await connection.fetchval(_HAS_COLUMN, "member_count"):
             await connection.execute(_COUNT_MEMBERS)
+        if await connection.fetchval(_HAS_COLUMN, "message_rev"):
+            await connection.execute("UPDATE conversations SET message_rev = last_rev")
     await connection.execute("VACUUM ANALYZE")
 
 

@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     pool_max: int = Field(10, ge=1, le=1_000)
     """Maximum database connections, without those for storing messages (at most five more)."""
     statement_timeout: float = Field(5.0, gt=0, le=300)
-    """Maximum duration of one SQL statement, in seconds."""
+    """Maximum duration of one SQL statement, in seconds. A transaction that stands still ends after at most twice as
+    long (before PostgreSQL 17 not in every case).
+    """
     migration_wait: float = Field(60.0, gt=0, le=86_400)
     """Maximum wait of a start, or of `migrate`, for another session that migrates the database or locks a table to be
     changed, in seconds.

@@ -60,6 +60,7 @@ _OPTIONS: Final = MappingProxyType(
         "unix_socket_permissions": "0700",
         "max_connections": "50",  # the service uses 17 by default; the rest is for people
         "shared_buffers": "64MB",
+        "autovacuum_naptime": "10s",  # plans made for a young database are replaced soon: its statistics say "empty"
         "dynamic_shared_memory_type": "mmap",  # containers have a small /dev/shm
         "timezone": "UTC",
         "log_timezone": "UTC",

@@ -31,6 +31,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.settings_values import check_secret
 
 MIN_POSTGRES: Final = 140_000  # server_version_num
+TRANSACTION_TIMEOUT_SINCE: Final = 170_000  # server_version_num
 KEY_FILE: Final = "secret_key"
 
 _ADVICE: Final = "check that it runs and that the URL is right"
@@ -103,9 +104,17 @@ def plan_sessions(database: Database) -> Sessions:
     """
     settings = database.settings
     timeout_ms = str(round(settings.statement_timeout * 1000))
-    session_settings = {**STORE_SETTINGS, "statement_timeout": timeout_ms}
-    if not settings.allow_losing_commits:
-        with open_session(with_keepalives(database.conninfo)) as connection:
+    # A process that stands still in the middle of a transaction must not keep rows locked for the others. The second
+    # setting covers a pipeline, too: between two of its statements the server does not count the session as idle.
+    session_settings = {
+        **STORE_SETTINGS,
+        "statement_timeout": timeout_ms,
+        "idle_in_transaction_session_timeout": timeout_ms,
+    }
+    with open_session(with_keepalives(database.conninfo)) as connection:
+        if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
+            session_settings["transaction_timeout"] = str(2 * round(settings.statement_timeout * 1000))
+        if not settings.allow_losing_commits:
             session_settings |= commit_settings(connection)
     return with_keepalives(database.conninfo, session_settings)
 

@@ -12,30 +12,35 @@ import psycopg
 import trio
 
 from pulse_trio.ids import IdSource
-from pulse_trio.store.base import (
-    NewConversation,
-    NewMessage,
-    NoSuchMessage,
-    NotAMember,
-    NotYourMessage,
-    OwnerOnly,
-    ReadMark,
-    Revision,
-    StoreError,
-    TooManyMembers,
+from pulse_trio.model import (
+    AddMembers,
+    Command,
+    Delete,
+    Edit,
+    Kind,
+    Leave,
+    Member,
+    Message,
+    MyMembership,
+    Post,
+    RemoveMember,
+    SetProperties,
     User,
 )
+from pulse_trio.store.base import NewConversation, NoSuchMember, NotAMember, Outcome, ReadMark, Refusal, StoreError
 from pulse_trio.store.postgres.group_commit import StoreBusy
-from tests.fuzz.oracle import Answers, Call, Oracle
+from tests.fuzz.oracle import Answers, Call, Oracle, Thing, thing_of
 from tests.fuzz.stores import SlowStore, open_stores
 
 STORES: Final = 3
 USERS: Final = 5
 MAX_MEMBERS: Final = 4  # of a group; low, so that some additions are rejected
-TASKS: Final = {"append": 4, "change": 2, "revise": 2, "mark": 1, "look": 1, "rename": 1}  # of each store
+# Of each store.
+TASKS: Final = {"post": 4, "change": 2, "revise": 2, "repeat": 1, "mark": 1, "look": 1, "rename": 1, "follow": 1}
 MAX_IDLE: Final = 0.03  # seconds between two operations of a task
+MAX_KEPT: Final = 12  # commands that may be repeated; fewer than a store remembers of one object
+PAGE: Final = 15  # objects; small, so that a reader needs several pages
 LIMIT: Final = 60  # seconds in which a round must end
-REFUSALS: Final = (NotAMember, NoSuchMessage, NotYourMessage, OwnerOnly, TooManyMembers)
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -46,6 +51,30 @@ class Result:
     seed: int
     violations: list[str]
     counters: Counter[str]
+
+
+class Reader:
+    """Somebody who reads the log of a conversation, or of a user's own sequence, page by page."""
+
+    def __init__(self, store: SlowStore, conversation_id: UUID, user_id: UUID) -> None:
+        self.conversation_id = conversation_id
+        self.user_id = user_id
+        self.log: dict[Thing, Any] = {}
+        self.own_log: dict[UUID, MyMembership] = {}
+        self._store = store
+        self._rev = self._user_rev = 0
+
+    async def read(self) -> bool:
+        """Reads a page of each; returns True at the end of both."""
+        page = await self._store.changes(self.conversation_id, after_rev=self._rev, kinds=Kind.ALL, limit=PAGE)
+        for change in page:
+            self.log[thing_of(change)] = change
+            self._rev = change.rev
+        own = await self._store.user_changes(self.user_id, after_rev=self._user_rev, limit=PAGE)
+        for mine in own:
+            self.own_log[mine.conversation_id] = mine
+            self._user_rev = mine.user_rev
+        return not page and not own
 
 
 class Round:
@@ -61,13 +90,15 @@ class Round:
         self.answers = Answers()
         self.counters: Counter[str] = Counter()
         self.conversations: list[UUID] = []
+        self.users: list[User] = []
         self._stores = stores
-        self._users: list[User] = []
         rand = random.Random(f"{seed}/ids")
         self._ids = IdSource(self._clock, rand.randbytes)
         self._ticks = 0
-        self._sent: list[list[NewMessage]] = []  # a few batches to resend
-        self._stored: list[NewMessage] = []
+        self._sent: list[list[Post]] = []  # a few batches to resend
+        self._asked: list[Command] = []  # a few commands to repeat
+        self._stored: list[Message] = []
+        self._readers: dict[tuple[int, int], Reader] = {}  # by store and number
         self._ends = 0.0
 
     def _clock(self) -> datetime:
@@ -75,13 +106,13 @@ class Round:
         return START + timedelta(milliseconds=self._ticks)
 
     async def run(self, seconds: float) -> None:
-        """Creates users and groups, and changes them for that many seconds."""
+        """Creates users and groups, and changes them for that many seconds; then lets all readers come to the end."""
         store = self._stores[0]
         for number in range(USERS):
             user = User(self._ids(), f"user{number}-{self._ids()}"[:32])
             await store.create_user(user, password_hash=None, subject=None, created_at=self._clock())
-            self._users.append(user)
-        members = tuple(user.id for user in self._users[:MAX_MEMBERS])
+            self.users.append(user)
+        members = tuple(user.id for user in self.users[:MAX_MEMBERS])
         for _ in range(random.Random(f"{self.seed}/groups").choice((1, 2, 3))):
             new = NewConversation(self._ids(), "Group", None, True, members[0], members, self._clock())
             await store.create_conversation(new)
@@ -92,17 +123,28 @@ class Round:
                 for name, count in TASKS.items():
                     for task in range(count):
                         rand = random.Random(f"{self.seed}/{name} {number} {task}")
-                        nursery.start_soon(self._repeat, getattr(self, f"_{name}"), store, rand)
+                        nursery.start_soon(self._repeat_until_the_end, getattr(self, f"_{name}"), store, rand)
+        late = [
+            Reader(store, self.conversations[number % len(self.conversations)], user.id)
+            for number, user in enumerate(self.users)
+        ]
+        async with trio.open_nursery() as nursery:
+            for reader in [*self._readers.values(), *late]:
+                nursery.start_soon(self._finish, reader)
 
-    async def _repeat(
+    async def _finish(self, reader: Reader) -> None:
+        while not await reader.read():
+            pass
+        self.answers.logs[reader.conversation_id].append(reader.log)
+        self.answers.own_logs[reader.user_id].append(reader.own_log)
+
+    async def _repeat_until_the_end(
         self, work: Callable[[SlowStore, random.Random], Awaitable[None]], store: SlowStore, rand: random.Random
     ) -> None:
         while trio.current_time() < self._ends:
             await trio.sleep(rand.uniform(0, MAX_IDLE))
             try:
                 await work(store, rand)
-            except REFUSALS as error:
-                self.counters[f"refused: {type(error).__name__}"] += 1
             except StoreBusy:
                 self.counters["a row was busy"] += 1
             except StoreError as error:
@@ -113,7 +155,7 @@ class Round:
         if isinstance(cause, psycopg.errors.DeadlockDetected):
             self.answers.errors.append("a deadlock")
         else:
-            self.answers.errors.append(f"{type(error).__name__} {error} {type(cause).__name__}")
+            self.answers.errors.append(f"{type(error).__name__} {error} {type(cause).__name__} {cause}")
 
     async def _call(self, what: str, conversation_id: UUID, work: Awaitable[Any]) -> tuple[Call, Any]:
         since, began = self.answers.known[conversation_id], trio.current_time()
@@ -121,87 +163,121 @@ class Round:
         self.counters[what] += 1
         return Call(what, conversation_id, since, began, trio.current_time()), answer
 
+    async def _apply(self, store: SlowStore, command: Command) -> Outcome:
+        """Carries out one command, which may be repeated later, and notes its outcome."""
+        if isinstance(command, Edit | Delete):
+            self.answers.actors[command.id] = command.actor_id
+        what = type(command).__name__
+        self._asked.append(command)
+        del self._asked[:-MAX_KEPT]
+        call, (outcome,) = await self._call(what, command.conversation_id, store.apply([command]))
+        self._note(call, command, outcome)
+        result: Outcome = outcome
+        return result
+
+    def _note(self, call: Call, command: Command, outcome: Outcome) -> None:
+        if isinstance(outcome, Refusal):
+            self.counters[f"refused: {type(outcome).__name__}"] += 1
+            if isinstance(outcome, NotAMember):
+                self.answers.absent.append((call, command.actor_id))
+            if isinstance(outcome, NoSuchMember) and isinstance(command, RemoveMember):
+                self.answers.absent.append((call, command.user_id))
+            return
+        known = self.answers.known
+        for change in outcome:
+            self.answers.changed.append((call, change))
+            if isinstance(change, Member):
+                known[call.conversation_id] = max(known[call.conversation_id], change.rev)
+
     # --- what the tasks do ---
 
-    async def _append(self, store: SlowStore, rand: random.Random) -> None:
+    async def _post(self, store: SlowStore, rand: random.Random) -> None:
         """Stores a message, or several in one batch; now and then one that another store may be storing just now."""
         conversation_id = rand.choice(self.conversations)
         if self._sent and rand.random() < 0.15:
             batch = rand.choice(self._sent)
             conversation_id = batch[0].conversation_id
             if rand.random() < 0.5:  # a resend by the client has another id
-                batch = [self._message(conversation_id, old.sender_id, old.client_id) for old in batch]
+                batch = [self._message(conversation_id, old.actor_id, old.client_id) for old in batch]
         else:
             batch = [
-                self._message(conversation_id, rand.choice(self._users).id, str(self._ids()))
+                self._message(conversation_id, rand.choice(self.users).id, str(self._ids()))
                 for _ in range(rand.choice((1, 1, 1, 2, 5)))
             ]
             self._sent[rand.randrange(8) :] = [batch]
+        call, outcomes = await self._call("post", conversation_id, self._store_all(store, batch))
+        for new, outcome in zip(batch, outcomes, strict=True):
+            self._note(call, new, outcome)
+            if isinstance(outcome, Refusal):
+                self.answers.refused.append(new.id)
+            else:
+                self._stored += outcome
+
+    async def _store_all(self, store: SlowStore, batch: list[Post]) -> list[Outcome]:
+        """Stores messages, for as long as it takes."""
         began = trio.current_time()
         while True:
             try:
-                call, rows = await self._call("append", conversation_id, store.append(batch))
+                return await store.apply(batch)
             except StoreBusy:
-                self.counters["an append was busy"] += 1
+                self.counters["a post was busy"] += 1
                 if trio.current_time() - began > LIMIT / 4:
                     self.answers.unanswered.update(new.id for new in batch)
                     raise
-            else:
-                break
-        for new, row in zip(batch, rows, strict=True):
-            if row is None:
-                self.answers.refused.append(new.id)
-                self.answers.absent.append((call, new.sender_id))
-            else:
-                self.answers.stored.append((call, row.id, row.seq))
-                if row.id == new.id:
-                    self._stored.append(new)
 
-    def _message(self, conversation_id: UUID, sender_id: UUID, client_id: str | None) -> NewMessage:
-        return NewMessage(self._ids(), conversation_id, sender_id, "hello", client_id, self._clock())
+    def _message(self, conversation_id: UUID, actor_id: UUID, client_id: str | None) -> Post:
+        return Post(**self._given(conversation_id, actor_id), content="hello", client_id=client_id)
+
+    def _given(self, conversation_id: UUID, actor_id: UUID) -> dict[str, Any]:
+        """Returns what every command has."""
+        return {"id": self._ids(), "conversation_id": conversation_id, "actor_id": actor_id, "at": self._clock()}
 
     async def _change(self, store: SlowStore, rand: random.Random) -> None:
-        """Adds several users, removes one, or makes one leave. The first user stays the owner."""
-        conversation_id = rand.choice(self.conversations)
-        owner, others = self._users[0], self._users[1:]
-        if rand.random() < 0.5:
-            ids = [user.id for user in rand.sample(others, rand.randint(1, 3))]
-            actor = rand.choice(self._users)
-            adding = store.add_members(conversation_id, actor.id, ids, limit=MAX_MEMBERS, now=self._clock())
-            call, added = await self._call("addition", conversation_id, adding)
-            self.answers.present += [(call, added.version, user_id) for user_id in ids]
-            self._note_version(call, added.version)
+        """Adds several users, removes one, or makes one leave. One user always stays, so that no group is empty."""
+        conversation_id, actor = rand.choice(self.conversations), rand.choice(self.users)
+        staying = self.users[1]
+        leaving = rand.choice([user for user in self.users if user != staying])
+        given = self._given(conversation_id, actor.id)
+        dice = rand.random()
+        if dice < 0.5:
+            ids = tuple(user.id for user in rand.sample(self.users, rand.randint(1, 3)))
+            command: Command = AddMembers(**given, user_ids=ids, limit=MAX_MEMBERS)
+        elif dice < 0.85:
+            owner = rand.choice((self.users[0], self.users[0], staying, leaving))
+            command = RemoveMember(**{**given, "actor_id": owner.id}, user_id=leaving.id)
         else:
-            user = rand.choice(others)
-            actor = rand.choice((owner, owner, user))
-            removing = store.remove_member(conversation_id, actor.id, user.id, now=self._clock())
-            call, removed = await self._call("removal", conversation_id, removing)
-            self.answers.gone.append((call, removed.version, user.id))
-            self._note_version(call, removed.version)
+            command = Leave(**{**given, "actor_id": leaving.id})
+        await self._apply(store, command)
 
-    def _note_version(self, call: Call, version: int) -> None:
-        self.answers.changes.append((call, version))
-        known = self.answers.known
-        known[call.conversation_id] = max(known[call.conversation_id], version)
+    async def _repeat(self, store: SlowStore, rand: random.Random) -> None:
+        """Repeats a command of any store, which may still be carrying it out."""
+        if self._asked:
+            await self._apply(store, rand.choice(self._asked))
 
     async def _revise(self, store: SlowStore, rand: random.Random) -> None:
         if not self._stored:
             return
         old = rand.choice(self._stored[-20:])
-        actor_id = old.sender_id if rand.random() < 0.9 else rand.choice(self._users).id
-        content = None if rand.random() < 0.2 else "hello again"
-        revision = Revision(self._ids(), old.conversation_id, old.id, actor_id, content, self._clock())
-        self.answers.actors[revision.id] = actor_id
-        call, row = await self._call("revision", old.conversation_id, store.revise(revision))
-        self.answers.revised.append((call, revision.id, row.rev))
+        actor_id = old.sender_id if rand.random() < 0.9 else rand.choice(self.users).id
+        given = self._given(old.conversation_id, actor_id)
+        if rand.random() < 0.2:
+            await self._apply(store, Delete(**given, message_id=old.id))
+        else:
+            if_rev = rand.choice((None, None, old.rev))
+            await self._apply(store, Edit(**given, message_id=old.id, content="hello again", if_rev=if_rev))
+
+    async def _rename(self, store: SlowStore, rand: random.Random) -> None:
+        conversation_id, actor = rand.choice(self.conversations), rand.choice(self.users)
+        values = {"name": rand.choice(("Group", f"Group {rand.random()}"))}
+        await self._apply(store, SetProperties(**self._given(conversation_id, actor.id), values=values))
 
     async def _mark(self, store: SlowStore, rand: random.Random) -> None:
         since = {conversation_id: self.answers.known[conversation_id] for conversation_id in self.conversations}
         began = trio.current_time()
-        user = rand.choice(self._users)
         marks = [
-            ReadMark(conversation_id, rand.choice((user, *self._users)).id, rand.randint(1, 200))
+            ReadMark(conversation_id, user.id, rand.randint(1, 200))
             for conversation_id in rand.sample(self.conversations, rand.randint(1, len(self.conversations)))
+            for user in rand.sample(self.users, rand.randint(1, 3))
         ]
         states = await store.mark_read(marks)
         self.counters["mark"] += 1
@@ -211,37 +287,38 @@ class Round:
             if state is None:
                 self.answers.absent.append((call, mark.user_id))
             else:
-                self.answers.read.append((call, mark.user_id, state.read_seq))
+                self.answers.read.append((call, mark.user_id, state.read_seq, state.user_rev))
                 if state.read_seq > state.last_seq:
                     self.answers.errors.append(f"read {state.read_seq} of {state.last_seq}")
         if rand.random() < 0.2:
-            await store.mark_seen({user.id: self._clock() for user in self._users})
+            await store.mark_seen({user.id: self._clock() for user in self.users})
 
     async def _look(self, store: SlowStore, rand: random.Random) -> None:
         """Reads the members by a random operation."""
-        conversation_id, user = rand.choice(self.conversations), rand.choice(self._users)
+        conversation_id, user = rand.choice(self.conversations), rand.choice(self.users)
         how = rand.choice(("members", "membership", "memberships"))
         if how == "members":
             call, members = await self._call(how, conversation_id, store.members(conversation_id))
-            self.answers.members.append((call, members.version, frozenset(members.ids)))
+            self.answers.members.append((call, members.rev, frozenset(members.ids)))
             return
         if how == "membership":
-            call, version = await self._call(how, conversation_id, store.membership(conversation_id, user.id))
+            call, rev = await self._call(how, conversation_id, store.membership(conversation_id, user.id))
         else:
             among = rand.choice((None, self.conversations))
-            call, heads = await self._call(how, conversation_id, store.memberships(user.id, among))
-            version = heads[conversation_id].members_version if conversation_id in heads else None
-        if version is None:
+            call, found = await self._call(how, conversation_id, store.memberships(user.id, among))
+            rev = found.heads[conversation_id].members_rev if conversation_id in found.heads else None
+        if rev is None:
             self.answers.absent.append((call, user.id))
         else:
-            self.answers.present.append((call, version, user.id))
+            self.answers.present.append((call, rev, user.id))
 
-    async def _rename(self, store: SlowStore, rand: random.Random) -> None:
-        conversation_id, actor = rand.choice(self.conversations), rand.choice(self._users)
-        renaming = store.rename(conversation_id, actor.id, {"name": f"Group {rand.random()}"}, now=self._clock())
-        call, renamed = await self._call("rename", conversation_id, renaming)
-        ids = frozenset(member.id for member in renamed.members)
-        self.answers.members.append((call, renamed.head.members_version, ids))
+    async def _follow(self, store: SlowStore, rand: random.Random) -> None:
+        """Lets one of the store's readers read on."""
+        key = self._stores.index(store), rand.randrange(len(self.conversations))
+        if key not in self._readers:
+            self._readers[key] = Reader(store, self.conversations[key[1]], self.users[sum(key) % USERS].id)
+        await self._readers[key].read()
+        self.counters["read"] += 1
 
 
 async def _run(conninfo: str, seed: int, seconds: float) -> Round:
@@ -256,7 +333,7 @@ def fuzz(conninfo: str, seed: int, seconds: float) -> Result:
     """Runs one round with new users and conversations on a database with a journal."""
     before = _deadlocks(conninfo)
     made = trio.run(_run, conninfo, seed, seconds)
-    oracle = Oracle(conninfo, made.conversations, made.answers)
+    oracle = Oracle(conninfo, made.conversations, (user.id for user in made.users), made.answers)
     if deadlocks := _deadlocks(conninfo) - before:  # complete, because the stores' connections are closed
         oracle.violations.append(f"no deadlock: {deadlocks} happened")
     return Result(seed, oracle.violations, made.counters + oracle.counters)

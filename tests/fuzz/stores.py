@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 import psycopg
 import trio
-from psycopg import AsyncTransaction
+from psycopg import AsyncPipeline
 
 from pulse_trio.database.sessions import STORE_SETTINGS
 from pulse_trio.store.postgres import PostgresStore
@@ -22,7 +22,7 @@ Pause = Callable[[], Awaitable[None]]
 
 
 class _SlowConnection:
-    """A connection that pauses before and after each statement, also within a transaction."""
+    """A connection that pauses before and after each statement, also within a pipeline."""
 
     def __init__(self, connection: TrioConnection[Any], pause: Pause) -> None:
         self._connection = connection
@@ -35,9 +35,9 @@ class _SlowConnection:
         return cursor
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncTransaction]:
-        async with self._connection.transaction() as transaction:
-            yield transaction
+    async def pipeline(self) -> AsyncIterator[AsyncPipeline]:
+        async with self._connection.pipeline() as pipeline:
+            yield pipeline
         await self._pause()  # so that another commit's result may arrive first
 
 
@@ -78,41 +78,52 @@ async def open_stores(conninfo: str, seed: int, count: int) -> AsyncIterator[lis
         nursery.cancel_scope.cancel()
 
 
-# The database itself records every commit, under the row lock that orders it.
+# The database itself records every change, in the transaction that makes it. Those of a conversation are made under the
+# lock of its row, so their ids have its order.
 JOURNAL: Final = """
     CREATE TABLE journal (
         id bigserial PRIMARY KEY, transaction xid8 NOT NULL DEFAULT pg_current_xact_id(),
-        conversation_id uuid NOT NULL, what text NOT NULL,
-        user_id uuid, message_id uuid, seq bigint, rev bigint, client_id text, revision_id uuid, version bigint
+        conversation_id uuid NOT NULL, what text NOT NULL, object_id uuid NOT NULL,
+        rev bigint, user_rev bigint, seq bigint, actor_id uuid, command_id uuid
     );
-    CREATE FUNCTION note_member_in() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO journal (conversation_id, what, user_id) VALUES (NEW.conversation_id, 'in', NEW.user_id);
-        RETURN NULL;
-    END $$;
-    CREATE FUNCTION note_member_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO journal (conversation_id, what, user_id) VALUES (OLD.conversation_id, 'out', OLD.user_id);
-        RETURN NULL;
-    END $$;
-    CREATE FUNCTION note_version() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO journal (conversation_id, what, version) VALUES (NEW.id, 'version', NEW.members_version);
-        RETURN NULL;
-    END $$;
     CREATE FUNCTION note_message() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO journal (conversation_id, what, user_id, message_id, seq, rev, client_id)
-        VALUES (NEW.conversation_id, 'message', NEW.sender_id, NEW.id, NEW.seq, NEW.rev, NEW.client_id);
+        INSERT INTO journal (conversation_id, what, object_id, rev, seq, actor_id, command_id)
+        VALUES (NEW.conversation_id, 'message', NEW.id, NEW.rev, NEW.seq, NEW.sender_id, NEW.id);
         RETURN NULL;
     END $$;
     CREATE FUNCTION note_revision() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO journal (conversation_id, what, message_id, seq, rev, revision_id)
-        VALUES (NEW.conversation_id, 'revision', NEW.id, NEW.seq, NEW.rev, NEW.revision_id);
+        INSERT INTO journal (conversation_id, what, object_id, rev, seq, command_id)
+        VALUES (NEW.conversation_id, 'revision', NEW.id, NEW.rev, NEW.seq, NEW.revision_ids[1]);
         RETURN NULL;
     END $$;
-    CREATE TRIGGER member_in AFTER INSERT ON conversation_users FOR EACH ROW EXECUTE FUNCTION note_member_in();
-    CREATE TRIGGER member_out AFTER DELETE ON conversation_users FOR EACH ROW EXECUTE FUNCTION note_member_out();
-    CREATE TRIGGER version AFTER UPDATE ON conversations FOR EACH ROW
-        WHEN (NEW.members_version <> OLD.members_version) EXECUTE FUNCTION note_version();
+    CREATE FUNCTION note_joined() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO journal (conversation_id, what, object_id, rev, user_rev, seq, actor_id, command_id)
+        VALUES (NEW.conversation_id, 'joined', NEW.user_id, NEW.rev, NEW.user_rev, NEW.read_seq, NEW.added_by,
+            NEW.command_ids[1]);
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION note_left() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO journal (conversation_id, what, object_id, rev, user_rev, actor_id, command_id)
+        VALUES (NEW.conversation_id, 'left', NEW.user_id, NEW.rev, NEW.user_rev, NEW.removed_by, NEW.command_ids[1]);
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION note_read() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO journal (conversation_id, what, object_id, user_rev, seq)
+        VALUES (NEW.conversation_id, 'read', NEW.user_id, NEW.user_rev, NEW.read_seq);
+        RETURN NULL;
+    END $$;
+    CREATE FUNCTION note_properties() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        INSERT INTO journal (conversation_id, what, object_id, rev, actor_id, command_id)
+        VALUES (NEW.id, 'properties', NEW.id, NEW.properties_rev, NEW.properties_by, NEW.properties_command_ids[1]);
+        RETURN NULL;
+    END $$;
     CREATE TRIGGER message AFTER INSERT ON messages FOR EACH ROW EXECUTE FUNCTION note_message();
     CREATE TRIGGER revision AFTER UPDATE ON messages FOR EACH ROW EXECUTE FUNCTION note_revision();
+    CREATE TRIGGER joined AFTER INSERT ON conversation_users FOR EACH ROW EXECUTE FUNCTION note_joined();
+    CREATE TRIGGER read AFTER UPDATE ON conversation_users FOR EACH ROW EXECUTE FUNCTION note_read();
+    CREATE TRIGGER "left" AFTER INSERT ON former_members FOR EACH ROW EXECUTE FUNCTION note_left();
+    CREATE TRIGGER properties AFTER UPDATE ON conversations FOR EACH ROW
+        WHEN (NEW.properties_rev <> OLD.properties_rev) EXECUTE FUNCTION note_properties();
 """
 
 

@@ -3,16 +3,23 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, LiteralString
 from uuid import UUID
 
 import pytest
 
-from pulse_trio.store.base import Members
-from pulse_trio.store.postgres import PostgresStore, members, messages
-from pulse_trio.trio_psycopg import TrioConnection
+from pulse_trio.model import SetProperties
+from pulse_trio.store.base import Members, Outcome, ReadMark, ReadState
+from pulse_trio.store.postgres import (
+    PostgresStore,
+    changes,
+    member_changes,
+    posts,
+    read_positions,
+    revisions,
+)
 from tests.fuzz.round import fuzz
 from tests.fuzz.stores import prepare
 from tests.support.cluster import Cluster
@@ -40,63 +47,118 @@ def test_stores_on_one_database_keep_their_promises(journal: str) -> None:
         result = fuzz(journal, seed, SECONDS)
         assert not result.violations, (seed, result.violations[:10])
         counters += result.counters
-    rare = {"message", "revision", "member in", "member out", "a refusal", "mark", "members"}
+    rare = {"message", "revision", "joined", "left", "properties", "a refusal", "mark", "read", "members"}
+    rare |= {"Edit", "Delete", "AddMembers", "RemoveMember", "Leave", "SetProperties", "refused: StaleRev"}
     assert not rare - set(counters), "never happened"
 
 
-def _without(patch: Patch, name: str, text: str, instead: str = "") -> None:
-    statement = getattr(messages, name)
+def _replace(patch: Patch, module: ModuleType, name: str, text: str, instead: str = "") -> None:
+    statement = getattr(module, name)
     assert text in statement
-    patch.setattr(messages, name, statement.replace(text, instead))
+    patch.setattr(module, name, statement.replace(text, instead))
 
 
-def single_append_trusts_its_snapshot(patch: Patch) -> None:
-    comparison = "AND c.members_version = (SELECT members_version FROM conversations WHERE id = %s)"
-    _without(patch, "_APPEND_ONE", comparison, "AND %s::uuid IS NOT NULL")
+def single_post_trusts_its_snapshot(patch: Patch) -> None:
+    comparison = "AND c.members_rev = (SELECT members_rev FROM conversations WHERE id = %s)"
+    _replace(patch, posts, "_POST_ONE", comparison, "AND %s::uuid IS NOT NULL")
 
 
-def batch_append_trusts_its_snapshot(patch: Patch) -> None:
-    _without(patch, "_APPEND", "AND locked.is_current")
-    _without(patch, "_APPEND", "WHERE NOT is_current", "WHERE false")
+def batch_post_trusts_its_snapshot(patch: Patch) -> None:
+    _replace(patch, posts, "_POST", "AND locked.is_current")
+    _replace(patch, posts, "_POST", "WHERE NOT is_current", "WHERE false")
 
 
-def removal_without_a_version(patch: Patch) -> None:
-    version = members._count_change
+def edit_is_missing_in_the_head(patch: Patch) -> None:
+    _replace(patch, revisions, "_REVISE", "message_rev = c.last_rev + 1", "message_rev = c.message_rev")
 
-    async def wrong(connection: TrioConnection[Any], key: UUID, now: datetime, *, change: int) -> tuple[int, int]:
-        return await version(connection, key, now, change=max(change, 0))
 
-    patch.setattr(members, "_count_change", wrong)
+def edit_is_judged_before_the_lock(patch: Patch) -> None:
+    under_lock = PostgresStore.all_under_lock
+
+    async def wrong(self: PostgresStore, key: UUID, query: LiteralString, values: Any, **options: Any) -> list[Any]:
+        if query == revisions._REVISE:
+            return await self.all(query, values)
+        return await under_lock(self, key, query, values, **options)
+
+    patch.setattr(PostgresStore, "all_under_lock", wrong)
+
+
+def repeated_edit_is_judged_anew(patch: Patch) -> None:
+    _replace(patch, revisions, "_REVISE", "WHEN old.is_repeat", "WHEN false")
+
+
+def repeated_removal_is_judged_anew(patch: Patch) -> None:
+    _replace(patch, member_changes, "_REMOVE", "WHEN %(id)s = ANY (target.command_ids)", "WHEN false")
+
+
+def addition_forgets_earlier_commands(patch: Patch) -> None:
+    _replace(patch, member_changes, "_ADD", "|| numbered.command_ids)")
+    _replace(patch, member_changes, "_ADD", "(ARRAY[%(id)s] [:16]", "ARRAY[%(id)s]")
+
+
+def removal_takes_no_number_of_the_user(patch: Patch) -> None:
+    _replace(patch, member_changes, "_REMOVE", "SET last_rev = u.last_rev + 1", "SET last_rev = u.last_rev")
+
+
+def mark_moves_a_position_back(patch: Patch) -> None:
+    _replace(patch, read_positions, "_MARK_READ", "WHERE cu.read_seq < requested.seq", "WHERE requested.seq > 0")
+
+
+def mark_locks_the_user_before_the_member(patch: Patch) -> None:
+    mark_read = PostgresStore.mark_read
+    lock = "SELECT FROM conversation_users WHERE conversation_id = ANY (%s) AND user_id = ANY (%s) FOR NO KEY UPDATE"
+
+    async def wrong(self: PostgresStore, marks: Sequence[ReadMark]) -> list[ReadState | None]:
+        users = [mark.user_id for mark in marks[:1]]
+        async with self.connection() as connection, connection.pipeline():
+            await connection.execute("SELECT FROM users WHERE id = ANY (%s) FOR NO KEY UPDATE", (users,))
+            await connection.execute(lock, ([mark.conversation_id for mark in marks], users))
+        return await mark_read(self, marks)
+
+    patch.setattr(PostgresStore, "mark_read", wrong)
+
+
+def properties_lock_conversations_in_any_order(patch: Patch) -> None:
+    set_properties = PostgresStore._set_properties
+
+    async def wrong(self: PostgresStore, command: SetProperties) -> Outcome:
+        async with self.connection() as connection, connection.pipeline():
+            for conversations in ("= %s", "<> %s"):
+                statement = f"SELECT FROM conversations WHERE id {conversations} FOR NO KEY UPDATE"
+                await connection.execute(statement, (command.conversation_id,))
+        return await set_properties(self, command)
+
+    patch.setattr(PostgresStore, "_set_properties", wrong)
+
+
+def log_lacks_former_members(patch: Patch) -> None:
+    statements = {kinds: text.replace("f.rev > %(after)s", "false") for kinds, text in changes._CHANGES.items()}
+    patch.setattr(changes, "_CHANGES", statements)
 
 
 def members_read_in_two_statements(patch: Patch) -> None:
     async def wrong(self: PostgresStore, conversation_id: UUID) -> Members:
         rows = await self.all("SELECT user_id FROM conversation_users WHERE conversation_id = %s", (conversation_id,))
         head = await self.head(conversation_id)
-        return Members(tuple(row[0] for row in rows), head.members_version)
+        return Members(tuple(row[0] for row in rows), head.members_rev)
 
     patch.setattr(PostgresStore, "members", wrong)
 
 
-def rename_locks_rows_in_any_order(patch: Patch) -> None:
-    rename = PostgresStore.rename
-
-    async def wrong(self: PostgresStore, conversation_id: UUID, actor_id: UUID, *changes: Any, now: datetime) -> Any:
-        async with self.connection() as connection, connection.transaction():
-            statement = "UPDATE conversations SET updated_at = %s WHERE id "
-            await connection.execute(statement + "= %s", (now, conversation_id))
-            await connection.execute(statement + "<> %s", (now, conversation_id))
-        return await rename(self, conversation_id, actor_id, *changes, now=now)
-
-    patch.setattr(PostgresStore, "rename", wrong)
-
-
 BUGS: list[tuple[Callable[[Patch], None], str]] = [
-    (single_append_trusts_its_snapshot, "nothing of a removed member is stored"),
-    (batch_append_trusts_its_snapshot, "nothing of a removed member is stored"),
-    (removal_without_a_version, "each change of members has a version"),
-    (members_read_in_two_statements, "members are as of their version"),
-    (rename_locks_rows_in_any_order, "no deadlock"),
+    (single_post_trusts_its_snapshot, "nothing of a removed member is stored"),
+    (batch_post_trusts_its_snapshot, "nothing of a removed member is stored"),
+    (edit_is_missing_in_the_head, "the head is what is stored"),
+    (edit_is_judged_before_the_lock, "nothing of a removed member is stored"),
+    (repeated_edit_is_judged_anew, "a repeat changes nothing"),
+    (repeated_removal_is_judged_anew, "a repeat changes nothing"),
+    (addition_forgets_earlier_commands, "a repeat changes nothing"),
+    (removal_takes_no_number_of_the_user, "a user's sequence has no gap"),
+    (mark_moves_a_position_back, "a read position never goes back"),
+    (mark_locks_the_user_before_the_member, "no deadlock"),
+    (properties_lock_conversations_in_any_order, "no deadlock"),
+    (log_lacks_former_members, "a reader misses nothing"),
+    (members_read_in_two_statements, "members are as of their rev"),
 ]
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from pulse_trio.store.base import Account, User, UsernameTaken
+from pulse_trio.store.base import Account, User, UsernameTaken, UserPage
 from pulse_trio.store.postgres.connected import Connected, count
 from pulse_trio.texts import username_key
 
@@ -56,19 +56,21 @@ class Accounts(Connected):
                 (password_hash, user_id, old_hash),
             )
 
-    async def search_users(self, prefix: str, *, limit: int, offset: int) -> tuple[list[User], int]:
+    async def search_users(self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None) -> UserPage:
         # A range of the index, in byte order: U+10FFFF is not a character, so no name has it.
         lowest = username_key(prefix)
         highest = lowest + "\U0010ffff"
-        async with self.list_connection() as connection, connection.transaction():
+        async with self.list_connection() as connection:
             total = await count(
                 connection, "SELECT count(*) FROM users WHERE username_key BETWEEN %s AND %s", (lowest, highest)
             )
             cursor = await connection.execute(
                 """
-                SELECT id, username FROM users WHERE username_key BETWEEN %s AND %s
-                ORDER BY username_key LIMIT %s OFFSET %s
+                SELECT id, username, username_key FROM users
+                WHERE username_key BETWEEN %s AND %s AND username_key > %s ORDER BY username_key LIMIT %s OFFSET %s
                 """,
-                (lowest, highest, limit, offset),
+                (lowest, highest, after or "", limit + 1, offset),
             )
-            return [User(*row) for row in await cursor.fetchall()], total
+            rows = await cursor.fetchall()
+        next_after = rows[limit - 1][2] if len(rows) > limit else None
+        return UserPage(tuple(User(*row[:2]) for row in rows[:limit]), total, next_after)

@@ -1,14 +1,27 @@
-"""Shared parts of the store's operations: connections, translated errors, and the columns of a message."""
+"""Shared parts of the store's operations: connections, translated errors, the conversation's lock, common columns."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString
+from uuid import UUID
 
 import psycopg
 import trio
 from psycopg import errors as pg
 
-from pulse_trio.store.base import Message, StoreRefused, StoreUnavailable
+from pulse_trio.store.base import (
+    Message,
+    NoSuchMember,
+    NoSuchMessage,
+    NotAGroup,
+    NotAMember,
+    NotYourMessage,
+    OwnerOnly,
+    Refusal,
+    StoreRefused,
+    StoreUnavailable,
+    TooManyMembers,
+)
 from pulse_trio.store.postgres.group_commit import StoreBusy
 from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout, TrioConnection
 
@@ -17,6 +30,22 @@ MESSAGE: Final = """
     m.id, m.conversation_id, m.sender_id, u.username, m.content, m.is_edited, m.is_deleted,
     m.created_at, m.updated_at, m.seq, m.rev, m.client_id
 """
+
+# The columns of a `Head`, from a conversation `c`.
+HEAD: Final = "c.last_seq, c.last_rev, c.message_rev, c.members_rev, c.properties_rev"
+
+# An object keeps the ids of its latest commands, by which their repeats are recognized even if others came between.
+KEPT_COMMANDS: Final = 16
+
+_LOCK: Final = "SELECT FROM conversations WHERE id = %s FOR NO KEY UPDATE"
+
+# The first column of a statement that judges a command: APPLIED, REPEATED, or the name of a refusal.
+APPLIED: Final = "applied"
+REPEATED: Final = "repeated"
+_REFUSALS: Final[dict[str, type[Refusal]]] = {
+    kind.__name__: kind
+    for kind in (NoSuchMember, NoSuchMessage, NotAGroup, NotAMember, NotYourMessage, OwnerOnly, TooManyMembers)
+}
 
 
 class Connected:
@@ -77,10 +106,32 @@ class Connected:
         async with self.connection() as connection:
             return await (await connection.execute(query, values)).fetchone()
 
-    async def all(self, query: LiteralString, values: Sequence[object]) -> list[tuple[Any, ...]]:
+    async def all(self, query: LiteralString, values: Sequence[object] | Mapping[str, object]) -> list[tuple[Any, ...]]:
         """Runs a query on a connection of its own; returns all rows."""
         async with self.connection() as connection:
             return await (await connection.execute(query, values)).fetchall()
+
+    async def all_under_lock(
+        self, conversation_id: UUID, query: str, values: Mapping[str, object], *, pool: Pool | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Runs a statement that judges and changes a locked conversation; returns its rows.
+
+        A statement sees what was committed before it began (READ COMMITTED), so the lock is taken by a statement of its
+        own: the query then sees everything that earlier holders of the lock have done. Both are sent without waiting in
+        between, and are one transaction, which the end of the pipeline commits. So a command costs one round trip, and
+        the row is not held while the event loop does something else.
+        """
+        async with self.connection(pool) as connection:
+            async with connection.pipeline():
+                await connection.execute(_LOCK, (conversation_id,), prepare=True)
+                cursor = await connection.execute(query, values, prepare=True)
+            rows: list[tuple[Any, ...]] = await cursor.fetchall()
+            return rows
+
+
+def refusal(verdict: str) -> Refusal:
+    """Returns the refusal of this name."""
+    return _REFUSALS[verdict]()
 
 
 async def count(connection: TrioConnection[Any], query: LiteralString, values: Sequence[object]) -> int:

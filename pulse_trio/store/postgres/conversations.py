@@ -1,25 +1,48 @@
 """Conversations in PostgreSQL."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from pulse_trio.store.base import LISTED_MEMBERS, SHOWN_MEMBERS, Conversation, Head, NewConversation, User
-from pulse_trio.store.postgres.connected import MESSAGE, Connected, count, message
-from pulse_trio.store.postgres.members import check_users, insert_members, lock_group
+from pulse_trio.model import MyMembership, Properties, SetProperties
+from pulse_trio.store.base import (
+    LISTED_MEMBERS,
+    SHOWN_MEMBERS,
+    Conversation,
+    ConversationPage,
+    Created,
+    Head,
+    NewConversation,
+    NotAMember,
+    Outcome,
+    UnknownUsers,
+    User,
+)
+from pulse_trio.store.postgres.connected import (
+    APPLIED,
+    HEAD,
+    KEPT_COMMANDS,
+    MESSAGE,
+    REPEATED,
+    Connected,
+    count,
+    message,
+    refusal,
+)
+
+MAX_ACTIVITY: Final = 2**63 - 1  # the highest bigint
 
 
-def _conversations(members: int) -> str:
+def _conversations(members: int, more: str = "") -> str:
     """Returns a query for conversations as the user of the first parameter sees them.
 
     The first `members` members come from the index by position, so that a row's cost does not depend on the group's
-    size.
+    size. The columns end with `more`.
     """
     return f"""
         SELECT c.id, c.name, c.description, c.is_group, c.owner_id, c.created_at, c.updated_at,
-            c.last_seq, c.last_rev, c.members_version, members.ids, members.names, c.member_count, me.read_seq,
-            {MESSAGE}
+            {HEAD}, members.ids, members.names, c.member_count, me.read_seq,
+            {MESSAGE}{more}
         FROM conversations c
         JOIN conversation_users me ON me.conversation_id = c.id AND me.user_id = %s
         CROSS JOIN LATERAL (
@@ -36,98 +59,183 @@ def _conversations(members: int) -> str:
 
 
 _CONVERSATION: Final = _conversations(SHOWN_MEMBERS)
-_LISTED: Final = _conversations(LISTED_MEMBERS)
+_LISTED: Final = _conversations(LISTED_MEMBERS, ", c.activity")
+
+# Users are locked in the order of their ids, as everywhere. Nothing is created if a member does not exist, or a
+# conversation with this id or of these two does; then no row has a `user_rev`.
+_CREATE: Final = """
+    WITH given AS MATERIALIZED (
+        SELECT g.user_id, g.ordinal, u.username
+        FROM unnest(%(member_ids)s::uuid[]) WITH ORDINALITY AS g (user_id, ordinal)
+        LEFT JOIN LATERAL (SELECT username FROM users WHERE id = g.user_id OFFSET 0) u ON true
+    ), created AS (
+        INSERT INTO conversations
+            (id, name, description, is_group, direct_key, owner_id, created_at, updated_at, member_count)
+        SELECT %(id)s, %(name)s, %(description)s, %(is_group)s, %(direct_key)s, %(owner_id)s, %(at)s, %(at)s,
+            (SELECT count(*) FROM given)
+        WHERE NOT EXISTS (SELECT FROM given WHERE username IS NULL)
+        ON CONFLICT DO NOTHING RETURNING id
+    ), locked AS MATERIALIZED (
+        SELECT u.id, given.ordinal, u.username FROM created CROSS JOIN given JOIN users u ON u.id = given.user_id
+        ORDER BY u.id FOR NO KEY UPDATE OF u
+    ), numbered AS (
+        UPDATE users u SET last_rev = u.last_rev + 1 FROM locked WHERE u.id = locked.id
+        RETURNING u.id, locked.ordinal, u.username, u.last_rev
+    ), added AS (
+        INSERT INTO conversation_users (conversation_id, user_id, joined_at, user_rev)
+        SELECT %(id)s, id, %(at)s, last_rev FROM numbered ORDER BY ordinal
+    )
+    SELECT ordinal, id, username, last_rev FROM numbered
+    UNION ALL
+    SELECT ordinal, user_id, NULL, NULL FROM given WHERE username IS NULL
+    ORDER BY ordinal
+"""
+
+_EXISTING: Final = (
+    _CONVERSATION
+    + """
+    WHERE c.id = coalesce(
+        (SELECT id FROM conversations WHERE id = %s), (SELECT id FROM conversations WHERE direct_key = %s)
+    )
+    """
+)
+
+# Under the lock of the conversation's row.
+_SET_PROPERTIES: Final = f"""
+    WITH place AS MATERIALIZED (
+        SELECT c.is_group, c.properties_rev, c.name, c.description, c.owner_id, c.properties_by,
+            CASE WHEN %(has_name)s THEN %(name)s::text ELSE c.name END AS new_name,
+            CASE WHEN %(has_description)s THEN %(description)s::text ELSE c.description END AS new_description,
+            %(id)s = ANY (c.properties_command_ids) AS is_repeat,
+            EXISTS (
+                SELECT FROM conversation_users WHERE conversation_id = c.id AND user_id = %(actor)s
+            ) AS has_actor
+        FROM conversations c WHERE c.id = %(conversation)s
+    ), judged AS MATERIALIZED (
+        SELECT CASE
+            WHEN place.is_repeat THEN '{REPEATED}'
+            WHEN place.has_actor IS NOT TRUE THEN 'NotAMember'
+            WHEN NOT place.is_group THEN 'NotAGroup'
+            WHEN (new_name, new_description) IS NOT DISTINCT FROM (name, description) THEN '{REPEATED}'
+            ELSE '{APPLIED}'
+        END AS verdict
+        FROM (VALUES (true)) AS always (one) LEFT JOIN place ON true
+    ), bumped AS (
+        UPDATE conversations c SET
+            last_rev = c.last_rev + 1,
+            properties_rev = c.last_rev + 1,
+            name = place.new_name,
+            description = place.new_description,
+            properties_by = %(actor)s,
+            properties_command_ids = (ARRAY[%(id)s] || c.properties_command_ids)[:{KEPT_COMMANDS}],
+            activity = nextval('conversation_activity'),
+            updated_at = greatest(c.updated_at, %(at)s)
+        FROM place, judged WHERE judged.verdict = '{APPLIED}' AND c.id = %(conversation)s
+        RETURNING c.properties_rev, c.name, c.description, c.owner_id, c.properties_by
+    )
+    SELECT '{APPLIED}', bumped.* FROM bumped
+    UNION ALL
+    SELECT judged.verdict, place.properties_rev, place.name, place.description, place.owner_id, place.properties_by
+    FROM judged LEFT JOIN place ON true WHERE judged.verdict <> '{APPLIED}'
+"""
 
 
 class Conversations(Connected):
     """Operations of the contract on conversations."""
 
-    async def create_conversation(self, new: NewConversation) -> tuple[Conversation, bool]:
+    async def create_conversation(self, new: NewConversation) -> Created:
         direct_key = None if new.is_group else ":".join(sorted(str(user_id) for user_id in new.member_ids))
-        async with self.connection() as connection, connection.transaction():
-            await check_users(connection, new.member_ids)
-            cursor = await connection.execute(
-                """
-                INSERT INTO conversations
-                    (id, name, description, is_group, direct_key, owner_id, created_at, updated_at, member_count)
-                VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (direct_key) DO NOTHING
-                """,
-                (
-                    new.id,
-                    new.name,
-                    new.description,
-                    new.is_group,
-                    direct_key,
-                    new.owner_id,
-                    new.created_at,
-                    new.created_at,
-                    len(new.member_ids),
-                ),
-            )
-            created = cursor.rowcount == 1
-            if created:
-                await insert_members(connection, new.id, new.member_ids, new.created_at)
-                cursor = await connection.execute(_CONVERSATION + "WHERE c.id = %s", (new.owner_id, new.id))
-            else:
-                cursor = await connection.execute(_CONVERSATION + "WHERE c.direct_key = %s", (new.owner_id, direct_key))
+        values = {
+            "id": new.id,
+            "name": new.name,
+            "description": new.description,
+            "is_group": new.is_group,
+            "direct_key": direct_key,
+            "owner_id": new.owner_id,
+            "member_ids": list(new.member_ids),
+            "at": new.created_at,
+        }
+        async with self.connection() as connection:
+            rows = await (await connection.execute(_CREATE, values)).fetchall()
+            unknown = [row[1] for row in rows if row[2] is None]
+            if unknown:
+                raise UnknownUsers(unknown)
+            if rows:
+                return _created(new, rows)
+            # A statement of its own: it sees the conversation that another transaction may just have committed.
+            cursor = await connection.execute(_EXISTING, (new.owner_id, new.id, direct_key))
             row = await cursor.fetchone()
-            assert row is not None
-            return _conversation(row), created
+        if row is None:
+            raise NotAMember
+        return Created(_conversation(row), is_new=False, memberships=())
 
     async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
         row = await self.one(_CONVERSATION + "WHERE c.id = %s", (user_id, conversation_id))
         return None if row is None else _conversation(row)
 
-    async def list_conversations(self, user_id: UUID, *, limit: int, offset: int) -> tuple[list[Conversation], int]:
-        async with self.list_connection() as connection, connection.transaction():
+    async def list_conversations(
+        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None
+    ) -> ConversationPage:
+        async with self.list_connection() as connection:
             total = await count(connection, "SELECT count(*) FROM conversation_users WHERE user_id = %s", (user_id,))
             cursor = await connection.execute(
                 _LISTED
                 + """
                 JOIN (
-                    SELECT mine.conversation_id FROM conversation_users mine
+                    SELECT mine.conversation_id, latest.activity FROM conversation_users mine
                     CROSS JOIN LATERAL (
-                        SELECT updated_at FROM conversations WHERE id = mine.conversation_id OFFSET 0
+                        SELECT activity FROM conversations WHERE id = mine.conversation_id OFFSET 0
                     ) latest
-                    WHERE mine.user_id = %s
-                    ORDER BY latest.updated_at DESC, mine.conversation_id DESC LIMIT %s OFFSET %s
+                    WHERE mine.user_id = %s AND latest.activity < %s
+                    ORDER BY latest.activity DESC, mine.conversation_id DESC LIMIT %s OFFSET %s
                 ) page ON page.conversation_id = c.id
-                ORDER BY c.updated_at DESC, c.id DESC
+                ORDER BY page.activity DESC, c.id DESC
                 """,
-                (user_id, user_id, limit, offset),
+                (user_id, user_id, MAX_ACTIVITY if before is None else before, limit + 1, offset),
             )
-            return [_conversation(row) for row in await cursor.fetchall()], total
+            rows = await cursor.fetchall()
+        next_before = rows[limit - 1][-1] if len(rows) > limit else None
+        return ConversationPage(tuple(_conversation(row) for row in rows[:limit]), total, next_before)
 
-    async def rename(
-        self, conversation_id: UUID, actor_id: UUID, changes: dict[str, str | None], *, now: datetime
-    ) -> Conversation:
-        async with self.connection() as connection, connection.transaction():
-            await lock_group(connection, conversation_id, actor_id)
-            await connection.execute(
-                """
-                UPDATE conversations SET
-                    name = CASE WHEN %s THEN %s ELSE name END,
-                    description = CASE WHEN %s THEN %s ELSE description END,
-                    updated_at = greatest(updated_at, %s)
-                WHERE id = %s
-                """,
-                (
-                    "name" in changes,
-                    changes.get("name"),
-                    "description" in changes,
-                    changes.get("description"),
-                    now,
-                    conversation_id,
-                ),
-            )
-            cursor = await connection.execute(_CONVERSATION + "WHERE c.id = %s", (actor_id, conversation_id))
-            row = await cursor.fetchone()
-            assert row is not None
-            return _conversation(row)
+    async def _set_properties(self, command: SetProperties) -> Outcome:
+        values = {
+            "id": command.id,
+            "conversation": command.conversation_id,
+            "actor": command.actor_id,
+            "at": command.at,
+            "has_name": "name" in command.values,
+            "name": command.values.get("name"),
+            "has_description": "description" in command.values,
+            "description": command.values.get("description"),
+        }
+        ((verdict, *row),) = await self.all_under_lock(command.conversation_id, _SET_PROPERTIES, values)
+        if verdict not in {APPLIED, REPEATED}:
+            return refusal(verdict)
+        return (Properties(command.conversation_id, *row),)
+
+
+def _created(new: NewConversation, rows: Sequence[tuple[Any, ...]]) -> Created:
+    """Builds the answer from the members' rows: ordinal, id, username, number in the user's own sequence."""
+    conversation = Conversation(
+        id=new.id,
+        name=new.name,
+        description=new.description,
+        is_group=new.is_group,
+        owner_id=new.owner_id,
+        created_at=new.created_at,
+        updated_at=new.created_at,
+        head=Head(0, 0),
+        members=tuple(User(row[1], row[2]) for row in rows[:SHOWN_MEMBERS]),
+        member_count=len(rows),
+        read_seq=0,
+        last_message=None,
+    )
+    memberships = (MyMembership(new.id, row[1], row[3], is_member=True, read_seq=0) for row in rows)
+    return Created(conversation, is_new=True, memberships=tuple(sorted(memberships, key=lambda mine: mine.user_id)))
 
 
 def _conversation(row: Sequence[Any]) -> Conversation:
-    members = tuple(User(*member) for member in zip(row[10] or (), row[11] or (), strict=True))
-    last_message = None if row[14] is None else message(row[14:])
-    rest: tuple[Any, ...] = (Head(*row[7:10]), members, row[12], row[13], last_message)
+    members = tuple(User(*member) for member in zip(row[12] or (), row[13] or (), strict=True))
+    last_message = None if row[16] is None else message(row[16:28])
+    rest: tuple[Any, ...] = (Head(*row[7:12]), members, row[14], row[15], last_message)
     return Conversation(*row[:7], *rest)

@@ -1,4 +1,4 @@
-"""Group commit: concurrent appends of several rooms share one transaction.
+"""Group commit: concurrent posts of several rooms share one transaction.
 
 While one statement commits, requests queue up, and the next statement takes all of them: there are no timers. A lane is
 a task that runs one statement at a time. A writer waits only for its own messages; while no statement is running it
@@ -15,10 +15,11 @@ from uuid import UUID
 
 import trio
 
-from pulse_trio.store.base import Message, NewMessage, StoreError, StoreRefused, StoreUnavailable
+from pulse_trio.model import Post
+from pulse_trio.store.base import Outcome, StoreError, StoreRefused, StoreUnavailable
 
-Rows = list[Message | None]
-Append = Callable[[Sequence[NewMessage]], Awaitable[Rows]]
+Outcomes = list[Outcome]
+Append = Callable[[Sequence[Post]], Awaitable[Outcomes]]
 
 LANES: Final = 2  # one fills its next statement while the other commits; with more, statements get smaller
 # Concurrent statements, without those of isolated rooms. With as many connections of their own they never wait for
@@ -38,17 +39,17 @@ class _Request:
 
     __slots__ = ("done", "messages", "outcome")
 
-    def __init__(self, messages: Sequence[NewMessage]) -> None:
+    def __init__(self, messages: Sequence[Post]) -> None:
         self.messages = messages
         self.done = trio.Event()
-        self.outcome: Rows | StoreError | None = None  # None once done: append them separately
+        self.outcome: Outcomes | StoreError | None = None  # None once done: append them separately
 
 
 class GroupCommit:
     """Appends through lanes while `run` runs, and directly otherwise.
 
     Args:
-        append: appends messages of any conversations in one transaction; raises as `Store.append` does. At most
+        append: appends messages of any conversations in one transaction; raises as `Store.apply` does. At most
             `MAX_APPENDS` calls run at a time.
         append_isolated: does the same for an isolated room. Many calls may wait for locked rows, so it must not use the
             connections of `append`.
@@ -75,8 +76,8 @@ class GroupCommit:
             with receive:
                 _reject_all(receive)
 
-    async def append(self, messages: Sequence[NewMessage]) -> Rows:
-        """Stores messages of one conversation, like `Store.append`.
+    async def append(self, messages: Sequence[Post]) -> Outcomes:
+        """Stores messages of one conversation, like `Store.apply`.
 
         Cancelled: they may be stored or not.
         """
@@ -106,7 +107,7 @@ class GroupCommit:
         if len(self._isolated) > MAX_ISOLATED:
             del self._isolated[next(iter(self._isolated))]
 
-    async def _append_counted(self, messages: Sequence[NewMessage]) -> Rows:
+    async def _append_counted(self, messages: Sequence[Post]) -> Outcomes:
         self._running += 1
         try:
             return await self._append(messages)
@@ -114,8 +115,8 @@ class GroupCommit:
             self._running -= 1
 
     async def _append_by_lane(
-        self, requests: trio.MemorySendChannel[_Request], messages: Sequence[NewMessage]
-    ) -> Rows | None:
+        self, requests: trio.MemorySendChannel[_Request], messages: Sequence[Post]
+    ) -> Outcomes | None:
         """Waits until a lane has appended the messages; returns None if the caller must append them separately."""
         request = _Request(messages)
         try:
@@ -169,7 +170,7 @@ class GroupCommit:
 
     async def _append_all(self, requests: list[_Request]) -> None:
         sizes = [len(request.messages) for request in requests]  # before the await: a request cancelled later counts
-        outcome: Rows | StoreError | None = StoreUnavailable("the store failed")
+        outcome: Outcomes | StoreError | None = StoreUnavailable("the store failed")
         try:
             messages = [message for request in requests for message in request.messages]
             outcome = await self._append_counted(messages) if messages else []

@@ -11,12 +11,14 @@ import trio.testing
 from pulse_trio.database.service_lock import ServiceLock
 from pulse_trio.database.sessions import STORE_SETTINGS, Sessions
 from pulse_trio.metrics import Metrics
+from pulse_trio.model import Edit
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Revision, StoreUnavailable
+from pulse_trio.store.base import StoreUnavailable
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
 from pulse_trio.store.postgres.factory import postgres_store
 from pulse_trio.trio_psycopg import PoolTimeout
-from tests.contract.people import People, seqs
+from tests.contract.people import People, messages, seqs
+from tests.support.commands import changed_message, edit, post
 from tests.support.server import SECRET
 
 LIMIT = 60  # seconds for a test
@@ -61,17 +63,17 @@ async def test_messages_are_stored_while_the_main_pool_is_exhausted(database: st
             for _ in range(2):
                 await slow.enter_async_context(store.connection())
             with pytest.raises(StoreUnavailable) as caught:
-                await store.list_conversations(alice.id, limit=1, offset=0)
+                await store.list_conversations(alice.id, limit=1)
             assert isinstance(caught.value.__cause__, PoolTimeout)
 
             for group in groups:
-                stored = await store.append([people.message(group, alice)])
+                stored = await store.apply([post(group, alice)])
                 assert seqs(stored) == [1]
-                assert stored[0] is not None
-                assert (await store.revise(people.revision(stored[0], alice, "edited"))).rev == 2
+                edited = await changed_message(store, edit(messages(stored)[0], alice, "edited"))
+                assert edited.rev == 2
             async with trio.open_nursery() as writers:
                 for group in groups:
-                    writers.start_soon(store.append, [people.message(group, alice) for _ in range(3)])
+                    writers.start_soon(store.apply, [post(group, alice) for _ in range(3)])
         assert {(await store.head(group)).last_seq for group in groups} == {4}
 
 
@@ -89,8 +91,8 @@ async def test_connections_are_bounded_and_made_on_demand(database: str, pool_mi
         async def work(group: object) -> None:
             nonlocal most
             for _ in range(5):
-                await store.append([people.message(group, alice)])  # type: ignore[arg-type]
-                await store.list_conversations(alice.id, limit=5, offset=0)
+                await store.apply([post(group, alice)])  # type: ignore[arg-type]
+                await store.list_conversations(alice.id, limit=5)
                 most = max(most, count_sessions(database))
 
         async with trio.open_nursery() as nursery:
@@ -108,11 +110,11 @@ async def test_lists_use_at_most_half_of_the_pool(database: str) -> None:
             for _ in range(2):
                 await slow.enter_async_context(store.list_connection())
             with pytest.raises(StoreUnavailable):
-                await store.list_conversations(alice.id, limit=1, offset=0)
+                await store.list_conversations(alice.id, limit=1)
             with pytest.raises(StoreUnavailable):
-                await store.search_users("a", limit=1, offset=0)
+                await store.search_users("a", limit=1)
             assert await store.membership(group, alice.id) == 0
-        assert (await store.list_conversations(alice.id, limit=1, offset=0))[1] == 1
+        assert (await store.list_conversations(alice.id, limit=1)).total == 1
 
 
 async def test_edits_waiting_for_a_row_leave_connections_for_messages(database: str) -> None:
@@ -120,21 +122,21 @@ async def test_edits_waiting_for_a_row_leave_connections_for_messages(database: 
         people = People(store)
         alice = await people.user("alice")
         busy, free = await people.group(alice), await people.group(alice)
-        messages = await people.send(busy, alice, *map(str, range(10)))
+        sent = await people.send(busy, alice, *map(str, range(10)))
         async with AsyncExitStack() as stack:
             other = await stack.enter_async_context(store.connection())
             transaction = other.transaction()
             await stack.enter_async_context(transaction)
             await other.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (busy,))
             async with trio.open_nursery() as nursery:
-                for message in messages:
-                    nursery.start_soon(_try_to_edit, store, people.revision(message, alice, "edited"))
+                for message in sent:
+                    nursery.start_soon(_try_to_edit, store, edit(message, alice, "edited"))
                 await trio.testing.wait_all_tasks_blocked()
                 for _ in range(5):
-                    assert seqs(await store.append([people.message(free, alice)]))
+                    assert seqs(await store.apply([post(free, alice)]))
                 nursery.cancel_scope.cancel()
 
 
-async def _try_to_edit(store: PostgresStore, revision: Revision) -> None:
+async def _try_to_edit(store: PostgresStore, command: Edit) -> None:
     with suppress(StoreUnavailable):
-        await store.revise(revision)
+        await store.apply([command])

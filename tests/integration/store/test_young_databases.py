@@ -4,11 +4,10 @@ import psycopg
 import trio
 
 from pulse_trio.database.sessions import STORE_SETTINGS
-from pulse_trio.store.base import User
 from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.trio_psycopg import Pool
-from tests.contract.people import People
 from tests.support.cluster import Cluster
+from tests.support.commands import post
 from tests.support.crowds import add_groups, add_users, conversation_id, prepare, user_id
 from tests.support.plans import Plans, nodes, work
 
@@ -30,10 +29,9 @@ async def test_a_plan_made_for_empty_tables_stays_good(cluster: Cluster) -> None
             database, autocommit=True, server_settings=STORE_SETTINGS, configure=plans.configure, max_size=1
         ) as pool:
             store = PostgresStore(pool)
-            people, sender = People(store), User(user_id(1), "sender")
             for number in range(MESSAGES):
                 plans.take()
-                await store.append([people.message(conversation_id(1), sender, client_id=f"m-{number}")])
+                await store.apply([post(conversation_id(1), user_id(1), client_id=f"m-{number}")])
     ran = plans.take()
     assert not [node for plan in ran for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
     assert work(*ran) <= 50

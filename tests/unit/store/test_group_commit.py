@@ -9,28 +9,34 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from pulse_trio.store.base import Message, NewMessage, StoreError, StoreRefused, StoreUnavailable
+from pulse_trio.model import Message, Post
+from pulse_trio.store.base import Outcome, StoreError, StoreRefused, StoreUnavailable
 from pulse_trio.store.postgres.group_commit import (
     LANES,
     MAX_APPENDS,
     MAX_STATEMENT_MESSAGES,
     GroupCommit,
-    Rows,
+    Outcomes,
     StoreBusy,
 )
+from tests.contract.people import messages
 
 NOW = datetime(2026, 2, 4, tzinfo=UTC)
 SENDER = UUID(int=1)
 
 
-def new(room: int, number: int = 1) -> NewMessage:
-    return NewMessage(UUID(int=room * 1_000_000 + number), UUID(int=room), SENDER, f"{room}.{number}", None, NOW)
-
-
-def stored(message: NewMessage) -> Message:
-    return Message(
-        message.id, message.conversation_id, SENDER, "x", message.content, False, False, NOW, NOW, 1, 1, None
+def new(room: int, number: int = 1) -> Post:
+    return Post(
+        id=UUID(int=room * 1_000_000 + number),
+        conversation_id=UUID(int=room),
+        actor_id=SENDER,
+        at=NOW,
+        content=f"{room}.{number}",
     )
+
+
+def stored(new: Post) -> Outcome:
+    return (Message(new.id, new.conversation_id, SENDER, "x", new.content, False, False, NOW, NOW, 1, 1, None),)
 
 
 class Statements:
@@ -43,7 +49,7 @@ class Statements:
         self.gate: trio.Event | None = None
         self.poison: dict[int, StoreError] = {}
 
-    async def append(self, messages: Sequence[NewMessage]) -> Rows:
+    async def append(self, messages: Sequence[Post]) -> Outcomes:
         self.running += 1
         self.max_running = max(self.max_running, self.running)
         try:
@@ -51,11 +57,11 @@ class Statements:
         finally:
             self.running -= 1
 
-    async def append_isolated(self, messages: Sequence[NewMessage]) -> Rows:
+    async def append_isolated(self, messages: Sequence[Post]) -> Outcomes:
         self.isolated.append(messages[0].conversation_id.int)
         return await self._append(messages)
 
-    async def _append(self, messages: Sequence[NewMessage]) -> Rows:
+    async def _append(self, messages: Sequence[Post]) -> Outcomes:
         self.rooms.append([message.conversation_id.int for message in messages])
         if self.gate is not None:
             await self.gate.wait()
@@ -82,11 +88,11 @@ class Writers:
     async def _append(self, room: int, count: int, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                rows = await self.group_commit.append([new(room, number) for number in range(count)])
+                outcomes = await self.group_commit.append([new(room, number) for number in range(count)])
             except StoreError as error:
                 self.outcomes[room] = error
             else:
-                self.outcomes[room] = [row.content for row in rows if row is not None]
+                self.outcomes[room] = [message.content for message in messages(outcomes)]
 
 
 @asynccontextmanager
