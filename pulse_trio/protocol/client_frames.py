@@ -6,7 +6,19 @@ connection it may be left out.
 
 from typing import ClassVar, TypeAlias
 
-from pulse_trio.protocol.fields import ClientId, Content, ConversationId, Epoch, MessageId, Revs, Seq, Token, UserIds
+from pulse_trio.protocol.fields import (
+    ClientId,
+    Content,
+    ConversationId,
+    Epoch,
+    FeatureNames,
+    MeRev,
+    MessageId,
+    Revs,
+    Seq,
+    Token,
+    UserIds,
+)
 from pulse_trio.protocol.frames import Frame
 
 
@@ -59,11 +71,16 @@ class SendAuth(Frame, frozen=True, tag="auth"):
 
 
 class SendResume(Frame, frozen=True, tag="resume"):
-    """Resumes these conversations after the last rev seen in each; the first frame of a session."""
+    """Resumes these conversations after the last rev seen in each; the first frame of a session.
+
+    `features` replace those of the handshake. `me` resumes the user's own sequence after the last `me_rev` seen.
+    """
 
     is_session_only: ClassVar[bool] = True
     revs: Revs
     epoch: Epoch | None = None
+    features: FeatureNames | None = None
+    me: MeRev | None = None
 
 
 class SendWatch(Frame, frozen=True, tag="watch"):
@@ -73,7 +90,7 @@ class SendWatch(Frame, frozen=True, tag="watch"):
     user_ids: UserIds
 
 
-ConversationFrame: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping | SendRead
+AboutConversation: TypeAlias = SendMessage | EditMessage | DeleteMessage | SendTyping | SendRead
 """Frames about one conversation."""
 
-ClientFrame: TypeAlias = ConversationFrame | SendPing | SendAuth | SendResume | SendWatch
+ClientFrame: TypeAlias = AboutConversation | SendPing | SendAuth | SendResume | SendWatch

@@ -63,6 +63,17 @@ Rev: TypeAlias = Annotated[
         ge=1, description="Number of a change in its conversation; an edit gives the message a new one.", examples=[42]
     ),
 ]
+MeRev: TypeAlias = Annotated[
+    int,
+    Meta(ge=0, le=MAX_REV, description="Number of a change in the user's own sequence.", examples=[813]),
+]
+FeatureNames: TypeAlias = Annotated[
+    list[str],
+    Meta(
+        description="Kinds of changes that the client asks for, or is sent; unknown names are ignored.",
+        examples=[["conversation", "me", "members"]],
+    ),
+]
 Epoch: TypeAlias = Annotated[
     str,
     Meta(
@@ -73,6 +84,18 @@ Epoch: TypeAlias = Annotated[
 
 # --- in server frames ---
 
+PrevRev: TypeAlias = Annotated[
+    int,
+    Meta(
+        ge=0,
+        description="The `rev` of the change before this one, of the kinds that the client asked for; if it is higher "
+        "than the last one it has, the client missed something. Only if the client asked for features.",
+        examples=[41],
+    ),
+]
+PrevMeRev: TypeAlias = Annotated[
+    int, Meta(ge=0, description="The `me_rev` of the change before this one.", examples=[812])
+]
 Time: TypeAlias = Annotated[
     str,
     Meta(

@@ -13,8 +13,12 @@ from pulse_trio.protocol.fields import (
     EchoedClientId,
     Epoch,
     Event,
+    FeatureNames,
     LastRev,
     LastSeq,
+    MeRev,
+    PrevMeRev,
+    PrevRev,
     Rev,
     Seconds,
     Seq,
@@ -66,6 +70,7 @@ class MessageFrame(Frame, frozen=True, tag="message"):
     seq: Seq
     rev: Rev
     client_id: ClientId | UnsetType = UNSET
+    prev_rev: PrevRev | UnsetType = UNSET
 
 
 class MessageUpdatedFrame(MessageFrame, frozen=True, kw_only=True, tag="message_updated"):
@@ -86,6 +91,39 @@ class MessageDeletedFrame(Frame, frozen=True, tag="message_deleted"):
     seq: Seq
     rev: Rev
     client_id: ClientId | UnsetType = UNSET
+    prev_rev: PrevRev | UnsetType = UNSET
+
+
+class MemberEntry(msgspec.Struct, frozen=True):
+    """A member as they now are, or somebody who left."""
+
+    user_id: UUID
+    username: Username
+    is_member: bool
+    rev: Rev
+    actor_id: Annotated[UUID | None, Meta(description="The user who added or removed them; null if unknown.")]
+
+
+class MemberFrame(Frame, frozen=True, tag="member"):
+    """Members that were added or removed; with the feature `members`. `rev` is that of the last entry."""
+
+    conversation_id: UUID
+    rev: Rev
+    prev_rev: PrevRev
+    member_count: Annotated[int, Meta(ge=0, description="The number of members.", examples=[12])]
+    members: list[MemberEntry]
+
+
+class ConversationFrame(Frame, frozen=True, tag="conversation"):
+    """The properties of the conversation as they now are; with the feature `conversation`."""
+
+    conversation_id: UUID
+    rev: Rev
+    prev_rev: PrevRev
+    name: str | None
+    description: str | None
+    owner_id: UUID
+    actor_id: Annotated[UUID | None, Meta(description="The user who changed them; null if unknown.")]
 
 
 class TypingFrame(Frame, frozen=True, tag="typing"):
@@ -117,6 +155,7 @@ class SystemFrame(Frame, frozen=True, kw_only=True, tag="system"):
         Annotated[int, Meta(description="Number of users it is about; if `user_ids` has fewer, reload the members.")]
         | UnsetType
     ) = UNSET
+    features: FeatureNames | UnsetType = UNSET
 
 
 class PresentUser(msgspec.Struct, frozen=True):
@@ -198,17 +237,41 @@ class SessionFrame(Frame, frozen=True, tag="session"):
     user_id: UUID
     username: Username
     epoch: Epoch
+    features: FeatureNames | UnsetType = UNSET
+    me_rev: MeRev | UnsetType = UNSET
+
+
+class FeaturesFrame(Frame, frozen=True, tag="features"):
+    """The answer to the `features` of a `resume` frame, before anything else."""
+
+    is_session_only: ClassVar[bool] = True
+    features: FeatureNames
+    me_rev: MeRev | UnsetType = UNSET
+
+
+class MembershipFrame(Frame, frozen=True, tag="membership"):
+    """The user's own membership of a conversation as it now is; with the feature `me`.
+
+    They were added, removed, or their read position moved, on any of their devices. `read_seq` is 0 for no member.
+    """
+
+    is_session_only: ClassVar[bool] = True
+    conversation_id: UUID
+    is_member: bool
+    read_seq: Annotated[int, Meta(ge=0, description="The `seq` up to which the user has read.", examples=[42])]
+    me_rev: MeRev
+    prev_me_rev: PrevMeRev
 
 
 class ConversationAddedFrame(Frame, frozen=True, tag="conversation_added"):
-    """The user of this session was added to a conversation; its events follow."""
+    """The user of this session was added to a conversation; its events follow. Not with the feature `me`."""
 
     is_session_only: ClassVar[bool] = True
     conversation_id: UUID
 
 
 class ConversationRemovedFrame(Frame, frozen=True, tag="conversation_removed"):
-    """The user of this session is no longer in this conversation; no more of its events follow."""
+    """The user of this session is not in this conversation any more. Not with the feature `me`."""
 
     is_session_only: ClassVar[bool] = True
     conversation_id: UUID
@@ -228,6 +291,8 @@ ServerFrame: TypeAlias = (
     MessageFrame
     | MessageUpdatedFrame
     | MessageDeletedFrame
+    | MemberFrame
+    | ConversationFrame
     | TypingFrame
     | SystemFrame
     | PresenceFrame
@@ -237,6 +302,8 @@ ServerFrame: TypeAlias = (
     | AuthFrame
     | PongFrame
     | SessionFrame
+    | FeaturesFrame
+    | MembershipFrame
     | ConversationAddedFrame
     | ConversationRemovedFrame
 )

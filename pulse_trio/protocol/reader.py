@@ -23,6 +23,8 @@ from pulse_trio.protocol.fields import (
     Content,
     ConversationId,
     Epoch,
+    FeatureNames,
+    MeRev,
     MessageId,
     Revs,
     Seq,
@@ -185,6 +187,18 @@ def _read_revs(value: Any, field: str) -> dict[UUID, int]:
     return revs
 
 
+def _read_me_rev(value: Any, field: str) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_REV:
+        raise _invalid(field, "must be a rev: a whole number, 0 or more")
+    return value
+
+
+def _read_feature_names(value: Any, field: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise _invalid(field, "must be a list of names")
+    return value
+
+
 def _invalid(field: str, rule: str) -> FrameError:
     return FrameError(ErrorCode.INVALID_FRAME, f"`{field}` {rule}", field=field)
 
@@ -193,6 +207,8 @@ _READERS: Final[Mapping[Any, FieldReader]] = {
     ClientId: _read_client_id,
     ConversationId: _id_reader("conversation"),
     Epoch: _read_string,
+    FeatureNames: _read_feature_names,
+    MeRev: _read_me_rev,
     MessageId: _id_reader("message"),
     Revs: _read_revs,
     Seq: _read_seq,

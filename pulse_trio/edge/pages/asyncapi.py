@@ -12,9 +12,9 @@ from pulse_trio.protocol import (
     BEARER_PREFIX,
     SESSION_ONLY,
     SUBPROTOCOL,
+    AboutConversation,
     ClientFrame,
     CloseCode,
-    ConversationFrame,
     Frame,
     ServerFrame,
 )
@@ -25,7 +25,7 @@ Schema = dict[str, Any]
 CLIENT_FRAMES: Final[tuple[type[Frame], ...]] = get_args(ClientFrame)
 SERVER_FRAMES: Final[tuple[type[Frame], ...]] = get_args(ServerFrame)
 _FRAMES: Final = (*CLIENT_FRAMES, *SERVER_FRAMES)
-_ABOUT_ONE: Final = frozenset(get_args(ConversationFrame))
+_ABOUT_ONE: Final = frozenset(get_args(AboutConversation))
 
 _DESCRIPTION: Final = """\
 Live messages of conversations. Accounts, conversations and history go over REST: `/openapi.json`.
