@@ -62,6 +62,7 @@ class ErrorCode(Enum):
         403,
         "Only its sender may edit a message; its sender and the owner may delete it",
     )
+    CONFLICT = ("conflict", 409, "The message has changed since; look at it before you edit it")
     CANNOT_RESUME = ("cannot_resume", 409, "Cannot resume from there; reload the history")
 
     def __init__(self, code: str, status: int, sentence: str) -> None:

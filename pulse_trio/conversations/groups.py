@@ -1,31 +1,29 @@
 """Conversations and their members: create, add, remove, rename.
 
-Each change is one statement of the store, and what follows from it in the rooms. Both are shielded together: a caller
-who hangs up in between must not leave rooms that know nothing of a committed change. If the answer about members is
-lost, the store is asked later whether it was committed (`MemberUpdates.recheck_later`).
+A change of a conversation is a command for its room, whose writer carries it out and whose feed delivers it; a caller
+who hangs up changes nothing about that. A creation, for which there is no room yet, is shielded together with its
+notifications. If its answer is lost, the store is asked later whether it was committed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import trio
 
 from pulse_trio.conversations.core import Core
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.model import AddMembers, Change, Command, Leave, RemoveMember, SetProperties, User
+from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.store.base import (
     Conversation,
+    Created,
     NewConversation,
+    NoSuchMember,
     NotAGroup,
     NotAMember,
     StoreUnavailable,
     TooManyMembers,
-    User,
 )
-
-MAX_NAMES_SHOWN: Final = 3  # in the sentence about users who were added
-REMOVED: Final = "removed from the conversation"  # the reason in close frames
 
 
 async def create(
@@ -47,7 +45,7 @@ async def create(
         TooManyMembers: more than `PULSE_MAX_GROUP_MEMBERS`.
         UnknownUsers: some of the members do not exist.
         StoreUnavailable: it may be created or not.
-    Cancelled: never between the store and the rooms.
+    Cancelled: it may be done or not; if it is, the rooms know of it.
     """
     if len(other_ids) + 1 > core.settings.max_group_members:
         raise TooManyMembers
@@ -60,15 +58,26 @@ async def create(
         member_ids=(owner.id, *other_ids),
         created_at=core.clock(),
     )
-    with (
-        core.hub.members.changing(new.id, new.member_ids),
-        _recheck_lost_additions(core, new.id, new.member_ids),
-        _shielded_change(core),
-    ):
-        conversation, is_new = await core.store.create_conversation(new)
-        if is_new or not conversation.head.last_rev:  # perhaps the answer to its creation was lost
-            await core.hub.members.add_users(conversation.id, new.member_ids, conversation.head.members_version)
-    return conversation, is_new
+    try:
+        with trio.fail_after(core.settings.store_timeout, shield=True):
+            created = await _create(core, new)
+            is_new = created.is_new or created.conversation.id == new.id  # else the answer to the first try was lost
+            if is_new:
+                await core.hub.members.notify_created(created.conversation.id, new.member_ids, created.memberships)
+    except (StoreUnavailable, trio.TooSlowError):
+        core.hub.members.recheck_creation(new.id, new.member_ids)
+        raise StoreUnavailable("the creation has no answer") from None
+    return created.conversation, is_new
+
+
+async def _create(core: Core, new: NewConversation) -> Created:
+    """Creates a conversation; retries while the store is away, as the same id makes that harmless."""
+    backoff = Backoff(core.hub.random)
+    while True:
+        try:
+            return await core.store.create_conversation(new)
+        except StoreUnavailable:
+            await backoff.wait()
 
 
 async def update(core: Core, conversation_id: UUID, actor: User, changes: Mapping[str, str | None]) -> Conversation:
@@ -84,17 +93,26 @@ async def update(core: Core, conversation_id: UUID, actor: User, changes: Mappin
         NotAMember: the actor is not in the conversation, or it does not exist.
         NotAGroup: it is a one-to-one conversation.
         StoreUnavailable: it may be changed or not.
-    Cancelled: never between the store and the rooms.
+    Cancelled: it may be done or not; if it is, the rooms know of it.
     """
     if not changes:
         found = await get(core, conversation_id, actor)
         if not found.is_group:
             raise NotAGroup
         return found
-    with _shielded_change(core):
-        changed = await core.store.rename(conversation_id, actor.id, dict(changes), now=core.clock())
-        core.hub.rooms.announce(conversation_id, "renamed", f"User {actor.username} renamed the conversation", actor.id)
-    return changed
+    await require_member(core, conversation_id, actor)
+    await _apply(
+        core,
+        SetProperties(
+            id=core.ids(),
+            conversation_id=conversation_id,
+            actor_id=actor.id,
+            at=core.clock(),
+            actor_username=actor.username,
+            values=changes,
+        ),
+    )
+    return await get(core, conversation_id, actor)
 
 
 async def add_members(core: Core, conversation_id: UUID, actor: User, user_ids: Sequence[UUID]) -> Conversation:
@@ -112,27 +130,21 @@ async def add_members(core: Core, conversation_id: UUID, actor: User, user_ids: 
         UnknownUsers: some of the users do not exist.
         TooManyMembers: there would be more than `PULSE_MAX_GROUP_MEMBERS`.
         StoreUnavailable: they may be added or not.
-    Cancelled: never between the store and the rooms.
+    Cancelled: it may be done or not; if it is, the rooms know of it.
     """
-    with (
-        core.hub.members.changing(conversation_id, user_ids),
-        _recheck_lost_additions(core, conversation_id, user_ids),
-        _shielded_change(core),
-    ):
-        added = await core.store.add_members(
-            conversation_id, actor.id, user_ids, limit=core.settings.max_group_members, now=core.clock()
-        )
-        # Also those who were members before: the answer to their addition may have been lost.
-        newcomer_ids = {newcomer.id for newcomer in added.users}
-        current = set(
-            await core.hub.members.add_users(conversation_id, user_ids, added.version, newcomers=newcomer_ids)
-        )
-        newcomers = [newcomer for newcomer in added.users if newcomer.id in current]
-        if newcomers:
-            ids = [newcomer.id for newcomer in newcomers]
-            core.hub.rooms.announce(
-                conversation_id, "added", f"{_named(newcomers)} added by {actor.username}", ids[0], ids
-            )
+    await require_member(core, conversation_id, actor)
+    await _apply(
+        core,
+        AddMembers(
+            id=core.ids(),
+            conversation_id=conversation_id,
+            actor_id=actor.id,
+            at=core.clock(),
+            actor_username=actor.username,
+            user_ids=tuple(user_ids),
+            limit=core.settings.max_group_members,
+        ),
+    )
     return await get(core, conversation_id, actor)
 
 
@@ -146,26 +158,32 @@ async def remove_member(core: Core, conversation_id: UUID, actor: User, user_id:
         NotAGroup: it is a one-to-one conversation.
         OwnerOnly: the actor is not the owner, and the user is another one.
         PulseError: the user is not a member.
-        StoreUnavailable: they may be removed or not; their connections are closed.
-    Cancelled: never between the store and the rooms.
+        StoreUnavailable: they may be removed or not; if they are, they get nothing that is stored after it.
+    Cancelled: it may be done or not; if it is, the rooms know of it.
     """
+    await require_member(core, conversation_id, actor)
+    command: Leave | RemoveMember
+    if user_id == actor.id:
+        command = Leave(
+            id=core.ids(),
+            conversation_id=conversation_id,
+            actor_id=actor.id,
+            at=core.clock(),
+            actor_username=actor.username,
+        )
+    else:
+        command = RemoveMember(
+            id=core.ids(),
+            conversation_id=conversation_id,
+            actor_id=actor.id,
+            at=core.clock(),
+            actor_username=actor.username,
+            user_id=user_id,
+        )
     try:
-        with core.hub.members.changing(conversation_id), _shielded_change(core):
-            removed = await core.store.remove_member(conversation_id, actor.id, user_id, now=core.clock())
-            # Also without a user: perhaps the answer to an earlier removal was lost.
-            is_current = core.hub.members.remove_user(conversation_id, user_id, removed.version, REMOVED)
-            leaver = removed.user
-            if leaver is None:
-                raise no_such_member()
-            if is_current:
-                how = "left the group" if leaver.id == actor.id else f"was removed by {actor.username}"
-                core.hub.rooms.announce(
-                    conversation_id, "removed", f"User {leaver.username} {how}", leaver.id, [leaver.id]
-                )
-    except StoreUnavailable:
-        core.hub.members.reconnect_user(conversation_id, user_id)  # their membership is looked up when they come back
-        core.hub.members.recheck_later(conversation_id, removed=[user_id])
-        raise
+        await _apply(core, command)
+    except NoSuchMember:
+        raise no_such_member() from None
 
 
 async def get(core: Core, conversation_id: UUID, user: User) -> Conversation:
@@ -208,34 +226,16 @@ def no_such_member() -> PulseError:
     return PulseError(ErrorCode.NOT_FOUND, "There is no such member")
 
 
-@contextmanager
-def _shielded_change(core: Core) -> Iterator[None]:
-    """Shields a change of the store and what follows from it, for at most `PULSE_STORE_TIMEOUT` seconds.
+async def _apply(core: Core, command: Command) -> Sequence[Change]:
+    """Carries out a command.
 
     Raises:
-        StoreUnavailable: it took longer; it may be done or not.
+        Refusal: the store refused it.
+        StoreUnavailable: it may be carried out or not.
     """
     try:
-        with trio.fail_after(core.settings.store_timeout, shield=True):
-            yield
-    except trio.TooSlowError:
-        raise StoreUnavailable("a change took too long") from None
-
-
-@contextmanager
-def _recheck_lost_additions(core: Core, conversation_id: UUID, user_ids: Sequence[UUID]) -> Iterator[None]:
-    """Wraps an addition of users: if its answer is lost, whether it was committed is looked up later."""
-    try:
-        yield
-    except StoreUnavailable:
-        core.hub.members.recheck_later(conversation_id, added=user_ids)
+        return await core.hub.apply(command)
+    except PulseError as error:
+        if error.code is ErrorCode.NOT_STORED:  # whose sentence is about messages
+            raise StoreUnavailable("the change has no answer") from None
         raise
-
-
-def _named(users: Sequence[User]) -> str:
-    """Names users for a sentence, without listing hundreds of them."""
-    if len(users) == 1:
-        return f"User {users[0].username} was"
-    names = [user.username for user in users[:MAX_NAMES_SHOWN]]
-    rest = len(users) - len(names)
-    return f"Users {', '.join(names)} and {rest} more were" if rest else f"Users {', '.join(names)} were"

@@ -4,13 +4,15 @@
 not be connected. Both lead to the room's writer.
 """
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from pulse_trio.conversations.core import Core
 from pulse_trio.conversations.groups import require_member
+from pulse_trio.model import Change, Delete, Edit, Message, Post, User
 from pulse_trio.protocol import DeleteMessage, EditMessage, SendMessage
 from pulse_trio.rooms.subscription import Subscription
-from pulse_trio.store.base import Message, NewMessage, NotAMember, ReadState, Revision, User
+from pulse_trio.store.base import NotAMember, ReadState
 
 
 async def send(core: Core, subscription: Subscription, frame: SendMessage) -> None:
@@ -22,10 +24,13 @@ async def send(core: Core, subscription: Subscription, frame: SendMessage) -> No
 
 async def revise(core: Core, subscription: Subscription, frame: EditMessage | DeleteMessage) -> None:
     """Submits a connection's edit or deletion. Cancelled: it was not submitted."""
-    content = frame.content if isinstance(frame, EditMessage) else None
-    user = subscription.connection.user
-    revision = _new_revision(core, subscription.conversation_id, frame.message_id, user, content)
-    await core.hub.submit(subscription, revision, frame.client_id)
+    conversation_id, user = subscription.conversation_id, subscription.connection.user
+    command: Edit | Delete
+    if isinstance(frame, EditMessage):
+        command = _edit(core, conversation_id, frame.message_id, user, frame.content)
+    else:
+        command = _delete(core, conversation_id, frame.message_id, user)
+    await core.hub.submit(subscription, command, frame.client_id)
 
 
 async def post(
@@ -48,7 +53,7 @@ async def post(
     """
     await require_member(core, conversation_id, sender)
     new = _new_message(core, conversation_id, sender, content, client_id)
-    message = await core.hub.store(new, client_id)
+    message = _message(await core.hub.apply(new, client_id))
     is_new = message.id == new.id
     # The store also finds earlier messages of a sender who has been removed since.
     if not is_new and await core.store.membership(conversation_id, sender.id) is None:
@@ -56,7 +61,9 @@ async def post(
     return message, is_new
 
 
-async def edit(core: Core, conversation_id: UUID, message_id: UUID, actor: User, content: str) -> Message:
+async def edit(
+    core: Core, conversation_id: UUID, message_id: UUID, actor: User, content: str, *, if_rev: int | None = None
+) -> Message:
     """Gives a message new content; its sender may. Returns it as it then is.
 
     Args:
@@ -65,26 +72,28 @@ async def edit(core: Core, conversation_id: UUID, message_id: UUID, actor: User,
         message_id: the message.
         actor: the user who edits it.
         content: a text that `protocol.content_problem` accepts.
+        if_rev: the rev that the message must have; None for any.
 
     Raises:
-        NotAMember: the actor is not in the conversation, or it does not exist.
-        PulseError: there is no such message, it is not the actor's, or it could not be stored in time.
+        Refusal: the actor is not in the conversation, there is no such message, it is not the actor's, or it has
+            another rev.
+        PulseError: it could not be stored in time.
         StoreUnavailable: the room could not be opened.
     Cancelled: the change may be made or not.
     """
     await require_member(core, conversation_id, actor)
-    return await core.hub.store(_new_revision(core, conversation_id, message_id, actor, content))
+    return _message(await core.hub.apply(_edit(core, conversation_id, message_id, actor, content, if_rev)))
 
 
 async def delete(core: Core, conversation_id: UUID, message_id: UUID, actor: User) -> None:
     """Deletes a message; its sender and the owner of the conversation may. A tombstone stays.
 
     Raises:
-        NotAMember, PulseError, StoreUnavailable: as `edit`.
+        Refusal, PulseError, StoreUnavailable: as `edit`.
     Cancelled: the change may be made or not.
     """
     await require_member(core, conversation_id, actor)
-    await core.hub.store(_new_revision(core, conversation_id, message_id, actor, None))
+    await core.hub.apply(_delete(core, conversation_id, message_id, actor))
 
 
 async def mark_read(core: Core, conversation_id: UUID, user: User, seq: int) -> ReadState:
@@ -99,23 +108,38 @@ async def mark_read(core: Core, conversation_id: UUID, user: User, seq: int) -> 
     return await core.hub.read_positions.mark_read(conversation_id, user.id, seq)
 
 
-def _new_message(core: Core, conversation_id: UUID, sender: User, content: str, client_id: str | None) -> NewMessage:
-    return NewMessage(
+def _new_message(core: Core, conversation_id: UUID, sender: User, content: str, client_id: str | None) -> Post:
+    return Post(
         id=core.ids(),
         conversation_id=conversation_id,
-        sender_id=sender.id,
+        actor_id=sender.id,
+        at=core.clock(),
         content=content,
         client_id=client_id,
-        created_at=core.clock(),
     )
 
 
-def _new_revision(core: Core, conversation_id: UUID, message_id: UUID, actor: User, content: str | None) -> Revision:
-    return Revision(
+def _edit(
+    core: Core, conversation_id: UUID, message_id: UUID, actor: User, content: str, if_rev: int | None = None
+) -> Edit:
+    return Edit(
         id=core.ids(),
         conversation_id=conversation_id,
-        message_id=message_id,
         actor_id=actor.id,
+        at=core.clock(),
+        message_id=message_id,
         content=content,
-        made_at=core.clock(),
+        if_rev=if_rev,
     )
+
+
+def _delete(core: Core, conversation_id: UUID, message_id: UUID, actor: User) -> Delete:
+    return Delete(
+        id=core.ids(), conversation_id=conversation_id, actor_id=actor.id, at=core.clock(), message_id=message_id
+    )
+
+
+def _message(changes: Sequence[Change]) -> Message:
+    (message,) = changes
+    assert isinstance(message, Message)
+    return message

@@ -1,18 +1,21 @@
 """Catching up: reads committed changes, for subscriptions that missed some and for a feed with a gap."""
 
 import random
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 import trio
 
-from pulse_trio.protocol import Encoded, encode
+from pulse_trio.model import Change, Kind
+from pulse_trio.protocol import Encoded
 from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.change_frames import encode_changes
 from pulse_trio.rooms.connection import pieces
-from pulse_trio.rooms.message_frames import change_frame
 from pulse_trio.rooms.subscription import Subscription
-from pulse_trio.store.base import Message, Store, StoreUnavailable
+from pulse_trio.store.base import Store, StoreUnavailable
 
 PAGE_CHANGES: Final = 256  # read at a time: with the longest messages about the size of an outbox
 # Pages kept for other subscriptions: those of a few hundred rooms whose clients all reconnect at once.
@@ -26,28 +29,29 @@ class _Page:
 
     Attributes:
         as_of: the page, and the pages after it, have every change up to this rev.
-        chunks: frames that are written together, and the rev of the last of them; None until they are read.
+        chunks: frames that are written together, and the rev of each; None until they are read.
         is_last: True if no change follows.
         size: bytes.
         read: set when it is read, or its reader has been cancelled.
     """
 
     as_of: int
-    chunks: list[tuple[list[Encoded], int]] | None = None
+    chunks: list[tuple[list[Encoded], list[int]]] | None = None
     is_last: bool = False
     size: int = 0
     read: trio.Event = field(default_factory=trio.Event)
 
-    def fill(self, messages: list[Message]) -> None:
-        """Sets the changes."""
+    def fill(self, changes: Sequence[Change], mask: int, after_rev: int) -> None:
+        """Sets the changes, which follow `after_rev`."""
         self.chunks = []
-        revs = iter([message.rev for message in messages])
-        for piece in pieces([encode(change_frame(message)) for message in messages]):
-            self.chunks.append((piece, [next(revs) for _ in piece][-1]))
+        encoded = encode_changes(changes, mask, after_rev)
+        revs = iter([rev for rev, _ in encoded])
+        for piece in pieces([frame for _, frame in encoded]):
+            self.chunks.append((piece, [next(revs) for _ in piece]))
             self.size += sum(len(frame.wire) for frame in piece)
-        self.is_last = len(messages) < PAGE_CHANGES
-        if messages and self.is_last:
-            self.as_of = max(self.as_of, messages[-1].rev)
+        self.is_last = len(changes) < PAGE_CHANGES
+        if changes and self.is_last:
+            self.as_of = max(self.as_of, changes[-1].rev)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,9 @@ class CatchUp:
     store: Store
     timeout: float
     rand: random.Random
-    _pages: dict[tuple[UUID, int], _Page] = field(default_factory=dict)  # by the rev before their first change
+    _pages: dict[tuple[UUID, int, int], _Page] = field(default_factory=dict)  # by features, and the rev before them
 
-    async def read_page(self, conversation_id: UUID, after_rev: int) -> list[Message]:
+    async def read_page(self, conversation_id: UUID, after_rev: int, kinds: int = Kind.ALL) -> list[Change]:
         """Reads the next page of changes; retries until the store answers, because the changes are committed.
 
         Cancelled: nothing was read.
@@ -74,7 +78,9 @@ class CatchUp:
         while True:
             try:
                 with trio.fail_after(self.timeout):
-                    return await self.store.changes(conversation_id, after_rev=after_rev, limit=PAGE_CHANGES)
+                    return await self.store.changes(
+                        conversation_id, after_rev=after_rev, kinds=kinds, limit=PAGE_CHANGES
+                    )
             except (StoreUnavailable, trio.TooSlowError):
                 await backoff.wait()
 
@@ -83,21 +89,27 @@ class CatchUp:
 
         Changes that are committed meanwhile are read from the store, too: none is held in memory. Between the last
         page and `is_live` there is no await, so the client misses none and gets none twice. Between two pages the
-        connection sends the frames of other conversations.
+        connection sends the frames of other conversations. What the room has not delivered yet waits until it has: a
+        removal of the user may come before it.
 
         Cancelled: the connection ends.
         """
         page = await self._next_page(subscription)
         assert page.chunks is not None
-        for frames, last_rev in page.chunks:
+        for frames, revs in page.chunks:
             if subscription.is_removed:
                 return
-            subscription.cursor = last_rev
-            await subscription.connection.send_now(frames, subscription)
-        if page.chunks and subscription.cursor < subscription.target:
-            subscription.catch_up_later()
-        else:
+            delivered = bisect_right(revs, subscription.target)
+            if delivered:
+                subscription.cursor = revs[delivered - 1]
+                await subscription.connection.send_now(frames[:delivered], subscription)
+            if delivered < len(revs):
+                subscription.wait_for(revs[delivered])
+                return
+        if page.is_last and subscription.target <= page.as_of:
             subscription.is_live = True
+        else:
+            subscription.catch_up_later()
 
     def forget(self, conversation_id: UUID) -> None:
         """Drops the pages of a conversation: it has changed, or its room ends."""
@@ -107,14 +119,14 @@ class CatchUp:
 
     async def _next_page(self, subscription: Subscription) -> _Page:
         """Returns the next page: one read for another subscription if nothing has changed since, or a new one."""
-        key = subscription.conversation_id, subscription.cursor
+        conversation_id, after_rev, mask = key = subscription.conversation_id, subscription.cursor, subscription.mask
         while (page := self._pages.get(key)) is not None and subscription.target <= page.as_of:
             if page.chunks is not None:
                 return page
             await page.read.wait()
         page = self._pages[key] = _Page(as_of=subscription.target)
         try:
-            page.fill(await self.read_page(*key))
+            page.fill(await self.read_page(conversation_id, after_rev, mask & Kind.ALL), mask, after_rev)
         finally:
             page.read.set()
             if page.chunks is None and self._pages.get(key) is page:

@@ -9,9 +9,9 @@ import trio
 
 from pulse_trio.errors import PulseError
 from pulse_trio.metrics import GONE, Metrics
+from pulse_trio.model import Features, User
 from pulse_trio.protocol import CloseCode, Encoded, encode, error_frame
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import User
 
 # The outbox is bounded by bytes; this bounds the memory of the channel itself. A typing frame, the
 # smallest, has about 150 bytes, so the default of 1 MiB is reached first.
@@ -101,14 +101,19 @@ class Connection:
         pending_messages: messages of this connection that may wait for the store.
         on_ended: called once when `run` has ended, to stop the task that reads from the WebSocket.
         metrics: counts its frames and its end.
-        greeting: makes it a session's connection, which carries all of its user's conversations: `run` sends this
-            frame first, and everything else waits in the outbox until `release`.
+        features: the kinds of changes that its client asked for.
+        is_session: it carries all of its user's conversations: `run` sends `greeting` first, and everything else waits
+            in the outbox until `release`.
+
+    Attributes:
+        features: may be replaced until `release`.
+        greeting: the first frame of a session; must be set before `run`.
+        first_frame: sent before what waits in the outbox when `release` is called; the answer to a `resume`.
     """
 
     __slots__ = (
         "_close",
         "_flushing",
-        "_greeting",
         "_is_open",
         "_on_ended",
         "_outbox",
@@ -122,6 +127,9 @@ class Connection:
         "_write_nowait",
         "capacity",
         "dropped_frames",
+        "features",
+        "first_frame",
+        "greeting",
         "is_session",
         "metrics",
         "transport",
@@ -137,13 +145,16 @@ class Connection:
         pending_messages: int,
         on_ended: Callable[[], object],
         metrics: Metrics | None = None,
-        greeting: Encoded | None = None,
+        features: Features | None = None,
+        is_session: bool = False,
     ) -> None:
         self.user = user
         self.metrics = Metrics() if metrics is None else metrics
-        self.is_session = greeting is not None
-        self._greeting = greeting
-        self._released = None if greeting is None else trio.Event()
+        self.features = Features() if features is None else features
+        self.is_session = is_session
+        self.greeting: Encoded | None = None
+        self.first_frame: Encoded | None = None
+        self._released = trio.Event() if is_session else None
         self.transport = transport
         self._write_nowait = transport.write_nowait  # bound once: it is called for every frame of every connection
         self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
@@ -153,7 +164,7 @@ class Connection:
         self._queued_bytes = 0
         self._flushing = 0  # bytes that the transport has taken and not flushed
         # Items in the outbox or at the task, and the greeting. While there is any, no frame may overtake it.
-        self._pending = 0 if greeting is None else 1
+        self._pending = 1 if is_session else 0
         self._sending: list[Owner] = []  # of the frames that the transport is sending
         self._is_open = True
         self._scope = trio.CancelScope()
@@ -247,10 +258,11 @@ class Connection:
         self._queued_bytes -= self._flushing
         self._flushing = 0
 
-    async def send_now(self, frames: Sequence[Encoded], owner: Owner) -> None:
+    async def send_now(self, frames: Sequence[Encoded], owner: Owner | None = None) -> None:
         """Sends frames past the outbox; only for a job that `run_later` runs."""
         self.metrics.catch_up_frames += len(frames)
-        self._sending.append(owner)
+        if owner is not None:
+            self._sending.append(owner)
         if self._write_nowait(b"".join(frame.wire for frame in frames)) >= 0:
             await self.transport.flush()
         else:
@@ -323,16 +335,21 @@ class Connection:
 
     async def _greet(self) -> None:
         """Sends the greeting of a session's connection, and waits for `release`."""
-        if self._greeting is None or self._released is None:
+        if self.greeting is None or self._released is None:
             return
-        self.metrics.frames_out[self._greeting.kind] += 1
-        if self._write_nowait(self._greeting.wire) >= 0:
+        await self._send_alone(self.greeting)
+        await self._released.wait()
+        if self.first_frame is not None:
+            await self._send_alone(self.first_frame)
+        self.greeting = self.first_frame = self._released = None
+        self._pending -= 1
+
+    async def _send_alone(self, frame: Encoded) -> None:
+        self.metrics.frames_out[frame.kind] += 1
+        if self._write_nowait(frame.wire) >= 0:
             await self.transport.flush()
         else:
-            await self.transport.send([self._greeting])
-        await self._released.wait()
-        self._greeting = self._released = None
-        self._pending -= 1
+            await self.transport.send([frame])
 
     def _join_frames(self, first: _OwnedFrame) -> tuple[list[Encoded], int, _OwnedFrame | _Job | None]:
         """Takes frames from the outbox to be sent in one call.
@@ -389,7 +406,8 @@ def open_connection(
     on_ended: Callable[[], object],
     metrics: Metrics,
     *,
-    greeting: Encoded | None = None,
+    features: Features | None = None,
+    is_session: bool = False,
 ) -> Connection:
     """Makes a connection with the bounds from the settings."""
     return Connection(
@@ -399,5 +417,6 @@ def open_connection(
         pending_messages=settings.pending_messages,
         on_ended=on_ended,
         metrics=metrics,
-        greeting=greeting,
+        features=features,
+        is_session=is_session,
     )

@@ -1,10 +1,13 @@
-"""A feed: the changes of one conversation, delivered to its subscriptions in the order of rev.
+"""A feed: the changes of one conversation, delivered to its audience in the order of rev.
 
 Changes come from the room's writer as they are committed. A gap before one is read from the store: it was committed
-without an answer, and its sender gave up before the retry.
+without an answer, and its sender gave up before the retry. So a change of the members takes effect at its own place in
+the order: what was committed before a user's removal reaches them, and nothing that was committed after it does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -12,15 +15,39 @@ import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.protocol import encode
+from pulse_trio.model import AddMembers, Change, Command, Kind, Member, Message, Post, Properties
+from pulse_trio.protocol import Encoded
+from pulse_trio.rooms.audience import Audience
 from pulse_trio.rooms.catch_up import CatchUp
-from pulse_trio.rooms.connection import Transport, pieces
-from pulse_trio.rooms.message_frames import change_frame
+from pulse_trio.rooms.change_frames import encode_changes, encode_messages
+from pulse_trio.rooms.connection import pieces
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import Stored
-from pulse_trio.store.base import Head, Message, NewMessage
+from pulse_trio.store.base import Head
+
+MAX_DELIVERIES_A_TURN: Final = 1_000  # to subscriptions, before other tasks have their turn: about 5 ms
 
 log = structlog.get_logger(__name__)
+
+
+class Effects(Protocol):
+    """The effects of changes on a room, beside the frames that carry them."""
+
+    async def admit_ahead(self, members: Sequence[Member]) -> None:
+        """Subscribes the sessions of many users who were added, spread over turns of the loop."""
+
+    def apply_members(self, members: Sequence[Member]) -> None:
+        """Subscribes the sessions of users who were added, and ends the subscriptions of users who were removed."""
+
+    def announce_members(
+        self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], command: Command | None
+    ) -> None:
+        """Sends `added` and `removed` to clients that did not ask for members."""
+
+    def announce_properties(
+        self, audience: Sequence[Subscription], mask: int, properties: Properties, command: Command | None
+    ) -> None:
+        """Sends `renamed` to clients that did not ask for the properties."""
 
 
 class Feed:
@@ -28,7 +55,8 @@ class Feed:
 
     Args:
         conversation_id: the conversation.
-        subscriptions: those of the room, which keeps them.
+        audience: the subscriptions of the room, which keeps them.
+        effects: the room, for what changes do beside being sent.
         catch_up: reads committed changes.
         store_timeout: seconds after which a transaction that the store is still at has ended.
         metrics: counts the frames.
@@ -37,25 +65,31 @@ class Feed:
     Attributes:
         last_seq: the highest seq delivered.
         last_rev: the highest rev delivered.
+        last_revs: the highest rev delivered of each kind.
     """
 
     __slots__ = (
+        "_audience",
         "_catch_up",
         "_conversation_id",
+        "_delivered",
+        "_effects",
+        "_is_delivering",
         "_metrics",
         "_nursery",
         "_on_rechecked",
         "_recheck_scope",
         "_store_timeout",
-        "_subscriptions",
         "last_rev",
+        "last_revs",
         "last_seq",
     )
 
     def __init__(
         self,
         conversation_id: UUID,
-        subscriptions: Mapping[Transport, Subscription],
+        audience: Audience,
+        effects: Effects,
         *,
         catch_up: CatchUp,
         store_timeout: float,
@@ -64,18 +98,28 @@ class Feed:
     ) -> None:
         self.last_seq = 0
         self.last_rev = 0
+        self.last_revs: dict[int, int] = {}
         self._conversation_id = conversation_id
-        self._subscriptions = subscriptions
+        self._audience = audience
+        self._effects = effects
         self._catch_up = catch_up
         self._store_timeout = store_timeout
         self._metrics = metrics
         self._on_rechecked = on_rechecked
         self._nursery: trio.Nursery | None = None
         self._recheck_scope: trio.CancelScope | None = None
+        # One delivery at a time, as a large one is spread over turns. A `trio.Lock` would cost each message more.
+        self._is_delivering = False
+        self._delivered: trio.Event | None = None
 
     def open(self, head: Head, nursery: trio.Nursery) -> None:
         """Begins after the head of the conversation; `nursery` is the room's."""
         self.last_seq, self.last_rev = head.last_seq, head.last_rev
+        self.last_revs = {
+            Kind.MESSAGE: head.message_rev,
+            Kind.MEMBER: head.members_rev,
+            Kind.CONVERSATION: head.properties_rev,
+        }
         self._nursery = nursery
 
     def close(self) -> None:
@@ -85,34 +129,61 @@ class Feed:
         self._catch_up.forget(self._conversation_id)
 
     @property
+    def members_rev(self) -> int:
+        """The rev of the latest change of the members that was delivered."""
+        return self.last_revs.get(Kind.MEMBER, 0)
+
+    def last_rev_of(self, mask: int) -> int:
+        """Returns the highest rev delivered of the kinds of a mask; 0 before `open`."""
+        return max((rev for kind, rev in self.last_revs.items() if kind & mask), default=0)
+
+    @property
     def is_rechecking(self) -> bool:
         """True while the task that `recheck_later` starts is running."""
         return self._recheck_scope is not None
 
     async def release(self, stored: Sequence[Stored]) -> None:
         """Delivers a committed batch, and reports the outcome to its senders."""
-        news: list[Message] = []  # delivered together, but before anything else is, and before any await
-        for submission, message in sorted(stored, key=lambda item: item[1].rev):
+        news: list[Change] = []  # delivered together, but before anything else is, and before any await
+        command: Command | None = None  # of the news
+        for submission, changes in sorted(stored, key=_first_rev):
             asked = submission.command
-            if isinstance(asked, NewMessage) and message.id != asked.id and not _is_same(message, asked):
-                error = PulseError(ErrorCode.CLIENT_ID_REUSED, field="client_id")
-                submission.sender.refuse(error, submission.client_id)
-                continue
-            last_rev = news[-1].rev if news else self.last_rev
-            is_news = message.rev > last_rev
-            if message.rev > last_rev + 1:
-                self._deliver(news)
-                news = []
-                await self._fill_gap(message.rev - 1)
-            if is_news:
-                news.append(message)
+            if isinstance(asked, Post):
+                message = changes[0]
+                assert isinstance(message, Message)
+                if message.id != asked.id and not _is_same(message, asked):
+                    error = PulseError(ErrorCode.CLIENT_ID_REUSED, field="client_id")
+                    submission.sender.refuse(error, submission.client_id)
+                    continue
+                # A message that the recheck delivered before its answer came is no resend: its sender has it, too.
+                is_own = message.id == asked.id
             else:
-                self._deliver(news)
+                is_own = False
+                command = asked
+                if isinstance(asked, AddMembers) and len(changes) > 1:
+                    await self._fill_gap(changes[0].rev - 1)
+                    await self._admit_ahead(changes)
+            is_news = False
+            for change in changes:
+                last_rev = news[-1].rev if news else self.last_rev
+                if change.rev > last_rev + 1:
+                    await self._deliver(news, command)
+                    news = []
+                    await self._fill_gap(change.rev - 1)
+                if change.rev > last_rev:
+                    is_news = True
+                    news.append(change)
+            if not is_news:
+                await self._deliver(news, command)
                 news = []
-            # A message that the recheck delivered before its answer came is no resend: its sender has it, too.
-            is_own = isinstance(asked, NewMessage) and message.id == asked.id
-            submission.sender.stored(message, is_news=is_news or is_own)
-        self._deliver(news)
+            submission.sender.stored(changes, is_news=is_news or is_own)
+        await self._deliver(news, command)
+
+    async def _admit_ahead(self, changes: Sequence[Change]) -> None:
+        """Prepares the delivery of changes, if many users were added by them: it must not take a long turn."""
+        members = [change for change in changes if isinstance(change, Member)]
+        if len(members) > 1:
+            await self._effects.admit_ahead(members)
 
     def recheck_later(self) -> None:
         """Starts a task that looks for a commit whose answer was lost: all subscriptions must get it, and soon."""
@@ -125,40 +196,107 @@ class Feed:
     async def _recheck(self, scope: trio.CancelScope) -> None:
         """Delivers what the store has: now, and again when the transactions that it is still at have ended."""
         with scope:
-            for _ in range(2):
-                while page := await self._catch_up.read_page(self._conversation_id, self.last_rev):
-                    self._deliver(page)
-                await trio.sleep(self._store_timeout)
+            await self._deliver_stored()
+            await trio.sleep(self._store_timeout)
+            await self._deliver_stored()
         if self._recheck_scope is scope:
             self._recheck_scope = None
             self._on_rechecked()
+
+    async def _deliver_stored(self) -> None:
+        """Delivers everything that the store has."""
+        while page := await self._catch_up.read_page(self._conversation_id, self.last_rev):
+            await self._admit_ahead(page)
+            await self._deliver(page)
 
     async def _fill_gap(self, up_to_rev: int) -> None:
         """Delivers changes from the store up to a rev; the writer releases those after it."""
         while self.last_rev < up_to_rev:
             page = await self._catch_up.read_page(self._conversation_id, self.last_rev)
-            missed = [message for message in page if message.rev <= up_to_rev]
+            missed = [change for change in page if change.rev <= up_to_rev]
             log.info("a gap was filled", conversation_id=str(self._conversation_id), count=len(missed))
-            self._deliver(missed)
+            await self._admit_ahead(missed)
+            await self._deliver(missed)
             if not missed:
                 return
 
-    def _deliver(self, messages: Sequence[Message]) -> None:
-        """Delivers changes to every subscription, in the order of rev."""
-        # `_fill_gap` and `_recheck` may both have read the same changes.
-        news = [message for message in messages if message.rev > self.last_rev]
-        if not news:
+    async def _deliver(self, changes: Sequence[Change], command: Command | None = None) -> None:
+        """Delivers changes in the order of rev, those that were not delivered yet; each takes effect in its place.
+
+        `command`: the command that they are of, if it is known; then it is of all of them.
+        """
+        if not changes:
             return
-        self._catch_up.forget(self._conversation_id)
-        self.last_rev = news[-1].rev
-        self.last_seq = max(self.last_seq, *(message.seq for message in news))
-        frames = [encode(change_frame(message)) for message in news]
-        subscriptions = list(self._subscriptions.values())
+        while self._is_delivering:
+            if self._delivered is None:
+                self._delivered = trio.Event()
+            await self._delivered.wait()
+        self._is_delivering = True
+        try:
+            # `_fill_gap` and `_recheck` may both have read the same changes.
+            news = [change for change in changes if change.rev > self.last_rev]
+            if news:
+                self._catch_up.forget(self._conversation_id)
+                await self._deliver_in_order(news, command)
+        finally:
+            self._is_delivering = False
+            if self._delivered is not None:
+                self._delivered.set()
+                self._delivered = None
+
+    async def _deliver_in_order(self, news: Sequence[Change], command: Command | None) -> None:
+        messages = [change for change in news if isinstance(change, Message)]
+        if len(messages) == len(news):  # nearly always
+            await self._deliver_messages(messages)
+            return
+        for kind, run in groupby(news, key=_kind):
+            part = list(run)
+            if kind == Kind.MESSAGE:
+                await self._deliver_messages([change for change in part if isinstance(change, Message)])
+                continue
+            if kind == Kind.MEMBER:
+                self._effects.apply_members([change for change in part if isinstance(change, Member)])
+            await self._deliver_run(part, kind, command)
+
+    async def _deliver_messages(self, messages: Sequence[Message]) -> None:
+        """Delivers messages to the whole audience."""
+        groups = self._audience.snapshot()
+        encoded = [encode_messages(messages, mask, self.last_rev_of(mask)) for mask, _ in groups]
+        self.last_rev = self.last_revs[Kind.MESSAGE] = messages[-1].rev
+        self.last_seq = max(self.last_seq, *(message.seq for message in messages))
+        for frames, (_, subscriptions) in zip(encoded, groups, strict=True):
+            for at in range(0, len(subscriptions), MAX_DELIVERIES_A_TURN):
+                part = subscriptions[at : at + MAX_DELIVERIES_A_TURN]
+                self._deliver_frames(frames, part)
+                await self._rest(part)
+
+    async def _rest(self, part: Sequence[Subscription]) -> None:
+        """Gives other tasks a turn after a large part of an audience."""
+        if len(part) == MAX_DELIVERIES_A_TURN:
+            # Not cancelled in between: the recheck would leave the rest without the change.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _deliver_run(self, run: Sequence[Change], kind: int, command: Command | None) -> None:
+        """Delivers changes of members, or of the properties, to the whole audience."""
+        groups = self._audience.snapshot()
+        encoded = {mask: encode_changes(run, mask, self.last_rev_of(mask)) for mask, _ in groups if mask & kind}
+        self.last_rev = self.last_revs[kind] = run[-1].rev
+        for mask, subscriptions in groups:
+            for at in range(0, len(subscriptions), MAX_DELIVERIES_A_TURN):
+                part = subscriptions[at : at + MAX_DELIVERIES_A_TURN]
+                if mask & kind:
+                    self._deliver_frames(encoded[mask], part)
+                else:
+                    self._announce(run, mask, part, command)
+                await self._rest(part)
+
+    def _deliver_frames(self, encoded: Sequence[tuple[int, Encoded]], subscriptions: Sequence[Subscription]) -> None:
+        frames = [frame for _, frame in encoded]
         for frame in frames:
             self._metrics.frames_out[frame.kind] += len(subscriptions)
         at = 0
         for piece in pieces(frames):
-            revs = [message.rev for message in news[at : at + len(piece)]]
+            revs = [rev for rev, _ in encoded[at : at + len(piece)]]
             at += len(piece)
             if len(piece) == 1:
                 for subscription in subscriptions:
@@ -168,6 +306,26 @@ class Feed:
                 for subscription in subscriptions:
                     subscription.deliver_changes(revs, piece, wire)
 
+    def _announce(
+        self, run: Sequence[Change], mask: int, subscriptions: Sequence[Subscription], command: Command | None
+    ) -> None:
+        """Sends changes as `system` frames, to clients that did not ask for their kind."""
+        members = [change for change in run if isinstance(change, Member)]
+        if members:
+            self._effects.announce_members(subscriptions, mask, members, command)
+        for change in run:
+            if isinstance(change, Properties):
+                self._effects.announce_properties(subscriptions, mask, change, command)
 
-def _is_same(message: Message, resent: NewMessage) -> bool:
+
+def _first_rev(stored: Stored) -> int:
+    changes = stored[1]
+    return changes[0].rev if changes else 0
+
+
+def _kind(change: Change) -> int:
+    return change.kind
+
+
+def _is_same(message: Message, resent: Post) -> bool:
     return message.is_edited or message.is_deleted or message.content == resent.content

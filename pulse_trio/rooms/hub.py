@@ -5,7 +5,7 @@ Sessions, members, read positions and watches have their own objects: `hub.lobby
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 from uuid import UUID
@@ -15,6 +15,7 @@ import trio
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
+from pulse_trio.model import Change, Command, Features, Post, User
 from pulse_trio.protocol import (
     CloseCode,
     ServerFrame,
@@ -23,19 +24,20 @@ from pulse_trio.protocol import (
 )
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
-from pulse_trio.rooms.lobby import Lobby
+from pulse_trio.rooms.lobby import NO_FEATURES, Lobby
 from pulse_trio.rooms.member_updates import MemberUpdates
-from pulse_trio.rooms.membership import MembershipChanges, PendingJoin
 from pulse_trio.rooms.online import Online
+from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.registry import RESTARTING, Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.subscription import Subscription
+from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import not_a_member
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable, User
+from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds for the writers to store what they hold; below Hypercorn's graceful_timeout
 TYPING_INTERVAL: Final = 1.0  # seconds between two typing frames about one user: clients send one every two seconds
@@ -54,8 +56,11 @@ class Hub:
     Attributes:
         rooms: the rooms in memory.
         lobby: opens, resumes and closes sessions.
-        members: applies changes of members, and looks up memberships.
+        members: looks up memberships, and notifies the members of new conversations.
+        user_feeds: delivers what changes for one user alone.
         read_positions: stores how far users have read.
+        outages: logs failures of the store.
+        random: gives the jitter of retries.
         online: which users are connected to this process.
         watches: which sessions follow whose presence.
     """
@@ -74,21 +79,23 @@ class Hub:
         timeout = settings.store_timeout
         self._store = store
         self._settings = settings
+        self.random = rand
         self._metrics = metrics
         self._catch_up = CatchUp(store, timeout, rand)
         self._sessions = sessions = Sessions()
-        self._changes = changes = MembershipChanges()
-        self.rooms = Rooms(store, sessions, changes, self._catch_up, settings, rand, metrics)
-        self.online = Online(store, clock)
+        self.user_feeds = feeds = UserFeeds(store, sessions, timeout=timeout, rand=rand)
+        self.outages = Outages()
+        self.online = Online(store, clock, self.outages)
         self.watches = Watches(store, self.online, max_users=settings.watched_users, timeout=timeout, rand=rand)
         self.online.on_change = self.watches.record_change
+        self.rooms = Rooms(store, sessions, feeds, self.watches, self._catch_up, settings, rand, metrics, self.outages)
         self.lobby = Lobby(
-            store, self.rooms, sessions, changes, self._catch_up, self.online, self.watches, settings, metrics
+            store, self.rooms, sessions, feeds, self._catch_up, self.online, self.watches, settings, metrics
         )
-        self.members = MemberUpdates(
-            store, self.rooms, sessions, changes, self.lobby, self.watches, timeout=timeout, rand=rand
+        self.members = MemberUpdates(store, self.rooms, sessions, feeds, timeout=timeout, rand=rand)
+        self.read_positions = ReadPositions(
+            store, self.rooms, sessions, feeds, self.outages, timeout=timeout, rand=rand
         )
-        self.read_positions = ReadPositions(store, self.rooms, sessions, timeout=timeout, rand=rand)
         self._typing: dict[Connection, None] = {}  # sessions whose typing is opening a room
         self._typed: dict[tuple[UUID, UUID], float] = {}  # typing of the last `TYPING_INTERVAL`, oldest first
 
@@ -97,8 +104,10 @@ class Hub:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.rooms.run)
             await nursery.start(self.watches.run)
+            await nursery.start(self.user_feeds.run)
             nursery.start_soon(self.read_positions.run, name="read positions")
             nursery.start_soon(self.online.run, name="last-seen times")
+            nursery.start_soon(self.outages.run, name="log lines of outages")
             task_status.started()
 
     async def drain(self) -> None:
@@ -138,7 +147,8 @@ class Hub:
         user: User,
         websocket: Transport,
         *,
-        pending: PendingJoin | None = None,
+        member_rev: int | None = None,
+        features: Features = NO_FEATURES,
         on_ended: Callable[[], object] = lambda: None,
         after_rev: int | None = None,
         epoch: str | None = None,
@@ -149,7 +159,9 @@ class Hub:
             conversation_id: the conversation; the caller has checked that the user is a member.
             user: the user.
             websocket: the connection; `disconnect` must follow, whatever happens to it.
-            pending: from `MemberUpdates.pending_join`, begun before that check.
+            member_rev: from that check: the rev of the members as of which the user is one of them. It is repeated if
+                the room has delivered a later change of its members.
+            features: the kinds of changes that the client asked for.
             on_ended: called once when nothing more will be sent on the connection.
             after_rev: resume: the changes after it are sent before anything live.
             epoch: the epoch of the history that `after_rev` belongs to, if the client knows it.
@@ -165,9 +177,12 @@ class Hub:
             if after_rev is not None and after_rev > last_rev:
                 # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
                 last_rev = (await self._store.head(conversation_id)).last_rev
-            if pending is not None:
-                pending.check()
-                self._changes.record(conversation_id, user.id, pending.version, is_member=True)
+            while member_rev is not None and member_rev < room.feed.members_rev:
+                member_rev = await self._store.membership(conversation_id, user.id)
+                if member_rev is None:
+                    raise NotAMember
+            if room.failure is not None:  # meanwhile
+                raise room.failure
             is_other_history = epoch is not None and epoch != self._store.epoch
             if after_rev is not None and (after_rev > last_rev or is_other_history):
                 self._metrics.resumes_refused += 1
@@ -179,9 +194,10 @@ class Hub:
                 self.online.remove_connection(user.id)
                 on_ended()
 
-            connection = open_connection(user, websocket, self._settings, ended, self._metrics)
-            cursor = room.feed.last_rev if after_rev is None else after_rev
+            connection = open_connection(user, websocket, self._settings, ended, self._metrics, features=features)
+            cursor = room.feed.last_rev_of(features.mask) if after_rev is None else after_rev
             subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
+            subscription.member_rev = room.feed.members_rev if member_rev is None else member_rev
             room.join(subscription)
             self.online.add_connection(user.id)
             if self.draining:  # `drain` closed the others before this one joined
@@ -226,17 +242,15 @@ class Hub:
 
     # --- messages ---
 
-    async def submit(
-        self, subscription: Subscription, command: NewMessage | Revision, client_id: str | None = None
-    ) -> None:
-        """Submits a message, or a change of one, of a connection, which gets the answer as a frame.
+    async def submit(self, subscription: Subscription, command: Command, client_id: str | None = None) -> None:
+        """Submits a command about a message of a connection, which gets the answer as a frame.
 
         Waits while too many are unstored.
 
         Cancelled: the command was not submitted.
         """
         connection = subscription.connection
-        if self._typed and isinstance(command, NewMessage):  # the next typing frame after a message is sent at once
+        if self._typed and isinstance(command, Post):  # the next typing frame after a message is sent at once
             self._typed.pop((subscription.conversation_id, connection.user.id), None)
         if connection.close_code is not None:
             room = None  # frames that come in while the connection is being closed are not answered
@@ -250,17 +264,17 @@ class Hub:
         with room.held():
             await room.submit(subscription, command, client_id)
 
-    async def store(self, command: NewMessage | Revision, client_id: str | None = None) -> Message:
-        """Stores a message, or a change of one, of a user who need not be connected; returns it as it then is.
+    async def apply(self, command: Command, client_id: str | None = None) -> Sequence[Change]:
+        """Carries out a command of a user who need not be connected; returns the changes when they are delivered.
 
         Raises:
+            Refusal: the store refused it, or the conversation does not exist.
             PulseError: it was rejected, or could not be stored in time.
-            NotAMember: the conversation does not exist, or the user is not in it.
             StoreUnavailable: the room could not be opened.
-        Cancelled: it may be stored or not.
+        Cancelled: it may be carried out or not.
         """
         async with self.rooms.opened(command.conversation_id) as room:
-            return await room.store(command, client_id)
+            return await room.apply(command, client_id)
 
     # --- typing ---
 

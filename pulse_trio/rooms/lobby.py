@@ -1,22 +1,28 @@
 """The lobby: where sessions open, resume and close."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 from uuid import UUID
 
 import trio
+from msgspec import UNSET
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.protocol import CloseCode, SendResume, SessionFrame, encode
+from pulse_trio.model import Features, User
+from pulse_trio.protocol import CloseCode, FeaturesFrame, SendResume, SessionFrame, encode
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport, open_connection
-from pulse_trio.rooms.membership import MembershipChanges
 from pulse_trio.rooms.online import Online
 from pulse_trio.rooms.registry import RESTARTING, Rooms
 from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Head, Store, StoreUnavailable, User
+from pulse_trio.store.base import Head, Memberships, Store, StoreUnavailable
+
+NO_FEATURES: Final = Features()
 
 
 class Lobby:
@@ -26,7 +32,7 @@ class Lobby:
         store: knows the conversations of a user.
         rooms: the rooms in memory; a session is subscribed to those of its user at once.
         sessions: the sessions of this process; rooms that open later subscribe them.
-        changes: the changes of memberships in progress.
+        user_feeds: are sent what changes for a user alone.
         catch_up: reads committed changes.
         online: counts the connections of each user.
         watches: forgets a session that has ended.
@@ -39,7 +45,7 @@ class Lobby:
         store: Store,
         rooms: Rooms,
         sessions: Sessions,
-        changes: MembershipChanges,
+        user_feeds: UserFeeds,
         catch_up: CatchUp,
         online: Online,
         watches: Watches,
@@ -49,14 +55,21 @@ class Lobby:
         self._store = store
         self._rooms = rooms
         self._sessions = sessions
-        self._changes = changes
+        self._user_feeds = user_feeds
         self._catch_up = catch_up
         self._online = online
         self._watches = watches
         self._settings = settings
         self._metrics = metrics
 
-    async def open(self, user: User, websocket: Transport, *, on_ended: Callable[[], object]) -> Session:
+    async def open(
+        self,
+        user: User,
+        websocket: Transport,
+        *,
+        on_ended: Callable[[], object],
+        features: Features = NO_FEATURES,
+    ) -> Session:
         """Registers a connection for all of a user's conversations.
 
         Every change that is committed after its first frame is sent reaches it, once the session has started: by
@@ -67,6 +80,7 @@ class Lobby:
             user: the user.
             websocket: the connection; `close` must follow, whatever happens to it.
             on_ended: called once when nothing more will be sent on the connection.
+            features: the kinds of changes that the client asked for in the handshake.
 
         Raises:
             StoreUnavailable: the user's conversations could not be looked up.
@@ -78,22 +92,31 @@ class Lobby:
             self._watches.end(connection)
             on_ended()
 
-        greeting = encode(SessionFrame(user_id=user.id, username=user.username, epoch=self._store.epoch))
-        connection = open_connection(user, websocket, self._settings, ended, self._metrics, greeting=greeting)
+        connection = open_connection(
+            user, websocket, self._settings, ended, self._metrics, features=features, is_session=True
+        )
         session = Session(connection, self._catch_up.send_page)
         self._online.add_connection(user.id)
         self._sessions.add(session)
+        if features.has_me:
+            self._user_feeds.follow(session)
         try:
-            memberships, changed = await self._memberships(session, None)
+            with self._in_time():
+                user_rev = await self._subscribe(session)
         except BaseException:
             self.close(session)
             self._online.remove_connection(user.id)
             raise
-        for conversation_id in {**memberships, **changed}:
-            room = self._rooms.get(conversation_id)
-            is_member = changed.get(conversation_id, True)
-            if room is not None and room.opened.is_set() and is_member and connection.is_open:  # not closed meanwhile
-                room.attach(session)
+        greeting = SessionFrame(
+            user_id=user.id,
+            username=user.username,
+            epoch=self._store.epoch,
+            features=features.names if features.are_asked else UNSET,
+            me_rev=user_rev if features.has_me else UNSET,
+        )
+        connection.greeting = encode(greeting)
+        if features.has_me:
+            self._user_feeds.begin(session, user_rev)
         session.is_greeted = True
         self._rooms.nursery.start_soon(self._run_session, session, name=f"session {user.id}")
         self._rooms.nursery.start_soon(self._start_session, session, name=f"start of session {user.id}")
@@ -115,22 +138,37 @@ class Lobby:
             raise PulseError(ErrorCode.INVALID_FRAME, message, field="revs")
         if session.is_started:
             raise PulseError(ErrorCode.CANNOT_RESUME, "`resume` must come first; reload the history")
+        if session not in self._sessions:
+            return  # it has ended
         session.waiting.cancel()
-        if frame.epoch is not None and frame.epoch != self._store.epoch:
+        is_other_history = frame.epoch is not None and frame.epoch != self._store.epoch
+        features = session.connection.features
+        if frame.features is not None:
+            features = Features.of(frame.features, is_session=True)
+            self._user_feeds.end(session)
+            if features.has_me:
+                self._user_feeds.follow(session)
+        memberships = Memberships({}, 0)
+        if frame.features is not None or (frame.revs and not is_other_history):
+            with self._in_time():
+                memberships = await self._look_up(session, [] if is_other_history else list(frame.revs))
+        if session not in self._sessions:  # it has ended meanwhile
+            return
+        if frame.features is not None:
+            self._change_features(session, features, memberships.user_rev)
+        if is_other_history:
             self._refuse_resume(session, None)
-        elif frame.revs:
-            memberships, changed = await self._memberships(session, list(frame.revs))
+        if features.has_me and frame.me is not None:
+            self._resume_me(session, frame.me, is_other_history=is_other_history)
+        if not is_other_history:
             for conversation_id, rev in frame.revs.items():
-                if conversation_id in changed:
-                    if changed[conversation_id]:  # its head is not known here
-                        self._refuse_resume(session, conversation_id)
-                else:
-                    self._resume_conversation(session, conversation_id, rev, memberships.get(conversation_id))
+                self._resume_conversation(session, conversation_id, rev, memberships.heads.get(conversation_id))
         session.start()
 
     def close(self, session: Session) -> None:
         """Removes a session from all rooms and from this process, if it is still there."""
         self._sessions.discard(session)
+        self._user_feeds.end(session)
         session.waiting.cancel()
         for conversation_id, subscription in session.subscriptions.items():
             room = self._rooms.get(conversation_id)
@@ -139,47 +177,100 @@ class Lobby:
         session.subscriptions.clear()
         session.connection.leave()
 
+    async def _look_up(self, session: Session, among: list[UUID]) -> Memberships:
+        """Looks up memberships; of a user who was removed meanwhile, again."""
+        found = Memberships({}, 0)
+        heads: dict[UUID, Head] = {}
+        while True:
+            session.removals = {}
+            try:
+                found = await self._store.memberships(session.user.id, among)
+                heads.update(found.heads)
+                among = [
+                    conversation_id
+                    for conversation_id, rev in session.removals.items()
+                    if conversation_id in heads and heads[conversation_id].members_rev < rev
+                ]
+            finally:
+                session.removals = None
+            if not among:
+                return Memberships(heads, found.user_rev)
+            for conversation_id in among:
+                del heads[conversation_id]
+
+    async def _subscribe(self, session: Session) -> int:
+        """Subscribes a session to all open rooms of its user; returns the user's `user_rev` as of the look-up.
+
+        A look-up that is older than what a room has delivered of its members is repeated. Users who are added
+        meanwhile are subscribed by the feed of the room, as the session is known already.
+        """
+        memberships = await self._store.memberships(session.user.id)
+        user_rev, heads = memberships.user_rev, memberships.heads
+        while heads and session.connection.is_open:
+            stale = []
+            for conversation_id, head in heads.items():
+                room = self._rooms.get(conversation_id)
+                if room is None or not room.opened.is_set():
+                    continue
+                if head.members_rev < room.feed.members_rev:
+                    stale.append(conversation_id)
+                else:
+                    room.attach(session, head.members_rev)
+            heads = (await self._store.memberships(session.user.id, stale)).heads if stale else {}
+        return user_rev
+
+    def _change_features(self, session: Session, features: Features, user_rev: int) -> None:
+        """Applies the features of a `resume` frame, and answers with them: at once, so that no frame comes between."""
+        session.change_features(features)
+        for conversation_id, old in session.subscriptions.items():
+            renewed = session.subscriptions[conversation_id] = old.renewed()
+            room = self._rooms.get(conversation_id)
+            if room is not None:
+                room.replace(old, renewed)
+        if features.has_me:
+            self._user_feeds.begin(session, user_rev)
+        answer = FeaturesFrame(features=features.names, me_rev=user_rev if features.has_me else UNSET)
+        session.connection.first_frame = encode(answer)
+
+    def _resume_me(self, session: Session, rev: int, *, is_other_history: bool) -> None:
+        """Resumes the user's own sequence after a rev."""
+        if is_other_history or rev > max(session.me.cursor, self._user_feeds.last_rev(session.user.id)):
+            self._metrics.resumes_refused += 1
+            session.connection.refuse(PulseError(ErrorCode.CANNOT_RESUME, field="me"))
+        else:
+            self._user_feeds.resume(session, rev)
+
     def _resume_conversation(self, session: Session, conversation_id: UUID, rev: int, head: Head | None) -> None:
         """Resumes one conversation after a rev; `head` is None if its user is no member."""
         room = self._rooms.get(conversation_id)
+        is_open = room is not None and room.opened.is_set()
+        mask = session.connection.features.mask
+        known_rev, sent_rev = (
+            (room.feed.last_rev, room.feed.last_rev_of(mask)) if room is not None and is_open else (0, 0)
+        )
         if head is None:
-            # Removed after it had been subscribed, and the answer to that is still on its way.
-            subscription = session.removed(conversation_id)
-            if room is not None and subscription is not None:
-                room.leave(subscription)
+            if conversation_id not in session.subscriptions:
+                session.notify_removed(conversation_id, rev)
+            elif is_open:  # its feed has added the user since the look-up, or will end the subscription
+                session.resume(conversation_id, min(rev, known_rev), sent_rev, 0)
             return
-        last_rev = max(head.last_rev, 0 if room is None else room.feed.last_rev)
+        last_rev = max(head.last_rev, known_rev)
         if rev > last_rev:
             self._refuse_resume(session, conversation_id)
             return
-        session.resume(conversation_id, rev, last_rev)
-        if room is not None and room.opened.is_set():
-            room.attach(session)  # a room does not hear of a member who was added while the store failed
+        session.resume(conversation_id, rev, max(head.last_rev_of(mask), sent_rev), head.members_rev)
+        if room is not None and is_open and head.members_rev >= room.feed.members_rev:
+            room.attach(session, head.members_rev)  # a commit with a lost answer may have added its user
         self._metrics.resumed_changes.observe(last_rev - rev)
 
-    async def _memberships(
-        self, session: Session, among: list[UUID] | None
-    ) -> tuple[dict[UUID, Head], dict[UUID, bool]]:
-        """Looks up the session's conversations.
-
-        Also returns those to which its user was added (True), or from which they were removed, since the look-up.
-        """
-        recorded = session.changed = {}
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """Wraps the look-ups for a session. Raises StoreUnavailable after `PULSE_STORE_TIMEOUT` seconds."""
         try:
-            with trio.move_on_after(self._settings.store_timeout):
-                memberships = await self._store.memberships(session.user.id, among)
-                changed = {
-                    conversation_id: is_member
-                    for conversation_id, (version, is_member) in recorded.items()
-                    if conversation_id not in memberships or version > memberships[conversation_id].members_version
-                }
-                for conversation_id, head in memberships.items():
-                    # A removal of an earlier version, whose answer is still on its way, is none for this session.
-                    self._changes.record(conversation_id, session.user.id, head.members_version, is_member=True)
-                return memberships, changed
-        finally:
-            session.changed = None
-        raise StoreUnavailable("the memberships took too long")
+            with trio.fail_after(self._settings.store_timeout):
+                yield
+        except trio.TooSlowError:
+            raise StoreUnavailable("the memberships took too long") from None
 
     async def _run_session(self, session: Session) -> None:
         try:

@@ -1,8 +1,7 @@
-"""Changes of members, applied to rooms, sessions and watches; and memberships, looked up for sessions."""
+"""Memberships outside of rooms: looked up for sessions, and notified where no room is open yet."""
 
 import random
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -10,20 +9,18 @@ import structlog
 import trio
 
 from pulse_trio.errors import PulseError
-from pulse_trio.protocol import CloseCode
+from pulse_trio.model import MyMembership
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.rooms.lobby import Lobby
-from pulse_trio.rooms.membership import MembershipChanges, PendingJoin
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
-from pulse_trio.rooms.watches import Watches
+from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.store.base import Members, Store, StoreUnavailable
 
 MAX_LOOK_UPS: Final = 4  # for sessions at a time: messages of other users must find a connection to the database
-MAX_USERS_A_TURN: Final = 50  # are added before other tasks have their turn: a few milliseconds
-MAX_RECHECKS: Final = 64  # changes with a lost answer that are looked up at a time; others must be sent again
+MAX_USERS_A_TURN: Final = 50  # are notified before other tasks have their turn: a few milliseconds
+MAX_RECHECKS: Final = 64  # creations with a lost answer that are looked up at a time; others must be sent again
 
 log = structlog.get_logger(__name__)
 
@@ -42,15 +39,13 @@ class ForeignConversation(PulseError):
 
 
 class MemberUpdates:
-    """Applies changes of members, each when the store has answered.
+    """Looks up memberships, and notifies the members of conversations that were created.
 
     Args:
         store: knows the members.
         rooms: the rooms in memory.
         sessions: the sessions of this process.
-        changes: the changes in progress.
-        lobby: closes sessions.
-        watches: must be checked again after a removal.
+        user_feeds: are sent what changes for a user alone.
         timeout: seconds that one look-up may take.
         rand: gives the jitter of retries.
     """
@@ -60,9 +55,7 @@ class MemberUpdates:
         store: Store,
         rooms: Rooms,
         sessions: Sessions,
-        changes: MembershipChanges,
-        lobby: Lobby,
-        watches: Watches,
+        user_feeds: UserFeeds,
         *,
         timeout: float,
         rand: random.Random,
@@ -70,140 +63,59 @@ class MemberUpdates:
         self._store = store
         self._rooms = rooms
         self._sessions = sessions
-        self._changes = changes
-        self._lobby = lobby
-        self._watches = watches
+        self._user_feeds = user_feeds
         self._timeout = timeout
         self._random = rand
         self._look_ups = trio.Semaphore(MAX_LOOK_UPS)
         self._rechecks = 0
 
-    def pending_join(self, conversation_id: UUID, user_id: UUID) -> PendingJoin:
-        """Collects changes of a user's membership while their connection is set up; a context manager."""
-        return self._changes.pending_join(conversation_id, user_id)
-
-    def changing(self, conversation_id: UUID, adding: Sequence[UUID] = ()) -> AbstractContextManager[None]:
-        """Wraps a change of members, from before the store is asked until `add_users` or `remove_user` has its answer.
-
-        Of changes that overlap, the one that was committed later wins, whichever answer comes first. A room that
-        opens meanwhile and finds users of `adding` to be members notifies their sessions.
-        """
-        return self._changes.in_progress(conversation_id, adding)
-
-    async def add_users(
-        self, conversation_id: UUID, user_ids: Sequence[UUID], version: int, *, newcomers: Collection[UUID] = ()
-    ) -> list[UUID]:
-        """Subscribes the sessions of users who are members as of a version, and notifies those that were not.
-
-        It may be repeated, and is spread over turns of the loop. Returns the users without a known later change.
-        Cancelled: between two turns.
+    async def notify_created(
+        self, conversation_id: UUID, member_ids: Sequence[UUID], memberships: Sequence[MyMembership]
+    ) -> None:
+        """Notifies the sessions of the members of a new conversation; spread over turns of the loop.
 
         Args:
             conversation_id: the conversation.
-            user_ids: the users.
-            version: of the members.
-            newcomers: users who were no members before. An earlier removal may not have its answer yet, so their
-                clients may not know of it.
+            member_ids: its members.
+            memberships: what the creation changed for each of them; those that are missing are read from the store.
+
+        Cancelled: between two turns.
         """
-        current: list[UUID] = []
-        for at in range(0, len(user_ids), MAX_USERS_A_TURN):
+        known = {membership.user_id: membership for membership in memberships}
+        for at in range(0, len(member_ids), MAX_USERS_A_TURN):
             if at:
                 await trio.lowlevel.checkpoint()
-            part = user_ids[at : at + MAX_USERS_A_TURN]
-            current += self._add_users_now(conversation_id, part, version, newcomers, many=len(user_ids) > 1)
-        return current
+            for user_id in member_ids[at : at + MAX_USERS_A_TURN]:
+                for session in self._sessions.of(user_id):
+                    session.forget_refusal(conversation_id)
+                    session.notify_added(conversation_id)
+                if user_id in known:
+                    self._user_feeds.apply(known[user_id])
+                else:
+                    self._user_feeds.read(user_id)
 
-    def _add_users_now(
-        self, conversation_id: UUID, user_ids: Sequence[UUID], version: int, newcomers: Collection[UUID], *, many: bool
-    ) -> list[UUID]:
-        room = self._rooms.get(conversation_id)
-        is_open = room is not None and room.opened.is_set()  # then sessions outside have missed what it sent
-        current = []
-        for user_id in user_ids:
-            if not self._changes.record_change(conversation_id, user_id, version, is_member=True):
-                continue
-            current.append(user_id)
-            for session in self._sessions.of(user_id):
-                if room is None or room.subscription_of(session.connection.transport) is None:
-                    session.added(conversation_id, version, is_news=is_open or user_id in newcomers)
-        if room is not None:
-            room.add_members(current, version, many=many)
-        return current
+    def recheck_creation(self, conversation_id: UUID, member_ids: Sequence[UUID]) -> None:
+        """Starts a task that looks up whether a creation with a lost answer was committed, and notifies if so.
 
-    def remove_user(self, conversation_id: UUID, user_id: UUID, version: int, reason: str) -> bool:
-        """Closes the connections of a user who is no member as of a version, and notifies their sessions.
-
-        When this returns True nothing of the conversation is delivered to the user any more. False: they were added
-        again later.
-        """
-        if not self._changes.record_change(conversation_id, user_id, version, is_member=False):
-            return False
-        room = self._rooms.get(conversation_id)
-        if room is not None:
-            room.remove_member(user_id, version)
-            room.close_user(user_id, CloseCode.REMOVED, reason)
-        for session in self._sessions.of(user_id):
-            subscription = session.removed(conversation_id, version)
-            if room is not None and subscription is not None:
-                room.leave(subscription)
-        self._watches.recheck_user(user_id, (session.connection for session in self._sessions.of(user_id)))
-        return True
-
-    def reconnect_user(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Closes a user's connections when the outcome of their removal is unknown.
-
-        When they reconnect, their membership is looked up again.
-        """
-        self._changes.mark_uncertain(conversation_id, user_id)
-        room = self._rooms.get(conversation_id)
-        reason = "the membership is in doubt; reconnect"
-        if room is not None:
-            room.recheck_members()
-            room.close_user(user_id, CloseCode.INTERNAL_ERROR, reason)
-        for session in self._sessions.of(user_id):
-            session.connection.close(CloseCode.INTERNAL_ERROR, reason)
-            self._lobby.close(session)
-        self._watches.recheck_user(user_id, ())
-
-    def recheck_later(self, conversation_id: UUID, *, added: Sequence[UUID] = (), removed: Sequence[UUID] = ()) -> None:
-        """Starts a task that looks up whether a change with a lost answer was committed, and applies it if so.
-
-        At most `MAX_RECHECKS` run at a time; a change beyond that takes effect when its client sends it again.
+        At most `MAX_RECHECKS` run at a time; a creation beyond that is found when its members load their lists.
         """
         if self._rechecks >= MAX_RECHECKS:
-            log.warning("too many changes of members to recheck", conversation_id=str(conversation_id))
+            log.warning("too many creations to recheck", conversation_id=str(conversation_id))
             return
         self._rechecks += 1
-        change = ExitStack()
-        change.enter_context(self.changing(conversation_id, added))  # at once: no other change may come in between
-        name = f"recheck members of {conversation_id}"
-        self._rooms.nursery.start_soon(self._recheck, change, conversation_id, added, removed, name=name)
+        name = f"recheck creation of {conversation_id}"
+        self._rooms.nursery.start_soon(self._recheck, conversation_id, member_ids, name=name)
 
-    async def _recheck(
-        self, change: ExitStack, conversation_id: UUID, added: Sequence[UUID], removed: Sequence[UUID]
-    ) -> None:
+    async def _recheck(self, conversation_id: UUID, member_ids: Sequence[UUID]) -> None:
         try:
-            with change:
-                is_announced = False
-                for newcomers in (added, ()):  # now, and when the transactions that the database is still at have ended
-                    members = await self._look_up_members(conversation_id)
-                    known = set(members.ids)
-                    present = [user_id for user_id in added if user_id in known]
-                    present = await self.add_users(conversation_id, present, members.version, newcomers=newcomers)
-                    gone = [
-                        user_id
-                        for user_id in removed
-                        if user_id not in known
-                        and self.remove_user(conversation_id, user_id, members.version, "removed from the conversation")
-                    ]
-                    if present and not is_announced:
-                        self._rooms.announce(conversation_id, "added", "Users were added", present[0], present)
-                    if gone and not is_announced:
-                        self._rooms.announce(conversation_id, "removed", "Users were removed", gone[0], gone)
-                    is_announced = is_announced or bool(present or gone)
-                    await trio.sleep(self._timeout)
+            for _ in range(2):  # now, and when the transactions that the database is still at have ended
+                members = await self._look_up_members(conversation_id)
+                if members.ids:
+                    await self.notify_created(conversation_id, member_ids, ())
+                    return
+                await trio.sleep(self._timeout)
         except Exception:
-            log.exception("recheck of members failed", conversation_id=str(conversation_id))
+            log.exception("recheck of a creation failed", conversation_id=str(conversation_id))
         finally:
             self._rechecks -= 1
 
@@ -219,25 +131,22 @@ class MemberUpdates:
             PulseError: it could not be looked up in time.
         Cancelled: nothing has happened.
         """
-        subscription = session.subscriptions.get(conversation_id)
-        if subscription is not None:
-            return subscription
-        if session.is_refused(conversation_id):
-            raise ForeignConversation(was_looked_up=False)
-        user_id = session.user.id
-        with self.pending_join(conversation_id, user_id) as pending:
-            version = await self._look_up_membership(conversation_id, user_id)
-            if version is not None:
-                pending.version = version
-            # A user who was added while the answer was on its way is a member, whatever it says.
-            if pending.is_revoked or (version is None and not pending.is_admitted):
+        while (subscription := session.subscriptions.get(conversation_id)) is None:
+            if session.is_refused(conversation_id):
+                raise ForeignConversation(was_looked_up=False)
+            member_rev = await self._look_up_membership(conversation_id, session.user.id)
+            if conversation_id in session.subscriptions:
+                continue  # added while the answer was on its way
+            if member_rev is None:
                 session.remember_refusal(conversation_id)
                 raise ForeignConversation(was_looked_up=True)
-        room = self._rooms.get(conversation_id)
-        if version is not None and room is not None and room.opened.is_set() and session.connection.is_open:
-            # The answer to their addition was lost, or is late.
-            await self.add_users(conversation_id, [user_id], version)
-        return session.subscription(conversation_id)
+            room = self._rooms.get(conversation_id)
+            if room is None or not room.opened.is_set() or not session.connection.is_open:
+                return session.subscription(conversation_id)
+            # A session outside of an open room: its user was added, and the room has not heard of it yet.
+            if member_rev >= room.feed.members_rev:
+                room.attach(session, member_rev, is_news=True)
+        return subscription
 
     async def _look_up_membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         """Asks `Store.membership`, again and again for as long as a message may wait."""

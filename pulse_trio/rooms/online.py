@@ -11,6 +11,7 @@ import trio
 
 from pulse_trio.clock import Clock, rfc3339
 from pulse_trio.protocol import UserPresence
+from pulse_trio.rooms.outages import Outages
 from pulse_trio.store.base import Store, StoreUnavailable
 
 DELAY: Final = 1.0  # seconds that last-seen times are batched before they are written: at most a statement a second
@@ -30,15 +31,17 @@ class Online:
     Args:
         store: stores the last-seen times.
         clock: gives the time of day.
+        outages: logs failed attempts.
 
     Attributes:
         on_change: called with a user who comes or leaves at this moment, and the moment.
     """
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, outages: Outages) -> None:
         self.on_change: Callable[[UUID, datetime], None] = lambda _user_id, _moment: None
         self._store = store
         self._clock = clock
+        self._outages = outages
         self._connections: dict[UUID, int] = {}
         self._since: dict[UUID, datetime] = {}  # of the users that are online
         self._unwritten: dict[UUID, datetime] = {}
@@ -98,9 +101,7 @@ class Online:
             with trio.fail_after(ATTEMPT_TIMEOUT):
                 await self._store.mark_seen(self._writing)
         except (StoreUnavailable, trio.TooSlowError) as error:
-            log.warning(
-                "last-seen times not written yet, will retry", count=len(self._writing), reason=type(error).__name__
-            )
+            self._outages.record("last-seen times not written yet", error, len(self._writing))
             self._unwritten = {**self._writing, **self._unwritten}
         except Exception:
             log.exception("last-seen times could not be written", count=len(self._writing))

@@ -10,9 +10,9 @@ from uuid import UUID
 
 import trio
 
-from pulse_trio.protocol import Encoded, PresenceFrame, PresentUser, SystemFrame, encode
+from pulse_trio.model import User
+from pulse_trio.protocol import Encoded, PresenceFrame, PresentUser, encode
 from pulse_trio.rooms.subscription import Subscription
-from pulse_trio.store.base import User
 
 DELAY: Final = 0.1  # seconds that users who join and leave a crowd are batched
 MAX_FRAME_USERS: Final = 100  # about 10 KB
@@ -92,8 +92,10 @@ class FrameSender(Protocol):
 
     conversation_id: UUID
 
-    def system_frame(self, event: str, content: str, user_id: UUID, *, with_list: bool = False) -> SystemFrame:
-        """Makes a frame about an event; with the list of active users in a crowd, too, if `with_list`."""
+    def announce(
+        self, event: str, content: str, user_id: UUID, *, exclude: Subscription | None = None, ephemeral: bool = False
+    ) -> None:
+        """Sends a `system` frame to every subscription but one."""
 
     def broadcast(self, frame: Encoded, *, exclude: Subscription | None = None, ephemeral: bool = False) -> None:
         """Delivers a frame to every subscription but one."""
@@ -125,33 +127,26 @@ class PresenceNotifier:
         if self._scope is not None:
             self._scope.cancel()
 
-    def joined_frame(self, user: User, *, with_list: bool = False) -> Encoded:
-        """Makes the frame that says that a user has joined."""
-        content = f"User {user.username} joined the conversation"
-        return encode(self._room.system_frame("joined", content, user.id, with_list=with_list))
-
-    def notify_joined(self, subscription: Subscription, frame: Encoded | None = None, *, many: bool = False) -> None:
+    def notify_joined(self, subscription: Subscription, *, many: bool = False) -> None:
         """Notifies the others of a user that has joined.
 
         Args:
             subscription: the first of the user's.
-            frame: from `joined_frame`, if the caller has made one.
             many: many users join at once; then few frames are sent, as in a crowd.
         """
         user = subscription.connection.user
         if many or self._presence.is_crowded:
             self._notify_later(user, joined=True)
         else:
-            frame = self.joined_frame(user) if frame is None else frame
-            self._room.broadcast(frame, exclude=subscription, ephemeral=True)
+            self._room.announce("joined", joined_sentence(user), user.id, exclude=subscription, ephemeral=True)
 
     def notify_left(self, user: User, *, was_crowded: bool) -> None:
         """Notifies the others of a user whose last connection has left; `was_crowded` is as of before that."""
         if was_crowded or self._presence.has_news_of(user):
             self._notify_later(user, joined=False)
         else:
-            frame = self._room.system_frame("left", f"User {user.username} left the conversation", user.id)
-            self._room.broadcast(encode(frame), ephemeral=True)
+            content = f"User {user.username} left the conversation"
+            self._room.announce("left", content, user.id, ephemeral=True)
 
     def _notify_later(self, user: User, *, joined: bool) -> None:
         assert self._nursery is not None
@@ -167,3 +162,8 @@ class PresenceNotifier:
             self._scope = None
             for frame in self._presence.take_frames(self._room.conversation_id):
                 self._room.broadcast(encode(frame), ephemeral=True)
+
+
+def joined_sentence(user: User) -> str:
+    """Returns the sentence that says that a user has joined."""
+    return f"User {user.username} joined the conversation"

@@ -13,13 +13,16 @@ import structlog
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.model import MyMembership
 from pulse_trio.protocol import Position, ReadFrame, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
+from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.subscription import Subscription
+from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.writer import not_a_member
 from pulse_trio.store.base import NotAMember, ReadMark, ReadState, Store, StoreUnavailable
 
@@ -53,14 +56,28 @@ class ReadPositions:
         store: stores them.
         rooms: the rooms in memory.
         sessions: the sessions of this process; if there are none, no room opens.
+        user_feeds: are sent the positions of their user.
+        outages: logs failed attempts.
         timeout: seconds after which a position that cannot be stored is rejected.
         rand: gives the jitter of retries.
     """
 
-    def __init__(self, store: Store, rooms: Rooms, sessions: Sessions, *, timeout: float, rand: random.Random) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rooms: Rooms,
+        sessions: Sessions,
+        user_feeds: UserFeeds,
+        outages: Outages,
+        *,
+        timeout: float,
+        rand: random.Random,
+    ) -> None:
         self._store = store
         self._rooms = rooms
         self._sessions = sessions
+        self._user_feeds = user_feeds
+        self._outages = outages
         self._timeout = timeout
         self._random = rand
         self._requests: dict[_Key, _Request] = {}
@@ -131,19 +148,26 @@ class ReadPositions:
             StoreUnavailable: it could not be stored in time; it may be, all the same.
         Cancelled: it may be stored or not.
         """
-        backoff = Backoff(self._random)
-        with trio.move_on_after(self._timeout):
-            while True:
-                (state,) = await self._store.mark_read([ReadMark(conversation_id, user_id, seq)])
-                if state is None:
-                    raise NotAMember
-                if seq > state.last_seq:
-                    raise _no_such_message()
-                if seq <= state.read_seq:
-                    self._notify(conversation_id, {user_id: state.read_seq})
-                    return state
-                await backoff.wait()
-        raise StoreUnavailable("the position could not be stored in time")
+        is_known = False
+        try:
+            with trio.move_on_after(self._timeout):
+                backoff = Backoff(self._random)
+                while True:
+                    (state,) = await self._store.mark_read([ReadMark(conversation_id, user_id, seq)])
+                    is_known = True
+                    if state is None:
+                        raise NotAMember
+                    if seq > state.last_seq:
+                        raise _no_such_message()
+                    if seq <= state.read_seq:
+                        self._user_feeds.apply(_membership(conversation_id, user_id, state))
+                        self._notify(conversation_id, {user_id: state.read_seq})
+                        return state
+                    await backoff.wait()
+            raise StoreUnavailable("the position could not be stored in time")
+        finally:
+            if not is_known:  # it may be stored all the same
+                self._user_feeds.read(user_id)
 
     # --- inside ---
 
@@ -170,7 +194,7 @@ class ReadPositions:
                 marks = [ReadMark(key[0], key[1], request.seq) for key, request in batch.items()]
                 states = await self._store.mark_read(marks)
         except (StoreUnavailable, trio.TooSlowError) as error:
-            log.warning("read positions not stored yet", count=len(batch), reason=type(error).__name__)
+            self._outages.record("read positions not stored yet", error, len(batch))
         except Exception:
             log.exception("read positions could not be stored", count=len(batch))
             for request in batch.values():
@@ -198,6 +222,7 @@ class ReadPositions:
                 self._resolve(request, _no_such_message())
             elif state is not None and request.seq <= state.read_seq:
                 self._resolve(request)
+                self._user_feeds.apply(_membership(conversation_id, user_id, state))
                 room = self._rooms.get(conversation_id)
                 if room is not None and state.read_seq <= room.read_seqs.get(user_id, 0):
                     for subscription in request.subscriptions.values():  # it is no news, so only these are notified
@@ -205,6 +230,7 @@ class ReadPositions:
                 moved.setdefault(conversation_id, {})[user_id] = state.read_seq
             elif request.deadline <= now:
                 self._resolve(request, _not_stored())
+                self._user_feeds.read(user_id)  # it may be stored all the same
             else:
                 is_whole = False
                 self._put(key, request.seq, request.deadline, request.subscriptions)
@@ -260,6 +286,10 @@ def _answer(room: Room, subscription: Subscription, seq: int) -> bool:
     positions = [Position(subscription.connection.user.id, seq)]
     attached.deliver(encode(ReadFrame(conversation_id=room.conversation_id, positions=positions)), ephemeral=True)
     return True
+
+
+def _membership(conversation_id: UUID, user_id: UUID, state: ReadState) -> MyMembership:
+    return MyMembership(conversation_id, user_id, state.user_rev, True, state.read_seq)
 
 
 def _no_such_message() -> PulseError:

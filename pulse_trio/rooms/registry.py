@@ -1,7 +1,7 @@
 """The rooms of this process: opened when one is needed, dropped when it is vacant."""
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
@@ -12,13 +12,14 @@ import trio
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import CloseCode
 from pulse_trio.rooms.catch_up import CatchUp
-from pulse_trio.rooms.membership import MembershipChanges
+from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
+from pulse_trio.rooms.user_feeds import UserFeeds
+from pulse_trio.rooms.watches import Watches
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
-MAX_ANNOUNCEMENTS: Final = 64  # that open a room at a time; more are dropped, so this must be rare
 RESTARTING: Final = "the server restarts; reconnect in a moment"
 
 log = structlog.get_logger(__name__)
@@ -30,11 +31,13 @@ class Rooms:
     Args:
         store: stores messages.
         sessions: the sessions of this process; a room that opens subscribes those of its members.
-        changes: the changes of memberships in progress.
+        user_feeds: are sent what changes for a user alone.
+        watches: must be checked again after a removal.
         catch_up: reads committed changes.
         settings: the bounds of rooms.
         rand: gives the jitter of retries.
         metrics: counts what they do.
+        outages: logs failed attempts.
 
     Attributes:
         is_draining: the service ends: a new connection is closed at once.
@@ -44,23 +47,26 @@ class Rooms:
         self,
         store: Store,
         sessions: Sessions,
-        changes: MembershipChanges,
+        user_feeds: UserFeeds,
+        watches: Watches,
         catch_up: CatchUp,
         settings: Settings,
         rand: random.Random,
         metrics: Metrics,
+        outages: Outages,
     ) -> None:
         self.is_draining = False
         self._store = store
         self._sessions = sessions
-        self._changes = changes
+        self._user_feeds = user_feeds
+        self._watches = watches
         self._catch_up = catch_up
         self._settings = settings
         self._random = rand
         self._metrics = metrics
+        self._outages = outages
         self._rooms: dict[UUID, Room] = {}
         self._closing: dict[Room, None] = {}  # cannot be joined any more, but their tasks have not ended
-        self._announcing = 0
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -99,11 +105,13 @@ class Rooms:
                 conversation_id,
                 store=self._store,
                 sessions=self._sessions,
-                changes=self._changes,
+                user_feeds=self._user_feeds,
+                watches=self._watches,
                 catch_up=self._catch_up,
                 settings=self._settings,
                 rand=self._random,
                 metrics=self._metrics,
+                outages=self._outages,
                 on_vacant=self._forget,
             )
             self._rooms[conversation_id] = room
@@ -125,35 +133,6 @@ class Rooms:
             if room.failure is not None:
                 raise room.failure
             yield room
-
-    def announce(
-        self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID] = ()
-    ) -> None:
-        """Sends every connection one frame about an event in a conversation; see `Room.announce`.
-
-        If its room is not open, but there are sessions, it opens for that: some of them may be its members'. The
-        frame is then lost if the store fails.
-        """
-        room = self.get(conversation_id)
-        if room is not None and room.opened.is_set():
-            room.announce(event, content, user_id, user_ids)
-        elif self._sessions and self._announcing < MAX_ANNOUNCEMENTS:
-            self._announcing += 1
-            name = f"{event} in {conversation_id}"
-            self.nursery.start_soon(
-                self._open_and_announce, conversation_id, event, content, user_id, user_ids, name=name
-            )
-
-    async def _open_and_announce(
-        self, conversation_id: UUID, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID]
-    ) -> None:
-        try:
-            async with self.opened(conversation_id) as room:
-                room.announce(event, content, user_id, user_ids)
-        except (NotAMember, StoreUnavailable):
-            pass
-        finally:
-            self._announcing -= 1
 
     async def _run_room(self, room: Room) -> None:
         """Runs a room; its failure ends that room, not the others."""

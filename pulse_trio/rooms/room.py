@@ -15,23 +15,30 @@ import trio
 from msgspec import UNSET, structs
 
 from pulse_trio.metrics import Metrics
+from pulse_trio.model import Change, Command, Member, Properties, SetProperties
 from pulse_trio.protocol import CloseCode, Encoded, Position, ReadFrame, SystemFrame, encode
+from pulse_trio.rooms import opening
+from pulse_trio.rooms.audience import Audience
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
-from pulse_trio.rooms.membership import MembershipChanges
-from pulse_trio.rooms.opening import Opening
-from pulse_trio.rooms.presence import Presence, PresenceNotifier
+from pulse_trio.rooms.outages import Outages
+from pulse_trio.rooms.presence import Presence, PresenceNotifier, joined_sentence
 from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
+from pulse_trio.rooms.sentences import added_sentence, removed_sentence, renamed_sentence
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
+from pulse_trio.rooms.user_feeds import UserFeeds
+from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, Store, StoreUnavailable
+from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
 MAX_FRAME_POSITIONS: Final = 200  # read positions in one frame: about 14 KB
 MAX_FRAME_USERS: Final = 100  # ids of users in one frame: about 4 KB
+MAX_USERS_A_TURN: Final = 50  # are subscribed before other tasks have their turn: a few milliseconds
+REMOVED: Final = "removed from the conversation"  # the reason in close frames
 
 log = structlog.get_logger(__name__)
 
@@ -45,11 +52,13 @@ class Room:
         conversation_id: the conversation.
         store: stores its messages.
         sessions: the sessions of this process; those of members are subscribed when the room opens.
-        changes: the changes of memberships in progress.
+        user_feeds: are sent what changes for a user alone.
+        watches: must be checked again after a removal.
         catch_up: reads committed changes.
         settings: the bounds.
         rand: gives the jitter of retries.
         metrics: counts batches and frames.
+        outages: logs failed attempts.
         on_vacant: called, with no await before or after, when this room cannot be joined any more.
 
     Attributes:
@@ -66,11 +75,13 @@ class Room:
         *,
         store: Store,
         sessions: Sessions,
-        changes: MembershipChanges,
+        user_feeds: UserFeeds,
+        watches: Watches,
         catch_up: CatchUp,
         settings: Settings,
         rand: random.Random,
         metrics: Metrics,
+        outages: Outages,
         on_vacant: Callable[["Room"], None],
     ) -> None:
         self.conversation_id = conversation_id
@@ -79,13 +90,16 @@ class Room:
         self.failure: Exception | None = None
         self.read_seqs: dict[UUID, int] = {}
         self._store = store
+        self._settings = settings
+        self._random = rand
         self._sessions = sessions
-        self._changes = changes
+        self._user_feeds = user_feeds
+        self._watches = watches
         self._linger = settings.room_linger
         self._metrics = metrics
         self._on_vacant = on_vacant
         self._nursery: trio.Nursery | None = None
-        self._subscriptions: dict[Transport, Subscription] = {}
+        self._audience = Audience()
         self._presence = Presence(settings.presence_list_max)
         self._notifier = PresenceNotifier(self, self._presence)
         self._own_connections = 0  # of this conversation alone; they keep the room open
@@ -93,7 +107,8 @@ class Room:
         self._changed = trio.Event()  # set when the room may have become vacant
         self.feed = Feed(
             conversation_id,
-            self._subscriptions,
+            self._audience,
+            self,
             catch_up=catch_up,
             store_timeout=settings.store_timeout,
             metrics=metrics,
@@ -107,10 +122,8 @@ class Room:
             store_timeout=settings.store_timeout,
             rand=rand,
             metrics=metrics,
+            outages=outages,
             on_unknown_outcome=self.feed.recheck_later,
-        )
-        self._opening = Opening(
-            conversation_id, store, sessions, self._writer, timeout=settings.store_timeout, rand=rand
         )
 
     # --- life ---
@@ -125,7 +138,14 @@ class Room:
         not acknowledged.
         """
         try:
-            head = await self._opening.look_up()
+            head, members = await opening.look_up(
+                self.conversation_id,
+                self._store,
+                self._sessions,
+                self._writer,
+                store_timeout=self._settings.store_timeout,
+                rand=self._random,
+            )
         except BaseException as error:  # also when cancelled: messages in the inbox must be answered
             self._writer.refuse_all(not_a_member() if isinstance(error, NotAMember) else not_stored())
             raise
@@ -133,19 +153,16 @@ class Room:
             self._nursery = nursery
             self.feed.open(head, nursery)
             self._notifier.open(nursery)
-            for user_id in self._opening.take_members():
-                is_news = self._changes.is_being_added(self.conversation_id, user_id)
+            for user_id in members.ids:
                 for session in self._sessions.of(user_id):
-                    if is_news:  # the look-up was faster than the answer to the addition, or that is lost
-                        session.notify_added(self.conversation_id, is_news=True)
-                    self._enter(session.subscribe(self.conversation_id, self.feed.last_rev))
+                    self._subscribe(session, members.rev)
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             self.opened.set()
             await self._wait_vacant()
             # No await from here to the end of `_on_vacant`, so that no connection can join a room that ends.
             self._writer.close()
             self.feed.close()
-            self._subscriptions.clear()  # sessions: they are subscribed again when it opens again
+            self._audience.clear()  # sessions: they are subscribed again when it opens again
             self._notifier.close()
             self._on_vacant(self)
 
@@ -160,11 +177,11 @@ class Room:
 
     async def _wait_vacant(self) -> None:
         while True:
-            if self._own_connections or self._hold.count or (self._subscriptions and self.feed.is_rechecking):
+            if self._own_connections or self._hold.count or self._must_recheck:
                 await self._changed.wait()
             elif self._writer.unsettled:
                 await self._writer.wait_idle()
-            elif self._subscriptions:
+            elif self._audience:
                 with trio.move_on_after(self._linger):
                     await self._changed.wait()
                 # `_changed` is not set when a hold begins (that would cost each message), so look again before closing.
@@ -174,6 +191,11 @@ class Room:
                 return
             if self._changed.is_set():
                 self._changed = trio.Event()
+
+    @property
+    def _must_recheck(self) -> bool:
+        # A change whose answer was lost may also concern sessions that are not here: those of users that it added.
+        return self.feed.is_rechecking and bool(self._audience or self._sessions)
 
     def _is_used(self) -> bool:
         return bool(self._own_connections or self._hold.count or self._writer.unsettled or self.feed.is_rechecking)
@@ -198,56 +220,92 @@ class Room:
         """Adds a connection of the conversation's own; the room stays open until it leaves."""
         assert self._nursery is not None
         user = subscription.connection.user
-        subscription.target = max(subscription.target, self.feed.last_rev)
+        subscription.target = max(subscription.target, self.feed.last_rev_of(subscription.mask))
         self._own_connections += 1
         is_first = self._enter(subscription)
         self._nursery.start_soon(subscription.connection.run, name=f"member {user.id}")
-        joined = self._notifier.joined_frame(user, with_list=True)
-        self._metrics.frames_out[joined.kind] += 1
-        subscription.deliver(joined)
+        joined = self._system_frame("joined", joined_sentence(user), user.id, subscription.mask, with_list=True)
+        features = subscription.connection.features
+        if features.are_asked:
+            joined = structs.replace(joined, features=features.names)
+        encoded = encode(joined)
+        self._metrics.frames_out[encoded.kind] += 1
+        subscription.deliver(encoded)
         if is_first:
-            self._notifier.notify_joined(subscription, joined)
+            self._notifier.notify_joined(subscription)
         subscription.start()
 
-    def attach(self, session: Session, *, many: bool = False) -> None:
-        """Subscribes a session that has opened, or whose user has been added, unless it is subscribed.
+    def attach(self, session: Session, member_rev: int, *, is_news: bool = False, many: bool = False) -> None:
+        """Subscribes a session, unless it is subscribed.
 
         Args:
             session: the session.
+            member_rev: the rev of the members as of which its user is one of them.
+            is_news: its client does not know that its user is a member.
             many: many join at once; then few frames are sent about them, as in a crowd.
         """
-        if session.connection.transport in self._subscriptions:
+        known = self._audience.get(session.connection.transport)
+        if known is not None:
+            known.member_rev = max(known.member_rev, member_rev)
             return
-        subscription = session.subscribe(self.conversation_id, self.feed.last_rev)
-        if self._enter(subscription):
+        if is_news:
+            session.notify_added(self.conversation_id)
+        subscription, is_first = self._subscribe(session, member_rev)
+        if is_first:
             self._notifier.notify_joined(subscription, many=many)
 
-    def add_members(self, user_ids: Sequence[UUID], version: int, *, many: bool) -> None:
-        """Subscribes the sessions of users who have been added to the conversation; see `attach`."""
-        if not self.opened.is_set():
-            for user_id in user_ids:
-                self._opening.record_change(user_id, version, is_member=True)
-            return
-        for user_id in user_ids:
-            for session in self._sessions.of(user_id):
-                self.attach(session, many=many)
+    def _subscribe(self, session: Session, member_rev: int) -> tuple[Subscription, bool]:
+        """Subscribes a session; returns its subscription, and True if it is the first of its user."""
+        subscription = session.subscribe(self.conversation_id, self.feed, member_rev)
+        return subscription, self._enter(subscription)
 
-    def remove_member(self, user_id: UUID, version: int) -> None:
-        """Records the removal of a user, so that their sessions are not subscribed when the room opens."""
-        self.read_seqs.pop(user_id, None)
-        if not self.opened.is_set():
-            self._opening.record_change(user_id, version, is_member=False)
+    async def admit_ahead(self, members: Sequence[Member]) -> None:
+        """Subscribes the sessions of many users who were added, spread over turns of the loop.
 
-    def recheck_members(self) -> None:
-        """Looks up the members again, if the room is opening: one may have been removed."""
-        self._opening.recheck()
+        The changes before theirs must be delivered.
+        """
+        for at in range(0, len(members), MAX_USERS_A_TURN):
+            if at:
+                await trio.lowlevel.checkpoint()
+            for member in members[at : at + MAX_USERS_A_TURN]:
+                # What the feed has delivered in another turn has taken effect: they may have been removed again.
+                if member.is_member and member.rev > self.feed.last_rev:
+                    self._admit(member, many=True)
+
+    def apply_members(self, members: Sequence[Member]) -> None:
+        """Subscribes the sessions of users who were added, and ends the subscriptions of users who were removed."""
+        for member in members:
+            if member.is_member:
+                self._admit(member, many=len(members) > 1)
+            else:
+                self._expel(member)
+
+    def _admit(self, member: Member, *, many: bool) -> None:
+        for session in self._sessions.of(member.user_id):
+            session.forget_refusal(self.conversation_id)
+            self.attach(session, member.rev, is_news=True, many=many)
+        self._user_feeds.apply_member(member, self.feed.last_seq)
+
+    def _expel(self, member: Member) -> None:
+        self.read_seqs.pop(member.user_id, None)
+        for subscription in self._audience.of_user(member.user_id):
+            if subscription.member_rev >= member.rev:
+                continue  # they were added again since
+            if not subscription.connection.is_session:
+                subscription.is_removed = True
+                subscription.connection.close(CloseCode.REMOVED, REMOVED)
+            self.leave(subscription)
+        sessions = self._sessions.of(member.user_id)
+        for session in sessions:
+            session.removed(self.conversation_id, member.rev)
+        self._watches.recheck_user(member.user_id, (session.connection for session in sessions))
+        self._user_feeds.apply_member(member, 0)
 
     def leave(self, subscription: Subscription) -> None:
         """Removes a subscription, and notifies the others if it was the last of its user."""
         connection = subscription.connection
-        if self._subscriptions.get(connection.transport) is not subscription:
+        if not self._audience.discard(subscription):
             return
-        del self._subscriptions[connection.transport]
         if not connection.is_session:
             self._own_connections -= 1
             connection.leave()
@@ -256,17 +314,9 @@ class Room:
             self._notifier.notify_left(connection.user, was_crowded=was_crowded)
         self._changed.set()
 
-    def close_user(self, user_id: UUID, code: CloseCode, reason: str) -> None:
-        """Closes a user's connections that are of this conversation alone, not their sessions."""
-        for subscription in list(self._subscriptions.values()):
-            if subscription.connection.user.id == user_id and not subscription.connection.is_session:
-                subscription.connection.close(code, reason)
-                self.leave(subscription)
-
     def close_all(self, code: CloseCode, reason: str) -> None:
         """Closes all connections, sessions too. No `left` frames: no connection remains to receive them."""
-        subscriptions = list(self._subscriptions.values())
-        self._subscriptions.clear()
+        subscriptions = self._audience.clear()
         self._presence.clear()
         self._own_connections = 0
         for subscription in subscriptions:
@@ -275,12 +325,19 @@ class Room:
 
     def _enter(self, subscription: Subscription) -> bool:
         """Adds a subscription; returns True if it is the first of its user."""
-        self._subscriptions[subscription.connection.transport] = subscription
+        self._audience.add(subscription)
         return self._presence.enter(subscription.connection.user)
+
+    def replace(self, old: Subscription, renewed: Subscription) -> None:
+        """Replaces the subscription of a session that has not started yet, if it has one here."""
+        if self._audience.discard(old):
+            renewed.target = renewed.cursor
+            renewed.raise_target(self.feed.last_rev_of(renewed.mask))  # also of kinds that it had not asked for
+            self._audience.add(renewed)
 
     def subscription_of(self, transport: Transport) -> Subscription | None:
         """Returns the subscription of a connection, if it has one here."""
-        return self._subscriptions.get(transport)
+        return self._audience.get(transport)
 
     @property
     def active_users(self) -> list[UUID]:
@@ -290,7 +347,7 @@ class Room:
     @property
     def connection_count(self) -> int:
         """The number of connections."""
-        return len(self._subscriptions)
+        return len(self._audience)
 
     # --- frames ---
 
@@ -304,28 +361,73 @@ class Room:
     ) -> None:
         """Delivers a frame to every subscription, except one or those of one user; never blocks."""
         count = 0
-        for subscription in list(self._subscriptions.values()):
+        for subscription in self._audience:
             if subscription is not exclude and subscription.connection.user.id != exclude_user_id:
                 subscription.deliver(frame, ephemeral=ephemeral)
                 count += 1
         self._metrics.frames_out[frame.kind] += count
 
-    def announce(self, event: str, content: str, user_id: UUID, user_ids: Sequence[UUID] = ()) -> None:
-        """Sends every connection one frame about an event in the conversation.
+    def announce(
+        self, event: str, content: str, user_id: UUID, *, exclude: Subscription | None = None, ephemeral: bool = False
+    ) -> None:
+        """Sends every connection, except one, a `system` frame about an event in the conversation.
 
         Args:
-            event: its kind: "added", "removed" or "renamed".
+            event: its kind.
             content: a sentence for people.
             user_id: the user whom it is about, or who did it.
-            user_ids: all users whom it is about; the frame has the first `MAX_FRAME_USERS`, and their number.
+            exclude: the connection that is not sent it.
+            ephemeral: drop it for connections that read slowly.
         """
-        frame = self.system_frame(event, content, user_id)
-        if user_ids:
-            frame = structs.replace(frame, user_ids=list(user_ids[:MAX_FRAME_USERS]), user_count=len(user_ids))
-        self.broadcast(encode(frame))
+        for mask, subscriptions in self._audience.snapshot():
+            frame = encode(self._system_frame(event, content, user_id, mask))
+            others = [each for each in subscriptions if each is not exclude]
+            self._metrics.frames_out[frame.kind] += len(others)
+            for subscription in others:
+                subscription.deliver(frame, ephemeral=ephemeral)
 
-    def system_frame(self, event: str, content: str, user_id: UUID, *, with_list: bool = False) -> SystemFrame:
-        """Makes a frame about an event; with the list of active users in a crowd, too, if `with_list`."""
+    def announce_members(
+        self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], command: Command | None
+    ) -> None:
+        """Sends `added` and `removed` to clients that did not ask for members."""
+        added = [member for member in members if member.is_member]
+        if added:
+            self._announce_users(audience, mask, "added", added_sentence(added, command), added)
+        for member in members:
+            if not member.is_member:
+                self._announce_users(audience, mask, "removed", removed_sentence(member, command), [member])
+
+    def announce_properties(
+        self, audience: Sequence[Subscription], mask: int, properties: Properties, command: Command | None
+    ) -> None:
+        """Sends `renamed` to clients that did not ask for the properties; not if the owner has changed only."""
+        if command is None or isinstance(command, SetProperties):
+            user_id = properties.actor_id or properties.owner_id
+            self._deliver_all(audience, self._system_frame("renamed", renamed_sentence(command), user_id, mask))
+
+    def _announce_users(
+        self, audience: Sequence[Subscription], mask: int, event: str, content: str, members: Sequence[Member]
+    ) -> None:
+        frame = structs.replace(
+            self._system_frame(event, content, members[0].user_id, mask),
+            user_ids=[member.user_id for member in members[:MAX_FRAME_USERS]],
+            user_count=len(members),
+        )
+        self._deliver_all(audience, frame)
+
+    def _deliver_all(self, audience: Sequence[Subscription], frame: SystemFrame) -> None:
+        encoded = encode(frame)
+        self._metrics.frames_out[encoded.kind] += len(audience)
+        for subscription in audience:
+            subscription.deliver(encoded)
+
+    def _system_frame(
+        self, event: str, content: str, user_id: UUID, mask: int, *, with_list: bool = False
+    ) -> SystemFrame:
+        """Makes a frame about an event for clients with the features of `mask`.
+
+        In a crowd it has the list of active users only if `with_list`.
+        """
         return SystemFrame(
             content=content,
             sender_id=user_id,
@@ -334,7 +436,7 @@ class Room:
             event=event,
             conversation_id=self.conversation_id,
             last_seq=self.feed.last_seq,
-            last_rev=self.feed.last_rev,
+            last_rev=self.feed.last_rev_of(mask),
             epoch=self._store.epoch,
         )
 
@@ -347,7 +449,7 @@ class Room:
         self.read_seqs.update((position.user_id, position.seq) for position in news)
         if self._presence.is_crowded:
             frames = {p.user_id: encode(ReadFrame(conversation_id=self.conversation_id, positions=[p])) for p in news}
-            for subscription in list(self._subscriptions.values()):
+            for subscription in self._audience:
                 frame = frames.get(subscription.connection.user.id)
                 if frame is not None:
                     subscription.deliver(frame, ephemeral=True)
@@ -358,8 +460,8 @@ class Room:
 
     # --- messages ---
 
-    async def submit(self, subscription: Subscription, command: NewMessage | Revision, client_id: str | None) -> None:
-        """Submits a message, or a change of one, to the writer; its client gets the answer as a frame.
+    async def submit(self, subscription: Subscription, command: Command, client_id: str | None) -> None:
+        """Submits a command about a message to the writer; its client gets the answer as a frame.
 
         Waits while the room, or the connection, has too many unstored.
         Cancelled: it was not submitted.
@@ -381,13 +483,13 @@ class Room:
             connection.capacity.release()
             raise
 
-    async def store(self, command: NewMessage | Revision, client_id: str | None = None) -> Message:
-        """Stores a message, or a change of one, of a user who need not be connected; returns it as it then is.
+    async def apply(self, command: Command, client_id: str | None = None) -> Sequence[Change]:
+        """Carries out a command of a user who need not be connected; returns the changes when they are delivered.
 
         Raises:
-            NotAMember: its sender is not in the conversation.
+            Refusal: the store refused it.
             PulseError: it was rejected, or could not be stored in time.
-        Cancelled: it may be stored or not.
+        Cancelled: it may be carried out or not.
         """
         sender = WaitingSender()
         try:

@@ -1,16 +1,25 @@
-"""The senders of a message, or of a change of one, and how each gets the outcome."""
+"""The senders of a command, and how each gets the outcome."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.model import FEATURED, Change, Message
 from pulse_trio.protocol import encode
+from pulse_trio.rooms.change_frames import message_frame
 from pulse_trio.rooms.connection import Transport
-from pulse_trio.rooms.message_frames import change_frame
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import not_a_member, not_stored
-from pulse_trio.store.base import Message, NotAMember
+from pulse_trio.store.base import NoSuchMessage, NotAMember, NotYourMessage, Refusal
+
+_CODES: Final = {
+    NotAMember: ErrorCode.NOT_A_MEMBER,
+    NoSuchMessage: ErrorCode.NO_SUCH_MESSAGE,
+    NotYourMessage: ErrorCode.NOT_YOUR_MESSAGE,
+}
+"""Refusals of the commands that a connection can send."""
 
 
 class SubscriptionSender:
@@ -34,20 +43,25 @@ class SubscriptionSender:
         self._client_id = client_id
         self._subscription_of = subscription_of
 
-    def stored(self, message: Message, *, is_news: bool) -> None:
-        if is_news:
-            return  # the feed has delivered it to all, so to the sender, too
+    def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
         subscription = self._subscription_of(self.subscription.connection.transport)
         if subscription is None:  # a resend of a removed user: nothing of the conversation may reach them
             self.subscription.refuse(not_a_member(), self._client_id)
-        else:
-            subscription.deliver_again(message.rev, encode(change_frame(message)))
+            return
+        if is_news:
+            return  # the feed delivers it to all, so to the sender, too
+        for change in changes:
+            assert isinstance(change, Message), "connections send commands about messages only"
+            # The kind of the change before it is not known: a client that lacks it catches up once too often.
+            prev_rev = change.rev - 1 if subscription.mask & FEATURED else None
+            subscription.deliver_again(change.rev, encode(message_frame(change, prev_rev)))
 
     def settled(self) -> None:
         self.subscription.connection.capacity.release()
 
-    def refuse(self, error: PulseError, client_id: str | None) -> None:
-        self.subscription.refuse(error, client_id)
+    def refuse(self, error: PulseError | Refusal, client_id: str | None) -> None:
+        refused = PulseError(_CODES[type(error)]) if isinstance(error, Refusal) else error
+        self.subscription.refuse(refused, client_id)
 
 
 class WaitingSender:
@@ -55,28 +69,28 @@ class WaitingSender:
 
     def __init__(self) -> None:
         self._settled = trio.Event()
-        self._outcome: Message | PulseError | None = None
+        self._outcome: Sequence[Change] | PulseError | Refusal | None = None
 
-    def stored(self, message: Message, *, is_news: bool) -> None:
-        self._outcome = message
+    def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
+        self._outcome = changes
 
     def settled(self) -> None:
         self._settled.set()
 
-    def refuse(self, error: PulseError, client_id: str | None) -> None:
+    def refuse(self, error: PulseError | Refusal, client_id: str | None) -> None:
         self._outcome = error
 
-    async def wait(self) -> Message:
-        """Returns the stored message.
+    async def wait(self) -> Sequence[Change]:
+        """Returns the changes.
 
         Raises:
-            NotAMember: the sender is not in the conversation.
+            Refusal: the store refused the command.
             PulseError: it was rejected, or could not be stored in time.
-        Cancelled: it may be stored or not.
+        Cancelled: it may be carried out or not.
         """
         await self._settled.wait()
-        if isinstance(self._outcome, Message):
-            return self._outcome
-        if self._outcome is not None and self._outcome.code is ErrorCode.NOT_A_MEMBER:
-            raise NotAMember
-        raise self._outcome or not_stored()
+        if self._outcome is None:
+            raise not_stored()
+        if isinstance(self._outcome, PulseError | Refusal):
+            raise self._outcome
+        return self._outcome

@@ -1,24 +1,74 @@
 """Sessions: connections that carry all of a user's conversations.
 
 A session costs nothing in a conversation where nothing happens. When a room opens, it looks up the members and
-subscribes their sessions; when a session opens, it looks up which of the open rooms are its user's. An addition to a
-conversation, or a removal, reaches both at once.
+subscribes their sessions; when a session opens, it looks up which of the open rooms are its user's. An addition or a
+removal that comes later reaches it through the feed of the room.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 from uuid import UUID
 
 import trio
 
+from pulse_trio.model import Features, User
 from pulse_trio.protocol import ConversationAddedFrame, ConversationRemovedFrame, encode
 from pulse_trio.rooms.connection import Connection
-from pulse_trio.rooms.membership import later
 from pulse_trio.rooms.subscription import SendPage, Subscription
-from pulse_trio.store.base import User
 
 REFUSAL_SECONDS: Final = 1.0  # in which a further frame about a foreign conversation costs no look-up
-MAX_NOTIFIED: Final = 1_024  # memberships whose last notification is kept, so that it is sent once
 MAX_REFUSALS: Final = 64  # foreign conversations kept for each session; beyond it the oldest is dropped
+
+
+class Position(Protocol):
+    """The position of an open room among the changes of its conversation.
+
+    Attributes:
+        last_revs: the highest rev delivered of each kind.
+    """
+
+    last_revs: dict[int, int]
+
+    def last_rev_of(self, mask: int) -> int:
+        """Returns the highest rev delivered of the kinds of a mask."""
+
+
+class Notices:
+    """The frames `conversation_added` and `conversation_removed` of a session, as an owner of frames in its outbox.
+
+    Attributes:
+        is_removed: True while the client asks for `me`, which replaces them.
+    """
+
+    __slots__ = ("is_removed",)
+
+    def __init__(self) -> None:
+        self.is_removed = False
+
+
+class MyPlace:
+    """The place of a session in its user's own sequence; only for sessions that ask for `me`.
+
+    Attributes:
+        cursor: the `user_rev` of the last change that the client has.
+        target: the `user_rev` up to which it must get changes from the store, before it is live.
+        is_live: changes are delivered as they are committed.
+        catch_up_later: queues the sending of the next page of missed changes.
+    """
+
+    __slots__ = ("catch_up_later", "cursor", "is_live", "target")
+
+    def __init__(self) -> None:
+        self.cursor = 0
+        self.target = 0
+        self.is_live = False
+        self.catch_up_later: Callable[[], None] = lambda: None
+
+    def start(self) -> None:
+        """Starts delivery: the changes up to `target` from the store, then live."""
+        self.is_live = self.cursor >= self.target
+        if not self.is_live:
+            self.catch_up_later()
 
 
 class Session:
@@ -32,22 +82,26 @@ class Session:
 
     Attributes:
         subscriptions: one for each conversation in which something has happened, or will be replayed.
-        changed: while the user's memberships are looked up, the last change of each since then: its version, and True
-            for an addition.
+        me: the place of the session in its user's own sequence.
+        removals: while memberships are looked up, the rev of each removal of the user since then.
+        known_revs: of conversations that the user is no member of, the rev that the client has, while it does not know
+            that. With the feature `me` it may never learn: if its user is added again first, it resumes there.
         ended: set when nothing more will be sent.
         is_greeted: changes from now on reach the client; it learns of earlier ones by loading its list.
         waiting: cancels the task that starts the session after `PULSE_RESUME_WAIT`.
     """
 
     __slots__ = (
-        "_notified",
+        "_notices",
         "_refused",
         "_send_page",
-        "changed",
         "connection",
         "ended",
         "is_greeted",
         "is_started",
+        "known_revs",
+        "me",
+        "removals",
         "subscriptions",
         "waiting",
     )
@@ -56,8 +110,11 @@ class Session:
         self.connection = connection
         self._send_page = send_page
         self.subscriptions: dict[UUID, Subscription] = {}
-        self.changed: dict[UUID, tuple[int, bool]] | None = None
-        self._notified: dict[UUID, bool] = {}  # the last notification of each membership: True for an addition
+        self.me = MyPlace()
+        self._notices = Notices()
+        self._notices.is_removed = connection.features.has_me
+        self.removals: dict[UUID, int] | None = None
+        self.known_revs: dict[UUID, int] = {}
         self._refused: dict[UUID, float] = {}  # foreign conversation → until when it is refused without a look-up
         self.ended = trio.Event()
         self.waiting = trio.CancelScope()
@@ -74,30 +131,45 @@ class Session:
         found = self.subscriptions.get(conversation_id)
         return Subscription(self.connection, conversation_id, 0, self._send_page) if found is None else found
 
-    def subscribe(self, conversation_id: UUID, last_rev: int) -> Subscription:
-        """Returns the subscription for a room that is open at `last_rev`; missed changes will be sent on it."""
+    def subscribe(self, conversation_id: UUID, position: Position, member_rev: int) -> Subscription:
+        """Returns the subscription for a room that is open; missed changes will be sent on it.
+
+        Args:
+            conversation_id: the conversation.
+            position: where the room stands.
+            member_rev: the rev of the members as of which the user is one of them.
+        """
+        last_rev = position.last_rev_of(self.connection.features.mask)
         subscription = self.subscriptions.get(conversation_id)
         if subscription is None:
-            self.notify_added(conversation_id, only_if_left=True)
-            subscription = Subscription(self.connection, conversation_id, last_rev, self._send_page)
+            known_rev = min(self.known_revs.pop(conversation_id, last_rev), last_rev)
+            subscription = Subscription(self.connection, conversation_id, known_rev, self._send_page)
             self.subscriptions[conversation_id] = subscription
-            subscription.is_live = self.is_started
+            subscription.target = last_rev
+            if self.is_started:
+                subscription.start()
+            else:
+                subscription.origin = dict(position.last_revs)
         else:
-            subscription.target = max(subscription.target, last_rev)
+            subscription.raise_target(last_rev)
             if subscription.is_live and subscription.cursor < last_rev:
                 subscription.start()
+        subscription.member_rev = max(subscription.member_rev, member_rev)
         return subscription
 
-    def resume(self, conversation_id: UUID, rev: int, last_rev: int) -> None:
-        """Sets a conversation back to the last rev that the client has; only before `start`."""
+    def resume(self, conversation_id: UUID, rev: int, last_rev: int, member_rev: int) -> None:
+        """Sets a conversation back to the last rev that the client has; only before `start`.
+
+        `last_rev`: the highest rev of the kinds that it asked for.
+        """
         subscription = self.subscriptions.get(conversation_id)
         if subscription is not None:
             subscription.cursor = rev  # also if it is beyond the rev at which the room subscribed the session
             subscription.target = max(subscription.target, last_rev)
         elif rev < last_rev:
-            self.notify_added(conversation_id, only_if_left=True)
             subscription = Subscription(self.connection, conversation_id, rev, self._send_page)
             subscription.target = last_rev
+            subscription.member_rev = member_rev
             self.subscriptions[conversation_id] = subscription
 
     def start(self) -> None:
@@ -108,6 +180,7 @@ class Session:
             self.connection.release()
             for subscription in self.subscriptions.values():
                 subscription.start()
+            self.me.start()
 
     def remember_refusal(self, conversation_id: UUID) -> None:
         """Remembers for `REFUSAL_SECONDS` that the user is no member of a conversation."""
@@ -120,49 +193,47 @@ class Session:
         """True if a recent look-up found that the user is no member of a conversation."""
         return trio.current_time() < self._refused.get(conversation_id, 0.0)
 
-    def added(self, conversation_id: UUID, version: int, *, is_news: bool) -> None:
-        """Notifies the client that its user has been added to a conversation; once, unless it is news."""
-        self._record_change(conversation_id, version, is_member=True)
+    def forget_refusal(self, conversation_id: UUID) -> None:
+        """Forgets that the user was no member of a conversation."""
         self._refused.pop(conversation_id, None)
-        self.notify_added(conversation_id, is_news=is_news)
 
-    def notify_added(self, conversation_id: UUID, *, only_if_left: bool = False, is_news: bool = False) -> None:
-        """Notifies the client of an addition, once; also if a look-up shows it before its answer comes.
+    def notify_added(self, conversation_id: UUID) -> None:
+        """Notifies the client that its user has been added to a conversation, unless it asked for `me`."""
+        self._notify(ConversationAddedFrame(conversation_id=conversation_id))
 
-        Args:
-            conversation_id: the conversation.
-            only_if_left: only if the client's last notification was that its user was removed.
-            is_news: notify again, although it was the last notification: the user may have been out in between, and
-                have missed something.
+    def removed(self, conversation_id: UUID, rev: int) -> None:
+        """Ends the subscription to a conversation, and notifies the client, unless it asked for `me`.
+
+        Frames of the conversation that wait in the outbox are not sent. `rev`: that of the removal.
         """
-        last = self._notified.get(conversation_id)
-        if self.is_greeted and (is_news or last is False or (last is None and not only_if_left)):
-            self._remember_notification(conversation_id, is_member=True)
-            self.connection.deliver(encode(ConversationAddedFrame(conversation_id=conversation_id)))
-
-    def removed(self, conversation_id: UUID, version: int = 0) -> Subscription | None:
-        """Notifies the client that its user has been removed; returns its subscription, if it had one.
-
-        Frames of the conversation that wait in the outbox are not sent.
-        """
-        self._record_change(conversation_id, version, is_member=False)
-        subscription = self.subscriptions.pop(conversation_id, None)
-        if subscription is not None:
+        if self.removals is not None:
+            self.removals[conversation_id] = rev
+        subscription = self.subscriptions.get(conversation_id)
+        if subscription is not None and subscription.member_rev < rev:
+            del self.subscriptions[conversation_id]
             subscription.remove()
-        if self.is_greeted:
-            self._remember_notification(conversation_id, is_member=False)
-            self.connection.deliver(encode(ConversationRemovedFrame(conversation_id=conversation_id)))
-        return subscription
+            self.notify_removed(conversation_id, subscription.cursor)
 
-    def _remember_notification(self, conversation_id: UUID, *, is_member: bool) -> None:
-        self._notified.pop(conversation_id, None)
-        self._notified[conversation_id] = is_member
-        if len(self._notified) > MAX_NOTIFIED:
-            del self._notified[next(iter(self._notified))]
+    def notify_removed(self, conversation_id: UUID, known_rev: int) -> None:
+        """Notifies the client that its user is not in a conversation; if it asked for `me`, its own sequence does.
 
-    def _record_change(self, conversation_id: UUID, version: int, *, is_member: bool) -> None:
-        if self.changed is not None:
-            self.changed[conversation_id] = later(self.changed.get(conversation_id), (version, is_member))
+        `known_rev`: the last rev that it has.
+        """
+        if self.connection.features.has_me:
+            self.known_revs[conversation_id] = known_rev
+        self._notify(ConversationRemovedFrame(conversation_id=conversation_id))
+
+    def change_features(self, features: Features) -> None:
+        """Changes what the client is sent; only before `start`. What waits in the outbox and is replaced is dropped."""
+        self.connection.features = features
+        self._notices.is_removed = features.has_me
+
+    def _notify(self, frame: ConversationAddedFrame | ConversationRemovedFrame) -> None:
+        # Before `start` it waits in the outbox, also with `me`: the client may still give that up.
+        if self.is_greeted and not (self.is_started and self.connection.features.has_me):
+            encoded = encode(frame)
+            self.connection.metrics.frames_out[encoded.kind] += 1
+            self.connection.deliver(encoded, self._notices)
 
 
 class Sessions:
@@ -173,6 +244,9 @@ class Sessions:
 
     def __bool__(self) -> bool:
         return bool(self._by_user)
+
+    def __contains__(self, session: Session) -> bool:
+        return session in self._by_user.get(session.user.id, ())
 
     def all(self) -> list[Session]:
         """Returns all sessions."""

@@ -1,12 +1,14 @@
 """A subscription: a connection's place in one conversation, and the last change that its client has."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 from uuid import UUID
 
 from pulse_trio.errors import PulseError
 from pulse_trio.protocol import Encoded
 from pulse_trio.rooms.connection import Connection
+
+_NO_REVS: Final[Mapping[int, int]] = {}
 
 SendPage: TypeAlias = Callable[["Subscription"], Awaitable[None]]
 """Sends a subscription the next page of the changes that its client missed."""
@@ -21,16 +23,34 @@ class Subscription:
     Args:
         connection: the connection.
         conversation_id: the conversation.
-        cursor: the rev of the last change that the client has.
+        cursor: the rev of the last change that the client has, of the kinds that it asked for.
         send_page: sends the next page of missed changes; see `CatchUp.send_page`.
 
     Attributes:
-        target: the rev up to which the client must get changes from the store, before it is live.
+        mask: from `Features.mask`: the kinds of changes that its client is sent.
+        member_rev: the rev of the conversation's members as of which the user is one of them.
+        origin: until a session starts, the highest rev of each kind when it was subscribed: where the cursor of other
+            features would stand.
+        target: the rev up to which the client must get changes from the store, before it is live. The user is a member
+            as of it, so nothing above it is read for them: they may have been removed there.
         is_live: changes are delivered as they are committed.
+        is_waiting: the client has everything up to `target`, and more is committed that the room has not delivered.
         is_removed: the user is no longer a member.
     """
 
-    __slots__ = ("_send_page", "connection", "conversation_id", "cursor", "is_live", "is_removed", "target")
+    __slots__ = (
+        "_send_page",
+        "connection",
+        "conversation_id",
+        "cursor",
+        "is_live",
+        "is_removed",
+        "is_waiting",
+        "mask",
+        "member_rev",
+        "origin",
+        "target",
+    )
 
     def __init__(self, connection: Connection, conversation_id: UUID, cursor: int, send_page: SendPage) -> None:
         self.connection = connection
@@ -39,6 +59,10 @@ class Subscription:
         self._send_page = send_page
         self.is_live = False
         self.is_removed = False
+        self.is_waiting = False
+        self.mask = connection.features.mask
+        self.member_rev = 0
+        self.origin = _NO_REVS
         self.target = cursor
 
     def deliver(self, frame: Encoded, *, ephemeral: bool = False) -> None:
@@ -51,7 +75,7 @@ class Subscription:
         While the subscription catches up, its client gets the change from the store.
         """
         if not self.is_live:
-            self.target = max(self.target, rev)
+            self.raise_target(rev)
         elif rev > self.cursor:
             self.cursor = rev
             self.connection.deliver(frame, self)
@@ -71,8 +95,23 @@ class Subscription:
             self.connection.metrics.frames_out[frame.kind] += 1
             self.connection.deliver(frame, self)
 
+    def wait_for(self, rev: int) -> None:
+        """Waits until the room has delivered what follows `target`, up to this rev; then catches up further."""
+        if self.target >= rev:  # delivered while the frames before it were being sent
+            self.catch_up_later()
+        else:
+            self.is_waiting = True
+
+    def raise_target(self, rev: int) -> None:
+        """Lets the client get the changes up to a rev from the store; the room has delivered that rev."""
+        self.target = max(self.target, rev)
+        if self.is_waiting:
+            self.is_waiting = False
+            self.catch_up_later()
+
     def start(self) -> None:
         """Starts delivery: the changes up to `target` from the store, then live."""
+        self.origin = _NO_REVS
         self.is_live = self.cursor >= self.target
         if not self.is_live:
             self.catch_up_later()
@@ -85,6 +124,20 @@ class Subscription:
         if not self.is_removed:
             await self._send_page(self)
 
+    def renewed(self) -> "Subscription":
+        """Returns a subscription in place of this one, for a connection with other features; only before it starts.
+
+        What waits in the outbox was made for the features of before, and is not sent.
+        """
+        self.is_removed = True
+        renewed = Subscription(self.connection, self.conversation_id, self.cursor, self._send_page)
+        renewed.origin = self.origin
+        if self.cursor >= _highest(self.origin, self.mask):  # else its client resumes before it
+            renewed.cursor = _highest(self.origin, renewed.mask)
+        renewed.target = max(self.target, renewed.cursor)
+        renewed.member_rev = self.member_rev
+        return renewed
+
     def refuse(self, error: PulseError, client_id: str | None = None) -> None:
         """Sends an `error` frame about something in this conversation."""
         self.connection.refuse(error, client_id, self.conversation_id)
@@ -93,3 +146,7 @@ class Subscription:
         """Stops delivery of this conversation; the connection stays open."""
         self.is_removed = True
         self.connection.cut_off(self)
+
+
+def _highest(revs: Mapping[int, int], mask: int) -> int:
+    return max((rev for kind, rev in revs.items() if kind & mask), default=0)

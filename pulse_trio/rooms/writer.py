@@ -1,11 +1,13 @@
-"""The writer: the one task of a room that stores messages.
+"""The writer: the one task of a room that carries out commands.
 
-It takes one message, then all others that wait, and appends them in one transaction; while that commits, the next
-batch collects. No client gets a message before it is committed. The writer runs in the room's nursery, not in a
-connection's: a submitted message is stored although its sender has gone.
+It takes one message, then all others that wait, and stores them in one transaction; while that commits, the next
+batch collects. A command of another kind is a batch of its own. The removal of a member is the next batch: what that
+member has sent must not delay it. No client gets a change before it is committed. The writer runs in the room's
+nursery, not in a connection's: a submitted message is stored although its sender has gone.
 """
 
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -15,71 +17,57 @@ import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
+from pulse_trio.model import Change, Command, Post, RemoveMember
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.store.base import (
-    Message,
-    NewMessage,
-    NoSuchMessage,
-    NotAMember,
-    NotYourMessage,
-    Revision,
-    Store,
-    StoreRefused,
-    StoreUnavailable,
-)
+from pulse_trio.rooms.outages import Outages
+from pulse_trio.store.base import Outcome, Refusal, Store, StoreRefused, StoreUnavailable
 
 MIN_ATTEMPT: Final = 1.0  # seconds that an attempt gets however late it is: else none could ever succeed
-
-_CODES: Final = {
-    NotAMember: ErrorCode.NOT_A_MEMBER,
-    NoSuchMessage: ErrorCode.NO_SUCH_MESSAGE,
-    NotYourMessage: ErrorCode.NOT_YOUR_MESSAGE,
-}
-_REFUSALS: Final = tuple(_CODES)
 
 log = structlog.get_logger(__name__)
 
 
 class Sender(Protocol):
-    """The sender of a message, or of a change of one."""
+    """The sender of a command."""
 
-    def stored(self, message: Message, *, is_news: bool) -> None:
-        """Takes the committed message. `is_news` is false for a resend: the others already have it."""
+    def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
+        """Takes the committed changes. `is_news` is false for a resend: the others already have them."""
 
     def settled(self) -> None:
         """Ends the wait for one of this sender's commands: it was stored or rejected."""
 
-    def refuse(self, error: PulseError, client_id: str | None) -> None:
-        """Takes the reason why a command was not stored."""
+    def refuse(self, error: PulseError | Refusal, client_id: str | None) -> None:
+        """Takes the reason why a command was not carried out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A command on its way to the store: a message, or a change of one.
+    """A command on its way to the store.
 
     `deadline`: the time on Trio's clock at which it is rejected if it is not stored.
     """
 
-    command: NewMessage | Revision
+    command: Command
     client_id: str | None
     sender: Sender
     deadline: float
 
 
-Stored = tuple[Submission, Message]
+Stored = tuple[Submission, tuple[Change, ...]]
 
 
 class Writer:
     """Collects batches, commits them, and releases what is committed.
 
     Args:
-        store: stores messages.
-        release: called with the committed messages of each batch, in order; the next batch waits for it.
+        store: carries out commands.
+        release: called with the committed changes of each batch; the next batch waits for it.
         inbox_messages: commands that may wait; beyond it `submit` waits, which slows the senders.
         batch_messages: messages of one transaction at most.
         store_timeout: seconds after which a command that cannot be stored is rejected.
         rand: gives the jitter of retries.
         metrics: counts batches.
+        outages: logs failed attempts.
         on_unknown_outcome: called when a command was rejected that may be committed.
     """
 
@@ -93,6 +81,7 @@ class Writer:
         store_timeout: float,
         rand: random.Random,
         metrics: Metrics | None = None,
+        outages: Outages | None = None,
         on_unknown_outcome: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -102,8 +91,11 @@ class Writer:
         self._store_timeout = store_timeout
         self._random = rand
         self._metrics = Metrics() if metrics is None else metrics
+        self._outages = Outages() if outages is None else outages
         # Bounded by PULSE_INBOX_MESSAGES: the unstored messages of a conversation that are held in memory.
         self._inbox, self._source = trio.open_memory_channel[Submission](inbox_messages)
+        # Removals that came while others waited in the inbox: few, as one user is the owner, and requests are limited.
+        self._removals: deque[Submission] = deque()
         self._unsettled = 0
         self._idle = trio.Event()
         self._idle.set()
@@ -118,8 +110,10 @@ class Writer:
         while self._unsettled:
             await self._idle.wait()
 
-    async def submit(self, command: NewMessage | Revision, sender: Sender, client_id: str | None = None) -> None:
+    async def submit(self, command: Command, sender: Sender, client_id: str | None = None) -> None:
         """Puts a command into the inbox; waits while it is full. An error repeats `client_id`.
+
+        A removal waits neither for room in the inbox nor for what is in it.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: `run` has ended, or `close` was called.
@@ -130,6 +124,9 @@ class Writer:
         if self._idle.is_set():
             self._idle = trio.Event()
         try:
+            if isinstance(command, RemoveMember) and self._has_waiting():
+                self._removals.append(submission)
+                return
             try:
                 self._inbox.send_nowait(submission)
             except trio.WouldBlock:
@@ -137,6 +134,11 @@ class Writer:
         except BaseException:
             self._settle(1)
             raise
+
+    def _has_waiting(self) -> bool:
+        """True if `run` will find something in the inbox, so that it does not wait there when it looks next."""
+        inbox = self._inbox.statistics()
+        return inbox.open_send_channels > 0 and inbox.current_buffer_used > 0
 
     def close(self) -> None:
         """Closes the inbox: `run` stores what is in it and returns."""
@@ -150,12 +152,15 @@ class Writer:
         carry: Submission | None = None
         try:
             while True:
-                if carry is None:
-                    try:
-                        carry = await self._source.receive()
-                    except trio.EndOfChannel:
-                        return
-                batch, carry = self._take_batch(carry)
+                if self._removals:
+                    batch = [self._removals.popleft()]
+                else:
+                    if carry is None:
+                        try:
+                            carry = await self._source.receive()
+                        except trio.EndOfChannel:
+                            return
+                    batch, carry = self._take_batch(carry)
                 try:
                     await self._store_batch(batch)
                 finally:
@@ -169,7 +174,8 @@ class Writer:
 
     def _refuse_waiting(self, carry: Submission | None, error: PulseError | None = None) -> None:
         """Closes the inbox, and rejects what is in it: no sender may wait for ever."""
-        waiting = [] if carry is None else [carry]
+        waiting = [*self._removals] if carry is None else [*self._removals, carry]
+        self._removals.clear()
         with self._source:
             try:
                 while True:
@@ -188,11 +194,11 @@ class Writer:
     def _take_batch(self, first: Submission) -> tuple[list[Submission], Submission | None]:
         """Takes a batch that begins with `first`; also returns the submission that must wait for the next one.
 
-        That is a resend of a message in the batch, with the same client_id: it must find that one stored. A change of
-        a message is a batch of its own.
+        That is a resend of a message in the batch, with the same client_id: it must find that one stored. Another
+        command than a message is a batch of its own.
         """
         batch = [first]
-        if isinstance(first.command, Revision):
+        if not isinstance(first.command, Post):
             return batch, None
         seen = {_resend_key(first)}
         while len(batch) < self._batch_messages:
@@ -201,7 +207,7 @@ class Writer:
             except (trio.WouldBlock, trio.EndOfChannel):
                 break
             key = _resend_key(submission)
-            if isinstance(submission.command, Revision) or (submission.command.client_id is not None and key in seen):
+            if not isinstance(submission.command, Post) or (key[1] is not None and key in seen):
                 return batch, submission
             seen.add(key)
             batch.append(submission)
@@ -212,18 +218,15 @@ class Writer:
         while batch:
             now = trio.current_time()
             try:
-                rows = None
+                outcomes = None
                 with trio.CancelScope(deadline=max(batch[0].deadline, now + MIN_ATTEMPT)):
-                    rows = await self._write(batch)
-                if rows is None:
+                    outcomes = await self._store.apply([submission.command for submission in batch])
+                if outcomes is None:
                     raise StoreUnavailable("the store does not answer in time")
             except StoreUnavailable as error:
-                # It may be committed. The retry sends the same ids, and gets the existing rows if it was.
+                # It may be committed. The retry sends the same ids, and gets the changes as they are if it was.
                 self._metrics.failed_batches += 1
-                log.warning("messages not stored yet", count=len(batch), reason=type(error).__name__)
-            except _REFUSALS as error:
-                batch[0].sender.refuse(PulseError(_CODES[type(error)]), batch[0].client_id)
-                return
+                self._outages.record("messages not stored yet", error, len(batch))
             except StoreRefused as error:
                 log.error("the store refused a batch", count=len(batch), reason=str(error))
                 await self._store_singly(batch)
@@ -231,7 +234,7 @@ class Writer:
             else:
                 self._metrics.batch_messages.observe(len(batch))
                 self._metrics.commit_seconds.observe(trio.current_time() - now)
-                await self._release_batch(batch, rows)
+                await self._release_batch(batch, outcomes)
                 return
             waiting = self._refuse_expired(batch)
             if len(waiting) < len(batch):
@@ -239,12 +242,6 @@ class Writer:
             batch = waiting
             if batch:
                 await backoff.wait()
-
-    async def _write(self, batch: list[Submission]) -> Sequence[Message | None]:
-        first = batch[0].command
-        if isinstance(first, Revision):
-            return [await self._store.revise(first)]
-        return await self._store.append([s.command for s in batch if isinstance(s.command, NewMessage)])
 
     async def _store_singly(self, batch: list[Submission]) -> None:
         """Stores each message by itself, so that one that can never be stored does not fail the others."""
@@ -255,13 +252,13 @@ class Writer:
         for submission in batch:
             await self._store_batch([submission])
 
-    async def _release_batch(self, batch: list[Submission], rows: Sequence[Message | None]) -> None:
+    async def _release_batch(self, batch: list[Submission], outcomes: Sequence[Outcome]) -> None:
         stored: list[Stored] = []
-        for submission, row in zip(batch, rows, strict=True):
-            if row is None:
-                submission.sender.refuse(not_a_member(), submission.client_id)
+        for submission, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Refusal):
+                submission.sender.refuse(outcome, submission.client_id)
             else:
-                stored.append((submission, row))
+                stored.append((submission, outcome))
         if stored:
             began = trio.current_time()
             await self._release(stored)
@@ -299,4 +296,4 @@ def not_a_member() -> PulseError:
 
 def _resend_key(submission: Submission) -> tuple[object, object]:
     command = submission.command
-    return (None, None) if isinstance(command, Revision) else (command.sender_id, command.client_id)
+    return (command.actor_id, command.client_id) if isinstance(command, Post) else (None, None)

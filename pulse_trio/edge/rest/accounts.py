@@ -1,20 +1,22 @@
 """The REST resource of accounts: register, log in, renew a token, search users."""
 
+import hashlib
 from typing import Annotated
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
 from pulse_trio.auth.passwords import MAX_PASSWORD_CHARS
 from pulse_trio.conversations import accounts as use_cases
 from pulse_trio.edge.response_budget import current_answer
 from pulse_trio.edge.responses import answer
+from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, reject_offset, text_of
 from pulse_trio.edge.rest.operation import PageQuery, current_identity, current_user, operation
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.store.base import User
+from pulse_trio.model import User
 from pulse_trio.texts import MAX_USERNAME_CHARS, username_problem
 
 accounts = Blueprint("accounts", __name__, url_prefix="/api")
@@ -66,6 +68,7 @@ class UserQuery(PageQuery):
     query: Annotated[
         str, Meta(max_length=MAX_USERNAME_CHARS, description="The beginning of the username, in any case.")
     ] = ""
+    cursor: Cursor | UnsetType = UNSET
 
 
 class UserList(msgspec.Struct):
@@ -75,6 +78,7 @@ class UserList(msgspec.Struct):
     total: int
     limit: int
     offset: int
+    next_cursor: NextCursor
 
 
 @accounts.post("/auth/register")
@@ -150,8 +154,18 @@ async def me() -> Response:
 @operation(name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList}, large=True)
 async def search_users(query: UserQuery) -> Response:
     """Search users by the beginning of their username."""
-    users, total = await services().store.search_users(query.query, limit=query.limit, offset=query.offset)
-    return answer(UserList([user_body(user) for user in users], total, query.limit, query.offset))
+    reject_offset(query.cursor, query.offset)
+    of_list = _search_key(query.query)
+    page = await services().store.search_users(
+        query.query, limit=query.limit, offset=query.offset, after=text_of(of_list, query.cursor)
+    )
+    cursor = next_cursor(of_list, page.next_after)
+    return answer(UserList([user_body(user) for user in page.users], page.total, query.limit, query.offset, cursor))
+
+
+def _search_key(prefix: str) -> bytes:
+    """Names the list of the users found with a prefix, for its cursors."""
+    return hashlib.blake2b(prefix.encode("utf-8", "surrogatepass"), digest_size=32, person=b"users").digest()
 
 
 def user_body(user: User) -> UserBody:

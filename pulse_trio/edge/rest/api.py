@@ -22,7 +22,7 @@ from pulse_trio.edge.rest.openapi import Document
 from pulse_trio.edge.rest.presence import presence
 from pulse_trio.edge.rest.read_positions import read_positions
 from pulse_trio.edge.rest.refusals import refusal
-from pulse_trio.edge.services import app_parts
+from pulse_trio.edge.services import app_parts, services
 from pulse_trio.edge.tracing import HEADER, begin_request
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import StoreError
@@ -86,7 +86,7 @@ async def _store_error(error: StoreError) -> Response:
     refused = refusal(error)
     if refused is not None:
         return error_answer(refused)
-    log.warning("the store failed", reason=str(error), error=type(error).__name__)
+    services().hub.outages.record("the store failed", error)
     return error_answer(database_away())
 
 

@@ -11,6 +11,7 @@ from pulse_trio.clock import rfc3339
 from pulse_trio.conversations import groups
 from pulse_trio.edge.responses import answer
 from pulse_trio.edge.rest.accounts import UserBody, user_body
+from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, number_of, reject_offset
 from pulse_trio.edge.rest.messages import MessageBody, message_body
 from pulse_trio.edge.rest.operation import PageQuery, Time, current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key
@@ -64,6 +65,7 @@ class ConversationBody(msgspec.Struct):
         ),
     ]
     member_count: Annotated[int, Meta(description="The number of members.")]
+    has_more_users: Annotated[bool, Meta(description="There are more members than `users` has.")]
     last_message: MessageBody | None
     total_messages: int
     last_seq: int
@@ -73,6 +75,12 @@ class ConversationBody(msgspec.Struct):
     epoch: Annotated[
         str, Meta(description="Identifies the history. If it changes, reload: acknowledged messages may be gone.")
     ]
+
+
+class ConversationsQuery(PageQuery):
+    """The page of conversations to return."""
+
+    cursor: Cursor | UnsetType = UNSET
 
 
 class ActiveUsers(msgspec.Struct):
@@ -89,6 +97,7 @@ class ConversationList(msgspec.Struct):
     total: int
     limit: int
     offset: int
+    next_cursor: NextCursor
 
 
 @conversations.post("")
@@ -123,15 +132,24 @@ async def create_conversation(body: ConversationRequest) -> Response:
 @operation(
     name="listConversations",
     tags=("conversations",),
-    query=PageQuery,
+    query=ConversationsQuery,
     responses={200: ConversationList},
     large=True,
 )
-async def list_conversations(query: PageQuery) -> Response:
-    """List the caller's conversations, the one with the most recent activity first."""
-    found, total = await services().store.list_conversations(current_user().id, limit=query.limit, offset=query.offset)
-    bodies = [conversation_body(conversation) for conversation in found]
-    return answer(ConversationList(bodies, total, query.limit, query.offset))
+async def list_conversations(query: ConversationsQuery) -> Response:
+    """List the caller's conversations, the one with the most recent activity first.
+
+    Page with `cursor`: a conversation that moves to the top meanwhile shifts no other one. `offset` counts from the
+    top.
+    """
+    user_id = current_user().id
+    reject_offset(query.cursor, query.offset)
+    page = await services().store.list_conversations(
+        user_id, limit=query.limit, offset=query.offset, before=number_of(user_id.bytes, query.cursor)
+    )
+    bodies = [conversation_body(conversation) for conversation in page.conversations]
+    cursor = next_cursor(user_id.bytes, page.next_before)
+    return answer(ConversationList(bodies, page.total, query.limit, query.offset, cursor))
 
 
 @conversations.get("/<conversation_id>")
@@ -197,6 +215,7 @@ def conversation_body(conversation: Conversation) -> ConversationBody:
         updated_at=rfc3339(conversation.updated_at),
         users=[user_body(user) for user in conversation.members],
         member_count=conversation.member_count,
+        has_more_users=conversation.member_count > len(conversation.members),
         last_message=None if last is None else message_body(last),
         total_messages=conversation.head.last_seq,
         last_seq=conversation.head.last_seq,

@@ -1,48 +1,76 @@
-"""Cursors: the positions at which pages of a conversation's members begin, as opaque text for clients."""
+"""Cursors: the places at which pages of lists begin, as opaque text for clients.
+
+A cursor holds the position and a checksum that is keyed with the list, so that one that a client made up, or took from
+another list, is refused and not followed.
+"""
 
 import base64
 import hashlib
 from typing import Annotated, Final
-from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
 from pulse_trio.errors import ErrorCode, PulseError
 
-_CHECKSUM_BYTES: Final = 8  # detects cursors that a client made up or took from another conversation
+_CHECKSUM_BYTES: Final = 8
+MAX_CURSOR_CHARS: Final = 1_024  # a username of 50 characters may take 4 bytes each, and more when normalized
 
 Cursor = Annotated[
     str,
-    Meta(max_length=64, description="`next_cursor` of the previous page; without it, the first page."),
+    Meta(max_length=MAX_CURSOR_CHARS, description="`next_cursor` of the previous page; without it, the first page."),
 ]
 NextCursor = Annotated[str | None, Meta(description="The cursor of the next page; `null` on the last one.")]
 
 
-def next_cursor(conversation_id: UUID, position: int | None) -> str | None:
-    """Returns the cursor of the page that begins after a position; None if there is no such page."""
-    return None if position is None else _cursor(conversation_id, position)
+def next_cursor(of_list: bytes, position: int | str | None) -> str | None:
+    """Returns the cursor of the page that begins after a position; None if there is no such page.
+
+    `of_list`: names the list, at most 64 bytes.
+    """
+    if position is None:
+        return None
+    return _encode(
+        of_list, position.to_bytes(8, "big", signed=True) if isinstance(position, int) else position.encode()
+    )
 
 
-def read_cursor(conversation_id: UUID, cursor: str | UnsetType) -> int:
-    """Returns the position after which a page begins: 0 for the first page.
+def number_of(of_list: bytes, cursor: str | UnsetType) -> int | None:
+    """Returns the position in a list whose positions are numbers; None for the first page.
 
     Raises:
-        PulseError: it is not a cursor of this conversation.
+        PulseError: it is not a cursor of this list.
     """
-    if cursor is UNSET:
-        return 0
+    return None if cursor is UNSET else int.from_bytes(_data(of_list, cursor), "big", signed=True)
+
+
+def text_of(of_list: bytes, cursor: str | UnsetType) -> str | None:
+    """Returns the position in a list whose positions are texts; None for the first page.
+
+    Raises:
+        PulseError: it is not a cursor of this list.
+    """
+    return None if cursor is UNSET else _data(of_list, cursor).decode()
+
+
+def reject_offset(cursor: str | UnsetType, offset: int) -> None:
+    """Refuses a page that is asked for by both. Raises PulseError."""
+    if offset and cursor is not UNSET:
+        message = "`offset` cannot be combined with `cursor`"
+        raise PulseError(ErrorCode.INVALID_FIELD, message, field="offset")
+
+
+def _data(of_list: bytes, cursor: str | UnsetType) -> bytes:
     assert isinstance(cursor, str)
     try:
-        position = int.from_bytes(base64.urlsafe_b64decode(cursor.encode() + b"==")[:-_CHECKSUM_BYTES], "big")
-        if _cursor(conversation_id, position) == cursor:
-            return position
-    except (ValueError, OverflowError):  # not base64, or a number of more than 64 bits
+        data = base64.urlsafe_b64decode(cursor.encode() + b"==")[:-_CHECKSUM_BYTES]
+        if _encode(of_list, data) == cursor:  # the one text for it
+            return data
+    except ValueError:  # not base64
         pass
     message = "`cursor` must be the `next_cursor` of a page of this list"
     raise PulseError(ErrorCode.INVALID_FIELD, message, field="cursor")
 
 
-def _cursor(conversation_id: UUID, position: int) -> str:
-    data = position.to_bytes(8, "big", signed=True)
-    checksum = hashlib.blake2b(data, digest_size=_CHECKSUM_BYTES, key=conversation_id.bytes).digest()
+def _encode(of_list: bytes, data: bytes) -> str:
+    checksum = hashlib.blake2b(data, digest_size=_CHECKSUM_BYTES, key=of_list).digest()
     return base64.urlsafe_b64encode(data + checksum).rstrip(b"=").decode()

@@ -11,7 +11,7 @@ from pulse_trio.conversations import groups
 from pulse_trio.edge.responses import answer, empty
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.conversations import ConversationBody, conversation_body
-from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, read_cursor
+from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, number_of
 from pulse_trio.edge.rest.operation import Limit, current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key
 from pulse_trio.edge.rest.user_ids import UserIds, errors_about, read_user_ids
@@ -63,7 +63,7 @@ async def list_members(conversation_id: str, query: MembersQuery) -> Response:
     key = conversation_key(conversation_id)
     page = await member_page(key, query.limit, query.cursor)
     bodies = [user_body(member.user) for member in page.members]
-    return answer(MemberList(bodies, page.total, query.limit, next_cursor(key, page.next_after)))
+    return answer(MemberList(bodies, page.total, query.limit, next_cursor(key.bytes, page.next_after)))
 
 
 @members.post("")
@@ -115,5 +115,5 @@ async def member_page(conversation_id: UUID, limit: int, cursor: str | UnsetType
         PulseError: the cursor is not one of this conversation.
         NotAMember: the caller is not a member.
     """
-    after = read_cursor(conversation_id, cursor)
+    after = number_of(conversation_id.bytes, cursor) or 0
     return await services().store.page_members(conversation_id, current_user().id, limit=limit, after=after)

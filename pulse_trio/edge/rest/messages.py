@@ -16,9 +16,10 @@ from pulse_trio.edge.rest.paths import conversation_key
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
+from pulse_trio.model import Message
 from pulse_trio.protocol import content_problem
 from pulse_trio.protocol.fields import ClientId
-from pulse_trio.store.base import Message
+from pulse_trio.store.base import StaleRev
 
 MAX_SEQ: Final = 2**53 - 1  # the largest whole number that every JSON reader keeps exact (RFC 8259, section 6)
 
@@ -67,6 +68,9 @@ class MessageChange(msgspec.Struct):
     """The new content of a message."""
 
     content: Content
+    if_rev: Annotated[int, Meta(ge=1, le=MAX_SEQ, description="Only if the message has this `rev`.")] | UnsetType = (
+        UNSET
+    )
 
 
 class MessageBody(msgspec.Struct):
@@ -84,6 +88,15 @@ class MessageBody(msgspec.Struct):
     seq: Annotated[int, Meta(description="Its position in the conversation: 1, 2, 3 …")]
     rev: Annotated[int, Meta(description="The number of its latest change within the conversation.")]
     client_id: ClientId | UnsetType = UNSET
+
+
+class ConflictBody(msgspec.Struct):
+    """The error about an edit of a message that has changed since, and the message as it now is."""
+
+    code: str
+    message: str
+    field: str
+    current: MessageBody
 
 
 class MessageList(msgspec.Struct):
@@ -154,21 +167,27 @@ async def post_message(conversation_id: str, body: NewMessageBody) -> Response:
     name="editMessage",
     tags=("messages",),
     body=MessageChange,
-    responses={200: MessageBody},
-    errors=(*_REVISION_ERRORS, *_CONTENT_ERRORS),
+    responses={200: MessageBody, 409: ConflictBody},
+    errors=(*_REVISION_ERRORS, *_CONTENT_ERRORS, ErrorCode.CONFLICT),
     large=True,
 )
 async def edit_message(conversation_id: str, message_id: str, body: MessageChange) -> Response:
     """Give a message new content; its sender may.
 
-    It keeps its `seq` and gets the next `rev`. Every connection to the conversation gets `message_updated`.
+    It keeps its `seq` and gets the next `rev`. Every connection to the conversation gets `message_updated`. With
+    `if_rev` an edit of a message that has changed since is refused: 409 has the message as it now is.
     """
     service, user = services(), current_user()
     _check_content(service, body.content)
     key = conversation_key(conversation_id)
     service.limits.edits.start(user.id)
     message_key = await _message_key(service, key, message_id)
-    return answer(message_body(await use_cases.edit(service, key, message_key, user, body.content)))
+    if_rev = None if body.if_rev is UNSET else body.if_rev
+    try:
+        return answer(message_body(await use_cases.edit(service, key, message_key, user, body.content, if_rev=if_rev)))
+    except StaleRev as stale:
+        code = ErrorCode.CONFLICT
+        return answer(ConflictBody(code.code, code.sentence, "if_rev", message_body(stale.current)), code.status)
 
 
 @messages.delete("/<message_id>")

@@ -123,8 +123,9 @@ class Document(OpenAPIProvider):
         errors = sorted((code for code in codes if code.status == status), key=lambda code: code.code)
         if errors:
             response["description"] += ": " + ", ".join(f"`{error.code}`" for error in errors)
-            example = {"code": errors[0].code, "message": errors[0].sentence}
-            response["content"]["application/json"]["example"] = example
+            content = response["content"]["application/json"]
+            if content["schema"]["$ref"].endswith("/ErrorBody"):
+                content["example"] = {"code": errors[0].code, "message": errors[0].sentence}
         if status in _HEADERS:
             response["headers"] = _HEADERS[status]
         links = _LINKS.get(name)
@@ -183,5 +184,12 @@ def _example(schema: dict[str, Any], components: dict[str, Any]) -> Any:
     if "examples" in schema:
         return schema["examples"][0]
     if schema.get("type") == "object":
-        return {name: _example(part, components) for name, part in schema["properties"].items()}
+        required = schema.get("required", ())
+        parts = {name: part for name, part in schema["properties"].items() if name in required or _has_example(part)}
+        return {name: _example(part, components) for name, part in parts.items()}
     return schema["default"]
+
+
+def _has_example(schema: dict[str, Any]) -> bool:
+    """Returns whether a field that may be left out is shown in examples."""
+    return bool({"examples", "default", "anyOf", "$ref"} & schema.keys())

@@ -90,4 +90,4 @@ async def list_read_positions(conversation_id: str, query: PositionsQuery) -> Re
     key = conversation_key(conversation_id)
     page = await member_page(key, query.limit, query.cursor)
     positions = [PositionBody(member.user.id, member.read_seq) for member in page.members]
-    return answer(PositionList(positions, next_cursor(key, page.next_after)))
+    return answer(PositionList(positions, next_cursor(key.bytes, page.next_after)))

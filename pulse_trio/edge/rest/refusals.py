@@ -1,7 +1,7 @@
 """The answers to refused operations: which error a client gets for an error of a use case."""
 
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.store.base import NotAGroup, NotAMember, OwnerOnly, StoreError
+from pulse_trio.store.base import NoSuchMessage, NotAGroup, NotAMember, NotYourMessage, OwnerOnly, StoreError
 
 
 def refusal(error: StoreError) -> PulseError | None:
@@ -13,4 +13,8 @@ def refusal(error: StoreError) -> PulseError | None:
             return PulseError(ErrorCode.NOT_A_GROUP)
         case OwnerOnly():
             return PulseError(ErrorCode.OWNER_ONLY)
+        case NoSuchMessage():
+            return PulseError(ErrorCode.NO_SUCH_MESSAGE)
+        case NotYourMessage():
+            return PulseError(ErrorCode.NOT_YOUR_MESSAGE)
     return None

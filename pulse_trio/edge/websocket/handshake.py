@@ -10,6 +10,7 @@ from pulse_trio.auth.tokens import Identity, bearer_token
 from pulse_trio.edge.responses import database_away, error_answer
 from pulse_trio.edge.services import Services, app_parts
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.model import Features
 from pulse_trio.protocol import BEARER_PREFIX, SUBPROTOCOL
 from pulse_trio.store.base import StoreError
 
@@ -80,6 +81,12 @@ def resume_point() -> ResumePoint:
     if text is not None and not (text.isascii() and text.isdigit() and len(text) <= MAX_REV_DIGITS):
         raise PulseError(ErrorCode.INVALID_FIELD, "`after` must be a rev: a whole number, 0 or more", field="after")
     return ResumePoint(None if text is None else int(text), websocket.args.get("epoch"))
+
+
+def asked_features(*, is_session: bool) -> Features:
+    """Returns the features that the handshake asks for: names with commas in between; unknown ones are ignored."""
+    text = websocket.args.get("features")
+    return Features.of(None if text is None else text.split(","), is_session=is_session)
 
 
 def reject_resume_point() -> None:

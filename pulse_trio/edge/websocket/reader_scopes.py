@@ -7,9 +7,9 @@ from pulse_trio.edge.limits import Flow
 from pulse_trio.edge.services import Services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import (
+    AboutConversation,
     ClientFrame,
     CloseCode,
-    ConversationFrame,
     FrameError,
     SendResume,
     SendTyping,
@@ -32,7 +32,7 @@ class Scope(Protocol):
     def before(self, frame: ClientFrame) -> None:
         """Prepares for a frame, before it is handled."""
 
-    async def subscription(self, frame: ConversationFrame) -> Subscription | None:
+    async def subscription(self, frame: AboutConversation) -> Subscription | None:
         """Finds the connection's subscription of the conversation that a frame is about.
 
         Returns:
@@ -58,7 +58,7 @@ class OwnConversation:
     def before(self, frame: ClientFrame) -> None:
         pass
 
-    async def subscription(self, frame: ConversationFrame) -> Subscription | None:
+    async def subscription(self, frame: AboutConversation) -> Subscription | None:
         if frame.conversation_id is not None and frame.conversation_id != self._own.conversation_id:
             raise _conversation_error(frame, "`conversation_id` is not this connection's conversation; leave it out")
         return self._own
@@ -89,13 +89,13 @@ class AllConversations:
         if not isinstance(frame, SendResume):  # which starts the session after it has resumed
             self._session.start()
 
-    async def subscription(self, frame: ConversationFrame) -> Subscription | None:
+    async def subscription(self, frame: AboutConversation) -> Subscription | None:
         key = frame.conversation_id
         if key is None:
             raise _conversation_error(frame, "`conversation_id` is missing: name the conversation")
         return self._session.subscriptions.get(key) or await self._look_up(frame, key)
 
-    async def _look_up(self, frame: ConversationFrame, key: UUID) -> Subscription | None:
+    async def _look_up(self, frame: AboutConversation, key: UUID) -> Subscription | None:
         try:
             return await self._service.hub.members.find_subscription(self._session, key)
         except ForeignConversation as error:
@@ -133,7 +133,7 @@ class AllConversations:
             self.connection.refuse(error)
 
 
-def _conversation_error(frame: ConversationFrame, message: str) -> FrameError:
+def _conversation_error(frame: AboutConversation, message: str) -> FrameError:
     error = FrameError(ErrorCode.INVALID_FRAME, message, field="conversation_id")
     error.client_id = getattr(frame, "client_id", None)
     error.conversation_id = frame.conversation_id

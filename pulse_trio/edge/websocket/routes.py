@@ -17,6 +17,7 @@ from pulse_trio.edge.services import Services, services
 from pulse_trio.edge.tracing import HEADER, bind_request_id
 from pulse_trio.edge.websocket.handshake import (
     ResumePoint,
+    asked_features,
     chosen_subprotocol,
     identify,
     reject_resume_point,
@@ -27,11 +28,11 @@ from pulse_trio.edge.websocket.reader import Reader, Receive
 from pulse_trio.edge.websocket.reader_scopes import AllConversations, OwnConversation
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
+from pulse_trio.model import Features
 from pulse_trio.protocol import (
     CloseCode,
 )
 from pulse_trio.rooms.connection import CLOSE_TIMEOUT, encode_refusal
-from pulse_trio.rooms.membership import PendingJoin
 from pulse_trio.store.base import NotAMember, StoreError
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
@@ -47,23 +48,30 @@ async def session_socket() -> Response | None:
             service = _running_service()
             identity = await identify(service, None)
             reject_resume_point()
+            features = asked_features(is_session=True)
             slot = service.limits.connections.hold(identity.user.id)
             held.push(slot)
         except (PulseError, StoreError) as error:
             return rejection(error)
         transport = await _accept(service)
         held.pop_all()  # from here on `_serve_session` gives it back
-    await _hand_over(transport, partial(_serve_session, service, transport, identity, slot))
+    await _hand_over(transport, partial(_serve_session, service, transport, identity, features, slot))
     return None
 
 
 async def _serve_session(
-    service: Services, transport: Transport, identity: Identity, slot: AbstractContextManager[object]
+    service: Services,
+    transport: Transport,
+    identity: Identity,
+    features: Features,
+    slot: AbstractContextManager[object],
 ) -> None:
     with slot:
         lifetime = trio.CancelScope()
         try:
-            session = await service.hub.lobby.open(identity.user, transport, on_ended=lifetime.cancel)
+            session = await service.hub.lobby.open(
+                identity.user, transport, on_ended=lifetime.cancel, features=features
+            )
         except StoreError:
             reason = "the conversations cannot be looked up; reconnect"
             await _close(service, transport, CloseCode.INTERNAL_ERROR, reason)
@@ -83,21 +91,20 @@ async def conversation_socket(conversation_id: str) -> Response | None:
             key = parse_uuid(conversation_id)
             identity = await identify(service, key)
             point = resume_point()
+            features = asked_features(is_session=False)
             slot = service.limits.connections.hold(identity.user.id)
             held.push(slot)
             if key is None:
                 raise PulseError(ErrorCode.NOT_A_MEMBER)
-            ticket = service.hub.members.pending_join(key, identity.user.id)
-            held.push(ticket)
-            version = await service.store.membership(key, identity.user.id)
-            if version is None:
+            member_rev = await service.store.membership(key, identity.user.id)
+            if member_rev is None:
                 raise PulseError(ErrorCode.NOT_A_MEMBER)
-            ticket.version = version
         except (PulseError, StoreError) as error:
             return rejection(error)
         transport = await _accept(service)
         held.pop_all()  # from here on `_serve_conversation` gives them back
-    await _hand_over(transport, partial(_serve_conversation, service, transport, identity, key, point, slot, ticket))
+    serve = partial(_serve_conversation, service, transport, identity, key, member_rev, point, features, slot)
+    await _hand_over(transport, serve)
     return None
 
 
@@ -106,24 +113,25 @@ async def _serve_conversation(
     transport: Transport,
     identity: Identity,
     key: UUID,
+    member_rev: int,
     point: ResumePoint,
+    features: Features,
     slot: AbstractContextManager[object],
-    ticket: PendingJoin,
 ) -> None:
     user = identity.user
     lifetime = trio.CancelScope()
     with slot:
         try:
-            with ticket:
-                member = await service.hub.connect(
-                    key,
-                    user,
-                    transport,
-                    pending=ticket,
-                    on_ended=lifetime.cancel,
-                    after_rev=point.after_rev,
-                    epoch=point.epoch,
-                )
+            member = await service.hub.connect(
+                key,
+                user,
+                transport,
+                member_rev=member_rev,
+                features=features,
+                on_ended=lifetime.cancel,
+                after_rev=point.after_rev,
+                epoch=point.epoch,
+            )
         except NotAMember:
             await _close(service, transport, CloseCode.REMOVED, "removed from the conversation")
             return

@@ -11,9 +11,12 @@ from trio.testing import MockClock
 from pulse_trio.conversations import groups, messages
 from pulse_trio.conversations.core import Core
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.rooms.room import REMOVED
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import (
     Conversation,
+    Created,
+    NewConversation,
     NotAGroup,
     NotAMember,
     OwnerOnly,
@@ -67,7 +70,7 @@ async def test_a_caller_who_hangs_up_does_not_keep_an_addition_from_the_rooms(
         core, key = core_of(world), world.conversation_id
         await groups.remove_member(core, key, world.alice, world.bob.id)
         alice, bob = await device(world, world.alice), await device(world, world.bob)
-        gate = delay(world, monkeypatch, "add_members")
+        gate = delay(world, monkeypatch, "apply")
         await cancel_after_commit(gate, lambda: groups.add_members(core, key, world.alice, [world.bob.id]))
         await settle()
         assert [frame["type"] for frame in bob.transport.frames][:2] == ["session", "conversation_added"]
@@ -82,38 +85,65 @@ async def test_a_caller_who_hangs_up_does_not_keep_a_removal_from_the_rooms(
     async with a_world() as world:
         core, key = core_of(world), world.conversation_id
         bob = await world.join(world.bob)
-        gate = delay(world, monkeypatch, "remove_member")
+        gate = delay(world, monkeypatch, "apply")
         await cancel_after_commit(gate, lambda: groups.remove_member(core, key, world.alice, world.bob.id))
         await settle()
-        assert bob.transport.closed == (4403, groups.REMOVED)
+        assert bob.transport.closed == (4403, REMOVED)
 
 
-async def test_a_removal_without_an_answer_closes_the_connections(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with a_world() as world:
+async def test_a_removal_without_an_answer_closes_the_connections(autojump_clock: MockClock) -> None:
+    async with a_world(store_timeout=TIMEOUT) as world:
         core, key = core_of(world), world.conversation_id
         bob = await world.join(world.bob)
-        delay(world, monkeypatch, "remove_member")
+        world.store.answers = [world.store.commit_and_hang]
         began = trio.current_time()
         with pytest.raises(StoreUnavailable):
             await groups.remove_member(core, key, world.alice, world.bob.id)
         assert trio.current_time() - began == pytest.approx(TIMEOUT)
         await settle()
-        assert bob.transport.closed is not None
-        assert bob.transport.closed[0] == 1011
+        assert bob.transport.closed == (4403, REMOVED)
         assert await world.store.membership(key, world.bob.id) is None, "it was committed"
+
+
+@pytest.mark.parametrize("is_found", [True, False], ids=["commit found", "no commit found"])
+async def test_a_creation_is_retried_with_its_id_and_notified_once(is_found: bool, autojump_clock: MockClock) -> None:
+    """Fault C6: the answer to the first try was lost, so the second finds the conversation."""
+    async with a_world(store_timeout=TIMEOUT) as world:
+        core, create_conversation, tries = core_of(world), world.store.create_conversation, []
+
+        async def lose_once(new: NewConversation) -> Created:
+            tries.append(new.id)
+            created = await create_conversation(new) if is_found or len(tries) > 1 else None
+            if created is None or len(tries) == 1:
+                raise StoreUnavailable
+            return created
+
+        world.store.create_conversation = lose_once  # type: ignore[method-assign]
+        bob, phone = await device(world, world.bob), await device(world, world.bob, None, "me")
+        conversation, is_new = await groups.create(
+            core, world.alice, [world.bob.id], is_group=True, name=None, description=None
+        )
+        await trio.sleep(TIMEOUT * 20)
+        assert is_new
+        assert tries == [conversation.id] * 2
+        assert [frame["type"] for frame in bob.transport.frames] == ["session", "conversation_added"]
+        assert [(f["conversation_id"], f["is_member"]) for f in phone.of_type("membership")] == [
+            (str(conversation.id), True)
+        ]
 
 
 @pytest.mark.parametrize("name", ["add_members", "create_conversation"])
 async def test_an_addition_without_an_answer_is_looked_up_later(
     name: str, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with a_world() as world:
+    async with a_world(store_timeout=TIMEOUT) as world:
         core, key = core_of(world), world.conversation_id
         await groups.remove_member(core, key, world.alice, world.bob.id)
         bob = await device(world, world.bob)
-        delay(world, monkeypatch, name)
+        if name == "add_members":
+            world.store.answers = [world.store.commit_and_hang]
+        else:
+            delay(world, monkeypatch, name)
         additions = {
             "add_members": lambda: groups.add_members(core, key, world.alice, [world.bob.id]),
             "create_conversation": lambda: create(core, world, world.bob.id),
@@ -122,6 +152,7 @@ async def test_an_addition_without_an_answer_is_looked_up_later(
             await additions[name]()
         await trio.sleep(TIMEOUT * 20)
         assert [frame["type"] for frame in bob.transport.frames][:2] == ["session", "conversation_added"]
+        assert len(bob.of_type("conversation_added")) == 1
 
 
 async def test_a_one_to_one_is_created_once(autojump_clock: MockClock) -> None:

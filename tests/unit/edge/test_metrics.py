@@ -109,7 +109,7 @@ async def test_open_connections_and_their_ends_are_counted(autojump_clock: objec
         await settle()
         assert sorted(connection.is_session for connection in metrics.connections) == [False, False, True]
         alice.leave()
-        world.remove(world.bob)
+        await world.remove(world.bob)
         world.hub.lobby.close(session)
         await settle()
         assert not metrics.connections

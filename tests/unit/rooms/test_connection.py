@@ -290,8 +290,9 @@ async def test_a_refusal_is_counted_and_names_its_conversation_on_a_session_only
 ) -> None:
     transport, greeting = FakeTransport(), frame(0) if is_session else None
     connection = Connection(
-        USER, transport, outbox_bytes=1_000, pending_messages=2, on_ended=lambda: None, greeting=greeting
+        USER, transport, outbox_bytes=1_000, pending_messages=2, on_ended=lambda: None, is_session=is_session
     )
+    connection.greeting = greeting
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
         connection.release()
@@ -314,7 +315,7 @@ def test_pieces_keep_the_order_and_their_bound() -> None:
 
 
 async def test_a_full_batch_is_written_in_pieces(autojump_clock: MockClock) -> None:
-    """A batch of more than `MAX_JOINED_BYTES` was once written frame by frame, under the highest load."""
+    """Fault C13: a batch of more than `MAX_JOINED_BYTES` was once written frame by frame, under the highest load."""
     async with a_world(batch_messages=256, inbox_messages=512, pending_messages=512) as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()

@@ -1,13 +1,17 @@
 """The hub: rooms open and end, removal is immediate, and draining loses nothing."""
 
+from dataclasses import replace
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from pulse_trio.conversations import messages
+from pulse_trio.model import Member, User
 from pulse_trio.protocol import PongFrame, SendMessage
 from pulse_trio.rooms.hub import DRAIN_TIMEOUT
 from pulse_trio.store.base import Head, NotAMember, StoreUnavailable
+from tests.support import commands
 
 from .world import FakeTransport, World, a_world, settle
 
@@ -69,16 +73,18 @@ async def test_the_operations_of_the_specification(autojump_clock: MockClock) ->
         await hub.send_typing(await hub.connect(conversation, world.alice, FakeTransport()))
 
 
-async def test_announce_reaches_all_connections(autojump_clock: MockClock) -> None:
+async def test_a_new_name_is_announced_to_all_connections(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice, bob = await world.join(world.alice), await world.join(world.bob)
-        world.hub.rooms.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
+        command = commands.set_properties(world.conversation_id, world.alice, name="New")
+        await world.hub.apply(replace(command, actor_username="alice"))
         await settle()
         for guest in (alice, bob):
             frame = guest.of_type("system")[-1]
-            assert (frame["event"], frame["content"]) == ("renamed", "alice renamed it")
+            assert (frame["event"], frame["content"]) == ("renamed", "User alice renamed the conversation")
             assert frame["active_users"] == [str(world.alice.id), str(world.bob.id)]
-        world.hub.rooms.announce(world.ids(), "renamed", "nobody is there", world.alice.id)
+        with pytest.raises(NotAMember):
+            await world.hub.apply(replace(command, conversation_id=world.ids()))
 
 
 # --- rooms open and end ---
@@ -165,7 +171,7 @@ async def test_a_join_that_is_cancelled_leaves_nothing(
         gate.set()
         await settle()
         assert world.hub.room_count == 0
-        assert world.hub._changes._joins == {}
+        assert len(world.hub.online._connections) == 0
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable(), NotAMember()])
@@ -211,14 +217,20 @@ async def test_a_task_that_waits_for_a_room_fails_when_the_hub_ends(
 # --- removal ---
 
 
+def expel(world: World, user: User) -> None:
+    """Removes a user from the room in this turn of the loop, as its feed does."""
+    room = world.hub.rooms.get(world.conversation_id)
+    assert room is not None
+    rev = room.feed.last_rev + 1
+    room.apply_members([Member(world.conversation_id, rev, user.id, user.username, False, None, 2, 1)])
+
+
 async def test_a_removed_user_is_closed_at_once_and_gets_no_more_frames(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)
         bob1, bob2 = await world.join(world.bob), await world.join(world.bob)
         await settle()
-        world.hub.members.remove_user(
-            world.conversation_id, world.bob.id, world.version(world.conversation_id), "removed from the conversation"
-        )
+        await world.remove(world.bob)
         assert world.hub.get_active_users(world.conversation_id) == {str(world.alice.id)}
         before = len(bob1.transport.frames), len(bob2.transport.frames)
         await alice.send("a secret")
@@ -228,7 +240,7 @@ async def test_a_removed_user_is_closed_at_once_and_gets_no_more_frames(autojump
             assert guest.ended.is_set()
             assert guest.transport.closed == (4403, "removed from the conversation")
         assert alice.contents == ["a secret"]
-        assert alice.events[-1] == ("left", str(world.bob.id))
+        assert alice.events[-2:] == [("left", str(world.bob.id)), ("removed", str(world.bob.id))]
 
 
 async def test_a_frame_delivered_just_before_a_removal_does_not_arrive_after_it(autojump_clock: MockClock) -> None:
@@ -241,7 +253,7 @@ async def test_a_frame_delivered_just_before_a_removal_does_not_arrive_after_it(
         room = world.hub.rooms.get(world.conversation_id)
         assert room is not None
         room.announce("renamed", "a secret", world.alice.id)
-        world.remove(world.bob)
+        expel(world, world.bob)
         await settle()
         assert len(bob.transport.frames) == before
 
@@ -253,7 +265,7 @@ async def test_a_removed_user_cannot_send_while_its_connection_closes(
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await settle()
         bob.transport.close_stall = trio.Event()
-        world.remove(world.bob)
+        await world.remove(world.bob)
         await world.hub.send_typing(bob.subscription)
         await bob.send("still here?")
         await settle()
@@ -279,7 +291,7 @@ async def test_a_message_that_waits_for_capacity_is_dropped_when_its_connection_
 
         world.start(send)
         await settle()
-        world.remove(world.bob)
+        expel(world, world.bob)
         alice.leave()
         gate.set()
         await settle()  # the room ends: its writer accepts no more messages
@@ -288,45 +300,62 @@ async def test_a_message_that_waits_for_capacity_is_dropped_when_its_connection_
         assert world.hub.room_count == 0
 
 
-async def test_a_removal_stops_a_join_in_progress(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
+async def test_a_user_removed_while_they_join_is_not_let_in(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    """The membership was checked, and then the user was removed, while the room opens or the head is looked up."""
     async with a_world() as world:
+        key, refused = world.conversation_id, trio.Event()
+        carol = await world.join(world.carol) if is_open else None
         gate = trio.Event()
         SlowHead(world, monkeypatch, gate)
-        refused = trio.Event()
         bob = world.guest(world.bob)
 
         async def join() -> None:
             with pytest.raises(NotAMember):
-                await bob.join()
+                await bob.join(after_rev=1 if is_open else None)
             refused.set()
 
         world.start(join)
         await settle()
-        world.hub.members.remove_user(world.conversation_id, world.bob.id, 1, "removed")
+        if is_open:
+            await world.remove(world.bob)
+        else:
+            await world.store.apply([commands.remove(key, world.alice, world.bob)])  # its answer is lost
         gate.set()
         await settle()
         assert refused.is_set()
         assert bob.transport.frames == []
+        assert str(world.bob.id) not in world.hub.get_active_users(key)
+        if carol is not None:
+            carol.leave()
+        await settle()
         assert world.hub.room_count == 0
-        assert world.hub._changes._joins == {}
+        await world.store.apply([commands.add(key, world.alice, world.bob)])
         await world.join(world.bob)  # added again: a new check
 
 
-async def test_a_removal_revokes_all_pending_joins_of_that_user_and_no_other(autojump_clock: MockClock) -> None:
+async def test_a_removal_is_of_one_user_in_one_conversation(autojump_clock: MockClock) -> None:
+    """Of the joins in progress only those of the removed user, checked before the removal, are refused."""
     async with a_world() as world:
-        hub, conversation = world.hub, world.conversation_id
-        with (
-            hub.members.pending_join(conversation, world.bob.id) as one,
-            hub.members.pending_join(conversation, world.bob.id) as two,
-            hub.members.pending_join(conversation, world.alice.id) as other,
-            hub.members.pending_join(world.ids(), world.bob.id) as elsewhere,
-        ):
-            hub.members.remove_user(conversation, world.bob.id, 1, "removed")
-            revoked = [pending.is_revoked for pending in (one, two, other, elsewhere)]
-            with hub.members.pending_join(conversation, world.bob.id) as later:
-                assert not later.is_revoked
-        assert revoked == [True, True, False, False]
-        assert hub._changes._joins == {}
+        key, other = world.conversation_id, world.ids()
+        await world.new_conversation(other)
+        carol = await world.join(world.carol)
+        hub = world.hub
+        checked = {user: await world.store.membership(key, user.id) for user in (world.alice, world.bob)}
+        await world.remove(world.bob)
+        with pytest.raises(NotAMember):
+            await hub.connect(key, world.bob, FakeTransport(), member_rev=checked[world.bob])
+        await hub.connect(key, world.alice, FakeTransport(), member_rev=checked[world.alice])
+        elsewhere = await world.store.membership(other, world.bob.id)
+        await hub.connect(other, world.bob, FakeTransport(), member_rev=elsewhere)
+        await world.add(world.bob)
+        await hub.connect(key, world.bob, FakeTransport(), member_rev=checked[world.bob])
+        await carol.send("hello")
+        await settle()
+        assert hub.get_active_users(key) == {str(user.id) for user in (world.alice, world.bob, world.carol)}
+        assert hub.get_active_users(other) == {str(world.bob.id)}
 
 
 # --- draining ---
@@ -378,7 +407,7 @@ async def test_draining_waits_for_the_close_frames_of_closing_rooms(
         bob = await world.join(world.bob)
         await settle()
         bob.transport.close_stall = trio.Event()
-        world.remove(world.bob)
+        await world.remove(world.bob)
         await settle()
         assert world.hub.room_count == 0
         await world.hub.drain()

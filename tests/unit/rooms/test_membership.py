@@ -1,6 +1,7 @@
-"""Rooms and sessions while members change: the later commit wins, in whatever order the answers come."""
+"""Rooms and sessions while members change: the later change by rev wins, in whatever order the answers come."""
 
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -8,32 +9,32 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
+from pulse_trio.model import User
 from pulse_trio.protocol import SendResume
 from pulse_trio.rooms.member_updates import MAX_RECHECKS, ForeignConversation
-from pulse_trio.store.base import Members, StoreUnavailable
+from pulse_trio.store.base import Members, NotAMember, StoreUnavailable
+from tests.support import commands
 
-from .world import Device, FakeTransport, World, a_world, device, settle, virtual_now
+from .world import Device, World, a_world, device, settle
 
-REASON = "removed from the conversation"
-
-
-async def add(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
-    """Adds bob as REST does for alice; the answer of the store may be late."""
-    with world.hub.members.changing(key, [world.bob.id]):
-        added = await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-        if answer is not None:
-            await answer.wait()
-        newcomers = [user.id for user in added.users]
-        await world.hub.members.add_users(key, [world.bob.id], added.version, newcomers=newcomers)
+REMOVED = (4403, "removed from the conversation")
 
 
-async def remove(world: World, key: UUID, *, answer: trio.Event | None = None) -> None:
-    """Removes bob as REST does for alice; the answer of the store may be late."""
-    with world.hub.members.changing(key):
-        removed = await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        if answer is not None:
-            await answer.wait()
-        world.hub.members.remove_user(key, world.bob.id, removed.version, REASON)
+async def commit_addition(world: World, user: User | None = None) -> None:
+    """Adds bob, or another user, in the store alone: the answer to a writer has been lost."""
+    added = world.bob if user is None else user
+    await world.store.commit([commands.add(world.conversation_id, world.alice, added)])
+
+
+async def commit_removal(world: World, user: User | None = None) -> None:
+    """Removes bob, or another user, in the store alone: the answer to a writer has been lost."""
+    removed = world.bob if user is None else user
+    await world.store.commit([commands.remove(world.conversation_id, world.alice, removed)])
+
+
+def kinds_of(someone: Device) -> list[str]:
+    """Returns the types of the frames that a session got, without those about the presence of others."""
+    return [frame["type"] for frame in someone.transport.frames if frame["type"] not in {"system", "presence"}]
 
 
 def delay_members(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
@@ -53,58 +54,103 @@ def delay_members(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
 async def test_a_late_answer_to_an_addition_does_not_admit_a_removed_user(
     is_open: bool, autojump_clock: MockClock
 ) -> None:
+    """Fault C4: the answer to the addition comes after the removal was asked for."""
     async with a_world() as world:
-        key = world.conversation_id
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        key, late, later = world.conversation_id, trio.Event(), trio.Event()
+        await commit_removal(world)
         if is_open:
             await world.join(world.carol)
         alice, bob = await device(world, world.alice), await device(world, world.bob)
-        late = trio.Event()
-        world.start(lambda: add(world, key, answer=late))
+        world.store.answers = [world.store.commit_and_wait(late), world.store.commit_and_wait(later)]
+        world.start(world.add, world.bob)
         await settle()
-        await remove(world, key)
+        world.start(world.remove, world.bob)
+        await settle()
         late.set()
+        await settle()
+        later.set()  # not before: a client is cut off if a frame is on its way to it when it is removed
         await settle()
         await alice.send(key, "secret")
         await settle()
         assert alice.contents(key) == ["secret"]
         assert bob.contents(key) == []
-        assert [frame["type"] for frame in bob.transport.frames][1:] == ["conversation_removed"]
-        assert len(world.hub._changes) == 0
+        assert str(world.bob.id) not in world.hub.get_active_users(key)
+        # Or his connection was closed, because it was sending a frame of the conversation.
+        kinds = ["session", "conversation_added", "conversation_removed"]
+        assert kinds_of(bob) == (kinds if bob.transport.closed is None else kinds[:2])
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
 async def test_a_late_answer_to_a_removal_does_not_remove_a_member(is_open: bool, autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        key = world.conversation_id
+        key, late = world.conversation_id, trio.Event()
         if is_open:
             await world.join(world.carol)
         alice, bob = await device(world, world.alice), await device(world, world.bob)
-        late = trio.Event()
-        world.start(lambda: remove(world, key, answer=late))
+        world.store.answers = [world.store.commit_and_wait(late)]
+        world.start(world.remove, world.bob)
         await settle()
-        await add(world, key)
+        world.start(world.add, world.bob)
+        await settle()
         late.set()
         await settle()
         await alice.send(key, "welcome back")
         await settle()
         assert bob.contents(key) == ["welcome back"]
-        assert bob.of_type("conversation_removed") == []
-        assert len(world.hub._changes) == 0
+        assert kinds_of(bob) == ["session", "conversation_removed", "conversation_added", "message"]
+
+
+@pytest.mark.parametrize("is_member", [True, False], ids=["removed, added", "added, removed"])
+async def test_of_two_changes_with_lost_answers_the_later_wins(is_member: bool, autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        key = world.conversation_id
+        if not is_member:
+            await commit_removal(world)
+        carol, bob = await world.join(world.carol), await device(world, world.bob)
+        await (commit_removal if is_member else commit_addition)(world)
+        await (commit_addition if is_member else commit_removal)(world)
+        await carol.send("hello")
+        await settle()
+        assert bob.contents(key) == (["hello"] if is_member else [])
+        assert (str(world.bob.id) in world.hub.get_active_users(key)) is is_member
+
+
+@pytest.mark.parametrize("others", [0, 60], ids=["alone", "with many others"])
+async def test_an_addition_found_late_by_a_recheck_does_not_admit_a_removed_user(
+    others: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recheck has read the addition, and gets its answer after the removal was delivered."""
+    async with a_world(store_timeout=2.0) as world:
+        key = world.conversation_id
+        await commit_removal(world)
+        users = [world.bob, *await world.new_users(others)]
+        carol, bob = await world.join(world.carol), await device(world, world.bob)
+        world.store.answers = [world.store.commit_and_hang]
+        gate = delay(world, monkeypatch, "changes", times=1)
+        with pytest.raises(PulseError):
+            await world.add(*users)
+        await settle()  # the recheck has read
+        await world.remove(world.bob)
+        gate.set()
+        await trio.sleep(10)
+        await carol.send("secret")
+        await settle()
+        assert bob.contents(key) == []
+        assert str(world.bob.id) not in world.hub.get_active_users(key)
+        assert await world.store.membership(key, world.bob.id) is None
 
 
 async def test_a_late_answer_to_a_removal_does_not_stop_a_join_after_a_new_addition(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        key, late = world.conversation_id, trio.Event()
-        world.start(lambda: remove(world, key, answer=late))
+        late = trio.Event()
+        world.store.answers = [world.store.commit_and_wait(late)]
+        world.start(world.remove, world.bob)
         await settle()
-        await add(world, key)
-        with world.hub.members.pending_join(key, world.bob.id) as pending:
-            pending.version = await world.store.membership(key, world.bob.id) or 0
-            late.set()
-            await settle()
-            assert not pending.is_revoked
+        await commit_addition(world)
         bob = await world.join(world.bob)
+        late.set()
+        await settle()
+        assert bob.transport.closed is None
         await bob.send("here again")
         await settle()
         assert bob.contents == ["here again"]
@@ -113,17 +159,16 @@ async def test_a_late_answer_to_a_removal_does_not_stop_a_join_after_a_new_addit
 async def test_an_addition_does_not_override_a_later_look_up_of_the_members(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Added and then removed, with a lost answer, while the room opens: the members are looked up again."""
+    """Added and then removed, with lost answers, while the room opens (fault C10)."""
     async with a_world() as world:
         key = world.conversation_id
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await commit_removal(world)
         alice = await device(world, world.alice)
         gate = delay_members(world, monkeypatch)
         await alice.send(key, "secret")
         await settle()
-        await add(world, key)
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        world.hub.members.reconnect_user(key, world.bob.id)
+        await commit_addition(world)
+        await commit_removal(world)
         bob = await device(world, world.bob)
         gate.set()
         await settle()
@@ -134,7 +179,7 @@ async def test_an_addition_does_not_override_a_later_look_up_of_the_members(
 async def test_a_session_misses_nothing_after_its_first_frame(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many messages are sent in an open room while the session's conversations are looked up, and after."""
+    """Fault C1: many messages are sent in an open room while the session's conversations are looked up, and after."""
     async with a_world() as world:
         carol = await world.join(world.carol)
         gate, memberships = trio.Event(), world.store.memberships
@@ -167,6 +212,7 @@ async def test_a_session_misses_nothing_after_its_first_frame(
 
 @pytest.mark.parametrize("starts", ["the client", "time"])
 async def test_only_session_is_sent_before_the_first_frame(starts: str, autojump_clock: MockClock) -> None:
+    """Fault C11."""
     async with a_world(resume_wait=5.0) as world:
         key, other = world.conversation_id, world.ids()
         await world.new_conversation(other)
@@ -174,11 +220,10 @@ async def test_only_session_is_sent_before_the_first_frame(starts: str, autojump
         alice = await Device(world, world.alice).open()
         await settle()
         await world.hub.send_typing(carol.subscription)
-        world.hub.rooms.announce(key, "renamed", "carol renamed it", world.carol.id)
+        await world.hub.apply(commands.set_properties(key, world.carol, name="New"))
         await carol.read(0)
         await carol.send("one")
-        await world.store.remove_member(other, world.alice.id, world.alice.id, now=virtual_now())
-        world.hub.members.remove_user(other, world.alice.id, world.version(other), REASON)
+        await world.remove(world.alice, other)
         await world.join(world.bob)
         await settle()
         assert [frame["type"] for frame in alice.transport.frames] == ["session"]
@@ -211,73 +256,116 @@ async def test_a_session_that_does_not_read_its_greeting_is_closed_in_order(auto
 # --- additions whose answer is lost ---
 
 
+@pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
 async def test_an_addition_with_a_lost_answer_reaches_its_user(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    is_open: bool, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with a_world() as world:
+    """Fault C6; also where no room would be open but for the addition, and while the store fails once more."""
+    async with a_world(store_timeout=2.0) as world:
         key = world.conversation_id
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await commit_removal(world)
         alice, bob = await device(world, world.alice), await device(world, world.bob)
-        carol = await world.join(world.carol)
-        await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+        carol = await world.join(world.carol) if is_open else None
         answers = iter([StoreUnavailable("away"), StoreUnavailable("away")])
-        members = world.store.members
+        changes = world.store.changes
 
-        async def away(conversation_id: UUID) -> Members:
+        async def away(*arguments: Any, **options: Any) -> Any:
             for error in answers:
                 await trio.lowlevel.checkpoint()
                 raise error
-            return await members(conversation_id)
+            return await changes(*arguments, **options)
 
-        monkeypatch.setattr(world.store, "members", away)
-        world.hub.members.recheck_later(key, added=[world.bob.id])
-        await trio.sleep(3)
+        monkeypatch.setattr(world.store, "changes", away)
+        world.store.answers = [world.store.commit_and_hang]
+        with pytest.raises(PulseError):
+            await world.add(world.bob)
+        await trio.sleep(1)
+        assert kinds_of(bob) == ["session", "conversation_added"]
+        carol = await world.join(world.carol) if carol is None else carol
         await carol.send("hello bob")
         await settle()
-        assert [frame["type"] for frame in bob.transport.frames][1] == "conversation_added"
         assert bob.contents(key) == ["hello bob"]
         assert [frame["user_ids"] for frame in alice.of_type("system") if frame["event"] == "added"] == [
             [str(world.bob.id)]
         ]
+        for someone in (alice, bob, carol):
+            someone.leave()
         await trio.sleep(60)
-        assert world.hub.members._rechecks == 0
+        assert world.hub.room_count == 0, "the recheck has ended"
+
+
+async def test_an_addition_reaches_sessions_that_are_the_only_ones(autojump_clock: MockClock) -> None:
+    """Its answer is lost, and nobody is subscribed when its sender has given up: the room stays to look again."""
+    async with a_world(store_timeout=2.0) as world:
+        await commit_removal(world)
+        bob = await device(world, world.bob)
+        world.store.answers = [world.store.commit_and_hang]
+        with pytest.raises(PulseError):
+            await world.add(world.bob)
+        await trio.sleep(5)
+        assert kinds_of(bob) == ["session", "conversation_added"]
 
 
 async def test_an_addition_that_was_not_committed_admits_nobody(autojump_clock: MockClock) -> None:
-    async with a_world() as world:
+    async with a_world(store_timeout=2.0) as world:
         key = world.conversation_id
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await commit_removal(world)
         bob, carol = await device(world, world.bob), await world.join(world.carol)
-        world.hub.members.recheck_later(key, added=[world.bob.id])
-        world.hub.members.recheck_later(world.ids(), added=[world.bob.id])
-        await settle()
+        world.store.usual = world.store.fail
+        with pytest.raises(PulseError):
+            await world.add(world.bob)
+        world.store.usual = world.store.commit
         await carol.send("a secret")
         await trio.sleep(60)
+        assert carol.contents == ["a secret"]
         assert [frame["type"] for frame in bob.transport.frames] == ["session"]
+        assert bob.contents(key) == []
 
 
 async def test_a_removal_that_is_committed_after_its_lost_answer_takes_effect(autojump_clock: MockClock) -> None:
-    """The client reconnects before the database has committed."""
-    async with a_world() as world:
+    """The client reconnects before the database has committed; the recheck finds it, without another message."""
+    async with a_world(store_timeout=5.0) as world:
         key = world.conversation_id
         carol = await world.join(world.carol)
-        world.hub.members.reconnect_user(key, world.bob.id)
-        world.hub.members.recheck_later(key, removed=[world.bob.id])
-        bob = await device(world, world.bob)
+        world.store.answers = [world.store.hang]
+        with pytest.raises(PulseError):
+            await world.remove(world.bob)
+        bob, own = await device(world, world.bob), await world.join(world.bob)
         await carol.send("one")
         await settle()
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await commit_removal(world)
         await trio.sleep(60)
+        assert len(bob.of_type("conversation_removed")) == 1
+        assert own.transport.closed == REMOVED
         await carol.send("two")
         await settle()
-        assert bob.contents(key) == ["one"]
-        assert len(bob.of_type("conversation_removed")) == 1
+        assert bob.contents(key) == own.contents == ["one"]
 
 
-async def test_rechecks_of_members_are_bounded(autojump_clock: MockClock) -> None:
+async def test_a_removal_with_a_lost_answer_takes_effect_before_what_was_stored_after_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Fault C3: what is stored after the removal is delivered to nobody before the removal is."""
+    async with a_world() as world:
+        key = world.conversation_id
+        carol, own = await world.join(world.carol), await world.join(world.bob)
+        bob = await device(world, world.bob)
+        await world.store.commit([commands.post(key, world.carol, "before")])
+        await commit_removal(world)
+        await world.store.commit([commands.post(key, world.carol, "after")])
+        await carol.send("later")
+        await settle()
+        assert carol.contents == ["before", "after", "later"]
+        for contents in (own.contents, bob.contents(key)):
+            assert contents in (["before"], []), "what waits in the outbox is dropped"
+        assert kinds_of(bob)[-1] == "conversation_removed"
+        assert own.transport.closed == REMOVED
+
+
+async def test_rechecks_of_creations_are_bounded(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         for _ in range(MAX_RECHECKS + 5):
-            world.hub.members.recheck_later(world.conversation_id, added=[world.bob.id])
+            world.hub.members.recheck_creation(world.ids(), [world.bob.id])
         assert world.hub.members._rechecks == MAX_RECHECKS
         await trio.sleep(60)
         assert world.hub.members._rechecks == 0
@@ -286,9 +374,9 @@ async def test_rechecks_of_members_are_bounded(autojump_clock: MockClock) -> Non
 async def test_a_member_whose_addition_is_unknown_is_subscribed_when_they_send(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await commit_removal(world)
         carol, bob = await world.join(world.carol), await device(world, world.bob)
-        await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
+        await commit_addition(world)
         await bob.send(key, "hello", "c-1")
         await settle()
         assert bob.contents(key) == ["hello"]
@@ -297,17 +385,17 @@ async def test_a_member_whose_addition_is_unknown_is_subscribed_when_they_send(a
         await settle()
         assert bob.errors == []
         assert bob.contents(key) == ["hello", "hello", "hello bob"]
-        assert [frame["type"] for frame in bob.transport.frames][1] == "conversation_added"
+        assert kinds_of(bob)[1] == "conversation_added"
+        assert len(bob.of_type("conversation_added")) == 1
 
 
-async def test_a_repeated_addition_notifies_only_unsubscribed_sessions(autojump_clock: MockClock) -> None:
+async def test_an_addition_of_members_notifies_nobody(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        key = world.conversation_id
         await world.join(world.carol)
         bob = await device(world, world.bob)
         await settle()
         for _ in range(3):
-            await world.hub.members.add_users(key, [world.bob.id], world.version(key))
+            assert await world.add(world.bob) == ()
         await settle()
         assert [frame["type"] for frame in bob.transport.frames] == ["session"]
 
@@ -315,13 +403,17 @@ async def test_a_repeated_addition_notifies_only_unsubscribed_sessions(autojump_
 # --- look-ups whose answers are late ---
 
 
-def delay(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> trio.Event:
-    """Holds back the store's answers of one kind until the event is set."""
-    gate, ask = trio.Event(), getattr(world.store, name)
+def delay(world: World, monkeypatch: pytest.MonkeyPatch, name: str, *, times: int | None = None) -> trio.Event:
+    """Holds back the store's answers of one kind, or only so many of them, until the event is set."""
+    gate, ask, count = trio.Event(), getattr(world.store, name), 0
 
-    async def slow(*arguments: object) -> object:
-        found = await ask(*arguments)
-        await gate.wait()
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        is_slow = times is None or count <= times
+        found = await ask(*arguments, **options)
+        if is_slow:
+            await gate.wait()
         return found
 
     monkeypatch.setattr(world.store, name, slow)
@@ -333,12 +425,12 @@ async def test_a_late_negative_look_up_does_not_refuse_a_user_added_since(
 ) -> None:
     async with a_world() as world:
         key = world.conversation_id
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await commit_removal(world)
         bob = await device(world, world.bob)
         gate = delay(world, monkeypatch, "membership")
         world.start(lambda: bob.send(key, "one", "c-1"))
         await settle()
-        await add(world, key)
+        await world.add(world.bob)
         gate.set()
         await settle()
         await bob.send(key, "two", "c-2")
@@ -347,19 +439,61 @@ async def test_a_late_negative_look_up_does_not_refuse_a_user_added_since(
         assert world.stored == ["one", "two"]
 
 
-async def test_no_frame_follows_the_removal_found_by_a_resume(autojump_clock: MockClock) -> None:
+async def test_no_frame_follows_a_removal_that_is_answered_after_a_resume(autojump_clock: MockClock) -> None:
     """The removal is committed while the session waits for its `resume`, and its answer is late."""
     async with a_world() as world:
         key, late = world.conversation_id, trio.Event()
         carol = await world.join(world.carol)
         bob = await Device(world, world.bob).open()
-        world.start(lambda: remove(world, key, answer=late))
+        world.store.answers = [world.store.commit_and_wait(late)]
+        world.start(world.remove, world.bob)
         await settle()
         await world.hub.lobby.resume(bob.session, SendResume(revs={key: 0}))
         await carol.send("secret")
         await settle()
-        assert [frame["type"] for frame in bob.transport.frames] == ["session", "conversation_removed"]
         late.set()
+        await settle()
+        assert carol.contents == ["secret"]
+        assert [frame["type"] for frame in bob.transport.frames] == ["session", "conversation_removed"]
+
+
+async def test_a_look_up_older_than_what_the_room_delivered_is_repeated(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a session that opens, one that resumes, one that sends, and an own connection: each asks again."""
+    async with a_world() as world:
+        key = world.conversation_id
+        carol, ready = await world.join(world.carol), await Device(world, world.bob).open()
+        gates = [delay(world, monkeypatch, name, times=1) for name in ("memberships", "membership")]
+        opening = Device(world, world.bob)
+        world.start(opening.open)
+        await settle()
+        own, refused = world.guest(world.bob), trio.Event()
+
+        async def join() -> None:
+            with pytest.raises(NotAMember):
+                await own.join()
+            refused.set()
+
+        world.start(join)
+        await settle()
+        await world.remove(world.bob)
+        for gate in gates:
+            gate.set()
+        await settle()
+        gates = [delay(world, monkeypatch, name, times=1) for name in ("memberships", "membership")]
+        await world.add(world.bob)
+        world.start(world.hub.lobby.resume, ready.session, SendResume(revs={key: 0}))
+        await settle()
+        await world.remove(world.bob)
+        for gate in gates:
+            gate.set()
+        await carol.send("secret")
+        await trio.sleep(60)
+        assert carol.contents == ["secret"]
+        assert opening.contents(key) == ready.contents(key) == []
+        assert own.transport.frames == []
+        assert world.hub.get_active_users(key) == {str(world.carol.id)}
 
 
 async def test_a_session_is_not_notified_of_changes_before_its_first_frame(
@@ -372,8 +506,8 @@ async def test_a_session_is_not_notified_of_changes_before_its_first_frame(
         bob = Device(world, world.bob)
         world.start(bob.open)
         await settle()
-        await remove(world, key)
-        await add(world, key)
+        await world.remove(world.bob)
+        await world.add(world.bob)
         gate.set()
         await settle()
         bob.session.start()
@@ -384,49 +518,43 @@ async def test_a_session_is_not_notified_of_changes_before_its_first_frame(
 
 
 async def test_a_late_answer_to_a_removal_keeps_a_session_opened_since(autojump_clock: MockClock) -> None:
-    """Removed and added again; both answers are still on their way when the session opens."""
+    """Removed and added again; the removal's answer is on its way when the session opens, the addition's is lost."""
     async with a_world() as world:
-        key, late, later = world.conversation_id, trio.Event(), trio.Event()
+        key, late = world.conversation_id, trio.Event()
         carol = await world.join(world.carol)
-        world.start(lambda: remove(world, key, answer=late))
+        world.store.answers = [world.store.commit_and_wait(late)]
+        world.start(world.remove, world.bob)
         await settle()
-        world.start(lambda: add(world, key, answer=later))
-        await settle()
-        bob = await device(world, world.bob)
-        with world.hub.members.pending_join(key, world.bob.id) as pending:
-            pending.version = await world.store.membership(key, world.bob.id) or 0
-            transport = FakeTransport()
-            await world.hub.connect(key, world.bob, transport, pending=pending)
+        await commit_addition(world)
+        bob, own = await device(world, world.bob), await world.join(world.bob)
         late.set()
         await settle()
         await carol.send("here")
-        later.set()
         await settle()
         assert bob.of_type("conversation_removed", "conversation_added") == []
-        assert bob.contents(key) == ["here"]
-        assert transport.closed is None
+        assert bob.contents(key) == own.contents == ["here"]
+        assert own.transport.closed is None
 
 
 async def test_a_late_answer_to_an_addition_notifies_sessions_although_a_look_up_was_faster(
     autojump_clock: MockClock,
 ) -> None:
-    """Bob's own connection learns of a later version, in which he is a member, before his session does."""
+    """Bob's own connection learns of a later rev, as of which he is a member, before his session does."""
     async with a_world() as world:
         key, late = world.conversation_id, trio.Event()
         carol = await world.join(world.carol)
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await commit_removal(world)
         bob = await device(world, world.bob)
-        world.start(lambda: add(world, key, answer=late))
+        world.store.answers = [world.store.commit_and_wait(late)]
+        world.start(world.add, world.bob)
         await settle()
-        await world.store.remove_member(key, world.alice.id, world.alice.id, now=virtual_now())
-        with world.hub.members.pending_join(key, world.bob.id) as pending:
-            pending.version = await world.store.membership(key, world.bob.id) or 0
-            await world.hub.connect(key, world.bob, FakeTransport(), pending=pending)
+        await commit_removal(world, world.alice)
+        await world.join(world.bob)
         late.set()
         await settle()
         await carol.send("hello bob")
         await settle()
-        assert [frame["type"] for frame in bob.transport.frames][1] == "conversation_added"
+        assert kinds_of(bob)[1] == "conversation_added"
         assert bob.contents(key) == ["hello bob"]
 
 
@@ -434,17 +562,18 @@ async def test_a_late_answer_to_an_addition_notifies_sessions_although_a_look_up
 async def test_a_session_notified_of_a_removal_is_notified_of_the_new_addition(
     how: str, autojump_clock: MockClock
 ) -> None:
-    """Removed and added again after the session had opened; only the removal has been answered."""
+    """Removed and added again after the session had opened; both are answered late."""
     async with a_world() as world:
-        key, late, later = world.conversation_id, trio.Event(), trio.Event()
+        key, late = world.conversation_id, trio.Event()
         bob = await Device(world, world.bob).open()
         if how == "resume":
             await world.join(world.carol)
         else:
             bob.session.start()
-        world.start(lambda: remove(world, key, answer=late))
+        world.store.answers = [world.store.commit_and_wait(late)]
+        world.start(world.remove, world.bob)
         await settle()
-        world.start(lambda: add(world, key, answer=later))
+        world.start(world.add, world.bob)
         await settle()
         late.set()
         await settle()
@@ -452,73 +581,81 @@ async def test_a_session_notified_of_a_removal_is_notified_of_the_new_addition(
             await world.hub.lobby.resume(bob.session, SendResume(revs={key: 0}))
         carol = await world.join(world.carol)
         await carol.send("here")
-        later.set()
         await settle()
-        kinds = [frame["type"] for frame in bob.transport.frames if frame["type"] != "system"]
-        assert kinds == ["session", "conversation_removed", "conversation_added", "message"]
+        assert kinds_of(bob) == ["session", "conversation_removed", "conversation_added", "message"]
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
 async def test_an_addition_after_an_unnoticed_removal_is_notified(is_open: bool, autojump_clock: MockClock) -> None:
-    """Bob is removed (a late answer), a room opens without him, he is added again: he must load what he missed."""
+    """Bob is removed (a lost answer), a room opens without him, he is added again: he must load what he missed."""
     async with a_world(room_linger=0.0) as world:
-        key, late = world.conversation_id, trio.Event()
+        key = world.conversation_id
         bob = await device(world, world.bob)
-        await world.hub.members.add_users(key, [world.bob.id], world.version(key))  # repeated
-        world.start(lambda: remove(world, key, answer=late))
-        await settle()
+        await commit_removal(world)
         carol = await world.join(world.carol)
         await carol.send("missed")
         await settle()
         if not is_open:
             carol.leave()
             await settle()
-        await add(world, key)
+        await world.add(world.bob)
         if not is_open:
             carol = await world.join(world.carol)
         await carol.send("welcome back")
-        late.set()
         await settle()
-        kinds = [frame["type"] for frame in bob.transport.frames if frame["type"] not in {"system", "presence"}]
-        assert kinds == ["session", "conversation_added", "conversation_added", "message"]
+        assert kinds_of(bob) == ["session", "conversation_added", "message"]
         assert bob.contents(key) == ["welcome back"]
 
 
-async def test_a_repeated_addition_is_notified_once_where_no_room_is_open(autojump_clock: MockClock) -> None:
-    async with a_world() as world:
-        key = world.conversation_id
+@pytest.mark.parametrize("outcome", ["commit_and_lose", "commit_and_hang"])
+async def test_a_retried_addition_is_notified_once(outcome: str, autojump_clock: MockClock) -> None:
+    """By the writer after a lost answer, and by its caller after a failure."""
+    async with a_world(store_timeout=2.0) as world:
+        await commit_removal(world)
         bob = await device(world, world.bob)
         await settle()
-        for _ in range(3):
-            await world.hub.members.add_users(key, [world.bob.id], world.version(key))
-        await remove(world, key)
-        await add(world, key)
-        await settle()
-        kinds = [frame["type"] for frame in bob.transport.frames]
-        assert kinds == ["session", "conversation_added", "conversation_removed", "conversation_added"]
+        world.store.answers = [getattr(world.store, outcome)]
+        if outcome == "commit_and_hang":
+            with pytest.raises(PulseError):
+                await world.add(world.bob)
+        else:
+            assert len(await world.add(world.bob)) == 1
+        for _ in range(2):
+            await world.add(world.bob)
+        await world.remove(world.bob)
+        await world.add(world.bob)
+        await trio.sleep(10)
+        assert kinds_of(bob) == ["session", "conversation_added", "conversation_removed", "conversation_added"]
 
 
 @pytest.mark.parametrize("is_lost", [False, True], ids=["late answer", "lost answer"])
 async def test_a_room_that_opens_before_an_addition_is_answered_notifies_the_session(
     is_lost: bool, autojump_clock: MockClock
 ) -> None:
-    async with a_world() as world:
+    async with a_world(store_timeout=2.0) as world:
         key = world.conversation_id
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
-        bob, late = await device(world, world.bob), trio.Event()
-        if is_lost:
-            await world.store.add_members(key, world.alice.id, [world.bob.id], limit=10, now=virtual_now())
-            world.hub.members.recheck_later(key, added=[world.bob.id])
-        else:
-            world.start(lambda: add(world, key, answer=late))
-            await settle()
+        await commit_removal(world)
+        bob, late, refused = await device(world, world.bob), trio.Event(), trio.Event()
+        world.store.answers = [world.store.commit_and_wait(late)]
+
+        async def add() -> None:
+            if is_lost:
+                with pytest.raises(PulseError):
+                    await world.add(world.bob)
+            else:
+                await world.add(world.bob)
+            refused.set()
+
+        world.start(add)
+        await settle()
         carol = await world.join(world.carol)
+        if is_lost:
+            await refused.wait()
+        else:
+            late.set()
         await carol.send("hello bob")
         await settle()
-        late.set()
-        await settle()
-        kinds = [frame["type"] for frame in bob.transport.frames]
-        assert kinds[:2] == ["session", "conversation_added"]
+        assert kinds_of(bob) == ["session", "conversation_added", "message"]
         assert bob.contents(key) == ["hello bob"]
 
 
@@ -549,7 +686,7 @@ async def test_a_frame_about_a_foreign_conversation_opens_no_room(
     async with a_world() as world:
         foreign = world.ids()
         await world.new_conversation(foreign)
-        await world.store.remove_member(foreign, world.alice.id, world.bob.id, now=virtual_now())
+        await world.store.apply([commands.remove(foreign, world.alice, world.bob)])
         questions = count_questions(world, monkeypatch)
         devices = [await device(world, world.bob) for _ in range(20)]
 
@@ -573,7 +710,7 @@ async def test_a_foreign_conversation_is_refused_from_memory_for_a_second(
     async with a_world() as world:
         key = world.ids()
         await world.new_conversation(key)
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=virtual_now())
+        await world.store.apply([commands.remove(key, world.alice, world.bob)])
         questions = count_questions(world, monkeypatch)
         bob = await device(world, world.bob)
         found = []
@@ -583,9 +720,9 @@ async def test_a_foreign_conversation_is_refused_from_memory_for_a_second(
                 await world.hub.members.find_subscription(bob.session, key)
             found.append(caught.value.was_looked_up)
         assert found == [True, False, True]
-        await add(world, key)
+        await world.add(world.bob, conversation_id=key)
         assert (await world.hub.members.find_subscription(bob.session, key)).conversation_id == key  # at once
-        assert questions()[0] == 3
+        assert questions()[0] == 2, "the room that was opened to add them has subscribed the session"
 
 
 async def test_a_membership_look_up_that_fails_is_answered_in_time(
@@ -609,21 +746,15 @@ async def test_a_removal_while_the_membership_is_looked_up_counts(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_world() as world:
-        key, gate, membership = world.conversation_id, trio.Event(), world.store.membership
-
-        async def slow(conversation_id: UUID, user_id: UUID) -> int | None:
-            found = await membership(conversation_id, user_id)
-            await gate.wait()
-            return found
-
-        monkeypatch.setattr(world.store, "membership", slow)
+        key = world.conversation_id
         carol, bob = await world.join(world.carol), await device(world, world.bob)
+        gate = delay(world, monkeypatch, "membership", times=1)
         await settle()
         member = bob.session.subscriptions.pop(key)  # as if the session had not been notified
         world.hub.rooms.get(key).leave(member)  # type: ignore[union-attr]
         world.start(lambda: bob.send(key, "hello", "c-1"))
         await settle()
-        await remove(world, key)
+        await world.remove(world.bob)
         gate.set()
         await settle()
         assert bob.errors == [("not_a_member", "c-1", str(key))]
@@ -636,25 +767,18 @@ async def test_a_removal_while_the_membership_is_looked_up_counts(
 
 
 async def test_a_bulk_addition_is_sent_in_few_frames(autojump_clock: MockClock) -> None:
+    """Fault C2."""
     async with a_world() as world:
-        key, users = world.conversation_id, []
-        for number in range(60):
-            user = type(world.alice)(world.ids(), f"user{number}")
-            users.append(user)
-            await world.store.create_user(user, password_hash=None, subject=None, created_at=virtual_now())
+        users = await world.new_users(60)
         alice = await world.join(world.alice)
         devices = [await device(world, user) for user in users]
         await settle()
         before = len(alice.transport.frames)
-        with world.hub.members.changing(key):
-            ids = [user.id for user in users]
-            added = await world.store.add_members(key, world.alice.id, ids, limit=99, now=virtual_now())
-            await world.hub.members.add_users(key, ids, added.version)
-            world.hub.rooms.announce(key, "added", "60 were added", ids[0], ids)
+        await world.add(*users)
         await trio.sleep(1)
         new = alice.transport.frames[before:]
         assert [frame["type"] for frame in new] == ["system", "presence"]
-        assert (new[0]["user_count"], new[0]["user_ids"]) == (60, [str(each) for each in ids])
+        assert (new[0]["user_count"], new[0]["user_ids"]) == (60, [str(each.id) for each in users])
         assert len(new[1]["joined"]) == 60
         for each in devices:
             assert [frame["type"] for frame in each.transport.frames].count("conversation_added") == 1
@@ -662,6 +786,7 @@ async def test_a_bulk_addition_is_sent_in_few_frames(autojump_clock: MockClock) 
 
 
 async def test_typing_is_sent_once_a_second_for_each_user(autojump_clock: MockClock) -> None:
+    """Fault C14."""
     async with a_world() as world:
         alice = await world.join(world.alice)
         bob, again, carol = await world.join(world.bob), await world.join(world.bob), await world.join(world.carol)
@@ -678,14 +803,11 @@ async def test_typing_is_sent_once_a_second_for_each_user(autojump_clock: MockCl
 
 async def test_a_user_who_leaves_before_the_batch_is_in_neither_list(autojump_clock: MockClock) -> None:
     async with a_world() as world:
-        key = world.conversation_id
         for user in (world.bob, world.carol):
-            await world.store.remove_member(key, world.alice.id, user.id, now=virtual_now())
+            await commit_removal(world, user)
         alice, bob = await world.join(world.alice), await device(world, world.bob)
         carol = await device(world, world.carol)
-        ids = [world.bob.id, world.carol.id]
-        added = await world.store.add_members(key, world.alice.id, ids, limit=9, now=virtual_now())
-        await world.hub.members.add_users(key, ids, added.version)
+        await world.add(world.bob, world.carol)
         bob.leave()
         await trio.sleep(1)
         assert [[user["username"] for user in frame["joined"]] for frame in alice.of_type("presence")] == [["carol"]]

@@ -66,9 +66,7 @@ class Asked:
 
 
 async def remove(world: World, user: User, conversation_id: UUID | None = None) -> None:
-    where = world.conversation_id if conversation_id is None else conversation_id
-    await world.store.remove_member(where, world.alice.id, user.id, now=START)
-    world.hub.members.remove_user(where, user.id, world.version(where), "removed")
+    await world.remove(user, conversation_id)
 
 
 async def seen(world: World, user: User) -> datetime | None:
@@ -311,16 +309,20 @@ async def test_a_list_that_has_been_replaced_does_not_come_back(
 
 
 async def test_a_removal_with_an_unknown_outcome_is_rechecked(autojump_clock: MockClock) -> None:
-    async with a_world() as world:
+    async with a_world(store_timeout=2.0) as world:
         alice, bob = await device(world, world.alice), await device(world, world.bob)
         alice.watch(world.bob)
         bob.watch(world.alice)
         await settle()
-        await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=START)
-        world.hub.members.reconnect_user(world.conversation_id, world.bob.id)
+        world.store.answers = [world.store.commit_and_hang]
+        with pytest.raises(PulseError):
+            await world.remove(world.bob)
         await trio.sleep(1)
-        assert bob.ended.is_set()
+        assert len(bob.of_type("conversation_removed")) == 1
+        bob.leave()
+        await trio.sleep(1)
         assert told(alice) == [{"bob": True}], "that they left is not sent"
+        assert world.hub.watches._watchers == {}
 
 
 # --- a store that fails ---

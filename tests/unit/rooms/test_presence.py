@@ -7,6 +7,7 @@ from trio.testing import MockClock
 
 from pulse_trio.rooms.presence import DELAY, MAX_FRAME_USERS, Presence
 from pulse_trio.store.base import User
+from tests.support import commands
 
 from .world import a_world, settle
 
@@ -59,7 +60,7 @@ async def test_only_a_connection_that_joins_a_crowd_gets_its_list(autojump_clock
         (told,) = alice.of_type("presence")
         assert [each["username"] for each in told["joined"]] == ["bob", "carol"]
         assert told["active_count"] == 3
-        world.hub.rooms.announce(world.conversation_id, "renamed", "alice renamed it", world.alice.id)
+        await world.hub.apply(commands.set_properties(world.conversation_id, world.alice, name="New"))
         await settle()
         assert "active_users" not in alice.of_type("system")[-1]
         assert alice.of_type("system")[-1]["active_count"] == 3

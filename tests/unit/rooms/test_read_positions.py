@@ -13,10 +13,11 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.rooms import read_positions as reads
 from pulse_trio.rooms.read_positions import DELAY
 from pulse_trio.rooms.room import MAX_FRAME_POSITIONS
-from pulse_trio.store.base import NewMessage, NotAMember, ReadMark, ReadState, StoreUnavailable, User
+from pulse_trio.store.base import NotAMember, ReadMark, ReadState, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
+from tests.support import commands
 
-from .world import START, Device, Guest, World, a_world, device, settle
+from .world import Device, Guest, World, a_world, device, settle
 
 Standings = list[ReadState | None]
 Store = Callable[[Sequence[ReadMark]], Awaitable[Standings]]
@@ -63,7 +64,7 @@ async def say(world: World, count: int, conversation_id: UUID | None = None) -> 
     """Stores messages before any user of the test connects."""
     for number in range(count):
         where = world.conversation_id if conversation_id is None else conversation_id
-        await world.store.append([NewMessage(world.ids(), where, world.alice.id, f"{number}", None, START)])
+        await world.store.apply([commands.post(where, world.alice, f"{number}")])
 
 
 async def position(world: World, user: User, conversation_id: UUID | None = None) -> int:
@@ -316,16 +317,14 @@ async def test_a_removed_member_moves_no_position(autojump_clock: MockClock) -> 
         await bob.read(key, 1)
         await trio.sleep(1)
         await bob.read(key, 2)
-        await world.store.remove_member(key, world.alice.id, world.bob.id, now=START)
-        world.hub.members.remove_user(key, world.bob.id, world.version(key), "removed")
+        await world.remove(world.bob, key)
         await trio.sleep(1)
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"]
         await bob.read(key, 1)  # the room has dropped their position
         await trio.sleep(1)
         assert [frame["code"] for frame in bob.of_type("error")] == ["not_a_member"] * 2
         assert told(alice) == [{str(world.bob.id): 1}]
-        await world.store.add_members(key, world.alice.id, [world.bob.id], limit=9, now=START)
-        await world.hub.members.add_users(key, [world.bob.id], world.version(key))
+        await world.add(world.bob, conversation_id=key)
         await bob.read(key, 2)
         await trio.sleep(1)
         assert await position(world, world.bob) == 3
@@ -405,8 +404,8 @@ async def test_rest_stores_a_position_at_once_and_notifies(
         await say(world, 3)
         key = world.conversation_id
         alice = await world.join(world.alice)
-        assert await world.hub.read_positions.mark_read(key, world.bob.id, 2) == ReadState(2, 3)
-        assert await world.hub.read_positions.mark_read(key, world.bob.id, 1) == ReadState(2, 3)
+        assert await world.hub.read_positions.mark_read(key, world.bob.id, 2) == ReadState(2, 3, 2)
+        assert await world.hub.read_positions.mark_read(key, world.bob.id, 1) == ReadState(2, 3, 2)
         await settle()
         assert told(alice) == [{str(world.bob.id): 2}]
         with pytest.raises(PulseError) as caught:
@@ -421,7 +420,7 @@ async def test_rest_stores_a_position_at_once_and_notifies(
             return [ReadState(2, 3) for _ in marks]
 
         watch_marks(world, monkeypatch, held, held)
-        assert await world.hub.read_positions.mark_read(key, world.bob.id, 3) == ReadState(3, 3)
+        assert await world.hub.read_positions.mark_read(key, world.bob.id, 3) == ReadState(3, 3, 3)
         for outcome in ([fail], [hang], [held] * 100):
             watch_marks(world, monkeypatch, *outcome)
             with pytest.raises(StoreUnavailable):

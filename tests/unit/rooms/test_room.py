@@ -9,11 +9,13 @@ from trio.testing import MockClock
 
 from pulse_trio.conversations import messages
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.model import Change, Command, Post
 from pulse_trio.protocol import CloseCode, SendMessage, SendResume
 from pulse_trio.rooms.hub import TYPING_INTERVAL
-from pulse_trio.store.base import Message, NewMessage, NotAMember, Revision, StoreUnavailable
+from pulse_trio.store.base import NotAMember, StoreUnavailable
+from tests.support import commands
 
-from .world import FakeTransport, Rows, World, a_world, settle, virtual_now
+from .world import FakeTransport, Outcomes, World, a_world, settle
 
 
 def places(guest_frames: list[dict[str, object]]) -> list[tuple[object, object]]:
@@ -328,7 +330,7 @@ async def test_a_batch_behind_a_gap_is_delivered_once(autojump_clock: MockClock)
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         gate = world.store.hold()
 
-        async def commit_after_a_stranger(batch: Sequence[NewMessage]) -> Rows:
+        async def commit_after_a_stranger(batch: Sequence[Command]) -> Outcomes:
             await world.store.commit([new_message(world, "missed")])
             return await world.store.commit(batch)
 
@@ -352,7 +354,7 @@ async def test_a_gap_is_filled_although_the_store_fails_or_hangs_meanwhile(
         changes = world.store.changes
         calls = 0
 
-        async def failing(*arguments: object, **options: object) -> list[Message]:
+        async def failing(*arguments: object, **options: object) -> list[Change]:
             nonlocal calls
             calls += 1
             if calls < 3:
@@ -367,15 +369,8 @@ async def test_a_gap_is_filled_although_the_store_fails_or_hangs_meanwhile(
         assert alice.contents == bob.contents == ["missed", "next"]
 
 
-def new_message(world: World, content: str) -> NewMessage:
-    return NewMessage(
-        id=world.ids(),
-        conversation_id=world.conversation_id,
-        sender_id=world.carol.id,
-        content=content,
-        client_id=None,
-        created_at=world.core.clock(),
-    )
+def new_message(world: World, content: str) -> Post:
+    return commands.post(world.conversation_id, world.carol, content)
 
 
 # --- presence ---
@@ -547,12 +542,12 @@ async def test_a_fault_in_the_writer_while_the_hub_is_cancelled_does_not_end_the
     with trio.CancelScope() as outside:
         async with a_world() as world:
 
-            async def crash(batch: Sequence[NewMessage]) -> Rows:
+            async def crash(batch: Sequence[Command]) -> Outcomes:
                 outside.cancel()
                 await world.store.crash(batch)
                 raise AssertionError
 
-            async def shielded(batch: Sequence[NewMessage]) -> Rows:
+            async def shielded(batch: Sequence[Command]) -> Outcomes:
                 with trio.CancelScope(shield=True):
                     return await crash(batch)
 
@@ -597,17 +592,9 @@ async def test_a_message_behind_a_change_that_the_room_missed_is_delivered_once(
         alice, bob = await world.join(world.alice), await world.join(world.bob)
         await alice.send("one")
         await settle()
-        first = world.store.stored(world.conversation_id)[0].id
+        first = world.store.stored(world.conversation_id)[0]
         for content in ("better", "best"):  # without the room
-            revision = Revision(
-                id=world.ids(),
-                conversation_id=world.conversation_id,
-                message_id=first,
-                actor_id=world.alice.id,
-                content=content,
-                made_at=world.core.clock(),
-            )
-            await world.store.revise(revision)
+            await world.store.apply([commands.edit(first, world.alice, content)])
         await bob.send("two")
         await settle()
         for guest in (alice, bob):
@@ -649,10 +636,10 @@ async def test_a_message_found_by_a_recheck_is_delivered_once(autojump_clock: Mo
         await alice.send("lost")
         await trio.sleep(2.5)  # refused: the recheck looks now, and once more two seconds later
 
-        async def answer_late(batch: Sequence[NewMessage]) -> Rows:
-            rows = await world.store.commit(batch)
+        async def answer_late(batch: Sequence[Command]) -> Outcomes:
+            outcomes = await world.store.commit(batch)
             await trio.sleep(1.8)
-            return rows
+            return outcomes
 
         world.store.answers = [answer_late]
         await trio.sleep(0.5)
@@ -691,7 +678,7 @@ async def test_a_post_without_connections_is_stored_and_the_room_ends(autojump_c
 async def test_a_post_of_a_non_member_is_refused(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         posted, _ = await messages.post(world.core, world.conversation_id, world.bob, "mine", "b-1")
-        await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=virtual_now())
+        await world.store.apply([commands.remove(world.conversation_id, world.alice, world.bob)])
         for content, client_id in (("new", None), ("mine", "b-1")):  # earlier messages are not returned either
             with pytest.raises(NotAMember):
                 await messages.post(world.core, world.conversation_id, world.bob, content, client_id)
@@ -810,8 +797,8 @@ async def test_a_cancellation_at_any_checkpoint_leaves_nothing_behind(
         async with a_world(seed=checkpoint) as world:
             sender = world.alice.id
             for number in range(5):
-                new = NewMessage(world.ids(), world.conversation_id, sender, str(number), None, virtual_now())
-                await world.store.append([new])
+                new = commands.post(world.conversation_id, sender, str(number))
+                await world.store.apply([new])
             guests = [await world.join(world.alice)] if is_open else []
             with trio.CancelScope() as scope:
                 ticks = Ticks(checkpoint, scope)
@@ -822,8 +809,8 @@ async def test_a_cancellation_at_any_checkpoint_leaves_nothing_behind(
                     trio.lowlevel.remove_instrument(ticks)
             await trio.sleep(30)
             assert world.hub.get_connection_count(world.conversation_id) == len(guests)
-            assert not world.hub._changes._joins
             assert not world.hub._sessions
+            assert len(world.hub.user_feeds) == 0
             guests += [await world.join(world.alice, after_rev=2), await world.join(world.bob)]
             await guests[-1].send("after")
             await settle()
@@ -863,10 +850,10 @@ async def test_clients_that_reconnect_at_once_share_one_read(
     async with a_world() as world:
         changes = world.store.changes
 
-        async def slow(conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+        async def slow(conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:
             reads.append(after_rev)
             await trio.sleep(1)
-            return await changes(conversation_id, after_rev=after_rev, limit=limit)
+            return await changes(conversation_id, after_rev=after_rev, kinds=kinds, limit=limit)
 
         monkeypatch.setattr(world.store, "changes", slow)
         alice = await world.join(world.alice)
@@ -893,9 +880,9 @@ async def test_a_shared_read_is_repeated_when_its_reader_has_left(
     async with a_world() as world:
         changes = world.store.changes
 
-        async def slow(conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+        async def slow(conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:
             await trio.sleep(3)
-            return await changes(conversation_id, after_rev=after_rev, limit=limit)
+            return await changes(conversation_id, after_rev=after_rev, kinds=kinds, limit=limit)
 
         monkeypatch.setattr(world.store, "changes", slow)
         alice = await world.join(world.alice)

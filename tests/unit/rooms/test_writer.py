@@ -1,14 +1,18 @@
 """The writer: stored before delivered, batched, in order; no message is lost by a fault of another."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
+from pulse_trio.model import Change, Member, Message, Post
+from pulse_trio.rooms.senders import WaitingSender
 from pulse_trio.rooms.writer import Stored, Submission, Writer
-from pulse_trio.store.base import Message, NewMessage
+from pulse_trio.store.base import NotAMember, Refusal
+from tests.support import commands
 
 from .world import FaultyStore, World, a_world, settle
 
@@ -18,17 +22,17 @@ class Outcome:
 
     def __init__(self) -> None:
         self.settlements = 0
-        self.refusals: list[tuple[str, str | None]] = []
+        self.refusals: list[tuple[str | type[Refusal], str | None]] = []
         self.refused = trio.Event()
 
-    def stored(self, message: Message, *, is_news: bool) -> None:
+    def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
         raise AssertionError("the room says this, not the writer")
 
     def settled(self) -> None:
         self.settlements += 1
 
-    def refuse(self, error: PulseError, client_id: str | None) -> None:
-        self.refusals.append((error.code.code, client_id))
+    def refuse(self, error: PulseError | Refusal, client_id: str | None) -> None:
+        self.refusals.append((type(error) if isinstance(error, Refusal) else error.code.code, client_id))
         self.refused.set()
 
 
@@ -50,23 +54,21 @@ class Bench:
             rand=random.Random(1),
         )
 
-    async def _release(self, stored: list[Stored]) -> None:  # type: ignore[override]
-        for submission, message in stored:
+    async def _release(self, stored: Sequence[Stored]) -> None:
+        for submission, (message,) in stored:
             assert isinstance(submission, Submission)
+            if isinstance(submission.sender, WaitingSender):
+                submission.sender.stored((message,), is_news=True)
+            if isinstance(message, Member):
+                continue
+            assert isinstance(message, Message)
             assert message in self.store.stored(message.conversation_id)
             self.released.append(message.content)
             self.seqs.append(message.seq)
         await trio.lowlevel.checkpoint()
 
-    def message(self, content: str, client_id: str | None = None) -> NewMessage:
-        return NewMessage(
-            id=self.world.ids(),
-            conversation_id=self.world.conversation_id,
-            sender_id=self.world.alice.id,
-            content=content,
-            client_id=client_id,
-            created_at=self.world.core.clock(),
-        )
+    def message(self, content: str, client_id: str | None = None) -> Post:
+        return commands.post(self.world.conversation_id, self.world.alice, content, client_id=client_id)
 
     async def submit(self, *contents: str) -> None:
         for content in contents:
@@ -227,18 +229,15 @@ async def test_a_poison_message_after_a_lost_answer_and_a_lost_answer_after_pois
 async def test_a_non_member_in_a_batch_is_refused_alone(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         bench = Bench(world)
-        await world.store.remove_member(world.conversation_id, world.alice.id, world.bob.id, now=world.core.clock())
+        await world.store.apply([commands.remove(world.conversation_id, world.alice, world.bob)])
         stranger = Outcome()
-        message = bench.message("from outside", "s")
-        outside = NewMessage(
-            message.id, message.conversation_id, world.bob.id, message.content, "s", message.created_at
-        )
+        outside = commands.post(world.conversation_id, world.bob, "from outside", client_id="s")
         await bench.submit("a")
         await bench.writer.submit(outside, stranger, "s")
         await bench.submit("b")
         world.start(bench.writer.run)
         await bench.writer.wait_idle()
-        assert stranger.refusals == [("not_a_member", "s")]
+        assert stranger.refusals == [(NotAMember, "s")]
         assert bench.released == ["a", "b"]
 
 
@@ -258,6 +257,57 @@ async def test_a_full_inbox_makes_submit_wait_and_keeps_the_order(autojump_clock
         await bench.submit("d")
         await bench.writer.wait_idle()
         assert world.stored == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("inbox", [1_024, 2], ids=["room in the inbox", "a full inbox"])
+async def test_a_removal_does_not_wait_behind_what_others_have_sent(inbox: int, autojump_clock: MockClock) -> None:
+    """Otherwise the commands of a member who sends without pause delay the removal of that member."""
+    async with a_world() as world:
+        bench = Bench(world, inbox=inbox, batch=1)
+        flooder, owner = Outcome(), WaitingSender()
+        gate = bench.store.hold()
+        world.start(bench.writer.run)
+        for number in range(4):
+            flood = commands.post(world.conversation_id, world.bob, f"{number}")
+            world.start(bench.writer.submit, flood, flooder, f"{number}")
+            await settle()
+        await bench.writer.submit(commands.remove(world.conversation_id, world.alice, world.bob), owner)
+        gate.set()
+        await bench.writer.wait_idle()
+        assert world.stored == ["0"]
+        assert flooder.refusals == [(NotAMember, "1"), (NotAMember, "2"), (NotAMember, "3")]
+        (removal,) = await owner.wait()
+        assert removal.rev == 2
+        assert flooder.settlements == 4
+
+
+@pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "cancelled"])
+async def test_a_removal_that_waits_is_settled_when_the_writer_ends(is_closed: bool, autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        bench = Bench(world, batch=1)
+        owner, late = WaitingSender(), WaitingSender()
+        removal = commands.remove(world.conversation_id, world.alice, world.bob)
+        gate = bench.store.hold()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bench.writer.run)
+                await bench.submit("a")
+                await settle()
+                await bench.submit("b")
+                await bench.writer.submit(removal, owner)
+                if is_closed:
+                    bench.writer.close()
+                    with pytest.raises(trio.ClosedResourceError):
+                        await bench.writer.submit(removal, late)
+                    gate.set()
+                else:
+                    scope.cancel()
+        if is_closed:
+            assert len(await owner.wait()) == 1
+        else:
+            with pytest.raises(PulseError):
+                await owner.wait()
+        assert bench.writer.unsettled == 0
 
 
 async def test_close_stores_what_was_submitted_and_ends(autojump_clock: MockClock) -> None:

@@ -15,26 +15,22 @@ from pulse_trio.conversations import messages
 from pulse_trio.conversations.core import Core
 from pulse_trio.errors import PulseError
 from pulse_trio.ids import IdSource
+from pulse_trio.model import Change, Command, Features, Message, Post, User
 from pulse_trio.protocol import Encoded, SendMessage, SendResume
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.session import Session
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import (
-    Message,
-    NewConversation,
-    NewMessage,
-    StoreRefused,
-    StoreUnavailable,
-    User,
-)
+from pulse_trio.store.base import NewConversation, Outcome, StoreRefused, StoreUnavailable
 from pulse_trio.store.memory import MemoryStore
+from tests.support import commands
 
 LONGEST = 3_600  # virtual seconds after which a test that hangs fails
+MOST_MEMBERS = 5_000
 START = datetime(2026, 2, 4, 10, 30, tzinfo=UTC)
 
-Rows = list[Message | None]
-Answer = Callable[[Sequence[NewMessage]], Awaitable[Rows]]
+Outcomes = list[Outcome]
+Answer = Callable[[Sequence[Command]], Awaitable[Outcomes]]
 
 
 def virtual_now() -> datetime:
@@ -43,11 +39,10 @@ def virtual_now() -> datetime:
 
 
 class FaultyStore(MemoryStore):
-    """A store in memory whose next appends can be given other outcomes.
+    """A store in memory whose next commands can be given other outcomes.
 
-    `attempts` has the contents of every append that was tried; `answers` what the next
-    ones do, and `usual` what those after them do. A message
-    with the content `poison` can never be stored.
+    `attempts` has the contents of every batch of messages that was tried; `answers` what the next calls do, and `usual`
+    what those after them do. A message with the content `poison` can never be stored.
     """
 
     def __init__(self) -> None:
@@ -58,14 +53,16 @@ class FaultyStore(MemoryStore):
         self.gate: trio.Event | None = None
         self.in_append = 0
 
-    async def append(self, batch: Sequence[NewMessage]) -> Rows:
-        self.attempts.append([new.content for new in batch])
+    async def apply(self, batch: Sequence[Command]) -> Outcomes:
+        posts = [command.content for command in batch if isinstance(command, Post)]
+        if posts:
+            self.attempts.append(posts)
         answer = self.answers.pop(0) if self.answers else self.usual
         self.in_append += 1
         try:
             if self.gate is not None:
                 await self.gate.wait()
-            if any(new.content == "poison" for new in batch):
+            if "poison" in posts:
                 await trio.lowlevel.checkpoint()
                 raise StoreRefused("poison")
             return await answer(batch)
@@ -73,42 +70,53 @@ class FaultyStore(MemoryStore):
             self.in_append -= 1
 
     def hold(self) -> trio.Event:
-        """Makes appends wait for the event that is returned."""
+        """Makes commands wait for the event that is returned."""
         self.gate = trio.Event()
         return self.gate
 
-    async def commit(self, batch: Sequence[NewMessage]) -> Rows:
-        return await super().append(batch)
+    async def commit(self, batch: Sequence[Command]) -> Outcomes:
+        return await super().apply(batch)
 
-    async def fail(self, batch: Sequence[NewMessage]) -> Rows:
+    async def fail(self, batch: Sequence[Command]) -> Outcomes:
         """Commits nothing."""
         await trio.lowlevel.checkpoint()
         raise StoreUnavailable
 
-    async def commit_and_lose(self, batch: Sequence[NewMessage]) -> Rows:
+    async def commit_and_lose(self, batch: Sequence[Command]) -> Outcomes:
         """Commits all, and loses the answer."""
-        await super().append(batch)
+        await super().apply(batch)
         raise StoreUnavailable
 
-    async def hang(self, batch: Sequence[NewMessage]) -> Rows:
+    async def hang(self, batch: Sequence[Command]) -> Outcomes:
         await trio.sleep_forever()
         raise AssertionError
 
-    async def commit_and_hang(self, batch: Sequence[NewMessage]) -> Rows:
-        await super().append(batch)
+    async def commit_and_hang(self, batch: Sequence[Command]) -> Outcomes:
+        await super().apply(batch)
         return await self.hang(batch)
 
-    async def crash(self, batch: Sequence[NewMessage]) -> Rows:
+    def commit_and_wait(self, answer: trio.Event) -> Answer:
+        """Commits all, and answers when the event is set."""
+
+        async def late(batch: Sequence[Command]) -> Outcomes:
+            outcomes = await self.commit(batch)
+            await answer.wait()
+            return outcomes
+
+        return late
+
+    async def crash(self, batch: Sequence[Command]) -> Outcomes:
         """Fails as a bug of ours does, not as the database."""
         await trio.lowlevel.checkpoint()
         raise RuntimeError("a fault in the store")
 
-    def members_version(self, conversation_id: UUID) -> int:
-        return self._conversations[conversation_id].members_version
-
     def stored(self, conversation_id: UUID) -> list[Message]:
         """Returns the committed messages, in the order of seq."""
         return list(self._conversations[conversation_id].messages)
+
+    def last_rev(self, conversation_id: UUID) -> int:
+        """Returns the rev of the last change that is committed."""
+        return self._conversations[conversation_id].last_rev
 
 
 class FakeTransport:
@@ -181,7 +189,8 @@ class FakeTransport:
 class Guest:
     """A connection of a user, driven as the edge does it, without I/O."""
 
-    def __init__(self, world: "World", user: User) -> None:
+    def __init__(self, world: "World", user: User, *features: str) -> None:
+        self.features = Features.of(features or None, is_session=False)
         self.world = world
         self.user = user
         self.transport = FakeTransport()
@@ -196,15 +205,17 @@ class Guest:
 
     async def join(self, after_rev: int | None = None) -> "Guest":
         world = self.world
-        with world.hub.members.pending_join(world.conversation_id, self.user.id) as pending:
-            self._subscription = await world.hub.connect(
-                world.conversation_id,
-                self.user,
-                self.transport,
-                pending=pending,
-                on_ended=self._on_ended,
-                after_rev=after_rev,
-            )
+        member_rev = await world.store.membership(world.conversation_id, self.user.id)
+        assert member_rev is not None
+        self._subscription = await world.hub.connect(
+            world.conversation_id,
+            self.user,
+            self.transport,
+            member_rev=member_rev,
+            features=self.features,
+            on_ended=self._on_ended,
+            after_rev=after_rev,
+        )
         return self
 
     def _on_ended(self) -> None:
@@ -249,7 +260,8 @@ class Guest:
 class Device:
     """A session of a user, driven as the edge does it, without I/O."""
 
-    def __init__(self, world: "World", user: User) -> None:
+    def __init__(self, world: "World", user: User, *features: str) -> None:
+        self.features = Features.of(features or None, is_session=True)
         self.world = world
         self.user = user
         self.transport = FakeTransport()
@@ -261,10 +273,14 @@ class Device:
         assert self._session is not None
         return self._session
 
-    async def open(self, revs: dict[UUID, int] | None = None, epoch: str | None = None) -> "Device":
-        self._session = await self.world.hub.lobby.open(self.user, self.transport, on_ended=self.ended.set)
+    async def open(
+        self, revs: dict[UUID, int] | None = None, epoch: str | None = None, me: int | None = None
+    ) -> "Device":
+        self._session = await self.world.hub.lobby.open(
+            self.user, self.transport, on_ended=self.ended.set, features=self.features
+        )
         if revs is not None:
-            await self.world.hub.lobby.resume(self._session, SendResume(revs=revs, epoch=epoch))
+            await self.world.hub.lobby.resume(self._session, SendResume(revs=revs, epoch=epoch, me=me))
         return self
 
     def leave(self) -> None:
@@ -335,16 +351,26 @@ class World:
             )
         )
 
-    def version(self, conversation_id: UUID) -> int:
-        """The version of a conversation's members, as it is stored."""
-        return self.store.members_version(conversation_id)
+    async def new_users(self, count: int) -> list[User]:
+        """Registers users who are in no conversation."""
+        first = len(self.store._accounts)
+        users = [User(self.ids(), f"user{number}") for number in range(first, first + count)]
+        for user in users:
+            await self.store.create_user(user, password_hash=None, subject=None, created_at=START)
+        return users
 
-    def remove(self, user: User) -> None:
-        """Applies the removal of a user from the conversation, as of the stored version of its members."""
-        self.hub.members.remove_user(self.conversation_id, user.id, self.version(self.conversation_id), "removed")
+    async def add(self, *users: User, conversation_id: UUID | None = None) -> Sequence[Change]:
+        """Adds users to a conversation, as the use case does."""
+        key = self.conversation_id if conversation_id is None else conversation_id
+        return await self.hub.apply(commands.add(key, self.alice, *users, limit=MOST_MEMBERS))
 
-    def guest(self, user: User) -> Guest:
-        return Guest(self, user)
+    async def remove(self, user: User, conversation_id: UUID | None = None) -> Sequence[Change]:
+        """Removes a user from a conversation, as the use case does."""
+        key = self.conversation_id if conversation_id is None else conversation_id
+        return await self.hub.apply(commands.remove(key, self.alice, user))
+
+    def guest(self, user: User, *features: str) -> Guest:
+        return Guest(self, user, *features)
 
     async def join(self, user: User, after_rev: int | None = None) -> Guest:
         return await self.guest(user).join(after_rev)
@@ -354,14 +380,22 @@ class World:
 
     @property
     def stored(self) -> list[str]:
-        """The contents that are committed, in order; seq and rev have no gap."""
+        """The contents that are committed, in order; seq has no gap, nor has rev if only messages were posted."""
         messages = self.store.stored(self.conversation_id)
-        assert [(m.seq, m.rev) for m in messages] == [(n, n) for n in range(1, len(messages) + 1)]
+        places = range(1, len(messages) + 1)
+        assert [message.seq for message in messages] == list(places)
+        revs = [message.rev for message in messages]
+        assert revs == (list(places) if self.last_rev == len(messages) else sorted(set(revs)))
         return [message.content for message in messages]
 
+    @property
+    def last_rev(self) -> int:
+        """The rev of the last change that is committed."""
+        return self.store.last_rev(self.conversation_id)
 
-async def device(world: World, user: User, revs: dict[UUID, int] | None = None) -> Device:
-    return await Device(world, user).open({} if revs is None else revs)
+
+async def device(world: World, user: User, revs: dict[UUID, int] | None = None, *features: str) -> Device:
+    return await Device(world, user, *features).open({} if revs is None else revs)
 
 
 async def settle() -> None:
