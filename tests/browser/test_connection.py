@@ -125,7 +125,7 @@ def test_a_rejected_message_can_be_retried_or_discarded(desk: Desk, person: Pers
 
         socket.on_message(from_page)
 
-    window.page.route_web_socket("**/api/chat/ws", between)
+    window.page.route_web_socket("**/api/chat/ws?*", between)
     window.open(f"/#/c/{chat}")
     window.say("please").say("never mind")
     expect(window.message("please").get_by_role("alert")).to_contain_text("Not sent: No, thanks")

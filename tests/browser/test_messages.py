@@ -139,8 +139,8 @@ def fill_chat(database: str, person: Person, messages: int) -> tuple[Account, Ac
             "now() - (%s - n) * interval '1 minute', now(), n, n FROM generate_series(1, %s) AS n",
             (chat, ann.id, bob.id, messages, messages),
         )
-        heads = "UPDATE conversations SET last_seq = %s, last_rev = %s WHERE id = %s"
-        connection.execute(heads, (messages, messages, chat))
+        heads = "UPDATE conversations SET last_seq = %s, last_rev = %s, message_rev = %s WHERE id = %s"
+        connection.execute(heads, (messages, messages, messages, chat))
     return ann, bob, chat
 
 

@@ -23,8 +23,9 @@ from pulse_trio import logs
 from pulse_trio.app import PulseApp, create_app
 from pulse_trio.edge.server import install
 from pulse_trio.ids import IdSource
+from pulse_trio.model import Command, Edit, Post, User
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Account, Message, NewMessage, Revision, User
+from pulse_trio.store.base import Account, Outcome
 from pulse_trio.store.memory import MemoryStore
 from tests.support.client import Api, Chat, Person
 from tests.support.cluster import Cluster
@@ -248,15 +249,11 @@ class FailingStore(MemoryStore):
             raise RuntimeError("planted in membership")
         return await super().membership(conversation_id, user_id)
 
-    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
-        if any(new.content == CRASH_CONTENT for new in batch):
-            raise RuntimeError("planted in append")
-        return await super().append(batch)
-
-    async def revise(self, revision: Revision) -> Message:
-        if revision.content == CRASH_CONTENT:
-            raise RuntimeError("planted in revise")
-        return await super().revise(revision)
+    async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
+        for command in commands:
+            if isinstance(command, Post | Edit) and command.content == CRASH_CONTENT:
+                raise RuntimeError(f"planted in {type(command).__name__}")
+        return await super().apply(commands)
 
 
 def make_app() -> PulseApp:
@@ -309,7 +306,7 @@ async def test_of_exceptions(tmp_path: Path, log_format: str) -> None:
     finally:
         code = server.stop()
     assert code == 0
-    for place in ("create_user", "find_account", "membership", "append", "revise"):
+    for place in ("create_user", "find_account", "membership", "Post", "Edit"):
         assert f"planted in {place}" in server.output, "or this shows nothing"
     assert "Traceback" in server.output
     assert_silent(server.output, [*secrets, ticket])

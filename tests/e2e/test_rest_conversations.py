@@ -13,7 +13,7 @@ from tests.support.server import Server
 CONVERSATIONS = "/api/chat/conversations"
 FIELDS = {
     "id", "name", "description", "is_group", "owner_id", "created_at", "updated_at", "users", "member_count",
-    "last_message", "total_messages", "last_seq", "last_rev", "read_seq", "unread_count", "epoch",
+    "has_more_users", "last_message", "total_messages", "last_seq", "last_rev", "read_seq", "unread_count", "epoch",
 }  # fmt: skip
 MESSAGE_FIELDS = {
     "id", "conversation_id", "sender_id", "sender_username", "content", "is_edited", "is_deleted", "created_at",
@@ -186,7 +186,7 @@ async def test_conversations_are_listed_by_latest_activity_in_pages(server: Serv
             answer = await alice.api.get(CONVERSATIONS, params=query)
             assert answer.status_code == 200
             found: dict[str, Any] = answer.json()
-            assert set(found) == {"conversations", "total", "limit", "offset"}
+            assert set(found) == {"conversations", "total", "limit", "offset", "next_cursor"}
             return found
 
         first = await listed()

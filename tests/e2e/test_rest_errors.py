@@ -362,6 +362,7 @@ async def test_text_that_cannot_be_stored_is_rejected_in_every_field(shared: Ser
             ("POST", f"{path}/messages", {"content": text}, "content"),
             ("POST", f"{path}/messages", {"content": "x", "client_id": text}, "client_id"),
             ("PATCH", f"{path}/messages/{message}", {"content": text}, "content"),
+            ("PATCH", f"{path}/messages/{message}", {"content": "x", "if_rev": text}, "if_rev"),
             ("PUT", f"{path}/read", {"seq": text}, "seq"),
             ("POST", "/api/chat/ws-ticket", {"conversation_id": text}, "conversation_id"),
         ]

@@ -43,8 +43,8 @@ def insert_history(database: str, group: Group) -> None:
             (group.conversation, group.alice.id, TEXT, MISSED),
         )
         connection.execute(
-            "UPDATE conversations SET last_seq = %s, last_rev = %s WHERE id = %s",
-            (MISSED, MISSED, group.conversation),
+            "UPDATE conversations SET last_seq = %s, last_rev = %s, message_rev = %s WHERE id = %s",
+            (MISSED, MISSED, MISSED, group.conversation),
         )
 
 

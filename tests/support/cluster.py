@@ -114,6 +114,13 @@ class Cluster:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return make_conninfo(self.conninfo, dbname=name)
 
+    def copy_database(self, conninfo: str) -> str:
+        """A copy of a database to which nobody is connected; returns its connection string."""
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        with psycopg.connect(self.conninfo, autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE {name} TEMPLATE "{conninfo_to_dict(conninfo)["dbname"]}"')
+        return make_conninfo(self.conninfo, dbname=name)
+
     def drop_database(self, conninfo: str) -> None:
         """Throws a database of `new_database` away, whoever is connected to it."""
         name = conninfo_to_dict(conninfo)["dbname"]

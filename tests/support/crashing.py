@@ -17,8 +17,9 @@ from quart import websocket
 from pulse_trio import logs
 from pulse_trio.app import PulseApp, create_app
 from pulse_trio.edge.server import install
+from pulse_trio.model import Command, Post
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Message, NewMessage
+from pulse_trio.store.base import Outcome
 from pulse_trio.store.memory import MemoryStore
 from tests.support.signals import signalled
 
@@ -36,14 +37,14 @@ class CrashingStore(MemoryStore):
         super().__init__()
         self.broken = trio.Event()
 
-    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
-        for message in batch:
-            if message.content == BREAK_ROOM:
+    async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
+        for command in commands:
+            if isinstance(command, Post) and command.content == BREAK_ROOM:
                 raise RuntimeError("a fault that was planted")
-            if message.content == BREAK_SERVICE:
+            if isinstance(command, Post) and command.content == BREAK_SERVICE:
                 self.broken.set()
                 await trio.sleep_forever()
-        return await super().append(batch)
+        return await super().apply(commands)
 
 
 class FaultyStream(HTTPStream):

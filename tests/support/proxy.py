@@ -29,6 +29,8 @@ class Proxy:
         lost: how many were.
         is_cut: whether connections are refused.
         replace: what is sent to the server as something else of the same length.
+        hold: the next answer to a request with these bytes is held back until `let_go`; then none is any more.
+        held: set while an answer is held back.
     """
 
     def __init__(self, conninfo: str, nursery: trio.Nursery) -> None:
@@ -40,6 +42,9 @@ class Proxy:
         self.lost = 0
         self.is_cut = False
         self.replace = (b"", b"")
+        self.hold = b""
+        self.held = trio.Event()
+        self._released = trio.Event()
         self.port = 0
 
     @property
@@ -59,6 +64,10 @@ class Proxy:
     def mend(self) -> None:
         """Connections are taken again."""
         self.is_cut = False
+
+    def let_go(self) -> None:
+        """Sends the answer that is held back."""
+        self._released.set()
 
     async def wait_lost(self, count: int) -> None:
         """Returns when so many answers have been lost."""
@@ -84,8 +93,9 @@ class Proxy:
                     return
                 server = await trio.open_unix_socket(path)
                 async with server, trio.open_nursery() as nursery:
-                    nursery.start_soon(self._requests, client, server, scope)
-                    await self._answers(client, server)
+                    must_hold = trio.Event()
+                    nursery.start_soon(self._requests, client, server, scope, must_hold)
+                    await self._answers(client, server, must_hold)
                     scope.cancel()
             except* (OSError, trio.BrokenResourceError):
                 pass  # one side has gone: the other is told by the end of its connection
@@ -95,15 +105,23 @@ class Proxy:
                 self._open.discard(scope)
                 self._changed()
 
-    async def _requests(self, client: trio.SocketStream, server: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async def _requests(
+        self, client: trio.SocketStream, server: trio.SocketStream, scope: trio.CancelScope, must_hold: trio.Event
+    ) -> None:
         while data := await client.receive_some(CHUNK):
+            if self.hold and self.hold in data:
+                self.hold = b""
+                must_hold.set()
             await server.send_all(data.replace(*self.replace) if self.replace[0] else data)
         scope.cancel()
 
-    async def _answers(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
+    async def _answers(self, client: trio.SocketStream, server: trio.SocketStream, must_hold: trio.Event) -> None:
         held = b""
         while data := await server.receive_some(CHUNK):
             held += data
+            if must_hold.is_set():
+                self.held.set()
+                await self._released.wait()
             if self.lose_answers:
                 if not held.endswith(IDLE):
                     continue  # not a byte of an answer that may be lost

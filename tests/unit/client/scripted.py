@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
 import httpx2
@@ -17,6 +18,8 @@ from tests.simulation.streams import Connection, End
 
 ALICE = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e8f"
 BOB = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e90"
+CAROL = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e91"
+DAVE = "0190a6c0-7f6e-7c3e-8a3e-3f2b1c0d9e92"
 TEAM = "0190a6bf-01aa-7b3c-8d4e-9f8e7d6c5b4a"
 NOW = "2026-02-04T10:30:00.123456Z"
 EPOCH = "5f1d7a02c4b8e963"
@@ -49,13 +52,48 @@ def own_frame(seq: int, sent: dict[str, Any], **fields: Any) -> dict[str, Any]:
     )
 
 
+def entry(
+    user_id: str, username: str, rev: int, *, is_member: bool = True, actor_id: str | None = ALICE
+) -> dict[str, Any]:
+    """A user in a `member` frame."""
+    return {"user_id": user_id, "username": username, "is_member": is_member, "rev": rev, "actor_id": actor_id}
+
+
+def member_frame(*entries: Any, prev_rev: int) -> dict[str, Any]:
+    """Users who were added or removed."""
+    return {
+        "type": "member",
+        "conversation_id": TEAM,
+        "rev": entries[-1]["rev"],
+        "prev_rev": prev_rev,
+        "member_count": 3,
+        "members": list(entries),
+    }
+
+
+def conversation_frame(rev: int, *, prev_rev: int | None = None, **fields: Any) -> dict[str, Any]:
+    """The group as it now is, changed by Bob."""
+    details = {"name": "Team", "description": None, "owner_id": ALICE, "actor_id": BOB, **fields}
+    prev_rev = rev - 1 if prev_rev is None else prev_rev
+    return {"type": "conversation", "conversation_id": TEAM, "rev": rev, "prev_rev": prev_rev, **details}
+
+
 class Peer:
-    """The server's end of a connection."""
+    """The server's end of a connection.
+
+    Attributes:
+        features: those that the client asked for.
+        resumes: rev and epoch after which it resumes; None: at the present.
+    """
 
     def __init__(self, socket: WebSocketConnection, path: str, headers: dict[str, str], network: Connection) -> None:
         self._socket = socket
         self._network = network
-        self.path = path
+        parts = urlsplit(path)
+        query = dict(parse_qsl(parts.query))
+        self.path = parts.path
+        self.features = query.get("features")
+        self.resumes = (int(query["after"]), query.get("epoch")) if "after" in query else None
         self.token = headers["authorization"].removeprefix("Bearer ")
         self.closed = trio.Event()
 
@@ -118,7 +156,8 @@ class ScriptedServer(Network):
     """A service that does what the test says.
 
     Attributes:
-        answers: what REST answers, by method and path; a function is called with the body, and may be asynchronous.
+        answers: what REST answers, by method and path; a function is called with the body, or the query if there is
+            none, and may be asynchronous.
         asked: the requests that came.
         tokens: the token of each of them; None: it had none.
         refusals: how the next handshakes are refused: status, body, `Retry-After`.
@@ -174,7 +213,8 @@ class ScriptedServer(Network):
         authorization = request.headers.get("Authorization")
         self.tokens.append(None if authorization is None else authorization.removeprefix("Bearer "))
         found = self.answers.get(key, (404, {"code": "not_found", "message": "There is no such thing"}))
-        answer = found(json.loads(request.content or b"null")) if callable(found) else found
+        given = json.loads(request.content) if request.content else dict(request.url.params)
+        answer = found(given) if callable(found) else found
         status, body = answer if isinstance(answer, tuple) else await answer
         return httpx2.Response(status, json=body)
 

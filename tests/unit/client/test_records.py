@@ -4,12 +4,24 @@ import copy
 import pickle
 from uuid import UUID
 
+import msgspec
 import pytest
 
-from pulse_trio.client import AuthenticationFailed, ClientError, ConnectionLost, NotAMember, NotStored, Refused
+from pulse_trio.client import (
+    AuthenticationFailed,
+    ClientError,
+    Conflict,
+    ConnectionLost,
+    Conversation,
+    NotAMember,
+    NotStored,
+    Refused,
+)
 from pulse_trio.client.records import read_positions
+from tests.unit.client.scripted import CONVERSATION
 
 ERRORS = [
+    Conflict("It was changed", None),
     Refused("rate_limited", "Slow down", field="query", status=429, retry_after=1.5),
     Refused("invalid_text", "No"),
     NotStored("m-1"),
@@ -33,3 +45,9 @@ def test_read_positions_can_be_hashed_copied_and_pickled() -> None:
         assert hash(again) == hash(positions)
         with pytest.raises(TypeError):
             again.positions[UUID(int=1)] = 8
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_conversation_says_that_it_has_more_members_than_it_lists(more: bool) -> None:
+    assert msgspec.convert({**CONVERSATION, "has_more_users": more}, Conversation).has_more_users is more
+    assert msgspec.convert(CONVERSATION, Conversation).has_more_users is None, "from a server of before"

@@ -158,7 +158,7 @@ async def test_a_message_whose_answer_is_among_what_was_missed_is_not_sent_again
     sent = await peer.receive()
     peer.cut()
     peer = await server.accept_greeted(rev=3)
-    assert peer.path.endswith(f"?after=0&epoch={EPOCH}")
+    assert peer.resumes == (0, EPOCH)
     await peer.send(message_frame(1), own_frame(2, sent), message_frame(3))
     assert isinstance(await sending.wait(), Message)
     await peer.silence(20)
@@ -316,7 +316,7 @@ async def test_it_goes_on_after_the_last_rev_with_nothing_twice(autojump_clock: 
     assert (await event_of(room, Offline)).retry_in > 0
     assert not room.is_online
     peer = await server.accept()
-    assert peer.path == f"/api/chat/ws/{TEAM}?after=2&epoch={EPOCH}"
+    assert peer.resumes == (2, EPOCH)
     await peer.greet(4)
     await event_of(room, Online)
     await peer.send(message_frame(2), message_frame(3), message_frame(4), message_frame(5))
@@ -507,7 +507,7 @@ async def test_a_history_that_was_rolled_back_is_told_once_it_is_live_again(
     await peer.send({"type": "error", "code": "cannot_resume", "content": "There is no such point"})
     await peer.close(4409)
     peer = await server.accept()
-    assert peer.path == f"/api/chat/ws/{TEAM}"
+    assert (peer.path, peer.resumes) == (f"/api/chat/ws/{TEAM}", None)
     await peer.greet(1, epoch="another")
     reset = await event_of(room, Reset)
     assert reset == Reset(1, 1, "another")
@@ -559,7 +559,7 @@ async def test_an_epoch_that_changes_under_a_connection_is_noticed(autojump_cloc
     room, server, peer, _ = joined
     await peer.send(peer.system("joined", BOB, 0, epoch="another"))
     peer = await server.accept()
-    assert peer.path.endswith(f"?after=0&epoch={EPOCH}")
+    assert peer.resumes == (0, EPOCH)
     await peer.close(4409)
     await (await server.accept()).greet(epoch="another")
     await event_of(room, Reset)
@@ -576,7 +576,7 @@ async def test_a_program_goes_on_where_it_was_when_it_ended(autojump_clock: Mock
 
 async def _replay(server: ScriptedServer) -> None:
     peer = await server.accept()
-    assert peer.path.endswith(f"?after=5&epoch={EPOCH}")
+    assert peer.resumes == (5, EPOCH)
     await peer.greet(7)
     await peer.send(message_frame(6), message_frame(7))
 
@@ -630,7 +630,7 @@ async def test_the_answer_to_a_send_does_not_wait_for_who_reads_nothing(
         await peer.send(message_frame(number + 1))
     sending = Sending(nursery, room)
     other = await server.accept_greeted(rev=20)
-    assert other.path == f"/api/chat/ws/{TEAM}", "from the present"
+    assert other.resumes is None, "from the present"
     await peer.wait_closed()
     await other.send(message_frame(21), own_frame(22, await other.receive()))
     answer = await sending.wait()
@@ -642,7 +642,7 @@ async def test_the_answer_to_a_send_does_not_wait_for_who_reads_nothing(
 
     assert await seqs(room, 8) == list(range(1, 9))
     third = await server.accept()
-    assert third.path.endswith(f"?after=8&epoch={EPOCH}")
+    assert third.resumes == (8, EPOCH)
     await third.greet(23)
     for number in range(8, 23):
         await third.send(message_frame(number + 1))
@@ -662,7 +662,7 @@ async def test_a_room_that_nobody_reads_does_not_connect_again_until_somebody_do
     assert len(server.dials) == 1
     assert await seqs(room, 1) == [1]
     peer = await server.accept()
-    assert peer.path.endswith(f"?after=8&epoch={EPOCH}")
+    assert peer.resumes == (8, EPOCH)
 
 
 # --- tokens ------------------------------------------------------------------------------------
@@ -951,18 +951,24 @@ async def test_a_receive_cancelled_at_any_step_loses_no_event(
 # --- a change that a live connection did not bring ---------------------------------------------
 
 
+def change_frame(seq: int, *, rev: int | None = None, **fields: Any) -> dict[str, Any]:
+    """A change of a message that follows the one before it, as a server that knows features sends it."""
+    rev = seq if rev is None else rev
+    return message_frame(seq, rev=rev, **{"prev_rev": rev - 1, **fields})
+
+
 async def test_a_change_that_is_missing_live_is_fetched_and_nothing_comes_twice(
     autojump_clock: MockClock, joined: Joined_
 ) -> None:
     room, server, peer, _ = joined
-    await peer.send(message_frame(1), message_frame(3))
+    await peer.send(change_frame(1), change_frame(3))
     assert await seqs(room, 1) == [1]
     began = trio.current_time()
     peer = await server.accept()
     assert trio.current_time() == began, "at once"
-    assert peer.path == f"/api/chat/ws/{TEAM}?after=1&epoch={EPOCH}"
+    assert peer.resumes == (1, EPOCH)
     await peer.greet(3)
-    await peer.send(message_frame(2), message_frame(3), message_frame(4))
+    await peer.send(change_frame(2), change_frame(3), change_frame(4))
     assert await seqs(room, 3) == [2, 3, 4]
     assert room.gaps == 1
 
@@ -971,10 +977,10 @@ async def test_the_answer_to_a_message_behind_a_gap_is_an_answer(autojump_clock:
     room, server, peer, nursery = joined
     sending = Sending(nursery, room)
     sent = await peer.receive()
-    await peer.send(own_frame(2, sent))
+    await peer.send(own_frame(2, sent, prev_rev=1))
     assert isinstance(await sending.wait(), Message)
     peer = await server.accept_greeted(rev=2)
-    await peer.send(message_frame(1), own_frame(2, sent))
+    await peer.send(change_frame(1), own_frame(2, sent, prev_rev=1))
     assert await seqs(room, 2) == [1, 2]
     await peer.silence(60)
 
@@ -983,9 +989,17 @@ async def test_what_is_resumed_may_skip_revs(autojump_clock: MockClock, joined: 
     room, server, peer, _ = joined
     peer.cut()
     peer = await server.accept_greeted(rev=9)
-    await peer.send(message_frame(2, rev=4), message_frame(3, rev=9), message_frame(4, rev=10))
+    await peer.send(message_frame(2, rev=4, prev_rev=0), message_frame(3, rev=9, prev_rev=4))
+    await peer.send(message_frame(4, rev=12, prev_rev=9))  # 10 and 11 are of a kind that the client did not ask for
     assert await seqs(room, 3) == [2, 3, 4]
     assert room.gaps == 0
+
+
+async def test_a_server_that_knows_no_features_may_skip_revs(autojump_clock: MockClock, joined: Joined_) -> None:
+    room, server, peer, _ = joined
+    await peer.send(message_frame(1), message_frame(2, rev=5), message_frame(3, rev=6))
+    assert await seqs(room, 3) == [1, 2, 3]
+    assert (room.gaps, room.rev, len(server.dials)) == (0, 6, 1)
 
 
 async def test_a_room_that_begins_with_what_changed_since_a_rev_may_skip_revs(autojump_clock: MockClock) -> None:
@@ -998,7 +1012,7 @@ async def test_a_room_that_begins_with_what_changed_since_a_rev_may_skip_revs(au
 
 async def _resumed_with_a_gap(server: ScriptedServer) -> None:
     peer = await server.accept_greeted(rev=8)
-    await peer.send(message_frame(4, rev=6), message_frame(5, rev=8))
+    await peer.send(message_frame(4, rev=6, prev_rev=3), message_frame(5, rev=8, prev_rev=6))
 
 
 async def test_a_server_that_always_skips_revs_is_asked_less_and_less_often(
@@ -1008,13 +1022,13 @@ async def test_a_server_that_always_skips_revs_is_asked_less_and_less_often(
     waits: list[float] = []
     for number in range(1, 13):
         rev = 2 * number
-        await peer.send(message_frame(number, rev=rev))  # from rev - 2 to rev
+        await peer.send(change_frame(number, rev=rev))  # from rev - 2 to rev
         began = trio.current_time()
         peer = await server.accept()
         waits.append(trio.current_time() - began)
-        assert f"after={rev - 2}" in peer.path
+        assert peer.resumes == (rev - 2, EPOCH)
         await peer.greet(rev - 2 if number == 2 else rev)
-        await peer.send(message_frame(number, rev=rev))
+        await peer.send(change_frame(number, rev=rev))
         assert await seqs(room, 1) == [number]
         await trio.sleep(11)
     assert waits[:3] == [0, 0, 0]
@@ -1028,16 +1042,16 @@ async def test_gaps_that_a_later_edit_explains_do_not_end_the_search_for_gaps(
     await peer.send(message_frame(1))
     assert await seqs(room, 1) == [1]
     for rev in (3, 5, 7, 9):
-        edit = message_frame(1, rev=rev, type="message_updated", is_edited=True, updated_at=NOW)
+        edit = change_frame(1, rev=rev, type="message_updated", is_edited=True, updated_at=NOW)
         await peer.send(edit)  # the edit before it, of the same message, is lost
         peer = await server.accept_greeted(rev)
-        await peer.send(edit)  # the message as it now is
+        await peer.send({**edit, "prev_rev": rev - 2})  # the message as it now is
         with trio.fail_after(500):
             while not isinstance(await room.receive(), MessageEdited):
                 pass  # that the connection breaks and comes back
-    await peer.send(message_frame(3, rev=11))
+    await peer.send(change_frame(3, rev=11))
     peer = await server.accept_greeted(11)
-    await peer.send(message_frame(2, rev=10), message_frame(3, rev=11))
+    await peer.send(change_frame(2, rev=10), change_frame(3, rev=11))
     assert await seqs(room, 2) == [2, 3]
     assert room.gaps == 5
 
@@ -1049,9 +1063,9 @@ async def test_a_server_that_leaves_a_change_out_on_every_connection_is_not_aske
     server.dials.clear()
     rev = 0
     while trio.current_time() < 120:
-        await peer.send(message_frame(rev + 1), message_frame(rev + 3))
+        await peer.send(change_frame(rev + 1), change_frame(rev + 3))
         peer = await server.accept_greeted(rev + 3)
-        await peer.send(message_frame(rev + 2), message_frame(rev + 3))
+        await peer.send(change_frame(rev + 2), change_frame(rev + 3))
         assert await seqs(room, 3) == [rev + 1, rev + 2, rev + 3]
         rev += 3
     assert room.gaps > 3

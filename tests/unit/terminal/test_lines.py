@@ -120,6 +120,11 @@ def test_a_message_as_json_is_the_frame_of_the_protocol() -> None:
     many = json.loads(line_of(MembersChanged("added", UUID(int=3), "text", (UUID(int=3), UUID(int=4)), 200)))
     assert (many["user_ids"], many["user_count"]) == ([str(UUID(int=3)), str(UUID(int=4))], 200)
     assert "user_ids" not in json.loads(line_of(MembersChanged("renamed", UUID(int=3), "text")))
+    nobody = json.loads(line_of(MembersChanged("renamed", None, "text")))
+    assert nobody == {"type": "renamed", "text": "text"}
+    ids = tuple(UUID(int=number) for number in range(1_000))
+    thousand = json.loads(line_of(MembersChanged("added", ids[0], "text", ids, 1_000)))
+    assert (len(thousand["user_ids"]), thousand["user_count"]) == (100, 1_000)
     assert json.loads(line_of(ReadPositions({UUID(int=3): 7})))["positions"] == [
         {"user_id": str(UUID(int=3)), "seq": 7}
     ]
