@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from tests.simulation.plan import Plan
+from tests.simulation.plan import ACTIONS, Plan
 from tests.simulation.run import RARE, simulate
 from tests.simulation.shrink import shrink
 
@@ -26,8 +26,11 @@ def main() -> int:
     parser.add_argument("--without", default="", help="parts, actions and devices to leave out, separated by commas")
     parser.add_argument("--seconds", type=float, default=Plan.seconds, help="maximum duration of the chaos")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: as many as cores)")
+    parser.add_argument("--often", default="", choices=("", *ACTIONS), help="an action that clients do more often")
+    parser.add_argument("--fault-rate", type=float, help="how often the store fails (default: as the seed says)")
     options = parser.parse_args()
-    plan = Plan(frozenset(filter(None, options.without.split(","))), options.seconds)
+    without = frozenset(filter(None, options.without.split(",")))
+    plan = Plan(without, options.seconds, options.often, options.fault_rate)
     seeds = range(options.start, options.start + options.seeds)
     counters: Counter[str] = Counter()
     began = time.perf_counter()

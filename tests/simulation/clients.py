@@ -9,13 +9,16 @@ import trio
 import trio_websocket
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
-from pulse_trio.store.base import User
+from pulse_trio.model import Kind, User
 from tests.simulation.streams import End
 from tests.simulation.world import LIFETIME, World, quietly_closed
 
 HANDSHAKE_TIMEOUT = 15.0
 RESEND_AFTER = 3.0
-
+OFTEN = 0.1  # the chance of an action that is done more often than others
+FEATURES = (None, None, "", "members", "conversation", "conversation,members", "members,conversation,me,later")
+"""Features that a connection of one conversation asks for; none, or unknown ones and those of sessions, too."""
+CHANGES = ("message", "message_updated", "message_deleted", "member", "conversation")
 
 ACTIONS = (
     (0.50, "message"),
@@ -33,6 +36,13 @@ ACTIONS = (
 """Upper bounds of the chance for each action of a client; above the last it does nothing."""
 
 
+def kinds_of(features: str | None) -> int:
+    """Returns the kinds of changes that a client with these features is sent."""
+    asked = (features or "").split(",")
+    kinds = Kind.MESSAGE | (Kind.MEMBER if "members" in asked else 0)
+    return kinds | (Kind.CONVERSATION if "conversation" in asked else 0)
+
+
 def lease(world: World, user: User, rand: random.Random) -> tuple[str, float]:
     """Returns a token, sometimes a short-lived one, and its expiry."""
     lifetime = rand.uniform(3, 12) if rand.random() < 0.2 else LIFETIME
@@ -40,10 +50,30 @@ def lease(world: World, user: User, rand: random.Random) -> tuple[str, float]:
 
 
 class Device:
-    """One device of a user, in one conversation."""
+    """One device of a user, in one conversation.
 
-    def __init__(self, world: World, name: str, user: User, conversation_id: UUID, *, talks: bool = True) -> None:
+    Args:
+        world: the world.
+        name: its name.
+        user: its user.
+        conversation_id: the conversation.
+        talks: False if it only listens.
+        features: the `features` of its handshake; None to ask for none.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        user: User,
+        conversation_id: UUID,
+        *,
+        talks: bool = True,
+        features: str | None = None,
+    ) -> None:
         self.name = name
+        self.features = features
+        self.kinds = kinds_of(features)
         self.user = user
         self.conversation_id = conversation_id
         self.cursor = 0
@@ -95,7 +125,10 @@ class Device:
             path += f"&after={self.cursor}"
             if self.epoch:
                 path += f"&epoch={self.epoch}"
-        self._note("open", number, after=self.cursor if resumes else None, expires=expires)
+        if self.features is not None:
+            path += f"&features={self.features}"
+        after = self.cursor if resumes else None
+        self._note("open", number, after=after, expires=expires, features=self.features)
         self._scope = trio.CancelScope()
         status = 0
         try:
@@ -154,7 +187,13 @@ class Device:
                 await trio.sleep(0.5)
             frame = json.loads(await ws.get_message())
             self._note("frame", number, frame=frame)
+            if self._has_missed(frame):
+                self._scope.cancel()  # and it resumes where it is
+                return
             self._take(frame)
+
+    def _has_missed(self, frame: dict[str, Any]) -> bool:
+        return self.connected and "prev_rev" in frame and self.cursor < frame["prev_rev"]
 
     def _take(self, frame: dict[str, Any]) -> None:
         kind = frame["type"]
@@ -166,8 +205,9 @@ class Device:
                     self.cursor = frame["last_rev"]
                 elif self.cursor < frame["last_rev"]:
                     self._history.count("a resume over a gap")
-        if kind in {"message", "message_updated", "message_deleted"}:
+        if kind in CHANGES:
             self.cursor = max(self.cursor, frame["rev"])
+        if kind in {"message", "message_updated", "message_deleted"}:
             self.newest = max(self.newest, frame["seq"])
             is_mine = frame["sender_id"] == str(self.user.id)
             if kind == "message":
@@ -223,6 +263,8 @@ class Device:
         rand = self._random
         chance = rand.random()
         action = next((name for limit, name in ACTIONS if chance < limit), None)
+        if self._world.plan.often and rand.random() < OFTEN:
+            action = self._world.plan.often
         if action is not None and not self._world.plan.has(action):
             return
         if action == "message":
@@ -277,29 +319,6 @@ class Device:
         await ws.send_message(json.dumps(frame))
 
 
-class Administrator:
-    """Removes members from a conversation and adds them again, over REST; some leave by themselves."""
-
-    def __init__(self, world: World, conversation_id: UUID) -> None:
-        self._world = world
-        self._conversation_id = conversation_id
-        self._random = world.rand(f"administrator {conversation_id}")
-
-    async def run(self) -> None:
-        """Runs until the calm; then completes what is half done."""
-        world, rand = self._world, self._random
-        owner, people = world.users[0], world.users[1:-1]
-        while not world.calm:
-            await trio.sleep(rand.uniform(0.5, 4))
-            user = rand.choice(people)
-            if user.id in world.members(self._conversation_id):
-                leaves = rand.random() < 0.3
-                actor = user if leaves else owner
-                await ask_to_remove(world, self._conversation_id, user, actor)
-            else:
-                await ask_to_add(world, self._conversation_id, [user], owner)
-
-
 async def ask_to_add(world: World, conversation_id: UUID, users: list[User], actor: User) -> int:
     """Requests an addition; returns the status of the answer."""
     body = {"user_ids": [str(user.id) for user in users]}
@@ -333,7 +352,7 @@ class Rival:
     """One of several who add and remove the same users at the same time: several at once, and again.
 
     It does not look who is in. Often it asks for the opposite before the first is answered, and most times it asks
-    again when it was not answered for good.
+    again when it was not answered for good. Users leave, too, also the owner.
     """
 
     def __init__(self, world: World, conversation_id: UUID, number: int) -> None:
@@ -348,16 +367,29 @@ class Rival:
         while not world.calm:
             await trio.sleep(rand.uniform(0.1, 3))
             users = rand.sample(people, rand.randint(1, len(people)))
+            if rand.random() < 0.2 and world.plan.has("bulk"):
+                users += world.crowd
+            elif rand.random() < 0.1:
+                users = [world.users[0]]
             adds = rand.random() < 0.55
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._ask, users, adds)
+                self._begin(nursery, users, adds=adds)
                 if rand.random() < 0.4:
                     await trio.sleep(rand.uniform(0, 0.3))
-                    nursery.start_soon(self._ask, users, not adds)
+                    self._begin(nursery, users, adds=not adds)
+
+    def _begin(self, nursery: trio.Nursery, users: list[User], *, adds: bool) -> None:
+        """Adds the users in one request, or removes some of them in one request each, all at once."""
+        if adds:
+            nursery.start_soon(self._ask, users, True)
+            return
+        count = len(users) if len(users) == 1 or self._random.random() < 0.3 else 1
+        for user in users[:count]:
+            nursery.start_soon(self._ask, [user], False)
 
     async def _ask(self, users: list[User], adds: bool) -> None:
         world, rand = self._world, self._random
-        owner, other = world.users[0], world.users[-1]
+        owner, other = world.owner(self._conversation_id), world.users[-1]
         actor = rand.choice((owner, other)) if adds else rand.choice((owner, owner, owner, users[0]))
         while True:
             if adds:
@@ -370,6 +402,30 @@ class Rival:
             await trio.sleep(rand.uniform(0.05, 0.5))
 
 
+class Namer:
+    """A member who names a group and describes it, over REST; sometimes as it is named already."""
+
+    def __init__(self, world: World, conversation_id: UUID) -> None:
+        self._world = world
+        self._conversation_id = conversation_id
+        self._random = world.rand(f"namer {conversation_id}")
+
+    async def run(self) -> None:
+        """Runs until the calm."""
+        world, rand = self._world, self._random
+        values: dict[str, str | None] = {}
+        while not world.calm:
+            await trio.sleep(rand.uniform(0.3, 5))
+            if not values or rand.random() < 0.8:
+                values = {"name": rand.choice((None, "A", "B", "C"))}
+                if rand.random() < 0.3:
+                    values["description"] = rand.choice((None, "of some"))
+            actor = rand.choice((world.users[-1], world.users[-1], world.users[1]))
+            path = f"/api/chat/conversations/{self._conversation_id}"
+            status, _ = await world.request(actor, "PATCH", path, values)
+            world.history.count(f"a change of properties {status}")
+
+
 class Poster:
     """A program that posts messages over REST, each again until it is answered."""
 
@@ -379,6 +435,7 @@ class Poster:
         self._random = world.rand(f"poster {conversation_id}")
         self._user = self._random.choice(world.users[:-1])
         self._made = 0
+        self._known: dict[str, int] = {}  # message → the rev that it had when it was last answered
 
     async def run(self) -> None:
         """Runs until the calm, and until its last message is answered."""
@@ -389,6 +446,25 @@ class Poster:
             while not await self._post(client_id):
                 await trio.sleep(self._random.uniform(0.1, 1.5))
                 self._world.history.count("a post made again")
+            if self._known and self._random.random() < 0.4 and self._world.plan.has("edit"):
+                await self._edit()
+
+    async def _edit(self) -> None:
+        """Edits a message that nobody has changed since: sometimes one that somebody has."""
+        history = self._world.history
+        message_id, rev = self._random.choice(list(self._known.items())[-3:])
+        self._made += 1
+        content = f"careful {self._user.username}-{self._made}"
+        about = {"conversation": str(self._conversation_id), "message": message_id, "if_rev": rev, "content": content}
+        history.add("editing", **about)
+        path = f"/api/chat/conversations/{self._conversation_id}/messages/{message_id}"
+        status, said = await self._world.request(self._user, "PATCH", path, {"content": content, "if_rev": rev})
+        history.add("edit_answered", status=status, body=said, **about)
+        history.count(f"a careful edit {status}")
+        if status == 409:
+            said = said["current"]
+        if status in {200, 409} and self._random.random() < 0.7:  # else it goes on with an old rev
+            self._known[message_id] = said["rev"]
 
     async def _post(self, client_id: str) -> bool:
         """Posts a message; returns True if the answer is final. Sometimes it does not wait, or posts once more."""
@@ -403,6 +479,67 @@ class Poster:
                 self._user, "POST", path, {"content": content, "client_id": client_id}
             )
         found = said if status in {200, 201} else {}
+        if found:
+            self._known[found["id"]] = found["rev"]
         self._world.history.add("posted", status=status, id=found.get("id"), seq=found.get("seq"), **about)
         self._world.history.count(f"a post {status}")
         return status not in {0, 429, 500, 503} and (self._world.calm or self._random.random() < 0.9)
+
+
+class Walker:
+    """A user who reads lists page by page over REST while they change: conversations, members, messages."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._random = world.rand("walker")
+        self._user = world.users[-1]  # nobody removes this one
+
+    async def run(self) -> None:
+        """Runs until the calm; then walks through each list once more."""
+        world, rand = self._world, self._random
+        everywhere = [*world.conversations, *world.quiet]
+        while not world.calm:
+            await trio.sleep(rand.uniform(0.2, 4))
+            await self._walk(rand.choice(("conversations", "members", "messages")), rand.choice(everywhere))
+            if world.quiet and rand.random() < 0.5:
+                await self._stir(rand.choice(world.quiet))
+        for what in ("conversations", "members", "messages"):
+            await self._walk(what, rand.choice(everywhere))
+
+    async def _walk(self, what: str, conversation_id: UUID) -> None:
+        world, rand, size = self._world, self._random, self._random.choice((1, 2, 3))
+        path = f"/api/chat/conversations/{conversation_id}/{what}?limit={size}"
+        if what == "conversations":
+            path = f"/api/chat/conversations?limit={size}"
+        about = {"user": str(self._user.id), "what": what, "conversation": str(conversation_id)}
+        world.history.add("walk", **about)
+        step = ""
+        while True:
+            status, said = await world.request(self._user, "GET", path + step)
+            if status in {0, 503}:
+                if rand.random() < 0.3 and not world.calm:
+                    return  # it gives up in the middle
+                await trio.sleep(rand.uniform(0.1, 1))
+                continue
+            if status != 200:
+                world.history.add("walked_wrong", status=status, body=said, **about)
+                return
+            found = said[what]
+            ids = [each["id"] for each in found]
+            rows = {each["id"]: (each["seq"], each["rev"], each["content"]) for each in found if what == "messages"}
+            world.history.add("page", ids=ids, rows=rows, total=said["total"], **about)
+            if what == "messages":
+                step = f"&before_seq={found[-1]['seq']}" if found and found[-1]["seq"] > 1 else ""
+            else:
+                step = f"&cursor={said['next_cursor']}" if said["next_cursor"] else ""
+            if not step:
+                break
+            await trio.sleep(rand.choice((0, rand.uniform(0, 0.5))))
+        world.history.add("walked", **about)
+        world.history.count(f"a walk through {what}")
+
+    async def _stir(self, conversation_id: UUID) -> None:
+        """Posts where nobody else is, so that the conversation moves to the top of the list."""
+        path = f"/api/chat/conversations/{conversation_id}/messages"
+        status, _ = await self._world.request(self._user, "POST", path, {"content": "a stir"})
+        self._world.history.count(f"a stir {status}")

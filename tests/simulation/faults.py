@@ -1,33 +1,47 @@
 """A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer, breaks."""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import trio
 
-from pulse_trio.store.base import (
-    Added,
-    Head,
-    Members,
+from pulse_trio.model import (
+    Change,
+    Command,
+    Delete,
+    Edit,
+    Member,
     Message,
-    NewMessage,
+    MyMembership,
+    Post,
+    Properties,
+    User,
+)
+from pulse_trio.store.base import (
+    ConversationPage,
+    Head,
+    MemberPage,
+    Members,
+    Memberships,
+    Outcome,
+    Page,
     ReadMark,
     ReadState,
-    Removed,
-    Revision,
+    Refusal,
     StoreUnavailable,
-    User,
 )
 from pulse_trio.store.memory import MemoryStore
 from tests.simulation.history import History
 
 STATEMENT_TIMEOUT = 5.0  # seconds after which PostgreSQL would give up a statement
+AFTERWARDS = 3.5  # seconds in which a transaction whose connection was lost commits: below PULSE_STORE_TIMEOUT
 LATE = (0.05, 0.5, 3.5)  # seconds that an answer may be late at most: below PULSE_STORE_TIMEOUT
 WRITES_ARE_LATE = 4  # times less often than other answers: a late one delays its whole conversation
 BREAKS = 0.15  # of the fault rate: how often a bug of ours ends a room's writer, and the room
+WRITE_FAULTS = ("lose", "lose", "stick", "abandon")
 
 
 class FaultyStore:
@@ -41,7 +55,12 @@ class FaultyStore:
         late: decides which answers come late; None for none.
         rate: how often something goes wrong, 0 to 1; the world sets it to 0 for the calm.
         late_rate: how often an answer comes late; the world sets it to 0 for the calm.
+
+    Attributes:
+        nursery: runs transactions whose connection was lost; must be set before the first operation.
     """
+
+    nursery: trio.Nursery
 
     def __init__(
         self,
@@ -62,6 +81,7 @@ class FaultyStore:
         self._random = rand
         self._breaks = breaks
         self._died = trio.Event()
+        self.applying = 0  # commands that are not answered, or may be committed later
 
     def die(self) -> None:
         """Kills the process: operations in progress are not committed."""
@@ -70,32 +90,38 @@ class FaultyStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
 
-    async def append(self, batch: Sequence[NewMessage]) -> list[Message | None]:
-        after = await self._before("append")
-        self._break("before")
-        rows = await self._data.append(batch)
-        self._note((row for row in rows if row is not None), {new.id for new in batch})
-        self._break("after")
-        await self._answer_late("append", self.late_rate / WRITES_ARE_LATE)
-        await self._after(after, "append")
-        return rows
+    async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
+        self.applying += 1
+        try:
+            return await self._apply(commands)
+        finally:
+            self.applying -= 1
 
-    async def revise(self, revision: Revision) -> Message:
-        after = await self._before("revise")
-        self._break("before")
-        row = await self._data.revise(revision)
-        self._note([row], {row.id})
-        self._break("after")
-        await self._answer_late("revise", self.late_rate / WRITES_ARE_LATE)
-        await self._after(after, "revise")
-        return row
+    async def _apply(self, commands: Sequence[Command]) -> list[Outcome]:
+        what = type(commands[0]).__name__
+        after = await self._before(what)
+        # A room that fails with a change of members is not made good: nobody tells those who were added.
+        is_message = isinstance(commands[0], Post | Edit | Delete)
+        self._break("before", is_message)
+        if after == "abandon":
+            self.nursery.start_soon(self._commit_later, commands)
+            raise StoreUnavailable("the connection was lost before the commit")
+        outcomes = await self._commit(commands)
+        self._break("after", is_message)
+        await self._answer_late(what, self.late_rate / WRITES_ARE_LATE)
+        await self._after(after, what)
+        return outcomes
 
-    async def changes(self, conversation_id: UUID, *, after_rev: int, limit: int) -> list[Message]:
+    async def changes(self, conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:
         await self._before("changes", writes=False)
-        # Sometimes a small page, so that a resume takes several.
-        limit = min(limit, self._random.choice((1, 3, 256)))
-        page = await self._data.changes(conversation_id, after_rev=after_rev, limit=limit)
+        page = await self._data.changes(conversation_id, after_rev=after_rev, kinds=kinds, limit=limit)
         await self._answer_late("changes")
+        return page
+
+    async def user_changes(self, user_id: UUID, *, after_rev: int, limit: int) -> list[MyMembership]:
+        await self._before("user_changes", writes=False)
+        page = await self._data.user_changes(user_id, after_rev=after_rev, limit=limit)
+        await self._answer_late("user_changes")
         return page
 
     async def head(self, conversation_id: UUID) -> Head:
@@ -104,7 +130,7 @@ class FaultyStore:
         await self._answer_late("head")
         return head
 
-    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> dict[UUID, Head]:
+    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
         if self._late is not None:
             await self._before("memberships", writes=False, rand=self._late)
             await self._wait(self._late.uniform(0, self._late.choice((0, 0, 0.5))))  # there may be many
@@ -127,15 +153,33 @@ class FaultyStore:
         await self._answer_late("membership")
         return found
 
+    async def list_conversations(self, user_id: UUID, **page: Any) -> ConversationPage:
+        await self._before("list_conversations", writes=False)
+        found = await self._data.list_conversations(user_id, **page)
+        await self._answer_late("list_conversations")
+        return found
+
+    async def page_members(self, conversation_id: UUID, user_id: UUID, **page: Any) -> MemberPage:
+        await self._before("page_members", writes=False)
+        found = await self._data.page_members(conversation_id, user_id, **page)
+        await self._answer_late("page_members")
+        return found
+
+    async def page_messages(self, conversation_id: UUID, user_id: UUID, **page: Any) -> Page:
+        await self._before("page_messages", writes=False)
+        found = await self._data.page_messages(conversation_id, user_id, **page)
+        await self._answer_late("page_messages")
+        return found
+
     async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadState | None]:
         after = await self._before("mark_read")
-        standings = await self._data.mark_read(marks)
-        for mark, standing in zip(marks, standings, strict=True):
-            if standing is not None:
+        states = await self._data.mark_read(marks)
+        for mark, state in zip(marks, states, strict=True):
+            if state is not None:
                 about = {"conversation": str(mark.conversation_id), "user": str(mark.user_id)}
-                self._history.add("position", **about, seq=standing.read_seq)
-        await self._after(after, "mark_read")
-        return standings
+                self._history.add("position", **about, seq=state.read_seq, user_rev=state.user_rev)
+        await self._after("lose" if after == "abandon" else after, "mark_read")
+        return states
 
     async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
         after = await self._before("mark_seen")
@@ -150,25 +194,31 @@ class FaultyStore:
         await self._before("find_subject", writes=False)
         return await self._data.find_subject(subject, user_id)
 
-    async def add_members(
-        self, conversation_id: UUID, actor_id: UUID, user_ids: Sequence[UUID], *, limit: int, now: datetime
-    ) -> Added:
-        after = await self._before("add_members")
-        added = await self._data.add_members(conversation_id, actor_id, user_ids, limit=limit, now=now)
-        for user in added.users:
-            self._history.add("member_in", conversation=str(conversation_id), user=str(user.id))
-        await self._answer_late("add_members")
-        await self._after(after, "add_members")
-        return added
+    # --- commits ---
 
-    async def remove_member(self, conversation_id: UUID, actor_id: UUID, user_id: UUID, *, now: datetime) -> Removed:
-        after = await self._before("remove_member")
-        removed = await self._data.remove_member(conversation_id, actor_id, user_id, now=now)
-        if removed.user is not None:
-            self._history.add("member_out", conversation=str(conversation_id), user=str(user_id))
-        await self._answer_late("remove_member")
-        await self._after(after, "remove_member")
-        return removed
+    async def _commit(self, commands: Sequence[Command]) -> list[Outcome]:
+        outcomes = await self._data.apply(commands)
+        news = [
+            (change, command)
+            for command, outcome in zip(commands, outcomes, strict=True)
+            if not isinstance(outcome, Refusal)
+            for change in outcome
+        ]
+        for change, command in sorted(news, key=lambda item: item[0].rev):
+            self._note(change, command)
+        return outcomes
+
+    async def _commit_later(self, commands: Sequence[Command]) -> None:
+        """Commits a transaction whose connection was lost, as the database does when a lock is free at last."""
+        self.applying += 1
+        try:
+            await self._wait(self._random.uniform(0, AFTERWARDS))
+            self._history.count("a commit after its connection was lost")
+            await self._commit(commands)
+        except StoreUnavailable:
+            pass
+        finally:
+            self.applying -= 1
 
     # --- the faults ---
 
@@ -178,7 +228,7 @@ class FaultyStore:
         await self._wait(rand.uniform(0, 0.02))
         if rand.random() >= self.rate:
             return ""
-        fault = rand.choice(("refuse", "delay", "hang", *(("lose", "lose", "stick") if writes else ())))
+        fault = rand.choice(("refuse", "delay", "hang", *(WRITE_FAULTS if writes else ())))
         self._history.count(f"fault: {what} {fault}")
         if fault == "refuse":
             raise StoreUnavailable("a planned refusal")
@@ -205,9 +255,9 @@ class FaultyStore:
             self._history.count(f"late: {what}")
             await self._wait(self._late.uniform(0, self._late.choice(LATE)))
 
-    def _break(self, when: str) -> None:
-        """Sometimes raises an error that no database raises, before the commit or after it."""
-        if self._breaks.random() < self.rate * BREAKS:
+    def _break(self, when: str, is_message: bool) -> None:
+        """Sometimes raises an error that no database raises, before the commit of a message or after it."""
+        if is_message and self._breaks.random() < self.rate * BREAKS:
             self._history.add("broken", when=f"{when} the commit")
             raise RuntimeError("a planned fault")
 
@@ -217,15 +267,31 @@ class FaultyStore:
         if self._died.is_set():
             raise StoreUnavailable("this process has been killed")
 
-    def _note(self, rows: Iterable[Message], own_ids: set[UUID]) -> None:
-        for row in sorted(rows, key=lambda row: row.rev):
-            key = str(row.conversation_id)
-            if (key, row.rev) in self._noted():
-                what = "a retry after an unknown commit" if row.id in own_ids else "a resend that was stored already"
-                self._history.count(what)
-                continue
-            self._noted().add((key, row.rev))
-            self._history.add("commit", **row_of(row))
+    def _note(self, change: Change, command: Command) -> None:
+        key = str(change.conversation_id), change.rev
+        if not change.rev:  # a group that was given the properties that it has
+            return
+        if key in self._noted():
+            is_retry = not isinstance(change, Message) or change.id == command.id
+            self._history.count("a retry after an unknown commit" if is_retry else "a resend that was stored already")
+            return
+        self._noted().add(key)
+        if isinstance(change, Message):
+            self._history.add("commit", **row_of(change))
+        elif isinstance(change, Member):
+            place = self._data._conversations[change.conversation_id]
+            member = place.members.get(change.user_id) or place.former[change.user_id]
+            self._history.add(
+                "member_in" if change.is_member else "member_out",
+                conversation=key[0],
+                rev=change.rev,
+                user=str(change.user_id),
+                actor=str(change.actor_id),
+                user_rev=member.user_rev,
+                read_seq=member.read_seq,
+            )
+        else:
+            self._history.add("properties", **properties_of(change))
 
     def _noted(self) -> set[tuple[str, int]]:
         noted: set[tuple[str, int]] = self._data.__dict__.setdefault("noted_commits", set())
@@ -244,4 +310,16 @@ def row_of(row: Message) -> dict[str, Any]:
         "content": row.content,
         "edited": row.is_edited,
         "deleted": row.is_deleted,
+    }
+
+
+def properties_of(properties: Properties) -> dict[str, Any]:
+    """Returns the properties of a conversation as the checker sees them."""
+    return {
+        "conversation": str(properties.conversation_id),
+        "rev": properties.rev,
+        "name": properties.name,
+        "description": properties.description,
+        "owner": str(properties.owner_id),
+        "actor": str(properties.actor_id),
     }

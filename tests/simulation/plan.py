@@ -3,7 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-PARTS: Final = ("restarts", "faults", "administrators", "sessions", "posters", "linger", "afresh", "rivals", "late")
+PARTS: Final = (
+    "restarts", "faults", "rivals", "bulk", "namers", "walkers", "posters", "sessions", "features", "linger", "late",
+)  # fmt: skip
 ACTIONS: Final = (
     "edit", "delete", "theft", "typing", "read", "cut", "vanish", "stall", "close", "renew", "expire", "burst",
 )  # fmt: skip
@@ -17,10 +19,14 @@ class Plan:
     Args:
         without: parts, actions and devices to leave out.
         seconds: the maximum duration of the chaos, on the virtual clock.
+        often: an action that clients do more often than others; empty for none.
+        fault_rate: how often an operation of the store goes wrong; None to let the seed decide.
     """
 
     without: frozenset[str] = frozenset()
     seconds: float = 1e9
+    often: str = ""
+    fault_rate: float | None = None
 
     def has(self, name: str) -> bool:
         return name not in self.without
@@ -33,4 +39,8 @@ class Plan:
         parts = [f"--without {','.join(sorted(self.without))}"] if self.without else []
         if self.seconds < 1e9:
             parts.append(f"--seconds {self.seconds}")
+        if self.often:
+            parts.append(f"--often {self.often}")
+        if self.fault_rate is not None:
+            parts.append(f"--fault-rate {self.fault_rate}")
         return " ".join(parts)

@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from tests.simulation.checker import Checker
-from tests.simulation.clients import Administrator, Device, Poster, Rival
+from tests.simulation.clients import FEATURES, Device, Namer, Poster, Rival, Walker
 from tests.simulation.history import History
 from tests.simulation.plan import Plan
-from tests.simulation.sessions import Place, SessionDevice
+from tests.simulation.sessions import SESSION_FEATURES, Place, SessionDevice
 from tests.simulation.world import World, deterministic
 
 R = TypeVar("R")
@@ -23,7 +23,9 @@ CALM = 90.0  # virtual seconds in which the service must recover
 STALL = 20.0  # virtual seconds in which an idle client continues, or reconnects
 SOON = 5.0  # virtual seconds in which changes of presence reach all clients
 RIVALS = 2  # in each conversation
-CLOSING = 60.0  # virtual seconds after which no room and no connection may remain
+CROWD = 3  # users with no device
+QUIET = 2  # conversations with no device
+CLOSING = 90.0  # virtual seconds after which no room and no connection may remain
 RARE = (
     "a retry after an unknown commit",
     "a resend that was stored already",
@@ -58,11 +60,19 @@ RARE = (
     "a post made again",
     "a conversation loaded afresh by a session",
     "a change of members asked for again",
-    "an addition of a member",
-    "an addition overtaken by a removal",
-    "late: add_members",
-    "late: remove_member",
+    "late: AddMembers",
+    "late: RemoveMember",
     "late: memberships",
+    "late: user_changes",
+    "a commit after its connection was lost",
+    "a session resumed with me",
+    "a skipped me_rev",
+    "a careful edit 200",
+    "a careful edit 409",
+    "a change of properties 200",
+    "a walk through conversations",
+    "a walk through members",
+    "a walk through messages",
 )
 """Paths that some runs must take: otherwise the simulation shows nothing about them."""
 
@@ -111,10 +121,10 @@ def reproducibly(seed: int, run: Callable[[*Arguments], Awaitable[R]], *argument
 async def _simulate(seed: int, plan: Plan) -> Result:
     world = World(seed, plan, 0.0)
     rand = world.rand("plan")
-    fault_rate = rand.choice((0.0, 0.02, 0.08, 0.2))
+    fault_rate = rand.choice((0.0, 0.02, 0.08, 0.2)) if plan.fault_rate is None else plan.fault_rate
     world.fault_rate = fault_rate if plan.has("faults") else 0.0
     with deterministic(world), trio.fail_after(1_000):
-        await world.populate(rand.randint(3, 5), rand.choice((1, 1, 2)))
+        await world.populate(rand.randint(3, 5), rand.choice((1, 1, 2)), CROWD, QUIET)
         async with trio.open_nursery() as nursery:
             await nursery.start(world.run_service)
             devices, sessions, runs = _devices(world), _sessions(world), []
@@ -125,21 +135,21 @@ async def _simulate(seed: int, plan: Plan) -> Result:
                 runs.append(trio.Event())
                 nursery.start_soon(tell, device.run, runs[-1])
             places = [place for session in sessions for place in session.places.values()]
-            administrators = len(runs)
-            for administrator in _administrators(world) if plan.has("administrators") else ():
+            first_of_rest = len(runs)
+            for client in _rest_clients(world):
                 runs.append(trio.Event())
-                nursery.start_soon(tell, administrator.run, runs[-1])
-            for conversation_id in world.conversations if plan.has("posters") else ():
-                runs.append(trio.Event())
-                nursery.start_soon(tell, Poster(world, conversation_id).run, runs[-1])
+                nursery.start_soon(tell, client.run, runs[-1])
             chaos = await _chaos(world)
             world.calm_down()
             with trio.move_on_after(CALM) as waiting:
-                for ran in runs[administrators:]:
+                for ran in runs[first_of_rest:]:
                     await ran.wait()
             if waiting.cancelled_caught:
                 world.history.add("stuck", what="a request over REST is not answered for good")
             await _calm(world, devices, places, sessions)
+            last = next((device for device in devices if device.connected), None)
+            if last is not None and plan.has("vanish") and world.rand("last").random() < 0.2:
+                world.vanish(last.number)  # only pings show that its client is gone
             for device in (*devices, *sessions):
                 device.end()
             await note_leaks(world, runs)
@@ -161,27 +171,46 @@ async def note_leaks(world: World, runs: list[trio.Event]) -> None:
 
 
 def _devices(world: World) -> list[Device]:
-    rand = world.rand("devices")
-    if world.plan.has("rivals") and world.rand("alone").random() < 0.3:
+    rand, features = world.rand("devices"), world.rand("features")
+    if world.rand("alone").random() < 0.3:
         return []  # sessions only: rooms open and end all the time
     return [
-        Device(world, f"{user.username}.{place}.{number}", user, conversation_id)
+        Device(
+            world,
+            f"{user.username}.{place}.{number}",
+            user,
+            conversation_id,
+            features=features.choice(FEATURES) if world.plan.has("features") else None,
+        )
         for place, conversation_id in enumerate(world.conversations)
         for user in world.users[:-1]
         for number in range(rand.choice((1, 1, 2)))
     ]
 
 
-def _administrators(world: World) -> list[Administrator] | list[Rival]:
-    if not world.plan.has("rivals"):
-        return [Administrator(world, conversation_id) for conversation_id in world.conversations]
-    return [Rival(world, conversation_id, n) for conversation_id in world.conversations for n in range(RIVALS)]
+def _rest_clients(world: World) -> list[Rival | Namer | Poster | Walker]:
+    """Clients that use REST alone."""
+    clients: list[Rival | Namer | Poster | Walker] = []
+    for conversation_id in world.conversations:
+        if world.plan.has("rivals"):
+            clients += [Rival(world, conversation_id, number) for number in range(RIVALS)]
+        if world.plan.has("namers"):
+            clients.append(Namer(world, conversation_id))
+        if world.plan.has("posters"):
+            clients.append(Poster(world, conversation_id))
+    return [*clients, Walker(world)] if world.plan.has("walkers") else clients
 
 
 def _sessions(world: World) -> list[SessionDevice]:
-    rand = world.rand("sessions")
+    rand, features = world.rand("sessions"), world.rand("features of sessions")
     return [
-        SessionDevice(world, f"{user.username}.s{number}", user, world.conversations)
+        SessionDevice(
+            world,
+            f"{user.username}.s{number}",
+            user,
+            world.conversations,
+            features.choice(SESSION_FEATURES) if world.plan.has("features") else None,
+        )
         for user in world.users[:-1]
         for number in range(rand.choice((0, 0, 1, 1, 2)))
     ]
@@ -212,26 +241,42 @@ async def _calm(world: World, devices: list[Device], places: list[Place], sessio
     def is_well() -> list[str]:
         if not world.is_up:
             return ["the service is down"]
-        return [
-            f"{device.name}: connected {device.connected}, rev {device.cursor}"
-            f" of {world.last_rev(device.conversation_id)}, pending {sorted(device.pending)[:3]}"
-            for device in (*devices, *places)
-            if device.user.id in world.members(device.conversation_id)
-            and not (
-                device.connected
-                and not device.stalled
-                and not device.pending
-                and device.cursor == world.last_rev(device.conversation_id)
-            )
-        ] + [
-            f"{device.name} is connected and no member"
-            for device in (*devices, *places)
-            if device.connected and device.user.id not in world.members(device.conversation_id)
-        ]
+        if world.store.applying:  # the database knows more than anybody was told
+            return [f"{world.store.applying} commands are in progress"]
+        return (
+            [
+                f"{device.name}: connected {device.connected}, rev {device.cursor}"
+                f" of {world.last_rev(device.conversation_id, device.kinds)}, pending {sorted(device.pending)[:3]}"
+                for device in (*devices, *places)
+                if device.user.id in world.members(device.conversation_id)
+                and not (
+                    device.connected
+                    and not device.stalled
+                    and not device.pending
+                    and device.cursor == world.last_rev(device.conversation_id, device.kinds)
+                )
+            ]
+            + [
+                f"{device.name} is connected and no member"
+                for device in (*devices, *places)
+                if device.connected and device.user.id not in world.members(device.conversation_id)
+            ]
+            + [
+                f"{session.name} has me_rev {session.me} of {world.last_me_rev(session.user)}"
+                for session in sessions
+                if session.has_me and session.me != world.last_me_rev(session.user)
+            ]
+        )
 
     with trio.move_on_after(CALM):
         while is_well():  # noqa: ASYNC110  # the virtual clock jumps
             await trio.sleep(0.5)
+    for device in (*devices, *places):
+        if device.connected and device.user.id in world.members(device.conversation_id):
+            world.history.add("settled", device=device.name, connection=device.number)
+    for session in sessions:
+        if session.connected and session.me is not None:
+            world.history.add("me_settled", device=session.name, user=str(session.user.id))
     if problems := is_well():
         world.history.add("stuck", what="; ".join(problems))
         return
@@ -278,7 +323,9 @@ async def _note_watched(world: World, devices: list[Device], sessions: list[Sess
     for session in asked:
         world.history.count("told who is online")
         told = session.watched.copy()
-        world.history.add("watched", device=session.name, user=str(session.user.id), online=online, told=told)
+        about = {"device": session.name, "user": str(session.user.id)}
+        asked_for = [str(user.id) for user in world.users]
+        world.history.add("watched", **about, online=online, told=told, asked_for=asked_for)
 
 
 def _note_connected(world: World, devices: list[Device], places: list[Place], conversation_id: UUID) -> None:

@@ -1,7 +1,8 @@
 """Devices with all conversations of their user on one session connection.
 
 To the checker each conversation of a session is a connection of its own: it begins with `resume` or
-`conversation_added`, and ends with `conversation_removed` or with the session.
+`conversation_added`, and ends with `conversation_removed` or with the session. With the feature `me` it is `membership`
+that begins and ends it.
 """
 
 import contextlib
@@ -13,12 +14,15 @@ import trio
 import trio_websocket
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
-from pulse_trio.store.base import User
+from pulse_trio.model import User
 from tests.simulation.clients import HANDSHAKE_TIMEOUT, RESEND_AFTER, Device, lease
 from tests.simulation.streams import End
 from tests.simulation.world import World, quietly_closed
 
-LOOK_AGAIN = 4.0  # virtual seconds after which a device lists its conversations over REST
+SESSION_FEATURES = (
+    None, None, "", "me", "members,me", "conversation,me", "conversation,me,members", "conversation,me,members",
+    "members,conversation,later",
+)  # fmt: skip
 PROBE_AGAIN = 1.0  # virtual seconds after which it checks that the session has notified it of all of them
 RESUME_WAIT = 5.0  # PULSE_RESUME_WAIT: seconds after which a silent session starts
 
@@ -27,7 +31,7 @@ class Place(Device):
     """A session's device in one conversation."""
 
     def __init__(self, world: World, name: str, user: User, conversation_id: UUID, device: "SessionDevice") -> None:
-        super().__init__(world, name, user, conversation_id)
+        super().__init__(world, name, user, conversation_id, features=device.features)
         self.is_open = False
         self.is_afresh = False  # it has loaded the history, and named no rev in a `resume`
         self.told_removed = 0  # the number of the session that last notified it of a removal
@@ -39,8 +43,8 @@ class Place(Device):
         self.is_open = self.connected = True
         self.is_afresh = after is None
         if after is None:  # it loads the history
-            self.cursor = self._world.last_rev(self.conversation_id)
-        self._note("open", self.number, after=after, session=session, expires=expires)
+            self.cursor = self._world.last_rev(self.conversation_id, self.kinds)
+        self._note("open", self.number, after=after, session=session, expires=expires, features=self.features)
 
     def renew(self, expires: float) -> None:
         if self.is_open:
@@ -51,8 +55,14 @@ class Place(Device):
             self.is_open = self.connected = False
             self._note("gone", self.number)
 
-    def take(self, frame: dict[str, Any]) -> None:
-        self._note("frame", self.number, frame=frame)
+    def take(self, frame: dict[str, Any], session: int, expires: float) -> None:
+        if self._has_missed(frame):  # its user was removed and added, and both came as one `membership`
+            self._history.count("a gap that a session saw")
+            self._note("gap", self.number, frame=frame)
+            self.close()
+            self.open(None, session, expires)
+            return
+        self._note("frame", self.number, frame=frame, features=self._device.present_features)
         self._take(frame)
 
     def note_missed(self, session: int) -> None:
@@ -78,10 +88,28 @@ class Place(Device):
 
 
 class SessionDevice:
-    """One device of a user, in all conversations."""
+    """One device of a user, in all conversations.
 
-    def __init__(self, world: World, name: str, user: User, conversations: list[UUID]) -> None:
+    Args:
+        world: the world.
+        name: its name.
+        user: its user.
+        conversations: those that it looks at.
+        features: the features that it asks for, in the handshake or in `resume`; None to ask for none.
+
+    Attributes:
+        me: the last `me_rev` that it has; None if it must load its list.
+    """
+
+    def __init__(
+        self, world: World, name: str, user: User, conversations: list[UUID], features: str | None = None
+    ) -> None:
         self.user = user
+        self.features = features
+        self.has_me = features is not None and "me" in features.split(",")
+        self.present_features: str | None = None  # those of the handshake, until others are answered
+        self.me: int | None = None
+        self._mine: dict[str, bool] = {}  # conversation → True if its user is a member, as `membership` said
         self.must_end = False
         self.name = name
         self.places = {
@@ -118,6 +146,14 @@ class SessionDevice:
             place.stalled = False
         token, self._expires = lease(self._world, self.user, self._random)
         path = f"/api/chat/ws?token={token}"
+        self._how = self._random.choice(("all", "all", "all", "some", "some", "none", "none", "silent"))
+        self._asks_late = self.features is not None and self._how != "silent" and self._random.random() < 0.5
+        if self._asks_late:  # in `resume`, which replaces these
+            self.present_features = self._random.choice((None, "", "me", "members,conversation"))
+        else:
+            self.present_features = self.features
+        if self.present_features is not None:
+            path += f"&features={self.present_features}"
         self._scope = trio.CancelScope()
         try:
             with self._scope:
@@ -140,18 +176,13 @@ class SessionDevice:
                     nursery, stream, "chat.example", path, message_queue_size=1
                 )
                 frame = json.loads(await ws.get_message())
-            history.add("session", connection=number)
+            history.add("session", connection=number, device=self.name, frame=frame, features=self.present_features)
             self.connected = True
             self.has_asked_anew = self.is_told = self._is_watching = False
             self._probed = []
             if frame["type"] != "session":
                 history.add("wrong", what=f"the first frame of a session is {frame}")
-            if self._world.plan.has("afresh"):
-                await self._begin(ws, frame["epoch"], number)
-            else:
-                if self._random.random() < 0.3:
-                    await trio.sleep(self._random.uniform(0.1, 3))  # less than PULSE_RESUME_WAIT
-                await self._resume(ws, frame["epoch"], number)
+            await self._begin(ws, frame, number)
             nursery.start_soon(self._act, ws, number)
             await self._read(ws, number)
         except ConnectionClosed as closed:
@@ -171,13 +202,15 @@ class SessionDevice:
             if not place.is_open and self.user.id in self._world.members(place.conversation_id)
         ]
 
-    async def _begin(self, ws: WebSocketConnection, epoch: str, number: int) -> None:
+    async def _begin(self, ws: WebSocketConnection, greeting: dict[str, Any], number: int) -> None:
         """Resumes all of its conversations, some or none, at once or later; or stays silent at first.
 
         Those that it does not name it loads: whatever is committed from now on is to come.
         """
-        rand, history = self._random, self._world.history
-        how = rand.choice(("all", "some", "some", "none", "none", "silent"))
+        rand, history, how = self._random, self._world.history, self._how
+        resumes_me = self.has_me and self.me is not None and how in {"all", "some"}
+        if self.has_me and not resumes_me and not self._asks_late:
+            self._load_list(greeting["me_rev"], number)
         for place in self._missing():
             if how in {"none", "silent"} or (how == "some" and rand.random() < 0.5):
                 history.count("a conversation loaded afresh by a session")
@@ -191,16 +224,45 @@ class SessionDevice:
                     history.add("early", device=self.name, frame=frame)
                 await self._take(ws, frame, number)
         if how != "silent":
-            await self._resume(ws, epoch, number)
+            await self._resume(ws, greeting["epoch"], number, resumes_me=resumes_me)
 
-    async def _resume(self, ws: WebSocketConnection, epoch: str, number: int) -> None:
+    def _load_list(self, me: int, number: int) -> None:
+        """Loads the list of conversations over REST: what changes in it after `me` is to come."""
+        self.me = me
+        self._mine = {key: self.user.id in self._world.members(UUID(key)) for key in self.places}
+        self._note_me(number, is_loaded=True)
+        for key, place in self.places.items():
+            if not self._mine[key]:
+                place.close()
+
+    def _note_me(self, number: int, *, is_loaded: bool) -> None:
+        about = {"device": self.name, "user": str(self.user.id), "session": number}
+        self._world.history.add("me", **about, me=self.me, is_loaded=is_loaded)
+
+    def _known(self) -> list[Place]:
+        """Returns the conversations that it resumes: with `me` those that it knows, else those that REST lists."""
+        if not self.has_me or self.me is None:
+            return self._missing()
+        return [place for key, place in self.places.items() if self._mine.get(key) and not place.is_open]
+
+    async def _resume(self, ws: WebSocketConnection, epoch: str, number: int, *, resumes_me: bool) -> None:
         revs = {}
-        for place in self._missing():
+        resume: dict[str, Any] = {"type": "resume", "revs": revs, "epoch": self._epoch or epoch}
+        if self._asks_late:
+            assert self.features is not None
+            resume["features"] = self.features.split(",")
+            if self.has_me and not resumes_me:
+                self.me = None  # until `features` says where it begins
+        if resumes_me:
+            resume["me"] = self.me
+            self._note_me(number, is_loaded=False)
+            self._world.history.count("a session resumed with me")
+        for place in self._known():
             revs[str(place.conversation_id)] = place.cursor
             place.open(place.cursor, number, self._expires)
         if any(revs.values()):
             self._world.history.count("a session resumed")
-        await ws.send_message(json.dumps({"type": "resume", "revs": revs, "epoch": self._epoch or epoch}))
+        await ws.send_message(json.dumps(resume))
         self._epoch = epoch
 
     async def _read(self, ws: WebSocketConnection, number: int) -> None:
@@ -215,10 +277,24 @@ class SessionDevice:
         history = self._world.history
         if frame["type"] == "auth":
             history.count("the token of a session renewed")
+        if frame["type"] == "features":
+            self.present_features = self.features
+            history.add("features", connection=number, device=self.name, frame=frame, features=self.features)
+            if self.has_me and self.me is None:
+                self._load_list(frame["me_rev"], number)
+                for place in self._missing():  # added since it opened: the list has them
+                    place.open(None, number, self._expires)
+        if frame["type"] == "membership":
+            return self._take_membership(frame, number)
         if frame["type"] == "users":
             await self._take_users(ws, {user["user_id"]: user["is_online"] for user in frame["users"]})
         place = self.places.get(frame.get("conversation_id", ""))
         if place is None:  # an answer about none of its conversations
+            if frame["type"] in {"conversation_added", "conversation_removed"}:
+                history.add("told", device=self.name, features=self.present_features, frame=frame)
+            if frame["type"] == "error" and frame["code"] == "cannot_resume":
+                history.add("resume_refused", device=self.name, frame=frame)
+                return False
             if frame["type"] == "error" and frame["code"] == "invalid_frame":
                 for missed in self._probed:
                     if missed in self._missing():
@@ -226,6 +302,8 @@ class SessionDevice:
                 self._probed = []
             return True
         about = {"user": str(self.user.id), "conversation": frame["conversation_id"]}
+        if frame["type"] in {"conversation_added", "conversation_removed"}:
+            history.add("told", device=self.name, features=self.present_features, frame=frame)
         if frame["type"] == "conversation_added":
             history.count("added while connected")
             if place.is_open and place.is_afresh:  # it was added after it had loaded: it reloads
@@ -242,9 +320,43 @@ class SessionDevice:
             return False
         else:
             if not place.is_open and frame["type"] != "error":
-                history.add("unheard", frame=frame, removed_from=place.told_removed, session=number, **about)
+                # Its own sequence may be ahead of the conversation: it was told of a removal that the room has not
+                # come to. It loads the conversation, and finds none.
+                removed_from = 0 if self.has_me else place.told_removed
+                history.add(
+                    "unheard", device=self.name, frame=frame, removed_from=removed_from, session=number, **about
+                )
+                if self.has_me and place not in self._missing():
+                    return True
                 place.open(None, number, self._expires)
-            place.take(frame)
+            place.take(frame, number, self._expires)
+        return True
+
+    def _take_membership(self, frame: dict[str, Any], number: int) -> bool:
+        """Handles a change of its user's own memberships; returns False if it has missed one before."""
+        history, key = self._world.history, frame["conversation_id"]
+        about = {"user": str(self.user.id), "conversation": key}
+        asked = self.present_features
+        history.add("membership", device=self.name, session=number, frame=frame, user=about["user"], features=asked)
+        if self.me is None or not self.has_me:
+            return True  # the checker names it
+        if frame["prev_me_rev"] > self.me:
+            return False  # it resumes where it is
+        self.me = max(self.me, frame["me_rev"])
+        if key not in self.places:
+            return True
+        was_member, self._mine[key] = self._mine.get(key), frame["is_member"]
+        place = self.places[key]
+        if frame["is_member"] and not place.is_open:
+            history.count("added while connected")
+            place.open(None, number, self._expires)
+        elif not frame["is_member"] and was_member:
+            history.count("removed while connected")
+            history.add("put_out", device=self.name, session=number, **about)
+            place.close()
+            place.told_removed = number
+        elif not frame["is_member"]:
+            place.close()
         return True
 
     async def _probe(self, ws: WebSocketConnection, number: int) -> None:
@@ -292,16 +404,9 @@ class SessionDevice:
                     last = now
                     for place in self.places.values():
                         await place.resend(ws)
-                if self._world.plan.has("rivals"):
-                    if now - looked > PROBE_AGAIN:
-                        looked = now
-                        await self._probe(ws, number)
-                elif now - looked > LOOK_AGAIN:
+                if now - looked > PROBE_AGAIN:
                     looked = now
-                    if self._missing():
-                        await trio.sleep(2)
-                        if self._missing():  # it was not notified: it reconnects
-                            self._scope.cancel()
+                    await self._probe(ws, number)
                 here = [place for place in self.places.values() if place.is_open]
                 if here and not self._world.calm:
                     await rand.choice(here).act(ws, number)

@@ -1,5 +1,7 @@
 """Shrinks a failing run: leaves out every part without which it still fails."""
 
+from dataclasses import replace
+
 from tests.simulation.plan import ACTIONS, PARTS, Plan
 from tests.simulation.run import Result, simulate
 
@@ -36,7 +38,7 @@ def shrink(failed: Result) -> Result:
             if best.plan.has(name) and tries < TRIES:
                 changed |= is_enough(best.plan.less(name))
         seconds = min(best.plan.seconds, best.chaos) / 2
-        while seconds >= SHORTEST and tries < TRIES and is_enough(Plan(best.plan.without, seconds)):
+        while seconds >= SHORTEST and tries < TRIES and is_enough(replace(best.plan, seconds=seconds)):
             changed = True
             seconds /= 2
     return best

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import trio
 
 WINDOW = 8_192  # bytes in flight that were not read
+IN_PIECES = 3_000  # bytes of each direction that come in small pieces: they show every way to split frames
 
 
 class _Pipe:
@@ -19,8 +20,12 @@ class _Pipe:
         self.data = bytearray()
         self.ended = False  # the sender has closed in order
         self.broken = False  # cut, or the receiver has closed
-        self._piece = piece
+        self._small_piece = piece
+        self._left = IN_PIECES
         self._changed = trio.Event()
+
+    def _piece(self) -> int:
+        return self._small_piece() if self._left > 0 else WINDOW
 
     def wake(self) -> None:
         self._changed.set()
@@ -69,6 +74,7 @@ class _Pipe:
                 count = min(most, self._piece())
                 data = bytes(self.data[:count])
                 del self.data[:count]
+                self._left -= count
                 self.wake()
                 return data
             if self.broken:

@@ -25,12 +25,13 @@ from pulse_trio.edge.server import install, wrap
 from pulse_trio.edge.server.tcp_connection import TcpConnection
 from pulse_trio.edge.services import Services
 from pulse_trio.ids import IdSource
-from pulse_trio.rooms import member_updates
+from pulse_trio.model import Kind, User
+from pulse_trio.rooms import catch_up, feed, member_updates, room, user_feeds
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import NewConversation, User
+from pulse_trio.store.base import NewConversation
 from pulse_trio.store.memory import MemoryStore
-from tests.simulation.faults import FaultyStore, row_of
+from tests.simulation.faults import FaultyStore, properties_of, row_of
 from tests.simulation.history import History
 from tests.simulation.plan import Plan
 from tests.simulation.streams import Connection, End
@@ -40,6 +41,7 @@ SECRET = "a key of the simulation: 5b1c8e7d2f90a364"
 LIFETIME = 36_000  # virtual seconds of a token, if it is not to expire
 LETS_GO = 75.0  # virtual seconds in which a client that has vanished is noticed: no ping was answered in 50
 HYPERCORN_TOML = Path(__file__).parents[2] / "hypercorn.toml"
+NAME = "Group"  # of each conversation at first
 DOWN_FOR = (0.1, 3.0)  # seconds between a restart's two halves
 COUNTED = ("a gap was filled", "a room failed")  # log lines that tell of a rare path
 
@@ -75,7 +77,9 @@ class World:
         self.data = MemoryStore(epoch="one")
         self.ids = IdSource(self.clock, self.rand("ids").randbytes)
         self.users: list[User] = []
+        self.crowd: list[User] = []  # users with no device, who are added and removed
         self.conversations: list[UUID] = []
+        self.quiet: list[UUID] = []  # conversations with no device: only REST clients use them
         self.connections: dict[int, Connection] = {}
         self.serving = 0
         self._vanished: dict[int, float] = {}  # connection → when
@@ -101,19 +105,28 @@ class World:
         token = jwt.encode({"sub": str(user.id), "exp": expires}, SECRET, algorithm="HS256")
         return token, expires - BEGINNING.timestamp()
 
-    async def populate(self, users: int, conversations: int) -> None:
+    async def populate(self, users: int, conversations: int, crowd: int = 0, quiet: int = 0) -> None:
         """Users, and groups whose owner is the first of them; the last user is in all of them, too."""
-        for number in range(users):
-            user = User(self.ids(), f"user{number}")
-            await self.data.create_user(user, password_hash=None, subject=None, created_at=self.clock())
-            self.users.append(user)
-        for _ in range(conversations):
-            members = tuple(user.id for user in self.users)
-            new = NewConversation(self.ids(), "Group", None, True, members[0], members, self.clock())
-            await self.data.create_conversation(new)
-            self.conversations.append(new.id)
-            for member in members:
-                self.history.add("member_in", conversation=str(new.id), user=str(member))
+        self.users = [await self._create_user(f"user{number}") for number in range(users)]
+        self.crowd = [await self._create_user(f"crowd{number}") for number in range(crowd)]
+        self.conversations = [await self._create_group(self.users) for _ in range(conversations)]
+        self.quiet = [await self._create_group([self.users[-1], *self.crowd[:1]]) for _ in range(quiet)]
+
+    async def _create_user(self, name: str) -> User:
+        user = User(self.ids(), name)
+        await self.data.create_user(user, password_hash=None, subject=None, created_at=self.clock())
+        return user
+
+    async def _create_group(self, users: list[User]) -> UUID:
+        members = tuple(user.id for user in users)
+        new = NewConversation(self.ids(), NAME, None, True, members[0], members, self.clock())
+        created = await self.data.create_conversation(new)
+        about = {"conversation": str(new.id), "rev": 0, "actor": None}
+        self.history.add("properties", **about, name=NAME, description=None, owner=str(members[0]))
+        revs = {membership.user_id: membership.user_rev for membership in created.memberships}
+        for member in members:
+            self.history.add("member_in", **about, user=str(member), user_rev=revs[member], read_seq=0)
+        return new.id
 
     # --- the service ---
 
@@ -151,6 +164,7 @@ class World:
 
         self._stop = trio.Event()
         async with trio.open_nursery() as process:
+            store.nursery = process
             process.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}}, from_world.receive, send)
             await to_app.send({"type": "lifespan.startup"})
             await told["lifespan.startup.complete"].wait()
@@ -284,18 +298,35 @@ class World:
     def members(self, conversation_id: UUID) -> set[UUID]:
         return set(self.data._conversations[conversation_id].members)
 
-    def last_rev(self, conversation_id: UUID) -> int:
-        return self.data._conversations[conversation_id].last_rev
+    def owner(self, conversation_id: UUID) -> User:
+        owner_id = self.data._conversations[conversation_id].owner_id
+        return next(user for user in (*self.users, *self.crowd) if user.id == owner_id)
+
+    def last_rev(self, conversation_id: UUID, kinds: int = Kind.ALL) -> int:
+        """The highest rev of these kinds."""
+        stored = self.data._conversations[conversation_id]
+        revs = {
+            Kind.MESSAGE: stored.message_rev,
+            Kind.MEMBER: stored.members_rev,
+            Kind.CONVERSATION: stored.properties_rev,
+        }
+        return max(rev for kind, rev in revs.items() if kind & kinds)
+
+    def last_me_rev(self, user: User) -> int:
+        """The highest rev of the user's own sequence."""
+        return self.data._accounts[user.id].last_rev
 
     def note_rows(self) -> None:
         """Puts what the store holds into the history."""
-        for conversation_id in self.conversations:
-            rows = sorted(self.data._conversations[conversation_id].messages, key=lambda row: row.seq)
+        for conversation_id in (*self.conversations, *self.quiet):
+            stored = self.data._conversations[conversation_id]
+            rows = sorted(stored.messages, key=lambda row: row.seq)
             self.history.add("rows", conversation=str(conversation_id), rows=[row_of(row) for row in rows])
-            members = sorted(str(user_id) for user_id in self.members(conversation_id))
+            members = sorted(str(user_id) for user_id in stored.members)
             self.history.add("members", conversation=str(conversation_id), users=members)
-            positions = {str(key): seq for key, seq in self.data._conversations[conversation_id].members.items()}
+            positions = {str(key): member.read_seq for key, member in stored.members.items()}
             self.history.add("positions", conversation=str(conversation_id), positions=positions)
+            self.history.add("has_properties", **properties_of(stored.properties()))
 
 
 @contextmanager
@@ -306,7 +337,7 @@ def deterministic(world: World) -> Iterator[None]:
     def note(_logger: object, level: str, event: dict[str, Any]) -> Any:
         problem = event.pop("exc_info", None)
         text = repr(problem) if isinstance(problem, BaseException) else ""
-        if problem is True:
+        if problem is True or level == "exception":
             text = "".join(traceback.format_exc().splitlines(keepends=True)[-6:])
         if event.get("event") in COUNTED:
             world.history.count(event["event"])
@@ -315,7 +346,14 @@ def deterministic(world: World) -> Iterator[None]:
 
     structlog.configure(processors=[note], wrapper_class=structlog.BoundLogger, cache_logger_on_first_use=False)
     real_hub, real_passwords = pulse_trio.app.Hub, pulse_trio.app.Passwords
-    users_a_turn, member_updates.MAX_USERS_A_TURN = member_updates.MAX_USERS_A_TURN, 1  # type: ignore[misc]
+    bounds = [(member_updates, "MAX_USERS_A_TURN", 1), (room, "MAX_USERS_A_TURN", 1)]
+    # Sometimes small pages, so that a resume takes several; and sometimes other tasks run within one delivery.
+    pages, deliveries = world.rand("pages").choice((1, 3, 256)), world.rand("deliveries").choice((1, 2, 1_000))
+    bounds += [(catch_up, "PAGE_CHANGES", pages), (user_feeds, "PAGE_CHANGES", pages)]
+    bounds += [(feed, "MAX_DELIVERIES_A_TURN", deliveries)]
+    bounds_before = [(module, name, getattr(module, name)) for module, name, _ in bounds]
+    for module, name, value in bounds:
+        setattr(module, name, value)
 
     def hub(*args: Any, **options: Any) -> Hub:
         return real_hub(*args, **options, rand=world.rand("jitter"))
@@ -335,7 +373,8 @@ def deterministic(world: World) -> Iterator[None]:
     finally:
         pulse_trio.app.tune_garbage_collector = tune
         pulse_trio.app.Hub = real_hub  # type: ignore[misc]
-        member_updates.MAX_USERS_A_TURN = users_a_turn  # type: ignore[misc]
+        for module, name, value in bounds_before:
+            setattr(module, name, value)
         pulse_trio.app.Passwords = real_passwords  # type: ignore[misc]
         structlog.configure(**before)
 
