@@ -6,17 +6,19 @@
             async for event in room:
                 ...
 
-A frame comes in by   wire (one connection) → frame_codec → room (reconnects and resumes) → the program.
-A message goes out by room → outgoing (kept until acknowledged) → wire.
-Beside them stand     client and rest (REST), account (tokens), verdicts (how to reconnect after a close).
+A frame comes in by   wire (one connection) → frame_codec → room_connections (reconnects and resumes) → unread → room.
+A message goes out by room → outgoing (kept until acknowledged) → room_connections → wire.
+A connection updates  progress (revs, gaps) and roster (users); verdicts say how to reconnect after a close.
+Beside them stand     client, requests and rest (REST), pages and whole_lists (of lists), account (tokens).
 The package shares the protocol with the server, and nothing else.
 """
 
 from pulse_trio.client.backoff import Backoff
-from pulse_trio.client.client import Client, History, Members, open_client
+from pulse_trio.client.client import Client, open_client
 from pulse_trio.client.errors import (
     AuthenticationFailed,
     ClientError,
+    Conflict,
     ConnectionLost,
     NotAMember,
     NotStored,
@@ -24,11 +26,14 @@ from pulse_trio.client.errors import (
     Refused,
 )
 from pulse_trio.client.network import Address, Network
+from pulse_trio.client.pages import History, Members
 from pulse_trio.client.records import (
     Conversation,
     Event,
+    GroupDetails,
     Joined,
     Left,
+    Member,
     MembersChanged,
     Message,
     MessageDeleted,
@@ -50,12 +55,15 @@ __all__ = [
     "Backoff",
     "Client",
     "ClientError",
+    "Conflict",
     "ConnectionLost",
     "Conversation",
     "Event",
+    "GroupDetails",
     "History",
     "Joined",
     "Left",
+    "Member",
     "Members",
     "MembersChanged",
     "Message",

@@ -1,49 +1,29 @@
 """The client: REST requests, and rooms for live conversations."""
 
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
-from typing import Any, Final, Generic, Self, TypeVar
 from uuid import UUID
 
 import httpx2
 import msgspec
 import trio
 
-from pulse_trio.client.account import Account, Identity, token_problem
+from pulse_trio.client.account import Account, token_problem
 from pulse_trio.client.backoff import Backoff
 from pulse_trio.client.errors import AuthenticationFailed, ConnectionLost, NotStored, Refused
 from pulse_trio.client.groups import unwrapped
 from pulse_trio.client.network import Address, Network
 from pulse_trio.client.outgoing import STORE_ATTEMPTS, check_client_id, check_text, new_client_id
+from pulse_trio.client.pages import History, Members, page_after
 from pulse_trio.client.records import Conversation, ConversationRef, Message, Presence, User, UserRef, key_of
+from pulse_trio.client.requests import Requests
 from pulse_trio.client.rest import Rest
 from pulse_trio.client.room import MAX_EVENTS, Room
+from pulse_trio.client.room_connections import RoomConnections
 from pulse_trio.client.verdicts import RETRYABLE_STATUSES
+from pulse_trio.client.whole_lists import ConversationPage, Query, UserPage, read_conversations, read_users
 from pulse_trio.clock import Clock, utc_now
 from pulse_trio.errors import ErrorCode
-
-PAGE: Final = 100  # messages of history in one request
-
-T = TypeVar("T")
-
-
-class _Users(msgspec.Struct):
-    users: list[User]
-
-
-class _Conversations(msgspec.Struct):
-    conversations: list[Conversation]
-
-
-class _Members(msgspec.Struct):
-    members: list[User]
-    next_cursor: str | None
-
-
-class _Messages(msgspec.Struct):
-    messages: list[Message]
 
 
 class _Active(msgspec.Struct):
@@ -130,12 +110,13 @@ class Client:
     """
 
     def __init__(self, rest: Rest, account: Account, address: Address, network: Network, backoff: Backoff) -> None:
-        self._rest = rest
         self._account = account
+        self._rest = rest
+        self._requests = Requests(rest, account)
         self._address = address
         self._network = network
         self._backoff = backoff
-        self._rooms: set[Room] = set()
+        self._rooms: set[RoomConnections] = set()
 
     # --- the user ---
 
@@ -178,34 +159,49 @@ class Client:
     async def me(self) -> User:
         """Asks the server for the user of the token."""
         identity = self._account.identity
-        user = await self._ask("GET", "/api/auth/me", User)
+        user = await self._requests.ask("GET", "/api/auth/me", User)
         if identity is self._account.identity:
             self._account.identify(user, self._end_rooms)
         return user
 
     def _end_rooms(self) -> None:
-        for room in self._rooms:
-            room.end(AuthenticationFailed("another user has signed in"))
+        for connections in self._rooms:
+            connections.end(AuthenticationFailed("another user has signed in"))
 
-    async def search_users(self, prefix: str, *, limit: int = 20) -> list[User]:
-        """Returns users whose names begin with `prefix`, in any case, sorted by name; at most `limit`, 1 to 200."""
-        answer = await self._ask("GET", "/api/users", _Users, params={"query": prefix, "limit": limit})
-        return answer.users
+    async def search_users(self, prefix: str, *, limit: int | None = 20) -> list[User]:
+        """Returns users whose names begin with `prefix`, in any case, sorted by name.
+
+        At most `limit`, in requests of up to 200; None: all.
+        """
+        identity = self._account.identity
+
+        async def read(query: Query) -> UserPage:
+            return await self._requests.ask("GET", "/api/users", UserPage, identity, params={"query": prefix, **query})
+
+        return await read_users(read, limit)
 
     async def presence(self, user: UserRef) -> Presence:
         """Returns the presence of a user who shares a conversation with this one."""
-        return await self._ask("GET", f"/api/chat/users/{key_of(user)}/presence", Presence)
+        return await self._requests.ask("GET", f"/api/chat/users/{key_of(user)}/presence", Presence)
 
     # --- conversations ---
 
-    async def conversations(self, *, limit: int = 50, offset: int = 0) -> list[Conversation]:
-        """Returns the user's conversations, most recent activity first; `limit` is 1 to 200."""
-        params = {"limit": limit, "offset": offset}
-        return (await self._ask("GET", "/api/chat/conversations", _Conversations, params=params)).conversations
+    async def conversations(self, *, limit: int | None = 50, offset: int = 0) -> list[Conversation]:
+        """Returns the user's conversations, most recent activity first.
+
+        At most `limit`, in requests of up to 200; None: all, also if their order changes meanwhile. `offset` skips
+        the first ones.
+        """
+        identity = self._account.identity
+
+        async def read(query: Query) -> ConversationPage:
+            return await self._requests.ask("GET", "/api/chat/conversations", ConversationPage, identity, params=query)
+
+        return await read_conversations(read, limit, offset)
 
     async def conversation(self, conversation: ConversationRef) -> Conversation:
         """Returns a conversation in its present state."""
-        return await self._ask("GET", _path(conversation), Conversation)
+        return await self._requests.ask("GET", _path(conversation), Conversation)
 
     async def create_group(
         self, name: str, members: Iterable[UserRef] = (), *, description: str | None = None
@@ -213,12 +209,12 @@ class Client:
         """Creates a group of these members and the user."""
         ids = [str(key_of(member)) for member in members]
         body = {"name": name, "description": description, "is_group": True, "participant_ids": ids}
-        return await self._ask("POST", "/api/chat/conversations", Conversation, json=body)
+        return await self._requests.ask("POST", "/api/chat/conversations", Conversation, json=body)
 
     async def open_direct(self, user: UserRef) -> Conversation:
         """Returns the one-to-one conversation with a user; creates it if there is none."""
         body = {"is_group": False, "participant_ids": [str(key_of(user))]}
-        return await self._ask("POST", "/api/chat/conversations", Conversation, json=body)
+        return await self._requests.ask("POST", "/api/chat/conversations", Conversation, json=body)
 
     async def rename(
         self, conversation: ConversationRef, *, name: str | None = None, description: str | None = None
@@ -226,31 +222,31 @@ class Client:
         """Changes the name or the description of a group, or both; None leaves one unchanged."""
         changes = {"name": name, "description": description}
         body = {field: value for field, value in changes.items() if value is not None}
-        return await self._ask("PATCH", _path(conversation), Conversation, json=body)
+        return await self._requests.ask("PATCH", _path(conversation), Conversation, json=body)
 
-    def members(self, conversation: ConversationRef) -> "Members":
+    def members(self, conversation: ConversationRef) -> Members:
         """Iterates over all members, in the order they joined: `async for user in client.members(conversation)`.
 
         Loads page after page as needed; the loop may be left at any time.
         """
-        return Members(self, f"{_path(conversation)}/members")
+        return Members(self._requests, f"{_path(conversation)}/members")
 
     async def add_members(self, conversation: ConversationRef, users: Iterable[UserRef]) -> Conversation:
         """Adds users to a group; members among them are ignored."""
         body = {"user_ids": [str(key_of(user)) for user in users]}
-        return await self._ask("POST", f"{_path(conversation)}/members", Conversation, json=body)
+        return await self._requests.ask("POST", f"{_path(conversation)}/members", Conversation, json=body)
 
     async def remove_member(self, conversation: ConversationRef, user: UserRef) -> None:
         """Removes a member from a group; only its owner may. Their connections are closed when this returns."""
-        await self._do("DELETE", f"{_path(conversation)}/members/{key_of(user)}")
+        await self._requests.do("DELETE", f"{_path(conversation)}/members/{key_of(user)}")
 
     async def leave(self, conversation: ConversationRef) -> None:
         """Leaves a group."""
-        await self._do("DELETE", f"{_path(conversation)}/members/me")
+        await self._requests.do("DELETE", f"{_path(conversation)}/members/me")
 
     async def active_users(self, conversation: ConversationRef) -> frozenset[UUID]:
         """Returns the users who have a conversation open."""
-        return frozenset((await self._ask("GET", f"{_path(conversation)}/active", _Active)).active_users)
+        return frozenset((await self._requests.ask("GET", f"{_path(conversation)}/active", _Active)).active_users)
 
     async def read_positions(self, conversation: ConversationRef) -> dict[UUID, int]:
         """Returns the highest `seq` that each member has read; 0: nothing."""
@@ -259,7 +255,7 @@ class Client:
         found: dict[UUID, int] = {}
         cursor: str | None = None
         while True:
-            answer = await self._ask("GET", path, _Positions, identity, params=_page_after(cursor))
+            answer = await self._requests.ask("GET", path, _Positions, identity, params=page_after(cursor))
             found |= {position.user_id: position.seq for position in answer.positions}
             cursor = answer.next_cursor
             if cursor is None:
@@ -267,13 +263,13 @@ class Client:
 
     async def mark_read(self, conversation: ConversationRef, seq: int) -> None:
         """Moves the user's read position up to this `seq`; a lower one changes nothing."""
-        await self._do("PUT", f"{_path(conversation)}/read", json={"seq": seq})
+        await self._requests.do("PUT", f"{_path(conversation)}/read", json={"seq": seq})
 
     # --- messages ---
 
     def history(
         self, conversation: ConversationRef, *, before_seq: int | None = None, after_seq: int | None = None
-    ) -> "History":
+    ) -> History:
         """Iterates over stored messages: `async for message in client.history(conversation)`.
 
         Backwards from the newest, or from the one before `before_seq`; with `after_seq` forwards from the one after it.
@@ -282,7 +278,7 @@ class Client:
         """
         if before_seq is not None and after_seq is not None:
             raise ValueError("give `before_seq` or `after_seq`, not both")
-        return History(self, f"{_path(conversation)}/messages", before_seq, after_seq)
+        return History(self._requests, f"{_path(conversation)}/messages", before_seq, after_seq)
 
     async def send(self, conversation: ConversationRef, content: str, *, client_id: str | None = None) -> Message:
         """Sends a message without joining the conversation; returns it when it is stored.
@@ -310,7 +306,7 @@ class Client:
         while True:
             least = 0.0
             try:
-                return await self._ask("POST", f"{_path(conversation)}/messages", Message, identity, json=body)
+                return await self._requests.ask("POST", f"{_path(conversation)}/messages", Message, identity, json=body)
             except ConnectionLost:
                 failures += 1
                 if failures == self._backoff.attempts:
@@ -326,14 +322,23 @@ class Client:
                         raise NotStored(client_id) from None
             await trio.sleep(self._backoff.delay(failures + refusals, least=least))
 
-    async def edit(self, message: Message, content: str) -> Message:
-        """Changes the content of a message of one's own; returns the edited message."""
+    async def edit(self, message: Message, content: str, *, if_rev: int | None = None) -> Message:
+        """Changes the content of a message of one's own; returns the edited message.
+
+        With `if_rev`, only if the message still has this rev; a server that does not support it edits in any case.
+
+        Raises:
+            Conflict: it has another rev; `current` is the message as it now is.
+        """
         check_text(content)
-        return await self._ask("PATCH", _message_path(message), Message, json={"content": content})
+        body: dict[str, str | int] = {"content": content}
+        if if_rev is not None:
+            body["if_rev"] = if_rev
+        return await self._requests.ask("PATCH", _message_path(message), Message, json=body)
 
     async def delete(self, message: Message) -> None:
         """Deletes a message of one's own, or any message as the owner of the conversation."""
-        await self._do("DELETE", _message_path(message))
+        await self._requests.do("DELETE", _message_path(message))
 
     # --- live ---
 
@@ -368,7 +373,7 @@ class Client:
         identity = self._account.identity
         found = await self.conversation(conversation)
         self._account.check(identity)
-        room = Room(
+        connections = RoomConnections(
             found,
             self.user,
             self._account,
@@ -379,112 +384,17 @@ class Client:
             epoch=epoch,
             max_events=max_events,
         )
-        self._rooms.add(room)
+        self._rooms.add(connections)
         with unwrapped():
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(room.run, name=f"room {room.conversation.id}")  # noqa: ASYNC113  # `wait_joined` waits for it
+                nursery.start_soon(connections.run, name=f"room {found.id}")  # noqa: ASYNC113  # `wait_joined` waits for it
                 try:
-                    await room.wait_joined()
-                    yield room
+                    await connections.wait_joined()
+                    yield Room(found, connections)
                 finally:
-                    room.close()
-                    self._rooms.discard(room)
+                    connections.close()
+                    self._rooms.discard(connections)
                 nursery.cancel_scope.cancel()
-
-    # --- requests ---
-
-    async def _ask(self, method: str, path: str, kind: type[T], identity: Identity | None = None, **options: Any) -> T:
-        answer: T = await self._signed(partial(self._rest.request, method, path, kind, **options), identity)
-        return answer
-
-    async def _do(self, method: str, path: str, **options: Any) -> None:
-        await self._signed(partial(self._rest.request, method, path, None, **options), None)
-
-    async def _signed(self, request: Callable[..., Awaitable[Any]], identity: Identity | None) -> Any:
-        """Makes a request with the token; retries once with a new one if the token was rejected.
-
-        Args:
-            identity: whose request it is; None: the one signed in now.
-
-        Raises:
-            AuthenticationFailed: there is no valid token, or another user has signed in.
-        """
-        identity = identity or self._account.identity
-        token = await self._account.current(identity)
-        try:
-            return await request(token=token)
-        except AuthenticationFailed:
-            fresh = await self._account.refresh(token, identity)
-        return await request(token=fresh)
-
-
-class _Pages(Generic[T]):
-    """Iterates over items that the server returns page by page."""
-
-    def __init__(self, client: Client, path: str) -> None:
-        self._client = client
-        self._identity = client._account.identity
-        self._path = path
-        self._page: deque[T] = deque()
-        self._is_last = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        """Returns the next item. Cancelled: none is skipped."""
-        if not self._page:
-            if self._is_last:
-                raise StopAsyncIteration
-            await self._load()
-            if not self._page:
-                raise StopAsyncIteration
-        return self._page.popleft()
-
-    async def _load(self) -> None:
-        """Loads the next page into `_page` and sets `_is_last`."""
-        raise NotImplementedError
-
-
-class Members(_Pages[User]):
-    """The members of a conversation. Made by `Client.members`."""
-
-    _cursor: str | None = None
-
-    async def _load(self) -> None:
-        params = _page_after(self._cursor)
-        page = await self._client._ask("GET", self._path, _Members, self._identity, params=params)
-        self._cursor = page.next_cursor
-        self._is_last = page.next_cursor is None
-        self._page.extend(page.members)
-
-
-class History(_Pages[Message]):
-    """The messages of a conversation. Made by `Client.history`."""
-
-    def __init__(self, client: Client, path: str, before_seq: int | None, after_seq: int | None) -> None:
-        super().__init__(client, path)
-        self._before_seq = before_seq
-        self._after_seq = after_seq
-
-    async def _load(self) -> None:
-        params = {"limit": PAGE}
-        if self._after_seq is not None:
-            params["after_seq"] = self._after_seq
-        elif self._before_seq is not None:
-            params["before_seq"] = self._before_seq
-        page = (await self._client._ask("GET", self._path, _Messages, self._identity, params=params)).messages
-        self._is_last = len(page) < PAGE
-        if self._after_seq is not None:
-            page.reverse()  # a page is always newest first
-        if page:
-            self._before_seq = page[-1].seq
-            self._after_seq = None if self._after_seq is None else page[-1].seq
-        self._page.extend(page)
-
-
-def _page_after(cursor: str | None) -> dict[str, str]:
-    return {} if cursor is None else {"cursor": cursor}
 
 
 def _path(conversation: ConversationRef) -> str:

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from pulse_trio.client.records import Message
 from pulse_trio.errors import ErrorCode
+
+CONFLICT: Final = "conflict"  # the `code` of the answer
 
 
 class ClientError(Exception):
@@ -61,6 +64,22 @@ class Refused(ClientError):
     def __reduce__(self) -> tuple[Callable[[], "Refused"], tuple[()], dict[str, Any]]:
         """Supports pickle and copy, which would lose the keyword arguments."""
         return partial(type(self), self.code, self.message), (), self.__dict__
+
+
+class Conflict(Refused):
+    """The message was changed meanwhile, so that an edit with `if_rev` did not happen.
+
+    Attributes:
+        current: the message as it now is; None if the server's answer does not have it.
+    """
+
+    def __init__(self, message: str, current: Message | None) -> None:
+        super().__init__(CONFLICT, message, status=409)
+        self.current = current
+
+    def __reduce__(self) -> tuple[Callable[[], "Conflict"], tuple[()], dict[str, Any]]:
+        """Supports pickle and copy, as in `Refused`."""
+        return partial(type(self), self.message, self.current), (), self.__dict__
 
 
 class NotStored(ClientError):

@@ -9,7 +9,9 @@ from pulse_trio.client.errors import ProtocolError
 from pulse_trio.client.records import Message
 from pulse_trio.protocol import (
     AuthFrame,
+    ConversationFrame,
     ErrorFrame,
+    MemberFrame,
     MessageDeletedFrame,
     MessageFrame,
     MessageUpdatedFrame,
@@ -19,10 +21,16 @@ from pulse_trio.protocol import (
     TypingFrame,
 )
 
-ChangeFrame: TypeAlias = MessageFrame | MessageUpdatedFrame | MessageDeletedFrame
+MessageChange: TypeAlias = MessageFrame | MessageUpdatedFrame | MessageDeletedFrame
 """A new `rev` of a message."""
 
-IncomingFrame: TypeAlias = ChangeFrame | TypingFrame | SystemFrame | PresenceFrame | ErrorFrame | AuthFrame | ReadFrame
+ChangeFrame: TypeAlias = MessageChange | MemberFrame | ConversationFrame
+"""A frame with a `rev` of its own: each kind moves the position from which a client resumes."""
+
+OtherFrame: TypeAlias = TypingFrame | SystemFrame | PresenceFrame | ErrorFrame | AuthFrame | ReadFrame
+"""A frame that is no change of the conversation's history."""
+
+IncomingFrame: TypeAlias = ChangeFrame | OtherFrame
 
 
 class _Kind(msgspec.Struct):
@@ -36,6 +44,8 @@ _decoders: Final[dict[str, msgspec.json.Decoder[IncomingFrame]]] = {
         MessageFrame,
         MessageUpdatedFrame,
         MessageDeletedFrame,
+        MemberFrame,
+        ConversationFrame,
         TypingFrame,
         SystemFrame,
         PresenceFrame,
@@ -65,7 +75,7 @@ def encode(kind: str, **fields: Any) -> str:
     return _encoder.encode({"type": kind, **{k: v for k, v in fields.items() if v is not None}}).decode()
 
 
-def message_of(frame: ChangeFrame) -> Message:
+def message_of(frame: MessageChange) -> Message:
     """Returns the message that a frame carries.
 
     Raises:

@@ -48,7 +48,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     """A conversation with its first members, in the order they joined; `Client.members` returns all.
 
     `users` has at most 10 members in a list of conversations, at most 100 in a single conversation; `member_count`
-    counts all. `member_count`, `read_seq` and `unread_count` are None if the server does not support them.
+    counts all, and `has_more_users` says that there are more than `users`. These two, `read_seq` and `unread_count` are
+    None if the server does not support them.
     """
 
     id: UUID
@@ -66,6 +67,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     member_count: int | None = None
     read_seq: int | None = None
     unread_count: int | None = None
+    has_more_users: bool | None = None
 
 
 class Presence(msgspec.Struct, frozen=True):
@@ -122,19 +124,56 @@ class Left:
     username: str
 
 
+class Member(msgspec.Struct, frozen=True):
+    """A user who was added to a group or removed from it, as they now are.
+
+    Of two records of a user the one with the higher `rev` is newer. `actor_id`: the user who added or removed them;
+    None if unknown.
+    """
+
+    user_id: UUID
+    username: str
+    is_member: bool
+    rev: int
+    actor_id: UUID | None = None
+
+
+class GroupDetails(msgspec.Struct, frozen=True):
+    """Name, description and owner of a group at `rev`. `actor_id`: the user who changed them; None if unknown."""
+
+    name: str | None
+    description: str | None
+    owner_id: UUID
+    rev: int
+    actor_id: UUID | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class MembersChanged:
-    """The group changed: `what` is `added`, `removed` or `renamed`; `text` is a sentence for people.
+    """The group changed: users were added or removed, or it has another name, description or owner.
 
-    `user_ids` are the users added or removed, at most 100 of them; `user_count` counts all: if it is higher, reload the
-    conversation. For `renamed` there are none, and `user_id` is the user who renamed it.
+    A server that knows no features sends neither `members`, `member_count` and `details` nor `new_owner`, leaves out
+    what changed while the client was offline, and names the first 100 users only.
+
+    Attributes:
+        what: `added`, `removed`, `renamed` (name or description) or `new_owner`.
+        user_id: the first user added or removed; the user who renamed it, None if unknown; the new owner.
+        text: a sentence for people.
+        user_ids: the users added or removed.
+        user_count: their number; if it is higher than that of `user_ids`, reload the members.
+        members: the users added or removed, with their names.
+        member_count: number of members after the change.
+        details: for `renamed` and `new_owner`: the group as it now is.
     """
 
     what: str
-    user_id: UUID
+    user_id: UUID | None
     text: str
     user_ids: tuple[UUID, ...] = ()
     user_count: int = 0
+    members: tuple[Member, ...] = ()
+    member_count: int | None = None
+    details: GroupDetails | None = None
 
 
 @dataclass(frozen=True, slots=True)

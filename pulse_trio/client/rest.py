@@ -7,13 +7,16 @@ import msgspec
 import trio
 
 from pulse_trio.client.errors import (
+    CONFLICT,
     AuthenticationFailed,
     ClientError,
+    Conflict,
     ConnectionLost,
     NotAMember,
     ProtocolError,
     Refused,
 )
+from pulse_trio.client.records import Message
 from pulse_trio.client.redaction import identifier, redacted
 from pulse_trio.errors import ErrorCode
 
@@ -24,11 +27,12 @@ T = TypeVar("T")
 
 
 class ErrorBody(msgspec.Struct):
-    """The body of an error."""
+    """The body of an error. `current`: of a `conflict`, the message as it now is."""
 
     code: str
     message: str
     field: str | None = None
+    current: Message | None = None
 
 
 class Rest:
@@ -140,5 +144,7 @@ def error_of(
         return AuthenticationFailed(message, code)
     if code == "not_a_member" or (code == "not_found" and path.startswith("/api/chat/conversations/")):
         return NotAMember(message)
+    if code == CONFLICT:
+        return Conflict(message, error.current)
     seconds = float(retry_after) if retry_after is not None and retry_after.isdecimal() else None
     return Refused(code, message, field=field, status=status, retry_after=seconds)

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 from pulse_trio.client import Address, Backoff, Client, Conversation, NotAMember, User, open_client
 from pulse_trio.client.account import token_problem
@@ -14,8 +13,6 @@ from pulse_trio.terminal.exits import Exit, Stop, warn
 from pulse_trio.terminal.text import safe
 from pulse_trio.texts import text_problem, username_key
 
-PAGE: Final = 200  # conversations in one request
-MAX_READS: Final = 3  # of a list that changes while it is read
 SHOWN: Final = 5  # conversations in an error about several with one name
 
 
@@ -120,7 +117,8 @@ async def find(client: Client, text: str, *, creates: bool) -> Conversation:
             raise Stop(Exit.REFUSED, f"you are not in a conversation {text}") from None
     if text.startswith("@"):
         return await _find_direct(client, text[1:], creates=creates)
-    named = [c for c in await everything(client) if c.is_group and (c.name or "").casefold() == text.casefold()]
+    found = await client.conversations(limit=None)
+    named = [c for c in found if c.is_group and (c.name or "").casefold() == text.casefold()]
     if not named:
         about = "for a one-to-one give @USERNAME"
         raise Stop(Exit.REFUSED, f'you are not in a conversation named "{text}"; {about}')
@@ -130,41 +128,10 @@ async def find(client: Client, text: str, *, creates: bool) -> Conversation:
     return named[0]
 
 
-async def everything(client: Client) -> list[Conversation]:
-    """Returns all conversations of the user, most recent activity first.
-
-    If the order changes between two requests, a conversation may be on no page; the list is then read again, at most
-    `MAX_READS` times.
-    """
-    found: dict[UUID, Conversation] = {}
-    for _ in range(MAX_READS):
-        read, is_whole = await _read(client)
-        if is_whole:
-            return list(read.values())
-        found = read | {key: value for key, value in found.items() if key not in read}
-    return list(found.values())
-
-
-async def _read(client: Client) -> tuple[dict[UUID, Conversation], bool]:
-    """Reads all pages. Each begins with the last conversation of the one before; returns False if one does not."""
-    found: dict[UUID, Conversation] = {}
-    last: UUID | None = None
-    offset = 0
-    is_whole = True
-    while page := await client.conversations(limit=PAGE, offset=offset):
-        is_whole = is_whole and last in (None, page[0].id)
-        found |= {conversation.id: conversation for conversation in page}
-        if len(page) < PAGE:
-            return found, is_whole
-        last = page[-1].id
-        offset += PAGE - 1
-    return found, is_whole and last is None
-
-
 async def _find_direct(client: Client, username: str, *, creates: bool) -> Conversation:
     if _is(client.user, username):
         raise Stop(Exit.REFUSED, f'"{username}" is you: a one-to-one is with another user')
-    for conversation in await everything(client):
+    for conversation in await client.conversations(limit=None):
         if not conversation.is_group and any(_is(user, username) for user in conversation.users if user != client.user):
             return conversation
     if not creates:

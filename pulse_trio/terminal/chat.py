@@ -23,7 +23,7 @@ from pulse_trio.client import (
     Typing,
     Warned,
 )
-from pulse_trio.terminal.access import Access, everything, find, title
+from pulse_trio.terminal.access import Access, find, title
 from pulse_trio.terminal.editor import LineEditor, Outcome
 from pulse_trio.terminal.exits import Exit
 from pulse_trio.terminal.keys import KeyReader, Pasted, Typed
@@ -66,7 +66,7 @@ async def chat(access: Access, name: str | None) -> int:
 
 
 async def _choose(client: Client, output: Output) -> Conversation | None:
-    found = await everything(client)
+    found = await client.conversations(limit=None)
     if not found:
         await output.write("You are in no conversation yet; start one with: pulse-trio chat @USERNAME\n")
         return None

@@ -1,7 +1,7 @@
 """`pulse-trio list`: lists the conversations of a user, for people and for scripts."""
 
 from pulse_trio.client import Conversation, User
-from pulse_trio.terminal.access import Access, everything, name_of, title
+from pulse_trio.terminal.access import Access, name_of, title
 from pulse_trio.terminal.exits import Exit
 from pulse_trio.terminal.streams import Output
 from pulse_trio.terminal.tail import json_line
@@ -10,7 +10,7 @@ from pulse_trio.terminal.tail import json_line
 async def listing(access: Access, *, as_json: bool) -> int:
     """Prints a line for each conversation, most recent activity first."""
     async with access.open() as client:
-        found = await everything(client)
+        found = await client.conversations(limit=None)
         me = client.user
     line = _json if as_json else _line
     await Output(1).write("".join(line(conversation, me) for conversation in found))

@@ -29,6 +29,8 @@ from pulse_trio.terminal.access import Access, find
 from pulse_trio.terminal.exits import Exit
 from pulse_trio.terminal.streams import Output
 
+MAX_USER_IDS: Final = 100  # of users added or removed, in one line
+
 # Characters in JSON strings that a terminal may act on; JSON escapes those below U+0020 anyway.
 _UNSAFE: Final = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -141,9 +143,11 @@ def _fields(event: Event) -> dict[str, Any]:
             kind = type(event).__name__.lower()
             return {"type": kind, "user_id": str(event.user_id), "username": event.username}
         case MembersChanged():
-            fields: dict[str, Any] = {"type": event.what, "user_id": str(event.user_id), "text": event.text}
+            user_id = {} if event.user_id is None else {"user_id": str(event.user_id)}
+            fields: dict[str, Any] = {"type": event.what, **user_id, "text": event.text}
             if event.user_ids:
-                fields |= {"user_ids": [str(user_id) for user_id in event.user_ids], "user_count": event.user_count}
+                user_ids = [str(user_id) for user_id in event.user_ids[:MAX_USER_IDS]]
+                fields |= {"user_ids": user_ids, "user_count": event.user_count}
             return fields
         case ReadPositions():
             positions = [{"user_id": str(user_id), "seq": seq} for user_id, seq in event.positions.items()]
