@@ -13,7 +13,7 @@ const delay = (bench) => bench.client.state.retryAt - bench.clock.time;
 test("the token is in the subprotocols, and not in the URL", async () => {
   const bench = new Bench({ url: "https://chat.example/" });
   const socket = await bench.online();
-  assert.equal(socket.url, "wss://chat.example/api/chat/ws");
+  assert.equal(socket.url, "wss://chat.example/api/chat/ws?features=members,conversation,me");
   assert.deepEqual(socket.protocols, ["pulse.v1", "bearer.TOKEN"]);
 });
 
@@ -345,7 +345,7 @@ test("a page that becomes visible ends the wait, or pings the server", async () 
   const window = new FakeWindow();
   const bench = new Bench({ window, url: undefined });
   const socket = await bench.online();
-  assert.equal(socket.url, "wss://chat.example/api/chat/ws");
+  assert.equal(socket.url, "wss://chat.example/api/chat/ws?features=members,conversation,me");
   window.document.visibilityState = "hidden";
   window.show();
   assert.deepEqual(socket.of("ping"), []);
@@ -617,6 +617,9 @@ test("every REST operation is requested as docs/rest.md says", async () => {
     [() => client.searchUsers("a&b", { limit: 5 }), "GET", "/api/users?query=a%26b&limit=5"],
     [() => client.conversations(), "GET", "/api/chat/conversations"],
     [() => client.conversations({ limit: 2, offset: 4 }), "GET", "/api/chat/conversations?limit=2&offset=4"],
+    [() => client.conversations({ limit: 2, cursor: "c+1" }), "GET", "/api/chat/conversations?limit=2&cursor=c%2B1"],
+    [() => client.conversations({ cursor: null }), "GET", "/api/chat/conversations"],
+    [() => client.searchUsers("a", { cursor: "c" }), "GET", "/api/users?query=a&cursor=c"],
     [() => client.conversation("c/1"), "GET", "/api/chat/conversations/c%2F1"],
     [
       () => client.createConversation({ name: "Team", isGroup: true, participantIds: ["u"] }),

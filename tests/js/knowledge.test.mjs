@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Bench, EPOCH, ME, OTHER, conversation, deleted, edited, later, list, message, page, settle } from "./support.mjs";
+import { Bench, EPOCH, ME, OTHER, after, conversation, deleted, edited, later, list, message, page, settle } from "./support.mjs";
 
 const revs = (bench, ...types) =>
   bench.events.filter(([type]) => (types.length ? types : ["message", "message_updated", "message_deleted"]).includes(type))
@@ -527,7 +527,7 @@ test("read positions requested before the session are requested again", async ()
   assert.deepEqual(await found, { positions: [{ user_id: OTHER, seq: 2 }] });
 });
 
-// --- gaps on a live connection ---
+// --- changes that did not arrive ---
 
 /** Waits until the client has reconnected. */
 async function back(bench) {
@@ -538,91 +538,153 @@ async function back(bench) {
   return bench.socket;
 }
 
-test("after a live gap the client reconnects and emits every change once and in order", async () => {
+/** A frame that follows the one of the rev before. */
+const live = (frame) => after(frame.rev - 1, frame);
+
+test("after a gap the client reconnects and emits every change once and in order", async () => {
   const bench = new Bench();
   const socket = await bench.online();
-  socket.receive(message("a", 1), message("b", 5), message("a", 3));
+  socket.receive(live(message("a", 1)), live(message("b", 5)), live(message("a", 3)));
   assert.equal(socket.isClosed, true);
   assert.equal(bench.client.gaps, 1);
   assert.deepEqual(revs(bench), [1, 5]);
   const next = await back(bench);
   assert.deepEqual(resumed(next), [{ a: 1, b: 5 }]);
-  next.receive(message("a", 2), message("a", 3), message("a", 4), message("b", 6));
+  next.receive(...[message("a", 2), message("a", 3), message("a", 4), message("b", 6)].map(live));
   assert.deepEqual(revs(bench), [1, 5, 2, 3, 4, 6]);
   assert.equal(bench.sockets.length, 2);
   assert.deepEqual(bench.of("reload"), []);
 });
 
-test("a gap right after a list or a whole history is detected", async () => {
-  for (const load of ["conversations", "conversation", "history"]) {
+test("a gap right after a list or a conversation is detected", async () => {
+  for (const load of ["conversations", "conversation"]) {
     const bench = new Bench();
     const socket = await bench.online();
-    const answers = { conversations: list(conversation("a", 3)), conversation: conversation("a", 3), history: page("a", [2, 3], [1, 2]) };
+    const answers = { conversations: list(conversation("a", 3)), conversation: conversation("a", 3) };
     bench.answer = () => [200, answers[load]];
     await bench.client[load]("a");
-    socket.receive(message("a", 5));
+    socket.receive(live(message("a", 5)));
     assert.equal(bench.client.gaps, 1, load);
     const next = await back(bench);
     assert.deepEqual(resumed(next), [{ a: 3 }]);
-    next.receive(message("a", 4), message("a", 5));
+    next.receive(live(message("a", 4)), live(message("a", 5)));
     assert.deepEqual(revs(bench), [4, 5]);
   }
 });
 
-test("missing revs after a part of the history are no gap: older messages may have them", async () => {
-  const bench = new Bench();
-  const socket = await bench.online();
-  bench.answer = () => [200, page("a", [9, 9], [8, 8])];
-  await bench.client.history("a");
-  socket.receive(edited("a", 9, 11));
-  assert.equal(bench.client.gaps, 0);
-  assert.deepEqual(revs(bench), [11]);
+test("changes that no page of history has are no gap", async () => {
+  for (const messages of [[[9, 9], [8, 8]], [[2, 2], [1, 1]]]) {
+    const bench = new Bench();
+    const socket = await bench.online();
+    bench.answer = () => [200, page("a", ...messages)];
+    await bench.client.history("a");
+    socket.receive(live(edited("a", messages[0][0], 11)));
+    assert.equal(bench.client.gaps, 0);
+    assert.deepEqual(revs(bench), [11]);
+  }
 });
 
-test("a resume may skip revs, live frames may not", async () => {
+test("revs of kinds that the client did not ask for are no gap", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(after(0, message("a", 1)), after(1, message("a", 5)));
+  assert.equal(bench.client.gaps, 0);
+  socket.receive(after(7, message("a", 9)));
+  assert.equal(bench.client.gaps, 1);
+  assert.deepEqual(resumed(await back(bench)), [{ a: 5 }]);
+});
+
+test("a server that names no change before does not cause a search", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  socket.receive(message("a", 1), message("a", 3), edited("a", 1, 9));
+  assert.equal(bench.client.gaps, 0);
+  assert.deepEqual(revs(bench), [1, 3, 9]);
+});
+
+test("a resume skips what changed again, and misses nothing", async () => {
   const bench = new Bench();
   (await bench.online()).receive(message("a", 5));
   const socket = await bench.again();
-  socket.receive(edited("a", 2, 8));
+  socket.receive(after(5, edited("a", 2, 8))); // 6 and 7 were changes of the same message
   bench.answer = () => [200, list(conversation("a", 11))];
   await bench.client.conversations();
-  socket.receive(edited("a", 3, 11), message("a", 12, { seq: 6 }));
+  socket.receive(after(8, edited("a", 3, 11)), after(11, message("a", 12, { seq: 6 })));
   assert.equal(bench.client.gaps, 0);
-  socket.receive(message("a", 14, { seq: 8 }));
+  socket.receive(after(13, message("a", 14, { seq: 8 })));
   assert.equal(bench.client.gaps, 1);
   assert.deepEqual(revs(bench), [5, 8, 11, 12]);
 });
 
-test("frames after an empty resume are live", async () => {
+test("a message that changes twice while the client catches up is no gap", async () => {
+  const bench = new Bench();
+  (await bench.online()).receive(after(0, message("a", 1)));
+  const socket = await bench.again();
+  // It was changed to 2 when the resume began, and to 3 before it was sent.
+  socket.receive({ type: "system", event: "left", conversation_id: "a", sender_id: OTHER, last_rev: 2, last_seq: 1 });
+  socket.receive(after(1, edited("a", 1, 3)), after(3, message("a", 4, { seq: 2 })));
+  assert.equal(bench.client.gaps, 0);
+  assert.deepEqual(revs(bench), [1, 3, 4]);
+});
+
+test("a change that is lost while the client catches up is a gap", async () => {
   const bench = new Bench();
   (await bench.online()).receive(message("a", 5));
   const socket = await bench.again();
-  socket.receive({ type: "system", event: "renamed", conversation_id: "a", sender_id: OTHER, last_rev: 5, last_seq: 5 });
-  socket.receive(message("a", 7));
+  socket.receive(after(6, message("a", 7)));
+  assert.equal(bench.client.gaps, 1);
+  assert.deepEqual(resumed(await back(bench)), [{ a: 5 }]);
+});
+
+test("the first change after an empty resume may be missing", async () => {
+  const bench = new Bench();
+  (await bench.online()).receive(message("a", 5));
+  (await bench.again()).receive(live(message("a", 7)));
+  assert.equal(bench.client.gaps, 1);
+});
+
+test("the first change after a history that is resumed may be missing", async () => {
+  const bench = new Bench();
+  (await bench.online()).receive({ type: "system", event: "left", conversation_id: "a", sender_id: OTHER, last_rev: 9, last_seq: 2 });
+  bench.answer = () => [200, page("a", [2, 5], [1, 1])]; // 6 to 9 are changes that no page has
+  await bench.client.history("a");
+  const socket = await bench.again();
+  assert.deepEqual(resumed(socket), [{ a: 5 }]);
+  socket.receive(after(7, edited("a", 1, 8)));
   assert.equal(bench.client.gaps, 1);
 });
 
 test("the answer to a resend is out of order and no gap", async () => {
   const bench = new Bench();
   const socket = await bench.online();
-  socket.receive(message("a", 1));
+  socket.receive(live(message("a", 1)));
   const sent = bench.client.send("a", "hello", { clientId: "mine" });
   await bench.clock.advance(31_000); // no answer: it is sent again
-  socket.receive(message("a", 9, { sender_id: ME, client_id: "mine" }));
+  socket.receive(live(message("a", 9, { sender_id: ME, client_id: "mine" })));
   assert.equal((await sent).rev, 9);
   assert.equal(bench.client.gaps, 0);
-  socket.receive(message("a", 2));
+  socket.receive(live(message("a", 2)));
   assert.deepEqual(revs(bench), [1, 9, 2]);
+  assert.deepEqual(resumed(await bench.again()), [{ a: 2 }]);
+});
+
+test("the answer to a resend in its order is followed by the next change", async () => {
+  const bench = new Bench();
+  (await bench.online()).receive(message("a", 5));
+  const sent = bench.client.send("a", "hello", { clientId: "mine" });
+  const socket = await bench.again(); // it is sent again
+  socket.receive(after(5, message("a", 8, { sender_id: ME, client_id: "mine" })), after(8, message("a", 9)));
+  await sent;
+  assert.equal(bench.client.gaps, 0);
+  assert.deepEqual(revs(bench), [5, 8, 9]);
 });
 
 test("a change that does not exist is looked for once", async () => {
   const bench = new Bench();
   const socket = await bench.online();
-  socket.receive(message("a", 1), message("a", 3));
+  socket.receive(live(message("a", 1)), live(message("a", 3)));
   const next = await back(bench);
-  bench.answer = () => [200, list(conversation("a", 1))];
-  await bench.client.conversations();
-  next.receive(message("a", 3), message("a", 4));
+  next.receive(live(message("a", 3)), live(message("a", 4)));
   assert.equal(bench.client.gaps, 1);
   assert.deepEqual(revs(bench), [1, 3, 4]);
 });
@@ -632,13 +694,12 @@ test("a server that always skips revs is reconnected to less and less often, and
   let socket = await bench.online();
   const waits = [];
   for (let rev = 1; rev <= 41; rev += 2) {
-    socket.receive(message("a", rev));
+    socket.receive(live(message("a", rev)));
     if (!socket.isClosed) continue;
     const closedAt = bench.clock.time;
     socket = await back(bench);
     waits.push(bench.clock.time - closedAt);
-    socket.receive(message("a", rev)); // what the resume brings
-    socket.receive({ type: "system", event: "renamed", conversation_id: "a", sender_id: OTHER, last_rev: rev, last_seq: rev });
+    socket.receive(after(rev - 2, message("a", rev))); // what the resume brings
     await bench.clock.advance(11_000);
   }
   assert.deepEqual(revs(bench), Array.from({ length: 21 }, (_, index) => 2 * index + 1));
@@ -646,24 +707,23 @@ test("a server that always skips revs is reconnected to less and less often, and
   assert.ok(waits.slice(8).every((wait) => wait >= 15_000 && wait <= 31_000), `${waits}`);
 });
 
-test("gaps that a later edit explains do not slow the search for real ones", async () => {
+test("gaps that a later edit explains do not hide real ones", async () => {
   const bench = new Bench();
   let socket = await bench.online();
-  socket.receive(message("a", 1), message("a", 2));
+  socket.receive(live(message("a", 1)), live(message("a", 2)));
   let rev = 2;
   for (let time = 0; time < 4; time += 1) {
     rev += 2;
-    socket.receive(edited("a", 2, rev)); // the edit before it, of the same message, is lost
+    socket.receive(live(edited("a", 2, rev))); // the edit before it, of the same message, is lost
     assert.equal(socket.isClosed, true);
     socket = await back(bench);
-    socket.receive(edited("a", 2, rev)); // the message as it now is
-    socket.receive({ type: "system", event: "renamed", conversation_id: "a", sender_id: OTHER, last_rev: rev, last_seq: 2 });
+    socket.receive(after(rev - 2, edited("a", 2, rev))); // the message as it now is
   }
-  socket.receive(message("a", rev + 2, { seq: 4 }));
+  socket.receive(live(message("a", rev + 2, { seq: 4 })));
   assert.equal(bench.client.gaps, 5);
   socket = await back(bench);
   assert.deepEqual(resumed(socket), [{ a: rev }]);
-  socket.receive(message("a", rev + 1, { seq: 3 }), message("a", rev + 2, { seq: 4 }));
+  socket.receive(live(message("a", rev + 1, { seq: 3 })), live(message("a", rev + 2, { seq: 4 })));
   assert.deepEqual(revs(bench).slice(-2), [rev + 1, rev + 2]);
 });
 
@@ -676,11 +736,9 @@ test("a server that omits a change on every connection is not reconnected to wit
     if (bench.socket === told) continue;
     told = bench.socket;
     told.session();
-    for (let resumed = told.of("resume")[0].revs.a ?? 0; resumed < rev; resumed += 1) told.receive(message("a", resumed + 1));
+    for (let resumed = told.of("resume")[0].revs.a ?? 0; resumed < rev; resumed += 1) told.receive(live(message("a", resumed + 1)));
     rev += 3;
-    bench.answer = () => [200, list(conversation("a", rev - 3))];
-    await bench.client.conversations();
-    told.receive(message("a", rev - 2), message("a", rev));
+    told.receive(live(message("a", rev - 2)), live(message("a", rev)));
   }
   assert.ok(bench.client.gaps > 3);
   assert.ok(bench.sockets.length < 15, `${bench.sockets.length} connections in a minute`);
@@ -695,7 +753,7 @@ test("a gap during a request for the history is detected", async () => {
   let asked = 0;
   const history = bench.client.history("a");
   await bench.client.conversations();
-  socket.receive(message("a", 3)); // 2 is missing
+  socket.receive(live(message("a", 3))); // 2 is missing
   assert.equal(bench.client.gaps, 1);
   await back(bench);
   answers[0].resolve([200, page("a", [1, 1])]);

@@ -57,6 +57,15 @@ class FakeStore extends EventTarget {
     this.tell({ event: "added", user_ids: ids });
   }
 
+  /** As a service with features tells it: the members as they now are. */
+  change(...members) {
+    for (const [id, is_member] of members) {
+      this.members = this.members.filter((user) => user.id !== id);
+      if (is_member) this.join(id);
+    }
+    this.tell({ members: members.map(([id, is_member]) => ({ user_id: id, username: id, is_member })) });
+  }
+
   remove(id) {
     this.members = this.members.filter((user) => user.id !== id);
     this.tell({ event: "removed", user_ids: [id] });
@@ -187,4 +196,43 @@ test("a closed roster sends no more requests", async () => {
   const before = store.requests.length;
   await clock.advance(60_000);
   assert.equal(store.requests.length, before);
+});
+
+// --- a service with features ---
+
+test("members that come and go are shown at once, and nothing is loaded", async () => {
+  const { store, roster, ids } = await showing(300, 300);
+  store.change(["u250", false], ["new", true]);
+  assert.deepEqual(ids(), firstOf(store, 300));
+  store.change(["new", false]);
+  assert.deepEqual(ids(), firstOf(store, 299));
+  await clock.advance(60_000);
+  assert.deepEqual(store.requests, []);
+  assert.equal(roster.ids(store.conversation).has("new"), false);
+});
+
+test("a new member comes after those that are not shown", async () => {
+  const { store, roster, ids } = await showing(300, 200);
+  store.change(["new", true], ["u20", false]);
+  assert.equal(ids().length, 199);
+  assert.deepEqual([ids().includes("new"), roster.ids(store.conversation).has("new")], [false, true]);
+  roster.showMore();
+  await settle();
+  assert.deepEqual(ids(), firstOf(store, 299));
+  roster.showMore();
+  await settle();
+  assert.deepEqual([ids().at(-1), roster.hasMore], ["new", false]);
+});
+
+test("a page older than members that came and went has them as they now are", async () => {
+  const { store, roster, ids } = await showing(150, 100);
+  const answer = later();
+  store.after = () => answer.promise;
+  roster.showMore();
+  await settle(); // the page is read
+  store.change(["new", true], ["u120", false], ["late", true]);
+  store.change(["late", false]);
+  answer.resolve();
+  await settle();
+  assert.deepEqual(ids(), firstOf(store, 150));
 });

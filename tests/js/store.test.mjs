@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Store } from "../../pulse_trio/web/app/store.js";
-import { FakeClock, ME, OTHER, conversation, later, list, message, page, settle } from "./support.mjs";
+import { FakeClock, ME, OTHER, conversation, later, list, members, membership, message, page, properties, settle } from "./support.mjs";
 
 globalThis.document = { visibilityState: "hidden" };
 let clock; // of the test that runs
@@ -354,7 +354,7 @@ async function listed(count, between) {
   const all = Array.from({ length: count }, (_, index) => client.conversationOf(`c${index}`));
   const gone = [];
   store.addEventListener("gone", ({ detail }) => gone.push(detail.id));
-  client.answers.conversations = ({ limit, offset }) => {
+  client.answers.conversations = ({ limit, offset = 0 }) => {
     const answer = { conversations: all.slice(offset, offset + limit), total: all.length };
     between(all, offset);
     return answer;
@@ -484,6 +484,248 @@ test("a conversation that keeps changing is shown as it changes", async () => {
     await settle();
     assert.equal(detailsOf(store).name, `name ${number}`);
   }
+});
+
+// --- a service with features ---
+
+/** Loses the connection and comes back, on a service that resumes the user's own sequence. */
+const resumed = async (client) => {
+  client.tell("state", { state: "waiting" });
+  client.tell("state", { state: "online", isListCurrent: true });
+  await settle();
+};
+
+const idsOf = (store) => store.conversations.get("a").users.map((user) => user.id);
+
+test("a list that was loaded is kept over a lost connection", async () => {
+  const { client, store } = await opened();
+  await resumed(client);
+  assert.equal(client.count("conversations"), 1);
+  await again(client);
+  assert.equal(client.count("conversations"), 2, "on a connection that cannot keep it");
+  assert.equal(store.isListed, true);
+});
+
+test("a list that was never loaded is loaded, though the connection could keep it", async () => {
+  const { client, store } = open();
+  client.fail("conversations", 1, Object.assign(new Error("no"), { status: 404 })); // it is not repeated
+  client.tell("state", { state: "online" });
+  await settle();
+  assert.equal(store.isListed, false);
+  await resumed(client);
+  assert.equal(store.isListed, true);
+});
+
+test("what frames may miss is loaded again for the conversation on the screen", async () => {
+  const { client, store } = await opened();
+  store.open("a");
+  await settle();
+  await resumed(client);
+  assert.deepEqual([client.count("readPositions"), client.count("history"), client.count("conversation")], [2, 1, 0]);
+});
+
+test("a list that cannot be kept is loaded again, and no history", async () => {
+  const { client, store } = open();
+  client.answers.conversations = () => list(client.conversationOf("a"), client.conversationOf("c"));
+  client.tell("state", { state: "online" });
+  await settle();
+  store.open("a");
+  await settle();
+  client.answers.conversations = () => list(client.conversationOf("a"), client.conversationOf("b"));
+  client.tell("reload", { conversation_id: null, only: "list" });
+  await settle();
+  assert.deepEqual([client.count("conversations"), client.count("history")], [2, 1]);
+  assert.deepEqual([...store.conversations.keys()], ["a", "b"]);
+});
+
+test("a membership of an unknown conversation loads that one, one that ended removes it", async () => {
+  const { client, store } = await opened();
+  const gone = [];
+  store.addEventListener("gone", ({ detail }) => gone.push(detail.id));
+  client.tell("membership", membership("b", 5, 0));
+  client.tell("conversation_added", { conversation_id: "b", derived_from: "membership" });
+  await settle();
+  assert.equal(store.conversations.has("b"), true);
+  client.tell("membership", membership("a", 6, false));
+  client.tell("conversation_removed", { conversation_id: "a", derived_from: "membership" });
+  assert.deepEqual([[...store.conversations.keys()], gone], [["b"], ["a"]]);
+  assert.deepEqual([client.count("conversations"), client.count("conversation")], [1, 1]);
+});
+
+test("a read position of another device moves the unread count", async () => {
+  const { client, store } = open();
+  client.answers.conversations = () => list(client.conversationOf("a", 9, { read_seq: 2 }));
+  client.tell("state", { state: "online" });
+  await settle();
+  const unread = () => store.unread(store.conversations.get("a"));
+  assert.equal(unread(), 7);
+  client.tell("membership", membership("a", 5, 6));
+  assert.deepEqual([unread(), store.totalUnread()], [3, 3]);
+  client.tell("membership", membership("a", 6, 4)); // this device has read more meanwhile
+  assert.equal(unread(), 3);
+  assert.equal(client.count("conversation"), 0);
+});
+
+test("members and properties are changed in place, without a request", async () => {
+  const { client, store } = await opened();
+  const told = [];
+  store.addEventListener("members", ({ detail }) => told.push(detail.members.map(({ user_id }) => user_id)));
+  const frame = members("a", 5, { ann: true, [OTHER]: false }, { member_count: 2 });
+  client.tell("member", frame);
+  client.tell("system", { conversation_id: "a", event: "added", user_ids: ["ann"], derived_from: "member" });
+  client.tell("conversation", properties("a", 6, { name: "Team", description: "of two", owner_id: ME }));
+  client.tell("system", { conversation_id: "a", event: "renamed", derived_from: "conversation" });
+  await settle();
+  assert.deepEqual(detailsOf(store), {
+    ...{ name: "Team", description: "of two", owner_id: ME, member_count: 2 },
+    users: [{ id: ME, username: "me" }, { id: "ann", username: "ann" }],
+  });
+  assert.equal(store.title(store.conversations.get("a")), "Team");
+  assert.deepEqual(told, [["ann", OTHER]]);
+  assert.deepEqual([client.count("conversation"), client.count("conversations")], [0, 1]);
+});
+
+test("readers are named by the members as they now are", async () => {
+  const { client, store } = await opened();
+  client.tell("read", { conversation_id: "a", positions: [{ user_id: "ann", seq: 3 }, { user_id: OTHER, seq: 3 }] });
+  const names = () => store.readers(store.conversations.get("a"), 3).names;
+  assert.deepEqual(names(), ["other"]);
+  client.tell("member", members("a", 5, { ann: true, [OTHER]: false }));
+  assert.deepEqual(names(), ["ann"]);
+});
+
+test("frames that an answer contains change nothing, entry by entry", async () => {
+  const { client, store } = open();
+  client.answers.conversations = () => list(client.conversationOf("a", 5, NEW));
+  client.tell("state", { state: "online" });
+  await settle();
+  client.tell("conversation", properties("a", 4, OLD));
+  client.tell("member", members("a", 5, { [OTHER]: true }));
+  assert.deepEqual(detailsOf(store), NEW);
+  client.tell("member", members("a", 6, { [OTHER]: true, ann: true }, { member_count: 2 })); // revs 5 and 6
+  assert.deepEqual(idsOf(store), [ME, "ann"]);
+});
+
+test("an answer older than the frames does not undo them", async () => {
+  const { client, store } = await opened();
+  const listing = later();
+  client.answers.conversations = () => listing.promise;
+  client.tell("reload", { conversation_id: null, only: "list" });
+  client.tell("member", members("a", 5, { [OTHER]: false }, { member_count: 1 }));
+  client.tell("conversation", properties("a", 6, { name: "new", description: "new", owner_id: ME }));
+  listing.resolve(list(client.conversationOf("a", 4, OLD)));
+  await settle();
+  assert.deepEqual(detailsOf(store), NEW);
+  client.answers.conversations = () => list(client.conversationOf("a", 7, OLD)); // newer
+  client.tell("reload", { conversation_id: null, only: "list" });
+  await settle();
+  assert.equal(detailsOf(store).name, "old");
+});
+
+test("a frame about a conversation that is not listed yet loads it: the list under way may be older", async () => {
+  const { client, store } = open();
+  const listing = later();
+  client.answers.conversations = () => listing.promise;
+  client.answers.conversation = () => client.conversationOf("a", 6, NEW);
+  client.tell("state", { state: "online" });
+  client.tell("conversation", properties("a", 6, NEW));
+  await settle();
+  listing.resolve(list(client.conversationOf("a", 4, OLD)));
+  await settle();
+  assert.deepEqual(detailsOf(store), NEW);
+});
+
+test("in a large group new members are counted, removed ones go, and a title keeps its names", async () => {
+  const { client, store } = open();
+  const people = Array.from({ length: 20 }, (_, index) => ({ id: `u${index}`, username: `user${index}` }));
+  const body = (rev, from) => client.conversationOf("a", rev, { users: people.slice(from, from + 10), member_count: 20 - from, has_more_users: true });
+  client.answers.conversations = () => list(body(3, 0));
+  client.answers.conversation = () => body(20, 6);
+  client.tell("state", { state: "online" });
+  await settle();
+  client.tell("member", members("a", 4, { ann: true }, { member_count: 21 }));
+  assert.deepEqual([idsOf(store).includes("ann"), store.conversations.get("a").member_count], [false, 21]);
+  for (let number = 0; number < 6; number += 1) {
+    assert.equal(client.count("conversation"), 0);
+    client.tell("member", members("a", 5 + number, { [`u${number}`]: false }));
+    assert.equal(idsOf(store).includes(`u${number}`), false);
+  }
+  await settle();
+  assert.equal(client.count("conversation"), 1, "4 of the shown users are left");
+  assert.equal(idsOf(store).length, 10);
+});
+
+test("a thousand new members of a small group are counted, and the first hundred shown", async () => {
+  const { client, store } = await opened();
+  const many = Object.fromEntries(Array.from({ length: 1_000 }, (_, index) => [`u${index}`, true]));
+  client.tell("member", members("a", 1_004, many, { member_count: 1_002 }));
+  const { users, member_count, isBrief } = store.conversations.get("a");
+  assert.deepEqual([users.length, member_count, isBrief], [100, 1_002, true]);
+});
+
+test("a history that has every message is not behind when the members have changed", async () => {
+  const { client, store } = await opened();
+  store.open("a");
+  await settle();
+  client.tell("member", members("a", 5, { ann: true }));
+  client.answers.conversations = () => list(client.conversationOf("a", 5, { last_seq: 3, read_seq: 3 }));
+  await again(client);
+  await clock.advance(10_000);
+  assert.equal(client.count("history"), 1);
+});
+
+/** A client whose list has cursors: positions in the order of activity, which `between(all, cursor)` changes. */
+async function listedByCursor(count, between = () => {}) {
+  const { client, store } = open();
+  const all = Array.from({ length: count }, (_, index) => client.conversationOf(`c${index}`));
+  const order = new Map(all.map(({ id }, index) => [id, index])); // a smaller number is more recent
+  const gone = [];
+  const asked = [];
+  store.addEventListener("gone", ({ detail }) => gone.push(detail.id));
+  client.answers.conversations = ({ limit, cursor, offset }) => {
+    asked.push(offset ?? cursor ?? null);
+    const rest = all.filter(({ id }) => order.get(id) > Number(cursor ?? -Infinity)).sort((a, b) => order.get(a.id) - order.get(b.id));
+    const shown = rest.slice(0, limit);
+    const next_cursor = rest.length > limit ? String(order.get(shown.at(-1).id)) : null;
+    const answer = { conversations: shown, total: all.length, next_cursor };
+    between({ all, order }, cursor);
+    return answer;
+  };
+  client.answers.conversation = (id) => all.find((one) => one.id === id) ?? Promise.reject(NOT_FOUND);
+  client.tell("state", { state: "online" });
+  await settle();
+  return { client, store, all, order, gone, asked };
+}
+
+test("a list is loaded by cursor, each page once", async () => {
+  const { store, asked } = await listedByCursor(450);
+  assert.deepEqual(asked, [null, "199", "399"]);
+  assert.equal(store.conversations.size, 450);
+});
+
+test("by cursor, pages that move lose and drop no conversation", async () => {
+  let moves = false;
+  const { client, store, gone, asked } = await listedByCursor(450, ({ all, order }, cursor) => {
+    if (!moves || cursor !== "199") return;
+    order.set("c420", -1); // it moves to a page that was read, by a message
+    client.tell("message", message("c420", 4));
+    all.splice(5, 1); // left on another device
+  });
+  moves = true;
+  asked.length = 0;
+  await again(client);
+  assert.deepEqual(asked, [null, "199", "399"]);
+  assert.deepEqual([store.conversations.size, gone], [450, []], "the one that was left was on a page");
+  client.tell("membership", membership("c5", 9, false));
+  assert.deepEqual(gone, ["c5"]);
+});
+
+test("a conversation on no page is dropped only if the service says that it does not exist", async () => {
+  const { client, store, all, order, gone } = await listedByCursor(450, () => {});
+  all.splice(100, 1);
+  order.set("c300", -Infinity); // on no page, though it exists
+  await again(client);
+  assert.deepEqual([store.conversations.size, gone], [449, ["c100"]]);
 });
 
 // --- large groups ---

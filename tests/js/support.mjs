@@ -192,7 +192,7 @@ export class Bench {
 
 const EVENTS = [
   ...["state", "message", "message_updated", "message_deleted", "typing", "system", "presence", "read", "users"],
-  ...["conversation_added", "conversation_removed", "reload", "token", "signed_out", "error", "outbox"],
+  ...["member", "conversation", "membership", "conversation_added", "conversation_removed", "reload", "token", "signed_out", "error", "outbox"],
 ];
 
 const minute = (rev) => `2026-02-04T10:${String(rev % 60).padStart(2, "0")}:00.000000Z`;
@@ -213,6 +213,36 @@ export function message(conversation, rev, changes = {}) {
     ...changes,
   };
 }
+
+/** A frame as a server with features sends it: with the rev of the change before. */
+export const after = (rev, frame) => ({ ...frame, prev_rev: rev });
+
+/** A `member` frame; `users` has the names of those who now are members (true) or not (false). */
+export function members(conversation, rev, users, changes = {}) {
+  const entries = Object.entries(users).map(([name, is_member], index, { length }) => ({
+    user_id: name,
+    username: name,
+    is_member,
+    rev: rev - length + index + 1,
+    actor_id: OTHER,
+  }));
+  return { type: "member", conversation_id: conversation, rev, member_count: 2, members: entries, ...changes };
+}
+
+/** A `conversation` frame. */
+export function properties(conversation, rev, changes = {}) {
+  const fields = { name: `name of ${rev}`, description: null, owner_id: OTHER, actor_id: OTHER };
+  return { type: "conversation", conversation_id: conversation, rev, ...fields, ...changes };
+}
+
+/** A `membership` frame; a false `readSeq`: the user is not a member. */
+export function membership(conversation, meRev, readSeq, changes = {}) {
+  const own = { is_member: readSeq !== false, read_seq: readSeq || 0, me_rev: meRev, prev_me_rev: meRev - 1 };
+  return { type: "membership", conversation_id: conversation, ...own, ...changes };
+}
+
+/** The fields of a `session` frame of a server with all features. */
+export const featured = (meRev, changes = {}) => ({ features: ["conversation", "me", "members"], me_rev: meRev, ...changes });
 
 export function edited(conversation, seq, rev) {
   return message(conversation, rev, { type: "message_updated", seq, is_edited: true, updated_at: minute(rev) });

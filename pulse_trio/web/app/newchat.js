@@ -1,6 +1,7 @@
 // Chooses people for a new conversation or for a group.
 
 import { avatar, explain, h, icon, iconButton, name } from "./dom.js";
+import { nextPage } from "./paging.js";
 
 const WAIT_MS = 180; // after the last key
 const SHOWN = 20;
@@ -99,11 +100,12 @@ export class PeoplePicker {
       // So many that members do not fill the results.
       const limit = Math.min(MAX_PAGE, SHOWN + this.#except.size);
       const found = [];
-      for (let offset = 0, total = 1; found.length < SHOWN && offset < Math.min(total, MAX_SEARCHED); offset += limit) {
-        const page = await this.#store.client.searchUsers(prefix, { limit, offset });
+      let next = {};
+      for (let read = limit; next !== null && found.length < SHOWN && read <= MAX_SEARCHED + limit; read += limit) {
+        const page = await this.#store.client.searchUsers(prefix, { limit, ...next });
         if (asked !== this.#asked) return; // an older search
-        total = page.total;
         found.push(...page.users.filter((user) => !this.#except.has(user.id)));
+        next = nextPage(page, read);
       }
       found.splice(SHOWN);
       this.#show(prefix, found, found.length === 0 ? "Nobody found." : `${found.length} found.`);

@@ -19,6 +19,7 @@ export class Roster {
   #isClosed;
   #added;
   #removed;
+  #joined;
   #onMembers;
 
   /** `changed()` is called when the shown members change. */
@@ -36,6 +37,7 @@ export class Roster {
     this.#isClosed = false;
     this.#added = new Set(); // ids from frames, which may be on no loaded page
     this.#removed = new Set(); // ids from frames since the load began; its pages may be older
+    this.#joined = new Map(); // id → user, likewise
     this.#onMembers = (event) => this.#follow(event.detail);
     store.addEventListener("members", this.#onMembers);
   }
@@ -67,9 +69,13 @@ export class Roster {
     this.#run();
   }
 
-  /** Follows a change of the members; without an event, frames may have been missed. */
-  #follow({ conversation_id, event, user_ids = [] }) {
+  /** Follows a change of the members; without members and an event, frames may have been missed. */
+  #follow({ conversation_id, event, user_ids = [], members }) {
     if (conversation_id !== null && conversation_id !== this.#id) return;
+    if (members !== undefined) {
+      this.#take(members);
+      return;
+    }
     this.#isStale = true;
     if (event === "added") for (const id of user_ids) this.#added.add(id);
     else if (event !== "removed") this.#added.clear();
@@ -84,8 +90,33 @@ export class Roster {
     if (this.#wanted > 0 && this.#rest === 0) this.#run();
   }
 
+  /** Takes members as they now are: nothing need be loaded. */
+  #take(members) {
+    for (const { user_id: id, username, is_member } of members) {
+      const [now, before] = is_member ? [this.#added, this.#removed] : [this.#removed, this.#added];
+      now.add(id);
+      before.delete(id);
+      if (is_member) this.#joined.set(id, { id, username });
+      else this.#joined.delete(id);
+    }
+    if (this.#loaded !== null) this.#settle(this.#loaded);
+    this.#changed();
+  }
+
+  /** Works in what frames have said since the load began: new members come last. */
+  #settle(loaded) {
+    const known = new Set(loaded.users.map((user) => user.id));
+    const joined = [...this.#joined.values()].filter((user) => !known.has(user.id));
+    loaded.users = this.#present(loaded.cursor === null ? [...loaded.users, ...joined] : loaded.users);
+  }
+
   #present(users, removed = this.#removed) {
     return users.filter((user) => !removed.has(user.id));
+  }
+
+  #loadBegins() {
+    this.#removed.clear();
+    this.#joined.clear();
   }
 
   #run() {
@@ -95,7 +126,7 @@ export class Roster {
   async #load() {
     if (this.#isStale && this.#rest === 0) await this.#loadAgain();
     while (!this.#isClosed && this.#loaded !== null && this.#loaded.cursor !== null && this.#loaded.users.length < this.#wanted) {
-      this.#removed.clear();
+      this.#loadBegins();
       await this.#append(this.#loaded);
       this.#changed();
     }
@@ -104,7 +135,7 @@ export class Roster {
   /** Loads from the first member on. Changes meanwhile cause the next load. */
   async #loadAgain() {
     const loaded = { users: [], cursor: undefined };
-    this.#removed.clear();
+    this.#loadBegins();
     this.#isStale = false;
     try {
       do await this.#append(loaded);
@@ -126,7 +157,8 @@ export class Roster {
     const limit = Math.min(MAX_PAGE, this.#wanted - loaded.users.length);
     const page = await this.#store.client.members(this.#id, { limit, cursor: loaded.cursor });
     const known = new Set(loaded.users.map((user) => user.id));
-    loaded.users = this.#present([...loaded.users, ...page.members.filter((user) => !known.has(user.id))]);
+    loaded.users = [...loaded.users, ...page.members.filter((user) => !known.has(user.id))];
     loaded.cursor = page.next_cursor;
+    this.#settle(loaded);
   }
 }

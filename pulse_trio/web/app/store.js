@@ -2,16 +2,21 @@
 //
 // Views listen to "change", once for a frame of the screen: its detail has the parts that changed, "list", "state",
 // "people" and ids of conversations. "members" reports at once who was added to a conversation or removed.
+//
+// A service with features says what has changed (`member`, `conversation`, `membership`), and a list that was loaded once
+// stays current over a lost connection. One without says that something changed; then it is loaded again.
 
 import { messageOf } from "../pulse-client/index.js";
 import { Answers } from "./answers.js";
+import { applyMembers, applyProperties } from "./changes.js";
 import { Loads } from "./loads.js";
 import { Positions, Typists } from "./others.js";
+import { nextPage } from "./paging.js";
 import { Timeline } from "./timeline.js";
 
 const LIST_PAGE = 200;
 const MAX_LIST = 2000; // conversations; links lead to the others
-const LIST_ROUNDS = 3; // loads of a list whose pages move meanwhile
+const LIST_ROUNDS = 3; // loads of a list whose pages move meanwhile, as they do by offset
 const PAGE = 100;
 const KEPT = 300; // messages of a conversation that is not on the screen
 const KEPT_TIMELINES = 12;
@@ -19,7 +24,8 @@ const MAX_WATCHED = 500; // users; of the service
 const READERS_NAMED = 3;
 const POSITION_PAGES = 5; // of 1,000 positions: the largest group by default
 const BEHIND_MS = 3000;
-const DETAILS = ["name", "description", "owner_id", "member_count", "users", "isBrief"]; // fields without a version
+const NAMED = 5; // users in a title, with the user
+const DETAILS = ["name", "description", "owner_id", "member_count", "users", "isBrief", "details_rev"];
 
 export class Store extends EventTarget {
   #typists;
@@ -233,15 +239,16 @@ export class Store extends EventTarget {
   // --- events of the client ---
 
   #listen() {
-    const on = (type, act) => this.client.addEventListener(type, (event) => act(event.detail));
+    // Of a frame of features the client also derives the events of before, which say less.
+    const on = (type, act) => this.client.addEventListener(type, ({ detail }) => detail?.derived_from || act(detail));
     on("state", (state) => {
       const isNew = state.state === "online" && this.connection.state !== "online";
       this.connection = state;
       this.#changed("state");
       if (!isNew) return;
-      this.#notifyMembers({ conversation_id: null });
       this.#loads.hurry();
-      this.#catchUp();
+      if (state.isListCurrent && this.isListed) this.#resumed();
+      else this.#catchUp();
     });
     for (const type of ["message", "message_updated", "message_deleted"]) on(type, (frame) => this.#receive(frame));
     on("typing", (frame) => {
@@ -264,10 +271,33 @@ export class Store extends EventTarget {
     });
     on("conversation_added", (frame) => this.#refresh(frame.conversation_id));
     on("conversation_removed", (frame) => this.#drop(frame.conversation_id));
-    on("reload", (detail) => this.#reload(detail?.conversation_id ?? null));
+    on("member", (frame) => {
+      this.#notifyMembers(frame);
+      this.#apply(frame, applyMembers);
+    });
+    on("conversation", (frame) => this.#apply(frame, applyProperties));
+    on("membership", (frame) => this.#takeMembership(frame));
+    on("reload", (detail) => {
+      if (detail?.only === "list") this.#reloadList();
+      else this.#reload(detail?.conversation_id ?? null);
+    });
+  }
+
+  /** Continues where the last connection ended: only what frames may miss is loaded again. */
+  #resumed() {
+    const id = this.openId;
+    this.#watched = "";
+    this.#watch();
+    if (id === null) return;
+    if (!this.conversations.has(id)) this.#loadOpen(id);
+    else {
+      this.#loadNewest(id);
+      this.#loadPositions(id);
+    }
   }
 
   async #catchUp() {
+    this.#notifyMembers({ conversation_id: null });
     this.#watched = "";
     await this.#loadList();
     this.#watch();
@@ -281,32 +311,46 @@ export class Store extends EventTarget {
     }, BEHIND_MS);
   }
 
+  async #reloadList() {
+    await this.#loadList();
+    if (this.openId !== null) this.#loadOpen(this.openId); // a list has fewer `users`
+  }
+
   #loadList() {
     return this.#loads.run("list", async () => {
       let reading;
       for (let round = 0; round < LIST_ROUNDS && !reading?.isWhole; round += 1) reading = await this.#readList();
       const missing = [...this.conversations.keys()].filter((id) => !this.#heardOf.has(id));
-      if (reading.total <= LIST_PAGE) for (const id of missing) this.#drop(id); // one page shows one moment
-      else if (reading.total <= MAX_LIST) this.#check(missing);
+      if (reading.pages === 1) for (const id of missing) this.#drop(id); // one page shows one moment
+      else if (reading.isComplete) this.#check(missing);
       this.isListed = true;
       this.#changed("list");
     });
   }
 
-  /** Loads the list by page. It is not whole if a conversation moved to another page between two requests. */
+  /**
+   * Loads the list by page, up to `MAX_LIST`. It is not whole if a conversation moved to another page between two
+   * requests. By cursor none is missed: one that moves was read before, or comes as a frame.
+   */
   async #readList() {
     this.#heardOf.clear();
-    let total = 1;
-    let isWhole = true;
-    for (let offset = 0; offset < Math.min(total, MAX_LIST); offset += LIST_PAGE) {
+    let isSame = true; // the number of conversations
+    let hasCursors = false;
+    let total;
+    let pages = 0;
+    let next = {};
+    while (next !== null && pages * LIST_PAGE < MAX_LIST) {
       const began = this.#answers.begin();
-      const page = await this.client.conversations({ limit: LIST_PAGE, offset });
-      isWhole &&= offset === 0 || page.total === total;
-      total = page.total;
+      const page = await this.client.conversations({ limit: LIST_PAGE, ...next });
       for (const body of page.conversations) this.#take(body, began);
+      isSame &&= pages === 0 || page.total === total;
+      hasCursors = page.next_cursor !== undefined;
+      total = page.total;
+      pages += 1;
+      next = nextPage(page, pages * LIST_PAGE);
     }
-    isWhole &&= total <= LIST_PAGE || this.#heardOf.size >= Math.min(total, MAX_LIST);
-    return { total, isWhole };
+    const isFull = this.#heardOf.size >= Math.min(total, MAX_LIST);
+    return { pages, isComplete: next === null, isWhole: hasCursors || pages === 1 || (isSame && isFull) };
   }
 
   /** Loads conversations that were on no page, one after the other: only "not found" proves that they are gone. */
@@ -318,12 +362,13 @@ export class Store extends EventTarget {
   #take(body, began) {
     if (this.#answers.isRemovedSince(body.id, began)) return;
     const known = this.conversations.get(body.id);
-    const isOutdated = !this.#answers.accept(body.id, began) && known !== undefined;
-    if (isOutdated && known.epoch !== body.epoch) return;
+    const isLate = !this.#answers.accept(body.id, began);
+    if (isLate && known !== undefined && known.epoch !== body.epoch) return;
+    const isOutdated = known?.epoch === body.epoch && (isLate || body.last_rev < known.details_rev);
     const last = body.last_message ? messageOf(body.last_message) : null;
     const conversation = { ...body, last_message: last, read_seq: body.read_seq ?? body.last_seq };
-    conversation.listed_rev = body.last_rev;
-    conversation.isBrief = body.users.length < body.member_count; // `users` are only the first members
+    conversation.listed_rev = conversation.details_rev = body.last_rev;
+    conversation.isBrief = body.has_more_users ?? body.users.length < body.member_count; // `users` are the first members
     if (conversation.isBrief && known?.users.length > body.users.length) conversation.users = known.users; // until it is refreshed
     if (isOutdated) for (const key of DETAILS) conversation[key] = known[key];
     if (known !== undefined && known.epoch === body.epoch) {
@@ -423,9 +468,40 @@ export class Store extends EventTarget {
     return this.#loads.run(`gap ${id}`, load, () => this.timelines.has(id));
   }
 
-  /** Emits "members". A null id or no event: frames may have been missed. */
-  #notifyMembers({ conversation_id, event, user_ids }) {
-    this.dispatchEvent(new CustomEvent("members", { detail: { conversation_id, event, user_ids } }));
+  /**
+   * Emits "members" with `members`, as they now are, or with the `user_ids` of those added or removed (`event`). A null id,
+   * or neither: frames may have been missed.
+   */
+  #notifyMembers({ conversation_id, event, user_ids, members }) {
+    this.dispatchEvent(new CustomEvent("members", { detail: { conversation_id, event, user_ids, members } }));
+  }
+
+  /** Takes a frame about members or properties. */
+  #apply(frame, apply) {
+    const id = frame.conversation_id;
+    const conversation = this.conversations.get(id);
+    const timeline = this.timelines.get(id);
+    this.#heardOf.add(id);
+    if (timeline !== undefined) timeline.rev = Math.max(timeline.rev, frame.rev);
+    if (conversation === undefined) {
+      this.#refresh(id); // a list that is being loaded may be older than the frame
+      return;
+    }
+    conversation.last_rev = Math.max(conversation.last_rev, frame.rev);
+    if (!apply(conversation, frame)) return;
+    if (conversation.isBrief && conversation.users.length < NAMED) this.#refresh(id); // most of those shown were removed
+    this.#watch();
+    this.#changed("list", id);
+  }
+
+  #takeMembership({ conversation_id: id, is_member, read_seq }) {
+    if (!is_member) {
+      this.#drop(id);
+      return;
+    }
+    this.#heardOf.add(id);
+    if (this.conversations.has(id)) this.#read({ conversation_id: id, positions: [{ user_id: this.me.id, seq: read_seq }] });
+    else this.#refresh(id);
   }
 
   #reload(id) {

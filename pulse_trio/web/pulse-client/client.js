@@ -1,82 +1,55 @@
+import { Connection, GAP } from "./connection.js";
+import { announcementOf, readOf, systemOfConversation, systemsOfMembers } from "./derived.js";
 import { Endpoints, pageOf, part } from "./endpoints.js";
 import { PulseError, errorOf, kindOf, nameOf, withoutSecrets } from "./errors.js";
 import { Knowledge } from "./knowledge.js";
-import { Link } from "./link.js";
 import { idOf } from "./messages.js";
 import { Outbox, newClientId, sizeOf } from "./outbox.js";
+import { Own } from "./own.js";
 import { Reads, readFrame } from "./reads.js";
 import { Repeats } from "./repeats.js";
 import { Rest } from "./rest.js";
-import { MIN_RETRY, MAX_RETRY, SECOND, Timers, backoff } from "./timers.js";
+import { Searches } from "./sequence.js";
+import { SECOND, Timers } from "./timers.js";
+import { Tokens } from "./tokens.js";
 
 /**
- * @import { Clock, Conversation, Frame, Message, Options, Page, PageAfter } from "./types.js"
- * @import { SignIn, State, Surroundings, Token } from "./types.js"
+ * @import { Clock, Conversation, ConversationFrame, Frame, MemberFrame, MembershipFrame, Message } from "./types.js"
+ * @import { Options, Page, PageAfter, SignIn, State, Surroundings, Token } from "./types.js"
  */
 
-const STABLE = 10 * SECOND; // milliseconds online that reset the backoff
-const RESTART_SPREAD = 5 * SECOND; // milliseconds; spreads the clients after a restart of the server
 const TYPING_INTERVAL = 2 * SECOND; // milliseconds; the server drops more frequent ones
-const GAP = 0; // in place of a close code: a live frame skipped a rev
-const MAX_VAIN_GAPS = 3; // in a row; then the client waits longer and longer before it looks for the next one
-
-/**
- * Returns a token that a header can hold, or null without one. Browsers quote the token in their own error.
- * @param {string | null | undefined} token
- * @throws {TypeError}
- */
-function sendable(token) {
-  if (token === undefined || token === null || token === "") return null;
-  if (typeof token === "string" && /^[!-~]([ -~]*[!-~])?$/.test(token)) return token;
-  throw new TypeError("The token has a space at an end, a control character (a line feed, say), or one that is not ASCII");
-}
+const FEATURES = ["members", "conversation", "me"]; // that the client asks the server for
 
 /**
  * A user's client.
  *
  * Events, all CustomEvents with their content in `detail`: `state`; the frames `message`, `message_updated`,
- * `message_deleted`, `typing`, `system`, `presence`, `read`, `users`, `conversation_added`, `conversation_removed`;
- * `reload`, `outbox`, `token`, `signed_out`, `error`. docs/javascript.md describes them.
+ * `message_deleted`, `member`, `conversation`, `membership`, `typing`, `system`, `presence`, `read`, `users`,
+ * `conversation_added`, `conversation_removed`; `reload`, `outbox`, `token`, `signed_out`, `error`. docs/javascript.md
+ * describes them.
  */
 export class PulseClient extends Endpoints {
-  #url;
-  #options;
   #random;
   #rest;
-  /** @type {Clock} */
-  #clock;
-  /** @type {Surroundings | null} */
-  #window;
   #timers;
+  /** @type {Tokens} */
+  #tokens;
+  /** @type {Connection} */
+  #connection;
   #outbox;
-  #knowledge = new Knowledge();
+  #searches = new Searches();
+  #knowledge = new Knowledge(this.#searches);
+  #own = new Own();
+  /** @type {readonly string[]} of the present session */
+  #features = [];
   /** @type {State} */
   #state = { state: "closed" };
 
-  /** @type {string | null} */
-  #token;
-  #hasHadToken;
-  /** @type {SignIn} */
-  #signIn = { userId: null };
   /** @type {SignIn[]} of the `auth` frames without an answer */
   #asked = [];
-  #expiresAt = 0; // milliseconds since the epoch; 0: not known
-  #isRenewed = true; // automatically, until `close`
-  /** @type {{handle: any} | null} */
-  #renewal = null;
-
-  /** @type {AbortController | null} from `connect` to `close`, which aborts it */
-  #wanted = null;
-  /** @type {Link | null} */
-  #link = null;
-  /** @type {{token: string | null, signIn: SignIn}} that the connection was opened with */
-  #opened = { token: null, signIn: this.#signIn };
-  /** @type {{handle: any} | null} */
-  #retry = null;
-  /** @type {AbortController | null} of the request that explains a rejected handshake */
-  #explaining = null;
-  #attempts = 0;
-  #onlineSince = 0;
+  /** @type {{token: string, signIn: SignIn}} that the connection was opened with */
+  #opened = { token: "", signIn: { userId: null } };
   #resumeMost;
   #resumeSize = 0; // bytes of the newest `resume`
   /** @type {string | null} */
@@ -96,35 +69,55 @@ export class PulseClient extends Endpoints {
     super((method, path, request) => this.#request(method, path, request));
     const surroundings = options.window === undefined ? globalThis.window : options.window;
     // Node.js and workers have no window, or only parts of one.
-    this.#window = typeof surroundings?.addEventListener === "function" ? surroundings : null;
-    const url = options.url ?? this.#window?.location?.origin;
+    const window = typeof surroundings?.addEventListener === "function" ? surroundings : null;
+    const url = (options.url ?? window?.location?.origin)?.replace(/\/+$/, "");
     if (url === undefined) throw new TypeError("`url` is required where there is no page");
-    this.#url = url.replace(/\/+$/, "");
-    this.#options = {
-      connect: (options.connectSeconds ?? 15) * SECOND,
-      ping: (options.pingSeconds ?? 25) * SECOND,
-      pong: (options.pongSeconds ?? 10) * SECOND,
-      WebSocket: options.WebSocket ?? globalThis.WebSocket,
-    };
     this.#random = options.random ?? Math.random;
-    this.#clock = options.clock ?? {
+    const clock = options.clock ?? {
       setTimeout: (run, ms) => globalThis.setTimeout(run, ms),
       clearTimeout: (handle) => globalThis.clearTimeout(handle),
       now: () => Date.now(),
     };
-    this.#timers = new Timers(this.#clock);
+    this.#timers = new Timers(clock);
     this.#rest = new Rest({
-      url: this.#url,
+      url,
       fetch: options.fetch ?? ((to, init) => globalThis.fetch(to, init)),
-      clock: this.#clock,
+      clock,
       milliseconds: (options.requestSeconds ?? 30) * SECOND,
-      secrets: () => [this.#token],
+      secrets: () => [this.token],
+    });
+    this.#tokens = new Tokens({
+      token: options.token,
+      userId: options.userId,
+      timers: this.#timers,
+      random: this.#random,
+      post: (path, request) => this.#request("POST", path, request),
+      signal: () => this.#connection.signal,
+      onChange: () => this.token !== null && this.#connection.isReady && this.#authenticate(),
+      onAnswer: (token) => this.#emit("token", token),
+    });
+    this.#connection = new Connection({
+      WebSocket: options.WebSocket ?? globalThis.WebSocket,
+      url: `${url.replace(/^http/, "ws")}/api/chat/ws?features=${FEATURES.join(",")}`,
+      timers: this.#timers,
+      random: this.#random,
+      times: {
+        connect: (options.connectSeconds ?? 15) * SECOND,
+        ping: (options.pingSeconds ?? 25) * SECOND,
+        pong: (options.pongSeconds ?? 10) * SECOND,
+      },
+      window,
+      token: () => this.token ?? "",
+      vainSearches: () => this.#searches.vain,
+      onState: (state) => this.#setState(state),
+      onOpen: (token) => (this.#opened = { token, signIn: this.#tokens.signIn }),
+      onFailed: (error) => this.#cannotConnect(error),
+      onFrame: (frame) => this.#received(frame),
+      onEnd: (code) => this.#ended(code),
+      renew: (signal) => this.#renewExpired(signal),
+      explain: (token, signal) => this.#refusal(token, signal),
     });
     this.#repeats = new Repeats({ timers: this.#timers, random: this.#random, run: (names) => this.#repeat(names) });
-    this.#token = sendable(options.token);
-    this.#hasHadToken = this.#token !== null;
-    const userId = this.#hasHadToken ? options.userId : null; // whose the next token is, nobody knows
-    if (userId) this.#signIn.userId = userId;
     this.#resumeMost = options.resumeConversations ?? 1_000;
     this.#outbox = new Outbox({
       timers: this.#timers,
@@ -136,10 +129,10 @@ export class PulseClient extends Endpoints {
       onChange: (id) => this.#emit("outbox", { conversation_id: id }),
       onError: (error) => this.#emit("error", error),
     });
-    if (userId) this.#outbox.load(userId);
+    const { signIn } = this.#tokens;
+    if (signIn.userId !== null) this.#outbox.load(signIn.userId);
     for (const message of options.pending ?? []) {
-      const signIn = message.userId ? { userId: message.userId } : this.#signIn;
-      this.#outbox.restore(message, signIn);
+      this.#outbox.restore(message, message.userId ? { userId: message.userId } : signIn);
     }
   }
 
@@ -154,11 +147,11 @@ export class PulseClient extends Endpoints {
    * @throws {TypeError} No header can hold the new token.
    */
   get token() {
-    return this.#token;
+    return this.#tokens.token;
   }
 
   set token(token) {
-    this.#setToken(sendable(token), 0);
+    this.#tokens.set(token);
   }
 
   /** Unacknowledged messages, for `new PulseClient({pending})`. */
@@ -179,9 +172,14 @@ export class PulseClient extends Endpoints {
     return this.#outbox.unsentCount;
   }
 
-  /** How often a live connection skipped a change; each time the client reconnected to get it. */
+  /** How often a change did not arrive though a later one did; each time the client reconnected to get it. */
   get gaps() {
     return this.#gaps;
+  }
+
+  /** The features of the newest session: of those that the client asks for, those that the server has. */
+  get features() {
+    return this.#features;
   }
 
   // --- accounts ---
@@ -193,8 +191,8 @@ export class PulseClient extends Endpoints {
    * @returns {Promise<Token>}
    */
   async login(username, password) {
-    const token = await this.#requestToken("/api/auth/login", { body: { username, password }, token: null });
-    this.#accept(token);
+    const token = await this.#tokens.request("/api/auth/login", { body: { username, password }, token: null });
+    this.#tokens.accept(token);
     return token;
   }
 
@@ -202,12 +200,8 @@ export class PulseClient extends Endpoints {
    * Renews the token. The client does it by itself before the token ends.
    * @returns {Promise<Token>}
    */
-  async renew() {
-    const old = this.#token;
-    /** @type {Token} */
-    const token = await this.#renewedToken();
-    if (this.#token === old) this.#accept(token, { isRenewal: true });
-    return token;
+  renew() {
+    return this.#tokens.renew();
   }
 
   /**
@@ -216,7 +210,7 @@ export class PulseClient extends Endpoints {
    * @throws {TypeError} No header can hold the token.
    */
   takeRenewed(token) {
-    this.#setToken(sendable(token), 0, { isRenewal: true });
+    this.#tokens.set(token, { isRenewal: true });
   }
 
   // --- conversations ---
@@ -224,12 +218,17 @@ export class PulseClient extends Endpoints {
   /**
    * Loads a page of the user's conversations, the most recently active first.
    * @param {Page} [page]
-   * @returns {Promise<{conversations: Conversation[], total: number, limit: number, offset: number}>}
+   * @returns {Promise<{conversations: Conversation[], total: number, limit: number, offset: number,
+   *   next_cursor?: string | null}>} A server without cursors has no `next_cursor`.
    */
   async conversations(page = {}) {
     const query = pageOf(page);
-    const [list, moment] = await this.#load(null, () => this.#request("GET", "/api/chat/conversations", { query }));
-    list.conversations.forEach((/** @type {Conversation} */ conversation) => this.#listed(conversation, moment));
+    const request = () => this.#request("GET", "/api/chat/conversations", { query });
+    const [list, moment] = await this.#load(null, request, (answer) => answer.conversations);
+    for (const conversation of list.conversations) {
+      this.#listed(conversation, moment);
+      this.#own.listed(conversation);
+    }
     return list;
   }
 
@@ -239,7 +238,8 @@ export class PulseClient extends Endpoints {
    */
   async conversation(id) {
     const path = `/api/chat/conversations/${part(idOf(id))}`;
-    const [conversation, moment] = await this.#load(idOf(id), () => this.#request("GET", path));
+    const [conversation, moment] = await this.#load(idOf(id), () => this.#request("GET", path), (answer) => [answer]);
+    this.#own.listed(conversation);
     return this.#listed(conversation, moment);
   }
 
@@ -269,8 +269,8 @@ export class PulseClient extends Endpoints {
     const isNewest = beforeSeq === undefined && afterSeq === undefined;
     const load = this.#knowledge.loading(idOf(id));
     try {
-      const [page, moment] = await this.#load(load.id, () => this.#request("GET", path, { query }));
-      this.#knowledge.loaded(load, page, isNewest, moment);
+      const [page] = await this.#load(load.id, () => this.#request("GET", path, { query }));
+      this.#knowledge.loaded(load, page, isNewest);
       if (isNewest) this.#knowledge.isBack(load.id); // this page is what a `reload` would ask for
       else this.#reloadIfBack(load.id);
       return page;
@@ -299,22 +299,15 @@ export class PulseClient extends Endpoints {
    * @throws {PulseError} `not_authenticated`: there is no token.
    */
   connect() {
-    if (this.#wanted !== null) return;
-    if (!this.#token) throw new PulseError("not_authenticated", "Log in first");
-    this.#wanted = new AbortController();
-    this.#isRenewed = true;
-    this.#attempts = 0;
-    this.#window?.addEventListener("online", this.#hurry);
-    this.#window?.addEventListener("offline", this.#doubt);
-    this.#window?.document?.addEventListener("visibilitychange", this.#seen);
-    if (this.#expiresAt > 0) this.#renewIn(this.#expiresAt - this.#timers.now());
-    if (this.#isOffline()) this.#wait(0, "offline");
-    else this.#open();
+    if (this.#connection.isWanted) return;
+    if (!this.token) throw new PulseError("not_authenticated", "Log in first");
+    this.#tokens.start();
+    this.#connection.start();
   }
 
   /** Connects without waiting for the next attempt; pings the server if there is a connection. */
   reconnect() {
-    this.#hurry();
+    this.#connection.hurry();
   }
 
   /**
@@ -336,7 +329,7 @@ export class PulseClient extends Endpoints {
   send(conversationId, content, { clientId } = {}) {
     const message = { conversationId, content: String(content), clientId: clientId ?? newClientId() };
     this.#typed.delete(idOf(conversationId)); // a message ends the typing
-    return this.#outbox.add(message, this.#signIn, { isOld: clientId !== undefined });
+    return this.#outbox.add(message, this.#tokens.signIn, { isOld: clientId !== undefined });
   }
 
   /**
@@ -369,7 +362,7 @@ export class PulseClient extends Endpoints {
     if (!this.#isIdentified() || now - (this.#typed.get(key) ?? -Infinity) < TYPING_INTERVAL) return;
     for (const [id, at] of this.#typed) if (now - at >= TYPING_INTERVAL) this.#typed.delete(id);
     this.#typed.set(key, now);
-    this.#link?.send({ type: "typing", conversation_id: key });
+    this.#connection.send({ type: "typing", conversation_id: key });
   }
 
   /**
@@ -379,8 +372,8 @@ export class PulseClient extends Endpoints {
    */
   read(conversationId, seq) {
     const key = idOf(conversationId);
-    if (!this.#reads.note(key, seq, this.#signIn)) return;
-    if (this.#isIdentified()) this.#link?.send(readFrame(key, seq));
+    if (!this.#reads.note(key, seq, this.#tokens.signIn)) return;
+    if (this.#isIdentified()) this.#connection.send(readFrame(key, seq));
   }
 
   /**
@@ -394,94 +387,33 @@ export class PulseClient extends Endpoints {
 
   // --- the connection's life ---
 
-  #open() {
-    const wanted = this.#wanted;
-    if (wanted === null || this.#link !== null) return;
-    this.#timers.clear(this.#retry);
-    this.#retry = null;
-    this.#onlineSince = 0;
-    this.#setState({ state: "connecting" });
-    if (this.#wanted !== wanted) return; // a listener has closed it, and may have connected again
-    const token = this.#token ?? "";
-    this.#opened = { token, signIn: this.#signIn };
-    try {
-      const link = new Link({
-        WebSocket: this.#options.WebSocket,
-        url: `${this.#url.replace(/^http/, "ws")}/api/chat/ws`,
-        token,
-        timers: this.#timers,
-        times: this.#options,
-        onFrame: (frame) => this.#received(frame),
-        onEnd: (code, reason) => {
-          this.#link = null;
-          this.#ended(code, reason, token, link.isOpen);
-        },
-      });
-      this.#link = link;
-    } catch (error) {
-      this.#stop("failed");
-      this.#emit("error", new PulseError("cannot_connect", `The WebSocket cannot be made: ${kindOf(error)}`));
-    }
+  /** @param {unknown} error */
+  #cannotConnect(error) {
+    this.#stop("failed");
+    this.#emit("error", new PulseError("cannot_connect", `The WebSocket cannot be made: ${kindOf(error)}`));
   }
 
-  /**
-   * Handles the end of a connection: decides when to reconnect.
-   * @param {number} code Of the close frame, or `GAP`.
-   * @param {string} told The reason.
-   * @param {string} token Of the connection.
-   * @param {boolean} wasOpen
-   */
-  async #ended(code, told, token, wasOpen) {
-    const reason = withoutSecrets(told, [token, this.#token]);
-    const wanted = this.#wanted;
-    if (wanted === null) return;
+  /** @param {number} code Of the close frame, or `GAP`. */
+  #ended(code) {
     if (code === 1009 && !this.#outbox.tooLarge(this.#resumeSize)) this.#halveResume();
     this.#outbox.disconnected();
-    if (this.#onlineSince > 0 && this.#timers.now() - this.#onlineSince >= STABLE) this.#attempts = 0;
-    const isFirst = this.#attempts === 0;
-    let delay = backoff(this.#attempts, this.#random);
-    this.#attempts += 1;
-    if (code === 1012) {
-      delay = Math.max(delay, this.#random() * RESTART_SPREAD);
-    } else if (code === 4401) {
-      if (this.#token !== token || (await this.#renewed(wanted, reason))) delay = isFirst ? 0 : delay;
-    } else if (code === GAP && this.#knowledge.vainGaps >= MAX_VAIN_GAPS) {
-      const most = Math.min(MAX_RETRY, MIN_RETRY * 2 ** Math.min(this.#knowledge.vainGaps, 16));
-      delay = Math.max(delay, most * (0.5 + this.#random() / 2));
-    } else if (code === 4408 || code === GAP) {
-      delay = isFirst ? 0 : delay;
-    } else if (code === 4409) {
-      this.#loseAll();
-    } else if (code === 4429) {
-      this.#outbox.slower();
-      delay += RESTART_SPREAD;
-    } else if (!wasOpen) {
-      const explaining = new AbortController();
-      this.#explaining = explaining;
-      delay = Math.max(delay, await this.#refusal(token, explaining.signal));
-      if (explaining.signal.aborted) delay = 0; // `reconnect` does not wait
-      if (this.#explaining === explaining) this.#explaining = null;
-    }
-    if (!wanted.signal.aborted) this.#wait(delay, reason || `closed with ${code}`);
+    if (code === 4409) this.#loseAll();
+    if (code === 4429) this.#outbox.slower();
   }
 
   /**
    * Renews an expired token; returns true if there is a new one. Signs out if the server rejects the renewal.
-   * @param {AbortController} wanted
-   * @param {string} reason For the state.
+   * @param {AbortSignal} signal
    */
-  async #renewed(wanted, reason) {
-    this.#setState({ state: "connecting", reason });
-    if (wanted.signal.aborted) return false;
-    const old = this.#token;
+  async #renewExpired(signal) {
+    const old = this.token;
     try {
-      const token = await this.#renewedToken(wanted.signal);
-      if (!wanted.signal.aborted && this.#token === old) this.#accept(token, { isRenewal: true });
+      await this.#tokens.renew(signal);
       return true;
     } catch (error) {
-      if (this.#token !== old) return true; // the page has set another meanwhile
+      if (this.token !== old) return true; // the page has set another meanwhile
       const status = error instanceof PulseError ? error.status : 0;
-      if (!wanted.signal.aborted && (status === 401 || status === 403)) this.#signOut();
+      if (!signal.aborted && (status === 401 || status === 403)) this.#signOut();
       return false;
     }
   }
@@ -503,63 +435,20 @@ export class PulseClient extends Endpoints {
     return 0;
   }
 
-  /**
-   * @param {number} delay
-   * @param {string} reason
-   */
-  #wait(delay, reason) {
-    const isOffline = this.#isOffline();
-    // A browser may report no network by mistake; if it does not, the `online` event comes first.
-    const ms = isOffline ? MAX_RETRY : delay;
-    this.#timers.clear(this.#retry);
-    this.#retry = this.#timers.set(ms, () => this.#open());
-    this.#setState({ state: isOffline ? "offline" : "waiting", retryAt: this.#timers.now() + ms, reason });
-  }
-
-  /** Ends a wait: there is a network again, or the page became visible. */
-  #hurry = () => {
-    if (this.#link !== null) {
-      this.#link.probe();
-    } else if (this.#retry !== null) {
-      this.#attempts = 0;
-      this.#open();
-    } else if (this.#explaining !== null) {
-      this.#attempts = 0;
-      this.#explaining.abort();
-    }
-  };
-
-  #doubt = () => {
-    if (this.#link !== null) this.#link.probe();
-    else if (this.#retry !== null) this.#wait(0, "offline");
-  };
-
-  #seen = () => {
-    if (this.#window?.document?.visibilityState === "visible") this.#hurry();
-  };
-
-  #isOffline() {
-    return this.#window?.navigator?.onLine === false;
-  }
-
   /** @param {string} reason */
   #stop(reason) {
-    const wasWanted = this.#wanted !== null;
-    this.#wanted?.abort();
-    this.#wanted = null;
-    this.#explaining?.abort();
-    this.#explaining = null;
-    this.#link?.close();
-    this.#link = null;
+    const wasWanted = this.#connection.stop();
     this.#outbox.disconnected();
     this.#timers.clearAll();
-    this.#retry = this.#renewal = null;
+    this.#tokens.stop();
     this.#repeats.stopped();
-    this.#isRenewed = false;
-    this.#window?.removeEventListener("online", this.#hurry);
-    this.#window?.removeEventListener("offline", this.#doubt);
-    this.#window?.document?.removeEventListener("visibilitychange", this.#seen);
     if (wasWanted) this.#setState({ state: "closed", reason });
+  }
+
+  #signOut() {
+    this.#tokens.set(null); // first: a listener to `closed` may sign in
+    this.#stop("signed_out");
+    this.#emit("signed_out", null);
   }
 
   // --- frames ---
@@ -573,14 +462,17 @@ export class PulseClient extends Endpoints {
       case "message_updated":
       case "message_deleted":
         return this.#changed(frame);
+      case "member":
+      case "conversation":
+        return this.#detailsChanged(/** @type {MemberFrame | ConversationFrame} */ (frame));
+      case "membership":
+        return this.#ownChanged(/** @type {MembershipFrame} */ (frame));
       case "error":
         return this.#refused(frame);
       case "auth":
         return this.#authenticated(frame);
       case "conversation_added":
-        this.#knowledge.heardOf(frame.conversation_id);
-        this.#emit(frame.type, frame);
-        return this.#reloadIfBack(frame.conversation_id);
+        return this.#added(frame);
       case "conversation_removed":
         return this.#removed(frame);
       case "read":
@@ -600,49 +492,46 @@ export class PulseClient extends Endpoints {
 
   /** @param {Frame} frame */
   #started(frame) {
-    const link = /** @type {Link} */ (this.#link);
     const isOther = this.#userId !== null && this.#userId !== frame.user_id;
     const isAfresh = isOther || this.#knowledge.isOfOther(frame.epoch);
     if (isOther) this.#users += 1;
-    if (isAfresh) this.#knowledge.clear();
+    if (isAfresh) {
+      this.#knowledge.clear();
+      this.#own.end();
+    }
     this.#knowledge.epoch = frame.epoch;
+    this.#features = Array.isArray(frame.features) ? frame.features : [];
     this.#userId = frame.user_id;
-    this.#identify(frame.user_id);
-    this.#onlineSince = this.#timers.now();
+    this.#tokens.identify(this.#opened.signIn, frame.user_id);
+    this.#connection.started();
     const { revs, others } = this.#knowledge.resume(this.#resumeMost);
-    const resume = { type: "resume", revs, epoch: frame.epoch };
+    const me = this.#own.begin(this.#features.includes("me") ? frame.me_rev : undefined);
+    const resume = { type: "resume", revs, epoch: frame.epoch, ...(me === undefined ? {} : { me }) };
     this.#resumeSize = sizeOf(resume);
-    link.send(resume);
+    this.#connection.send(resume);
     this.#asked = [];
     this.#repeats.clear();
-    this.#reads.keepOnly(this.#signIn, this.#userId);
+    this.#reads.keepOnly(this.#tokens.signIn, this.#userId);
     this.#sendAgain();
     // The answer tells the token's lifetime and, for one that came during the handshake, its user.
-    if (this.#expiresAt === 0 || this.#token !== this.#opened.token) this.#authenticate();
-    this.#outbox.connected((message) => link.send(message), frame.user_id, this.#signIn);
-    this.#setState({ state: "online" });
+    if (!this.#tokens.isLifetimeKnown || this.token !== this.#opened.token) this.#authenticate();
+    this.#outbox.connected((message) => this.#connection.send(message), frame.user_id, this.#tokens.signIn);
+    this.#setState({ state: "online", isListCurrent: me !== undefined });
     if (isAfresh) this.#emit("reload", { conversation_id: null });
     for (const id of others) this.#emit("reload", { conversation_id: id });
   }
 
-  /** @param {string} userId The user of the token that opened the session. */
-  #identify(userId) {
-    const { signIn } = this.#opened;
-    if (signIn.userId === null) signIn.userId = userId;
-    else if (signIn.userId !== userId && signIn === this.#signIn) this.#signIn = { userId };
-  }
-
   /** Sends the newest token to the session. */
   #authenticate() {
-    this.#asked.push(this.#signIn);
-    this.#link?.send({ type: "auth", token: this.#token });
+    this.#asked.push(this.#tokens.signIn);
+    this.#connection.send({ type: "auth", token: this.token });
   }
 
   /** @param {Frame} frame Confirms that the token is of the session's user. */
   #authenticated(frame) {
     const signIn = this.#asked.shift();
     this.#repeats.succeeded();
-    if (this.#expiresAt === 0) this.#expiresIn(frame.expires_in);
+    if (!this.#tokens.isLifetimeKnown) this.#tokens.expiresIn(frame.expires_in);
     if (signIn === undefined || signIn.userId !== null) return;
     signIn.userId = this.#userId;
     this.#sendReads();
@@ -651,7 +540,7 @@ export class PulseClient extends Endpoints {
 
   /** Returns true if the session is known to belong to the present sign-in. */
   #isIdentified() {
-    return this.#link?.isReady === true && this.#signIn.userId === this.#userId;
+    return this.#connection.isReady && this.#tokens.signIn.userId === this.#userId;
   }
 
   /** @param {Frame} frame */
@@ -665,6 +554,30 @@ export class PulseClient extends Endpoints {
     this.#reloadIfBack(frame.conversation_id);
   }
 
+  /** @param {MemberFrame | ConversationFrame} frame */
+  #detailsChanged(frame) {
+    const found = this.#knowledge.noteDetails(frame);
+    if (found === "gap") this.#reconnectForGap();
+    if (found !== "news") return;
+    this.#emit(frame.type, frame);
+    const events = frame.type === "member" ? systemsOfMembers(frame) : [systemOfConversation(frame)];
+    for (const event of events) this.#emit(event.type, event);
+  }
+
+  /** @param {MembershipFrame} frame */
+  #ownChanged(frame) {
+    const found = this.#own.note(frame, this.#searches);
+    if (found === "gap") this.#reconnectForGap();
+    if (found !== "news") return;
+    const { isAdded, isRead } = this.#own.take(frame);
+    const read = readOf(frame, this.#userId);
+    if (frame.is_member && this.#reads.confirm(read, this.#userId)) this.#repeats.succeeded();
+    this.#emit(frame.type, frame);
+    if (isAdded) this.#added(announcementOf(frame));
+    else if (!frame.is_member) this.#removed(announcementOf(frame));
+    else if (isRead) this.#emit(read.type, read);
+  }
+
   /** @param {string} id A conversation of the user. */
   #reloadIfBack(id) {
     if (this.#knowledge.isBack(id)) this.#emit("reload", { conversation_id: id });
@@ -673,17 +586,19 @@ export class PulseClient extends Endpoints {
   /** Reconnects because a change is missing; the next connection resumes from before it. */
   #reconnectForGap() {
     this.#gaps += 1;
-    this.#link?.close();
-    this.#link = null;
-    this.#ended(GAP, "a change is missing", "", true);
+    this.#connection.end(GAP, "a change is missing");
   }
 
   /** @param {Frame} told */
   #refused(told) {
-    const content = withoutSecrets(told.content, [this.#opened.token, this.#token]);
-    const [code, field] = [told.code, told.field].map((name) => nameOf(name, this.#token));
+    const content = withoutSecrets(told.content, [this.#opened.token, this.token]);
+    const [code, field] = [told.code, told.field].map((name) => nameOf(name, this.token));
     /** @type {Frame} */
     const frame = { ...told, content, code: code ?? "unknown", field };
+    if (frame.code === "cannot_resume" && frame.field === "me") {
+      this.#own.clear();
+      return this.#emit("reload", { conversation_id: null, only: "list" });
+    }
     if (frame.code === "cannot_resume") {
       if (frame.conversation_id === undefined) return this.#loseAll();
       this.#knowledge.lose(frame.conversation_id);
@@ -699,9 +614,7 @@ export class PulseClient extends Endpoints {
     }
     if (frame.code === "invalid_token") {
       // The answer to `auth`: the token is another user's, or invalid. A handshake with it shows which.
-      this.#link?.close();
-      this.#link = null;
-      this.#ended(4401, frame.content, "", true);
+      this.#connection.end(4401, frame.content);
       return undefined;
     }
     if (frame.code === "unavailable" && frame.client_id === undefined) {
@@ -718,6 +631,13 @@ export class PulseClient extends Endpoints {
   }
 
   /** @param {Frame} frame */
+  #added(frame) {
+    this.#knowledge.heardOf(frame.conversation_id);
+    this.#emit(frame.type, frame);
+    this.#reloadIfBack(frame.conversation_id);
+  }
+
+  /** @param {Frame} frame */
   #removed(frame) {
     const id = frame.conversation_id;
     this.#knowledge.forget(id);
@@ -729,6 +649,8 @@ export class PulseClient extends Endpoints {
 
   #loseAll() {
     this.#knowledge.clear();
+    if (this.#connection.isReady) this.#own.clear();
+    else this.#own.end();
     this.#emit("reload", { conversation_id: null });
   }
 
@@ -739,7 +661,7 @@ export class PulseClient extends Endpoints {
 
   /** Repeats what may have been lost with a connection, or rejected. */
   #sendAgain() {
-    if (!this.#link?.isReady) return;
+    if (!this.#connection.isReady) return;
     if (this.#asked.length > 0) {
       this.#asked = [];
       this.#authenticate();
@@ -749,118 +671,20 @@ export class PulseClient extends Endpoints {
   }
 
   #sendWatched() {
-    if (this.#watched !== null && this.#link?.isReady) this.#link.send({ type: "watch", user_ids: this.#watched });
+    if (this.#watched === null || !this.#connection.isReady) return;
+    this.#connection.send({ type: "watch", user_ids: this.#watched });
   }
 
   /** @param {Set<string>} names Frames that the server could not take a moment ago: `auth`, `watch`, `read`. */
   #repeat(names) {
-    if (!this.#link?.isReady) return; // the next session is sent everything
+    if (!this.#connection.isReady) return; // the next session is sent everything
     if (names.has("auth")) this.#authenticate();
     if (names.has("watch")) this.#sendWatched();
     if (names.has("read")) this.#sendReads();
   }
 
   #sendReads() {
-    for (const frame of this.#reads.frames(this.#userId)) this.#link?.send(frame);
-  }
-
-  // --- tokens ---
-
-  /**
-   * @param {Token} token From login or renewal.
-   * @param {{isRenewal?: boolean}} [options]
-   */
-  #accept(token, options) {
-    this.#isRenewed = true;
-    this.#setToken(token.access_token, token.expires_in, options);
-    this.#emit("token", token);
-  }
-
-  /**
-   * @param {string | null} token
-   * @param {number} expiresIn Seconds; 0: not known.
-   * @param {{isRenewal?: boolean}} [options] `isRenewal`: it is the same user's.
-   */
-  #setToken(token, expiresIn, { isRenewal = false } = {}) {
-    if (token === this.#token) return;
-    this.#token = token;
-    if (token !== null) this.#signedIn(isRenewal);
-    this.#expiresAt = 0;
-    this.#timers.clear(this.#renewal);
-    this.#expiresIn(expiresIn);
-    if (token !== null && this.#link?.isReady) this.#authenticate();
-  }
-
-  /**
-   * Begins a sign-in, unless the token is a renewed one. Messages from before the first token belong to its user.
-   * @param {boolean} isRenewal
-   */
-  #signedIn(isRenewal) {
-    if (this.#hasHadToken && !isRenewal) this.#signIn = { userId: null };
-    this.#hasHadToken = true;
-  }
-
-  /** @param {number} seconds Lifetime of the token. */
-  #expiresIn(seconds) {
-    if (!(seconds > 0)) return;
-    this.#expiresAt = this.#timers.now() + seconds * SECOND;
-    this.#renewIn(seconds * SECOND);
-  }
-
-  /** @param {number} left Milliseconds until the token ends. */
-  #renewIn(left) {
-    this.#timers.clear(this.#renewal);
-    const early = 0.7 + 0.1 * this.#random(); // spreads the tabs, and leaves time to retry
-    this.#renewal = this.#timers.set(Math.max(SECOND, left * early), () => this.#renewInTime(0), { background: true });
-  }
-
-  /** @param {number} attempt */
-  async #renewInTime(attempt) {
-    const { now } = this.#clock;
-    const token = this.#token;
-    const endsAt = this.#expiresAt;
-    try {
-      const renewed = await this.#renewedToken(this.#wanted?.signal);
-      if (this.#token !== token || !this.#isRenewed) return;
-      this.#accept(renewed, { isRenewal: true });
-      // The sign-in ends: another renewal would not prolong it.
-      if (this.#expiresAt <= endsAt + SECOND) this.#timers.clear(this.#renewal);
-    } catch (error) {
-      const status = error instanceof PulseError ? error.status : 0;
-      const isFinal = status === 401 || status === 403 || status === 404;
-      if (isFinal || this.#token !== token || !this.#isRenewed || now() >= endsAt) return; // the close code 4401 decides
-      const delay = SECOND + backoff(attempt, this.#random);
-      this.#renewal = this.#timers.set(delay, () => this.#renewInTime(attempt + 1), { background: true });
-    }
-  }
-
-  /**
-   * @param {AbortSignal} [signal]
-   * @returns {Promise<Token>}
-   */
-  #renewedToken(signal) {
-    return this.#requestToken("/api/auth/renew", { signal, keepsToken: true });
-  }
-
-  /**
-   * @param {string} path
-   * @param {object} options Of `#request`.
-   * @returns {Promise<Token>}
-   */
-  async #requestToken(path, options) {
-    const token = await this.#request("POST", path, options);
-    try {
-      if (sendable(token?.access_token) !== null) return token;
-    } catch {
-      // Reported below as the server's fault.
-    }
-    throw new PulseError("bad_answer", `POST ${path} was answered with a token that cannot be sent`);
-  }
-
-  #signOut() {
-    this.#setToken(null, 0); // first: a listener to `closed` may sign in
-    this.#stop("signed_out");
-    this.#emit("signed_out", null);
+    for (const frame of this.#reads.frames(this.#userId)) this.#connection.send(frame);
   }
 
   // --- REST ---
@@ -870,15 +694,17 @@ export class PulseClient extends Endpoints {
    * request, the answer may be older than the first of them. The backoff bounds how often that happens.
    * @param {string | null} id The answer's conversation; null: any, or something that no session resumes.
    * @param {() => Promise<any>} request
+   * @param {(answer: any) => Conversation[]} [shown] Lists the conversations in an answer.
    * @returns {Promise<[any, number]>} The answer, and the moment of its request.
    */
-  async #load(id, request) {
+  async #load(id, request, shown = () => []) {
     const users = this.#users;
     for (;;) {
       const { moment } = this.#knowledge;
       const answer = await request();
       if (users !== this.#users) throw new PulseError("other_user", "Another user signed in before the answer came");
-      if (this.#knowledge.isCovered(moment, id)) return [answer, moment];
+      const isOlder = shown(answer).some((conversation) => this.#knowledge.isOlder(conversation));
+      if (this.#knowledge.isCovered(moment, id) && !isOlder) return [answer, moment];
     }
   }
 
@@ -887,9 +713,9 @@ export class PulseClient extends Endpoints {
    * @param {number} moment Of the request.
    */
   #listed(conversation, moment) {
-    if (this.#knowledge.isOfOther(conversation.epoch) && !this.#link?.isReady) {
+    if (this.#knowledge.isOfOther(conversation.epoch) && !this.#connection.isReady) {
       this.#knowledge.epoch = conversation.epoch;
-      this.#loseAll();
+      this.#loseAll(); // without a session
     }
     this.#knowledge.listed(conversation, moment);
     this.#reloadIfBack(conversation.id);
@@ -904,11 +730,11 @@ export class PulseClient extends Endpoints {
    * @returns {Promise<any>}
    */
   async #request(method, path, options = {}) {
-    const token = options.token === undefined ? this.#token : options.token;
+    const token = options.token === undefined ? this.token : options.token;
     try {
       return await this.#rest.request(method, path, { ...options, token });
     } catch (error) {
-      const isSignedOut = error instanceof PulseError && error.code === "invalid_token" && token === this.#token;
+      const isSignedOut = error instanceof PulseError && error.code === "invalid_token" && token === this.token;
       if (isSignedOut && !options.keepsToken) this.#signOut();
       throw error;
     }

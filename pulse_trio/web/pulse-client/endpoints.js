@@ -35,7 +35,8 @@ export class Endpoints extends EventTarget {
    * Finds users whose name begins with a prefix.
    * @param {string} prefix
    * @param {Page} [page]
-   * @returns {Promise<{users: User[], total: number, limit: number, offset: number}>}
+   * @returns {Promise<{users: User[], total: number, limit: number, offset: number, next_cursor?: string | null}>} A
+   *   server without cursors has no `next_cursor`.
    */
   searchUsers(prefix, page = {}) {
     return this.#request("GET", "/api/users", { query: { query: prefix, ...pageOf(page) } });
@@ -117,6 +118,6 @@ export const part = (text) => encodeURIComponent(text);
  * Returns the query of a page.
  * @param {Page} page
  */
-export function pageOf({ limit, offset }) {
-  return { limit, offset };
+export function pageOf({ limit, offset, cursor }) {
+  return { limit, offset, cursor: cursor ?? undefined };
 }

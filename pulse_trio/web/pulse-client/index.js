@@ -18,8 +18,8 @@
  *
  * ## Show what the server has
  *
- * Load the list when the client is `online`, and a history when it is shown. Put each change in its place by `seq`, the
- * message's position in its conversation.
+ * Load the list when the client is `online` (unless `isListCurrent` says that it is kept), and a history when it is shown.
+ * Put each change in its place by `seq`, the message's position in its conversation.
  *
  *     const { conversations } = await client.conversations();
  *     const { messages } = await client.history(conversations[0].id); // newest first
@@ -31,7 +31,8 @@
  * Each change arrives once and in order, also after a lost connection: the client resumes every conversation from the
  * highest `rev` (the number of a change in its conversation) up to which the page knows everything. When the server
  * cannot resume one, `reload` asks the page to load its history again. A history or list that is older than the frames
- * of the connection is requested again before the page gets it.
+ * of the connection is requested again before the page gets it. The list is kept by `membership` events, members and
+ * names by `member` and `conversation` events.
  *
  * ## Send
  *
@@ -62,10 +63,15 @@
  *
  * | module | |
  * |---|---|
- * | `client.js` | `PulseClient`: holds the others together, decides when to connect |
+ * | `client.js` | `PulseClient`: holds the others together, takes frames |
+ * | `connection.js` | `Connection`: decides when to connect again |
+ * | `tokens.js` | `Tokens`: the token, its renewal, whose it is |
  * | `endpoints.js` | `Endpoints`: operations of REST that need nothing else |
  * | `link.js` | `Link`: one WebSocket from its handshake to its end, with pings |
  * | `knowledge.js` | `Knowledge`: which changes of which conversation have reached the page |
+ * | `own.js` | `Own`: the user's own sequence of memberships and read positions |
+ * | `sequence.js` | `Sequence`: numbered changes, and the search for one that did not arrive |
+ * | `derived.js` | the events of a server without features, from the frames of features |
  * | `outbox.js` | `Outbox`: messages that are not acknowledged, in order |
  * | `stored.js` | `StoredMessages`: the outbox's copy in the page's storage |
  * | `reads.js` | `Reads`: read positions that are not confirmed |

@@ -1,6 +1,10 @@
 import { mergeChanges } from "./messages.js";
+import { Sequence } from "./sequence.js";
 
-/** @import { Conversation, Frame, Message } from "./types.js" */
+/**
+ * @import { Searches } from "./sequence.js"
+ * @import { Conversation, ConversationFrame, Frame, MemberFrame, Message } from "./types.js"
+ */
 
 const MAX_AHEAD = 2_000; // messages of one conversation that are remembered beyond its rev
 
@@ -20,10 +24,14 @@ const MAX_AHEAD = 2_000; // messages of one conversation that are remembered bey
  * Example: `rev` is 5 and a page shows revs 3, 8 and 9. The changes 6 and 7 may be edits of older messages, so `rev` stays
  * 5, and `ahead` holds 8 and 9. The frames 6 to 9 are then news, news, known, known.
  *
- * Live frames skip no rev. A skipped one means that a change was lost: the client reconnects and resumes from `rev`.
- * Frames of a resume may skip revs (of two edits of a message it has the last), so the client must know where the resume
- * ends: at `target`, from an answer or a `system` frame of this session. From there on, and from the beginning if nothing
- * is resumed, the next change is `head` + 1.
+ * Each frame names the rev of the one before it. If that one has not arrived, the client reconnects and resumes from
+ * `rev`: see `Sequence`. A session begins at the resume point; without one, at its first frame or where an answer or a
+ * `system` frame says that the conversation is.
+ *
+ * Members and properties of a conversation change with revs as well, but are in no page of history. So `rev`, which may
+ * come from a page, does not tell whether such a change is news; `details` does. And a page sets no higher `rev` than the
+ * conversation had when the page last loaded it; a conversation that is older than `rev` then is requested again: see
+ * `isOlder`.
  *
  * The frames of a conversation begin afresh with each session that does not resume it, and when the user is added again.
  * An answer to a request before that may be older than the first of them: see `isCovered`.
@@ -34,12 +42,12 @@ export class Knowledge {
   /** @type {number} how often frames of any conversation have begun afresh */
   moment = 0;
   /**
-   * @typedef {{rev: number | null, ahead: Map<string, number>, activeAt: string, since: number, isResumed: boolean,
-   *   target: number | null, head: number | null, gap: number | null, base: number, hasNewest: boolean,
+   * @typedef {{rev: number | null, pageRev: number, listed: number, details: number, sequence: Sequence,
+   *   ahead: Map<string, number>, activeAt: string, since: number, base: number, hasNewest: boolean,
    *   pages: {revs: Map<string, number>, isNewest: boolean}[]}} Known
-   *   `since`: the moment from which all its frames have arrived. `isResumed`, `target`, `head`: of the present session.
-   *   `gap`: the rev of a frame before which a change was missing; null once the client has looked for it.
-   *   `base`, `hasNewest`, `pages`: of pages that were requested together.
+   *   `pageRev`: the `rev` that a page of history has set, or 0. `listed`: the highest rev of the conversation as REST
+   *   showed it; Infinity: never. `details`: the highest rev of a frame about members or properties. `since`: the moment
+   *   from which all its frames have arrived. `base`, `hasNewest`, `pages`: of pages that were requested together.
    * @type {Map<string, Known>}
    */
   #conversations = new Map();
@@ -47,20 +55,25 @@ export class Knowledge {
   #left = new Set();
   #sessionSince = 0; // moment of the newest session
   #othersSince = 0; // moment from which all frames of an unknown conversation have arrived
-  /** @type {number} searches in a row that found no missing change: a later edit may have replaced it */
-  vainGaps = 0;
   /** @type {Set<{id: string, changes: Map<string, Frame>}>} requested pages, with the changes since the request */
   #loads = new Set();
+  #searches;
+
+  /** @param {Searches} searches Those for missing changes. */
+  constructor(searches) {
+    this.#searches = searches;
+  }
 
   /**
-   * Notes a change: `news` or `known`. Or `gap` if one before it is missing; then this one is not noted.
+   * Notes a change of a message: `news` or `known`. Or `gap` if one before it is missing; then this one is not noted.
    * @param {Frame} frame
    * @param {boolean} isAnswer It answers a resend and may be out of order.
    * @returns {"news" | "known" | "gap"}
    */
   note(frame, isAnswer) {
     const known = this.#get(frame.conversation_id);
-    if (this.#isGap(known, frame.rev, isAnswer)) return "gap";
+    if (isAnswer) known.sequence.takeIfNext(frame.rev, frame.prev_rev);
+    else if (!known.sequence.take(frame.rev, frame.prev_rev, this.#searches)) return "gap";
     for (const load of this.#loads) {
       if (load.id === frame.conversation_id) load.changes.set(frame.message_id, frame);
     }
@@ -68,7 +81,7 @@ export class Knowledge {
     if (at > known.activeAt) known.activeAt = at;
     if (known.rev !== null && frame.rev <= known.rev) return "known";
     const isNews = (known.ahead.get(frame.message_id) ?? 0) < frame.rev;
-    if (isAnswer && frame.rev !== (known.rev ?? -1) + 1) {
+    if (isAnswer && (frame.prev_rev ?? frame.rev - 1) > (known.rev ?? -1)) {
       this.#remember(known, frame.message_id, frame.rev);
     } else {
       known.rev = frame.rev;
@@ -78,16 +91,29 @@ export class Knowledge {
   }
 
   /**
+   * Notes a change of the members or of the conversation itself, as `note` does.
+   * @param {MemberFrame | ConversationFrame} frame
+   * @returns {"news" | "known" | "gap"}
+   */
+  noteDetails(frame) {
+    if (this.#left.has(frame.conversation_id)) return "known"; // about the user's own removal
+    const known = this.#get(frame.conversation_id);
+    if (!known.sequence.take(frame.rev, frame.prev_rev, this.#searches)) return "gap";
+    known.rev = Math.max(known.rev ?? -1, frame.rev);
+    this.#tidy(known);
+    if (frame.rev <= known.details) return "known";
+    known.details = frame.rev;
+    return "news";
+  }
+
+  /**
    * Notes the head of a conversation in the present session.
    * @param {string} id
    * @param {number} rev
    */
   stands(id, rev) {
     const known = this.#conversations.get(id);
-    if (known === undefined || known.head !== null) return;
-    known.target ??= rev;
-    if (!known.isResumed) known.head = rev;
-    else if (known.rev !== null && known.rev >= known.target) known.head = known.rev;
+    if (known !== undefined) known.sequence.head ??= rev;
   }
 
   /**
@@ -114,6 +140,8 @@ export class Knowledge {
     if (conversation.updated_at > known.activeAt) known.activeAt = conversation.updated_at;
     // A requested page of history may be older than this.
     if (known.rev === null && !this.#isLoading(conversation.id)) known.rev = conversation.last_rev;
+    const listed = known.listed === Infinity ? 0 : known.listed;
+    known.listed = Math.max(listed, conversation.last_rev);
     if (this.#isOfSession(moment, conversation.id)) this.stands(conversation.id, conversation.last_rev);
   }
 
@@ -129,9 +157,8 @@ export class Knowledge {
    * @param {{id: string, changes: Map<string, Frame>}} load
    * @param {{messages: Message[], total: number}} page
    * @param {boolean} isNewest It ends with the newest message.
-   * @param {number} moment Of the request.
    */
-  loaded(load, page, isNewest, moment) {
+  loaded(load, page, isNewest) {
     const known = this.#get(load.id);
     let newest = 0;
     for (const message of page.messages) {
@@ -142,9 +169,6 @@ export class Knowledge {
     known.hasNewest ||= isNewest;
     known.pages.push({ revs: new Map(page.messages.map(({ id, rev }) => [id, rev])), isNewest });
     this.failed(load);
-    // The highest rev of all messages is the conversation's.
-    const isWhole = isNewest && (page.messages.length === 0 || page.messages[page.messages.length - 1].seq === 1);
-    if (isWhole && this.#isOfSession(moment, load.id)) this.stands(load.id, newest);
     mergeChanges(page, load.changes, isNewest);
   }
 
@@ -153,7 +177,7 @@ export class Knowledge {
     this.#loads.delete(load);
     const known = this.#conversations.get(load.id);
     if (known === undefined || this.#isLoading(load.id)) return;
-    if (known.rev === null && known.hasNewest) known.rev = known.base;
+    if (known.rev === null && known.hasNewest) known.rev = known.pageRev = Math.min(known.base, known.listed);
     this.#shown(known);
     this.#forgetPages(known);
     this.#tidy(known);
@@ -196,10 +220,8 @@ export class Knowledge {
     let count = 0;
     this.#beginAfresh();
     for (const [id, known] of all) {
-      known.target = known.head = null;
-      known.isResumed = known.rev !== null && count < most;
-      if (known.isResumed && known.rev !== null) {
-        revs[id] = known.rev;
+      if (known.rev !== null && count < most) {
+        known.sequence.head = revs[id] = known.rev;
         count += 1;
       } else {
         this.lose(id);
@@ -219,6 +241,15 @@ export class Knowledge {
     return moment >= this.#sinceOf(id);
   }
 
+  /**
+   * Returns true if a conversation is older than the page of history that its session resumed from: changes of members
+   * and properties between the two would be missed.
+   * @param {Conversation} conversation As REST shows it.
+   */
+  isOlder({ id, epoch, last_rev }) {
+    return epoch === this.epoch && last_rev < (this.#conversations.get(id)?.pageRev ?? 0);
+  }
+
   /** @param {string} id */
   #sinceOf(id) {
     return this.#conversations.get(id)?.since ?? this.#othersSince;
@@ -236,8 +267,10 @@ export class Knowledge {
   /** @param {string} id A conversation that must be reloaded. */
   lose(id) {
     const known = this.#get(id);
-    known.rev = known.target = known.head = known.gap = null;
-    known.isResumed = false;
+    known.rev = null;
+    known.pageRev = known.details = 0;
+    known.listed = Infinity;
+    known.sequence = new Sequence();
     known.since = this.#sessionSince;
     known.ahead.clear();
     this.#forgetPages(known);
@@ -280,39 +313,12 @@ export class Knowledge {
   #get(id) {
     let known = this.#conversations.get(id);
     if (known === undefined) {
-      const live = { isResumed: false, target: null, head: null, gap: null };
       const pages = { base: Infinity, hasNewest: false, pages: [] };
-      known = { rev: null, ahead: new Map(), activeAt: "", since: this.#othersSince, ...live, ...pages };
+      const revs = { rev: null, pageRev: 0, listed: Infinity, details: 0, sequence: new Sequence(), ahead: new Map() };
+      known = { ...revs, activeAt: "", since: this.#othersSince, ...pages };
       this.#conversations.set(id, known);
     }
     return known;
-  }
-
-  /**
-   * Returns true if a change before this one is missing, and the client has not looked for it yet.
-   * @param {Known} known
-   * @param {number} rev
-   * @param {boolean} isAnswer
-   */
-  #isGap(known, rev, isAnswer) {
-    const { head, gap } = known;
-    if (isAnswer) {
-      if (head !== null && rev === head + 1) known.head = rev;
-      return false;
-    }
-    if (head === null) {
-      if (!known.isResumed || (known.target !== null && rev >= known.target)) known.head = rev;
-    } else if (rev > head + 1 && gap === null) {
-      known.gap = rev;
-      return true;
-    } else {
-      known.head = Math.max(head, rev);
-    }
-    if (gap !== null && rev > (known.rev ?? -1)) {
-      this.vainGaps = rev < gap ? 0 : this.vainGaps + 1;
-      known.gap = null;
-    }
-    return false;
   }
 
   /** @param {string} id */

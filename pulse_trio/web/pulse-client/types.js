@@ -44,8 +44,9 @@
  * @property {Surroundings | null} [window] For tests; default: the global one, if there is one.
  *
  * @typedef {{state: "connecting" | "online" | "waiting" | "offline" | "closed", retryAt?: number,
- *   reason?: string}} State
- *   The state of the connection. `retryAt`: the next attempt, in milliseconds since the epoch.
+ *   reason?: string, isListCurrent?: boolean}} State
+ *   The state of the connection. `retryAt`: the next attempt, in milliseconds since the epoch. `isListCurrent`, of
+ *   `online`: a list of conversations that the page loaded is kept up to date by `membership` events.
  *
  * @typedef {{id: string, username: string}} User
  * @typedef {{access_token: string, token_type: string, expires_in: number}} Token
@@ -53,11 +54,20 @@
  *   is_edited: boolean, is_deleted: boolean, created_at: string, updated_at: string, seq: number, rev: number,
  *   client_id?: string}} Message
  * @typedef {{id: string, name: string | null, description: string | null, is_group: boolean, owner_id: string,
- *   created_at: string, updated_at: string, users: User[], member_count: number, last_message: Message | null,
- *   total_messages: number,
+ *   created_at: string, updated_at: string, users: User[], member_count: number, has_more_users?: boolean,
+ *   last_message: Message | null, total_messages: number,
  *   last_seq: number, last_rev: number, epoch: string, read_seq?: number, unread_count?: number}} Conversation
  * @typedef {{type: string, [field: string]: any}} Frame A frame of docs/protocol.md.
- * @typedef {{limit?: number, offset?: number}} Page
+ * @typedef {{user_id: string, username: string, is_member: boolean, rev: number, actor_id: string | null}} Member
+ *   A user who was added or removed, as they now are. `actor_id`: who did it.
+ * @typedef {{type: "member", conversation_id: string, rev: number, prev_rev?: number, member_count: number,
+ *   members: Member[]}} MemberFrame
+ * @typedef {{type: "conversation", conversation_id: string, rev: number, prev_rev?: number, name: string | null,
+ *   description: string | null, owner_id: string, actor_id: string | null}} ConversationFrame
+ * @typedef {{type: "membership", conversation_id: string, is_member: boolean, read_seq: number, me_rev: number,
+ *   prev_me_rev?: number}} MembershipFrame The user's own membership of a conversation, as it now is.
+ * @typedef {{limit?: number, offset?: number, cursor?: string | null}} Page `cursor`: `next_cursor` of the page before, in
+ *   place of `offset`.
  * @typedef {{limit?: number, cursor?: string}} PageAfter `cursor`: `next_cursor` of the page before.
  */
 
