@@ -720,6 +720,18 @@ test("by cursor, pages that move lose and drop no conversation", async () => {
   assert.deepEqual(gone, ["c5"]);
 });
 
+test("by cursor, a conversation that moves while its frame is lost is found by reading again", async () => {
+  let hasMoved = false;
+  const { store, asked } = await listedByCursor(450, ({ order }, cursor) => {
+    if (hasMoved || cursor !== "199") return;
+    hasMoved = true;
+    order.set("c420", -1); // and the session ends before the frame about it
+  });
+  assert.deepEqual(asked.slice(0, 4), [null, "199", "399", null]);
+  assert.equal(store.conversations.size, 450);
+  assert.ok(store.conversations.has("c420"));
+});
+
 test("a conversation on no page is dropped only if the service says that it does not exist", async () => {
   const { client, store, all, order, gone } = await listedByCursor(450, () => {});
   all.splice(100, 1);

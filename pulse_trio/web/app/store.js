@@ -330,7 +330,7 @@ export class Store extends EventTarget {
 
   /**
    * Loads the list by page, up to `MAX_LIST`. It is not whole if a conversation moved to another page between two
-   * requests. By cursor none is missed: one that moves was read before, or comes as a frame.
+   * requests. By cursor one that moves was read before, or comes as a frame; that frame is lost if the session ends first.
    */
   async #readList() {
     this.#heardOf.clear();
@@ -350,7 +350,7 @@ export class Store extends EventTarget {
       next = nextPage(page, pages * LIST_PAGE);
     }
     const isFull = this.#heardOf.size >= Math.min(total, MAX_LIST);
-    return { pages, isComplete: next === null, isWhole: hasCursors || pages === 1 || (isSame && isFull) };
+    return { pages, isComplete: next === null, isWhole: pages === 1 || (isFull && (hasCursors || isSame)) };
   }
 
   /** Loads conversations that were on no page, one after the other: only "not found" proves that they are gone. */
