@@ -160,6 +160,8 @@ class Feed:
             else:
                 is_own = False
                 command = asked
+                if not changes:  # it found what another one did, whose answer may have been lost
+                    await self._deliver_stored()
                 if isinstance(asked, AddMembers) and len(changes) > 1:
                     await self._fill_gap(changes[0].rev - 1)
                     await self._admit_ahead(changes)

@@ -20,6 +20,7 @@ FOUND = {
     5: (EVERYTHING, "frames of the features that a `resume` asked for came before these were answered"),
     7: (EVERYTHING, "`prev_rev` named a change of a kind that a `resume` had given up"),
     36: (EVERYTHING, "`prev_rev` named a change of a kind that was not asked for: the client reloaded for nothing"),
+    187432924: (EVERYTHING, "an addition found what another one had done, whose answer was lost: nobody was told"),
     990000059: (EVERYTHING, "checker: a session had loaded a change that it was sent only after the comparison"),
     500290: (EVERYTHING, "checker: `membership` may tell of a removal before the conversation has come to it"),
     400485: (EVERYTHING, "a session that gave up `me` in `resume` did not learn of a removal while it had waited"),
