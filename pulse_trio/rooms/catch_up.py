@@ -13,7 +13,7 @@ from pulse_trio.model import Change, Kind
 from pulse_trio.protocol import Encoded
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.change_frames import encode_changes
-from pulse_trio.rooms.connection import pieces
+from pulse_trio.rooms.connection import split
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import Store, StoreUnavailable
 
@@ -29,26 +29,23 @@ class _Page:
 
     Attributes:
         as_of: the page, and the pages after it, have every change up to this rev.
-        chunks: frames that are written together, and the rev of each; None until they are read.
+        chunks: frames that are written together, after the rev of each; None until they are read.
         is_last: True if no change follows.
         size: bytes.
         read: set when it is read, or its reader has been cancelled.
     """
 
     as_of: int
-    chunks: list[tuple[list[Encoded], list[int]]] | None = None
+    chunks: list[tuple[list[int], list[Encoded]]] | None = None
     is_last: bool = False
     size: int = 0
     read: trio.Event = field(default_factory=trio.Event)
 
     def fill(self, changes: Sequence[Change], mask: int, after_rev: int) -> None:
         """Sets the changes, which follow `after_rev`."""
-        self.chunks = []
         encoded = encode_changes(changes, mask, after_rev)
-        revs = iter([rev for rev, _ in encoded])
-        for piece in pieces([frame for _, frame in encoded]):
-            self.chunks.append((piece, [next(revs) for _ in piece]))
-            self.size += sum(len(frame.wire) for frame in piece)
+        self.chunks = split(encoded)
+        self.size = sum(len(frame.wire) for _, frame in encoded)
         self.is_last = len(changes) < PAGE_CHANGES
         if changes and self.is_last:
             self.as_of = max(self.as_of, changes[-1].rev)
@@ -96,7 +93,7 @@ class CatchUp:
         """
         page = await self._next_page(subscription)
         assert page.chunks is not None
-        for frames, revs in page.chunks:
+        for revs, frames in page.chunks:
             if subscription.is_removed:
                 return
             delivered = bisect_right(revs, subscription.target)

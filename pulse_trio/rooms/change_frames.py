@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import UNSET
 
 from pulse_trio.clock import rfc3339
-from pulse_trio.model import FEATURED, Change, Kind, Member, Message, Properties
+from pulse_trio.model import FEATURED, Change, Member, Message, Properties
 from pulse_trio.protocol import (
     ConversationFrame,
     Encoded,
@@ -67,14 +67,20 @@ def properties_frame(properties: Properties, prev_rev: int) -> ConversationFrame
     )
 
 
-def encode_messages(messages: Sequence[Message], mask: int, prev_rev: int) -> list[tuple[int, Encoded]]:
-    """Encodes changes of messages; as `encode_changes`, but fast: it runs for each message."""
-    if not mask & FEATURED:
-        return [(message.rev, encode(message_frame(message, None))) for message in messages]
+def encode_run(run: Sequence[Change], mask: int, prev_rev: int) -> list[tuple[int, Encoded]]:
+    """Encodes changes of one kind; as `encode_changes`, but fast: it runs for each message."""
+    if isinstance(run[-1], Member):
+        return [(run[-1].rev, encode(member_frame([each for each in run if isinstance(each, Member)], prev_rev)))]
+    is_featured = mask & FEATURED
     frames = []
-    for message in messages:
-        frames.append((message.rev, encode(message_frame(message, prev_rev))))
-        prev_rev = message.rev
+    for change in run:
+        if isinstance(change, Message):
+            frame = encode(message_frame(change, prev_rev if is_featured else None))
+        else:
+            assert isinstance(change, Properties)
+            frame = encode(properties_frame(change, prev_rev))
+        frames.append((change.rev, frame))
+        prev_rev = change.rev
     return frames
 
 
@@ -90,19 +96,12 @@ def encode_changes(changes: Sequence[Change], mask: int, prev_rev: int) -> list[
         The frames, each with the rev of its last change.
     """
     frames: list[tuple[int, Encoded]] = []
-    for kind, run in groupby((change for change in changes if change.kind & mask), key=_kind):
-        if kind == Kind.MESSAGE:
-            frames += encode_messages([change for change in run if isinstance(change, Message)], mask, prev_rev)
-        elif kind == Kind.MEMBER:
-            members = [change for change in run if isinstance(change, Member)]
-            frames.append((members[-1].rev, encode(member_frame(members, prev_rev))))
-        else:
-            for change in run:
-                assert isinstance(change, Properties)
-                frames.append((change.rev, encode(properties_frame(change, prev_rev))))
+    for _, run in groupby((change for change in changes if change.kind & mask), key=kind_of):
+        frames += encode_run(list(run), mask, prev_rev)
         prev_rev = frames[-1][0]
     return frames
 
 
-def _kind(change: Change) -> int:
+def kind_of(change: Change) -> int:
+    """Returns the kind of a change, by which runs of changes are grouped."""
     return change.kind

@@ -54,6 +54,12 @@ def pieces(frames: Sequence[Encoded]) -> list[list[Encoded]]:
     return found
 
 
+def split(encoded: Sequence[tuple[int, Encoded]]) -> list[tuple[list[int], list[Encoded]]]:
+    """Splits frames as `pieces`; returns the revs and the frames of each piece."""
+    revs = iter([rev for rev, _ in encoded])
+    return [([next(revs) for _ in piece], piece) for piece in pieces([frame for _, frame in encoded])]
+
+
 def encode_refusal(
     metrics: Metrics, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None
 ) -> Encoded:

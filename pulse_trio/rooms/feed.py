@@ -19,8 +19,8 @@ from pulse_trio.model import AddMembers, Change, Command, Kind, Member, Message,
 from pulse_trio.protocol import Encoded
 from pulse_trio.rooms.audience import Audience
 from pulse_trio.rooms.catch_up import CatchUp
-from pulse_trio.rooms.change_frames import encode_changes, encode_messages
-from pulse_trio.rooms.connection import pieces
+from pulse_trio.rooms.change_frames import encode_run, kind_of
+from pulse_trio.rooms.connection import split
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import Stored
 from pulse_trio.store.base import Head
@@ -247,42 +247,19 @@ class Feed:
                 self._delivered = None
 
     async def _deliver_in_order(self, news: Sequence[Change], command: Command | None) -> None:
-        messages = [change for change in news if isinstance(change, Message)]
-        if len(messages) == len(news):  # nearly always
-            await self._deliver_messages(messages)
-            return
-        for kind, run in groupby(news, key=_kind):
-            part = list(run)
-            if kind == Kind.MESSAGE:
-                await self._deliver_messages([change for change in part if isinstance(change, Message)])
-                continue
+        for kind, changes in groupby(news, key=kind_of):
+            run = list(changes)
             if kind == Kind.MEMBER:
-                self._effects.apply_members([change for change in part if isinstance(change, Member)])
-            await self._deliver_run(part, kind, command)
-
-    async def _deliver_messages(self, messages: Sequence[Message]) -> None:
-        """Delivers messages to the whole audience."""
-        groups = self._audience.snapshot()
-        encoded = [encode_messages(messages, mask, self.last_rev_of(mask)) for mask, _ in groups]
-        self.last_rev = self.last_revs[Kind.MESSAGE] = messages[-1].rev
-        self.last_seq = max(self.last_seq, *(message.seq for message in messages))
-        for frames, (_, subscriptions) in zip(encoded, groups, strict=True):
-            for at in range(0, len(subscriptions), MAX_DELIVERIES_A_TURN):
-                part = subscriptions[at : at + MAX_DELIVERIES_A_TURN]
-                self._deliver_frames(frames, part)
-                await self._rest(part)
-
-    async def _rest(self, part: Sequence[Subscription]) -> None:
-        """Gives other tasks a turn after a large part of an audience."""
-        if len(part) == MAX_DELIVERIES_A_TURN:
-            # Not cancelled in between: the recheck would leave the rest without the change.
-            await trio.lowlevel.cancel_shielded_checkpoint()
+                self._effects.apply_members([change for change in run if isinstance(change, Member)])
+            await self._deliver_run(run, kind, command)
 
     async def _deliver_run(self, run: Sequence[Change], kind: int, command: Command | None) -> None:
-        """Delivers changes of members, or of the properties, to the whole audience."""
+        """Delivers changes of one kind to the whole audience."""
         groups = self._audience.snapshot()
-        encoded = {mask: encode_changes(run, mask, self.last_rev_of(mask)) for mask, _ in groups if mask & kind}
+        encoded = {mask: encode_run(run, mask, self.last_rev_of(mask)) for mask, _ in groups if mask & kind}
         self.last_rev = self.last_revs[kind] = run[-1].rev
+        if kind == Kind.MESSAGE:
+            self.last_seq = max(self.last_seq, *(change.seq for change in run if isinstance(change, Message)))
         for mask, subscriptions in groups:
             for at in range(0, len(subscriptions), MAX_DELIVERIES_A_TURN):
                 part = subscriptions[at : at + MAX_DELIVERIES_A_TURN]
@@ -290,23 +267,21 @@ class Feed:
                     self._deliver_frames(encoded[mask], part)
                 else:
                     self._announce(run, mask, part, command)
-                await self._rest(part)
+                if len(part) == MAX_DELIVERIES_A_TURN:
+                    # Not cancelled in between: the recheck would leave the rest without the change.
+                    await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _deliver_frames(self, encoded: Sequence[tuple[int, Encoded]], subscriptions: Sequence[Subscription]) -> None:
-        frames = [frame for _, frame in encoded]
-        for frame in frames:
+        for _, frame in encoded:
             self._metrics.frames_out[frame.kind] += len(subscriptions)
-        at = 0
-        for piece in pieces(frames):
-            revs = [rev for rev, _ in encoded[at : at + len(piece)]]
-            at += len(piece)
-            if len(piece) == 1:
+        for revs, frames in split(encoded):
+            if len(frames) == 1:
                 for subscription in subscriptions:
-                    subscription.deliver_change(revs[0], piece[0])
+                    subscription.deliver_change(revs[0], frames[0])
             else:
-                wire = b"".join(frame.wire for frame in piece)
+                wire = b"".join(frame.wire for frame in frames)
                 for subscription in subscriptions:
-                    subscription.deliver_changes(revs, piece, wire)
+                    subscription.deliver_changes(revs, frames, wire)
 
     def _announce(
         self, run: Sequence[Change], mask: int, subscriptions: Sequence[Subscription], command: Command | None
@@ -323,10 +298,6 @@ class Feed:
 def _first_rev(stored: Stored) -> int:
     changes = stored[1]
     return changes[0].rev if changes else 0
-
-
-def _kind(change: Change) -> int:
-    return change.kind
 
 
 def _is_same(message: Message, resent: Post) -> bool:

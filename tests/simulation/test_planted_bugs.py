@@ -25,7 +25,7 @@ from pulse_trio.protocol import ConversationRemovedFrame, SessionFrame, encode
 from pulse_trio.rooms import feed as feeds
 from pulse_trio.rooms import opening, user_feeds
 from pulse_trio.rooms.catch_up import CatchUp
-from pulse_trio.rooms.change_frames import encode_changes, message_frame
+from pulse_trio.rooms.change_frames import encode_changes, encode_run, message_frame
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
@@ -569,10 +569,10 @@ def frame_of_a_kind_that_was_not_asked_for(patch: Patch) -> None:
 
 
 def wrong_prev_rev(patch: Patch) -> None:
-    def wrong(changes: Sequence[Change], mask: int, prev_rev: int) -> Any:
-        return encode_changes(changes, mask, max(prev_rev - 1, 0))
+    def wrong(run: Sequence[Change], mask: int, prev_rev: int) -> Any:
+        return encode_run(run, mask, max(prev_rev - 1, 0))
 
-    patch.setattr(feeds, "encode_changes", wrong)
+    patch.setattr(feeds, "encode_run", wrong)
 
 
 def wrong_prev_me_rev(patch: Patch) -> None:
