@@ -5,7 +5,7 @@ and `rev`. Every change that the members of a conversation share takes the next 
 kind, so all of them have one order. A change is an object as it now is: a message that was edited twice is one.
 """
 
-from pulse_trio.model.changes import Change, Kind, Member, Message, Properties
+from pulse_trio.model.changes import Change, Kind, Member, Message, Properties, highest_rev
 from pulse_trio.model.commands import (
     AddMembers,
     Command,
@@ -37,4 +37,5 @@ __all__ = [
     "RemoveMember",
     "SetProperties",
     "User",
+    "highest_rev",
 ]

@@ -1,5 +1,6 @@
 """Changes: what became of commands. Each is an object as it now is, with the rev of its last change."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Final, TypeAlias
@@ -13,6 +14,11 @@ class Kind:
     MEMBER: Final = 2
     CONVERSATION: Final = 4
     ALL: Final = 7
+
+
+def highest_rev(revs: Mapping[int, int], kinds: int) -> int:
+    """Returns the highest of the revs by `Kind` among the kinds of a mask; 0 without any."""
+    return max((rev for kind, rev in revs.items() if kind & kinds), default=0)
 
 
 @dataclass(frozen=True, slots=True)

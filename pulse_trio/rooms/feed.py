@@ -15,7 +15,7 @@ import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import AddMembers, Change, Command, Kind, Member, Message, Post, Properties
+from pulse_trio.model import AddMembers, Change, Command, Kind, Member, Message, Post, Properties, highest_rev
 from pulse_trio.protocol import Encoded
 from pulse_trio.rooms.audience import Audience
 from pulse_trio.rooms.catch_up import CatchUp
@@ -115,11 +115,7 @@ class Feed:
     def open(self, head: Head, nursery: trio.Nursery) -> None:
         """Begins after the head of the conversation; `nursery` is the room's."""
         self.last_seq, self.last_rev = head.last_seq, head.last_rev
-        self.last_revs = {
-            Kind.MESSAGE: head.message_rev,
-            Kind.MEMBER: head.members_rev,
-            Kind.CONVERSATION: head.properties_rev,
-        }
+        self.last_revs = head.last_revs
         self._nursery = nursery
 
     def close(self) -> None:
@@ -135,7 +131,7 @@ class Feed:
 
     def last_rev_of(self, mask: int) -> int:
         """Returns the highest rev delivered of the kinds of a mask; 0 before `open`."""
-        return max((rev for kind, rev in self.last_revs.items() if kind & mask), default=0)
+        return highest_rev(self.last_revs, mask)
 
     @property
     def is_rechecking(self) -> bool:

@@ -10,7 +10,7 @@ from msgspec import UNSET
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import Features, User
+from pulse_trio.model import Features, User, highest_rev
 from pulse_trio.protocol import CloseCode, FeaturesFrame, SendResume, SessionFrame, encode
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport, open_connection
@@ -258,7 +258,7 @@ class Lobby:
         if rev > last_rev:
             self._refuse_resume(session, conversation_id)
             return
-        session.resume(conversation_id, rev, max(head.last_rev_of(mask), sent_rev), head.members_rev)
+        session.resume(conversation_id, rev, max(highest_rev(head.last_revs, mask), sent_rev), head.members_rev)
         if room is not None and is_open and head.members_rev >= room.feed.members_rev:
             room.attach(session, head.members_rev)  # a commit with a lost answer may have added its user
         self._metrics.resumed_changes.observe(last_rev - rev)

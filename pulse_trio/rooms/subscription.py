@@ -5,6 +5,7 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from pulse_trio.errors import PulseError
+from pulse_trio.model import highest_rev
 from pulse_trio.protocol import Encoded
 from pulse_trio.rooms.connection import Connection
 
@@ -132,8 +133,8 @@ class Subscription:
         self.is_removed = True
         renewed = Subscription(self.connection, self.conversation_id, self.cursor, self._send_page)
         renewed.origin = self.origin
-        if self.cursor >= _highest(self.origin, self.mask):  # else its client resumes before it
-            renewed.cursor = _highest(self.origin, renewed.mask)
+        if self.cursor >= highest_rev(self.origin, self.mask):  # else its client resumes before it
+            renewed.cursor = highest_rev(self.origin, renewed.mask)
         renewed.target = max(self.target, renewed.cursor)
         renewed.member_rev = self.member_rev
         return renewed
@@ -146,7 +147,3 @@ class Subscription:
         """Stops delivery of this conversation; the connection stays open."""
         self.is_removed = True
         self.connection.cut_off(self)
-
-
-def _highest(revs: Mapping[int, int], mask: int) -> int:
-    return max((rev for kind, rev in revs.items() if kind & mask), default=0)

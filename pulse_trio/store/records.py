@@ -10,7 +10,6 @@ from pulse_trio.model import Kind, Message, MyMembership, User
 # Members included in each conversation of a list: enough for a one-to-one, and for a title of an unnamed group. A list
 # of 200 groups then has 2,000 members, not a million.
 LISTED_MEMBERS: Final = 10
-_KINDS: Final = (Kind.MESSAGE, Kind.MEMBER, Kind.CONVERSATION)
 SHOWN_MEMBERS: Final = 100  # included in a single conversation: most groups are no larger and need no second request
 
 
@@ -40,10 +39,14 @@ class Head:
     members_rev: int = 0
     properties_rev: int = 0
 
-    def last_rev_of(self, kinds: int) -> int:
-        """Returns the highest rev of these kinds (bits of `Kind`)."""
-        revs = (self.message_rev, self.members_rev, self.properties_rev)
-        return max(rev for kind, rev in zip(_KINDS, revs, strict=True) if kind & kinds)
+    @property
+    def last_revs(self) -> dict[int, int]:
+        """The highest rev of each kind."""
+        return {
+            Kind.MESSAGE: self.message_rev,
+            Kind.MEMBER: self.members_rev,
+            Kind.CONVERSATION: self.properties_rev,
+        }
 
 
 @dataclass(frozen=True, slots=True)
