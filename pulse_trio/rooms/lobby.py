@@ -250,7 +250,7 @@ class Lobby:
         )
         if head is None:
             if conversation_id not in session.subscriptions:
-                session.notify_removed(conversation_id, rev)
+                session.resume_foreign(conversation_id, rev)
             elif is_open:  # its feed has added the user since the look-up, or will end the subscription
                 session.resume(conversation_id, min(rev, known_rev), sent_rev, 0)
             return

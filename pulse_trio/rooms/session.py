@@ -84,8 +84,8 @@ class Session:
         subscriptions: one for each conversation in which something has happened, or will be replayed.
         me: the place of the session in its user's own sequence.
         removals: while memberships are looked up, the rev of each removal of the user since then.
-        known_revs: of conversations that the user is no member of, the rev that the client has, while it does not know
-            that. With the feature `me` it may never learn: if its user is added again first, it resumes there.
+        ended_subscriptions: those of conversations that the user has left, while the client does not know that. With
+            the feature `me` it may never learn: if its user is added again first, it goes on where they ended.
         ended: set when nothing more will be sent.
         is_greeted: changes from now on reach the client; it learns of earlier ones by loading its list.
         waiting: cancels the task that starts the session after `PULSE_RESUME_WAIT`.
@@ -97,9 +97,9 @@ class Session:
         "_send_page",
         "connection",
         "ended",
+        "ended_subscriptions",
         "is_greeted",
         "is_started",
-        "known_revs",
         "me",
         "removals",
         "subscriptions",
@@ -114,7 +114,7 @@ class Session:
         self._notices = Notices()
         self._notices.is_removed = connection.features.has_me
         self.removals: dict[UUID, int] | None = None
-        self.known_revs: dict[UUID, int] = {}
+        self.ended_subscriptions: dict[UUID, Subscription] = {}
         self._refused: dict[UUID, float] = {}  # foreign conversation → until when it is refused without a look-up
         self.ended = trio.Event()
         self.waiting = trio.CancelScope()
@@ -142,11 +142,10 @@ class Session:
         last_rev = position.last_rev_of(self.connection.features.mask)
         subscription = self.subscriptions.get(conversation_id)
         if subscription is None:
-            known_rev = min(self.known_revs.pop(conversation_id, last_rev), last_rev)
-            subscription = Subscription(self.connection, conversation_id, known_rev, self._send_page)
+            subscription = Subscription(self.connection, conversation_id, last_rev, self._send_page)
             self.subscriptions[conversation_id] = subscription
-            subscription.target = last_rev
             if self.is_started:
+                self._go_on(subscription)
                 subscription.start()
             else:
                 subscription.origin = dict(position.last_revs)
@@ -162,6 +161,7 @@ class Session:
 
         `last_rev`: the highest rev of the kinds that it asked for.
         """
+        self.ended_subscriptions.pop(conversation_id, None)
         subscription = self.subscriptions.get(conversation_id)
         if subscription is not None:
             subscription.cursor = rev  # also if it is beyond the rev at which the room subscribed the session
@@ -178,9 +178,18 @@ class Session:
             self.is_started = True
             self.waiting.cancel()
             self.connection.release()
+            if not self.connection.features.has_me:  # the notices of removals and additions are sent
+                self.ended_subscriptions.clear()
             for subscription in self.subscriptions.values():
+                self._go_on(subscription)
                 subscription.start()
             self.me.start()
+
+    def _go_on(self, subscription: Subscription) -> None:
+        """Lets a subscription go on where the one before it ended, if its client does not know of the end."""
+        ended = self.ended_subscriptions.pop(subscription.conversation_id, None)
+        if ended is not None:
+            subscription.cursor = min(subscription.cursor, ended.cursor_with(subscription.mask))
 
     def remember_refusal(self, conversation_id: UUID) -> None:
         """Remembers for `REFUSAL_SECONDS` that the user is no member of a conversation."""
@@ -212,15 +221,17 @@ class Session:
         if subscription is not None and subscription.member_rev < rev:
             del self.subscriptions[conversation_id]
             subscription.remove()
-            self.notify_removed(conversation_id, subscription.cursor)
+            self._notify_removed(subscription)
 
-    def notify_removed(self, conversation_id: UUID, known_rev: int) -> None:
-        """Notifies the client that its user is not in a conversation; if it asked for `me`, its own sequence does.
+    def resume_foreign(self, conversation_id: UUID, rev: int) -> None:
+        """Notifies the client that its user is not in a conversation that it wants to resume after a rev."""
+        self._notify_removed(Subscription(self.connection, conversation_id, rev, self._send_page))
 
-        `known_rev`: the last rev that it has.
-        """
-        if self.connection.features.has_me:
-            self.known_revs[conversation_id] = known_rev
+    def _notify_removed(self, subscription: Subscription) -> None:
+        """Notifies the client that its user is not in a conversation; if it asked for `me`, its own sequence does."""
+        conversation_id = subscription.conversation_id
+        if self.connection.features.has_me or not self.is_started:  # until then the client may ask for `me`
+            self.ended_subscriptions.setdefault(conversation_id, subscription)
         self._notify(ConversationRemovedFrame(conversation_id=conversation_id))
 
     def change_features(self, features: Features) -> None:

@@ -125,6 +125,12 @@ class Subscription:
         if not self.is_removed:
             await self._send_page(self)
 
+    def cursor_with(self, mask: int) -> int:
+        """Returns the rev of the last change that the client has, if it asks for these kinds; before it starts."""
+        if mask == self.mask or self.cursor < highest_rev(self.origin, self.mask):  # else its client resumes before it
+            return self.cursor
+        return highest_rev(self.origin, mask)
+
     def renewed(self) -> "Subscription":
         """Returns a subscription in place of this one, for a connection with other features; only before it starts.
 
@@ -133,8 +139,7 @@ class Subscription:
         self.is_removed = True
         renewed = Subscription(self.connection, self.conversation_id, self.cursor, self._send_page)
         renewed.origin = self.origin
-        if self.cursor >= highest_rev(self.origin, self.mask):  # else its client resumes before it
-            renewed.cursor = highest_rev(self.origin, renewed.mask)
+        renewed.cursor = self.cursor_with(renewed.mask)
         renewed.target = max(self.target, renewed.cursor)
         renewed.member_rev = self.member_rev
         return renewed

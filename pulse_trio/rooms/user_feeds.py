@@ -222,7 +222,7 @@ def _advance(session: Session, change: MyMembership) -> None:
     """Records that a change is sent to a client."""
     session.me.cursor = change.user_rev
     if not change.is_member:
-        session.known_revs.pop(change.conversation_id, None)
+        session.ended_subscriptions.pop(change.conversation_id, None)
 
 
 def _encode(change: MyMembership, prev_rev: int) -> Encoded:

@@ -119,3 +119,36 @@ async def test_a_session_that_keeps_me_is_sent_memberships_alone(autojump_clock:
         await resume(client)
         assert client.of_type("conversation_removed") == []
         assert [frame["is_member"] for frame in client.of_type("membership")] == [False]
+
+
+@pytest.mark.parametrize("features", [(), ("members",)])
+async def test_a_session_that_asks_for_me_misses_nothing_of_an_absence(
+    features: tuple[str, ...], autojump_clock: MockClock
+) -> None:
+    """`me_rev` in the answer counts the removal and the addition, so the client never learns that it was away."""
+    async with a_world() as world:
+        client = await open_absent(world, *features)
+        await resume(client, "me", "members")
+        assert client.of_type("conversation_removed", "conversation_added") == []
+        assert revs_of(client) == [("message", 3, 1), ("member", 4, 3)]
+
+
+async def test_a_session_without_me_begins_again_after_an_absence(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        client = await open_absent(world, "members")
+        await resume(client)
+        notices = client.of_type("conversation_removed", "conversation_added")
+        assert [each["type"] for each in notices] == ["conversation_removed", "conversation_added"]
+        await world.hub.apply(commands.post(world.conversation_id, world.carol, "now"))
+        await settle()
+        assert revs_of(client) == [("member", 4, 3), ("message", 5, 4)]
+
+
+async def open_absent(world: World, *features: str) -> Device:
+    """Opens a session of bob, who is removed and added again before it resumes."""
+    await world.hub.apply(commands.post(world.conversation_id, world.carol, "before"))
+    client = await Device(world, world.bob, *features).open()
+    await world.remove(world.bob)
+    await world.hub.apply(commands.post(world.conversation_id, world.carol, "meanwhile"))
+    await world.add(world.bob)
+    return client

@@ -386,7 +386,7 @@ async def test_a_user_added_again_before_the_client_knew_of_the_removal_resumes(
         revs = [(frame["rev"], frame["prev_rev"]) for frame in bob.of_type("message")]
         assert bob.contents(key) == ["one", "between", "two"]
         assert revs == [(1, 0), (3, 1), (5, 3)]
-        assert bob.session.known_revs == {}
+        assert bob.session.ended_subscriptions == {}
 
 
 async def test_a_user_added_again_after_a_resume_that_found_them_removed_resumes(autojump_clock: MockClock) -> None:
