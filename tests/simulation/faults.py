@@ -174,10 +174,11 @@ class FaultyStore:
     async def mark_read(self, marks: Sequence[ReadMark]) -> list[ReadState | None]:
         after = await self._before("mark_read")
         states = await self._data.mark_read(marks)
-        for mark, state in zip(marks, states, strict=True):
-            if state is not None:
-                about = {"conversation": str(mark.conversation_id), "user": str(mark.user_id)}
-                self._history.add("position", **about, seq=state.read_seq, user_rev=state.user_rev)
+        found = [(mark, state) for mark, state in zip(marks, states, strict=True) if state is not None]
+        # Positions of one user in two conversations are recorded as they were stored, whichever mark came first.
+        for mark, state in sorted(found, key=lambda item: item[1].user_rev):
+            about = {"conversation": str(mark.conversation_id), "user": str(mark.user_id)}
+            self._history.add("position", **about, seq=state.read_seq, user_rev=state.user_rev)
         await self._after("lose" if after == "abandon" else after, "mark_read")
         return states
 
