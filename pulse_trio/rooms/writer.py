@@ -68,7 +68,7 @@ class Writer:
         rand: gives the jitter of retries.
         metrics: counts batches.
         outages: logs failed attempts.
-        on_unknown_outcome: called when a command was rejected that may be committed.
+        on_unknown_outcome: called when a command was rejected, or found nothing to do, that may be committed later.
     """
 
     def __init__(
@@ -215,6 +215,7 @@ class Writer:
 
     async def _store_batch(self, batch: list[Submission]) -> None:
         backoff = Backoff(self._random)
+        is_retry = False
         while batch:
             now = trio.current_time()
             try:
@@ -229,13 +230,20 @@ class Writer:
                 self._outages.record("messages not stored yet", error, len(batch))
             except StoreRefused as error:
                 log.error("the store refused a batch", count=len(batch), reason=str(error))
+                if is_retry:
+                    self._on_unknown_outcome()
                 await self._store_singly(batch)
                 return
             else:
                 self._metrics.batch_messages.observe(len(batch))
                 self._metrics.commit_seconds.observe(trio.current_time() - now)
                 await self._release_batch(batch, outcomes)
+                # The store knows the ids of what it has carried out. An earlier attempt at another command may still be
+                # carried out, if its connection was lost on the way: then the retry does not stand for it.
+                if is_retry and not all(isinstance(outcome, tuple) and outcome for outcome in outcomes):
+                    self._on_unknown_outcome()
                 return
+            is_retry = True
             waiting = self._refuse_expired(batch)
             if len(waiting) < len(batch):
                 self._on_unknown_outcome()

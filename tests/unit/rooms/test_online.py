@@ -15,7 +15,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.rooms import online, watches
 from pulse_trio.rooms.online import DELAY as WRITE_DELAY
 from pulse_trio.rooms.watches import DELAY, MAX_FRAME_USERS, MAX_QUERIES
-from pulse_trio.store.base import NewConversation, StoreUnavailable, User
+from pulse_trio.store.base import NewConversation, NoSuchMember, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 
 from .world import START, Device, World, a_world, device, settle, virtual_now
@@ -323,6 +323,23 @@ async def test_a_removal_with_an_unknown_outcome_is_rechecked(autojump_clock: Mo
         await trio.sleep(1)
         assert told(alice) == [{"bob": True}], "that they left is not sent"
         assert world.hub.watches._watchers == {}
+
+
+async def test_a_removal_that_is_carried_out_after_its_retry_is_noticed(autojump_clock: MockClock) -> None:
+    """The retry finds that its user is no member; then they are added, and the first attempt removes them."""
+    async with a_world(store_timeout=2.0, room_linger=0.1) as world:
+        await world.remove(world.bob)
+        await trio.sleep(3)
+        bob, arrives = await device(world, world.bob), trio.Event()
+        world.store.answers = [world.store.commit_after(arrives, world.nursery)]
+        with pytest.raises(NoSuchMember):
+            await world.remove(world.bob)
+        await world.add(world.bob)
+        await trio.sleep(1)
+        arrives.set()
+        await trio.sleep(3)
+        assert len(bob.of_type("conversation_added")) == 1
+        assert len(bob.of_type("conversation_removed")) == 1
 
 
 # --- a store that fails ---

@@ -87,6 +87,19 @@ class FaultyStore(MemoryStore):
         await super().apply(batch)
         raise StoreUnavailable
 
+    def commit_after(self, event: trio.Event, nursery: trio.Nursery) -> Answer:
+        """Loses the connection at once; the command is carried out when the event is set."""
+
+        async def late(batch: Sequence[Command]) -> None:
+            await event.wait()
+            await self.commit(batch)
+
+        async def lose(batch: Sequence[Command]) -> Outcomes:
+            nursery.start_soon(late, batch)
+            return await self.fail(batch)
+
+        return lose
+
     async def hang(self, batch: Sequence[Command]) -> Outcomes:
         await trio.sleep_forever()
         raise AssertionError
