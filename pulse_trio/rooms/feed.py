@@ -259,7 +259,9 @@ class Feed:
         for mask, subscriptions in groups:
             for at in range(0, len(subscriptions), MAX_DELIVERIES_A_TURN):
                 part = subscriptions[at : at + MAX_DELIVERIES_A_TURN]
-                if mask & kind:
+                if mask & kind and kind == Kind.MEMBER:
+                    self._deliver_members(run[0].rev, *encoded[mask][0], part)
+                elif mask & kind:
                     self._deliver_frames(encoded[mask], part)
                 else:
                     self._announce(run, mask, part, command)
@@ -278,6 +280,11 @@ class Feed:
                 wire = b"".join(frame.wire for frame in frames)
                 for subscription in subscriptions:
                     subscription.deliver_changes(revs, frames, wire)
+
+    def _deliver_members(self, first_rev: int, rev: int, frame: Encoded, subscriptions: Sequence[Subscription]) -> None:
+        self._metrics.frames_out[frame.kind] += len(subscriptions)
+        for subscription in subscriptions:
+            subscription.deliver_merged(first_rev, rev, frame)
 
     def _announce(
         self, run: Sequence[Change], mask: int, subscriptions: Sequence[Subscription], command: Command | None

@@ -258,9 +258,9 @@ class Lobby:
         if rev > last_rev:
             self._refuse_resume(session, conversation_id)
             return
-        session.resume(conversation_id, rev, max(highest_rev(head.last_revs, mask), sent_rev), head.members_rev)
         if room is not None and is_open and head.members_rev >= room.feed.members_rev:
             room.attach(session, head.members_rev)  # a commit with a lost answer may have added its user
+        session.resume(conversation_id, rev, max(highest_rev(head.last_revs, mask), sent_rev), head.members_rev)
         self._metrics.resumed_changes.observe(last_rev - rev)
 
     @contextmanager

@@ -81,6 +81,18 @@ class Subscription:
             self.cursor = rev
             self.connection.deliver(frame, self)
 
+    def deliver_merged(self, first_rev: int, rev: int, frame: Encoded) -> None:
+        """Delivers one frame for several changes; a client that has some of them gets the others from the store.
+
+        A client may be ahead of the room: it has loaded what was committed with a lost answer.
+        """
+        if self.is_live and first_rev <= self.cursor < rev:
+            self.is_live = False
+            self.target = rev
+            self.catch_up_later()
+        else:
+            self.deliver_change(rev, frame)
+
     def deliver_changes(self, revs: Sequence[int], frames: Sequence[Encoded], wire: bytes) -> None:
         """Delivers changes in order; `wire` is all of them, to be written in one call."""
         if self.is_live and self.cursor < revs[0]:

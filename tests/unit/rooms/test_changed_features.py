@@ -152,3 +152,25 @@ async def open_absent(world: World, *features: str) -> Device:
     await world.hub.apply(commands.post(world.conversation_id, world.carol, "meanwhile"))
     await world.add(world.bob)
     return client
+
+
+async def test_a_client_ahead_of_the_room_is_sent_no_change_again(autojump_clock: MockClock) -> None:
+    """It has loaded an addition whose answer is late; the room delivers that in one frame with what follows."""
+    async with a_world() as world:
+        await Device(world, world.alice).open({})
+        await world.remove(world.bob)
+        await world.remove(world.carol)
+        late = trio.Event()
+        world.store.answers = [world.store.commit_and_wait(late)]
+        world.start(world.add, world.bob, world.carol)
+        await settle()
+        bob = await Device(world, world.bob, "members").open({world.conversation_id: 4})
+        await world.store.commit([commands.remove(world.conversation_id, world.alice, world.carol)])
+        room = world.hub.rooms.get(world.conversation_id)
+        assert room is not None
+        room.feed.recheck_later()
+        await settle()
+        assert [(frame["rev"], frame["prev_rev"]) for frame in bob.of_type("member")] == [(5, 4)]
+        late.set()
+        await settle()
+        assert len(bob.of_type("member")) == 1
