@@ -214,6 +214,10 @@ class Settings(BaseSettings):
     """Maximum bytes queued for one slow connection. Above half of it typing, presence and read frames are dropped;
     above it the connection is closed with 4408.
     """
+    page_bytes: int = Field(262_144, ge=16_384, le=16_777_216)
+    """Maximum size of a page of messages or conversations over REST, in bytes. A page that would be larger has fewer
+    entries, but at least one.
+    """
     answer_bytes_per_address: int = Field(16_777_216, ge=0, le=1_099_511_627_776)
     """Maximum bytes of HTTP responses that one address has not read yet; more requests are answered with 503. 0: no
     limit.

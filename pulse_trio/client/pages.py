@@ -20,6 +20,7 @@ class _Members(msgspec.Struct):
 
 class _Messages(msgspec.Struct):
     messages: list[Message]
+    has_more: bool | None = None  # None: a server that bounds no bytes, whose last page is shorter than the limit
 
 
 class _Pages(Generic[T]):
@@ -77,8 +78,9 @@ class History(_Pages[Message]):
             params["after_seq"] = self._after_seq
         elif self._before_seq is not None:
             params["before_seq"] = self._before_seq
-        page = (await self._requests.ask("GET", self._path, _Messages, self._identity, params=params)).messages
-        self._is_last = len(page) < HISTORY_PAGE
+        answer = await self._requests.ask("GET", self._path, _Messages, self._identity, params=params)
+        page = answer.messages
+        self._is_last = len(page) < HISTORY_PAGE if answer.has_more is None else not answer.has_more
         if self._after_seq is not None:
             page.reverse()  # a page is always newest first
         if page:

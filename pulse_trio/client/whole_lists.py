@@ -69,7 +69,7 @@ async def read_conversations(read: ReadPage, limit: int | None, offset: int) -> 
     """
     place: Query = {"offset": offset} if offset else {}
     first = await read({"limit": _page_size(limit, 0), **place})
-    if limit is not None and limit <= PAGE:
+    if _is_enough(_by_id(first), limit) or not _goes_on(first):
         return first.conversations
     if offset or isinstance(first.next_cursor, UnsetType):
         found = await _by_offset(read, first, limit, offset)
@@ -114,13 +114,23 @@ async def _read_once(read: ReadPage, page: ConversationPage, limit: int | None, 
     """Reads all pages. Each begins with the last conversation of the one before; returns False if one does not."""
     found = _by_id(page)
     is_whole = True
-    while len(page.conversations) == PAGE and not _is_enough(found, limit):
+    while page.conversations and _goes_on(page) and not _is_enough(found, limit):
         last = page.conversations[-1].id
-        offset += PAGE - 1
+        # One further at least: a page may have a single conversation, because its bytes are bounded.
+        overlap = len(page.conversations) > 1
+        offset += len(page.conversations) - overlap
         page = await read({"limit": PAGE, "offset": offset})
-        is_whole = is_whole and bool(page.conversations) and page.conversations[0].id == last
+        if overlap:
+            is_whole = is_whole and bool(page.conversations) and page.conversations[0].id == last
         found |= _by_id(page)
     return found, is_whole
+
+
+def _goes_on(page: ConversationPage) -> bool:
+    """Returns whether there is a further page; a server of before knows only full pages."""
+    if isinstance(page.next_cursor, UnsetType):
+        return len(page.conversations) == PAGE
+    return page.next_cursor is not None
 
 
 def _is_enough(found: Found, limit: int | None) -> bool:

@@ -181,7 +181,7 @@ class Store(Protocol):
         """Returns the conversation as this user sees it; None if they are not a member."""
 
     async def list_conversations(
-        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None
+        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None, max_bytes: int | None = None
     ) -> ConversationPage:
         """Lists the user's conversations, latest activity first.
 
@@ -193,6 +193,8 @@ class Store(Protocol):
             limit: most conversations of the page.
             offset: skips conversations; only without `before`.
             before: from `ConversationPage.next_before`; a conversation that has moved up meanwhile is not in the page.
+            max_bytes: about how many bytes the page may have as JSON; it ends earlier, but never before its first
+                conversation.
         """
 
     async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
@@ -260,6 +262,7 @@ class Store(Protocol):
         offset: int = 0,
         before_seq: int | None = None,
         after_seq: int | None = None,
+        max_bytes: int | None = None,
     ) -> Page:
         """Returns a page of history, newest first. Costs the same at every depth.
 
@@ -270,6 +273,8 @@ class Store(Protocol):
             offset: skips the newest messages; only without `before_seq` and `after_seq`.
             before_seq: the page has the newest messages below it (and above `after_seq`).
             after_seq: without `before_seq`, the page has the oldest messages above it.
+            max_bytes: about how many bytes the page may have as JSON; it ends earlier, but never before its first
+                message in the direction of reading.
 
         Raises:
             NotAMember: the user is not a member.

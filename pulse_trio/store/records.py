@@ -161,10 +161,17 @@ class NewConversation:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of messages, newest first, and the number of all messages of the conversation."""
+    """A page of messages, newest first.
+
+    Attributes:
+        messages: those of this page.
+        total: number of all messages of the conversation.
+        has_more: the history goes on behind the page in the direction of reading, within the bounds that were given.
+    """
 
     messages: tuple[Message, ...]
     total: int
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from pulse_trio.store.base import (
     UnknownUsers,
     User,
 )
+from pulse_trio.store.page_size import conversation_bytes
 from tests.contract.people import People
 from tests.support.commands import (
     add,
@@ -208,14 +209,29 @@ async def test_list_is_paged(store: Store, people: People) -> None:
     assert (await store.list_conversations(alice.id, limit=5)).next_before is None
 
 
-async def _by_cursor(store: Store, user: User, *, limit: int) -> list[UUID]:
+async def test_a_list_ends_before_it_exceeds_its_bytes(store: Store, people: People) -> None:
+    (alice,) = await people.users("alice")
+    made = [await people.group(alice) for _ in range(6)]
+    for group, text in zip(made, ("x", "l" * 4_000, "界" * 3_000, "\x01" * 900, "y", "z" * 20_000), strict=True):
+        await people.send(group, alice, text)
+    for bound in (1, 8_000, 14_000, 10**6):
+        assert await _by_cursor(store, alice, limit=4, max_bytes=bound) == made[::-1]
+        page = await store.list_conversations(alice.id, limit=4, max_bytes=bound)
+        assert len(page.conversations) == (4 if bound == 10**6 else 1), "the first one always fits"
+        page = await store.list_conversations(alice.id, limit=4, offset=1, max_bytes=bound)
+        sizes = [conversation_bytes(conversation) for conversation in page.conversations]
+        assert sum(sizes) <= bound or len(sizes) == 1
+        assert len(sizes) == {1: 1, 8_000: 2, 14_000: 2, 10**6: 4}[bound]
+
+
+async def _by_cursor(store: Store, user: User, *, limit: int, max_bytes: int | None = None) -> list[UUID]:
     found: list[UUID] = []
-    page = await store.list_conversations(user.id, limit=limit)
+    page = await store.list_conversations(user.id, limit=limit, max_bytes=max_bytes)
     while True:
         found += [conversation.id for conversation in page.conversations]
         if page.next_before is None:
             return found
-        page = await store.list_conversations(user.id, limit=limit, before=page.next_before)
+        page = await store.list_conversations(user.id, limit=limit, before=page.next_before, max_bytes=max_bytes)
 
 
 async def test_conversation_that_moves_up_while_one_pages_hides_no_other(store: Store, people: People) -> None:

@@ -39,6 +39,7 @@ texts = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs
 bounds = st.one_of(st.none(), st.integers(-2, 15))
 limits = st.integers(1, 5)
 offsets = st.integers(0, 12)
+page_bytes = st.sampled_from([None, 1, 1_000, 2_500])
 client_ids = st.sampled_from([None, None, "a", "b"])
 
 
@@ -162,6 +163,7 @@ operations: st.SearchStrategy[Operation] = st.one_of(
     _call("user_changes", users, after_rev=st.integers(0, 10), limit=limits),
     _call("page_messages", conversations, users, limit=limits, offset=offsets),
     _call("page_messages", conversations, users, limit=limits, before_seq=bounds, after_seq=bounds),
+    _call("page_messages", conversations, users, limit=limits, after_seq=bounds, max_bytes=page_bytes),
 )
 
 

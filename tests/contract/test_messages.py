@@ -19,6 +19,7 @@ from pulse_trio.store.base import (
     StoreRefused,
     User,
 )
+from pulse_trio.store.page_size import message_bytes
 from tests.contract.conftest import LIMIT, StoreKind
 from tests.contract.people import People, messages, seqs
 from tests.support.commands import (
@@ -459,6 +460,55 @@ async def test_pages_cover_the_whole_history(store: Store, people: People) -> No
 
 async def _page(store: Store, group: UUID, user: User, *, limit: int, **bounds: int) -> list[Message]:
     return list((await store.page_messages(group, user.id, limit=limit, **bounds)).messages)
+
+
+async def test_a_page_ends_before_it_exceeds_its_bytes(store: Store, people: People) -> None:
+    (alice,) = await people.users("alice")
+    group = await people.group(alice)
+    texts = ["short", "l" * 4_000, "", "\x01" * 700, "界" * 1_400, "m" * 9_000, "end"]
+    stored = await people.send(group, alice, *(text or "-" for text in texts))
+    for bound in (1, 2_000, 5_000, 10_000):
+        backwards: list[Message] = []
+        sizes = []
+        while True:
+            before = {"before_seq": backwards[-1].seq} if backwards else {}
+            page = await store.page_messages(group, alice.id, limit=5, max_bytes=bound, **before)
+            backwards += page.messages
+            sizes.append([message_bytes(message) for message in page.messages])
+            if not page.has_more:
+                break
+        assert backwards == stored[::-1]
+        assert all(sum(size) <= bound or len(size) == 1 for size in sizes), sizes
+        forwards: list[Message] = []
+        has_more = True
+        while has_more:
+            after = forwards[-1].seq if forwards else 0
+            page = await store.page_messages(group, alice.id, limit=5, max_bytes=bound, after_seq=after)
+            forwards += page.messages[::-1]
+            has_more = page.has_more
+        assert forwards == stored
+
+
+async def test_a_page_says_whether_there_are_more(store: Store, people: People) -> None:
+    (alice,) = await people.users("alice")
+    group = await people.group(alice)
+    await people.send(group, alice, *map(str, range(6)))
+    for bounds, has_more in (
+        ({"limit": 5}, True),
+        ({"limit": 6}, False),
+        ({"limit": 2, "offset": 4}, False),
+        ({"limit": 2, "offset": 3}, True),
+        ({"limit": 2, "offset": 6}, False),
+        ({"limit": 3, "before_seq": 4}, False),
+        ({"limit": 2, "before_seq": 4}, True),
+        ({"limit": 2, "before_seq": 4, "after_seq": 1}, False),
+        ({"limit": 1, "before_seq": 4, "after_seq": 1}, True),
+        ({"limit": 3, "after_seq": 3}, False),
+        ({"limit": 2, "after_seq": 3}, True),
+        ({"limit": 2, "after_seq": 6}, False),
+    ):
+        page = await store.page_messages(group, alice.id, **bounds)
+        assert page.has_more is has_more, bounds
 
 
 async def test_empty_history(store: Store, people: People) -> None:

@@ -40,7 +40,10 @@ async def bytes_under_way(server: Server) -> float:
 
 async def test_unread_pages_are_bounded_and_others_are_served(start_server: Callable[..., Server]) -> None:
     server = start_server(
-        PULSE_MAX_CONTENT_CHARS=str(CHARS), PULSE_WRITE_TIMEOUT="300", PULSE_ANSWER_BYTES_PER_ADDRESS="16777216"
+        PULSE_MAX_CONTENT_CHARS=str(CHARS),
+        PULSE_WRITE_TIMEOUT="300",
+        PULSE_ANSWER_BYTES_PER_ADDRESS="16777216",
+        PULSE_PAGE_BYTES="16777216",
     )
     with trio.fail_after(120):
         ada = await Person.register(server.base_url, "ada")

@@ -145,7 +145,11 @@ async def list_conversations(query: ConversationsQuery) -> Response:
     user_id = current_user().id
     reject_offset(query.cursor, query.offset)
     page = await services().store.list_conversations(
-        user_id, limit=query.limit, offset=query.offset, before=number_of(user_id.bytes, query.cursor)
+        user_id,
+        limit=query.limit,
+        offset=query.offset,
+        before=number_of(user_id.bytes, query.cursor),
+        max_bytes=services().settings.page_bytes,
     )
     bodies = [conversation_body(conversation) for conversation in page.conversations]
     cursor = next_cursor(user_id.bytes, page.next_before)

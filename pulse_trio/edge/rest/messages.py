@@ -106,6 +106,13 @@ class MessageList(msgspec.Struct):
     total: int
     limit: int
     offset: int
+    has_more: Annotated[
+        bool,
+        Meta(
+            description="There are further messages within the bounds that were given: older ones, with `after_seq` "
+            "alone newer ones. A page may be shorter than `limit`: its bytes are bounded."
+        ),
+    ]
 
 
 @messages.get("")
@@ -135,9 +142,10 @@ async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
         offset=query.offset,
         before_seq=before_seq,
         after_seq=after_seq,
+        max_bytes=services().settings.page_bytes,
     )
     bodies = [message_body(message) for message in page.messages]
-    return answer(MessageList(bodies, page.total, query.limit, query.offset))
+    return answer(MessageList(bodies, page.total, query.limit, query.offset, page.has_more))
 
 
 @messages.post("")

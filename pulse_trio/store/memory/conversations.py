@@ -15,6 +15,7 @@ from pulse_trio.store.base import (
     NotAMember,
 )
 from pulse_trio.store.memory.state import State, StoredConversation
+from pulse_trio.store.page_size import conversation_bytes, count_fitting
 
 
 class Conversations(State):
@@ -47,17 +48,19 @@ class Conversations(State):
         return self._view(conversation, user_id)
 
     async def list_conversations(
-        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None
+        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None, max_bytes: int | None = None
     ) -> ConversationPage:
         await trio.lowlevel.checkpoint()
         mine = [c for c in self._conversations.values() if user_id in c.members]
         found = [c for c in mine if before is None or c.activity < before]
         found.sort(key=lambda c: c.activity, reverse=True)
         page = found[offset : offset + limit]
+        views = tuple(self._view(c, user_id, LISTED_MEMBERS) for c in page)
+        fitting = count_fitting(map(conversation_bytes, views), max_bytes)
         return ConversationPage(
-            tuple(self._view(c, user_id, LISTED_MEMBERS) for c in page),
+            views[:fitting],
             total=len(mine),
-            next_before=page[-1].activity if len(found) > offset + limit else None,
+            next_before=page[fitting - 1].activity if page and len(found) > offset + fitting else None,
         )
 
     def _set_properties(self, command: SetProperties) -> Properties:

@@ -18,6 +18,7 @@ from pulse_trio.store.base import (
     page_range,
 )
 from pulse_trio.store.memory.state import KEPT_REVISIONS, State
+from pulse_trio.store.page_size import message_page
 
 
 class Messages(State):
@@ -38,13 +39,14 @@ class Messages(State):
         offset: int = 0,
         before_seq: int | None = None,
         after_seq: int | None = None,
+        max_bytes: int | None = None,
     ) -> Page:
         await trio.lowlevel.checkpoint()
         conversation = self._require_member(conversation_id, user_id)
         total = len(conversation.messages)
         first, last = page_range(total, limit, offset, before_seq, after_seq)
         messages = conversation.messages[first - 1 : max(last, 0)]
-        return Page(tuple(reversed(messages)), total)
+        return message_page(messages[::-1], total, before_seq=before_seq, after_seq=after_seq, max_bytes=max_bytes)
 
     def _post(self, command: Post) -> Message:
         resent_id = self._resendable.get((command.conversation_id, command.actor_id, command.client_id or ""))

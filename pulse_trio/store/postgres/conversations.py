@@ -18,6 +18,7 @@ from pulse_trio.store.base import (
     UnknownUsers,
     User,
 )
+from pulse_trio.store.page_size import conversation_bytes, count_fitting
 from pulse_trio.store.postgres.connected import (
     APPLIED,
     HEAD,
@@ -174,7 +175,7 @@ class Conversations(Connected):
         return None if row is None else _conversation(row)
 
     async def list_conversations(
-        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None
+        self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None, max_bytes: int | None = None
     ) -> ConversationPage:
         async with self.list_connection() as connection:
             total = await count(connection, "SELECT count(*) FROM conversation_users WHERE user_id = %s", (user_id,))
@@ -194,8 +195,10 @@ class Conversations(Connected):
                 (user_id, user_id, MAX_ACTIVITY if before is None else before, limit + 1, offset),
             )
             rows = await cursor.fetchall()
-        next_before = rows[limit - 1][-1] if len(rows) > limit else None
-        return ConversationPage(tuple(_conversation(row) for row in rows[:limit]), total, next_before)
+        found = [_conversation(row) for row in rows[:limit]]
+        fitting = count_fitting(map(conversation_bytes, found), max_bytes)
+        next_before = rows[fitting - 1][-1] if len(rows) > fitting else None
+        return ConversationPage(tuple(found[:fitting]), total, next_before)
 
     async def _set_properties(self, command: SetProperties) -> Outcome:
         values = {

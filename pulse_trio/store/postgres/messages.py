@@ -1,16 +1,31 @@
 """The history of messages in PostgreSQL."""
 
-from typing import Final
+from typing import Final, LiteralString
 from uuid import UUID
 
 from pulse_trio.store.base import Head, NotAMember, Page, page_range
+from pulse_trio.store.page_size import message_page
 from pulse_trio.store.postgres.connected import HEAD, MESSAGE, Connected, message
 
-# By the index on (conversation_id, seq), a range no longer than the page: the cost does not depend on its depth.
-_PAGE: Final = f"""
-    SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id
-    WHERE m.conversation_id = %s AND m.seq BETWEEN %s AND %s ORDER BY m.seq DESC
-"""
+
+def _page(order: LiteralString) -> str:
+    """Returns the query for a page that is read in this order, newest first.
+
+    By the index on (conversation_id, seq), a range no longer than the page: the cost does not depend on its depth. What
+    does not fit is not sent: the length of a long text is known without reading it.
+    """
+    return f"""
+        SELECT {MESSAGE} FROM (
+            SELECT *, sum(octet_length(content)) OVER (ORDER BY seq {order}) - octet_length(content) AS bytes_before
+            FROM messages WHERE conversation_id = %s AND seq BETWEEN %s AND %s
+        ) m JOIN users u ON u.id = m.sender_id
+        WHERE m.bytes_before < %s ORDER BY m.seq DESC
+    """
+
+
+_DOWNWARD: Final = _page("DESC")
+_UPWARD: Final = _page("ASC")
+NO_BOUND: Final = 2**62
 
 
 class Messages(Connected):
@@ -31,6 +46,7 @@ class Messages(Connected):
         offset: int = 0,
         before_seq: int | None = None,
         after_seq: int | None = None,
+        max_bytes: int | None = None,
     ) -> Page:
         async with self.connection() as connection:
             cursor = await connection.execute(
@@ -46,6 +62,9 @@ class Messages(Connected):
             total: int = row[0]
             first, last = page_range(total, limit, offset, before_seq, after_seq)
             if last < first:
-                return Page((), total)
-            cursor = await connection.execute(_PAGE, (conversation_id, first, last))
-            return Page(tuple(message(row) for row in await cursor.fetchall()), total)
+                return Page((), total, has_more=False)
+            query = _UPWARD if after_seq is not None and before_seq is None else _DOWNWARD
+            max_octets = NO_BOUND if max_bytes is None else max_bytes
+            cursor = await connection.execute(query, (conversation_id, first, last, max_octets))
+            found = [message(row) for row in await cursor.fetchall()]
+        return message_page(found, total, before_seq=before_seq, after_seq=after_seq, max_bytes=max_bytes)

@@ -338,8 +338,9 @@ export class Store extends EventTarget {
     let hasCursors = false;
     let total;
     let pages = 0;
+    let read = 0; // a page may be shorter than its limit
     let next = {};
-    while (next !== null && pages * LIST_PAGE < MAX_LIST) {
+    while (next !== null && read < MAX_LIST) {
       const began = this.#answers.begin();
       const page = await this.client.conversations({ limit: LIST_PAGE, ...next });
       for (const body of page.conversations) this.#take(body, began);
@@ -347,7 +348,8 @@ export class Store extends EventTarget {
       hasCursors = page.next_cursor !== undefined;
       total = page.total;
       pages += 1;
-      next = nextPage(page, pages * LIST_PAGE);
+      read += page.conversations.length;
+      next = page.conversations.length === 0 ? null : nextPage(page, read);
     }
     const isFull = this.#heardOf.size >= Math.min(total, MAX_LIST);
     return { pages, isComplete: next === null, isWhole: pages === 1 || (isFull && (hasCursors || isSame)) };

@@ -261,7 +261,8 @@ export class PulseClient extends Endpoints {
    * Changes that arrive as frames meanwhile are merged into it.
    * @param {string} id
    * @param {{beforeSeq?: number, afterSeq?: number, limit?: number}} [page]
-   * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number}>}
+   * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number, has_more?: boolean}>} A page
+   *   may be shorter than its limit: its bytes are bounded.
    */
   async history(id, { beforeSeq, afterSeq, limit } = {}) {
     const path = `/api/chat/conversations/${part(idOf(id))}/messages`;
