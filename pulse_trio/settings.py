@@ -187,6 +187,10 @@ class Settings(BaseSettings):
     """Burst of such requests by one user."""
     presence_per_second: int = Field(20, ge=0, le=1_000_000)
     """Sustained rate of REST requests by one user for another user's presence, per second. 0: no limit."""
+    searches_per_second: int = Field(5, ge=0, le=1_000_000)
+    """Sustained rate of searches for users by one user, per second; each page is a search. 0: no limit."""
+    searches_burst: int = Field(100, ge=1, le=10_000_000)
+    """Burst of searches for users by one user."""
     presence_burst: int = Field(200, ge=1, le=10_000_000)
     """Burst of REST requests by one user for another user's presence."""
 

@@ -249,6 +249,7 @@ class Limits:
         self.groups = UserRate(
             "changes of conversations", settings.group_changes_per_second, settings.group_changes_burst
         )
+        self.searches = UserRate("searches for users", settings.searches_per_second, settings.searches_burst)
         self.presence = UserRate("requests for presence", settings.presence_per_second, settings.presence_burst)
 
 

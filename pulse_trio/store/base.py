@@ -155,7 +155,9 @@ class Store(Protocol):
     async def set_password_hash(self, user_id: UUID, password_hash: str, *, old_hash: str) -> None:
         """Replaces the password hash if it is still `old_hash`."""
 
-    async def search_users(self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None) -> UserPage:
+    async def search_users(
+        self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None, max_total: int | None = None
+    ) -> UserPage:
         """Finds users whose name begins with `prefix`, ignoring case; sorted by name.
 
         Args:
@@ -163,6 +165,7 @@ class Store(Protocol):
             limit: most users of the page.
             offset: skips users; only without `after`.
             after: from `UserPage.next_after`; the page begins after it, whoever has registered meanwhile.
+            max_total: counts no further, so that a search costs the same however many users there are.
         """
 
     # --- conversations and members ---

@@ -195,13 +195,15 @@ class UserPage:
 
     Attributes:
         users: those of this page.
-        total: number of all users found.
+        total: number of all users found, counted up to a bound.
         next_after: `after` of the next page; None if this is the last one.
+        is_total_exact: False if there are more than `total`.
     """
 
     users: tuple[User, ...]
     total: int
     next_after: str | None
+    is_total_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,21 @@ async def test_search_pages_are_sorted_by_name(store: Store, people: People) -> 
     assert (await store.search_users("u", limit=5)).next_after is None
 
 
+async def test_a_search_counts_up_to_a_bound(store: Store, people: People) -> None:
+    await people.users("u1", "U2", "u3", "other")
+    for prefix, max_total, total, is_exact in (
+        ("u", None, 3, True),
+        ("u", 4, 3, True),
+        ("u", 3, 3, True),
+        ("u", 2, 2, False),
+        ("", 2, 2, False),
+        ("x", 0, 0, True),
+    ):
+        page = await store.search_users(prefix, limit=1, max_total=max_total)
+        assert (page.total, page.is_total_exact) == (total, is_exact), (prefix, max_total)
+        assert (page.next_after is None) == (prefix == "x"), "pages go on beyond what is counted"
+
+
 async def test_search_by_cursor_survives_a_registration(store: Store, people: People) -> None:
     await people.users("Bea", "bo\u0308rn", "BRUNO")
     first = await store.search_users("b", limit=2)

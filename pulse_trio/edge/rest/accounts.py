@@ -1,7 +1,7 @@
 """The REST resource of accounts: register, log in, renew a token, search users."""
 
 import hashlib
-from typing import Annotated
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -18,6 +18,9 @@ from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.model import User
 from pulse_trio.texts import MAX_USERNAME_CHARS, username_problem
+
+MAX_SEARCH_OFFSET: Final = 1_000  # rows that PostgreSQL reads and drops; a cursor leads further at no cost
+MAX_SEARCH_TOTAL: Final = 1_000  # users that are counted: more than anybody looks through
 
 accounts = Blueprint("accounts", __name__, url_prefix="/api")
 
@@ -65,6 +68,9 @@ class TokenBody(msgspec.Struct):
 class UserQuery(PageQuery):
     """The users to search for."""
 
+    offset: Annotated[
+        int, Meta(ge=0, le=MAX_SEARCH_OFFSET, description="Entries to skip; `cursor` leads to pages beyond.")
+    ] = 0
     query: Annotated[
         str, Meta(max_length=MAX_USERNAME_CHARS, description="The beginning of the username, in any case.")
     ] = ""
@@ -75,7 +81,8 @@ class UserList(msgspec.Struct):
     """A page of users, in the order of their names."""
 
     users: list[UserBody]
-    total: int
+    total: Annotated[int, Meta(description=f"The number of users found, counted up to {MAX_SEARCH_TOTAL:,}.")]
+    is_total_exact: Annotated[bool, Meta(description="False if there are more than `total`.")]
     limit: int
     offset: int
     next_cursor: NextCursor
@@ -153,14 +160,21 @@ async def me() -> Response:
 @accounts.get("/users")
 @operation(name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList}, large=True)
 async def search_users(query: UserQuery) -> Response:
-    """Search users by the beginning of their username."""
+    """Search users by the beginning of their username.
+
+    A search costs the same however many users it finds: `total` is counted up to a bound.
+    """
+    service = services()
     reject_offset(query.cursor, query.offset)
     of_list = _search_key(query.query)
-    page = await services().store.search_users(
-        query.query, limit=query.limit, offset=query.offset, after=text_of(of_list, query.cursor)
+    after = text_of(of_list, query.cursor)
+    service.limits.searches.start(current_user().id)
+    page = await service.store.search_users(
+        query.query, limit=query.limit, offset=query.offset, after=after, max_total=MAX_SEARCH_TOTAL
     )
+    users = [user_body(user) for user in page.users]
     cursor = next_cursor(of_list, page.next_after)
-    return answer(UserList([user_body(user) for user in page.users], page.total, query.limit, query.offset, cursor))
+    return answer(UserList(users, page.total, page.is_total_exact, query.limit, query.offset, cursor))
 
 
 def _search_key(prefix: str) -> bytes:

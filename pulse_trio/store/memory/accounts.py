@@ -46,7 +46,9 @@ class Accounts(State):
         if account is not None and account.password_hash == old_hash:
             account.password_hash = password_hash
 
-    async def search_users(self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None) -> UserPage:
+    async def search_users(
+        self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None, max_total: int | None = None
+    ) -> UserPage:
         await trio.lowlevel.checkpoint()
         prefix_key = username_key(prefix)
         users = {username_key(account.user.username): account.user for account in self._accounts.values()}
@@ -55,6 +57,7 @@ class Accounts(State):
         page = found[offset : offset + limit]
         return UserPage(
             tuple(users[key] for key in page),
-            total=len(keys),
+            total=len(keys) if max_total is None else min(len(keys), max_total),
             next_after=page[-1] if len(found) > offset + limit else None,
+            is_total_exact=max_total is None or len(keys) <= max_total,
         )

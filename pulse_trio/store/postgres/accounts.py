@@ -56,13 +56,17 @@ class Accounts(Connected):
                 (password_hash, user_id, old_hash),
             )
 
-    async def search_users(self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None) -> UserPage:
+    async def search_users(
+        self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None, max_total: int | None = None
+    ) -> UserPage:
         # A range of the index, in byte order: U+10FFFF is not a character, so no name has it.
         lowest = username_key(prefix)
         highest = lowest + "\U0010ffff"
         async with self.list_connection() as connection:
-            total = await count(
-                connection, "SELECT count(*) FROM users WHERE username_key BETWEEN %s AND %s", (lowest, highest)
+            counted = await count(
+                connection,
+                "SELECT count(*) FROM (SELECT FROM users WHERE username_key BETWEEN %s AND %s LIMIT %s) found",
+                (lowest, highest, None if max_total is None else max_total + 1),
             )
             cursor = await connection.execute(
                 """
@@ -73,4 +77,5 @@ class Accounts(Connected):
             )
             rows = await cursor.fetchall()
         next_after = rows[limit - 1][2] if len(rows) > limit else None
-        return UserPage(tuple(User(*row[:2]) for row in rows[:limit]), total, next_after)
+        total = counted if max_total is None else min(counted, max_total)
+        return UserPage(tuple(User(*row[:2]) for row in rows[:limit]), total, next_after, counted == total)

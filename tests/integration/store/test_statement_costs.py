@@ -82,6 +82,21 @@ async def test_acquaintances_cost_the_shorter_list(town: str, me: int, others: l
     assert work(*plans.take()) <= most
 
 
+# --- searches ---
+
+
+@pytest.mark.parametrize("prefix", ["", "u", "user1"])
+async def test_a_search_costs_its_bounds_and_not_the_users_it_finds(town: str, prefix: str) -> None:
+    limit, offset, max_total = 20, 100, 1_000
+    async with watched_store(town) as (store, plans):
+        page = await store.search_users(prefix, limit=limit, offset=offset, max_total=max_total)
+    assert (len(page.users), page.total, page.is_total_exact) == (limit, max_total, False)
+    assert page.next_after is not None
+    ran = plans.take()
+    assert work(*ran) <= 3 * (max_total + offset + limit)
+    assert buffers(*ran) <= 2 * (max_total + offset + limit)
+
+
 # --- resuming ---
 
 
