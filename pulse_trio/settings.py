@@ -164,11 +164,13 @@ class Settings(BaseSettings):
     """Burst of frame bytes from one connection, enforced like `PULSE_FRAMES_BURST`; at least `PULSE_MAX_FRAME_BYTES`.
     """
     pieces_per_second: int = Field(500, ge=0, le=1_000_000)
-    """Sustained rate of WebSocket frames that are not a whole message (pings, pongs, fragments) from one connection,
-    per second. 0: no limit.
+    """Sustained rate of WebSocket frames that are not a whole message (pings, pongs, fragments), or of pieces of
+    request bodies, from one connection, per second. 0: no limit.
     """
     pieces_burst: int = Field(5_000, ge=1, le=10_000_000)
-    """Burst of such frames from one connection; above it the connection is closed with 4429."""
+    """Burst of such frames or pieces from one connection; above it a WebSocket is closed with 4429, and a request is
+    answered with 429.
+    """
 
     # --- rate limits of a user ---
     edits_per_second: int = Field(20, ge=0, le=1_000_000)
@@ -185,12 +187,12 @@ class Settings(BaseSettings):
     """
     group_changes_burst: int = Field(200, ge=1, le=10_000_000)
     """Burst of such requests by one user."""
-    presence_per_second: int = Field(20, ge=0, le=1_000_000)
-    """Sustained rate of REST requests by one user for another user's presence, per second. 0: no limit."""
     searches_per_second: int = Field(5, ge=0, le=1_000_000)
     """Sustained rate of searches for users by one user, per second; each page is a search. 0: no limit."""
     searches_burst: int = Field(100, ge=1, le=10_000_000)
     """Burst of searches for users by one user."""
+    presence_per_second: int = Field(20, ge=0, le=1_000_000)
+    """Sustained rate of REST requests by one user for another user's presence, per second. 0: no limit."""
     presence_burst: int = Field(200, ge=1, le=10_000_000)
     """Burst of REST requests by one user for another user's presence."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import h11
 import trio
@@ -13,11 +13,13 @@ from hypercorn.protocol.events import Data
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
 
 from pulse_trio.edge.server import request_head
+from pulse_trio.edge.server.body_pieces import GuardedParser, PieceGuard
 from pulse_trio.edge.server.client_connection import current_connection
 from pulse_trio.edge.server.gate import LINGER
 from pulse_trio.edge.server.plain_responses import ALIVE_BODY, ALIVE_HEADERS, error_body, error_headers
 from pulse_trio.edge.server.transport import ConnectionEnded
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.settings import Settings
 
 
 class Turn:
@@ -53,12 +55,24 @@ class Turn:
 
 
 class HttpProtocol(H11Protocol):
-    """HTTP/1.1 without upgrades to HTTP/2, and with headers of a bounded size."""
+    """HTTP/1.1 without upgrades to HTTP/2, and with headers of a bounded size.
+
+    Attributes:
+        settings: the bounds on pieces of requests.
+    """
+
+    settings: ClassVar[Settings]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._connection = current_connection()
         self.can_read = self.turn = Turn()
+        self._forwarded: list[str] = []  # of the latest request
+        self._pieces = PieceGuard(self.settings, self._count_request)
+        self.connection = GuardedParser(self._pieces, self.config.h11_max_incomplete_size)
+
+    def _count_request(self) -> None:
+        self._connection.slot.count_request(self._forwarded, is_websocket=False)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Ignores the wish for HTTP/2 over clear text, which the original grants."""
@@ -72,10 +86,11 @@ class HttpProtocol(H11Protocol):
         if status is not None:
             await self._reject(status)
             return
-        forwarded = request_head.values(request, b"x-forwarded-for")
+        self._forwarded = request_head.values(request, b"x-forwarded-for")
+        self._pieces.begin_request()
         is_websocket = bool(request_head.values(request, b"sec-websocket-key"))
         try:
-            self._connection.slot.count_request(forwarded, is_websocket=is_websocket)
+            self._connection.slot.count_request(self._forwarded, is_websocket=is_websocket)
         except PulseError as error:
             if request.method == b"GET" and request.target == b"/healthz":
                 await self._send_answer(200, ALIVE_HEADERS, ALIVE_BODY)  # see `Gate.reject`
@@ -94,7 +109,23 @@ class HttpProtocol(H11Protocol):
             self.turn.end()
         elif self.turn.has_ended:
             return  # nothing answers it any more
-        await super().handle(event)
+        parser = self.connection
+        if isinstance(event, RawData) and event.data and isinstance(parser, GuardedParser):
+            before = parser.events
+            await super().handle(event)
+            if parser.events == before:
+                await self._count_piece(parser)
+        else:
+            await super().handle(event)
+
+    async def _count_piece(self, parser: GuardedParser) -> None:
+        """Counts a read that brought no event, because a client may send its request byte by byte."""
+        try:
+            self._pieces.take()
+        except PulseError as error:
+            if parser.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                await self._send_error(error.code.status, error)
+            await self.send(ConnectionClosed())
 
     async def _handle_events(self) -> None:
         with suppress(ConnectionEnded):
@@ -103,7 +134,7 @@ class HttpProtocol(H11Protocol):
     def leave_http(self) -> None:
         """Drops the state of HTTP once the connection has become a WebSocket."""
         assert isinstance(self.connection, H11WSConnection)
-        del self.connection.h11_connection
+        del self.connection.h11_connection, self._pieces
 
     async def _maybe_recycle(self) -> None:
         """Like the original, but shielded, with a deadline.
@@ -124,6 +155,9 @@ class HttpProtocol(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         """Like the original, but with the JSON body that every error has."""
+        if self._pieces.problem is not None:
+            await self._send_error(status_code, self._pieces.problem)
+            return
         is_large = status_code == 431
         text = "The head of the request is too large" if is_large else "The request is not valid HTTP/1.1"
         code = ErrorCode.TOO_LARGE if is_large else ErrorCode.BAD_REQUEST

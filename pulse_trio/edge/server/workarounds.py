@@ -56,7 +56,7 @@ def install(
     writes = PendingWrites(settings.write_timeout)
     TcpConnection.gate = Gate(settings, files=files)
     TcpConnection.writes = writes
-    WebSocketStream.settings = settings
+    HttpProtocol.settings = WebSocketStream.settings = settings
     worker = partial(draining_worker, stop=stop, guard=guard, on_end=writes.shorten, delay=settings.stop_delay)
     hypercorn.trio.run.worker_serve = worker
     hypercorn.protocol.H11Protocol = HttpProtocol  # type: ignore[assignment,attr-defined]
