@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pulse_trio.errors import LaunchError
+from pulse_trio.networks import Networks
 from pulse_trio.settings_errors import closest_names, describe
 from pulse_trio.settings_values import MetricsToken, Origins, check_secret
 
@@ -197,6 +198,12 @@ class Settings(BaseSettings):
     """Burst of REST requests by one user for another user's presence."""
 
     # --- rate limits of an address ---
+    addresses_per_ipv6_56: int = Field(4, ge=1, le=256)
+    """Addresses that an IPv6 network of 56 bits may use as much as: each limit of an address (of IPv6, a /64) is so
+    many times larger for the /56 around it.
+    """
+    addresses_per_ipv6_48: int = Field(16, ge=1, le=65_536)
+    """Addresses that an IPv6 network of 48 bits may use as much as; as `PULSE_ADDRESSES_PER_IPV6_56`."""
     requests_per_second: int = Field(300, ge=0, le=1_000_000)
     """Sustained rate of requests and handshakes from one address, per second. 0: no limit."""
     requests_burst: int = Field(3_000, ge=1, le=10_000_000)
@@ -266,6 +273,11 @@ class Settings(BaseSettings):
     """`console` for people, `json` for machines; `auto` is console on a terminal."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log lines that are written."""
+
+    @property
+    def networks(self) -> Networks:
+        """The networks for which the limits of an address count as well."""
+        return Networks(self.addresses_per_ipv6_56, self.addresses_per_ipv6_48)
 
     @field_validator("log_format", "log_level", mode="before")
     @classmethod

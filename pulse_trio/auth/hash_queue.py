@@ -13,6 +13,7 @@ from typing import Final
 import trio
 
 from pulse_trio.errors import ErrorCode, PulseError, too_many
+from pulse_trio.networks import widest
 from pulse_trio.settings import Settings
 
 RETRY_SECONDS: Final = 1.0  # until a rejected attempt may find room
@@ -28,7 +29,8 @@ class HashKind(Enum):
 class HashQueue:
     """Gives places for hashing to attempts in turn: kind by kind, and within a kind address by address.
 
-    Example: an address with 100 logins waiting and one with a single login get the next two places, one each.
+    Example: an address with 100 logins waiting and one with a single login get the next two places, one each. The
+    addresses of one IPv6 network (/48) share its turns, because one client may have all of them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -104,68 +106,97 @@ class _Waiter:
 
 
 class _Queue:
-    """The waiting attempts of one kind, in a line for each address; the first line has the next turn."""
+    """The waiting attempts of one kind, in a line for each address, by network.
+
+    The first line of the first network has the next turn. A network is a /48 of IPv6, or a single address of IPv4.
+    """
 
     def __init__(self, kind: HashKind, settings: Settings) -> None:
         self._kind = kind
         self._max_waiting = settings.password_queue
         self._max_per_address = settings.password_attempts_per_address
-        self._lines: dict[str, deque[_Waiter]] = {}  # no line is empty; together at most `_max_waiting`
-        self._pending: dict[str, int] = {}  # by address: attempts that wait or have a place
+        self._networks = settings.networks
+        self._lines: dict[str, dict[str, deque[_Waiter]]] = {}  # none is empty; together at most `_max_waiting`
+        self._pending: dict[str, int] = {}  # by address and network: attempts that wait or have a place
         self.size = 0  # of all lines
 
     @contextmanager
     def attempt(self, address: str) -> Iterator[None]:
         """Counts an attempt of an address while it is pending. Raises PulseError when there are too many."""
-        count = self._pending.get(address, 0)
-        if self._max_per_address and count >= self._max_per_address:
-            raise too_many(f"{self._kind.value} of your address at a time", RETRY_SECONDS)
-        self._pending[address] = count + 1
+        counted = self._networks.of(address)
+        for key, factor in counted:
+            if self._max_per_address and self._pending.get(key, 0) >= self._max_per_address * factor:
+                raise too_many(f"{self._kind.value} of your address at a time", RETRY_SECONDS)
+        for key, _ in counted:
+            self._pending[key] = self._pending.get(key, 0) + 1
         try:
             yield
         finally:
-            self._pending[address] -= 1
-            if not self._pending[address]:
-                del self._pending[address]
+            for key, _ in counted:
+                self._pending[key] -= 1
+                if not self._pending[key]:
+                    del self._pending[key]
 
     def add(self, address: str) -> _Waiter:
         """Puts an attempt at the end of its address's line.
 
-        When the queue is full, the longest line gives up its last attempt unless that would make it shorter than this
-        one. So while fewer addresses attack than the queue has room for, every other address finds room.
+        When the queue is full, the longest line of the network with most attempts gives up its last one, unless that
+        would make it shorter than this one. So while fewer networks attack than the queue has room for, every other
+        one finds room.
 
         Raises:
             PulseError: the queue is full.
         """
+        network = widest(address)
         if self.size >= self._max_waiting:
-            longest = max(self._lines, key=lambda other: len(self._lines[other]))
-            if len(self._lines[longest]) < len(self._lines.get(address, ())) + 2:
-                raise _busy()
-            self._lines[longest].pop().decided.set()
-            self.size -= 1
+            self._give_up(network, address)
         waiter = _Waiter()
-        self._lines.setdefault(address, deque()).append(waiter)
+        self._lines.setdefault(network, {}).setdefault(address, deque()).append(waiter)
         self.size += 1
         return waiter
 
+    def _give_up(self, network: str, address: str) -> None:
+        """Rejects a waiting attempt in favour of one more of an address. Raises PulseError when none has to go."""
+
+        def count(of: str) -> int:
+            return sum(map(len, self._lines.get(of, {}).values()))
+
+        largest = max(self._lines, key=count)
+        is_larger = count(largest) >= count(network) + 2
+        lines = self._lines[largest if is_larger else network] if is_larger or network in self._lines else {}
+        # Of lines of one length, the one whose turn is last.
+        longest = max(reversed(lines), key=lambda other: len(lines[other]), default=None)
+        if longest is None or (not is_larger and len(lines[longest]) < len(lines.get(address, ())) + 2):
+            raise _busy()
+        waiter = lines[longest][-1]
+        self.discard(longest, waiter)
+        waiter.decided.set()
+
     def next(self) -> _Waiter:
-        """Takes the attempt whose turn is next; its address goes to the end."""
-        address, line = next(iter(self._lines.items()))
-        del self._lines[address]
+        """Takes the attempt whose turn is next; its network goes to the end, and within it its address."""
+        network, lines = next(iter(self._lines.items()))
+        address, line = next(iter(lines.items()))
+        del self._lines[network], lines[address]
         waiter = line.popleft()
         self.size -= 1
         if line:
-            self._lines[address] = line
+            lines[address] = line
+        if lines:
+            self._lines[network] = lines
         return waiter
 
     def discard(self, address: str, waiter: _Waiter) -> None:
         """Removes an attempt that no longer waits, if it is still here."""
-        line = self._lines.get(address)
+        network = widest(address)
+        lines = self._lines.get(network, {})
+        line = lines.get(address)
         if line is not None and waiter in line:
             line.remove(waiter)
             self.size -= 1
             if not line:
-                del self._lines[address]
+                del lines[address]
+            if not lines:
+                del self._lines[network]
 
 
 def _busy() -> PulseError:

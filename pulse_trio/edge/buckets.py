@@ -10,6 +10,8 @@ from typing import Final
 
 import trio
 
+from pulse_trio.networks import Networks
+
 MAX_BUCKETS: Final = 65_536  # of one kind; an entry has some 200 bytes
 
 
@@ -118,3 +120,40 @@ class Buckets:
             if used > refilled and len(self._found) <= self._max_entries:
                 return
             del self._found[key]
+
+
+class AddressBuckets:
+    """Buckets for the addresses of clients, and for the networks around those of IPv6, which are larger.
+
+    Args:
+        rate: tokens a second of an address; 0 is no limit.
+        burst: tokens that the bucket of an address holds.
+        networks: how many times larger the buckets of networks are.
+    """
+
+    __slots__ = ("_buckets", "_networks")
+
+    def __init__(self, rate: float, burst: float, networks: Networks) -> None:
+        self._networks = networks
+        factors = {1, networks.per_56, networks.per_48}
+        self._buckets = {factor: Buckets(rate * factor, burst * factor) for factor in factors}
+
+    def take(self, address: str) -> bool:
+        """Takes a token of an address and of each network around it, or none; returns whether it took them."""
+        taken: list[tuple[Buckets, str]] = []
+        for key, factor in self._networks.of(address):
+            if not self._buckets[factor].take(key):
+                for buckets, other in taken:
+                    buckets.give_back(other)
+                return False
+            taken.append((self._buckets[factor], key))
+        return True
+
+    def give_back(self, address: str) -> None:
+        """Gives back tokens that were not needed."""
+        for key, factor in self._networks.of(address):
+            self._buckets[factor].give_back(key)
+
+    def wait(self, address: str) -> float:
+        """Returns the seconds until the address and the networks around it have a token."""
+        return max(self._buckets[factor].wait(key) for key, factor in self._networks.of(address))

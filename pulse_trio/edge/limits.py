@@ -7,13 +7,14 @@ import hashlib
 import math
 from collections import Counter
 from enum import Enum
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 from uuid import UUID
 
 import trio
 
-from pulse_trio.edge.buckets import Buckets, TokenBucket
+from pulse_trio.edge.buckets import AddressBuckets, Buckets, TokenBucket
 from pulse_trio.errors import ErrorCode, PulseError, too_many
+from pulse_trio.networks import Networks
 from pulse_trio.settings import Settings
 from pulse_trio.texts import username_key
 
@@ -121,12 +122,16 @@ class UserSlot:
         self._connections.give_back(self._user_id)
 
 
+Token: TypeAlias = tuple[Buckets | AddressBuckets, str]
+"""A token that an attempt took: its buckets and its key."""
+
+
 class Attempt:
     """A pending attempt, which was counted. It counts as a failure unless it is forgiven."""
 
     __slots__ = ("_pending", "_taken")
 
-    def __init__(self, taken: list[tuple[Buckets, str]], pending: Counter[tuple[Buckets, str]]) -> None:
+    def __init__(self, taken: list[Token], pending: Counter[Token]) -> None:
         self._taken = taken  # the tokens that it took, as buckets and keys
         self._pending = pending
         pending.update(taken)
@@ -140,7 +145,7 @@ class Attempt:
         """Ends the attempt as a failure, which only time forgets."""
         self._end()
 
-    def _end(self) -> list[tuple[Buckets, str]]:
+    def _end(self) -> list[Token]:
         taken, self._taken = self._taken, []
         for token in taken:
             self._pending[token] -= 1
@@ -161,11 +166,12 @@ class Logins:
 
     __slots__ = ("_accounts", "_addresses", "_newcomers", "_pending")
 
-    def __init__(self, per_address: int, per_account: int) -> None:
-        self._addresses = Buckets(per_address / HOUR, per_address)
+    def __init__(self, per_address: int, per_account: int, networks: Networks) -> None:
+        self._addresses = AddressBuckets(per_address / HOUR, per_address, networks)
         self._accounts = Buckets(per_account / HOUR, per_account)
-        self._newcomers = Buckets(1 / HOUR, 1)  # an address has a token here if it has not failed in the last hour
-        self._pending: Counter[tuple[Buckets, str]] = Counter()  # the tokens of pending attempts
+        # An address has a token here if it has not failed in the last hour.
+        self._newcomers = AddressBuckets(1 / HOUR, 1, networks)
+        self._pending: Counter[Token] = Counter()  # the tokens of pending attempts
 
     def start(self, address: str, username: str) -> Attempt:
         """Counts an attempt, before anything is looked up or hashed for it.
@@ -183,7 +189,7 @@ class Logins:
             raise self._rejection(*wanted)
         return Attempt([(self._addresses, address), *taken], self._pending)
 
-    def _rejection(self, *wanted: tuple[Buckets, str]) -> PulseError:
+    def _rejection(self, *wanted: Token) -> PulseError:
         if any(token in self._pending for token in wanted):  # it may be given back
             return too_many("logins at a time", ERROR_INTERVAL)
         return too_many("failed logins", min(buckets.wait(key) for buckets, key in wanted))
@@ -194,8 +200,8 @@ class Registrations:
 
     __slots__ = ("_addresses",)
 
-    def __init__(self, per_address: int) -> None:
-        self._addresses = Buckets(per_address / HOUR, per_address)
+    def __init__(self, per_address: int, networks: Networks) -> None:
+        self._addresses = AddressBuckets(per_address / HOUR, per_address, networks)
 
     def start(self, address: str) -> Attempt:
         """Counts a registration.
@@ -238,8 +244,10 @@ class Limits:
 
     def __init__(self, settings: Settings) -> None:
         self.connections = Connections(settings.connections_per_user)
-        self.logins = Logins(settings.login_failures_per_address, settings.login_failures_per_account)
-        self.registrations = Registrations(settings.registrations_per_address)
+        self.logins = Logins(
+            settings.login_failures_per_address, settings.login_failures_per_account, settings.networks
+        )
+        self.registrations = Registrations(settings.registrations_per_address, settings.networks)
         self.renewals = UserRate(
             "renewals of tokens", settings.renewals_per_user / HOUR, max(1, settings.renewals_per_user)
         )

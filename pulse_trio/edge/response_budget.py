@@ -17,6 +17,7 @@ from pulse_trio.settings import Settings
 
 SMALL_BYTES: Final = 16_384  # a response up to this size is never rejected: the network takes it at once
 ADDRESS_SHARE: Final = 0.25  # of the free bytes: as much as one address may have
+NETWORK_SHARE: Final = 0.5  # of the free bytes: as much as an IPv6 network of many addresses may have
 RETRY_SECONDS: Final = 1.0  # until some responses may have been written
 MAX_TURNS: Final = 4  # large responses of one address that are looked up at a time: less than half of the usual pool
 MAX_WAITING: Final = 124  # requests of one address that wait for a turn: a page for each member of a large office
@@ -29,7 +30,8 @@ class ResponseBudget:
     def __init__(self, settings: Settings) -> None:
         self._max_per_address = settings.answer_bytes_per_address or math.inf
         self._max_bytes = settings.answer_bytes or math.inf
-        self._of_address: dict[str, int] = {}  # addresses with any
+        self._networks = settings.networks
+        self._of_address: dict[str, int] = {}  # addresses and networks with any
         self._lines: dict[str, _Line] = {}  # by address: requests for large responses
         self.size = 0  # bytes of all addresses
 
@@ -78,10 +80,12 @@ class ResponseBudget:
         an address may have: so a few addresses cannot take everything, and one without any bytes finds room.
         """
         others = self.size - answer.size
-        others_of_address = self._of_address.get(answer.address, 0) - answer.size
-        bound = min(self._max_per_address, (self._max_bytes - others) * ADDRESS_SHARE)
-        if others_of_address and others_of_address + size > bound:
-            return "Your address has too many pending responses; read them and retry in a moment"
+        for key, factor in self._networks.of(answer.address):
+            others_of_network = self._of_address.get(key, 0) - answer.size
+            share = ADDRESS_SHARE if factor == 1 else NETWORK_SHARE
+            bound = min(self._max_per_address * factor, (self._max_bytes - others) * share)
+            if others_of_network and others_of_network + size > bound:
+                return "Your address has too many pending responses; read them and retry in a moment"
         if others and others + size > self._max_bytes:
             return "The server has too many pending responses; retry in a moment"
         return None
@@ -89,11 +93,12 @@ class ResponseBudget:
     def change(self, address: str, by: int) -> None:
         """Adds bytes of an address, or removes them."""
         self.size += by
-        of_address = self._of_address.get(address, 0) + by
-        if of_address:
-            self._of_address[address] = of_address
-        else:
-            self._of_address.pop(address, None)
+        for key, _ in self._networks.of(address):
+            of_network = self._of_address.get(key, 0) + by
+            if of_network:
+                self._of_address[key] = of_network
+            else:
+                self._of_address.pop(key, None)
 
 
 class _Line:

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 import trio
 
-from pulse_trio.edge.buckets import Buckets
+from pulse_trio.edge.buckets import AddressBuckets
 from pulse_trio.edge.client_address import client_address
 from pulse_trio.edge.server.plain_responses import ALIVE, error_response
 from pulse_trio.errors import ErrorCode, PulseError, too_many
@@ -51,9 +51,10 @@ class Gate:
         self._max_open = wanted if files is None else min(wanted, files - min(RESERVED_FILES, files // 4))
         self._max_per_address = settings.connections_per_address
         self._proxies = settings.trusted_proxies
-        self._requests = Buckets(settings.requests_per_second, settings.requests_burst)
+        self._requests = AddressBuckets(settings.requests_per_second, settings.requests_burst, settings.networks)
+        self._networks = settings.networks
         self._open = 0
-        self._of_address: dict[str, int] = {}
+        self._of_address: dict[str, int] = {}  # of networks as well
         self._rejecting = 0  # connections that are being answered with an error
         self._logged_at = -math.inf
         self._suppressed = 0  # lines that were not logged since then
@@ -95,7 +96,8 @@ class Gate:
 
     def _check_connections(self, address: str) -> None:
         """Raises PulseError when the address has as many connections as it may."""
-        if self._max_per_address and self.count(address) >= self._max_per_address:
+        counted = self._networks.of(address) if self._max_per_address else ()
+        if any(self.count(key) >= self._max_per_address * factor for key, factor in counted):
             message = f"Your address has {self._max_per_address} connections open, the maximum; close one first"
             error = PulseError(ErrorCode.TOO_MANY_CONNECTIONS, message, retry_after=RETRY_SECONDS)
             raise self._count_rejected(error, address)
@@ -119,15 +121,17 @@ class Gate:
 
     def enter(self, address: str) -> None:
         """Counts a connection of an address."""
-        self._of_address[address] = self.count(address) + 1
+        for key, _ in self._networks.of(address):
+            self._of_address[key] = self.count(key) + 1
 
     def leave(self, addresses: Sequence[str]) -> None:
         """Ends a connection, which was counted for these addresses."""
         self._open -= 1
         for address in addresses:
-            self._of_address[address] -= 1
-            if not self._of_address[address]:
-                del self._of_address[address]
+            for key, _ in self._networks.of(address):
+                self._of_address[key] -= 1
+                if not self._of_address[key]:
+                    del self._of_address[key]
 
     @contextmanager
     def answering(self) -> Iterator[bool]:

@@ -206,3 +206,54 @@ async def test_no_place_is_lost_or_given_twice(autojump_clock: MockClock, seed: 
     assert outcomes["done"]
     assert (queue._free, queue.waiting(LOGIN), queue.waiting(REGISTRATION)) == (2, 0, 0)
     assert all(not line._lines and not line._pending for line in queue._queues.values())
+
+
+def in_network(number: int) -> str:
+    """The address with this number in a /48 of 65,536, as a key for limits; no two share a /56."""
+    return f"2001:db8:1:{number:x}00::/64"
+
+
+async def test_a_network_of_many_addresses_gets_the_turns_of_one(mock_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        front = Front(nursery, password_queue=100)
+        for number in range(20):
+            await front.attempt(f"n{number}", in_network(number))
+        await front.attempt("a1", "192.0.2.1")
+        await front.attempt("b1", "2001:db8:2::/64")
+        await front.attempt("a2", "192.0.2.1")
+        await front.finish()
+        assert front.order[:6] == ["n0", "n1", "a1", "b1", "n2", "a2"]
+        assert front.order[6:] == [f"n{number}" for number in range(3, 20)], "its addresses take turns"
+
+
+async def test_a_network_that_fills_the_queue_makes_room_for_others(mock_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        front = Front(nursery, password_queue=8)
+        for number in range(12):
+            await front.attempt(f"n{number}", in_network(number))
+        assert front.refused.keys() == {"n9", "n10", "n11"}, "no line of its network is longer"
+        await front.attempt("a1", "192.0.2.1")
+        await front.attempt("a2", "192.0.2.1")
+        assert front.refused.keys() == {"n7", "n8", "n9", "n10", "n11"}, "those whose turn would be last"
+        await front.finish()
+        assert front.order == ["n0", "n1", "a1", "n2", "a2", "n3", "n4", "n5", "n6"]
+
+
+async def test_pending_attempts_of_a_network_are_bounded(mock_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        front = Front(
+            nursery,
+            password_queue=100,
+            password_attempts_per_address=2,
+            addresses_per_ipv6_56=2,
+            addresses_per_ipv6_48=3,
+        )
+        for number in range(8):
+            await front.attempt(f"n{number}", in_network(number))
+        assert front.refused.keys() == {"n6", "n7"}, "3 addresses may have 2 each"
+        for number in range(6):
+            await front.attempt(f"m{number}", f"2001:db8:2:{number}::/64")
+        assert front.refused.keys() == {"n6", "n7", "m4", "m5"}, "2 addresses of a /56"
+        await front.attempt("a1", "192.0.2.1")
+        assert "a1" not in front.refused
+        await front.finish()

@@ -4,7 +4,8 @@ import math
 
 from trio.testing import MockClock
 
-from pulse_trio.edge.buckets import Buckets, TokenBucket
+from pulse_trio.edge.buckets import AddressBuckets, Buckets, TokenBucket
+from pulse_trio.networks import Networks
 
 
 async def test_a_bucket_holds_a_burst_and_refills(mock_clock: MockClock) -> None:
@@ -70,3 +71,26 @@ async def test_many_keys_are_bounded_and_the_last_used_stay(mock_clock: MockCloc
             assert not buckets.take("996"), "its use keeps it"
     assert not buckets.take("999")
     assert buckets.take("0"), "forgotten, because it was the least recently used"
+
+
+async def test_networks_of_addresses_have_larger_buckets(mock_clock: MockClock) -> None:
+    buckets = AddressBuckets(rate=1, burst=2, networks=Networks(per_56=3, per_48=4))
+    of_56 = [f"2001:db8:1:{number:x}::/64" for number in range(10)]
+    assert [buckets.take(of_56[0]) for _ in range(3)] == [True, True, False], "an address has 2"
+    assert [buckets.take(address) for address in of_56[1:]] == [True] * 4 + [False] * 5, "a /56 has 6"
+    of_48 = [f"2001:db8:1:{number:x}00::/64" for number in range(1, 10)]
+    assert [buckets.take(address) for address in of_48] == [True] * 2 + [False] * 7, "a /48 has 8"
+    assert buckets.take("2001:db8:2::/64")
+    assert buckets.take("192.0.2.1")
+    buckets.give_back(of_48[0])
+    assert [buckets.take(of_48[3]), buckets.take(of_48[4])] == [True, False]
+    assert buckets.wait(of_48[4]) == 0.25, "the /48 gains 4 a second"
+    assert buckets.wait("2001:db8:2::/64") == 0
+
+
+async def test_what_a_network_refuses_costs_its_address_nothing(mock_clock: MockClock) -> None:
+    buckets = AddressBuckets(rate=0.001, burst=1, networks=Networks(per_56=1, per_48=1))
+    assert buckets.take("2001:db8:1:1::/64")
+    assert not buckets.take("2001:db8:1:2::/64")
+    buckets.give_back("2001:db8:1:1::/64")
+    assert buckets.take("2001:db8:1:2::/64")

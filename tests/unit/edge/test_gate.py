@@ -98,3 +98,21 @@ async def test_answers_to_rejected_connections_are_bounded() -> None:
     assert 0 < answered < 1_000
     with opened.answering() as is_answered:
         assert is_answered
+
+
+async def test_connections_and_requests_of_an_ipv6_network_are_bounded(mock_clock: MockClock) -> None:
+    opened = gate(connections_per_address=2, addresses_per_ipv6_56=2, addresses_per_ipv6_48=3)
+    slots = [opened.admit(f"2001:db8:1:{number}::1") for number in range(4)]
+    assert rejected(opened, "2001:db8:1:5::1") == (ErrorCode.TOO_MANY_CONNECTIONS, 1), "2 addresses of a /56"
+    slots += [opened.admit(f"2001:db8:1:{number}00::1") for number in range(1, 3)]
+    assert rejected(opened, "2001:db8:1:300::1") == (ErrorCode.TOO_MANY_CONNECTIONS, 1), "3 addresses of a /48"
+    slots.append(opened.admit("2001:db8:2::1"))
+    slots[0].leave()
+    slots[0] = opened.admit("2001:db8:1:300::1")
+    for slot in slots:
+        slot.leave()
+    assert (opened.open, opened.count("2001:db8:1::/48"), opened.count("2001:db8:1::/56")) == (0, 0, 0)
+    asking = gate(requests_per_second=1, requests_burst=2, addresses_per_ipv6_56=2, addresses_per_ipv6_48=3)
+    for number in range(4):
+        asking.admit(f"2001:db8:1:{number}::1").leave()
+    assert rejected(asking, "2001:db8:1:5::1")[0] is ErrorCode.RATE_LIMITED

@@ -8,9 +8,12 @@ from trio.testing import MockClock
 
 from pulse_trio.edge.limits import Connections, Flow, Logins, Registrations, UserRate, Verdict
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.networks import Networks
 from pulse_trio.settings import Settings
 
 ALICE, BOB = UUID(int=1), UUID(int=2)
+
+NETWORKS = Networks(per_56=4, per_48=16)
 
 
 def flow(**settings: int) -> Flow:
@@ -69,8 +72,8 @@ async def test_limits_of_0_are_off() -> None:
     connections = Connections(0)
     with connections.hold(ALICE), connections.hold(ALICE), connections.hold(ALICE):
         assert connections.count(ALICE) == 3
-    logins = Logins(0, 0)
-    registrations = Registrations(0)
+    logins = Logins(0, 0, NETWORKS)
+    registrations = Registrations(0, NETWORKS)
     for _ in range(1_000):
         logins.start("a", "alice")
         registrations.start("a")
@@ -102,7 +105,7 @@ def retry_after(logins: Logins, address: str, username: str) -> float:
 
 
 async def test_failed_logins_close_an_account_only_for_the_addresses_that_failed(mock_clock: MockClock) -> None:
-    logins = Logins(per_address=100, per_account=4)
+    logins = Logins(per_address=100, per_account=4, networks=NETWORKS)
     for _ in range(4):
         logins.start("bad", "Alice").fail()
     assert retry_after(logins, "bad", "alice") == 900, "a quarter of an hour, and case makes no difference"
@@ -119,7 +122,7 @@ async def test_failed_logins_close_an_account_only_for_the_addresses_that_failed
 
 
 async def test_parallel_logins_cannot_exceed_the_limit(mock_clock: MockClock) -> None:
-    logins = Logins(per_address=100, per_account=4)
+    logins = Logins(per_address=100, per_account=4, networks=NETWORKS)
     attempts = [logins.start("a", "alice") for _ in range(4)]
     retry_after(logins, "a", "alice")
     for attempt in attempts:
@@ -131,7 +134,7 @@ async def test_parallel_logins_cannot_exceed_the_limit(mock_clock: MockClock) ->
 
 
 async def test_an_address_that_fails_at_many_accounts_closes_none(mock_clock: MockClock) -> None:
-    logins = Logins(per_address=10, per_account=3)
+    logins = Logins(per_address=10, per_account=3, networks=NETWORKS)
     for number in range(10):
         logins.start("bad", f"user{number}").fail()
     for _ in range(50):
@@ -143,7 +146,7 @@ async def test_an_address_that_fails_at_many_accounts_closes_none(mock_clock: Mo
 
 
 async def test_a_rejection_by_account_does_not_count_against_the_address() -> None:
-    logins = Logins(per_address=10, per_account=3)
+    logins = Logins(per_address=10, per_account=3, networks=NETWORKS)
     for _ in range(3):
         logins.start("a", "alice").fail()
     for _ in range(50):
@@ -154,7 +157,7 @@ async def test_a_rejection_by_account_does_not_count_against_the_address() -> No
 
 
 async def test_attempts_that_pending_ones_reject_may_be_retried_at_once(mock_clock: MockClock) -> None:
-    logins = Logins(per_address=6, per_account=4)
+    logins = Logins(per_address=6, per_account=4, networks=NETWORKS)
     attempts = [logins.start("a", "alice") for _ in range(4)]
     assert retry_after(logins, "a", "alice") == 1, "no attempt has failed"
     for attempt in attempts:
@@ -173,7 +176,7 @@ async def test_attempts_that_pending_ones_reject_may_be_retried_at_once(mock_clo
 
 
 async def test_registrations_of_an_address(mock_clock: MockClock) -> None:
-    registrations = Registrations(per_address=2)
+    registrations = Registrations(per_address=2, networks=NETWORKS)
     registrations.start("a")
     registrations.start("a")
     with pytest.raises(PulseError) as refused:

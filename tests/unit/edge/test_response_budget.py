@@ -189,3 +189,19 @@ def test_operations_with_large_responses_reserve_bytes() -> None:
     named = {view._quart_schema_operation_id: view.pulse_large for view in views}  # type: ignore[attr-defined]
     assert {name for name, is_large in named.items() if not is_large} == small
     assert {"listMessages", "listConversations", "getConversation"} <= set(named) - small
+
+
+def test_pending_bytes_of_an_ipv6_network_are_bounded() -> None:
+    budget = make_budget(of_address=100 * KIB)
+    with ExitStack() as stack:
+        for number in range(4):
+            answer = stack.enter_context(budget.answer(f"2001:db8:1:{number}::/64"))
+            assert not is_rejected(answer, 99 * KIB)
+        assert is_rejected(stack.enter_context(budget.answer("2001:db8:1:5::/64")), 99 * KIB), "4 addresses of a /56"
+        for number in range(1, 13):
+            answer = stack.enter_context(budget.answer(f"2001:db8:1:{number:x}00::/64"))
+            assert not is_rejected(answer, 99 * KIB)
+        refused = stack.enter_context(budget.answer("2001:db8:1:f00::/64"))
+        assert is_rejected(refused, 99 * KIB), "16 addresses of a /48"
+        assert not is_rejected(stack.enter_context(budget.answer("2001:db8:2::/64")), 99 * KIB)
+    assert budget.size == 0
