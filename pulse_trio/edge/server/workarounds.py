@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Final
 
 import h11._readers
@@ -16,9 +17,11 @@ import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import hypercorn.trio.run
 import structlog
+import trio
 from hypercorn.protocol import ws_stream
 
 from pulse_trio.edge.server import request_head
+from pulse_trio.edge.server.burst_listener import BurstListener
 from pulse_trio.edge.server.gate import RESERVED_FILES, Gate
 from pulse_trio.edge.server.http_protocol import HttpProtocol
 from pulse_trio.edge.server.open_files import raise_open_files
@@ -59,6 +62,8 @@ def install(
     HttpProtocol.settings = WebSocketStream.settings = settings
     worker = partial(draining_worker, stop=stop, guard=guard, on_end=writes.shorten, delay=settings.stop_delay)
     hypercorn.trio.run.worker_serve = worker
+    bursts = SimpleNamespace(**{**vars(trio), "SocketListener": BurstListener})
+    hypercorn.trio.run.trio = bursts  # type: ignore[assignment,attr-defined]  # its own name for Trio; nobody else's changes
     hypercorn.protocol.H11Protocol = HttpProtocol  # type: ignore[assignment,attr-defined]
     hypercorn.trio.run.TCPServer = TcpConnection  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.WSStream = WebSocketStream  # type: ignore[attr-defined]
