@@ -159,6 +159,8 @@ class Settings(BaseSettings):
     """Frames that a session's frame counts as when it names a conversation of which the user is not a member and which
     had to be looked up in the database.
     """
+    watched_users_per_frame: int = Field(10, ge=1, le=5_000)
+    """Users in a `watch` that count as one more frame, because each of them is looked up."""
     bytes_per_second: int = Field(262_144, ge=0, le=1_073_741_824)
     """Sustained rate of frame bytes from one connection, per second. 0: no limit."""
     bytes_burst: int = Field(1_048_576, ge=1_024, le=1_073_741_824)

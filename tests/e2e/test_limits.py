@@ -116,6 +116,21 @@ async def test_frames_about_foreign_conversations_cost_more_and_open_no_rooms(st
         assert (await bob.history(conversation))["total"] == 1
 
 
+async def test_a_watch_of_many_users_costs_more(start_server: Start) -> None:
+    server = start_server(PULSE_FRAMES_PER_SECOND="1", PULSE_FRAMES_BURST="200", PULSE_WATCHED_USERS_PER_FRAME="10")
+    with trio.fail_after(60):
+        alice, _, _ = await two(server)
+        async with open_raw(server.port) as flooder:
+            answer = await flooder.request(upgrade_request(f"/api/chat/ws?token={alice.token}"))
+            assert answer.status == 101
+            watch = frame({"type": "watch", "user_ids": [str(uuid4()) for _ in range(490)]})
+            await flooder.send(watch * 3 + frame({"type": "ping"}) * 40)  # 150 frames, and 40
+            for _ in range(40):
+                await flooder.read_json_type("pong")
+            await flooder.send(watch + frame({"type": "ping"}) * 5)  # it takes what is left
+            assert (await flooder.read_json_type("error", "pong"))["code"] == "rate_limited"
+
+
 async def test_a_flood_of_bytes_is_told_and_closed(start_server: Start) -> None:
     server = start_server(PULSE_BYTES_PER_SECOND="1000", PULSE_BYTES_BURST="65536")
     with trio.fail_after(60):

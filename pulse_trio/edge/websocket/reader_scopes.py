@@ -74,7 +74,7 @@ class AllConversations:
     Args:
         service: the running service.
         session: the session.
-        flow: pays for look-ups of conversations that the user is not in.
+        flow: pays for look-ups: of conversations that the user is not in, and of watched users.
     """
 
     __slots__ = ("_flow", "_service", "_session", "connection")
@@ -114,6 +114,7 @@ class AllConversations:
             case SendResume():
                 await self._resume(frame)
             case SendWatch():
+                self._flow.charge(len(frame.user_ids) // self._service.settings.watched_users_per_frame)
                 self._watch(frame)
 
     async def _resume(self, frame: SendResume) -> None:
