@@ -21,7 +21,7 @@ INSTALL = $(call INSTALL_IN,$(VENV)) --require-hashes
 INSTALL_PULSE_IN = $(call INSTALL_IN,$(1)) --no-deps --no-build-isolation --editable .
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve check test fuzz test-exits simulate conformance bench bench-quick lint lock clean \
+.PHONY: serve check test fuzz fairness test-exits simulate conformance bench bench-quick lint lock clean \
 	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
@@ -46,6 +46,11 @@ simulate: $(VENV)/test.stamp
 ROUNDS ?= 20
 fuzz: $(VENV)/test.stamp
 	$(BIN)/python -m tests.fuzz --rounds $(ROUNDS)
+
+# Each operation and frame at its largest, floods of passwords and searches, and unread answers, beside a canary. For a
+# quiet machine: it compares times. About ten minutes.
+fairness: $(VENV)/test.stamp
+	$(BIN)/python -m tests.fairness $(FAIRNESS_ARGS)
 
 # WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
 conformance: $(VENV)/test.stamp
