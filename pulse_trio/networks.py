@@ -14,7 +14,7 @@ SUFFIX: Final = "/64"  # of the keys of IPv6 addresses
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """How many times larger the bounds of wider networks are.
+    """Factors by which the bounds of wider networks are larger.
 
     Attributes:
         per_56: addresses (/64) that a /56 may use as much as.

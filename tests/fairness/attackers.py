@@ -25,7 +25,7 @@ PING: Final = frame({"type": "ping"})
 
 @dataclass(frozen=True)
 class Attack:
-    """What connections send, each its own.
+    """Data that connections send, each its own.
 
     Attributes:
         port: of the server.

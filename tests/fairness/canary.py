@@ -18,7 +18,7 @@ PROBE: Final = b"GET /healthz HTTP/1.1\r\nHost: chat.example\r\n\r\n"
 
 @dataclass
 class Figures:
-    """What the canary measured, in seconds."""
+    """Durations that the canary measured, in seconds."""
 
     messages: list[float] = field(default_factory=list)  # until both have the message
     probes: list[float] = field(default_factory=list)

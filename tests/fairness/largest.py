@@ -30,7 +30,7 @@ LEFT_OUT: Final = {
 
 @dataclass(frozen=True)
 class Place:
-    """What one attacker may use.
+    """Things that one attacker may use.
 
     Attributes:
         token: of the attacker.
