@@ -338,7 +338,7 @@ export class Store extends EventTarget {
     let hasCursors = false;
     let total;
     let pages = 0;
-    let read = 0; // a page may be shorter than its limit
+    let read = 0; // conversations: a page by cursor may be shorter than its limit
     let next = {};
     while (next !== null && read < MAX_LIST) {
       const began = this.#answers.begin();
@@ -349,7 +349,7 @@ export class Store extends EventTarget {
       total = page.total;
       pages += 1;
       read += page.conversations.length;
-      next = page.conversations.length === 0 ? null : nextPage(page, read);
+      next = nextPage(page, pages * LIST_PAGE);
     }
     const isFull = this.#heardOf.size >= Math.min(total, MAX_LIST);
     return { pages, isComplete: next === null, isWhole: pages === 1 || (isFull && (hasCursors || isSame)) };
