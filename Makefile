@@ -21,7 +21,7 @@ INSTALL = $(call INSTALL_IN,$(VENV)) --require-hashes
 INSTALL_PULSE_IN = $(call INSTALL_IN,$(1)) --no-deps --no-build-isolation --editable .
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve check test fuzz fairness test-exits simulate conformance bench bench-quick lint lock clean \
+.PHONY: serve check test fuzz fairness frame-fuzz test-exits simulate conformance bench bench-quick lint lock clean \
 	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
@@ -51,6 +51,11 @@ fuzz: $(VENV)/test.stamp
 # quiet machine: it compares times. About ten minutes.
 fairness: $(VENV)/test.stamp
 	$(BIN)/python -m tests.fairness $(FAIRNESS_ARGS)
+
+# Everything that bytes on the port may be, while two others chat; a server and a database of its own.
+FUZZ_SECONDS ?= 600
+frame-fuzz: $(VENV)/test.stamp
+	$(BIN)/python -m tests.frame_fuzz --seconds $(FUZZ_SECONDS)
 
 # WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
 conformance: $(VENV)/test.stamp
