@@ -257,7 +257,8 @@ class ReadPositions:
     def _notify(self, conversation_id: UUID, positions: dict[UUID, int]) -> None:
         room = self._rooms.get(conversation_id)
         if room is not None and room.opened.is_set():
-            room.notify_read(positions)
+            # What waits here is older: after these, and perhaps after a removal of its user, it would be a step back.
+            room.notify_read({**self._unsent.pop(conversation_id, {}), **positions})
         elif (room is not None or self._sessions) and (
             conversation_id in self._unsent or len(self._unsent) < MAX_UNSENT
         ):
@@ -273,9 +274,9 @@ class ReadPositions:
                 conversation_id = next(iter(self._unsent))
                 try:
                     async with self._rooms.opened(conversation_id) as room:
-                        room.notify_read(self._unsent.pop(conversation_id))
+                        room.notify_read(self._unsent.pop(conversation_id, {}))
                 except (NotAMember, StoreUnavailable):
-                    del self._unsent[conversation_id]  # these frames are ephemeral
+                    self._unsent.pop(conversation_id, None)  # these frames are ephemeral
 
 
 def _answer(room: Room, subscription: Subscription, seq: int) -> bool:

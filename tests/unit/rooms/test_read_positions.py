@@ -13,7 +13,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.rooms import read_positions as reads
 from pulse_trio.rooms.read_positions import DELAY
 from pulse_trio.rooms.room import MAX_FRAME_POSITIONS
-from pulse_trio.store.base import NotAMember, ReadMark, ReadState, StoreUnavailable, User
+from pulse_trio.store.base import Head, NotAMember, ReadMark, ReadState, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 from tests.support import commands
 
@@ -328,6 +328,35 @@ async def test_a_removed_member_moves_no_position(autojump_clock: MockClock) -> 
         await bob.read(key, 2)
         await trio.sleep(1)
         assert await position(world, world.bob) == 3
+
+
+async def test_a_position_that_waited_for_its_room_is_not_sent_after_a_later_one(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be sent once the room before it has opened: here after the removal of its user."""
+    async with a_world() as world:
+        await say(world, 3)
+        slow, head, answer = world.ids(), world.store.head, trio.Event()
+        await world.new_conversation(slow)
+        await say(world, 1, slow)
+        await trio.sleep(60)  # the rooms are gone
+
+        async def late(conversation_id: UUID) -> Head:
+            if conversation_id == slow:
+                await answer.wait()
+            return await head(conversation_id)
+
+        monkeypatch.setattr(world.store, "head", late)
+        await device(world, world.bob)  # rooms open for sessions
+        positions = world.hub.read_positions
+        await positions.mark_read(slow, world.bob.id, 1)
+        await positions.mark_read(world.conversation_id, world.bob.id, 1)
+        alice = await world.join(world.alice)
+        await positions.mark_read(world.conversation_id, world.bob.id, 3)
+        await world.remove(world.bob)
+        answer.set()
+        await settle()
+        assert told(alice) == [{str(world.bob.id): 3}]
 
 
 async def test_in_a_crowd_only_the_reader_gets_the_position(autojump_clock: MockClock) -> None:
