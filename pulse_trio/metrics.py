@@ -7,6 +7,7 @@ library. `edge/operators/prometheus.py` reads them on request. Each service has 
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -68,6 +69,7 @@ class Metrics:
         checkout_seconds: wait for a connection of the pool, for each use of the database.
         pool_statistics: returns the figures of the pool, if there is one.
         message_pool_statistics: returns the figures of the pool for messages, if there is one.
+        data_folder: the folder of the embedded PostgreSQL, if there is one.
     """
 
     def __init__(self) -> None:
@@ -93,3 +95,4 @@ class Metrics:
         self.checkout_seconds = Histogram(SECONDS)
         self.pool_statistics: Callable[[], Any] | None = None
         self.message_pool_statistics: Callable[[], Any] | None = None
+        self.data_folder: Path | None = None

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pulse_trio.database.service_role import SERVICE_ROLE, SUPERUSER
 from pulse_trio.errors import LaunchError
 
 MAJOR: Final = 18
@@ -33,6 +34,21 @@ MAX_LOG_BYTES: Final = 10_000_000  # a longer log is truncated at the next start
 
 class EmbeddedError(LaunchError):
     """The embedded PostgreSQL cannot run: one line for a person that says what to do."""
+
+
+class DataFolderTaken(EmbeddedError):
+    """Another process uses the data folder.
+
+    Attributes:
+        holder: that process: "pid" and its number.
+    """
+
+    def __init__(self, base: Path, pid: str) -> None:
+        self.holder = f"pid {pid or 'unknown'}"
+        super().__init__(
+            f"the data folder {base} is in use by another pulse-trio process ({self.holder}): "
+            "rooms live in one process, so stop that one first (and keep workers = 0)"
+        )
 
 
 @dataclass(frozen=True)
@@ -245,7 +261,8 @@ def make_cluster(base: Path, binaries: Path, account: OsAccount, lock: int) -> P
         )
     _write(data / "pg_hba.conf", "local all all peer map=pulse\n", account)
     names = dict.fromkeys((account.name, pwd.getpwuid(os.geteuid()).pw_name))
-    _write(data / "pg_ident.conf", "".join(f'pulse "{name}" pulse\n' for name in names), account)
+    mapped = [f'pulse "{name}" {role}\n' for name in names for role in (SUPERUSER, SERVICE_ROLE)]
+    _write(data / "pg_ident.conf", "".join(mapped), account)
     return data
 
 
@@ -261,7 +278,7 @@ def _version(path: Path) -> str:
 def _initdb(folder: Path, binaries: Path, account: OsAccount, lock: int) -> None:
     # The builtin locale sorts the same on every machine. Only the local account may connect.
     command = [
-        str(binaries / "initdb"), "-D", str(folder), "-U", "pulse", "-E", "UTF8", "--locale=C",
+        str(binaries / "initdb"), "-D", str(folder), "-U", SUPERUSER, "-E", "UTF8", "--locale=C",
         "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--auth-local=peer", "--auth-host=reject",
         "--no-instructions",
     ]  # fmt: skip

@@ -7,6 +7,7 @@ signal is sent when the *thread* that started the server ends (prctl(2), PR_SET_
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -23,6 +24,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from pulse_trio.database.cluster import (
+    DataFolderTaken,
     EmbeddedError,
     OsAccount,
     check_reachable,
@@ -38,8 +40,10 @@ from pulse_trio.database.cluster import (
     reachable_binaries,
     socket_folder,
 )
+from pulse_trio.database.service_role import SUPERUSER, prepare_database
 
 __all__ = [
+    "DataFolderTaken",
     "EmbeddedError",
     "EmbeddedPostgres",
     "default_data_dir",
@@ -50,7 +54,9 @@ __all__ = [
 LOCK_WAIT: Final = 30.0  # seconds for an orphaned server to shut down
 ORPHAN_PATIENCE: Final = 3.0  # seconds before such a server gets a signal (on systems without a death signal)
 POLL: Final = 0.02  # seconds
+MAX_REASON_BYTES: Final = 65_536  # of the log's end, where the reason of the server's end is
 PORT: Final = "5432"  # a part of the socket's name, no TCP port
+_NO_ROOM: Final = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -87,7 +93,18 @@ class EmbeddedPostgres:
         self._owner_lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket_folder: Path | None = None
+        self._log_start = 0  # of this run, in postgres.log
         self.conninfo = ""
+
+    @property
+    def data_dir(self) -> Path:
+        """The data folder."""
+        return self._base
+
+    @property
+    def superuser_conninfo(self) -> str:
+        """The connection string of the server's superuser."""
+        return make_conninfo(self.conninfo, user=SUPERUSER)
 
     @property
     def pid(self) -> int | None:
@@ -130,7 +147,7 @@ class EmbeddedPostgres:
             clear_stale(data, self._socket_folder)
             log = open_log(self._base)
             try:
-                log_start = os.lseek(log, 0, os.SEEK_END)
+                self._log_start = os.lseek(log, 0, os.SEEK_END)
                 settings = {**self._options, "unix_socket_directories": _quoted(self._socket_folder)}
                 command = [str(binaries / "postgres"), "-D", str(data)]
                 for name, value in settings.items():
@@ -151,23 +168,18 @@ class EmbeddedPostgres:
                 os.close(log)
         finally:
             os.close(cluster_lock)
-        self._wait_ready(timeout, log_start)
+        self._wait_ready(timeout)
         _publish(self._base, self.conninfo)
         return self.conninfo
 
-    def _wait_ready(self, timeout: float, log_start: int) -> None:
+    def _wait_ready(self, timeout: float) -> None:
         assert self._process is not None
-        host = {"host": str(self._socket_folder), "port": PORT, "user": "pulse"}  # ignores PGHOST, PGPORT and PGUSER
         deadline = time.monotonic() + timeout
         while True:
             if self._process.poll() is not None:
-                raise EmbeddedError(f"PostgreSQL ended while starting: {self._end_reason(log_start)}")
+                raise EmbeddedError(f"PostgreSQL ended while starting: {self.end_reason()}")
             try:
-                with psycopg.connect(make_conninfo(**host, dbname="postgres"), autocommit=True) as connection:
-                    found = connection.execute("SELECT FROM pg_database WHERE datname = 'pulse'").fetchone()
-                    if found is None:
-                        connection.execute("CREATE DATABASE pulse")
-                self.conninfo = make_conninfo(**host, dbname="pulse")
+                self.conninfo = prepare_database(str(self._socket_folder), PORT)
             except psycopg.OperationalError as error:
                 if time.monotonic() > deadline:
                     raise EmbeddedError(
@@ -177,9 +189,18 @@ class EmbeddedPostgres:
             else:
                 return
 
-    def _end_reason(self, log_start: int) -> str:
-        text = (self._base / "postgres.log").read_bytes()[log_start:].decode("utf-8", "replace")
-        return f"{reason_of_end(text)} (more in {self._base}/postgres.log)"
+    def end_reason(self) -> str:
+        """Reads from the log why the server ended, for a line to a person. Blocking."""
+        path = self._base / "postgres.log"
+        try:
+            with path.open("rb") as file:
+                file.seek(max(self._log_start, path.stat().st_size - MAX_REASON_BYTES))
+                text = file.read(MAX_REASON_BYTES).decode("utf-8", "replace")
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+        reason = reason_of_end(text)
+        advice = "; free some space on that disk" if any(problem in reason for problem in _NO_ROOM) else ""
+        return f"{reason} (more in {path}){advice}"
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stops the server: a fast shutdown, after `timeout` seconds an immediate one, then SIGKILL. Never raises."""
@@ -247,10 +268,7 @@ def _lock_owner(base: Path) -> int:
     except BlockingIOError:
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
         os.close(descriptor)
-        raise EmbeddedError(
-            f"the data folder {base} is in use by another pulse-trio process (pid {holder or 'unknown'}): "
-            "rooms live in one process, so stop that one first (and keep workers = 0)"
-        ) from None
+        raise DataFolderTaken(base, holder) from None
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor

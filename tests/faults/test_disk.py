@@ -14,7 +14,9 @@ import httpx2
 import psycopg
 import pytest
 import trio
+from psycopg.conninfo import make_conninfo
 
+from pulse_trio.database.service_role import SUPERUSER
 from tests.faults.talkers import talking
 from tests.faults.test_stalls import IMPATIENT, chatting, heals, is_refused, locked
 from tests.support.client import Api, Person
@@ -200,10 +202,14 @@ async def test_the_disk_of_the_embedded_database_is_full(
                 await chat.send({"type": "message", "content": f"message {seq}"})
                 assert (await chat.receive())["seq"] == seq
             fill(ballast)
-            crash_for_want_of_wal((small_folder / "data" / "conninfo").read_text().strip())
+            conninfo = (small_folder / "data" / "conninfo").read_text().strip()
+            crash_for_want_of_wal(make_conninfo(conninfo, user=SUPERUSER))
             assert await chat.wait_closed() in {1011, 1012}
         assert await trio.to_thread.run_sync(server.wait) != 0
-        assert "PostgreSQL" in server.output
+        last = server.output.splitlines()[-1]
+        assert "service stops" in last, server.output
+        assert "No space left on device" in last
+        assert "free some space" in last
         unlucky = Server(settings)
         assert await trio.to_thread.run_sync(unlucky.wait) == 1
         assert unlucky.output.count("\n") == 1, unlucky.output

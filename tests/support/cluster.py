@@ -40,8 +40,8 @@ class Cluster:
 
     @property
     def conninfo(self) -> str:
-        """Its empty database `pulse`."""
-        return self.server.conninfo
+        """Its empty database `pulse`, as the superuser."""
+        return self.server.superuser_conninfo
 
     @property
     def socket_folder(self) -> str:

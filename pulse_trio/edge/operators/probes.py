@@ -5,10 +5,13 @@ They are not in the OpenAPI document, which is for authors of clients.
 
 import ipaddress
 import secrets
+import shutil
+from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
+import trio
 from msgspec import Meta
 from quart import Blueprint, Response, request
 from quart_schema import hide, operation_id
@@ -85,8 +88,19 @@ async def metrics() -> Response:
         current_gate(),
         accept,
         database_answers=is_up,
+        free_bytes=await _free_bytes(service.metrics.data_folder),
     )
     return Response(text, 200, content_type=content_type)
+
+
+async def _free_bytes(folder: Path | None) -> int | None:
+    if folder is None:
+        return None
+    try:
+        usage = await trio.to_thread.run_sync(shutil.disk_usage, folder, abandon_on_cancel=True)
+    except OSError:
+        return None
+    return usage.free
 
 
 def _check_access(settings: Settings) -> None:

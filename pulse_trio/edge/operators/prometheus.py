@@ -29,6 +29,7 @@ def exposition(
     accept: str,
     *,
     database_answers: bool,
+    free_bytes: int | None,
 ) -> tuple[bytes, str]:
     """Returns all metrics as text, and its content type.
 
@@ -40,9 +41,13 @@ def exposition(
         gate: the gate of its server, if there is one.
         accept: the request's `Accept` header, which may prefer OpenMetrics.
         database_answers: True if the database answered the readiness check.
+        free_bytes: room on the disk of the data folder; None if unknown, or if there is no data folder.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Service(metrics, hub, hash_queue, answers, gate, database_answers=database_answers))
+    service = _Service(
+        metrics, hub, hash_queue, answers, gate, database_answers=database_answers, free_bytes=free_bytes
+    )
+    registry.register(service)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
@@ -62,8 +67,10 @@ class _Service(Collector):
         gate: Gate | None,
         *,
         database_answers: bool,
+        free_bytes: int | None,
     ) -> None:
         self._database_answers = database_answers
+        self._free_bytes = free_bytes
         self._metrics = metrics
         self._hub = hub
         self._hash_queue = hash_queue
@@ -74,6 +81,9 @@ class _Service(Collector):
         yield _gauges("pulse_build_info", "Always 1, with the running version as a label.", "version", {__version__: 1})
         yield _gauge("pulse_draining", "1 while the service shuts down, else 0.", int(self._hub.draining))
         yield _gauge("pulse_database_up", "1 if the database answers, else 0.", int(self._database_answers))
+        if self._free_bytes is not None:
+            text = "Free space on the disk of the data folder, for this account."
+            yield _gauge("pulse_data_free_bytes", text, self._free_bytes)
         yield from self._connections()
         yield from self._frames()
         yield from self._messages()

@@ -50,6 +50,8 @@ def postgres_store(
         pool = new_pool(min_size=settings.pool_min - message_min, max_size=settings.pool_max)
         metrics.pool_statistics = pool.statistics
         metrics.message_pool_statistics = message_pool.statistics
+        if embedded is not None:
+            metrics.data_folder = embedded.data_dir
         async with trio.open_nursery() as nursery, pool, message_pool:
             nursery.start_soon(lock.watch, name="service lock")
             if embedded is not None:
@@ -74,6 +76,5 @@ async def _watch_embedded(server: EmbeddedPostgres) -> None:
     while (status := server.poll()) is None:  # noqa: ASYNC110  # portable, unlike waiting for a child
         await trio.sleep(EMBEDDED_POLL)
     how = f"by signal {-status}" if status < 0 else f"with exit code {status}"
-    raise LaunchError(
-        f"the embedded PostgreSQL ended {how}: postgres.log in the data folder may say why; start pulse-trio again"
-    )
+    reason = await trio.to_thread.run_sync(server.end_reason)
+    raise LaunchError(f"the embedded PostgreSQL ended {how}: {reason}; start pulse-trio again")

@@ -39,7 +39,14 @@ async def test_prometheus_reads_histograms(autojump_clock: object) -> None:
         metrics.commit_seconds.observe(seconds)
     async with a_world() as world:
         text, _ = exposition(
-            metrics, world.hub, HashQueue(settings), ResponseBudget(settings), None, "", database_answers=True
+            metrics,
+            world.hub,
+            HashQueue(settings),
+            ResponseBudget(settings),
+            None,
+            "",
+            database_answers=True,
+            free_bytes=None,
         )
     families = {family.name: family for family in text_string_to_metric_families(text.decode())}
     samples = families["pulse_commit_seconds"].samples
