@@ -21,8 +21,10 @@ from pulse_trio.edge.server.plain_responses import ALIVE, error_response
 from pulse_trio.errors import ErrorCode, PulseError, too_many
 from pulse_trio.settings import Settings
 
-RESERVED_FILES: Final = 256  # at most, of the files that a process may open: the database, logs, listeners, a margin
 MAX_REJECTING: Final = 100  # rejected connections that are answered at a time; others are just closed
+_OTHER_SESSIONS: Final = 7  # of the database, beside PULSE_POOL_MAX: for messages, the lock and a command
+_OWN_FILES: Final = 40  # listeners, the poller, logs, locks, a margin
+_EASY_OWN_FILES: Final = 139  # the same where there are files enough: PULSE_POOL_MAX=10 then reserves 256
 LOG_INTERVAL: Final = 10.0  # seconds between lines about rejected connections
 LINGER: Final = 1.0  # seconds that a client has to read why its connection ends
 REQUEST_WAIT: Final = 0.2  # seconds for the first bytes of a rejected connection's request
@@ -33,6 +35,25 @@ PROBE: Final = b"GET /healthz "
 log = structlog.get_logger(__name__)
 
 
+def reserved_files(settings: Settings, files: int | None = None) -> int:
+    """Returns how many files are kept for other purposes than clients: the database, rejections, the process itself.
+
+    Args:
+        settings: all settings.
+        files: the number of files that the process may open; None if there are enough.
+    """
+    sessions = settings.pool_max + _OTHER_SESSIONS
+    most = sessions + MAX_REJECTING + _EASY_OWN_FILES
+    if files is None:
+        return most
+    least = sessions + _max_rejecting(files) + _OWN_FILES
+    return min(most, max(files // 4, least), files * 3 // 4)
+
+
+def _max_rejecting(files: int | None) -> int:
+    return MAX_REJECTING if files is None else max(1, min(MAX_REJECTING, files // 8))
+
+
 class Gate:
     """Counts connections and requests; a bound or a rate of 0 is no limit.
 
@@ -41,6 +62,7 @@ class Gate:
         files: the number of files that the process may open; None for no limit.
 
     Attributes:
+        max_open: the number of connections that may be open at a time; infinite if it has no limit.
         rejected: connections and requests that were rejected, by error code.
         stalled: clients that were disconnected because they did not read.
         violations: WebSockets that were closed for breaking a rule, by close code.
@@ -48,7 +70,8 @@ class Gate:
 
     def __init__(self, settings: Settings, *, files: int | None = None) -> None:
         wanted = settings.max_connections or math.inf
-        self._max_open = wanted if files is None else min(wanted, files - min(RESERVED_FILES, files // 4))
+        self.max_open = wanted if files is None else min(wanted, files - reserved_files(settings, files))
+        self._max_rejecting = _max_rejecting(files)
         self._max_per_address = settings.connections_per_address
         self._proxies = settings.trusted_proxies
         self._requests = AddressBuckets(settings.requests_per_second, settings.requests_burst, settings.networks)
@@ -80,7 +103,7 @@ class Gate:
         Raises:
             PulseError: the server is full, or the address has too many connections or requests.
         """
-        if self._open >= self._max_open:
+        if self._open >= self.max_open:
             message = "The server is full; retry in a moment"
             raise self._count_rejected(PulseError(ErrorCode.UNAVAILABLE, message, retry_after=RETRY_SECONDS), peer)
         if peer is None or self._proxies:
@@ -136,7 +159,7 @@ class Gate:
     @contextmanager
     def answering(self) -> Iterator[bool]:
         """Bounds how many rejected clients are answered at once; yields whether this one is."""
-        if self._rejecting >= MAX_REJECTING:
+        if self._rejecting >= self._max_rejecting:
             yield False
             return
         self._rejecting += 1

@@ -4,6 +4,7 @@ Each workaround has a test against a real process, which fails when a new Hyperc
 unsupported version nothing is installed, and a warning says so.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -22,9 +23,9 @@ from hypercorn.protocol import ws_stream
 
 from pulse_trio.edge.server import request_head
 from pulse_trio.edge.server.burst_listener import BurstListener
-from pulse_trio.edge.server.gate import RESERVED_FILES, Gate
+from pulse_trio.edge.server.gate import Gate, reserved_files
 from pulse_trio.edge.server.http_protocol import HttpProtocol
-from pulse_trio.edge.server.open_files import raise_open_files
+from pulse_trio.edge.server.open_files import AcceptErrors, raise_open_files
 from pulse_trio.edge.server.stream_writer import PendingWrites
 from pulse_trio.edge.server.tcp_connection import TcpConnection
 from pulse_trio.edge.server.websocket_handshake import PlainHandshake
@@ -33,6 +34,8 @@ from pulse_trio.edge.server.worker import draining_worker
 from pulse_trio.settings import Settings
 
 SUPPORTED_VERSIONS: Final = ("0.18.0",)
+
+_ADVICE: Final = "raise the limit (ulimit -Hn, LimitNOFILE), or lower PULSE_MAX_CONNECTIONS"
 
 log = structlog.get_logger(__name__)
 
@@ -55,9 +58,14 @@ def install(
     if found not in SUPPORTED_VERSIONS:
         log.warning("unsupported Hypercorn version: workarounds not installed", version=found)
         return
-    files = raise_open_files(settings.max_connections + RESERVED_FILES) if settings.max_connections else None
+    wanted = settings.max_connections + reserved_files(settings)
+    files = raise_open_files(wanted) if settings.max_connections else None
     writes = PendingWrites(settings.write_timeout)
-    TcpConnection.gate = Gate(settings, files=files)
+    gate = Gate(settings, files=files)
+    if gate.max_open < settings.max_connections:
+        log.warning("few open files allowed", allowed=files, connections=gate.max_open, needed=wanted, advice=_ADVICE)
+    logging.getLogger("trio.serve_listeners").addFilter(AcceptErrors())
+    TcpConnection.gate = gate
     TcpConnection.writes = writes
     HttpProtocol.settings = WebSocketStream.settings = settings
     worker = partial(draining_worker, stop=stop, guard=guard, on_end=writes.shorten, delay=settings.stop_delay)

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 from trio.testing import MockClock
 
-from pulse_trio.edge.server.gate import RESERVED_FILES, Gate
+from pulse_trio.edge.server.gate import Gate, reserved_files
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 
@@ -41,11 +41,18 @@ async def test_connections_of_the_process_are_bounded_by_its_files(mock_clock: M
     assert rejected(opened, None) == (ErrorCode.UNAVAILABLE, 1)
     first.leave()
     opened.admit(None)
-    for files, slots in ((4, 3), (RESERVED_FILES * 5, RESERVED_FILES * 4)):
+    enough = reserved_files(Settings())
+    for files, slots in ((4, 1), (64, 16), (256, 167), (5 * enough, 4 * enough)):
         short = gate(max_connections=0, connections_per_address=0, files=files)
         for _ in range(slots):
             short.admit("192.0.2.1")
         assert rejected(short, "192.0.2.1") == (ErrorCode.UNAVAILABLE, 1)
+
+
+def test_a_large_pool_of_the_database_takes_its_files_from_the_clients() -> None:
+    large = Settings(pool_max=1_000)
+    assert (reserved_files(Settings(), 4_096), reserved_files(large, 4_096)) == (256, 1_147)
+    assert (reserved_files(Settings()), reserved_files(large)) == (256, 1_246)
 
 
 async def test_request_rate_per_address_counts_the_first_request_at_accept(mock_clock: MockClock) -> None:
