@@ -20,9 +20,9 @@ from pulse_trio import __version__, logs
 from pulse_trio.auth.passwords import Passwords
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import utc_now
-from pulse_trio.console import exit_with
+from pulse_trio.console import exit_with, report
 from pulse_trio.conversations import accounts
-from pulse_trio.database.backup import dump, restore
+from pulse_trio.database.backup import dump, dump_to, restore
 from pulse_trio.database.opening import Database, migrate_database, open_database
 from pulse_trio.database.schema import establish_epoch, renew_epoch
 from pulse_trio.database.sessions import with_keepalives
@@ -129,8 +129,13 @@ def backup(file: Path, data_dir: Path | None) -> None:
     The signing key of a data folder (secret_key) is not in the dump: keep a copy of it elsewhere, or everybody must
     log in again after a restore.
     """
-    with _errors_as_one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, create=False) as database:
-        click.echo(f"{dump(database, file):,} bytes.")
+    is_stream = str(file) == "-"
+    with _errors_as_one_line():
+        if is_stream and sys.stdout.isatty():
+            raise LaunchError("standard output is a terminal: send the dump to a file or a program")
+        with open_database(Settings.load(data_dir=data_dir), attach=True, create=False) as database:
+            size = dump_to(database, sys.stdout.fileno()) if is_stream else dump(database, file)
+            click.echo(f"{size:,} bytes.", err=is_stream)
 
 
 @main.command("restore")

@@ -38,6 +38,8 @@ _OCCUPANT: Final = """
             WHERE classid = 'pg_class'::regclass AND objid = relation.oid AND deptype = 'e'
         )
 """
+_DUMP_OPTIONS: Final = ("--format=custom", "--no-owner", "--no-privileges")
+_CHUNK_BYTES: Final = 65_536
 _MAGIC: Final = b"PGDMP"  # begins a dump in PostgreSQL's custom format
 _LISTED_TABLE: Final = re.compile(r"^\d+; \d+ \d+ TABLE \S+ (\S+) ", re.MULTILINE)
 _OUR_TABLES: Final = {"alembic_version", "history", "messages"}
@@ -62,8 +64,7 @@ def dump(database: Database, file: Path) -> int:
     try:
         # Into a file, not to standard output: pg_dump then records the offsets of its parts, so that pg_restore detects
         # a truncated dump.
-        options = ["--format=custom", "--no-owner", "--no-privileges", f"--file={draft}"]
-        _run(program, options, database)
+        _run(program, [*_DUMP_OPTIONS, f"--file={draft}"], database)
         if os.pread(descriptor, len(_MAGIC), 0) != _MAGIC:
             raise LaunchError(f"{program} ended without an error but wrote no dump")
         os.fsync(descriptor)
@@ -74,6 +75,49 @@ def dump(database: Database, file: Path) -> int:
         raise
     finally:
         os.close(descriptor)
+    return size
+
+
+def dump_to(database: Database, descriptor: int) -> int:
+    """Writes a dump of the database to an open file, such as a pipe to another program; returns its size in bytes.
+
+    A reader cannot tell a dump that ended early from a whole one until it restores it: look at the exit code.
+
+    Raises:
+        LaunchError: the dump failed, or nobody reads the file any longer; one line for a person.
+    """
+    program = _find_program(database, "pg_dump")
+    require_own_sessions(with_keepalives(database.conninfo), writes=False)
+    size = 0
+    command, environment = _command(program, _DUMP_OPTIONS, database)
+    with tempfile.TemporaryFile() as errors:
+        try:
+            running = subprocess.Popen(  # noqa: S603  # PostgreSQL's own program
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+            )
+        except OSError as error:
+            raise LaunchError(f"{program} cannot be run: {error.strerror}") from None
+        with running:
+            assert running.stdout is not None
+            try:
+                while chunk := running.stdout.read(_CHUNK_BYTES):
+                    if not size and not chunk.startswith(_MAGIC):
+                        raise LaunchError(f"{program} wrote something else than a dump")
+                    size += len(chunk)
+                    rest = memoryview(chunk)
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
+            except OSError as error:
+                running.kill()
+                raise LaunchError(f"the dump cannot be written: {error.strerror}") from None
+            except BaseException:
+                running.kill()
+                raise
+        if running.returncode != 0:
+            errors.seek(0)
+            raise _failure(program, running.returncode, errors.read().decode("utf-8", "replace"))
+    if not size:
+        raise LaunchError(f"{program} ended without an error but wrote no dump")
     return size
 
 
@@ -177,18 +221,11 @@ def _run(program: Path, options: Sequence[str], database: Database | None = None
     Raises:
         LaunchError: it failed; one line for a person.
     """
-    target: list[str] = []
-    password = None
-    if database is not None:
-        params = {name: str(value) for name, value in conninfo_to_dict(database.conninfo).items()}
-        password = params.pop("password", None)
-        target = [f"--dbname={make_conninfo('', **params)}", "--no-password"]
-    # Every account can read a program's arguments, but only its own account can read its environment.
-    environment = os.environ if password is None else {**os.environ, "PGPASSWORD": password}
+    command, environment = _command(program, options, database)
     try:
         done = subprocess.run(  # noqa: S603  # PostgreSQL's own program
-            [str(program), *target, *options],
-            env={**environment, "LC_ALL": "C"},
+            command,
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -198,12 +235,33 @@ def _run(program: Path, options: Sequence[str], database: Database | None = None
     except OSError as error:
         raise LaunchError(f"{program} cannot be run: {error.strerror}") from None
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        reason = next((line for line in lines if "error:" in line), lines[0] if lines else f"exit {done.returncode}")
-        if "unsupported version" in reason:
-            raise LaunchError(
-                f"the dump was made by programs of a newer PostgreSQL than {program}: restore it into a server of that "
-                "version or a newer one, or make the dump with programs of the version of the server it came from"
-            )
-        raise LaunchError(f"{reason.strip()}; PULSE_POSTGRES_BIN chooses other programs than {program}")
+        raise _failure(program, done.returncode, done.stderr)
     return done.stdout
+
+
+def _command(program: Path, options: Sequence[str], database: Database | None) -> tuple[list[str], dict[str, str]]:
+    """Returns the arguments and the environment of a program of PostgreSQL.
+
+    Every account can read a program's arguments, but only its own account can read its environment: the password is
+    there.
+    """
+    environment = {**os.environ, "LC_ALL": "C"}
+    if database is None:
+        return [str(program), *options], environment
+    params = {name: str(value) for name, value in conninfo_to_dict(database.conninfo).items()}
+    password = params.pop("password", None)
+    if password is not None:
+        environment["PGPASSWORD"] = password
+    return [str(program), f"--dbname={make_conninfo('', **params)}", "--no-password", *options], environment
+
+
+def _failure(program: Path, code: int, stderr: str) -> LaunchError:
+    """Returns the error for a program of PostgreSQL that failed: one line for a person."""
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    reason = next((line for line in lines if "error:" in line), lines[0] if lines else f"exit {code}")
+    if "unsupported version" in reason:
+        return LaunchError(
+            f"the dump was made by programs of a newer PostgreSQL than {program}: restore it into a server of that "
+            "version or a newer one, or make the dump with programs of the version of the server it came from"
+        )
+    return LaunchError(f"{reason.strip()}; PULSE_POSTGRES_BIN chooses other programs than {program}")

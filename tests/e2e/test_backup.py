@@ -114,15 +114,68 @@ async def test_a_dump_of_a_service_that_runs_serves_the_same_history_elsewhere(
 def test_a_database_that_is_not_empty_is_not_touched(cluster: Cluster, database: str, folder: Path) -> None:
     settings = {"DATABASE_URL": database, "SECRET_KEY": SECRET}
     file = folder / "pulse.dump"
-    answer("user", "add", "alice", "--password", PASSWORD, **settings)
+    answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **settings)
     answer("backup", str(file), **settings)
     assert "not empty" in refusal("restore", str(file), **settings)
     assert answer("token", "alice", **settings)
 
 
+def stream(*, expected: int = 0, **settings: str) -> tuple[bytes, str]:
+    """Runs `pulse-trio backup -`; returns what it writes to both streams."""
+    done = subprocess.run(
+        [PROGRAM, "backup", "-"], env=environment(**settings), capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == expected, done.stderr
+    return done.stdout, done.stderr.decode()
+
+
+def test_a_dump_is_streamed_to_another_program(database: str, cluster: Cluster, folder: Path) -> None:
+    answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **own(database))
+    before = set(Path().iterdir())
+    data, said = stream(**own(database))
+    assert data.startswith(b"PGDMP")
+    assert said == f"{len(data):,} bytes.\n"
+    assert set(Path().iterdir()) == before, "no file named -"
+    file = folder / "pulse.dump"
+    target = own(cluster.new_database(migrated=False))
+    for part in (data[: len(data) // 3], data[: len(data) * 3 // 4], data[:-1]):  # such as of a full disk
+        file.write_bytes(part)
+        refusal("restore", str(file), **target)
+    file.write_bytes(data)
+    assert answer("restore", str(file), **target) == "Restored."
+    assert users(**target) == ["alice"]
+
+
+def test_a_stream_that_nobody_reads_is_an_error(database: str) -> None:
+    with subprocess.Popen(
+        [PROGRAM, "backup", "-"], env=environment(**own(database)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        (line,) = process.stderr.read().decode().splitlines()
+        assert process.wait(60) == 1
+    assert line == "pulse-trio: the dump cannot be written: Broken pipe"
+
+
+def test_a_stream_that_fails_ends_with_one_line_and_an_exit_code(folder: Path, database: str) -> None:
+    program = folder / "bin" / "pg_dump"
+    program.parent.mkdir()
+    for text, line in (
+        ("printf PGDMP; echo 'pg_dump: error: the disk broke' >&2; exit 1", "pg_dump: error: the disk broke"),
+        ("exit 0", "wrote no dump"),
+        ("echo what is this", "something else than a dump"),
+    ):
+        program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "pg_dump (PostgreSQL) 18.0" && exit\n{text}\n')
+        program.chmod(0o755)
+        _, said = stream(expected=1, **own(database), PULSE_POSTGRES_BIN=str(program.parent))
+        assert said.count("\n") == 1
+        assert line in said
+
+
 def test_a_dump_that_is_cut_short_or_none_restores_nothing(cluster: Cluster, database: str, folder: Path) -> None:
     file = folder / "pulse.dump"
-    answer("user", "add", "alice", "--password", PASSWORD, DATABASE_URL=database, SECRET_KEY=SECRET)
+    answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, DATABASE_URL=database, SECRET_KEY=SECRET)
     answer("backup", str(file), DATABASE_URL=database, SECRET_KEY=SECRET)
     empty = {"DATABASE_URL": cluster.new_database(migrated=False), "SECRET_KEY": SECRET}
     data = file.read_bytes()
@@ -290,7 +343,7 @@ def test_an_older_servers_dump_is_restored_into_it_and_into_a_newer_one(
 ) -> None:
     file = folder / "pulse.dump"
     source = own(older.new_database())
-    answer("user", "add", "alice", "--password", PASSWORD, **source)
+    answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **source)
     answer("backup", str(file), **source)
     for target in (own(older.new_database()), own(cluster.new_database(migrated=False))):
         assert answer("restore", str(file), **target) == "Restored."
@@ -305,7 +358,7 @@ def test_too_new_programs_are_refused_before_anything_is_written(older: SystemPo
     file.write_bytes(b"of last night")
     packaged = str(find_binaries())
     source = own(older.new_database())
-    answer("user", "add", "alice", "--password", PASSWORD, **source)
+    answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **source)
     for command, program, settings in (
         ("backup", "pg_dump", source),
         ("restore", "pg_restore", own(older.new_database())),
