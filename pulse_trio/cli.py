@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 import psycopg
@@ -176,19 +176,21 @@ def user() -> None:
 
 @user.command("add")
 @click.argument("username")
-@click.option("--password", help="Prompted for if missing; '-' reads it from standard input.")
+@click.option(
+    "--password", help="Prompted for if missing; '-' reads it from standard input. Visible in process lists otherwise."
+)
+@click.option("--password-file", type=click.File("r", encoding="utf-8"), help="File whose first line is the password.")
 @_data_dir
-def add_user(username: str, password: str | None, data_dir: Path | None) -> None:
+def add_user(username: str, password: str | None, password_file: TextIO | None, data_dir: Path | None) -> None:
     """Create an account, also while the service runs."""
+    if password is not None and password_file is not None:
+        raise click.UsageError("give --password or --password-file, not both")
     with _errors_as_one_line():
         settings = Settings.load(data_dir=data_dir)
         problem = username_problem(username)
         if problem is not None:
             raise LaunchError(f"the username {problem}")
-        if password == "-":  # noqa: S105  # means standard input
-            password = sys.stdin.readline().rstrip("\r\n")
-        elif password is None:
-            password = click.prompt("Password", hide_input=True, confirmation_prompt=True)
+        password = _chosen_password(password, password_file)
         problem = accounts.password_problem(password, settings)
         if problem is not None:
             raise LaunchError(f"the password {problem}")
@@ -210,6 +212,21 @@ def token(username: str, data_dir: Path | None) -> None:
 async def _serve(app: Any, config: Config, sockets: Any, signals: StopSignals) -> None:
     with unwrap_exit():
         await server.serve(server.wrap(app), config, sockets, signals.wait)
+
+
+def _chosen_password(password: str | None, file: TextIO | None) -> str:
+    """Returns the password of an option, a file, standard input or a prompt."""
+    if password == "-":  # noqa: S105  # means standard input
+        file = sys.stdin
+    elif password is not None:
+        report("others on this machine can read the password in the list of processes: use --password-file, or -")
+        return password
+    if file is None:
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True))
+    try:
+        return file.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError):
+        raise LaunchError("the password cannot be read: it is not a line of UTF-8") from None
 
 
 def _pool(database: Database) -> Pool:

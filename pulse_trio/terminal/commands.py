@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
 from pulse_trio.client import ClientError, open_client
 from pulse_trio.client.account import token_problem
@@ -13,7 +15,7 @@ from pulse_trio.protocol.fields import MAX_CLIENT_ID_CHARS
 from pulse_trio.terminal import tokens
 from pulse_trio.terminal.access import Access, checked_server
 from pulse_trio.terminal.chat import chat as run_chat
-from pulse_trio.terminal.exits import Exit, Stop, run
+from pulse_trio.terminal.exits import Exit, Stop, run, warn
 from pulse_trio.terminal.listing import listing
 from pulse_trio.terminal.send import send as run_send
 from pulse_trio.terminal.streams import Output
@@ -22,6 +24,9 @@ from pulse_trio.terminal.tail import tail as run_tail
 from pulse_trio.texts import text_problem
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+_ACCESS_HELP: Final = (
+    "Token to use instead of the one that login stored. In PULSE_TOKEN or a file it is not visible in process lists."
+)
 
 
 def _storable(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
@@ -48,12 +53,39 @@ def _client_id(context: click.Context, parameter: click.Parameter, text: str | N
 _server = click.option(
     "--server", envvar="PULSE_URL", default=DEFAULT_SERVER, show_default=True, help="URL of the service (PULSE_URL)."
 )
-_token = click.option(
-    "--token",
-    envvar="PULSE_TOKEN",
-    callback=_token_of,
-    help="Token to use instead of the one that login stored. With PULSE_TOKEN it is not visible in process lists.",
-)
+
+
+def _token(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that give a token; the command gets it as `token`."""
+
+    @click.option("--token", envvar="PULSE_TOKEN", callback=_token_of, help=_ACCESS_HELP)
+    @click.option(
+        "--token-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with such a token."
+    )
+    @wraps(command)
+    def with_token(*args: Any, token: str | None, token_file: Path | None, **options: Any) -> None:
+        source = click.get_current_context().get_parameter_source("token")
+        if source is ParameterSource.COMMANDLINE:
+            if token_file is not None:
+                raise click.UsageError("give --token or --token-file, not both")
+            warn("others on this machine can read the token in the list of processes: use --token-file or PULSE_TOKEN")
+        command(*args, token=token if token_file is None else _token_in(token_file), **options)
+
+    return with_token
+
+
+def _token_in(file: Path) -> str:
+    try:
+        token = file.read_bytes().decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise click.UsageError(f"{file} cannot be read: {reason}") from None
+    problem = token_problem(token) if token else "is empty"
+    if problem is not None:
+        raise click.UsageError(f"the token in {file} {problem}")
+    return token
+
+
 _password_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 
 

@@ -4,7 +4,7 @@ import shutil
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -109,7 +109,7 @@ async def test_commands_work_while_the_service_runs(settings: dict[str, str]) ->
     try:
         with trio.fail_after(60):
             assert "→" not in answer("migrate", **settings)
-            user_id = answer("user", "add", "alice", "--password", PASSWORD, **settings)
+            user_id = answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **settings)
             assert await login(server.base_url, "alice", PASSWORD) == 200
             alice = Person(server.base_url, "alice", user_id, answer("token", "ALICE", **settings))
             me = await alice.api.get("/api/auth/me")
@@ -134,14 +134,36 @@ async def test_users_and_tokens_made_before_the_service_runs_work(settings: dict
         assert server.stop() == 0
 
 
+async def test_a_password_comes_from_a_file_or_with_a_warning_from_an_argument(
+    own_database: dict[str, str], start_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """Arguments are in the list of processes, which every account may read."""
+    file = tmp_path / "password"
+    file.write_text(f"{PASSWORD}\nsecond line\n")
+    answer("user", "add", "alice", "--password-file", str(file), **own_database)
+    done = run("user", "add", "bob", "--password", PASSWORD, **own_database)
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert "list of processes" in line
+    assert PASSWORD not in line
+    both = run("user", "add", "carol", "--password", "-", "--password-file", str(file), stdin=PASSWORD, **own_database)
+    assert both.returncode == 2
+    file.write_bytes(b"\xff\n")
+    assert "UTF-8" in refusal("user", "add", "carol", "--password-file", str(file), **own_database)
+    server = start_server()
+    with trio.fail_after(60):
+        for name in ("alice", "bob"):
+            assert await login(server.base_url, name, PASSWORD) == 200
+
+
 def test_a_taken_name_is_refused(own_database: dict[str, str]) -> None:
-    answer("user", "add", "alice", "--password", PASSWORD, **own_database)
-    assert "Alice is taken" in refusal("user", "add", "Alice", "--password", PASSWORD, **own_database)
+    answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **own_database)
+    assert "Alice is taken" in refusal("user", "add", "Alice", "--password", "-", stdin=PASSWORD, **own_database)
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "a/b", "x" * 500, "new\nline"])
 def test_a_bad_name_is_refused_before_anything_is_started(name: str, embedded: dict[str, str]) -> None:
-    assert "the username" in refusal("user", "add", name, "--password", PASSWORD, **embedded)
+    assert "the username" in refusal("user", "add", name, "--password", "-", stdin=PASSWORD, **embedded)
     assert not Path(embedded["PULSE_DATA_DIR"]).exists()
 
 
@@ -165,7 +187,7 @@ def test_a_token_cannot_be_made_without_the_private_key(own_database: dict[str, 
         "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n"
         "-----END PUBLIC KEY-----\n"
     )
-    answer("user", "add", "alice", "--password", PASSWORD, **own_database)
+    answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **own_database)
     line = refusal("token", "alice", ALGORITHM="EdDSA", PULSE_PUBLIC_KEY=str(key), **own_database)
     assert "identity provider" in line
 
@@ -179,11 +201,11 @@ def test_a_database_that_takes_a_connection_and_says_nothing_is_told() -> None:
         assert "hunter2" not in line
 
 
-@pytest.mark.parametrize("arguments", [("migrate",), ("user", "add", "alice", "--password", PASSWORD), ("token", "a")])
+@pytest.mark.parametrize("arguments", [("migrate",), ("user", "add", "alice", "--password", "-"), ("token", "a")])
 def test_every_command_refuses_wrong_settings_in_one_line(arguments: tuple[str, ...]) -> None:
-    assert "PULSE_POOL_MAX" in refusal(*arguments, PULSE_POOL_MAX="many")
+    assert "PULSE_POOL_MAX" in refusal(*arguments, stdin=PASSWORD, PULSE_POOL_MAX="many")
     url = "postgresql://pulse:hunter2@127.0.0.1:1/pulse"
-    line = refusal(*arguments, DATABASE_URL=url, SECRET_KEY=SECRET)
+    line = refusal(*arguments, stdin=PASSWORD, DATABASE_URL=url, SECRET_KEY=SECRET)
     assert "DATABASE_URL" in line
     assert "hunter2" not in line
 

@@ -95,7 +95,7 @@ def test_sessions_that_are_lent_for_a_transaction_are_refused(
             assert connection.execute("SELECT to_regclass('users')").fetchone() == (None,), "it was not migrated either"
         # What needs no session of its own works, and leaves no lock behind.
         answer("migrate", **own(pooler.conninfo))
-        answer("user", "add", "alice", "--password", PASSWORD, **own(pooler.conninfo))
+        answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **own(pooler.conninfo))
         file = tmp_path / "pulse.dump"
         file.touch()
         for command in ("backup", "restore"):

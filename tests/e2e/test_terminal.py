@@ -89,6 +89,23 @@ async def test_send_prints_id_and_seq(desk: Desk) -> None:
     assert (message.content, message.sender_username) == ("Hello, Bob!", "alice")
 
 
+async def test_a_token_comes_from_a_file_or_with_a_warning_from_an_argument(desk: Desk) -> None:
+    file = desk.home / "token"
+    file.write_text(f"{desk.token}\n")
+    for other in ("", "no token"):  # a file wins over PULSE_TOKEN
+        done = await desk.run("send", "Team", "one", "--token-file", str(file), PULSE_TOKEN=other)
+        assert (done.returncode, done.stderr) == (0, b"")
+    done = await desk.run("send", "Team", "two", "--token", desk.token, PULSE_TOKEN="")
+    assert done.returncode == 0
+    (line,) = done.stderr.decode().splitlines()
+    assert "list of processes" in line
+    assert desk.token not in line
+    file.write_text("no\ntoken")
+    for arguments in (("--token-file", str(file)), ("--token-file", str(desk.home)), ("--token-file", "/dev/null")):
+        done = await desk.run("list", *arguments)
+        assert (done.returncode, done.stdout) == (2, b"")
+
+
 async def test_send_from_standard_input_by_id_and_again(desk: Desk) -> None:
     for _ in range(2):
         done = await desk.run("send", str(desk.team.id), "--client-id", "job-1", stdin="two\nlines\n")
