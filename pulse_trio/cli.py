@@ -57,20 +57,25 @@ def main() -> None:
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 picks a free one.")
+@click.option("--wait", is_flag=True, help="If another process serves the database, wait for its end (PULSE_STANDBY).")
+@click.option("--user", help="If root starts it: the account whose rights to use, once the port is bound (PULSE_USER).")
 @_data_dir
-def serve(host: str, port: int, data_dir: Path | None) -> None:
+def serve(host: str, port: int, wait: bool, user: str | None, data_dir: Path | None) -> None:
     """Run the service until Ctrl-C."""
     with _errors_as_one_line():
         try:
             signals = StopSignals()
-            settings = Settings.load(data_dir=data_dir)
+            settings = Settings.load(data_dir=data_dir, standby=wait or None, user=user)
             is_for_people = logs.configure(settings)
             server.install(settings)
             config = Config.from_toml(_hypercorn_toml())
             config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
             config.loglevel = "WARNING"  # `_greet` and the log lines below say more
-            sockets = server.bind(config)
+            server.load_certificate(config)
+            # A standby listens once it serves: until then the port may be that of the service that it waits for.
+            sockets = None if settings.standby else server.bind(config)
             with open_app(settings) as (app, database):
+                sockets = server.bind(config) if sockets is None else sockets
                 signals.keep()
                 listening = (sockets.secure_sockets or sockets.insecure_sockets)[0]
                 scheme = "https" if config.ssl_enabled else "http"
@@ -109,7 +114,7 @@ def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
     Prints a line for each check: ok, warning or failed, and how to fix it. The exit code is 1 if a check failed.
     """
     findings = []
-    for finding in examine(partial(Settings.load, data_dir=data_dir), host, port):
+    for finding in examine(partial(Settings.load, data_dir=data_dir), host, port, _hypercorn_toml()):
         findings.append(finding)
         if not as_json:
             mend = f"; {finding.mend}" if finding.mend else ""
@@ -121,10 +126,10 @@ def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
 
 
 @main.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @_data_dir
 def backup(file: Path, data_dir: Path | None) -> None:
-    """Write a dump of the database to FILE, also while the service runs.
+    """Write a dump of the database to FILE, also while the service runs; - is standard output.
 
     The signing key of a data folder (secret_key) is not in the dump: keep a copy of it elsewhere, or everybody must
     log in again after a restore.
@@ -144,7 +149,8 @@ def backup(file: Path, data_dir: Path | None) -> None:
 def restore_dump(file: Path, data_dir: Path | None) -> None:
     """Restore a dump from FILE into an empty database: a new data folder, or the database of DATABASE_URL.
 
-    The history gets a new epoch, so clients reload it.
+    The history gets a new epoch, so clients reload it. A dump is a program: the SQL in it runs with the rights of the
+    database's role, so restore only dumps that nobody else could write.
     """
     with _errors_as_one_line():
         if not file.is_file():

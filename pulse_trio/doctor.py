@@ -1,6 +1,7 @@
 """`pulse-trio doctor`: checks everything that could keep the service from starting or from keeping its promises."""
 
 import os
+import pwd
 import shutil
 import socket
 import stat
@@ -13,16 +14,19 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import psycopg
+from hypercorn.config import Config
 
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import utc_now
 from pulse_trio.database.durability import DURABILITY_SETTINGS, SETTINGS_OFF
 from pulse_trio.database.embedded import default_data_dir
+from pulse_trio.database.encryption import ENCRYPTION_ADVICE, encryption_problem
 from pulse_trio.database.opening import KEY_FILE, Database, describe_failure, open_database, plan_sessions
 from pulse_trio.database.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
 from pulse_trio.database.sessions import open_session, require_own_sessions, with_keepalives
-from pulse_trio.edge.server.gate import RESERVED_FILES
+from pulse_trio.edge.server.gate import reserved_files
 from pulse_trio.errors import LaunchError
+from pulse_trio.privileges import is_root
 from pulse_trio.settings import Settings
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS
 
@@ -31,6 +35,8 @@ ENOUGH_FREE_BYTES: Final = 2 * 2**30
 MAX_CLOCK_SKEW: Final = 1.0  # seconds between this machine and the database, including a round trip
 MIN_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)  # an earlier time is certainly wrong
 PROBE_TIMEOUT: Final = 2.0  # seconds
+CORE_PATTERN: Final = Path("/proc/sys/kernel/core_pattern")  # core(5)
+KIND_HANDLERS: Final = {"systemd-coredump", "apport", "false"}  # heed a limit of 0, which the kernel leaves to them
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -52,7 +58,7 @@ class Finding:
     mend: str = ""
 
 
-def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Finding]:
+def examine(load: Callable[[], Settings], host: str, port: int, hypercorn_toml: Path) -> Iterator[Finding]:
     """Runs all checks in order; skips those whose prerequisites failed.
 
     Starts the embedded PostgreSQL for its checks if it is not running. Creates nothing that does not exist yet.
@@ -61,6 +67,7 @@ def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Find
         load: reads the settings.
         host: address that the service listens on.
         port: port that the service listens on.
+        hypercorn_toml: the configuration file of the service's server.
     """
     try:
         settings = load()
@@ -70,9 +77,11 @@ def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Find
         )
         return
     yield _settings()
-    yield _account()
+    yield _account(settings)
+    yield _core_dumps()
     yield _clock()
     yield _files(settings)
+    yield _http(hypercorn_toml)
     is_running = False
     exists = settings.database_url is not None
     if settings.database_url is None:
@@ -110,15 +119,57 @@ def _settings() -> Finding:
     return Finding("settings", "warning", f"unknown settings are ignored: {names}", "correct or remove them")
 
 
-def _account() -> Finding:
-    if os.geteuid() != 0:
+def _account(settings: Settings) -> Finding:
+    if not is_root():
         return Finding("account", "ok", "not root")
-    return Finding(
-        "account",
-        "warning",
-        "this is root, whose rights the service does not need",
-        "run it as an account of its own, as deploy/systemd/pulse-trio.service does",
-    )
+    if settings.user is None:
+        return Finding(
+            "account",
+            "warning",
+            "this is root, whose rights the service does not need",
+            "run it as an account of its own, as deploy/systemd/pulse-trio.service does, or set PULSE_USER",
+        )
+    try:
+        account = pwd.getpwnam(settings.user)
+    except KeyError:
+        text = f"there is no account {settings.user} (PULSE_USER)"
+        return Finding("account", "failed", text, f"add it: useradd --system {settings.user}")
+    if account.pw_uid == 0:
+        return Finding("account", "failed", f"{settings.user} (PULSE_USER) is root's", "name one without its rights")
+    return Finding("account", "ok", f"root, becomes {settings.user} once the port is bound")
+
+
+def _core_dumps() -> Finding:
+    """Looks for a handler of core dumps; it may ignore the limit of 0 that the service sets for itself."""
+    try:
+        handler = CORE_PATTERN.read_text().strip()
+    except OSError:
+        handler = ""
+    program = handler.removeprefix("|").split()[0] if handler.startswith("|") else ""
+    if program and Path(program).name not in KIND_HANDLERS:
+        text = f"the system hands the memory of a crashed process, with keys and messages, to {program}"
+        return Finding("core dumps", "warning", text, "see that it heeds RLIMIT_CORE (LimitCORE=0 in the unit)")
+    return Finding("core dumps", "ok", "off: the service sets its limit to 0")
+
+
+def _http(file: Path) -> Finding:
+    """Checks what Hypercorn's configuration file could undo."""
+    try:
+        config = Config.from_toml(file)
+    except (OSError, ValueError, TypeError) as error:
+        return Finding("http", "failed", f"{file} cannot be used: {error}", "correct it")
+    for is_wrong, text, mend in (
+        (
+            config.ssl_enabled and set(config.alpn_protocols) != {"http/1.1"},
+            "it offers HTTP/2, which the limits of connections and requests do not count",
+            'set alpn_protocols = ["http/1.1"]',
+        ),
+        (config.worker_class != "trio", "it names another worker than Trio's", 'set worker_class = "trio"'),
+        (config.workers > 1, "it starts several processes, of which one can run", "set workers = 0"),
+    ):
+        if is_wrong:
+            return Finding("http", "failed", f"{file}: {text}", mend)
+    return Finding("http", "ok", f"{file}, HTTP/1.1 in one process")
 
 
 def _clock() -> Finding:
@@ -134,12 +185,14 @@ def _files(settings: Settings) -> Finding:
     except ImportError:  # Windows
         return Finding("open files", "ok", "no limit on this system")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    wanted = settings.max_connections + RESERVED_FILES
+    wanted = settings.max_connections + reserved_files(settings)
     if hard == resource.RLIM_INFINITY:
         return Finding("open files", "ok", "no limit")
     if not settings.max_connections:
         text = f"at most {hard:,}; PULSE_MAX_CONNECTIONS is 0, which accepts more connections than that"
-        return Finding("open files", "warning", text, f"set PULSE_MAX_CONNECTIONS to {max(1, hard - RESERVED_FILES)}")
+        return Finding(
+            "open files", "warning", text, f"set PULSE_MAX_CONNECTIONS to {hard - reserved_files(settings, hard)}"
+        )
     if hard < wanted:
         return Finding(
             "open files",
@@ -212,6 +265,12 @@ def _database(database: Database) -> Iterator[Finding]:
         durability = _durability(database.settings, connection)
         yield durability
         yield _sessions(database.settings, one)
+        yield _role(connection)
+        problem = encryption_problem(connection)
+        if problem is None:
+            yield Finding("encryption", "ok", "sessions are encrypted and checked, or stay on this machine")
+        else:
+            yield Finding("encryption", "warning", problem, ENCRYPTION_ADVICE)
     if durability.status != "failed":  # a start would fail on durability first
         yield _own_sessions(database)
     with open_session(with_keepalives(database.conninfo)) as connection:
@@ -262,6 +321,16 @@ def _sessions(settings: Settings, one: Callable[[Any], Any]) -> Finding:
         mend = "raise max_connections in postgresql.conf, or lower PULSE_POOL_MAX"
         return Finding("sessions", "warning", text, mend)
     return Finding("sessions", "ok", f"PostgreSQL allows {maximum} connections, the service needs {wanted}")
+
+
+def _role(connection: psycopg.Connection) -> Finding:
+    row = connection.execute("SELECT current_user, rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    assert row is not None
+    name, is_superuser = row
+    if is_superuser:
+        text = f"{name} is a superuser, whose rights the service does not need"
+        return Finding("role", "warning", text, "name a role in DATABASE_URL that only owns the database")
+    return Finding("role", "ok", f"{name}, no superuser")
 
 
 def _own_sessions(database: Database) -> Finding:

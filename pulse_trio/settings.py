@@ -261,6 +261,12 @@ class Settings(BaseSettings):
     """Maximum wait of a session for a `resume` from a client that has sent nothing, in seconds; then frames flow."""
 
     # --- operation ---
+    user: str | None = None
+    """Account whose rights the service takes on when root starts it, after its port is bound. It must own the data
+    folder, and read the installation.
+    """
+    standby: bool = False
+    """Wait as long as another process serves the database or the data folder, instead of ending; `serve --wait`."""
     stop_delay: float = Field(0.0, ge=0, le=300)
     """Time that the service keeps running after a stop signal, in seconds. `/readyz` answers 503 meanwhile, so that a
     load balancer sends no new clients.
@@ -290,6 +296,9 @@ class Settings(BaseSettings):
     def _check_combinations(self) -> "Settings":
         if self.pool_min > self.pool_max:
             raise ValueError(f"PULSE_POOL_MIN ({self.pool_min}) is above PULSE_POOL_MAX ({self.pool_max})")
+        if self.user is not None and self.data_dir is None and self.database_url is None:
+            # The default folder is another one for each account: an empty one would be served without a word.
+            raise ValueError("PULSE_USER needs PULSE_DATA_DIR or DATABASE_URL: say where the data of that account is")
         if self.algorithm.startswith("HS"):
             if self.secret_key is not None:
                 check_secret(self.secret_key.get_secret_value(), self.algorithm)

@@ -6,7 +6,8 @@ started it ends (`database/embedded.py`).
 
 import os
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import SecretStr
 from pulse_trio.console import report
 from pulse_trio.database.durability import commit_settings
 from pulse_trio.database.embedded import (
+    DataFolderTaken,
     EmbeddedPostgres,
     default_data_dir,
     find_binaries,
@@ -33,6 +35,7 @@ from pulse_trio.settings_values import check_secret
 MIN_POSTGRES: Final = 140_000  # server_version_num
 TRANSACTION_TIMEOUT_SINCE: Final = 170_000  # server_version_num
 KEY_FILE: Final = "secret_key"
+FOLDER_POLL: Final = 0.5  # seconds between attempts to take a data folder that another process has
 
 _ADVICE: Final = "check that it runs and that the URL is right"
 # By a part of PgBouncer's error text.
@@ -61,13 +64,16 @@ class Database:
 
 
 @contextmanager
-def open_database(settings: Settings, *, attach: bool = False, create: bool = True) -> Iterator[Database]:
+def open_database(
+    settings: Settings, *, attach: bool = False, create: bool = True, on_wait: Callable[[str], None] | None = None
+) -> Iterator[Database]:
     """Opens the database of the settings for a block: DATABASE_URL's, or an embedded one started for the block.
 
     Args:
         settings: all settings.
         attach: use the embedded PostgreSQL of a running service, if there is one.
         create: create a missing data folder. If false, this service must have used the database before.
+        on_wait: called once with the process that has the data folder, to wait for its end; None: do not wait.
 
     Raises:
         LaunchError: it cannot be reached or started; says what to do.
@@ -89,10 +95,25 @@ def open_database(settings: Settings, *, attach: bool = False, create: bool = Tr
         return
     server = EmbeddedPostgres(data_dir, binaries=find_binaries(settings.postgres_bin))
     try:
-        conninfo = server.start()
+        conninfo = _start(server, on_wait)
         yield Database(_with_key(settings, data_dir), conninfo, f"the data folder {data_dir}", server)
     finally:
         server.stop()  # even if a signal arrived between the start and the next line
+
+
+def _start(server: EmbeddedPostgres, on_wait: Callable[[str], None] | None) -> str:
+    """Starts an embedded server, after the end of another process that has its data folder if `on_wait` is given."""
+    is_told = False
+    while True:
+        try:
+            return server.start()
+        except DataFolderTaken as error:
+            if on_wait is None:
+                raise
+            if not is_told:
+                on_wait(error.holder)
+            is_told = True
+        time.sleep(FOLDER_POLL)
 
 
 def plan_sessions(database: Database) -> Sessions:

@@ -42,6 +42,18 @@ _END_LAST_SESSION: Final = """
 log = structlog.get_logger(__name__)
 
 
+class DatabaseTaken(LaunchError):
+    """Another process has the service lock.
+
+    Attributes:
+        holder: its session: pid, application, address.
+    """
+
+    def __init__(self, holder: str) -> None:
+        self.holder = holder
+        super().__init__(_TAKEN.format(holder=holder))
+
+
 class ServiceLock:
     """A PostgreSQL advisory lock on its own connection; the server releases it when this process dies.
 
@@ -54,7 +66,7 @@ class ServiceLock:
         allow_losing_commits: accept a server that may lose commits.
 
     Raises:
-        LaunchError: another process has the lock.
+        DatabaseTaken: another process has the lock.
         psycopg.Error: the database cannot be reached.
     """
 
@@ -172,12 +184,10 @@ class ServiceLock:
         """Checks a row of `_TAKE`.
 
         Raises:
-            LaunchError: another process has the lock.
+            DatabaseTaken: another process has the lock.
         """
         if row is None or not row[0]:
-            raise LaunchError(
-                _TAKEN.format(holder="its session has ended" if row is None or row[1] is None else row[1])
-            )
+            raise DatabaseTaken("its session has ended" if row is None or row[1] is None else row[1])
         self._last_session = row[2:]
 
 

@@ -20,6 +20,8 @@ from pulse_trio.settings import Settings
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment
 
+TOML = Path(__file__).resolve().parents[2] / "hypercorn.toml"
+
 
 def free_port() -> int:
     with socket.socket() as sock:
@@ -209,7 +211,8 @@ def test_a_disk_that_fills(monkeypatch: pytest.MonkeyPatch, folder: Path, free: 
     usage = type(shutil.disk_usage("/"))(2**40, 2**40 - free, free)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
     found = {
-        finding.name: finding for finding in doctor.examine(lambda: Settings(data_dir=folder), "127.0.0.1", free_port())
+        finding.name: finding
+        for finding in doctor.examine(lambda: Settings(data_dir=folder), "127.0.0.1", free_port(), TOML)
     }
     assert found["disk"].status == status
 
@@ -219,6 +222,61 @@ def test_a_folder_of_somebody_else_fails(monkeypatch: pytest.MonkeyPatch, folder
     settings = Settings(data_dir=folder)
     me = os.geteuid()
     monkeypatch.setattr(doctor.os, "geteuid", lambda: me + 1)
-    found = {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port())}
+    found = {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port(), TOML)}
     assert found["data folder"].status == "failed"
     assert str(me) in found["data folder"].text
+
+
+def examined(settings: Settings, toml: Path = TOML) -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port(), toml)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "status", "part"),
+    [
+        ("", "ok", "HTTP/1.1"),
+        ('alpn_protocols = ["h2", "http/1.1"]', "ok", "HTTP/1.1"),  # without TLS nobody negotiates
+        ('certfile = "c.pem"\nkeyfile = "k.pem"', "failed", "HTTP/2"),  # Hypercorn's default offers it
+        ('certfile = "c.pem"\nkeyfile = "k.pem"\nalpn_protocols = ["http/1.1"]', "ok", "HTTP/1.1"),
+        ("workers = 2", "failed", "several processes"),
+        ('worker_class = "asyncio"', "failed", "Trio"),
+        ("alpn_protocols = [", "failed", "cannot be used"),
+    ],
+)
+def test_a_configuration_file_that_undoes_a_promise_fails(
+    folder: Path, tmp_path: Path, lines: str, status: str, part: str
+) -> None:
+    toml = tmp_path / "hypercorn.toml"
+    trio_worker = "" if "worker_class" in lines else 'worker_class = "trio"\n'
+    toml.write_text(trio_worker + lines)
+    found = examined(Settings(data_dir=folder), toml)["http"]
+    assert found.status == status
+    assert part in found.text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "status"),
+    [
+        ("core\n", "ok"),
+        ("|/usr/lib/systemd/systemd-coredump %P %u %g %s %t %c %h\n", "ok"),
+        ("|/usr/share/apport/apport -p%p\n", "ok"),
+        ("|/opt/collect %p\n", "warning"),
+    ],
+)
+def test_a_handler_of_core_dumps_is_a_warning_unless_it_heeds_the_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path, pattern: str, status: str
+) -> None:
+    path = tmp_path / "core_pattern"
+    path.write_text(pattern)
+    monkeypatch.setattr(doctor, "CORE_PATTERN", path)
+    assert examined(Settings(data_dir=folder))["core dumps"].status == status
+    monkeypatch.setattr(doctor, "CORE_PATTERN", tmp_path / "none")
+    assert examined(Settings(data_dir=folder))["core dumps"].status == "ok"
+
+
+def test_root_is_a_warning_unless_it_becomes_another_account(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setattr(doctor, "is_root", lambda: True)
+    assert examined(Settings(data_dir=folder))["account"].status == "warning"
+    assert examined(Settings(data_dir=folder, user="nobody"))["account"].status == "ok"
+    for name in ("root", "nobody-of-this-name"):
+        assert examined(Settings(data_dir=folder, user=name))["account"].status == "failed"

@@ -6,7 +6,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from pulse_trio.edge.server.gate import RESERVED_FILES
+from pulse_trio.edge.server.gate import reserved_files
 from pulse_trio.rooms.hub import DRAIN_TIMEOUT
 from pulse_trio.settings import Settings
 from tests.support.programs import require_program
@@ -51,7 +51,8 @@ def test_it_has_the_time_and_the_files_that_the_service_needs() -> None:
     hypercorn = tomllib.loads((ROOT / "hypercorn.toml").read_text())
     needed = DRAIN_TIMEOUT + hypercorn["graceful_timeout"] + hypercorn["shutdown_timeout"] + STOPPING_POSTGRES
     assert int(found["TimeoutStopSec"]) > needed
-    assert int(found["LimitNOFILE"]) >= Settings.model_fields["max_connections"].default + RESERVED_FILES
+    assert int(found["LimitNOFILE"]) >= Settings().max_connections + reserved_files(Settings())
+    assert found["LimitCORE"] == "0"
     # Its PostgreSQL is stopped by the service, after its clients: not by a signal of systemd's at the same time.
     assert found["KillMode"] == "mixed"
     assert found["Restart"] == "on-failure"

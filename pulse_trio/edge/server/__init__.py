@@ -17,6 +17,6 @@ for each frame out, and three tasks for each message in (docs/architecture.md ha
 """
 
 from pulse_trio.edge.server.workarounds import install
-from pulse_trio.edge.server.worker import bind, serve, wrap
+from pulse_trio.edge.server.worker import bind, load_certificate, serve, wrap
 
-__all__ = ["bind", "install", "serve", "wrap"]
+__all__ = ["bind", "install", "load_certificate", "serve", "wrap"]

@@ -35,6 +35,19 @@ def bind(config: Config) -> Sockets:
     return sockets
 
 
+def load_certificate(config: Config) -> None:
+    """Reads the certificate and its key now, because later the process may have no right to.
+
+    Raises:
+        LaunchError: they cannot be read.
+    """
+    try:
+        context = config.create_ssl_context()
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise LaunchError(f"the certificate {config.certfile} or its key cannot be used: {error}") from None
+    config.create_ssl_context = lambda: context  # type: ignore[method-assign]
+
+
 def wrap(app: object) -> AppWrapper:
     """Wraps an ASGI app for Hypercorn's worker."""
     return wrap_app(app, 0, "asgi")  # type: ignore[arg-type]
