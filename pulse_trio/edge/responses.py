@@ -1,7 +1,7 @@
 """Responses that REST, the WebSocket handshake and the operators' pages share, errors above all."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -9,6 +9,8 @@ from quart import Response
 
 from pulse_trio.edge.services import app_parts
 from pulse_trio.errors import ErrorCode, PulseError
+
+RETRY_SECONDS: Final = 1.0  # after which a retry may succeed, where nothing more exact is known
 
 
 class ErrorBody(msgspec.Struct):
@@ -42,7 +44,9 @@ def error_answer(error: PulseError) -> Response:
     response = answer(ErrorBody(error.code.code, error.message, error.field or UNSET), error.code.status)
     if error.code.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110, section 11.6.1
-    retry_after = 1.0 if error.code is ErrorCode.UNAVAILABLE else error.retry_after
+    retry_after = error.retry_after
+    if retry_after is None and error.code.status == 503:
+        retry_after = RETRY_SECONDS  # all errors of this status are temporary
     if retry_after is not None:
         response.headers["Retry-After"] = str(math.ceil(retry_after))
     return response

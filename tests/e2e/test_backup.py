@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio.database.embedded import find_binaries
 from tests.e2e.test_cli import answer, refusal
+from tests.e2e.test_doctor import findings
 from tests.support.client import PASSWORD, Api, Person
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.programs import require_postgres
@@ -348,6 +349,38 @@ def test_an_older_servers_dump_is_restored_into_it_and_into_a_newer_one(
     for target in (own(older.new_database()), own(cluster.new_database(migrated=False))):
         assert answer("restore", str(file), **target) == "Restored."
         assert users(**target) == ["alice"]
+
+
+async def test_an_older_server_is_served_from_backed_up_and_restored_into(older: SystemPostgres, folder: Path) -> None:
+    """A walk with a database of one's own: start, chat, doctor, stream, restore, start again."""
+    settings = own(older.new_database())
+    server = Server(settings).wait_ready()
+    try:
+        with trio.fail_after(90):
+            alice = await Person.register(server.base_url, "alice")
+            bob = await Person.register(server.base_url, "bob")
+            group = await alice.create_group(bob)
+            await say(alice, group, "one", "two")
+            found = await trio.to_thread.run_sync(lambda: findings("--port", str(server.port), **settings))
+            assert "failed" not in {check["status"] for check in found.values()}, found
+            assert found["database"]["text"].startswith(f"PostgreSQL {older.major}")
+            data, _ = await trio.to_thread.run_sync(lambda: stream(**settings))
+            history = await bob.history(group)
+    finally:
+        assert server.stop() == 0
+    assert "Traceback" not in server.output
+    file = folder / "pulse.dump"
+    file.write_bytes(data)
+    restored = own(older.new_database())
+    assert await trio.to_thread.run_sync(lambda: answer("restore", str(file), **restored)) == "Restored."
+    server = Server(restored).wait_ready()
+    try:
+        with trio.fail_after(60):
+            bob = Person(server.base_url, "bob", bob.id, bob.token)
+            assert await bob.history(group) == history
+            await say(bob, group, "three")
+    finally:
+        assert server.stop() == 0
 
 
 def test_too_new_programs_are_refused_before_anything_is_written(older: SystemPostgres, folder: Path) -> None:
