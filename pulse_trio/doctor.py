@@ -36,7 +36,20 @@ MAX_CLOCK_SKEW: Final = 1.0  # seconds between this machine and the database, in
 MIN_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)  # an earlier time is certainly wrong
 PROBE_TIMEOUT: Final = 2.0  # seconds
 CORE_PATTERN: Final = Path("/proc/sys/kernel/core_pattern")  # core(5)
-KIND_HANDLERS: Final = {"systemd-coredump", "apport", "false"}  # heed a limit of 0, which the kernel leaves to them
+HEEDING_HANDLERS: Final = {"systemd-coredump", "apport", "false"}  # the kernel leaves the limit to them
+
+# The least of three limits: what other databases leave of the server's, and those of the role and of the database
+# (-1 is none; they do not bind a superuser). Of other roles' sessions an ordinary role sees little but the database.
+_ALLOWED_SESSIONS: Final = """
+    SELECT least(
+        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+            - coalesce(current_setting('reserved_connections', true)::int, 0)
+            - (SELECT count(*) FROM pg_stat_activity WHERE datname <> current_database()),
+        CASE WHEN NOT rolsuper THEN nullif(rolconnlimit, -1) END,
+        CASE WHEN NOT rolsuper THEN nullif(datconnlimit, -1) END
+    )
+    FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()
+"""
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -146,7 +159,7 @@ def _core_dumps() -> Finding:
     except OSError:
         handler = ""
     program = handler.removeprefix("|").split()[0] if handler.startswith("|") else ""
-    if program and Path(program).name not in KIND_HANDLERS:
+    if program and Path(program).name not in HEEDING_HANDLERS:
         text = f"the system hands the memory of a crashed process, with keys and messages, to {program}"
         return Finding("core dumps", "warning", text, "see that it heeds RLIMIT_CORE (LimitCORE=0 in the unit)")
     return Finding("core dumps", "ok", "off: the service sets its limit to 0")
@@ -264,7 +277,7 @@ def _database(database: Database) -> Iterator[Finding]:
         yield _clocks(one)
         durability = _durability(database.settings, connection)
         yield durability
-        yield _sessions(database.settings, one)
+        yield _sessions(database.settings, connection)
         yield _role(connection)
         problem = encryption_problem(connection)
         if problem is None:
@@ -306,21 +319,14 @@ def _durability(settings: Settings, connection: psycopg.Connection) -> Finding:
     return Finding("durability", "warning" if settings.allow_losing_commits else "failed", text, mend)
 
 
-def _sessions(settings: Settings, one: Callable[[Any], Any]) -> Finding:
-    maximum = int(one("SELECT current_setting('max_connections')"))
-    reserved = int(one("SELECT current_setting('superuser_reserved_connections')"))
-    others = int(
-        one(
-            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND "
-            "datname IS DISTINCT FROM current_database()"
-        )
-    )
+def _sessions(settings: Settings, connection: psycopg.Connection) -> Finding:
+    (allowed,) = connection.execute(_ALLOWED_SESSIONS).fetchall()[0]
     wanted = settings.pool_max + MESSAGE_CONNECTIONS + 2  # for the service lock and a command
-    if wanted > maximum - reserved - others:
-        text = f"PostgreSQL allows {maximum} connections, {reserved + others} of them taken; the service needs {wanted}"
-        mend = "raise max_connections in postgresql.conf, or lower PULSE_POOL_MAX"
+    if wanted > allowed:
+        text = f"PostgreSQL allows {allowed} connections beside those of other databases; the service needs {wanted}"
+        mend = "raise max_connections, or CONNECTION LIMIT of the role or the database, or lower PULSE_POOL_MAX"
         return Finding("sessions", "warning", text, mend)
-    return Finding("sessions", "ok", f"PostgreSQL allows {maximum} connections, the service needs {wanted}")
+    return Finding("sessions", "ok", f"PostgreSQL allows {allowed} connections, the service needs {wanted}")
 
 
 def _role(connection: psycopg.Connection) -> Finding:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import psycopg
@@ -71,11 +71,12 @@ def _lock(database: Database) -> tuple[Sessions, ServiceLock]:
         LaunchError: the sessions cannot be used, or another process has the lock.
         psycopg.Error: the database cannot be reached.
     """
+    allow_losing_commits = database.settings.allow_losing_commits
+    has_waited = False
     while True:
-        sessions = plan_sessions(database)
-        require_own_sessions(sessions)
         try:
-            allow_losing_commits = database.settings.allow_losing_commits
+            sessions = plan_sessions(database)
+            require_own_sessions(sessions)
             return sessions, ServiceLock(
                 database.conninfo, sessions=sessions, allow_losing_commits=allow_losing_commits
             )
@@ -83,19 +84,21 @@ def _lock(database: Database) -> tuple[Sessions, ServiceLock]:
             if not database.settings.standby:
                 raise
             _tell_standby(error.holder)
+        except psycopg.OperationalError:
+            if not has_waited:
+                raise
+        has_waited = True
         _wait_unlocked(database.conninfo)
 
 
 def _wait_unlocked(conninfo: str) -> None:
     """Returns when no process has the service lock, also if the database is away or fails over meanwhile."""
-    while True:
-        try:
-            with open_session(with_keepalives(conninfo)) as session:
-                while session.execute(holder_of(SERVICE_LOCK)).fetchone() is not None:
-                    time.sleep(STANDBY_POLL)
-                return
-        except psycopg.OperationalError:
-            time.sleep(STANDBY_POLL)
+    is_locked = True
+    while is_locked:
+        time.sleep(STANDBY_POLL)
+        with suppress(psycopg.OperationalError), open_session(with_keepalives(conninfo)) as session:
+            while is_locked := session.execute(holder_of(SERVICE_LOCK)).fetchone() is not None:
+                time.sleep(STANDBY_POLL)
 
 
 def _tell_standby(holder: str) -> None:

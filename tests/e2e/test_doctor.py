@@ -16,6 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio import doctor
 from pulse_trio.database.schema import MIGRATION_LOCK
+from pulse_trio.database.service_role import DATABASE, SERVICE_ROLE
 from pulse_trio.settings import Settings
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment
@@ -169,6 +170,18 @@ def test_too_few_files_and_sessions_are_warnings(own: dict[str, str]) -> None:
     found = findings(PULSE_POOL_MAX="200", **own)
     assert found["sessions"]["status"] == "warning"
     assert "PULSE_POOL_MAX" in found["sessions"]["mend"]
+
+
+def test_a_limit_of_the_role_or_the_database_is_a_warning(own_cluster: Cluster) -> None:
+    settings = {"DATABASE_URL": own_cluster.server.conninfo, "SECRET_KEY": SECRET}
+    for limited in (f"ROLE {SERVICE_ROLE}", f"DATABASE {DATABASE}"):
+        with psycopg.connect(own_cluster.conninfo, autocommit=True) as connection:
+            connection.execute(f"ALTER {limited} CONNECTION LIMIT 10")  # type: ignore[arg-type]
+            found = findings(**settings)
+            assert found["sessions"]["status"] == "warning"
+            assert "allows 10 connections" in found["sessions"]["text"]
+            connection.execute(f"ALTER {limited} CONNECTION LIMIT -1")  # type: ignore[arg-type]
+    assert findings(**settings)["sessions"]["status"] == "ok"
 
 
 def test_a_session_that_migrates_is_a_warning(own: dict[str, str]) -> None:
