@@ -1,6 +1,7 @@
 """Holds the token of a client and renews it before it expires."""
 
 import json
+import math
 from base64 import urlsafe_b64decode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pulse_trio.clock import Clock
 
 RENEW_AT: Final = 0.5  # of a token's lifetime: the other half allows for a server that is away
 MIN_RENEWAL_INTERVAL: Final = 1.0  # seconds, however short-lived the tokens are
+LOOK_EVERY: Final = 30.0  # seconds between two looks at the wall clock
 
 
 class TokenBody(msgspec.Struct, frozen=True):
@@ -29,10 +31,24 @@ class TokenBody(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The lifetime of a token: issued at `since`, valid for `seconds`; in seconds of Trio's clock."""
+    """The lifetime of a token.
+
+    By two clocks, because Trio's may stand still while the machine sleeps, and the wall clock may be set back.
+
+    Attributes:
+        since: when it was issued, in seconds of Trio's clock.
+        wall_since: the same, in seconds since 1970 by the wall clock.
+        seconds: duration.
+    """
 
     since: float
+    wall_since: float
     seconds: float
+
+    def due_in(self, wall_now: float) -> float:
+        """Returns the seconds until it is to be renewed by the clock that is ahead; 0 or less: now."""
+        age = max(trio.current_time() - self.since, wall_now - self.wall_since)
+        return max(self.seconds * RENEW_AT, MIN_RENEWAL_INTERVAL) - age
 
 
 def token_problem(token: str) -> str | None:
@@ -65,7 +81,7 @@ class Account:
 
     Args:
         request: makes a REST request: method, path, body, and the token, if any.
-        clock: the wall clock, for the `exp` of a token from elsewhere.
+        clock: the wall clock, for the `exp` of a token from elsewhere and for the time that the machine slept.
         on_token: called with each new token, after the listeners.
     """
 
@@ -123,6 +139,8 @@ class Account:
             Refused, ConnectionLost.
         """
         self.check(identity)
+        if self._due_in() <= 0:
+            self._wakeup.notify()  # the machine may have slept since the last look
         return self.token or await self.refresh(None, identity)
 
     async def refresh(self, stale: str | None, identity: Identity) -> str:
@@ -178,14 +196,13 @@ class Account:
                 failures += 1
 
     async def _wait_until_due(self) -> None:
-        while True:
-            due = trio.current_time() + float("inf")
-            if self._lease is not None:
-                due = self._lease.since + max(self._lease.seconds * RENEW_AT, MIN_RENEWAL_INTERVAL)
-            with trio.move_on_at(due):
+        while (due_in := self._due_in()) > 0:
+            with trio.move_on_after(min(due_in, LOOK_EVERY)):
                 await self._wakeup.wait()
-                continue  # a new token has its own deadline
-            return
+
+    def _due_in(self) -> float:
+        """Returns the seconds until the token is to be renewed, infinity if it is not."""
+        return math.inf if self._lease is None else self._lease.due_in(self._clock().timestamp())
 
     async def _log_in(self, username: str, password: str) -> TokenBody:
         body = {"username": username, "password": password}
@@ -215,7 +232,7 @@ class Account:
 
     def _take(self, answer: TokenBody) -> None:
         self.token = answer.access_token
-        self._lease = Lease(trio.current_time(), answer.expires_in)
+        self._lease = Lease(trio.current_time(), self._clock().timestamp(), answer.expires_in)
         self._wakeup.notify()
         for listener in tuple(self.listeners):
             listener()
@@ -233,4 +250,5 @@ def _lease_of(token: str, clock: Clock) -> Lease | None:
         issued = float(claims.get("iat", now))
     except (IndexError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return Lease(trio.current_time() - max(now - issued, 0.0), max(expires - issued, 0.0))
+    age = max(now - issued, 0.0)
+    return Lease(trio.current_time() - age, now - age, max(expires - issued, 0.0))

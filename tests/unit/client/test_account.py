@@ -14,7 +14,7 @@ from pulse_trio.client import Address, AuthenticationFailed, ConnectionLost, Pro
 from pulse_trio.client.verdicts import Verdict, verdict_of
 from pulse_trio.client.wire import Ending
 from pulse_trio.protocol import CloseCode
-from tests.unit.client.scripted import TOKEN_SECONDS, ScriptedServer
+from tests.unit.client.scripted import TEAM, TOKEN_SECONDS, ScriptedServer
 
 NOW = datetime(2026, 2, 4, 12, tzinfo=UTC)
 
@@ -51,6 +51,60 @@ async def test_a_token_that_says_nothing_is_left_alone(autojump_clock: MockClock
             await trio.sleep(80_000)
             assert client.token == "opaque"
     assert ("POST", "/api/auth/renew") not in server.asked
+
+
+class SleepyClock:
+    """A wall clock that goes on while the machine sleeps, when Trio's stands still."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+
+    def __call__(self) -> datetime:
+        return NOW + timedelta(seconds=trio.current_time() + self.slept)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+async def test_a_token_is_renewed_soon_after_the_machine_slept(autojump_clock: MockClock, asks: bool) -> None:
+    """By a request or a reconnection at once, else by the next look at the wall clock."""
+    clock = SleepyClock()
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        server.answers["GET", "/api/chat/conversations"] = 200, {"conversations": []}
+        async with open_client(
+            "http://chat.example", username="a", password="b", network=server, clock=clock
+        ) as client:
+            await trio.sleep(300)
+            clock.slept += TOKEN_SECONDS * 2 / 3
+            if asks:
+                await client.conversations()
+            await trio.sleep(1 if asks else 31)
+            assert client.token == "token-2"
+
+
+async def test_a_room_that_reconnects_after_sleep_renews_the_token(autojump_clock: MockClock) -> None:
+    clock = SleepyClock()
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        async with open_client("http://chat.example", token="opaque", network=server, clock=clock) as client:
+            await client.sign_in("a", "b")
+            nursery.start_soon(server.accept_greeted)
+            async with client.join(TEAM):
+                clock.slept += TOKEN_SECONDS * 2 / 3
+                server.last_peer.cut()
+                peer = await server.accept_greeted()
+                assert (await peer.receive("auth", seconds=5))["token"] == client.token == "token-2"
+
+
+async def test_a_wall_clock_that_is_set_back_delays_no_renewal(autojump_clock: MockClock) -> None:
+    clock = SleepyClock()
+    async with trio.open_nursery() as nursery:
+        server = ScriptedServer(nursery)
+        async with open_client(
+            "http://chat.example", username="a", password="b", network=server, clock=clock
+        ) as client:
+            clock.slept -= 86_400
+            await trio.sleep(TOKEN_SECONDS / 2 + 1)
+            assert client.token == "token-2"
 
 
 async def test_a_server_that_is_away_is_asked_again_for_a_token(autojump_clock: MockClock) -> None:
