@@ -69,7 +69,12 @@ async def open_client(
         ConnectionLost: the server cannot be reached; there is no retry here.
         ValueError: the URL is not valid, the token cannot be sent, or only one of username and password is given. The
             message does not quote them.
+        RuntimeError: called under asyncio; the client needs Trio.
     """
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            "pulse_trio.client needs Trio: start the program with trio.run(main), not asyncio.run(main())"
+        )
     if (username is None) != (password is None) or (token is not None and username is not None):
         raise ValueError("give a token, or both a username and a password, or neither")
     problem = None if token is None else token_problem(token)
@@ -98,7 +103,7 @@ async def open_client(
 class Client:
     """Requests and rooms of one user. Made by `open_client`.
 
-    A conversation or a user is given as a record or by its id, as a UUID or as text.
+    A conversation or a user is given as a record or by its id, as a UUID or as text; a message as a record.
 
     Cancelled: the server may or may not have carried out the request.
 
@@ -330,11 +335,12 @@ class Client:
         Raises:
             Conflict: it has another rev; `current` is the message as it now is.
         """
+        path = _message_path(message)
         check_text(content)
         body: dict[str, str | int] = {"content": content}
         if if_rev is not None:
             body["if_rev"] = if_rev
-        return await self._requests.ask("PATCH", _message_path(message), Message, json=body)
+        return await self._requests.ask("PATCH", path, Message, json=body)
 
     async def delete(self, message: Message) -> None:
         """Deletes a message of one's own, or any message as the owner of the conversation."""
@@ -402,4 +408,6 @@ def _path(conversation: ConversationRef) -> str:
 
 
 def _message_path(message: Message) -> str:
+    if not isinstance(message, Message):
+        raise TypeError(f"give the Message itself, not {type(message).__name__}: its id does not name the conversation")
     return f"{_path(message.conversation_id)}/messages/{message.id}"

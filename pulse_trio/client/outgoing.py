@@ -208,13 +208,17 @@ def new_client_id() -> str:
 
 
 def check_client_id(client_id: str) -> None:
-    """Raises ValueError if this cannot be a client_id."""
+    """Raises ValueError if this cannot be a client_id, TypeError if it is no text."""
+    if not isinstance(client_id, str):
+        raise TypeError(f"a client_id is a str, not {type(client_id).__name__}")
     if not 1 <= len(client_id) <= MAX_CLIENT_ID_CHARS or text_problem(client_id) is not None:
         raise ValueError(f"a client_id has 1 to {MAX_CLIENT_ID_CHARS} characters, without NUL or lone surrogates")
 
 
 def check_text(content: str) -> None:
-    """Raises Refused if no frame and no request can carry this text."""
+    """Raises Refused if no frame and no request can carry this text, TypeError if it is no text."""
+    if not isinstance(content, str):
+        raise TypeError(f"the content of a message is a str, not {type(content).__name__}")
     problem = text_problem(content)
     if problem is not None:
         raise Refused(ErrorCode.INVALID_TEXT.code, f"the text {problem}", field="content")

@@ -26,6 +26,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         seq: its position in the conversation: 1, 2, 3 … without gaps.
         rev: the number of its latest change in the conversation. Of two records of a message the one with the higher
             rev is newer.
+        is_edited: False for a deleted message.
         is_deleted: it keeps its `seq`, and its content is empty.
         client_id: the sender's own id for it, if they gave one.
     """
@@ -42,6 +43,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     is_edited: bool = False
     is_deleted: bool = False
     client_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_deleted and self.is_edited:  # the history tells it of deleted messages, a live frame does not
+            msgspec.structs.force_setattr(self, "is_edited", False)
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,12 +257,14 @@ def key_of(thing: Any) -> UUID:
 
     Raises:
         ValueError: the text is not an id.
+        TypeError: it is none of these.
     """
     if isinstance(thing, str):
         key = parse_uuid(thing)
         if key is None:
             raise ValueError("an id is a UUID in its usual form, 36 characters")
         return key
-    found = thing if isinstance(thing, UUID) else thing.id
-    assert isinstance(found, UUID)
+    found = thing if isinstance(thing, UUID) else getattr(thing, "id", None)
+    if not isinstance(found, UUID):
+        raise TypeError(f"give a record, its id as a UUID, or the id as a str, not {type(thing).__name__}")
     return found
