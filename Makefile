@@ -21,8 +21,8 @@ INSTALL = $(call INSTALL_IN,$(VENV)) --require-hashes
 INSTALL_PULSE_IN = $(call INSTALL_IN,$(1)) --no-deps --no-build-isolation --editable .
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve check test fuzz fairness frame-fuzz test-exits simulate conformance bench bench-quick lint lock clean \
-	lint-ruff lint-async lint-words lint-types lint-imports
+.PHONY: serve check test fuzz fuzz-python-client fairness frame-fuzz test-exits simulate conformance bench bench-quick \
+	lint lock clean lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
@@ -56,6 +56,12 @@ fairness: $(VENV)/test.stamp
 FUZZ_SECONDS ?= 600
 frame-fuzz: $(VENV)/test.stamp
 	$(BIN)/python -m tests.frame_fuzz --seconds $(FUZZ_SECONDS)
+
+# The Python client on bad networks, in front of services that are killed; then the bugs that it must find.
+MINUTES ?= 30
+fuzz-python-client: $(VENV)/test.stamp
+	$(BIN)/python -m tests.python_fuzz --minutes $(MINUTES)
+	PULSE_TEST_PYTHON_FUZZ=1 $(BIN)/python -m pytest tests/python_fuzz
 
 # WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
 conformance: $(VENV)/test.stamp
