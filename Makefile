@@ -12,6 +12,7 @@ JOBS ?= 4
 XDIST := -n $(JOBS) --dist worksteal --max-worker-restart 10000
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+GENERATED := .venv-generated
 DEBIAN := .venv-debian
 DEBIAN_PYTHON ?= /usr/bin/python3
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -21,8 +22,8 @@ INSTALL = $(call INSTALL_IN,$(VENV)) --require-hashes
 INSTALL_PULSE_IN = $(call INSTALL_IN,$(1)) --no-deps --no-build-isolation --editable .
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve check test fuzz fuzz-python-client fairness frame-fuzz test-exits simulate conformance bench bench-quick \
-	lint lock clean lint-ruff lint-async lint-words lint-types lint-imports
+.PHONY: serve check test fuzz fuzz-python-client test-generated fairness frame-fuzz test-exits simulate conformance \
+	bench bench-quick lint lock clean lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
 	@exec $(BIN)/pulse-trio serve
@@ -62,6 +63,10 @@ MINUTES ?= 30
 fuzz-python-client: $(VENV)/test.stamp
 	$(BIN)/python -m tests.python_fuzz --minutes $(MINUTES)
 	PULSE_TEST_PYTHON_FUZZ=1 $(BIN)/python -m pytest tests/python_fuzz
+
+# A client that openapi-python-client makes of /openapi.json, in an environment of its own.
+test-generated: $(VENV)/test.stamp $(GENERATED)/test.stamp
+	PULSE_TEST_GENERATED=$(GENERATED)/bin $(BIN)/python -m pytest tests/generated
 
 # WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
 conformance: $(VENV)/test.stamp
@@ -108,6 +113,7 @@ lock:
 	$(LOCK) --extra client --group build pyproject.toml -o requirements.lock
 	$(LOCK) --extra client --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(LOCK) benchmarks/requirements.in -o requirements-bench.lock
+	$(LOCK) tests/generated/requirements.in -o tests/generated/requirements.lock
 	cd benchmarks/peers/node && npm update --package-lock-only --omit-lockfile-registry-resolved
 	@# Addresses of people's funding pages are in it, too.
 	python3 -c 'import json; p = "benchmarks/peers/node/package-lock.json"; lock = json.load(open(p)); \
@@ -115,7 +121,7 @@ lock:
 		open(p, "w").write(json.dumps(lock, indent=2) + "\n")'
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(DEBIAN)
+	rm -rf $(VENV) $(BENCH) $(DEBIAN) $(GENERATED)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on the PATH." >&2; exit 1; }
@@ -151,4 +157,10 @@ $(BENCH)/bench.stamp: requirements-bench.lock benchmarks/peers/node/package-lock
 	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@cp benchmarks/peers/node/package.json benchmarks/peers/node/package-lock.json $(BENCH)/node
 	@! command -v npm >/dev/null || (cd $(BENCH)/node && npm ci --silent --no-audit --no-fund)
+	@touch $@
+
+$(GENERATED)/test.stamp: tests/generated/requirements.lock | $(VENV)/bin/python
+	@echo "Installing the generator of clients (once) ..."
+	@test -x $(GENERATED)/bin/python || $(PYTHON) -m venv $(GENERATED)
+	@$(call INSTALL_IN,$(GENERATED)) --require-hashes -r tests/generated/requirements.lock
 	@touch $@
