@@ -1,5 +1,6 @@
 """Keeps outgoing frames until they are acknowledged. No I/O: `Room` takes the next one from here."""
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
@@ -196,9 +197,9 @@ class Outgoing:
             largest.resolve(Refused("content_too_long", "the message is too large for the server", field="content"))
 
     def fail(self, error: ClientError) -> None:
-        """Fails all pending messages."""
+        """Fails all pending messages, each with an exception of its own."""
         for pending in self._pending.values():
-            pending.resolve(error)
+            pending.resolve(copy(error))
         self._pending.clear()
 
 

@@ -1,6 +1,7 @@
 """The connections of a room, one after the other: each resumes where the one before ended."""
 
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import replace
 from typing import Final
 
@@ -114,7 +115,7 @@ class RoomConnections:
     def check(self) -> None:
         """Raises the error with which the room has ended, if it has."""
         if self.failure is not None:
-            raise self.failure
+            raise copy(self.failure)  # each `raise` of one object would add to its traceback
 
     def close(self) -> None:
         """Ends the room after its block: later calls raise ClosedResourceError."""

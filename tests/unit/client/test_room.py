@@ -1,6 +1,7 @@
 """A room whose connections end, whose events nobody reads, or whose server refuses: against a scripted server."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -470,6 +471,23 @@ async def test_it_does_not_connect_again(
     assert isinstance(await sending.wait(), error)
     await trio.sleep(100)
     assert len(server.dials) == 1
+
+
+async def test_each_call_of_a_failed_room_raises_an_error_of_its_own(
+    autojump_clock: MockClock, joined: Joined_
+) -> None:
+    """The traceback of one that is raised again and again would grow without end."""
+    room, _, peer, nursery = joined
+    under_way = [Sending(nursery, room) for _ in range(3)]
+    await peer.receive()
+    await peer.close(4403)
+    errors = [await sending.wait() for sending in under_way]
+    for call in (room.receive, partial(room.send, "hello"), room.receive):
+        with pytest.raises(NotAMember) as failed:
+            await call()
+        errors.append(failed.value)
+    assert len({id(error) for error in errors}) == len(errors)
+    assert len({str(error) for error in errors}) == 1
 
 
 @pytest.mark.parametrize(
