@@ -27,7 +27,7 @@ client that knows rev 3 of the old epoch must reload, not resume.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 from uuid import UUID
 
 from pulse_trio.model import Change, Command, Message, MyMembership, User
@@ -68,6 +68,7 @@ from pulse_trio.store.records import (
 
 __all__ = [
     "LISTED_MEMBERS",
+    "MAX_REVISIONS_OF_MESSAGE",
     "SHOWN_MEMBERS",
     "Account",
     "Conversation",
@@ -106,6 +107,11 @@ __all__ = [
 
 Outcome: TypeAlias = tuple[Change, ...] | Refusal
 """What became of a command: the objects that it changed as they now are, or why it was refused."""
+
+
+# A store recognizes repeats of the latest 16 revisions of a message. With fewer in a call, all of them are recognized
+# when a call whose answer was lost is repeated, even if another process has revised the message since.
+MAX_REVISIONS_OF_MESSAGE: Final = 8
 
 
 def page_range(total: int, limit: int, offset: int, before_seq: int | None, after_seq: int | None) -> tuple[int, int]:
@@ -223,9 +229,11 @@ class Store(Protocol):
     async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
         """Carries out commands in one transaction, in this order within each conversation; one outcome each.
 
-        Several `Post`s, of any conversations, may share a call; any other command has a call of its own. A command
-        takes one rev for each object that it changes, under the lock of the conversation's row, where its conditions
-        are judged, too. Repeating one that was carried out gives the objects as they now are, with no new rev.
+        Several `Post`s, of any conversations, may share a call, and so may several revisions (`Edit`, `Delete`), at
+        most `MAX_REVISIONS_OF_MESSAGE` of one message; any other command has a call of its own. A command takes one rev
+        for each object that it changes, under the lock of the conversation's row, where its conditions are judged, too.
+        Repeating one that was carried out gives the objects as they now are, with no new rev. The outcome of a revision
+        is the message as that revision left it, before the later ones of the call.
 
         A `Post` whose id is already stored, or whose sender has used its client_id in this conversation before, is not
         stored again: its outcome is the existing message (the id takes precedence), even if the sender has left since.

@@ -30,7 +30,7 @@ async def _postgres(conninfo: str) -> AsyncIterator[Store]:
         trio.open_nursery() as nursery,
     ):
         store = PostgresStore(pool)
-        await nursery.start(store.group_commit.run)
+        await nursery.start(store.run)
         yield store
         nursery.cancel_scope.cancel()
 

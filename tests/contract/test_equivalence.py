@@ -78,7 +78,13 @@ def _posts(draw: st.DrawFn) -> list[Command]:
 
 
 @st.composite
-def _edit(draw: st.DrawFn) -> list[Command]:
+def _revisions(draw: st.DrawFn) -> list[Command]:
+    """Several of a few messages, with ids of their own: a call has none twice."""
+    return draw(st.lists(_revision(), min_size=1, max_size=5, unique_by=lambda command: command.id))
+
+
+@st.composite
+def _revision(draw: st.DrawFn) -> Command:
     place = draw(st.sampled_from(range(len(_MESSAGES))))
     home, actor = draw(_home(place))
     command = Delete(
@@ -89,10 +95,10 @@ def _edit(draw: st.DrawFn) -> list[Command]:
         message_id=_MESSAGES[place],
     )
     if draw(st.booleans()):
-        return [command]
+        return command
     if_rev = draw(st.one_of(st.none(), st.none(), st.integers(1, 6)))
     values: dict[str, Any] = {"id": command.id, "conversation_id": home, "actor_id": actor, "at": command.at}
-    return [Edit(**values, message_id=command.message_id, content=draw(texts), if_rev=if_rev)]
+    return Edit(**values, message_id=command.message_id, content=draw(texts), if_rev=if_rev)
 
 
 @st.composite
@@ -152,8 +158,8 @@ operations: st.SearchStrategy[Operation] = st.one_of(
     _call("apply", _posts()),
     _call("apply", _posts()),
     _call("apply", _posts()),
-    _call("apply", _edit()),
-    _call("apply", _edit()),
+    _call("apply", _revisions()),
+    _call("apply", _revisions()),
     _call("mark_read", _marks),
     _call("mark_read", _marks),
     _call("members_by_page", conversations, users, limit=limits),

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pulse_trio.store.base import (
+    MAX_REVISIONS_OF_MESSAGE,
     Head,
     Message,
     NoSuchMessage,
@@ -377,6 +378,86 @@ async def test_edit_of_another_rev_is_refused_with_the_current_message(store: St
     with pytest.raises(NotAMember):
         await carry_out(store, edit(message, eve, "x", if_rev=1))
     assert (await changed_message(store, edit(message, bob, "three", if_rev=2))).rev == 3
+
+
+async def test_revisions_of_several_messages_share_a_call(store: Store, people: People) -> None:
+    alice, bob = await people.users("alice", "bob")
+    group, other = await people.group(alice, bob), await people.group(bob, alice)
+    first, second = await people.send(group, bob, "one", "two")
+    (third,) = await people.send(other, bob, "three")
+    batch = [edit(second, bob, "2", at=at(5)), delete(third, bob), edit(first, bob, "1"), delete(second, alice)]
+    outcomes = messages(await store.apply(batch))
+    assert [(message.id, message.rev, message.content, message.is_deleted) for message in outcomes] == [
+        (second.id, 3, "2", False),
+        (third.id, 2, "", True),
+        (first.id, 4, "1", False),
+        (second.id, 5, "", True),
+    ]
+    assert outcomes[3].updated_at == at(5)
+    assert await people.log(group) == [outcomes[2], outcomes[3]]
+    assert await people.log(other) == [outcomes[1]]
+    assert await store.head(group) == Head(2, 5, message_rev=5)
+
+
+async def test_revisions_of_one_call_are_judged_one_after_the_other(store: Store, people: People) -> None:
+    alice, bob, eve = await people.users("alice", "bob", "eve")
+    group = await people.group(alice, bob)
+    message, alices = await people.send(group, bob, "one"), await people.send(group, alice, "hers")
+    (old,) = message
+    outcomes = await store.apply(
+        [
+            edit(old, bob, "two", if_rev=1),
+            edit(old, bob, "stale", if_rev=1),
+            edit(old, eve, "of a stranger"),
+            edit(old, bob, "three", if_rev=3),
+            edit(alices[0], bob, "not his"),
+            edit(replace(old, id=new_id()), bob, "of no message"),
+            delete(old, alice),
+            edit(old, bob, "too late"),
+            delete(old, bob),
+            edit(alices[0], alice, "fine"),
+        ]
+    )
+    two, stale, stranger, three, not_his, unknown, gone, late, again, fine = outcomes
+    assert [type(each) for each in (stranger, not_his, unknown, late, again)] == [
+        NotAMember,
+        NotYourMessage,
+        NoSuchMessage,
+        NoSuchMessage,
+        NoSuchMessage,
+    ]
+    changed = messages([two, three, gone, fine])
+    assert [(each.rev, each.content) for each in changed] == [(3, "two"), (4, "three"), (5, ""), (6, "fine")]
+    assert isinstance(stale, StaleRev)
+    assert stale.current == changed[0]
+    assert await people.log(group) == changed[2:]
+
+
+async def test_repeated_call_of_revisions_changes_nothing(store: Store, people: People) -> None:
+    """Also if another one of the message came between, as of another process."""
+    (alice,) = await people.users("alice")
+    group = await people.group(alice)
+    message, other = await people.send(group, alice, "one", "other")
+    batch = [edit(message, alice, f"{n}") for n in range(MAX_REVISIONS_OF_MESSAGE)]
+    batch.insert(1, edit(other, alice, "edited"))
+    await store.apply(batch)
+    between = [await changed_message(store, edit(message, alice, f"between {n}")) for n in range(8)]
+    head, log = await store.head(group), await people.log(group)
+    repeated = messages(await store.apply(batch))
+    assert [each for each in repeated if each.id == message.id] == [between[-1]] * MAX_REVISIONS_OF_MESSAGE
+    assert (await store.head(group), await people.log(group)) == (head, log)
+    # Partly carried out before: only the new one is carried out now.
+    new = edit(message, alice, "new")
+    assert messages(await store.apply([batch[2], new]))[1].rev == head.last_rev + 1
+
+
+async def test_unstorable_text_rejects_its_whole_call_of_revisions(store: Store, people: People) -> None:
+    (alice,) = await people.users("alice")
+    group = await people.group(alice)
+    sent = await people.send(group, alice, "one", "two")
+    with pytest.raises(StoreRefused):
+        await store.apply([edit(sent[0], alice, "fine"), edit(sent[0], alice, "a\x00b"), edit(sent[1], alice, "fine")])
+    assert await people.log(group) == sent
 
 
 @pytest.mark.parametrize("content", ["a\x00b", "a\ud800b"])

@@ -96,7 +96,8 @@ class Round:
         self._ids = IdSource(self._clock, rand.randbytes)
         self._ticks = 0
         self._sent: list[list[Post]] = []  # a few batches to resend
-        self._asked: list[Command] = []  # a few commands to repeat
+        # A few commands to repeat: revisions, and others apart, so that many of one do not displace the other.
+        self._asked: dict[bool, list[Command]] = {True: [], False: []}
         self._stored: list[Message] = []
         self._readers: dict[tuple[int, int], Reader] = {}  # by store and number
         self._ends = 0.0
@@ -168,8 +169,7 @@ class Round:
         if isinstance(command, Edit | Delete):
             self.answers.actors[command.id] = command.actor_id
         what = type(command).__name__
-        self._asked.append(command)
-        del self._asked[:-MAX_KEPT]
+        self._keep(command)
         call, (outcome,) = await self._call(what, command.conversation_id, store.apply([command]))
         self._note(call, command, outcome)
         result: Outcome = outcome
@@ -251,20 +251,44 @@ class Round:
 
     async def _repeat(self, store: SlowStore, rand: random.Random) -> None:
         """Repeats a command of any store, which may still be carrying it out."""
-        if self._asked:
-            await self._apply(store, rand.choice(self._asked))
+        asked = self._asked[rand.random() < 0.5]
+        if asked:
+            await self._apply(store, rand.choice(asked))
+
+    def _keep(self, *commands: Command) -> None:
+        for command in commands:
+            asked = self._asked[isinstance(command, Edit | Delete)]
+            asked.append(command)
+            del asked[:-MAX_KEPT]
 
     async def _revise(self, store: SlowStore, rand: random.Random) -> None:
+        """Edits or deletes a message, or several in one call; now and then all the same one."""
         if not self._stored:
             return
-        old = rand.choice(self._stored[-20:])
+        first = rand.choice(self._stored[-20:])
+        near = [old for old in self._stored[-20:] if old.conversation_id == first.conversation_id]
+        more = [rand.choice((first, rand.choice(near))) for _ in range(rand.choice((0, 0, 1, 2, 3)))]
+        batch = [self._revision(old, rand) for old in (first, *more)]
+        for command in batch:
+            self.answers.actors[command.id] = command.actor_id
+        if len(batch) == 1:
+            await self._apply(store, batch[0])
+            return
+        self._keep(*batch)
+        call, outcomes = await self._call("several revisions", first.conversation_id, store.apply(batch))
+        for command, outcome in zip(batch, outcomes, strict=True):
+            self._note(call, command, outcome)
+        if rand.random() < 0.3:  # as after a lost answer
+            call, outcomes = await self._call("repeated revisions", first.conversation_id, store.apply(batch))
+            for command, outcome in zip(batch, outcomes, strict=True):
+                self._note(call, command, outcome)
+
+    def _revision(self, old: Message, rand: random.Random) -> Edit | Delete:
         actor_id = old.sender_id if rand.random() < 0.9 else rand.choice(self.users).id
         given = self._given(old.conversation_id, actor_id)
         if rand.random() < 0.2:
-            await self._apply(store, Delete(**given, message_id=old.id))
-        else:
-            if_rev = rand.choice((None, None, old.rev))
-            await self._apply(store, Edit(**given, message_id=old.id, content="hello again", if_rev=if_rev))
+            return Delete(**given, message_id=old.id)
+        return Edit(**given, message_id=old.id, content="hello again", if_rev=rand.choice((None, None, old.rev)))
 
     async def _rename(self, store: SlowStore, rand: random.Random) -> None:
         conversation_id, actor = rand.choice(self.conversations), rand.choice(self.users)

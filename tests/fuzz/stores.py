@@ -73,7 +73,7 @@ async def open_stores(conninfo: str, seed: int, count: int) -> AsyncIterator[lis
             store = SlowStore(await stack.enter_async_context(pool), random.Random(f"{seed}/store {number}"))
             stores.append(store)
         for store in stores:
-            await nursery.start(store.group_commit.run)
+            await nursery.start(store.run)
         yield stores
         nursery.cancel_scope.cancel()
 

@@ -20,6 +20,5 @@ class PostgresStore(Accounts, ConversationMembers, ReadPositions, LastSeen, Mess
 
     With a `message_pool` of `MESSAGE_CONNECTIONS`, messages, edits and deletions never wait for other operations.
 
-    Attributes:
-        group_commit: while its `run` runs, concurrent posts of several rooms share a transaction.
+    While `run` runs, concurrent messages of several rooms share transactions.
     """

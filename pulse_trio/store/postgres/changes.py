@@ -86,11 +86,11 @@ class Changes(Conversations, MemberChanges, Revisions):
 
     async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
         if all(isinstance(command, Post) for command in commands):
-            return await self.group_commit.append(cast("Sequence[Post]", commands))
+            return await self.group_commit.apply(cast("Sequence[Post]", commands))
+        if all(isinstance(command, Edit | Delete) for command in commands):
+            return await self.revision_commit.apply(cast("Sequence[Edit | Delete]", commands))
         (command,) = commands
         match command:
-            case Edit() | Delete():
-                return [await self._revise(command)]
             case SetProperties():
                 return [await self._set_properties(command)]
             case AddMembers():

@@ -1,6 +1,6 @@
 """Shared parts of the store's operations: connections, translated errors, the conversation's lock, common columns."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString
 from uuid import UUID
@@ -38,6 +38,11 @@ HEAD: Final = "c.last_seq, c.last_rev, c.message_rev, c.members_rev, c.propertie
 KEPT_COMMANDS: Final = 16
 
 _LOCK: Final = "SELECT FROM conversations WHERE id = %s FOR NO KEY UPDATE"
+# In the order of their ids, as all do that lock several: two of them cannot deadlock.
+_LOCK_MANY: Final = """
+    SELECT FROM unnest(%s::uuid[]) AS given (id) JOIN conversations c ON c.id = given.id
+    ORDER BY c.id FOR NO KEY UPDATE OF c
+"""
 
 # The first column of a statement that judges a command: APPLIED, REPEATED, or the name of a refusal.
 APPLIED: Final = "applied"
@@ -112,21 +117,40 @@ class Connected:
             return await (await connection.execute(query, values)).fetchall()
 
     async def all_under_lock(
-        self, conversation_id: UUID, query: str, values: Mapping[str, object], *, pool: Pool | None = None
+        self, conversation_id: UUID, query: str, values: Mapping[str, object]
     ) -> list[tuple[Any, ...]]:
-        """Runs a statement that judges and changes a locked conversation; returns its rows.
+        """Runs a statement that judges and changes a locked conversation; returns its rows."""
+        (rows,) = await self.all_under_locks([conversation_id], [(query, values)])
+        return rows
 
-        A statement sees what was committed before it began (READ COMMITTED), so the lock is taken by a statement of its
-        own: the query then sees everything that earlier holders of the lock have done. Both are sent without waiting in
-        between, and are one transaction, which the end of the pipeline commits. So a command costs one round trip, and
-        the row is not held while the event loop does something else.
+    async def all_under_locks(
+        self,
+        conversation_ids: Collection[UUID],
+        statements: Sequence[tuple[str, Mapping[str, object]]],
+        *,
+        pool: Pool | None = None,
+    ) -> list[list[tuple[Any, ...]]]:
+        """Runs statements, each with its values, that judge and change locked conversations; returns the rows of each.
+
+        A statement sees what was committed before it began (READ COMMITTED), so the locks are taken by a statement of
+        their own: the others then see everything that earlier holders of the locks have done. All are sent without
+        waiting in between, and are one transaction, which the end of the pipeline commits. So it costs one round trip,
+        and the rows are not held while the event loop does something else. Several statements are between BEGIN and
+        COMMIT: when the values of a later one cannot be sent, the end of the pipeline must not commit the earlier ones.
         """
+        is_long = len(statements) > 1
         async with self.connection(pool) as connection:
             async with connection.pipeline():
-                await connection.execute(_LOCK, (conversation_id,), prepare=True)
-                cursor = await connection.execute(query, values, prepare=True)
-            rows: list[tuple[Any, ...]] = await cursor.fetchall()
-            return rows
+                if is_long:
+                    await connection.execute("BEGIN")
+                if len(conversation_ids) == 1:
+                    await connection.execute(_LOCK, (*conversation_ids,), prepare=True)
+                else:
+                    await connection.execute(_LOCK_MANY, (list(conversation_ids),), prepare=True)
+                cursors = [await connection.execute(query, values, prepare=True) for query, values in statements]
+                if is_long:
+                    await connection.execute("COMMIT")
+            return [await cursor.fetchall() for cursor in cursors]
 
 
 def refusal(verdict: str) -> Refusal:

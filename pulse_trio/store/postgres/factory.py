@@ -57,7 +57,7 @@ def postgres_store(
             if embedded is not None:
                 nursery.start_soon(_watch_embedded, embedded, name="embedded PostgreSQL")
             store = PostgresStore(pool, history.epoch, message_pool=message_pool)
-            await nursery.start(store.group_commit.run, name="group commit")
+            await nursery.start(store.run, name="group commit")
             yield store
             nursery.cancel_scope.cancel()
 

@@ -9,7 +9,7 @@ from psycopg import errors as pg
 from pulse_trio.model import Message, Post
 from pulse_trio.store.base import NotAMember, Outcome, StoreRefused
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, message
-from pulse_trio.store.postgres.group_commit import GroupCommit, StoreBusy
+from pulse_trio.store.postgres.group_commit import LANES, GroupCommit, StoreBusy, max_running
 from pulse_trio.trio_psycopg import Pool
 
 # One statement, one round trip, one commit for a batch. A message's `ordinal` is its position in the batch, from 1.
@@ -103,6 +103,8 @@ _POST_ONE: Final = """
     SELECT last_seq, last_rev, username FROM bumped
 """
 
+MAX_POSTS: Final = max_running(LANES)  # concurrent statements that store messages
+
 # The second attempt sees a client_id or a change of members that another transaction has committed in between. After
 # several in succession the row counts as busy, and its room is isolated from the others.
 MAX_POST_ATTEMPTS: Final = 3
@@ -118,12 +120,18 @@ class StoredMeanwhile(StoreBusy):
 
 
 class Posts(Connected):
-    """Stores new messages, those of several rooms in one transaction."""
+    """Stores new messages, those of several rooms in one transaction.
+
+    Attributes:
+        group_commit: the group commit of new messages.
+    """
 
     def __init__(self, pool: Pool, epoch: str = "", *, message_pool: Pool | None = None) -> None:
         super().__init__(pool, epoch)
         self._message_pool = message_pool or pool
-        self.group_commit = GroupCommit(partial(self._post, self._message_pool), partial(self._post, pool))
+        self.group_commit: GroupCommit[Post] = GroupCommit(
+            partial(self._post, self._message_pool), partial(self._post, pool), lanes=LANES
+        )
 
     async def _post(self, pool: Pool, batch: Sequence[Post]) -> list[Outcome]:
         for _ in range(MAX_POST_ATTEMPTS - 1):

@@ -61,7 +61,7 @@ async def open_store(conninfo: str, **options: Any) -> AsyncIterator[PostgresSto
         trio.open_nursery() as nursery,
     ):
         store = PostgresStore(pool)
-        await nursery.start(store.group_commit.run)
+        await nursery.start(store.run)
         yield store
         nursery.cancel_scope.cancel()
 
@@ -779,16 +779,40 @@ async def test_concurrent_posts_of_rooms_share_transactions(cluster: Cluster) ->
     cluster.drop_database(conninfo)
 
 
-async def test_a_locked_conversation_delays_no_other(cluster: Cluster) -> None:
+async def test_concurrent_edits_of_rooms_share_transactions(cluster: Cluster) -> None:
     conninfo = cluster.new_database()
-    async with open_group(conninfo, groups=20) as (store, _, alice, groups):
+    async with open_group(conninfo, groups=50) as (store, people, alice, groups):
+        sent = [(await people.send(group, alice, "one", "two")) for group in groups]
+        async with trio.open_nursery() as nursery:
+            for one, two in sent:
+                nursery.start_soon(store.apply, [edit(one, alice, "a"), edit(two, alice, "b"), edit(one, alice, "c")])
+        for group, (_, two) in zip(groups, sent, strict=True):
+            log = [(change.rev, change.content) for change in await people.log(group) if isinstance(change, Message)]
+            assert log == [(two.rev + 2, "b"), (two.rev + 3, "c")]
+        with psycopg.connect(conninfo) as connection:
+            row = connection.execute("SELECT count(*), count(DISTINCT xmin::text) FROM messages").fetchone()
+        assert row is not None
+        assert row[0] == 100
+        assert row[1] < 25
+    cluster.drop_database(conninfo)
+
+
+@pytest.mark.parametrize("kind", ["post", "edit"])
+async def test_a_locked_conversation_delays_no_other(cluster: Cluster, kind: str) -> None:
+    conninfo = cluster.new_database()
+    async with open_group(conninfo, groups=20) as (store, people, alice, groups):
+        sent = {group: (await people.send(group, alice, "one"))[0] for group in groups}
+
+        def make(group: UUID) -> Command:
+            return post(group, alice) if kind == "post" else edit(sent[group], alice, "edited")
+
         async with await TrioConnection.connect(conninfo) as rival:
             await rival.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (groups[7],))
             failed: list[UUID] = []
 
             async def send(group: UUID) -> None:
                 try:
-                    await store.apply([post(group, alice)])
+                    await store.apply([make(group)])
                 except StoreUnavailable:
                     failed.append(group)
 
@@ -798,9 +822,9 @@ async def test_a_locked_conversation_delays_no_other(cluster: Cluster) -> None:
                         nursery.start_soon(send, group)
             assert failed == [groups[7], groups[7]]
             await rival.rollback()
-        await store.apply([post(groups[7], alice)])
+        await store.apply([make(groups[7])])
         for group in groups:
-            assert (await store.head(group)).last_seq == (1 if group == groups[7] else 2)
+            assert (await store.head(group)).last_rev == (2 if group == groups[7] else 3)
     cluster.drop_database(conninfo)
 
 

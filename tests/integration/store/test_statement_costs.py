@@ -386,3 +386,32 @@ async def test_a_batch_costs_its_messages(database: str, count: int, rooms: int,
     for ran in (appended, resent):
         assert joined_away(*ran) == 0
         assert work(*ran) <= 60 * count
+
+
+@pytest.mark.parametrize("has_statistics", [False, True])
+@pytest.mark.parametrize(("count", "rooms"), [(MANY, MANY), (MANY, 1)])
+async def test_a_batch_of_revisions_costs_its_number(
+    database: str, count: int, rooms: int, has_statistics: bool
+) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        prepare(connection)
+        add_users(connection, 1, 2)
+        add_groups(connection, 1, rooms, [1, 2])
+    async with watched_store(database) as (store, plans):
+        alice = User(user_id(1), "user1")
+        sent = messages(
+            await store.apply([post(conversation_id(1 + number % rooms), alice) for number in range(count)])
+        )
+        if has_statistics:
+            async with store.connection() as connection:
+                await connection.execute("ANALYZE users, conversations, conversation_users, messages")
+        plans.take()
+        batch = [edit(message, alice, f"{number}") for number, message in enumerate(sent)]
+        edited = await store.apply(batch)
+        revised = plans.take()
+        assert await store.apply(batch) == edited
+        repeated = plans.take()
+    assert [message.content for message in messages(edited)] == [f"{number}" for number in range(count)]
+    for ran in (revised, repeated):
+        assert joined_away(*ran) == 0
+        assert work(*ran) <= 60 * count

@@ -13,11 +13,11 @@ from pulse_trio.model import Message, Post
 from pulse_trio.store.base import Outcome, StoreError, StoreRefused, StoreUnavailable
 from pulse_trio.store.postgres.group_commit import (
     LANES,
-    MAX_APPENDS,
-    MAX_STATEMENT_MESSAGES,
+    MAX_STATEMENT_COMMANDS,
     GroupCommit,
     Outcomes,
     StoreBusy,
+    max_running,
 )
 from tests.contract.people import messages
 
@@ -49,19 +49,19 @@ class Statements:
         self.gate: trio.Event | None = None
         self.poison: dict[int, StoreError] = {}
 
-    async def append(self, messages: Sequence[Post]) -> Outcomes:
+    async def apply(self, messages: Sequence[Post]) -> Outcomes:
         self.running += 1
         self.max_running = max(self.max_running, self.running)
         try:
-            return await self._append(messages)
+            return await self._apply(messages)
         finally:
             self.running -= 1
 
-    async def append_isolated(self, messages: Sequence[Post]) -> Outcomes:
+    async def apply_isolated(self, messages: Sequence[Post]) -> Outcomes:
         self.isolated.append(messages[0].conversation_id.int)
-        return await self._append(messages)
+        return await self._apply(messages)
 
-    async def _append(self, messages: Sequence[Post]) -> Outcomes:
+    async def _apply(self, messages: Sequence[Post]) -> Outcomes:
         self.rooms.append([message.conversation_id.int for message in messages])
         if self.gate is not None:
             await self.gate.wait()
@@ -75,7 +75,7 @@ class Statements:
 class Writers:
     """Writers of several rooms, and the outcome of each."""
 
-    def __init__(self, group_commit: GroupCommit, nursery: trio.Nursery) -> None:
+    def __init__(self, group_commit: GroupCommit[Post], nursery: trio.Nursery) -> None:
         self.group_commit = group_commit
         self.nursery = nursery
         self.outcomes: dict[int, list[str] | StoreError] = {}
@@ -88,7 +88,7 @@ class Writers:
     async def _append(self, room: int, count: int, scope: trio.CancelScope) -> None:
         with scope:
             try:
-                outcomes = await self.group_commit.append([new(room, number) for number in range(count)])
+                outcomes = await self.group_commit.apply([new(room, number) for number in range(count)])
             except StoreError as error:
                 self.outcomes[room] = error
             else:
@@ -98,7 +98,7 @@ class Writers:
 @asynccontextmanager
 async def running() -> AsyncIterator[tuple[Statements, Writers]]:
     statements = Statements()
-    group_commit = GroupCommit(statements.append, statements.append_isolated)
+    group_commit = GroupCommit(statements.apply, statements.apply_isolated)
     async with trio.open_nursery() as nursery:
         await nursery.start(group_commit.run)
         yield statements, Writers(group_commit, nursery)
@@ -108,7 +108,7 @@ async def running() -> AsyncIterator[tuple[Statements, Writers]]:
 async def occupy(statements: Statements, writers: Writers) -> trio.Event:
     """Starts as many statements as may run at a time; they end when the returned event is set."""
     statements.gate = trio.Event()
-    for number in range(MAX_APPENDS):
+    for number in range(max_running(LANES)):
         writers.start(900 + number)
         await wait_all_tasks_blocked()
     return statements.gate
@@ -132,7 +132,7 @@ async def test_appends_during_a_commit_share_the_next_one(autojump_clock: MockCl
         assert writers.outcomes == {}
         gate.set()
         await wait_all_tasks_blocked()
-        shared = statements.rooms[MAX_APPENDS:]
+        shared = statements.rooms[max_running(LANES) :]
         assert len(shared) <= LANES
         assert sorted(room for statement in shared for room in statement) == [r for r in range(1, 6) for _ in range(r)]
         for room in range(1, 6):
@@ -147,7 +147,7 @@ async def test_the_size_of_a_statement_is_bounded(autojump_clock: MockClock) -> 
         await wait_all_tasks_blocked()
         gate.set()
         await wait_all_tasks_blocked()
-        assert max(len(statement) for statement in statements.rooms) <= MAX_STATEMENT_MESSAGES + 100
+        assert max(len(statement) for statement in statements.rooms) <= MAX_STATEMENT_COMMANDS + 100
         assert all(len(writers.outcomes[room]) == 100 for room in range(1, 31))  # type: ignore[arg-type]
 
 
@@ -162,7 +162,12 @@ async def test_a_statement_has_one_request_of_a_conversation(autojump_clock: Moc
         await wait_all_tasks_blocked()
         for statement in statements.rooms:
             assert len(set(statement)) == len(statement)
-        assert sorted(room for statement in statements.rooms[MAX_APPENDS:] for room in statement) == [1, 1, 2, 3]
+        assert sorted(room for statement in statements.rooms[max_running(LANES) :] for room in statement) == [
+            1,
+            1,
+            2,
+            3,
+        ]
 
 
 @pytest.mark.parametrize("error", [StoreRefused("poison"), StoreBusy("locked")], ids=["refused", "locked"])
@@ -185,7 +190,7 @@ async def test_a_failing_room_affects_no_other(error: StoreError, autojump_clock
         writers.start(3)
         writers.start(4)
         await wait_all_tasks_blocked()
-        assert statements.rooms[MAX_APPENDS:] == [[3]]
+        assert statements.rooms[max_running(LANES) :] == [[3]]
         gate.set()
         await wait_all_tasks_blocked()
         assert writers.outcomes[4] == ["4.0"]
@@ -210,7 +215,7 @@ async def test_an_unavailable_store_fails_all_appends_at_once(autojump_clock: Mo
         await wait_all_tasks_blocked()
         gate.set()
         await wait_all_tasks_blocked()
-        assert len(statements.rooms) <= MAX_APPENDS + LANES
+        assert len(statements.rooms) <= max_running(LANES) + LANES
         failed = [room for room in range(1, 4) if isinstance(writers.outcomes[room], StoreUnavailable)]
         assert 2 in failed
 
@@ -226,7 +231,7 @@ async def test_an_append_cancelled_before_its_statement_is_not_stored(autojump_c
         gate.set()
         await wait_all_tasks_blocked()
         assert [1] not in statements.rooms
-        assert sorted(room for statement in statements.rooms[MAX_APPENDS:] for room in statement) == [2]
+        assert sorted(room for statement in statements.rooms[max_running(LANES) :] for room in statement) == [2]
 
 
 async def test_an_append_cancelled_during_its_statement_affects_no_other(autojump_clock: MockClock) -> None:
@@ -257,7 +262,7 @@ async def test_isolated_rooms_use_no_connection_of_the_others(autojump_clock: Mo
             writers.start(room)
             await wait_all_tasks_blocked()
         assert statements.isolated == list(locked)
-        assert statements.max_running <= statements.running == MAX_APPENDS
+        assert statements.max_running <= statements.running == max_running(LANES)
         statements.gate.set()
         await wait_all_tasks_blocked()
         assert [writers.outcomes[room] for room in range(11, 20)] == [[f"{room}.0"] for room in range(11, 20)]
@@ -265,7 +270,7 @@ async def test_isolated_rooms_use_no_connection_of_the_others(autojump_clock: Mo
 
 async def test_queued_appends_fail_when_the_lanes_end(autojump_clock: MockClock) -> None:
     statements = Statements()
-    group_commit = GroupCommit(statements.append, statements.append_isolated)
+    group_commit = GroupCommit(statements.apply, statements.apply_isolated)
     async with trio.open_nursery() as nursery:
         writers = Writers(group_commit, nursery)
         async with trio.open_nursery() as lanes:
@@ -284,7 +289,7 @@ async def test_queued_appends_fail_when_the_lanes_end(autojump_clock: MockClock)
 
 async def test_a_postponed_append_fails_when_the_lanes_end(autojump_clock: MockClock) -> None:
     statements = Statements()
-    group_commit = GroupCommit(statements.append, statements.append_isolated)
+    group_commit = GroupCommit(statements.apply, statements.apply_isolated)
     lanes = trio.CancelScope()
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
@@ -296,7 +301,7 @@ async def test_a_postponed_append_fails_when_the_lanes_end(autojump_clock: MockC
             await nursery.start(run)
             writers, others = Writers(group_commit, nursery), Writers(group_commit, nursery)
             before = statements.gate = trio.Event()
-            for room in range(10, 10 + MAX_APPENDS):
+            for room in range(10, 10 + max_running(LANES)):
                 writers.start(room)
                 await wait_all_tasks_blocked()
             for same_room in (writers, others):
