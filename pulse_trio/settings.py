@@ -246,7 +246,7 @@ class Settings(BaseSettings):
     inbox_messages: int = Field(1_024, ge=1, le=1_000_000)
     """Maximum messages of one conversation that wait to be stored; senders then wait."""
     batch_messages: int = Field(256, ge=1, le=10_000)
-    """Maximum messages of one conversation stored in one transaction."""
+    """Maximum messages, or edits and deletions, of one conversation stored in one transaction."""
     pending_messages: int = Field(64, ge=1, le=10_000)
     """Maximum messages and read positions of one connection that wait to be stored; reading from it then pauses."""
     store_timeout: float = Field(10.0, gt=0, le=300)

@@ -43,6 +43,10 @@ class SubscriptionSender:
         self._client_id = client_id
         self._subscription_of = subscription_of
 
+    @property
+    def source(self) -> object:
+        return self.subscription.connection
+
     def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
         subscription = self._subscription_of(self.subscription.connection.transport)
         if subscription is None:  # a resend of a removed user: nothing of the conversation may reach them
@@ -70,6 +74,10 @@ class WaitingSender:
     def __init__(self) -> None:
         self._settled = trio.Event()
         self._outcome: Sequence[Change] | PulseError | Refusal | None = None
+
+    @property
+    def source(self) -> object:
+        return self
 
     def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
         self._outcome = changes

@@ -1,14 +1,17 @@
 """The writer: the one task of a room that carries out commands.
 
-It takes one message, then all others that wait, and stores them in one transaction; while that commits, the next
-batch collects. A command of another kind is a batch of its own. The removal of a member is the next batch: what that
-member has sent must not delay it. No client gets a change before it is committed. The writer runs in the room's
-nursery, not in a connection's: a submitted message is stored although its sender has gone.
+It takes what waits and carries it out in one transaction; while that commits, the next batch collects. A batch has
+messages only, or revisions only (edits and deletions). It skips what it cannot take, but keeps the order of each
+source: a flood of one kind delays its own connection, not the messages of others. A change of members or properties is
+a batch of its own, and nothing overtakes it. The removal of a member is the next batch: what that member has sent must
+not delay it. No client gets a change before it is committed. The writer runs in the room's nursery, not in a
+connection's: a submitted message is stored although its sender has gone.
 """
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,10 +20,17 @@ import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import Change, Command, Post, RemoveMember
+from pulse_trio.model import Change, Command, Delete, Edit, Post, RemoveMember
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.outages import Outages
-from pulse_trio.store.base import Outcome, Refusal, Store, StoreRefused, StoreUnavailable
+from pulse_trio.store.base import (
+    MAX_REVISIONS_OF_MESSAGE,
+    Outcome,
+    Refusal,
+    Store,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 MIN_ATTEMPT: Final = 1.0  # seconds that an attempt gets however late it is: else none could ever succeed
 
@@ -29,6 +39,10 @@ log = structlog.get_logger(__name__)
 
 class Sender(Protocol):
     """The sender of a command."""
+
+    @property
+    def source(self) -> object:
+        """Identifies the connection or request that the command came from; its commands are kept in order."""
 
     def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
         """Takes the committed changes. `is_news` is false for a resend: the others already have them."""
@@ -63,7 +77,7 @@ class Writer:
         store: carries out commands.
         release: called with the committed changes of each batch; the next batch waits for it.
         inbox_messages: commands that may wait; beyond it `submit` waits, which slows the senders.
-        batch_messages: messages of one transaction at most.
+        batch_messages: messages or revisions of one transaction at most.
         store_timeout: seconds after which a command that cannot be stored is rejected.
         rand: gives the jitter of retries.
         metrics: counts batches.
@@ -94,6 +108,8 @@ class Writer:
         self._outages = Outages() if outages is None else outages
         # Bounded by PULSE_INBOX_MESSAGES: the unstored messages of a conversation that are held in memory.
         self._inbox, self._source = trio.open_memory_channel[Submission](inbox_messages)
+        # Taken from the inbox to choose a batch from, at most `batch_messages`; the others wait for later batches.
+        self._window: deque[Submission] = deque()
         # Removals that came while others waited in the inbox: few, as one user is the owner, and requests are limited.
         self._removals: deque[Submission] = deque()
         self._unsettled = 0
@@ -136,9 +152,9 @@ class Writer:
             raise
 
     def _has_waiting(self) -> bool:
-        """True if `run` will find something in the inbox, so that it does not wait there when it looks next."""
+        """True if `run` will find something that waits, so that it does not wait itself when it looks next."""
         inbox = self._inbox.statistics()
-        return inbox.open_send_channels > 0 and inbox.current_buffer_used > 0
+        return inbox.open_send_channels > 0 and (bool(self._window) or inbox.current_buffer_used > 0)
 
     def close(self) -> None:
         """Closes the inbox: `run` stores what is in it and returns."""
@@ -149,33 +165,33 @@ class Writer:
 
         Cancelled: what is not stored is rejected; the batch that is being stored may be committed.
         """
-        carry: Submission | None = None
         try:
             while True:
                 if self._removals:
                     batch = [self._removals.popleft()]
                 else:
-                    if carry is None:
+                    if not self._window:
                         try:
-                            carry = await self._source.receive()
+                            self._window.append(await self._source.receive())
                         except trio.EndOfChannel:
                             return
-                    batch, carry = self._take_batch(carry)
+                    batch = self._take_batch()
                 try:
                     await self._store_batch(batch)
                 finally:
                     self._settle_batch(batch)
         finally:
-            self._refuse_waiting(carry)
+            self._refuse_waiting()
 
     def refuse_all(self, error: PulseError) -> None:
         """Rejects everything submitted; called instead of `run`."""
-        self._refuse_waiting(None, error)
+        self._refuse_waiting(error)
 
-    def _refuse_waiting(self, carry: Submission | None, error: PulseError | None = None) -> None:
+    def _refuse_waiting(self, error: PulseError | None = None) -> None:
         """Closes the inbox, and rejects what is in it: no sender may wait for ever."""
-        waiting = [*self._removals] if carry is None else [*self._removals, carry]
+        waiting = [*self._removals, *self._window]
         self._removals.clear()
+        self._window.clear()
         with self._source:
             try:
                 while True:
@@ -191,27 +207,33 @@ class Writer:
             submission.sender.settled()
         self._settle(len(batch))
 
-    def _take_batch(self, first: Submission) -> tuple[list[Submission], Submission | None]:
-        """Takes a batch that begins with `first`; also returns the submission that must wait for the next one.
+    def _take_batch(self) -> list[Submission]:
+        """Takes a batch that begins with the first submission that waits.
 
-        That is a resend of a message in the batch, with the same client_id: it must find that one stored. Another
-        command than a message is a batch of its own.
+        A resend of a message in the batch, with the same client_id, waits for a later one: it must find that one
+        stored. So does a revision of a message that the batch has revised often enough.
         """
-        batch = [first]
-        if not isinstance(first.command, Post):
-            return batch, None
-        seen = {_resend_key(first)}
-        while len(batch) < self._batch_messages:
-            try:
-                submission = self._source.receive_nowait()
-            except (trio.WouldBlock, trio.EndOfChannel):
-                break
-            key = _resend_key(submission)
-            if not isinstance(submission.command, Post) or (key[1] is not None and key in seen):
-                return batch, submission
-            seen.add(key)
-            batch.append(submission)
-        return batch, None
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while len(self._window) < self._batch_messages:
+                self._window.append(self._source.receive_nowait())
+        kind = _batch_kind(self._window[0].command)
+        if kind is None or len(self._window) == 1:
+            return [self._window.popleft()]
+        batch: list[Submission] = []
+        skipped: list[Submission] = []
+        delayed: set[object] = set()  # the sources of what was skipped
+        taken: Counter[object] = Counter()
+        while self._window and (found := _batch_kind(self._window[0].command)) is not None:
+            submission = self._window.popleft()
+            source, (key, limit) = submission.sender.source, _repetition(submission.command)
+            if found is not kind or source in delayed or taken[key] >= limit:
+                delayed.add(source)
+                skipped.append(submission)
+            else:
+                taken[key] += 1
+                batch.append(submission)
+        self._window.extendleft(reversed(skipped))
+        return batch
 
     async def _store_batch(self, batch: list[Submission]) -> None:
         backoff = Backoff(self._random)
@@ -302,6 +324,16 @@ def not_a_member() -> PulseError:
     return PulseError(ErrorCode.NOT_A_MEMBER)
 
 
-def _resend_key(submission: Submission) -> tuple[object, object]:
-    command = submission.command
-    return (command.actor_id, command.client_id) if isinstance(command, Post) else (None, None)
+def _batch_kind(command: Command) -> type[Command] | None:
+    """Returns the kind of a command whose batch may have several; None for one that is a batch of its own."""
+    if isinstance(command, Post):
+        return Post
+    return Edit if isinstance(command, Edit | Delete) else None
+
+
+def _repetition(command: Command) -> tuple[object, int]:
+    """Returns a key, and the number of commands with that key that a batch may have."""
+    if isinstance(command, Post):
+        return (command.id if command.client_id is None else (command.actor_id, command.client_id)), 1
+    assert isinstance(command, Edit | Delete)
+    return command.message_id, MAX_REVISIONS_OF_MESSAGE

@@ -1,20 +1,21 @@
 """The writer: stored before delivered, batched, in order; no message is lost by a fault of another."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
-from pulse_trio.model import Change, Member, Message, Post
+from pulse_trio.model import Change, Command, Member, Message, Post
 from pulse_trio.rooms.senders import WaitingSender
 from pulse_trio.rooms.writer import Stored, Submission, Writer
 from pulse_trio.store.base import NotAMember, Refusal
 from tests.support import commands
 
-from .world import FaultyStore, World, a_world, settle
+from .world import FaultyStore, Outcomes, World, a_world, settle
 
 
 class Outcome:
@@ -24,6 +25,10 @@ class Outcome:
         self.settlements = 0
         self.refusals: list[tuple[str | type[Refusal], str | None]] = []
         self.refused = trio.Event()
+
+    @property
+    def source(self) -> object:
+        return self
 
     def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
         raise AssertionError("the room says this, not the writer")
@@ -62,7 +67,8 @@ class Bench:
             if isinstance(message, Member):
                 continue
             assert isinstance(message, Message)
-            assert message in self.store.stored(message.conversation_id)
+            committed = self.store.stored(message.conversation_id)[message.seq - 1]
+            assert message == committed or message.rev < committed.rev
             self.released.append(message.content)
             self.seqs.append(message.seq)
         await trio.lowlevel.checkpoint()
@@ -257,6 +263,113 @@ async def test_a_full_inbox_makes_submit_wait_and_keeps_the_order(autojump_clock
         await bench.submit("d")
         await bench.writer.wait_idle()
         assert world.stored == ["a", "b", "c", "d"]
+
+
+# --- revisions ---
+
+
+class Batches:
+    """A writer that is still storing a first message; keeps the batches that follow."""
+
+    def __init__(self, world: World, bench: Bench, gate: trio.Event, sent: list[Message]) -> None:
+        self.world = world
+        self.bench = bench
+        self.sent = sent
+        self._gate = gate
+
+    async def submit(self, source: Outcome, *given: str | int) -> None:
+        """Submits messages of a source by their texts, and edits by the numbers of messages."""
+        for each in given:
+            key, alice = self.world.conversation_id, self.world.alice
+            command = (
+                commands.post(key, alice, each)
+                if isinstance(each, str)
+                else commands.edit(self.sent[each], alice, f"{each}")
+            )
+            await self.bench.writer.submit(command, source)
+
+    async def tried(self) -> list[str]:
+        """Lets the writer go on; returns the contents of each batch after the first message."""
+        batches: list[list[str]] = []
+
+        async def commit(batch: Sequence[Command]) -> Outcomes:
+            batches.append([getattr(command, "content", type(command).__name__) for command in batch])
+            return await self.bench.store.commit(batch)
+
+        self.bench.store.usual = commit
+        self._gate.set()
+        await self.bench.writer.wait_idle()
+        return [" ".join(batch) for batch in batches]
+
+
+@asynccontextmanager
+async def busy_writer(messages: int, batch: int = 256) -> AsyncIterator[Batches]:
+    async with a_world() as world:
+        key = world.conversation_id
+        sent = [await commands.changed_message(world.store, commands.post(key, world.alice)) for _ in range(messages)]
+        bench = Bench(world, batch=batch)
+        gate = bench.store.hold()
+        world.start(bench.writer.run)
+        await bench.submit("first")
+        await settle()
+        yield Batches(world, bench, gate, sent)
+
+
+async def test_revisions_during_a_commit_form_one_batch(autojump_clock: MockClock) -> None:
+    async with busy_writer(4) as writer:
+        await writer.submit(Outcome(), 0, 1, 2, 3, 0, 1)
+        gone = commands.delete(writer.sent[2], writer.world.alice)
+        await writer.bench.writer.submit(gone, Outcome())
+        assert await writer.tried() == ["0 1 2 3 0 1 Delete"]
+        assert writer.bench.released == ["first", "0", "1", "2", "3", "0", "1", ""]
+
+
+async def test_a_batch_revises_a_message_a_bounded_number_of_times(autojump_clock: MockClock) -> None:
+    async with busy_writer(2) as writer:
+        await writer.submit(Outcome(), *[0] * 10)
+        await writer.submit(Outcome(), 1, 0)
+        assert await writer.tried() == ["0 0 0 0 0 0 0 0 1", "0 0 0"]
+
+
+async def test_messages_overtake_revisions_of_other_sources_only(autojump_clock: MockClock) -> None:
+    async with busy_writer(1) as writer:
+        await writer.submit(Outcome(), "a", 0, "b", 0, "c")
+        await writer.submit(Outcome(), "x", "y", 0, "z")
+        assert await writer.tried() == ["a x y", "0 0", "b z", "0", "c"]
+
+
+async def test_a_message_waits_for_one_batch_however_the_kinds_of_a_flood_alternate(autojump_clock: MockClock) -> None:
+    async with busy_writer(1) as writer:
+        await writer.submit(Outcome(), *["flood", 0] * 50)
+        await writer.submit(Outcome(), "victim")
+        assert (await writer.tried())[0] == "flood victim"
+
+
+async def test_nothing_overtakes_a_change_of_members(autojump_clock: MockClock) -> None:
+    async with busy_writer(1) as writer:
+        world = writer.world
+        await writer.submit(Outcome(), "a", 0)
+        await writer.bench.writer.submit(commands.leave(world.conversation_id, world.bob), WaitingSender())
+        await writer.submit(Outcome(), "x")
+        assert await writer.tried() == ["a", "0", "Leave", "x"]
+
+
+async def test_skipped_commands_are_bounded_and_settled_when_the_writer_ends(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        message = await commands.changed_message(world.store, commands.post(world.conversation_id, world.alice))
+        bench = Bench(world, inbox=6, batch=4)
+        source = Outcome()
+        bench.store.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.writer.run)
+            for number in range(4):
+                await bench.submit(f"{number}")
+                await bench.writer.submit(commands.edit(message, world.alice, f"{number}"), source)
+            await settle()
+            assert bench.writer.unsettled == 8
+            nursery.cancel_scope.cancel()
+        assert bench.writer.unsettled == 0
+        assert bench.sender.settlements + source.settlements == 8
 
 
 @pytest.mark.parametrize("inbox", [1_024, 2], ids=["room in the inbox", "a full inbox"])
