@@ -7,6 +7,7 @@ Sessions, members, read positions and watches have their own objects: `hub.lobby
 import random
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from typing import Final
 from uuid import UUID
 
@@ -15,7 +16,7 @@ import trio
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import Change, Command, Features, Post, User
+from pulse_trio.model import AddMembers, Change, Command, Features, Post, User
 from pulse_trio.protocol import (
     CloseCode,
     ServerFrame,
@@ -29,13 +30,14 @@ from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.online import Online
 from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.read_positions import ReadPositions
+from pulse_trio.rooms.refusals import Refusals
 from pulse_trio.rooms.registry import RESTARTING, Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
-from pulse_trio.rooms.writer import not_a_member
+from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
@@ -92,7 +94,9 @@ class Hub:
         self.lobby = Lobby(
             store, self.rooms, sessions, feeds, self._catch_up, self.online, self.watches, settings, metrics
         )
-        self.members = MemberUpdates(store, self.rooms, sessions, feeds, timeout=timeout, rand=rand)
+        # An addition is retried until the timeout; the last attempt may take as long again.
+        self._refusals = Refusals(commit_seconds=2 * timeout)
+        self.members = MemberUpdates(store, self.rooms, sessions, feeds, self._refusals, timeout=timeout, rand=rand)
         self.read_positions = ReadPositions(
             store, self.rooms, sessions, feeds, self.outages, timeout=timeout, rand=rand
         )
@@ -172,7 +176,7 @@ class Hub:
             StoreUnavailable: the room could not be opened.
         Cancelled: the connection is not registered.
         """
-        async with self.rooms.opened(conversation_id) as room:
+        async with self.rooms.opened(conversation_id, user.id) as room:
             last_rev = room.feed.last_rev
             if after_rev is not None and after_rev > last_rev:
                 # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
@@ -254,8 +258,12 @@ class Hub:
             self._typed.pop((subscription.conversation_id, connection.user.id), None)
         if connection.close_code is not None:
             room = None  # frames that come in while the connection is being closed are not answered
-        elif connection.is_session:
-            room = self.rooms.room(subscription.conversation_id)  # opens while the message waits in its inbox
+        elif connection.is_session:  # it opens while the message waits in its inbox
+            try:
+                room = await self.rooms.room(subscription.conversation_id, connection.user.id)
+            except StoreUnavailable:
+                subscription.refuse(not_stored(), client_id)
+                return
         else:
             room = self.rooms.get(subscription.conversation_id)
         if room is None:
@@ -273,8 +281,10 @@ class Hub:
             StoreUnavailable: the room could not be opened.
         Cancelled: it may be carried out or not.
         """
-        async with self.rooms.opened(command.conversation_id) as room:
-            return await room.apply(command, client_id)
+        is_addition = isinstance(command, AddMembers)
+        with self._refusals.adding(command.conversation_id) if is_addition else nullcontext():
+            async with self.rooms.opened(command.conversation_id, command.actor_id) as room:
+                return await room.apply(command, client_id)
 
     # --- typing ---
 
@@ -306,7 +316,7 @@ class Hub:
 
     async def _open_and_type(self, subscription: Subscription) -> None:
         try:
-            async with self.rooms.opened(subscription.conversation_id) as room:
+            async with self.rooms.opened(subscription.conversation_id, subscription.connection.user.id) as room:
                 await self._broadcast_typing(room, subscription)
         except NotAMember:
             subscription.refuse(not_a_member())

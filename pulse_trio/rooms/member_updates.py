@@ -11,14 +11,17 @@ import trio
 from pulse_trio.errors import PulseError
 from pulse_trio.model import MyMembership
 from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.refusals import Refusals
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
+from pulse_trio.rooms.turns import Turns
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.store.base import Members, Store, StoreUnavailable
 
 MAX_LOOK_UPS: Final = 4  # for sessions at a time: messages of other users must find a connection to the database
+MAX_LOOK_UPS_OF_USER: Final = 1  # at a time, over all sessions: others wait for one of theirs, not for all
 MAX_USERS_A_TURN: Final = 50  # are notified before other tasks have their turn: a few milliseconds
 MAX_RECHECKS: Final = 64  # creations with a lost answer that are looked up at a time; others must be sent again
 
@@ -46,6 +49,7 @@ class MemberUpdates:
         rooms: the rooms in memory.
         sessions: the sessions of this process.
         user_feeds: are sent what changes for a user alone.
+        refusals: those who are no members, as recent look-ups found.
         timeout: seconds that one look-up may take.
         rand: gives the jitter of retries.
     """
@@ -56,6 +60,7 @@ class MemberUpdates:
         rooms: Rooms,
         sessions: Sessions,
         user_feeds: UserFeeds,
+        refusals: Refusals,
         *,
         timeout: float,
         rand: random.Random,
@@ -66,7 +71,9 @@ class MemberUpdates:
         self._user_feeds = user_feeds
         self._timeout = timeout
         self._random = rand
+        self._refusals = refusals
         self._look_ups = trio.Semaphore(MAX_LOOK_UPS)
+        self._turns = Turns(MAX_LOOK_UPS_OF_USER)
         self._rechecks = 0
 
     async def notify_created(
@@ -81,13 +88,13 @@ class MemberUpdates:
 
         Cancelled: between two turns.
         """
+        self._refusals.forget(conversation_id)
         known = {membership.user_id: membership for membership in memberships}
         for at in range(0, len(member_ids), MAX_USERS_A_TURN):
             if at:
                 await trio.lowlevel.checkpoint()
             for user_id in member_ids[at : at + MAX_USERS_A_TURN]:
                 for session in self._sessions.of(user_id):
-                    session.forget_refusal(conversation_id)
                     session.notify_added(conversation_id)
                 if user_id in known:
                     self._user_feeds.apply(known[user_id])
@@ -123,8 +130,8 @@ class MemberUpdates:
         """Returns a session's subscription to a conversation, for a frame that its client sends there.
 
         If the session has none yet, the store is asked whether its user is a member: no room opens for a
-        conversation of others. A session waits for its own look-up, so it has one at a time, and all sessions
-        together have `MAX_LOOK_UPS`.
+        conversation of others. All sessions of a user have `MAX_LOOK_UPS_OF_USER` look-ups at a time, those of all
+        users together `MAX_LOOK_UPS`. A refusal is remembered for a second.
 
         Raises:
             ForeignConversation: the user is not a member.
@@ -132,14 +139,11 @@ class MemberUpdates:
         Cancelled: nothing has happened.
         """
         while (subscription := session.subscriptions.get(conversation_id)) is None:
-            if session.is_refused(conversation_id):
-                raise ForeignConversation(was_looked_up=False)
-            member_rev = await self._look_up_membership(conversation_id, session.user.id)
+            member_rev, was_looked_up = await self._look_up_membership(conversation_id, session.user.id)
             if conversation_id in session.subscriptions:
                 continue  # added while the answer was on its way
             if member_rev is None:
-                session.remember_refusal(conversation_id)
-                raise ForeignConversation(was_looked_up=True)
+                raise ForeignConversation(was_looked_up=was_looked_up)
             room = self._rooms.get(conversation_id)
             if room is None or not room.opened.is_set() or not session.connection.is_open:
                 return session.subscription(conversation_id)
@@ -148,14 +152,25 @@ class MemberUpdates:
                 room.attach(session, member_rev, is_news=True)
         return subscription
 
-    async def _look_up_membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
-        """Asks `Store.membership`, again and again for as long as a message may wait."""
+    async def _look_up_membership(self, conversation_id: UUID, user_id: UUID) -> tuple[int | None, bool]:
+        """Asks `Store.membership`, again and again for as long as a message may wait.
+
+        Returns its answer, and True; or None, and False, if a refusal is remembered.
+        """
         backoff = Backoff(self._random)
         with trio.move_on_after(self._timeout):
             while True:
+                if self._refusals.is_refused(conversation_id, user_id):
+                    return None, False
                 try:
-                    async with self._look_ups:
-                        return await self._store.membership(conversation_id, user_id)
+                    async with self._turns.turn(user_id), self._look_ups:
+                        if self._refusals.is_refused(conversation_id, user_id):  # found for another session meanwhile
+                            return None, False
+                        with self._refusals.look_up(conversation_id) as look_up:
+                            member_rev = await self._store.membership(conversation_id, user_id)
+                            if member_rev is None:
+                                self._refusals.remember(conversation_id, user_id, look_up)
+                        return member_rev, True
                 except StoreUnavailable:
                     await backoff.wait()
         raise not_stored()

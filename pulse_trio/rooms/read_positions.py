@@ -273,7 +273,7 @@ class ReadPositions:
             while self._unsent:
                 conversation_id = next(iter(self._unsent))
                 try:
-                    async with self._rooms.opened(conversation_id) as room:
+                    async with self._rooms.opened(conversation_id, None) as room:
                         room.notify_read(self._unsent.pop(conversation_id, {}))
                 except (NotAMember, StoreUnavailable):
                     self._unsent.pop(conversation_id, None)  # these frames are ephemeral

@@ -15,11 +15,14 @@ from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
+from pulse_trio.rooms.turns import Turns
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
+# A user who sends to many conversations waits for theirs to open; the others' wait for a few of them in the database.
+MAX_OPENING_OF_USER: Final = 4
 RESTARTING: Final = "the server restarts; reconnect in a moment"
 
 log = structlog.get_logger(__name__)
@@ -65,6 +68,7 @@ class Rooms:
         self._random = rand
         self._metrics = metrics
         self._outages = outages
+        self._opening = Turns(MAX_OPENING_OF_USER)
         self._rooms: dict[UUID, Room] = {}
         self._closing: dict[Room, None] = {}  # cannot be joined any more, but their tasks have not ended
         self._nursery: trio.Nursery | None = None
@@ -97,42 +101,71 @@ class Rooms:
     def __len__(self) -> int:
         return len(self._rooms)
 
-    def room(self, conversation_id: UUID) -> Room:
-        """Returns the room; begins to open it if there is none. To keep it, enter `Room.held` before any await."""
+    async def room(self, conversation_id: UUID, user_id: UUID | None) -> Room:
+        """Returns the room; begins to open it if there is none. To keep it, enter `Room.held` before any await.
+
+        Args:
+            conversation_id: the conversation.
+            user_id: the user it opens for, who has `MAX_OPENING_OF_USER` rooms opening at a time and waits for the
+                first of them, at most `PULSE_STORE_TIMEOUT` seconds; None for the service itself.
+
+        Raises:
+            StoreUnavailable: too many rooms were opening for too long.
+        Cancelled: no room was opened.
+        """
         room = self._rooms.get(conversation_id)
-        if room is None:
-            room = Room(
-                conversation_id,
-                store=self._store,
-                sessions=self._sessions,
-                user_feeds=self._user_feeds,
-                watches=self._watches,
-                catch_up=self._catch_up,
-                settings=self._settings,
-                rand=self._random,
-                metrics=self._metrics,
-                outages=self._outages,
-                on_vacant=self._forget,
-            )
-            self._rooms[conversation_id] = room
-            self.nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
+        if room is not None:
+            return room
+        if user_id is not None:
+            with trio.move_on_after(self._settings.store_timeout) as scope:
+                await self._opening.acquire(user_id)
+            if scope.cancelled_caught:
+                raise StoreUnavailable("too many rooms are opening for this user")
+            room = self._rooms.get(conversation_id)  # opened meanwhile
+            if room is not None:
+                self._opening.release(user_id)
+                return room
+        room = Room(
+            conversation_id,
+            store=self._store,
+            sessions=self._sessions,
+            user_feeds=self._user_feeds,
+            watches=self._watches,
+            catch_up=self._catch_up,
+            settings=self._settings,
+            rand=self._random,
+            metrics=self._metrics,
+            outages=self._outages,
+            on_vacant=self._forget,
+        )
+        self._rooms[conversation_id] = room
+        self.nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
+        if user_id is not None:
+            self.nursery.start_soon(self._end_turn, room, user_id, name=f"opening of {conversation_id}")
         return room
 
     @asynccontextmanager
-    async def opened(self, conversation_id: UUID) -> AsyncIterator[Room]:
-        """Waits until a room is open, and keeps it open within an `async with` block.
+    async def opened(self, conversation_id: UUID, user_id: UUID | None) -> AsyncIterator[Room]:
+        """Waits until a room is open, and keeps it open within an `async with` block. `user_id`: see `room`.
 
         Raises:
             NotAMember: there is no such conversation.
             StoreUnavailable: the room could not be opened.
         Cancelled: while it opens, the room is not kept.
         """
-        room = self.room(conversation_id)
+        room = await self.room(conversation_id, user_id)
         with room.held():
             await room.opened.wait()
             if room.failure is not None:
                 raise room.failure
             yield room
+
+    async def _end_turn(self, room: Room, user_id: UUID) -> None:
+        """Ends a user's turn once the room has opened, or failed to."""
+        try:
+            await room.opened.wait()
+        finally:
+            self._opening.release(user_id)
 
     async def _run_room(self, room: Room) -> None:
         """Runs a room; its failure ends that room, not the others."""

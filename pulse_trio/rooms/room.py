@@ -282,7 +282,6 @@ class Room:
 
     def _admit(self, member: Member, *, many: bool) -> None:
         for session in self._sessions.of(member.user_id):
-            session.forget_refusal(self.conversation_id)
             self.attach(session, member.rev, is_news=True, many=many)
         self._user_feeds.apply_member(member, self.feed.last_seq)
 

@@ -6,7 +6,7 @@ removal that comes later reaches it through the feed of the room.
 """
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import trio
@@ -15,9 +15,6 @@ from pulse_trio.model import Features, User
 from pulse_trio.protocol import ConversationAddedFrame, ConversationRemovedFrame, encode
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.subscription import SendPage, Subscription
-
-REFUSAL_SECONDS: Final = 1.0  # in which a further frame about a foreign conversation costs no look-up
-MAX_REFUSALS: Final = 64  # foreign conversations kept for each session; beyond it the oldest is dropped
 
 
 class Position(Protocol):
@@ -93,7 +90,6 @@ class Session:
 
     __slots__ = (
         "_notices",
-        "_refused",
         "_send_page",
         "connection",
         "ended",
@@ -115,7 +111,6 @@ class Session:
         self._notices.is_removed = connection.features.has_me
         self.removals: dict[UUID, int] | None = None
         self.ended_subscriptions: dict[UUID, Subscription] = {}
-        self._refused: dict[UUID, float] = {}  # foreign conversation → until when it is refused without a look-up
         self.ended = trio.Event()
         self.waiting = trio.CancelScope()
         self.is_greeted = False
@@ -190,21 +185,6 @@ class Session:
         ended = self.ended_subscriptions.pop(subscription.conversation_id, None)
         if ended is not None:
             subscription.cursor = min(subscription.cursor, ended.cursor_with(subscription.mask))
-
-    def remember_refusal(self, conversation_id: UUID) -> None:
-        """Remembers for `REFUSAL_SECONDS` that the user is no member of a conversation."""
-        self._refused.pop(conversation_id, None)
-        self._refused[conversation_id] = trio.current_time() + REFUSAL_SECONDS
-        if len(self._refused) > MAX_REFUSALS:
-            del self._refused[next(iter(self._refused))]
-
-    def is_refused(self, conversation_id: UUID) -> bool:
-        """True if a recent look-up found that the user is no member of a conversation."""
-        return trio.current_time() < self._refused.get(conversation_id, 0.0)
-
-    def forget_refusal(self, conversation_id: UUID) -> None:
-        """Forgets that the user was no member of a conversation."""
-        self._refused.pop(conversation_id, None)
 
     def notify_added(self, conversation_id: UUID) -> None:
         """Notifies the client that its user has been added to a conversation, unless it asked for `me`."""

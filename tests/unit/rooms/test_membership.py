@@ -1,6 +1,6 @@
 """Rooms and sessions while members change: the later change by rev wins, in whatever order the answers come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,13 +9,14 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
-from pulse_trio.model import User
+from pulse_trio.model import Command, User
 from pulse_trio.protocol import SendResume
 from pulse_trio.rooms.member_updates import MAX_RECHECKS, ForeignConversation
+from pulse_trio.rooms.registry import MAX_OPENING_OF_USER
 from pulse_trio.store.base import Members, NotAMember, StoreUnavailable
 from tests.support import commands
 
-from .world import Device, World, a_world, device, settle
+from .world import Device, Outcomes, World, a_world, device, settle
 
 REMOVED = (4403, "removed from the conversation")
 
@@ -701,7 +702,27 @@ async def test_a_frame_about_a_foreign_conversation_opens_no_room(
                 nursery.start_soon(flood, bob)
         await settle()
         assert all([code for code, _, _ in bob.errors] == ["not_a_member"] * 22 for bob in devices)
-        assert questions() == (20 * 11, 4)
+        assert questions() == (1 + 20 * 10, 1), "one at a time, and one for all sessions of the user"
+
+
+async def test_look_ups_of_others_do_not_wait_for_a_user_with_many(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        questions = count_questions(world, monkeypatch)  # each takes 0.1 s
+        for _ in range(20):
+            bob = await device(world, world.bob)
+            for _ in range(3):
+                world.start(bob.find_subscription, world.ids())
+        await settle()
+        others = await world.new_users(8)
+        devices = [await device(world, user) for user in others]
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for each in devices:
+                nursery.start_soon(each.find_subscription, world.ids())
+        assert trio.current_time() - began == pytest.approx(0.3)  # nine users, four at a time
+        assert questions()[1] == 4
 
 
 async def test_a_foreign_conversation_is_refused_from_memory_for_a_second(
@@ -723,6 +744,125 @@ async def test_a_foreign_conversation_is_refused_from_memory_for_a_second(
         await world.add(world.bob, conversation_id=key)
         assert (await world.hub.members.find_subscription(bob.session, key)).conversation_id == key  # at once
         assert questions()[0] == 2, "the room that was opened to add them has subscribed the session"
+
+
+async def test_a_refusal_found_before_a_creation_is_not_remembered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key = world.ids()
+        gate, bob = delay(world, monkeypatch, "membership", times=1), await device(world, world.bob)
+        world.start(bob.send, key, "too early", "c-1")
+        await settle()
+        await world.new_conversation(key)
+        await world.hub.members.notify_created(key, [world.bob.id], ())
+        gate.set()
+        await settle()
+        assert bob.errors == [("not_a_member", "c-1", str(key))]
+        await bob.send(key, "hello")
+        await settle()
+        assert bob.contents(key) == ["hello"]
+        assert len(bob.errors) == 1
+
+
+@pytest.mark.parametrize("answer", ["late", "lost"])
+async def test_a_refusal_does_not_outlive_an_addition(answer: str, autojump_clock: MockClock) -> None:
+    """The client may know of the addition, from a list, before its answer is here."""
+    async with a_world(store_timeout=2.0) as world:
+        key = world.ids()
+        await world.new_conversation(key)
+        await world.remove(world.bob, key)
+        await trio.sleep(0.01)
+        bob, late = await device(world, world.bob), trio.Event()
+
+        async def refuse() -> None:
+            before = len(bob.errors)
+            await bob.send(key, "too early")
+            await settle()
+            assert [code for code, _, _ in bob.errors[before:]] == ["not_a_member"]
+
+        await refuse()
+        if answer == "late":
+            world.store.answers = [world.store.commit_and_wait(late)]
+            world.start(lambda: world.add(world.bob, conversation_id=key))
+            await settle()
+        else:
+            # Not sent to the database before this attempt is given up, so it comes after the caller has its error.
+            async def commit_later(batch: Sequence[Command]) -> Outcomes:
+                world.start(commit_after_a_while, batch)
+                return await world.store.hang(batch)
+
+            async def commit_after_a_while(batch: Sequence[Command]) -> None:
+                await trio.sleep(2.5)
+                await world.store.commit(batch)
+
+            world.store.answers = [commit_later]
+            with pytest.raises(PulseError):
+                await world.add(world.bob, conversation_id=key)
+            await refuse()
+            await trio.sleep(0.6)
+        await bob.send(key, "hello", "c-1")
+        await settle()
+        late.set()
+        await settle()
+        assert ("not_a_member", "c-1", str(key)) not in bob.errors
+        assert bob.contents(key) == ["hello"]
+
+
+async def test_a_refused_addition_lets_refusals_be_remembered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key = world.ids()
+        await world.new_conversation(key)
+        await world.remove(world.bob, key)
+        questions, bob = count_questions(world, monkeypatch), await device(world, world.bob)
+        with pytest.raises(NotAMember):
+            await world.hub.apply(commands.add(key, world.bob, world.bob))
+        for _ in range(3):
+            await bob.send(key, "hello")
+        assert questions()[0] == 1
+
+
+async def test_rooms_open_a_few_at_a_time_for_each_user(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        keys = [world.ids() for _ in range(10)]
+        for key in keys:
+            await world.new_conversation(key)
+        gate = delay(world, monkeypatch, "head", times=10)
+        bobs = [await device(world, world.bob) for _ in keys]
+        for bob, key in zip(bobs, keys, strict=True):
+            world.start(bob.send, key, "hello")
+            await settle()
+        assert world.hub.room_count == MAX_OPENING_OF_USER
+        carol = await device(world, world.carol)
+        world.start(carol.send, keys[-1], "of carol")
+        await settle()
+        assert world.hub.room_count == MAX_OPENING_OF_USER + 1
+        gate.set()
+        await settle()
+        assert [bobs[0].contents(key) for key in keys] == [["hello"]] * 9 + [["of carol", "hello"]]
+
+
+async def test_a_message_whose_room_cannot_begin_to_open_is_refused_in_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=3.0) as world:
+        keys = [world.ids() for _ in range(MAX_OPENING_OF_USER + 1)]
+        for key in keys:
+            await world.new_conversation(key)
+        delay(world, monkeypatch, "head")
+        bobs = [await device(world, world.bob) for _ in keys]
+        for bob, key in zip(bobs[:-1], keys, strict=False):
+            world.start(bob.send, key, "hello")
+        await trio.sleep(1.0)
+        began = trio.current_time()
+        await bobs[-1].send(keys[-1], "late", "c-1")
+        assert trio.current_time() - began == 2.0  # the others have failed
+        await trio.sleep(5.0)
+        assert bobs[-1].errors == [("not_stored", "c-1", str(keys[-1]))]
 
 
 async def test_a_membership_look_up_that_fails_is_answered_in_time(
