@@ -48,7 +48,9 @@ class Settings(BaseSettings):
     pool_min: int = Field(2, ge=0, le=1_000)
     """Database connections kept open, including one for storing messages."""
     pool_max: int = Field(10, ge=1, le=1_000)
-    """Maximum database connections, without those for storing messages (at most five more)."""
+    """Maximum database connections, without those for storing messages (at most five more). Lists, rooms, look-ups and
+    changes hold at most half of them each; with 8 or more, some are reserved for each.
+    """
     statement_timeout: float = Field(5.0, gt=0, le=300)
     """Maximum duration of one SQL statement, in seconds. A transaction that stands still ends after at most twice as
     long (before PostgreSQL 17 not in every case).

@@ -1,12 +1,13 @@
 """psycopg 3 on Trio, with no thread in the query path; imports nothing from pulse_trio.
 
 `connection`: `TrioConnection`, psycopg's AsyncConnection with every wait on Trio.
-`pool`: `Pool`, a bounded FIFO pool that refills itself.
+`pool`: `Pool`, a bounded pool that refills itself. `slots`: its order, and the shares of kinds of callers.
 `_waiting`: drives psycopg's generators. `_resolve`: resolves host names. `_version_guard`: checks private names.
 """
 
 from .connection import EXIT_SECONDS, TrioConnection, TrioCursor, TrioTransaction
 from .pool import SET_SETTINGS, Pool, PoolClosed, PoolStatistics, PoolTimeout
+from .slots import Share
 
 __all__ = [
     "EXIT_SECONDS",
@@ -15,6 +16,7 @@ __all__ = [
     "PoolClosed",
     "PoolStatistics",
     "PoolTimeout",
+    "Share",
     "TrioConnection",
     "TrioCursor",
     "TrioTransaction",

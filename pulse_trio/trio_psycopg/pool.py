@@ -1,10 +1,10 @@
-"""A bounded FIFO pool of `TrioConnection`s, refilled in the background."""
+"""A bounded pool of `TrioConnection`s, refilled in the background."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +19,7 @@ from psycopg.waiting import Wait
 
 from ._waiting import poll_now
 from .connection import EXIT_SECONDS, TrioConnection
+from .slots import Share, Slots
 
 # Sets a session's settings from lists of names and values; returns each name with its new value.
 SET_SETTINGS: Final = """
@@ -80,6 +81,7 @@ class Pool:
         on_acquired: Called with the seconds that each use waited for its connection; must not raise.
         on_event: Called with "opened", "discarded" or "connect_error" and a reason; must not raise.
         random_source: Returns numbers in [0, 1), for the jitter of the back-off.
+        shares: The kinds of callers, each with its share of the connections.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Pool:
         on_acquired: Callable[[float], None] | None = None,
         on_event: Callable[[str, str], None] | None = None,
         random_source: Callable[[], float] = random.random,
+        shares: Mapping[Any, Share] | None = None,
     ) -> None:
         if not 0 <= min_size <= max_size or max_size < 1:
             raise ValueError("0 <= min_size <= max_size, and max_size >= 1")
@@ -120,9 +123,9 @@ class Pool:
         self._on_acquired = on_acquired
         self._on_event = on_event
         self._random = random_source
-        # Trio's Semaphore hands a slot straight to the longest waiter, so the order is FIFO. Only the holder of a
-        # slot makes a connection, and only while none is idle, so there are never more than max_size.
-        self._slots = trio.Semaphore(max_size, max_value=max_size)
+        # A freed slot is handed straight to a waiter. Only the holder of a slot makes a connection, and only while none
+        # is idle, so there are never more than max_size.
+        self._slots = Slots(max_size, shares)
         self._idle: deque[_Idle] = deque()  # last in, first out, so that unneeded ones reach max_idle
         self._lent: set[Connection] = set()
         self._born: dict[Connection, float] = {}
@@ -186,8 +189,12 @@ class Pool:
         )
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    async def connection(self, kind: Hashable = None, key: Hashable = None) -> AsyncIterator[Connection]:
         """Lend a connection for a block; uncommitted changes are rolled back at its end.
+
+        Args:
+            kind: The kind of caller, whose share it is lent from; None for none of the `shares`.
+            key: Callers of one kind with different keys get connections in turn.
 
         Raises:
             PoolTimeout: none became free, or could be made, within `acquire_timeout`.
@@ -196,19 +203,19 @@ class Pool:
 
         Cancelled while waiting: the task leaves the queue, and nothing leaks.
         """
-        connection = await self._acquire()
+        connection = await self._acquire(kind, key)
         try:
             yield connection
         finally:
             try:
                 await self._give_back(connection)  # noqa: ASYNC102  # shields itself, with a deadline
             finally:
-                self._slots.release()
+                self._slots.release(kind)
 
-    async def _acquire(self) -> Connection:
+    async def _acquire(self, kind: Hashable, key: Hashable) -> Connection:
         if self._closed:
             raise PoolClosed("the pool is closed")
-        connection = self._acquire_nowait()
+        connection = self._acquire_nowait(kind)
         if connection is not None:
             if self._on_acquired is not None:
                 self._on_acquired(0.0)
@@ -217,12 +224,12 @@ class Pool:
         with trio.move_on_after(self.acquire_timeout) as scope:
             self._scopes.add(scope)
             try:
-                await self._slots.acquire()
+                await self._slots.acquire(kind, key)
                 try:
                     connection = self._take_idle() or await self._connect()
                     self._lent.add(connection)
                 except BaseException:
-                    self._slots.release()
+                    self._slots.release(kind)
                     self._need_refill.set()
                     raise
             finally:
@@ -231,7 +238,7 @@ class Pool:
             if connection is not None:
                 self._lent.discard(connection)
                 self._discard(connection, "pool closed")
-                self._slots.release()
+                self._slots.release(kind)
             raise PoolClosed("the pool was closed")
         if connection is None:
             raise PoolTimeout(f"no connection within {self.acquire_timeout} s")
@@ -239,15 +246,15 @@ class Pool:
             self._on_acquired(trio.current_time() - began)
         return connection
 
-    def _acquire_nowait(self) -> Connection | None:
+    def _acquire_nowait(self, kind: Hashable) -> Connection | None:
         """Take an idle connection without a checkpoint; None if there is none, or others wait."""
         try:
-            self._slots.acquire_nowait()
+            self._slots.acquire_nowait(kind)
         except trio.WouldBlock:
             return None
         connection = self._take_idle()
         if connection is None:
-            self._slots.release()
+            self._slots.release(kind)
         else:
             self._lent.add(connection)
         return connection

@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, cast
+from uuid import UUID
 
 import psycopg
 import trio
@@ -11,6 +12,7 @@ from psycopg import AsyncPipeline
 
 from pulse_trio.database.sessions import STORE_SETTINGS
 from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.trio_psycopg import Pool, TrioConnection
 
 CONNECTIONS: Final = 6  # of each store; fewer than its concurrent operations, so that some wait
@@ -54,8 +56,10 @@ class SlowStore(PostgresStore):
         self._rand = rand
 
     @asynccontextmanager
-    async def connection(self, pool: Pool | None = None) -> AsyncIterator[TrioConnection[Any]]:
-        async with super().connection(pool) as connection:
+    async def connection(
+        self, caller: Caller | None = None, key: UUID | None = None, *, pool: Pool | None = None
+    ) -> AsyncIterator[TrioConnection[Any]]:
+        async with super().connection(caller, key, pool=pool) as connection:
             yield cast("TrioConnection[Any]", _SlowConnection(connection, self._pause))
 
     async def _pause(self) -> None:

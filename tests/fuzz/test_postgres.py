@@ -20,6 +20,7 @@ from pulse_trio.store.postgres import (
     read_positions,
     revisions,
 )
+from pulse_trio.store.postgres.callers import Caller
 from tests.fuzz.round import fuzz
 from tests.fuzz.stores import prepare
 from tests.support.cluster import Cluster
@@ -78,7 +79,7 @@ def edit_is_judged_before_the_lock(patch: Patch) -> None:
 
     async def wrong(self: PostgresStore, keys: Any, statements: Any, **options: Any) -> list[list[Any]]:
         if statements[0][0] == revisions._REVISE:
-            return [await self.all(query, values) for query, values in statements]
+            return [await self.all(Caller.CHANGES, None, query, values) for query, values in statements]
         return await under_locks(self, keys, statements, **options)
 
     patch.setattr(PostgresStore, "all_under_locks", wrong)
@@ -139,7 +140,8 @@ def log_lacks_former_members(patch: Patch) -> None:
 
 def members_read_in_two_statements(patch: Patch) -> None:
     async def wrong(self: PostgresStore, conversation_id: UUID) -> Members:
-        rows = await self.all("SELECT user_id FROM conversation_users WHERE conversation_id = %s", (conversation_id,))
+        statement = "SELECT user_id FROM conversation_users WHERE conversation_id = %s"
+        rows = await self.all(Caller.ROOMS, None, statement, (conversation_id,))
         head = await self.head(conversation_id)
         return Members(tuple(row[0] for row in rows), head.members_rev)
 

@@ -4,6 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from pulse_trio.store.base import Account, User, UsernameTaken, UserPage
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import Connected, count
 from pulse_trio.texts import username_key
 
@@ -14,7 +15,7 @@ class Accounts(Connected):
     async def create_user(
         self, user: User, *, password_hash: str | None, subject: str | None, created_at: datetime
     ) -> None:
-        async with self.connection() as connection:
+        async with self.connection(Caller.CHANGES) as connection:
             cursor = await connection.execute(
                 """
                 INSERT INTO users (id, username, username_key, password_hash, subject, created_at, updated_at)
@@ -35,12 +36,17 @@ class Accounts(Connected):
 
     async def find_account(self, username: str) -> Account | None:
         row = await self.one(
-            "SELECT id, username, password_hash FROM users WHERE username_key = %s", (username_key(username),)
+            Caller.LOOK_UPS,
+            None,
+            "SELECT id, username, password_hash FROM users WHERE username_key = %s",
+            (username_key(username),),
         )
         return None if row is None else Account(User(row[0], row[1]), row[2])
 
     async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
         row = await self.one(
+            Caller.LOOK_UPS,
+            None,
             """
             SELECT id, username FROM users WHERE subject = %s OR id = %s
             ORDER BY subject IS NOT DISTINCT FROM %s DESC LIMIT 1
@@ -50,7 +56,7 @@ class Accounts(Connected):
         return None if row is None else User(*row)
 
     async def set_password_hash(self, user_id: UUID, password_hash: str, *, old_hash: str) -> None:
-        async with self.connection() as connection:
+        async with self.connection(Caller.CHANGES) as connection:
             await connection.execute(
                 "UPDATE users SET password_hash = %s WHERE id = %s AND password_hash = %s",
                 (password_hash, user_id, old_hash),
@@ -62,7 +68,7 @@ class Accounts(Connected):
         # A range of the index, in byte order: U+10FFFF is not a character, so no name has it.
         lowest = username_key(prefix)
         highest = lowest + "\U0010ffff"
-        async with self.list_connection() as connection:
+        async with self.connection(Caller.LISTS) as connection:
             counted = await count(
                 connection,
                 "SELECT count(*) FROM (SELECT FROM users WHERE username_key BETWEEN %s AND %s LIMIT %s) found",

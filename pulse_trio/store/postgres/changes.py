@@ -20,6 +20,7 @@ from pulse_trio.model import (
     SetProperties,
 )
 from pulse_trio.store.base import Outcome
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import MESSAGE, message
 from pulse_trio.store.postgres.conversations import Conversations
 from pulse_trio.store.postgres.member_changes import MemberChanges
@@ -85,6 +86,8 @@ class Changes(Conversations, MemberChanges, Revisions):
     """Operations of the contract on commands and changes."""
 
     async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
+        if not commands:
+            return []
         if all(isinstance(command, Post) for command in commands):
             return await self.group_commit.apply(cast("Sequence[Post]", commands))
         if all(isinstance(command, Edit | Delete) for command in commands):
@@ -104,11 +107,13 @@ class Changes(Conversations, MemberChanges, Revisions):
         if not kinds & Kind.ALL:
             return []
         values = {"conversation": conversation_id, "after": after_rev, "limit": limit}
-        return [_change(row) for row in await self.all(_CHANGES[kinds & Kind.ALL], values)]
+        return [
+            _change(row) for row in await self.all(Caller.ROOMS, conversation_id, _CHANGES[kinds & Kind.ALL], values)
+        ]
 
     async def user_changes(self, user_id: UUID, *, after_rev: int, limit: int) -> list[MyMembership]:
         values = {"user": user_id, "after": after_rev, "limit": limit}
-        return [MyMembership(*row) for row in await self.all(_USER_CHANGES, values)]
+        return [MyMembership(*row) for row in await self.all(Caller.ROOMS, user_id, _USER_CHANGES, values)]
 
 
 def _change(row: Sequence[Any]) -> Change:

@@ -6,7 +6,6 @@ from typing import Any, Final, LiteralString
 from uuid import UUID
 
 import psycopg
-import trio
 from psycopg import errors as pg
 
 from pulse_trio.store.base import (
@@ -22,6 +21,7 @@ from pulse_trio.store.base import (
     StoreUnavailable,
     TooManyMembers,
 )
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.group_commit import StoreBusy
 from pulse_trio.trio_psycopg import Pool, PoolClosed, PoolTimeout, TrioConnection
 
@@ -58,12 +58,18 @@ class Connected:
 
     def __init__(self, pool: Pool, epoch: str = "") -> None:
         self._pool = pool
-        self._lists = trio.Semaphore(max(1, pool.max_size // 2))
         self.epoch = epoch
 
     @asynccontextmanager
-    async def connection(self, pool: Pool | None = None) -> AsyncIterator[TrioConnection[Any]]:
+    async def connection(
+        self, caller: Caller | None = None, key: UUID | None = None, *, pool: Pool | None = None
+    ) -> AsyncIterator[TrioConnection[Any]]:
         """Lends a connection, from `pool` or the main pool.
+
+        Args:
+            caller: its use, whose share of the pool it is from; None for none of them.
+            key: the user or conversation that it is for; those of one use have their turns one after the other.
+            pool: another pool than the main one.
 
         Raises:
             StoreRefused: PostgreSQL rejects a value.
@@ -71,7 +77,7 @@ class Connected:
             StoreUnavailable: any other error of the driver or the pool.
         """
         try:
-            async with (pool or self._pool).connection() as connection:
+            async with (pool or self._pool).connection(caller, key) as connection:
                 try:
                     yield connection
                 except pg.ReadOnlySqlTransaction:
@@ -85,35 +91,25 @@ class Connected:
         except (psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:
             raise StoreUnavailable(type(error).__name__) from error
 
-    @asynccontextmanager
-    async def list_connection(self) -> AsyncIterator[TrioConnection[Any]]:
-        """Lends a connection for a long query: at most half of the pool, so that short look-ups find one.
-
-        Raises:
-            StoreUnavailable: too many long queries are running; or as `connection`.
-        """
-        try:
-            with trio.fail_after(self._pool.acquire_timeout):
-                await self._lists.acquire()
-        except trio.TooSlowError:
-            raise StoreUnavailable("too many concurrent list queries") from None
-        try:
-            async with self.connection() as connection:
-                yield connection
-        finally:
-            self._lists.release()
-
     async def ping(self) -> None:
-        await self.one("SELECT 1", ())
+        await self.one(Caller.LOOK_UPS, None, "SELECT 1", ())
 
-    async def one(self, query: LiteralString, values: Sequence[object]) -> tuple[Any, ...] | None:
-        """Runs a query on a connection of its own; returns the first row, or None."""
-        async with self.connection() as connection:
+    async def one(
+        self, caller: Caller, key: UUID | None, query: LiteralString, values: Sequence[object]
+    ) -> tuple[Any, ...] | None:
+        """Runs a query on a connection of its own; returns the first row. For `caller` and `key` see `connection`."""
+        async with self.connection(caller, key) as connection:
             return await (await connection.execute(query, values)).fetchone()
 
-    async def all(self, query: LiteralString, values: Sequence[object] | Mapping[str, object]) -> list[tuple[Any, ...]]:
-        """Runs a query on a connection of its own; returns all rows."""
-        async with self.connection() as connection:
+    async def all(
+        self,
+        caller: Caller,
+        key: UUID | None,
+        query: LiteralString,
+        values: Sequence[object] | Mapping[str, object],
+    ) -> list[tuple[Any, ...]]:
+        """Runs a query on a connection of its own; returns all rows. For `caller` and `key` see `connection`."""
+        async with self.connection(caller, key) as connection:
             return await (await connection.execute(query, values)).fetchall()
 
     async def all_under_lock(
@@ -139,7 +135,8 @@ class Connected:
         COMMIT: when the values of a later one cannot be sent, the end of the pipeline must not commit the earlier ones.
         """
         is_long = len(statements) > 1
-        async with self.connection(pool) as connection:
+        key = next(iter(conversation_ids))
+        async with self.connection(Caller.CHANGES, key, pool=pool) as connection:
             async with connection.pipeline():
                 if is_long:
                     await connection.execute("BEGIN")

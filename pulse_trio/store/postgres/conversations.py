@@ -19,6 +19,7 @@ from pulse_trio.store.base import (
     User,
 )
 from pulse_trio.store.page_size import conversation_bytes, count_fitting
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import (
     APPLIED,
     HEAD,
@@ -156,7 +157,7 @@ class Conversations(Connected):
             "member_ids": list(new.member_ids),
             "at": new.created_at,
         }
-        async with self.connection() as connection:
+        async with self.connection(Caller.CHANGES, new.owner_id) as connection:
             rows = await (await connection.execute(_CREATE, values)).fetchall()
             unknown = [row[1] for row in rows if row[2] is None]
             if unknown:
@@ -171,13 +172,13 @@ class Conversations(Connected):
         return Created(_conversation(row), is_new=False, memberships=())
 
     async def get_conversation(self, conversation_id: UUID, user_id: UUID) -> Conversation | None:
-        row = await self.one(_CONVERSATION + "WHERE c.id = %s", (user_id, conversation_id))
+        row = await self.one(Caller.LOOK_UPS, user_id, _CONVERSATION + "WHERE c.id = %s", (user_id, conversation_id))
         return None if row is None else _conversation(row)
 
     async def list_conversations(
         self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None, max_bytes: int | None = None
     ) -> ConversationPage:
-        async with self.list_connection() as connection:
+        async with self.connection(Caller.LISTS, user_id) as connection:
             total = await count(connection, "SELECT count(*) FROM conversation_users WHERE user_id = %s", (user_id,))
             cursor = await connection.execute(
                 _LISTED

@@ -14,6 +14,7 @@ from pulse_trio.errors import LaunchError
 from pulse_trio.metrics import Metrics
 from pulse_trio.settings import Settings
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
+from pulse_trio.store.postgres.callers import shares
 from pulse_trio.trio_psycopg import Pool
 
 EMBEDDED_POLL: Final = 0.5  # seconds between checks that the embedded PostgreSQL runs
@@ -47,7 +48,9 @@ def postgres_store(
         # One of the connections kept open is for messages; more for messages are opened on demand.
         message_min = min(1, settings.pool_min)
         message_pool = new_pool(min_size=message_min, max_size=MESSAGE_CONNECTIONS)
-        pool = new_pool(min_size=settings.pool_min - message_min, max_size=settings.pool_max)
+        pool = new_pool(
+            min_size=settings.pool_min - message_min, max_size=settings.pool_max, shares=shares(settings.pool_max)
+        )
         metrics.pool_statistics = pool.statistics
         metrics.message_pool_statistics = message_pool.statistics
         if embedded is not None:

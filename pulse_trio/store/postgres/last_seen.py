@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import Connected
 
 # Locked in the order of their ids, so that two such statements cannot deadlock.
@@ -48,9 +49,9 @@ class LastSeen(Connected):
     """Operations of the contract on last-seen times."""
 
     async def mark_seen(self, moments: Mapping[UUID, datetime]) -> None:
-        async with self.connection() as connection:
+        async with self.connection(Caller.CHANGES) as connection:
             await connection.execute(_MARK_SEEN, (list(moments), list(moments.values())))
 
     async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
-        rows = await self.all(_ACQUAINTANCES, (user_id, list(among), user_id))
+        rows = await self.all(Caller.LISTS, user_id, _ACQUAINTANCES, (user_id, list(among), user_id))
         return {row[0]: row[1] for row in rows}

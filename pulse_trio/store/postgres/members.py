@@ -5,6 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from pulse_trio.store.base import Head, MemberPage, Members, Membership, Memberships, NotAMember, User
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import HEAD, Connected
 
 _MEMBERS: Final = """
@@ -46,6 +47,8 @@ class ConversationMembers(Connected):
 
     async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         row = await self.one(
+            Caller.LOOK_UPS,
+            user_id,
             """
             SELECT c.members_rev FROM conversations c
             JOIN conversation_users cu ON cu.conversation_id = c.id WHERE c.id = %s AND cu.user_id = %s
@@ -56,15 +59,17 @@ class ConversationMembers(Connected):
 
     async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
         if among is None:
-            rows = await self.all(_MEMBERSHIPS, (user_id,))
+            rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS, (user_id,))
         else:
-            rows = await self.all(_MEMBERSHIPS_AMONG, (list(among), user_id, user_id))
+            rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS_AMONG, (list(among), user_id, user_id))
         heads = {row[1]: Head(*row[2:]) for row in rows if row[1] is not None}
         return Memberships(heads, rows[0][0] if rows else 0)
 
     async def members(self, conversation_id: UUID) -> Members:
         # One statement, so that the members and their rev are of one snapshot.
         rows = await self.all(
+            Caller.ROOMS,
+            conversation_id,
             """
             SELECT cu.user_id, c.members_rev FROM conversations c
             LEFT JOIN conversation_users cu ON cu.conversation_id = c.id WHERE c.id = %s ORDER BY cu.position
@@ -75,7 +80,7 @@ class ConversationMembers(Connected):
         return Members(ids, rows[0][1] if rows else 0)
 
     async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
-        async with self.connection() as connection:
+        async with self.connection(Caller.LISTS, user_id) as connection:
             cursor = await connection.execute(
                 """
                 SELECT c.member_count FROM conversations c

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pulse_trio.store.base import Head, NotAMember, Page, page_range
 from pulse_trio.store.page_size import message_page
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import HEAD, MESSAGE, Connected, message
 
 
@@ -32,7 +33,9 @@ class Messages(Connected):
     """Operations of the contract that read messages."""
 
     async def head(self, conversation_id: UUID) -> Head:
-        row = await self.one(f"SELECT {HEAD} FROM conversations c WHERE c.id = %s", (conversation_id,))
+        row = await self.one(
+            Caller.ROOMS, conversation_id, f"SELECT {HEAD} FROM conversations c WHERE c.id = %s", (conversation_id,)
+        )
         if row is None:
             raise NotAMember
         return Head(*row)
@@ -48,7 +51,7 @@ class Messages(Connected):
         after_seq: int | None = None,
         max_bytes: int | None = None,
     ) -> Page:
-        async with self.connection() as connection:
+        async with self.connection(Caller.LISTS, user_id) as connection:
             cursor = await connection.execute(
                 """
                 SELECT c.last_seq FROM conversations c

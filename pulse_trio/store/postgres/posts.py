@@ -8,6 +8,7 @@ from psycopg import errors as pg
 
 from pulse_trio.model import Message, Post
 from pulse_trio.store.base import NotAMember, Outcome, StoreRefused
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import MESSAGE, Connected, message
 from pulse_trio.store.postgres.group_commit import LANES, GroupCommit, StoreBusy, max_running
 from pulse_trio.trio_psycopg import Pool
@@ -158,7 +159,7 @@ class Posts(Connected):
         conversation, sender, at = new.conversation_id, new.actor_id, new.at
         bump = (at, conversation, conversation, sender, conversation, new.id, conversation, sender, new.client_id)
         insert = (new.id, conversation, sender, new.content, at, at, new.client_id)
-        async with self.connection(pool) as connection:
+        async with self.connection(Caller.CHANGES, conversation, pool=pool) as connection:
             row = await (await connection.execute(_POST_ONE, bump + insert, prepare=True)).fetchone()
         if row is None:
             return None
@@ -174,7 +175,7 @@ class Posts(Connected):
             "client_ids": [new.client_id for new in batch],
             "times": [new.at for new in batch],
         }
-        async with self.connection(pool) as connection:
+        async with self.connection(Caller.CHANGES, batch[0].conversation_id, pool=pool) as connection:
             rows = await (await connection.execute(_POST, columns, prepare=True)).fetchall()
         found: dict[int, Message] = {}
         for ordinal, *values in rows:

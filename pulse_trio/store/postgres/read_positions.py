@@ -5,6 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from pulse_trio.store.base import ReadMark, ReadState
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import Connected
 
 # One statement for marks of any conversations. Rows locked by another transaction are skipped, so that one of them does
@@ -63,7 +64,9 @@ class ReadPositions(Connected):
             [mark.seq for mark in marks],
         )
         found: dict[tuple[UUID, UUID], ReadState] = {}
-        for conversation_id, user_id, read_seq, user_rev, last_seq in await self.all(_MARK_READ, columns):
+        for conversation_id, user_id, read_seq, user_rev, last_seq in await self.all(
+            Caller.CHANGES, None, _MARK_READ, columns
+        ):
             member = conversation_id, user_id
             if last_seq is not None:
                 found[member] = ReadState(read_seq, last_seq, user_rev)

@@ -15,6 +15,7 @@ from pulse_trio.model import Edit
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import StoreUnavailable
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
+from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.factory import postgres_store
 from pulse_trio.trio_psycopg import PoolTimeout
 from tests.contract.people import People, messages, seqs
@@ -29,10 +30,16 @@ SESSIONS = """
 
 
 @asynccontextmanager
-async def open_store(conninfo: str, *, pool_max: int, pool_min: int = 0) -> AsyncIterator[PostgresStore]:
-    """Opens the store as the service does."""
+async def open_store(
+    conninfo: str, *, pool_max: int, pool_min: int = 0, statement_timeout: float = 2.0
+) -> AsyncIterator[PostgresStore]:
+    """Opens the store as the service does. `statement_timeout`: also how long an operation waits for a connection."""
     settings = Settings.load(
-        database_url=conninfo, secret_key=SECRET, pool_min=pool_min, pool_max=pool_max, statement_timeout=2.0
+        database_url=conninfo,
+        secret_key=SECRET,
+        pool_min=pool_min,
+        pool_max=pool_max,
+        statement_timeout=statement_timeout,
     )
     lock = ServiceLock(conninfo)
     try:
@@ -79,7 +86,7 @@ async def test_messages_are_stored_while_the_main_pool_is_exhausted(database: st
 
 @pytest.mark.parametrize("pool_min", [0, 2])
 async def test_connections_are_bounded_and_made_on_demand(database: str, pool_min: int) -> None:
-    async with open_store(database, pool_max=2, pool_min=pool_min) as store:
+    async with open_store(database, pool_max=2, pool_min=pool_min, statement_timeout=LIMIT) as store:
         people = People(store)
         while await trio.to_thread.run_sync(count_sessions, database) < pool_min:
             pass  # they are being made
@@ -108,7 +115,7 @@ async def test_lists_use_at_most_half_of_the_pool(database: str) -> None:
         group = await people.group(alice)
         async with AsyncExitStack() as slow:
             for _ in range(2):
-                await slow.enter_async_context(store.list_connection())
+                await slow.enter_async_context(store.connection(Caller.LISTS))
             with pytest.raises(StoreUnavailable):
                 await store.list_conversations(alice.id, limit=1)
             with pytest.raises(StoreUnavailable):
