@@ -644,14 +644,17 @@ def buffers_of(plan: str) -> int:
     return sum(map(int, re.findall(r"(?:hit|read)=(\d+)", found[1])))
 
 
+@pytest.mark.parametrize("query", [history._DOWNWARD, history._UPWARD], ids=["downward", "upward"])
 @pytest.mark.parametrize("generic", [False, True])
-def test_page_of_history_costs_the_same_at_every_depth(big_conversation: tuple[str, UUID], generic: bool) -> None:
+def test_page_of_history_costs_the_same_at_every_depth(
+    big_conversation: tuple[str, UUID], generic: bool, query: str
+) -> None:
     database, conversation_id = big_conversation
     limit = 50
     for offset in (0, BIG // 2, BIG - limit):
         first, last = page_range(BIG, limit, offset, None, None)
-        values = (conversation_id, first, last)
-        plan = explain(database, history._PAGE, "uuid, bigint, bigint", values, generic=generic)
+        values = (conversation_id, first, last, history.NO_BOUND)
+        plan = explain(database, query, "uuid, bigint, bigint, bigint", values, generic=generic)
         assert re.search(r"Index Scan.* using messages_conversation_id_seq_key on messages", plan), plan
         assert "Seq Scan on messages" not in plan, plan
         # A page is a range of seqs: no other row is read.
