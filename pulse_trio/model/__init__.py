@@ -16,11 +16,12 @@ from pulse_trio.model.commands import (
     RemoveMember,
     SetProperties,
 )
-from pulse_trio.model.features import FEATURED, Features
+from pulse_trio.model.features import FEATURED, NO_FEATURES, Features
 from pulse_trio.model.users import MyMembership, User
 
 __all__ = [
     "FEATURED",
+    "NO_FEATURES",
     "AddMembers",
     "Change",
     "Command",

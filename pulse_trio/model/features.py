@@ -46,3 +46,6 @@ class Features:
         """The names of those that are on, sorted."""
         names = [name for name, kind in _KINDS.items() if self.kinds & kind]
         return sorted([*names, _ME] if self.has_me else names)
+
+
+NO_FEATURES: Final = Features()

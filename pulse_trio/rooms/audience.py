@@ -1,6 +1,6 @@
 """The audience of a room: its subscriptions, grouped by what their clients asked for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from pulse_trio.rooms.connection import Transport
@@ -66,5 +66,4 @@ class Audience:
 
     def snapshot(self) -> Sequence[tuple[int, Sequence[Subscription]]]:
         """Returns the groups as they are now: delivering to one may close connections."""
-        groups: Mapping[int, dict[Transport, Subscription]] = self.groups
-        return [(mask, list(group.values())) for mask, group in groups.items()]
+        return [(mask, list(group.values())) for mask, group in self.groups.items()]

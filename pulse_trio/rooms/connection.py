@@ -9,7 +9,7 @@ import trio
 
 from pulse_trio.errors import PulseError
 from pulse_trio.metrics import GONE, Metrics
-from pulse_trio.model import Features, User
+from pulse_trio.model import NO_FEATURES, Features, User
 from pulse_trio.protocol import CloseCode, Encoded, encode, error_frame
 from pulse_trio.settings import Settings
 
@@ -151,12 +151,12 @@ class Connection:
         pending_messages: int,
         on_ended: Callable[[], object],
         metrics: Metrics | None = None,
-        features: Features | None = None,
+        features: Features = NO_FEATURES,
         is_session: bool = False,
     ) -> None:
         self.user = user
         self.metrics = Metrics() if metrics is None else metrics
-        self.features = Features() if features is None else features
+        self.features = features
         self.is_session = is_session
         self.greeting: Encoded | None = None
         self.first_frame: Encoded | None = None
@@ -412,7 +412,7 @@ def open_connection(
     on_ended: Callable[[], object],
     metrics: Metrics,
     *,
-    features: Features | None = None,
+    features: Features = NO_FEATURES,
     is_session: bool = False,
 ) -> Connection:
     """Makes a connection with the bounds from the settings."""

@@ -16,7 +16,7 @@ import trio
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import AddMembers, Change, Command, Features, Post, User
+from pulse_trio.model import NO_FEATURES, AddMembers, Change, Command, Features, Post, User
 from pulse_trio.protocol import (
     CloseCode,
     ServerFrame,
@@ -25,7 +25,7 @@ from pulse_trio.protocol import (
 )
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
-from pulse_trio.rooms.lobby import NO_FEATURES, Lobby
+from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.online import Online
 from pulse_trio.rooms.outages import Outages
@@ -85,7 +85,7 @@ class Hub:
         self._metrics = metrics
         self._catch_up = CatchUp(store, timeout, rand)
         self._sessions = sessions = Sessions()
-        self.user_feeds = feeds = UserFeeds(store, sessions, timeout=timeout, rand=rand)
+        self.user_feeds = feeds = UserFeeds(store, timeout=timeout, rand=rand)
         self.outages = Outages()
         self.online = Online(store, clock, self.outages)
         self.watches = Watches(store, self.online, max_users=settings.watched_users, timeout=timeout, rand=rand)

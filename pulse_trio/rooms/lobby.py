@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
 from uuid import UUID
 
 import trio
@@ -10,7 +9,7 @@ from msgspec import UNSET
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import Features, User, highest_rev
+from pulse_trio.model import NO_FEATURES, Features, User, highest_rev
 from pulse_trio.protocol import CloseCode, FeaturesFrame, SendResume, SessionFrame, encode
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport, open_connection
@@ -21,8 +20,6 @@ from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Head, Memberships, Store, StoreUnavailable
-
-NO_FEATURES: Final = Features()
 
 
 class Lobby:

@@ -379,11 +379,8 @@ class Room:
             ephemeral: drop it for connections that read slowly.
         """
         for mask, subscriptions in self._audience.snapshot():
-            frame = encode(self._system_frame(event, content, user_id, mask))
             others = [each for each in subscriptions if each is not exclude]
-            self._metrics.frames_out[frame.kind] += len(others)
-            for subscription in others:
-                subscription.deliver(frame, ephemeral=ephemeral)
+            self._deliver_all(others, self._system_frame(event, content, user_id, mask), ephemeral=ephemeral)
 
     def announce_members(
         self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], command: Command | None
@@ -414,11 +411,11 @@ class Room:
         )
         self._deliver_all(audience, frame)
 
-    def _deliver_all(self, audience: Sequence[Subscription], frame: SystemFrame) -> None:
+    def _deliver_all(self, audience: Sequence[Subscription], frame: SystemFrame, *, ephemeral: bool = False) -> None:
         encoded = encode(frame)
         self._metrics.frames_out[encoded.kind] += len(audience)
         for subscription in audience:
-            subscription.deliver(encoded)
+            subscription.deliver(encoded, ephemeral=ephemeral)
 
     def _system_frame(
         self, event: str, content: str, user_id: UUID, mask: int, *, with_list: bool = False

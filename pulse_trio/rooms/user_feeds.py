@@ -16,7 +16,7 @@ import trio
 from pulse_trio.model import Member, MyMembership
 from pulse_trio.protocol import CloseCode, Encoded, MembershipFrame, encode
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.rooms.session import MyPlace, Session, Sessions
+from pulse_trio.rooms.session import MyPlace, Session
 from pulse_trio.store.base import Store, StoreUnavailable
 
 PAGE_CHANGES: Final = 256  # read at a time: about 40 KB of frames
@@ -51,14 +51,12 @@ class UserFeeds:
 
     Args:
         store: the store.
-        sessions: the sessions of this process.
         timeout: seconds that one read may take.
         rand: gives the jitter of retries.
     """
 
-    def __init__(self, store: Store, sessions: Sessions, *, timeout: float, rand: random.Random) -> None:
+    def __init__(self, store: Store, *, timeout: float, rand: random.Random) -> None:
         self._store = store
-        self._sessions = sessions
         self._timeout = timeout
         self._random = rand
         self._feeds: dict[UUID, _Feed] = {}
