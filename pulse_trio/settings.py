@@ -16,9 +16,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pulse_trio.errors import LaunchError
 from pulse_trio.networks import Networks
 from pulse_trio.settings_errors import closest_names, describe
-from pulse_trio.settings_values import MetricsToken, Origins, check_secret
+from pulse_trio.settings_values import Bind, Hosts, MetricsToken, Networks, Origins, check_secret
 
 ENV_PREFIX: Final = "PULSE_"
+# Loopback, private (RFC 1918, RFC 4193) and link-local addresses.
+PRIVATE_NETWORKS: Final = (
+    *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+    *("::1/128", "fc00::/7", "fe80::/10"),
+)
 
 
 class Settings(BaseSettings):
@@ -84,7 +89,11 @@ class Settings(BaseSettings):
     token_issuer: str | None = None
     """Required value of a token's `iss` claim. Unset: any."""
     token_audience: str | None = None
-    """Required entry of a token's `aud` claim. Unset: any."""
+    """Required entry of a token's `aud` claim. Unset: only tokens without `aud` are accepted."""
+    allow_any_audience: bool = False
+    """Accept tokens that were issued for other applications: without `PULSE_TOKEN_AUDIENCE` any `aud` is accepted, and
+    RS256 and EdDSA need neither it nor `PULSE_TOKEN_ISSUER`.
+    """
     token_leeway: int = Field(5, ge=0, le=30)
     """Tolerated clock skew of a token's issuer (`iat`, `nbf`), in seconds."""
     provision_users: bool = False
@@ -123,11 +132,21 @@ class Settings(BaseSettings):
     """Serve the web client at `/`. The JavaScript library at `/pulse-client.js` is always served."""
     allowed_origins: Origins = ()
     """Additional origins whose pages may use the service (REST through CORS, and WebSocket), separated by commas, for
-    example `https://app.example`. The service's own origin is always allowed.
+    example `https://app.example` or `capacitor://localhost`. The service's own origin is always allowed.
+    """
+    allow_null_origin: bool = False
+    """Allow the origin `null` too, which pages opened from files have, but also sandboxed frames of any site."""
+    allowed_hosts: Hosts = ()
+    """Host names, with or without a port, under which the service answers, separated by commas; requests with another
+    `Host` get 421, except for the probes and `/metrics`. Unset: any.
     """
     trusted_proxies: int = Field(0, ge=0, le=10)
     """Number of your own proxies in front of the service. The client's address is that many entries from the end of
     `X-Forwarded-For`; with 0 it is the peer's address and the header is ignored.
+    """
+    proxy_networks: Networks = PRIVATE_NETWORKS
+    """Addresses and networks of your proxies, separated by commas. `X-Forwarded-For` and `X-Forwarded-Proto` of other
+    peers are ignored.
     """
 
     # --- sizes and times of what clients send ---
@@ -277,8 +296,16 @@ class Settings(BaseSettings):
     """Serve `/metrics` for Prometheus: only to programs on this machine, or with `PULSE_METRICS_TOKEN` to every client
     that sends the token.
     """
+    metrics_bind: Bind | None = None
+    """Address and port, such as `127.0.0.1:9464`, that serves only `/metrics` and the probes, over plain HTTP, to every
+    client that reaches it. The other addresses then serve no metrics.
+    """
     metrics_token: MetricsToken | None = None
     """Bearer token required by `/metrics`, at least 20 characters; with it `/metrics` can be read from any address."""
+    allow_any_hypercorn: bool = False
+    """Start with a version of Hypercorn that this version of the service does not know, without the limits and repairs
+    that it installs in Hypercorn.
+    """
     log_format: Literal["auto", "console", "json"] = "auto"
     """`console` for people, `json` for machines; `auto` is console on a terminal."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -311,6 +338,16 @@ class Settings(BaseSettings):
                 )
         elif self.public_key is None:
             raise ValueError(f"ALGORITHM={self.algorithm} needs PULSE_PUBLIC_KEY")
+        elif (
+            self.private_key is None
+            and not self.allow_any_audience
+            and (self.token_issuer is None or self.token_audience is None)
+        ):
+            raise ValueError(
+                f"ALGORITHM={self.algorithm} with an identity provider's PULSE_PUBLIC_KEY needs PULSE_TOKEN_ISSUER and "
+                "PULSE_TOKEN_AUDIENCE: without them, tokens for its other applications would be accepted "
+                "(PULSE_ALLOW_ANY_AUDIENCE=true accepts them)"
+            )
         return self
 
     @classmethod

@@ -1,9 +1,12 @@
-"""Rules for values of settings that bounds cannot state: keys, tokens and origins."""
+"""Rules for values of settings that bounds cannot state: keys, tokens, origins, hosts and networks."""
 
+import ipaddress
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
+
+from pulse_trio.authority import Authority, parse_authority, parse_origin
 
 # RFC 7518, section 3.2: a key is at least as long as its algorithm's hash.
 MIN_SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -62,13 +65,44 @@ def _split(value: object) -> object:
 
 
 def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    for origin in origins:
-        scheme, separator, rest = origin.partition("://")
-        is_host = rest != "" and not any(c in "/*?#@\\" or c.isspace() for c in rest)
-        if scheme.lower() not in {"http", "https"} or not separator or not is_host:
-            raise ValueError("each must be like https://app.example, with no path and no *")
-    return tuple(origin.lower() for origin in origins)
+    """Returns them in the form in which they are compared."""
+    parsed = [parse_origin(origin) for origin in origins]
+    if any(origin.lower() == "null" for origin in origins):
+        raise ValueError("`null` is allowed by PULSE_ALLOW_NULL_ORIGIN=true, not by this list")
+    if any(origin is None or origin.scheme in {"ws", "wss"} for origin in parsed):
+        raise ValueError("each must be like https://app.example or capacitor://localhost, with no path and no *")
+    return tuple(str(origin) for origin in parsed)
+
+
+def _check_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if any(parse_authority(host) is None for host in hosts):
+        raise ValueError("each must be a host with or without a port, like chat.example or [2001:db8::1]:8000")
+    return tuple(host.lower() for host in hosts)
+
+
+def _check_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(str(ipaddress.ip_network(network)) for network in networks)
+    except ValueError:
+        raise ValueError("each must be an address or a network, like 192.0.2.7 or 10.0.0.0/8") from None
+
+
+def _check_bind(bind: str) -> str:
+    found = parse_authority(bind)
+    if found is None or found.port is None:
+        raise ValueError("it must be an address and a port, like 127.0.0.1:9464 or [::1]:9464")
+    return bind
+
+
+def bind_address(bind: str) -> Authority:
+    """Returns the host, without brackets, and the port of a checked address to listen on."""
+    found = parse_authority(bind)
+    assert found is not None
+    return Authority(found.host.strip("[]"), found.port)
 
 
 MetricsToken = Annotated[SecretStr, AfterValidator(_check_metrics_token)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
+Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_hosts)]
+Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_networks)]
+Bind = Annotated[str, AfterValidator(_check_bind)]

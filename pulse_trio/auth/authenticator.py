@@ -36,7 +36,10 @@ class Authenticator:
         if not token:
             raise PulseError(ErrorCode.NOT_AUTHENTICATED)
         claims = self._tokens.verify(token)
-        user = await self._store.find_subject(claims.subject, parse_uuid(claims.subject))
+        user_id = parse_uuid(claims.subject)
+        if str(user_id) != claims.subject:  # in capitals: an id has one text
+            user_id = None
+        user = await self._store.find_subject(claims.subject, user_id)
         if user is None and self._provision_users:
             user = await self._provision(claims)
         if user is None:

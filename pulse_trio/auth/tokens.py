@@ -1,12 +1,16 @@
 """Tokens: JSON Web Tokens (RFC 7519), checked as RFC 8725 advises."""
 
+import base64
+import binascii
 import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import jwt
 
+from pulse_trio import strict_json
 from pulse_trio.auth.keys import load_keys
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
@@ -18,6 +22,11 @@ MAX_TOKEN_CHARS: Final = 8_192  # what fits in a header line of common proxies; 
 MAX_SUBJECT_CHARS: Final = 255  # OpenID Connect Core, section 2: `sub` has at most 255 characters
 MAX_LIFETIME: Final = 10 * 366 * 86_400  # seconds; an `exp` beyond is a mistake, or an attack
 DAY: Final = 86_400  # seconds
+
+_TYPES: Final = {"jwt", "at+jwt", "application/jwt", "application/at+jwt"}  # RFC 7519, 5.1; RFC 9068, section 2.1
+_BEARER: Final = "bearer"  # Keycloak writes the use of a token as a claim: `Bearer`, `ID`, `Refresh`
+_UNREAD_HEADERS: Final = ("cty", "zip")  # another token inside, and compression: neither is read here
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,7 @@ class Tokens:
         self._leeway = settings.token_leeway
         self._issuer = settings.token_issuer
         self._audience = settings.token_audience
+        self._allows_any_audience = settings.allow_any_audience
         self._sign_in_seconds = settings.sign_in_days * DAY
         self.lifetime = settings.access_token_expire_minutes * 60
         self._keys = load_keys(settings)
@@ -122,6 +132,7 @@ class Tokens:
         """
         if len(token) > MAX_TOKEN_CHARS:
             raise invalid_token("it is too long")
+        self._check_form(token)
         try:
             payload = self._jwt.decode(
                 token,
@@ -145,18 +156,47 @@ class Tokens:
         now = self._clock().timestamp()
         expires = _time_claim(payload, "exp")
         if expires <= now:
-            raise invalid_token("it has expired")
+            raise invalid_token("it has expired (`exp`)")
         if expires > now + MAX_LIFETIME:
             raise invalid_token("`exp` is too far away")
         for claim in ("iat", "nbf"):
             if payload.get(claim) is not None and _time_claim(payload, claim) > now + self._leeway:
-                raise invalid_token("it is not valid yet")
+                raise invalid_token(f"it is not valid yet (`{claim}`)")
         subject = payload["sub"]
         if not isinstance(subject, str) or not 1 <= len(subject) <= MAX_SUBJECT_CHARS or text_problem(subject):
             raise invalid_token("`sub` is not a user id")
         names = (payload.get("preferred_username"), payload.get("name"))
         name = next((name for name in names if isinstance(name, str) and name), None)
         return Claims(subject, expires, name, self._signed_in(payload, now))
+
+    def _check_form(self, token: str) -> None:
+        """Checks what the JWT library leaves open, so that a token has one text and one meaning.
+
+        Raises:
+            PulseError: a part is not base64url in its only form (RFC 7515, section 2) or not strict JSON, the token is
+                of another kind, or was issued for another application (RFC 7519, section 4.1.3).
+        """
+        segments = token.split(".")
+        if len(segments) != 3:
+            raise invalid_token("it cannot be read")
+        header, payload, _ = map(_decode, segments)
+        try:
+            head, claims = strict_json.loads(header), strict_json.loads(payload)
+        except strict_json.InvalidJSON:
+            raise invalid_token("it cannot be read") from None
+        if not isinstance(head, dict) or not isinstance(claims, dict):
+            raise invalid_token("it cannot be read")
+        for name in _UNREAD_HEADERS:
+            if name in head:
+                raise invalid_token(f"its header has `{name}`")
+        kind = head.get("typ", "JWT")
+        if not isinstance(kind, str) or kind.lower() not in _TYPES:
+            raise invalid_token("`typ` of its header is not that of an access token")
+        use = claims.get("typ", _BEARER)
+        if not isinstance(use, str) or use.lower() != _BEARER:
+            raise invalid_token("`typ` is not that of an access token")
+        if "aud" in claims and self._audience is None and not self._allows_any_audience:
+            raise invalid_token("`aud` names another audience, and this server has none (PULSE_TOKEN_AUDIENCE)")
 
     def _signed_in(self, payload: dict[str, Any], now: float) -> float | None:
         """Returns the time of the login, if known: `auth_time` (OpenID Connect Core, section 2), else `iat`.
@@ -193,11 +233,28 @@ def _reason(error: jwt.PyJWTError) -> str:
         case jwt.InvalidSignatureError():
             return "its signature is wrong"
         case jwt.InvalidAudienceError():
-            return "it is for another audience"
+            return "it is for another audience (`aud`)"
         case jwt.InvalidIssuerError():
-            return "it comes from another issuer"
+            return "it comes from another issuer (`iss`)"
+        case jwt.exceptions.InvalidSubjectError():
+            return "`sub` is not a user id"
+        case jwt.exceptions.InvalidJTIError():
+            return "`jti` is not a text"
         case _:
             return "it cannot be read"
+
+
+def _decode(segment: str) -> bytes:
+    """Decodes a part of a token. Raises PulseError if another text would be read as the same bytes."""
+    if _SEGMENT.fullmatch(segment):
+        try:
+            data = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+        except binascii.Error:
+            pass
+        else:
+            if base64.urlsafe_b64encode(data).rstrip(b"=") == segment.encode():
+                return data
+    raise invalid_token("it cannot be read")
 
 
 def _time_claim(payload: dict[str, Any], claim: str) -> float:

@@ -242,10 +242,14 @@ def key_pair(algorithm: str) -> tuple[str, str]:
     return private, public
 
 
+PROVIDER = {"PULSE_TOKEN_ISSUER": "https://id.example", "PULSE_TOKEN_AUDIENCE": "chat"}
+
+
 def foreign_token(private: str, algorithm: str, **claims: object) -> str:
     """Returns a token as an identity provider issues it."""
     now = int(time.time())
-    return jwt.encode({"iat": now, "exp": now + 600, **claims}, private, algorithm=algorithm)
+    given = {"iss": "https://id.example", "aud": "chat", "iat": now, "exp": now + 600, **claims}
+    return jwt.encode(given, private, algorithm=algorithm)
 
 
 def with_token(server: Server, token: str) -> Api:
@@ -257,7 +261,7 @@ async def test_tokens_of_an_identity_provider_create_users_if_enabled(
     start_server: Callable[..., Server], algorithm: str
 ) -> None:
     private, public = key_pair(algorithm)
-    server = start_server(ALGORITHM=algorithm, PULSE_PUBLIC_KEY=public, PULSE_PROVISION_USERS="true")
+    server = start_server(ALGORITHM=algorithm, PULSE_PUBLIC_KEY=public, PULSE_PROVISION_USERS="true", **PROVIDER)
     with trio.fail_after(60):
         for path in (REGISTER, LOGIN):
             off = await Api(server.base_url).post(path, json=credentials("ada"))
@@ -282,7 +286,9 @@ async def test_tokens_of_an_identity_provider_create_users_if_enabled(
         forged = foreign_token(stranger_private, algorithm, sub="idp|ada")
         by_secret = foreign_token(SECRET, "HS256", sub="idp|ada")
         late = foreign_token(private, algorithm, sub="idp|ada", exp=int(time.time()) - 60)
-        for wrong in (forged, by_secret, late):
+        elsewhere = foreign_token(private, algorithm, sub="idp|ada", aud="wiki")
+        other_issuer = foreign_token(private, algorithm, sub="idp|ada", iss="https://other.example")
+        for wrong in (forged, by_secret, late, elsewhere, other_issuer):
             refused = await with_token(server, wrong).get("/api/auth/me")
             assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
 
@@ -292,7 +298,7 @@ async def test_an_unknown_foreign_user_is_rejected_without_provisioning(
     start_server: Callable[..., Server], algorithm: str
 ) -> None:
     private, public = key_pair(algorithm)
-    server = start_server(ALGORITHM=algorithm, PULSE_PUBLIC_KEY=public)
+    server = start_server(ALGORITHM=algorithm, PULSE_PUBLIC_KEY=public, **PROVIDER)
     with trio.fail_after(60):
         token = foreign_token(private, algorithm, sub="idp|ada", preferred_username="ada")
         refused = await with_token(server, token).get("/api/auth/me")

@@ -367,6 +367,7 @@ def test_a_newer_schema_is_refused(database: str) -> None:
         ({"PULSE_ALLOWED_ORIGINS": "*"}, ["PULSE_ALLOWED_ORIGINS", "https://app.example"]),
         ({"ALGORITHM": "none"}, ["ALGORITHM", "HS256"]),
         ({"ALGORITHM": "RS256"}, ["ALGORITHM", "PULSE_PUBLIC_KEY"]),
+        ({"ALGORITHM": "RS256", "PULSE_PUBLIC_KEY": "key.pem"}, ["PULSE_TOKEN_ISSUER", "PULSE_TOKEN_AUDIENCE"]),
         ({"ALGORITHM": "EdDSA", "PULSE_PUBLIC_KEY": "/nowhere/key.pem"}, ["PULSE_PUBLIC_KEY"]),
         ({"PULSE_POSTGRES_BIN": "/nowhere"}, ["PULSE_POSTGRES_BIN", "/nowhere"]),
     ],

@@ -63,9 +63,16 @@ async def test_an_identity_providers_tokens_are_not_renewed(start_server: Callab
     key = Ed25519PrivateKey.generate()
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    provider = {"ALGORITHM": "EdDSA", "PULSE_PUBLIC_KEY": public, "PULSE_PROVISION_USERS": "true"}
+    provider = {
+        "ALGORITHM": "EdDSA",
+        "PULSE_PUBLIC_KEY": public,
+        "PULSE_PROVISION_USERS": "true",
+        "PULSE_TOKEN_ISSUER": "https://id.example",
+        "PULSE_TOKEN_AUDIENCE": "chat",
+    }
     now = time.time()
-    token = jwt.encode({"sub": "auth0|5", "iat": now, "auth_time": now, "exp": now + 600}, key, algorithm="EdDSA")
+    claims = {"sub": "auth0|5", "iss": "https://id.example", "aud": "chat"}
+    token = jwt.encode({**claims, "iat": now, "auth_time": now, "exp": now + 600}, key, algorithm="EdDSA")
     with trio.fail_after(90):
         server = start_server(**provider)
         refused = await Api(server.base_url, bearer(token)).post(RENEW)

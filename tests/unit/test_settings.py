@@ -190,7 +190,25 @@ def test_a_secret_key_that_is_not_text_is_rejected(monkeypatch: pytest.MonkeyPat
 def test_asymmetric_algorithms_require_a_public_key(monkeypatch: pytest.MonkeyPatch, algorithm: str) -> None:
     assert "PULSE_PUBLIC_KEY" in rejection(monkeypatch, ALGORITHM=algorithm, DATABASE_URL=URL)
     monkeypatch.setenv("PULSE_PUBLIC_KEY", "/etc/key.pem")
+    monkeypatch.setenv("PULSE_TOKEN_ISSUER", "https://id.example")
+    monkeypatch.setenv("PULSE_TOKEN_AUDIENCE", "chat")
     assert Settings.load().algorithm == algorithm  # and no SECRET_KEY
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "EdDSA"])
+def test_tokens_of_a_provider_require_its_issuer_and_an_audience(
+    monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """Otherwise the tokens of every other application of that provider sign in here."""
+    given = {"ALGORITHM": algorithm, "PULSE_PUBLIC_KEY": "/etc/key.pem"}
+    assert "PULSE_TOKEN_ISSUER" in rejection(monkeypatch, **given)
+    assert "PULSE_TOKEN_AUDIENCE" in rejection(monkeypatch, **given, PULSE_TOKEN_ISSUER="https://id.example")
+    monkeypatch.setenv("PULSE_ALLOW_ANY_AUDIENCE", "true")
+    assert Settings.load().token_audience is None
+    monkeypatch.delenv("PULSE_ALLOW_ANY_AUDIENCE")
+    monkeypatch.delenv("PULSE_TOKEN_ISSUER")
+    monkeypatch.setenv("PULSE_PRIVATE_KEY", "/etc/private.pem")  # its own tokens
+    assert Settings.load().token_audience is None
 
 
 def test_the_pools_minimum_is_at_most_its_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +220,39 @@ def test_the_pools_minimum_is_at_most_its_maximum(monkeypatch: pytest.MonkeyPatc
 def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PULSE_ALLOWED_ORIGINS", " https://App.Example , http://localhost:3000,, ")
     assert Settings.load().allowed_origins == ("https://app.example", "http://localhost:3000")
+
+
+def test_origins_of_apps_and_extensions_are_taken_and_a_default_port_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(
+        "PULSE_ALLOWED_ORIGINS",
+        "capacitor://localhost, chrome-extension://mnopqrst, tauri://localhost, https://app.example:443",
+    )
+    assert Settings.load().allowed_origins == (
+        "capacitor://localhost",
+        "chrome-extension://mnopqrst",
+        "tauri://localhost",
+        "https://app.example",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PULSE_ALLOWED_HOSTS", "https://chat.example"),
+        ("PULSE_ALLOWED_HOSTS", "*.example"),
+        ("PULSE_ALLOWED_HOSTS", "chat.example:99999"),
+        ("PULSE_PROXY_NETWORKS", "10.0.0.0/33"),
+        ("PULSE_PROXY_NETWORKS", "10.0.0.1/8"),
+        ("PULSE_PROXY_NETWORKS", "proxy.example"),
+        ("PULSE_METRICS_BIND", "9464"),
+        ("PULSE_METRICS_BIND", "127.0.0.1"),
+        ("PULSE_METRICS_BIND", "unix:/run/metrics"),
+    ],
+)
+def test_a_malformed_address_is_rejected_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    assert name in rejection(monkeypatch, **{name: value})
 
 
 @pytest.mark.parametrize(

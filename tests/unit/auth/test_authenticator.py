@@ -50,6 +50,14 @@ async def test_unknown_users_are_rejected_unless_provisioned(subject: str) -> No
     assert (await Front(provision_users=True).user(sub=subject)).username == "user"
 
 
+async def test_an_id_in_capitals_is_no_user() -> None:
+    front = Front()
+    await front.store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    with pytest.raises(PulseError) as caught:
+        await front.user(sub=str(ALICE.id).upper())
+    assert caught.value.code is ErrorCode.INVALID_TOKEN
+
+
 async def test_a_provisioned_user_is_found_again() -> None:
     front = Front(provision_users=True)
     user = await front.user(sub="auth0|5", preferred_username="Alice Smith")

@@ -1,7 +1,9 @@
 """Tokens: whatever is not exactly right is rejected, and nothing in a token can cause another error."""
 
 import contextlib
+import hmac
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +284,91 @@ def test_an_audience_may_be_one_of_several() -> None:
     tokens = make_tokens(token_audience="chat")
     tokens.verify(good(aud="chat"))
     tokens.verify(good(aud=["other", "chat"]))
-    make_tokens().verify(good(aud="anything"))  # not checked without PULSE_TOKEN_AUDIENCE
+
+
+@pytest.mark.parametrize("audience", ["other", "", ["other"], [], 5, {"chat": 1}])
+def test_without_an_own_audience_tokens_for_another_are_refused(audience: Any) -> None:
+    """RFC 7519, section 4.1.3: who does not identify itself with a value of `aud` must reject the token."""
+    assert "`aud`" in refusal(make_tokens(), good(aud=audience))
+    payload = json.dumps({**claims(), "aud": None})
+    assert "`aud`" in refusal(make_tokens(), forge({"alg": "HS256"}, payload))
+
+
+def test_a_setting_accepts_tokens_for_any_audience() -> None:
+    make_tokens(allow_any_audience=True).verify(good(aud="other"))
+    refusal(make_tokens(allow_any_audience=True, token_audience="chat"), good(aud="other"))
+
+
+@pytest.mark.parametrize("kind", ["refresh", "dpop+jwt", "id_token", "logout+jwt", "", 5, None, ["JWT"]])
+def test_another_type_in_the_header_is_refused(kind: Any) -> None:
+    assert "`typ`" in refusal(make_tokens(), forge({"alg": "HS256", "typ": kind}, claims()))
+
+
+@pytest.mark.parametrize("kind", ["JWT", "jwt", "at+jwt", "application/at+jwt"])
+def test_the_types_of_access_tokens_are_taken(kind: str) -> None:
+    make_tokens().verify(forge({"alg": "HS256", "typ": kind}, claims()))
+
+
+@pytest.mark.parametrize("use", ["ID", "Refresh", "Offline", "Logout", 5])
+def test_a_token_for_another_use_is_refused(use: Any) -> None:
+    """As Keycloak marks ID and refresh tokens, in a claim."""
+    assert "`typ`" in refusal(make_tokens(), good(typ=use))
+    make_tokens().verify(good(typ="Bearer"))
+
+
+@pytest.mark.parametrize("name", ["zip", "cty"])
+def test_a_header_that_changes_the_payload_is_refused(name: str) -> None:
+    assert f"`{name}`" in refusal(make_tokens(), forge({"alg": "HS256", name: "DEF"}, claims()))
+
+
+@pytest.mark.parametrize("claim", ["sub", "jti"])
+def test_a_claim_that_is_no_text_is_named(claim: str) -> None:
+    assert f"`{claim}`" in refusal(make_tokens(), good(**{claim: 5}))
+
+
+def test_the_claim_that_is_wrong_is_named() -> None:
+    assert "`exp`" in refusal(make_tokens(), good(exp=NOW))
+    assert "`nbf`" in refusal(make_tokens(), good(nbf=NOW + 60))
+    assert "`iss`" in refusal(make_tokens(token_issuer="https://id.example"), good(iss="https://other.example"))
+    assert "`aud`" in refusal(make_tokens(token_audience="chat"), good(aud="other"))
+
+
+TWO_ALGORITHMS = b'{"alg": "HS256", "alg": "HS256"}'
+
+
+def sign(signed: str) -> str:
+    return f"{signed}.{b64(hmac.new(SECRET.encode(), signed.encode(), 'sha256').digest())}"
+
+
+def other_texts(token: str) -> Iterator[tuple[str, str]]:
+    """Yields tokens that a lax reader takes for this one, which is signed with the right key."""
+    header, payload, signature = token.split(".")
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    yield "padding", token + "="
+    yield "white space", token + "\n"
+    yield "white space inside", f"{header}.{payload}.{signature[:9]} {signature[9:]}"
+    yield "the other alphabet", f"{header}.{payload}.{signature.replace('-', '+').replace('_', '/')}"
+    # 43 characters have 258 bits, and the signature 256: the last two are free.
+    yield "free bits", f"{header}.{payload}.{signature[:-1]}{alphabet[alphabet.index(signature[-1]) + 1]}"
+    text = json.dumps(claims())
+    for name, data in (
+        ("byte order mark", b"\xef\xbb\xbf" + text.encode()),
+        ("UTF-16", text.encode("utf-16")),
+        ("repeated name", text[:-1].encode() + b', "sub": "other"}'),
+        ("not a number", text[:-1].encode() + b', "x": NaN}'),
+    ):
+        yield name, sign(f"{header}.{b64(data)}")
+    yield "repeated name in the header", sign(f"{b64(TWO_ALGORITHMS)}.{payload}")
+    yield "padding that is signed", sign(f"{header}=.{payload}")
+
+
+def test_a_token_has_one_text() -> None:
+    """So that its text may stand for it, in a list of what was revoked, say."""
+    token = next(t for t in (good(name=f"n{number}") for number in range(200)) if {"-", "_"} & set(t.split(".")[2]))
+    make_tokens().verify(token)
+    for name, other in other_texts(token):
+        assert other != token, name
+        assert "cannot be read" in refusal(make_tokens(), other), name
 
 
 @pytest.mark.parametrize("issuer", ["https://evil.example", "https://id.example/", "", 5, ["https://id.example"], None])
