@@ -3,8 +3,14 @@
 import pytest
 
 from pulse_trio.edge.origins import Origins
+from pulse_trio.settings import Settings
 
-LISTED = Origins(("https://app.example", "http://localhost:3000"))
+
+def listing(origins: str, *, null: bool = False) -> Origins:
+    return Origins(Settings(allowed_origins=origins, allow_null_origin=null))  # type: ignore[arg-type]
+
+
+LISTED = listing("https://app.example, http://localhost:3000, capacitor://localhost, https://port.example:443")
 HOST = "chat.example"
 
 
@@ -21,6 +27,18 @@ HOST = "chat.example"
         ("https://app.example", HOST),
         ("https://APP.example", HOST),
         ("http://localhost:3000", None),
+        ("https://app.example:443", HOST),  # the scheme's port, named or not (RFC 6454, section 4)
+        ("https://port.example", HOST),
+        ("https://chat.example", "chat.example:443"),  # as nginx' `$host:$server_port` writes it
+        ("https://chat.example:443", "chat.example"),
+        ("http://chat.example", "chat.example:80"),
+        ("http://chat.example:80", "chat.example"),
+        ("http://[::1]:80", "[::1]"),
+        ("http://[::1]", "[0:0::1]:80"),
+        ("https://chat.example", "chat.example."),
+        ("https://chat.example.", "chat.example"),
+        ("https://chat.example:8443", "chat.example:8443"),
+        ("capacitor://localhost", HOST),
     ],
 )
 def test_the_own_origin_and_listed_ones_are_allowed(origin: str | None, host: str | None) -> None:
@@ -51,6 +69,16 @@ def test_the_own_origin_and_listed_ones_are_allowed(origin: str | None, host: st
         "https://chat.example.evil",
         "https://evil-chat.example",
         "https://chat.example:444",
+        "https://chat.example:80",
+        "http://chat.example:443",
+        "https://chat.example..",
+        "https://chat.example:65536",
+        "https://chat.example:4430",
+        "https://chat.example:+443",
+        "https://port.example:8443",
+        "capacitor://chat.example",
+        "capacitor://localhost:80",
+        "tauri://localhost",
         "https://chat.example/",
         "https://chat.example/path",
         "https://chat.example?",
@@ -90,4 +118,11 @@ def test_without_a_host_no_origin_is_the_own_one() -> None:
 def test_only_listed_origins_are_listed() -> None:
     assert LISTED.is_listed("https://APP.example")
     assert not LISTED.is_listed("https://chat.example")
-    assert not Origins(()).is_listed("")
+    assert not listing("").is_listed("")
+
+
+def test_pages_without_an_origin_are_allowed_by_a_setting_only() -> None:
+    assert listing("", null=True).allows("null", HOST)
+    assert listing("", null=True).is_listed("null")
+    assert not listing("", null=True).allows("NULL", HOST)
+    assert not listing("").is_listed("null")
