@@ -224,6 +224,16 @@ async def test_guessing_from_an_address_is_stopped_whatever_it_says_of_itself(st
         assert_refused(await attempt(server, "alice", PASSWORD), 600)
 
 
+async def test_a_peer_that_is_no_proxy_cannot_choose_its_address(start_server: Start) -> None:
+    server = start_server(
+        PULSE_LOGIN_FAILURES_PER_ADDRESS="6", PULSE_TRUSTED_PROXIES="1", PULSE_PROXY_NETWORKS="127.0.0.2, 10.0.0.0/8"
+    )
+    with trio.fail_after(60):
+        for number in range(6):
+            assert (await attempt(server, f"user{number}", "a guess", f"192.0.2.{number}")).status_code == 401
+        assert_refused(await attempt(server, "user7", "a guess", "192.0.2.99"), 600)
+
+
 async def test_logins_that_succeed_do_not_count(start_server: Start) -> None:
     server = start_server(PULSE_LOGIN_FAILURES_PER_ADDRESS="3", PULSE_LOGIN_FAILURES_PER_ACCOUNT="2")
     with trio.fail_after(60):

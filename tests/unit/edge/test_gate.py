@@ -72,7 +72,7 @@ async def test_request_rate_per_address_counts_the_first_request_at_accept(mock_
 
 async def test_behind_a_proxy_its_clients_are_counted(mock_clock: MockClock) -> None:
     opened = gate(trusted_proxies=1, connections_per_address=2, requests_per_second=1, requests_burst=4)
-    slots = [opened.admit("192.0.2.1") for _ in range(20)]  # all from the proxy
+    slots = [opened.admit("10.0.0.1") for _ in range(20)]  # all from the proxy
     for slot in slots[:2]:
         slot.count_request(("6.6.6.6, 198.51.100.7",), is_websocket=True)
     with pytest.raises(PulseError) as refused:
@@ -87,6 +87,17 @@ async def test_behind_a_proxy_its_clients_are_counted(mock_clock: MockClock) -> 
     slots[0].leave()
     mock_clock.jump(1)
     slots[5].count_request(("198.51.100.7",), is_websocket=True)
+
+
+async def test_a_peer_that_is_no_proxy_is_counted_whatever_it_forwards(mock_clock: MockClock) -> None:
+    opened = gate(trusted_proxies=1, connections_per_address=2, requests_per_second=1, requests_burst=4)
+    slots = [opened.admit("192.0.2.1"), opened.admit("192.0.2.1")]
+    assert rejected(opened, "192.0.2.1") == (ErrorCode.TOO_MANY_CONNECTIONS, 1)
+    for number in range(4):  # the first one on each connection was counted when it was accepted
+        slots[number % 2].count_request((f"198.51.100.{number}",), is_websocket=False)
+    with pytest.raises(PulseError) as refused:
+        slots[0].count_request(("198.51.100.9",), is_websocket=False)
+    assert refused.value.code is ErrorCode.RATE_LIMITED
 
 
 async def test_limits_of_0_reject_no_connection() -> None:
