@@ -6,9 +6,11 @@ order mark, numbers of thousands of digits, very deep nesting.
 
 import json
 import math
+import re
 from typing import Any
 
 _WHITE_SPACE = " \t\n\r"  # RFC 8259, section 2
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
 _MAX_NUMBER_CHARS = 32  # no field needs more digits, and thousands of them are slow to convert
 
 
@@ -68,3 +70,11 @@ def loads(text: str | bytes) -> Any:
         if rest:
             raise InvalidJSON(f"Extra data at character {len(text) - len(rest)}")
     return value
+
+
+def parse_integer(text: str) -> int | None:
+    """Returns the integer that a text outside of JSON writes as in JSON: no fraction, exponent or leading zero.
+
+    None for any other text.
+    """
+    return int(text) if len(text) <= _MAX_NUMBER_CHARS and _INTEGER.fullmatch(text) else None

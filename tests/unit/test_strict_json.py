@@ -113,3 +113,35 @@ def test_the_reason_does_not_quote_the_text() -> None:
         strict_json.loads('{"password": "hunter2')
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("text", ["0", "30", "-7", "9" * 32])
+def test_an_integer_is_written_as_in_json(text: str) -> None:
+    assert strict_json.parse_integer(text) == strict_json.loads(text) == int(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-",
+        "3.0",
+        "3.5",
+        "3e1",
+        " 3",
+        "3 ",
+        "3\n",
+        "+3",
+        "03",
+        "-03",
+        "3.",
+        "0x3",
+        "1_0",
+        "٣",
+        "true",
+        '"3"',
+        "9" * 33,
+    ],
+)
+def test_other_texts_are_no_integer(text: str) -> None:
+    assert strict_json.parse_integer(text) is None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import wraps
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -68,6 +68,7 @@ def operation(
     errors: tuple[ErrorCode, ...] = (),
     public: bool = False,
     large: bool = False,
+    compressed: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Declares a REST operation.
 
@@ -84,6 +85,7 @@ def operation(
         public: True if it needs no token.
         large: True if its answer may be large. Bytes are then reserved for it before anything is looked up or changed;
             without room for them the request is rejected (503).
+        compressed: True if its answer may be compressed: all of it is known to everybody who can write into it.
     """
     codes = _all_codes(errors, takes_body=body is not None, takes_query=query is not None, public=public)
 
@@ -111,6 +113,7 @@ def operation(
         documented: Handler = wrapper
         for document in _documentation(responses, codes, body=body, query=query, public=public):
             documented = document(documented)
+        documented.pulse_compressed = compressed  # type: ignore[attr-defined]  # read by `api`
         documented.pulse_large = large  # type: ignore[attr-defined]  # read by a test of all operations
         documented.pulse_codes = codes  # type: ignore[attr-defined]  # read by the OpenAPI document
         documented.pulse_empty = [status for status, model in responses.items() if model is None]  # type: ignore[attr-defined]
@@ -181,13 +184,16 @@ async def read_body(model: type[Model]) -> Model:
     mimetype = request.mimetype
     if mimetype != "application/json":
         raise PulseError(ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+    codings = {coding.strip().lower() for coding in request.headers.get("Content-Encoding", "").split(",")}
+    if codings - {"", "identity"}:  # RFC 9110, section 15.5.16
+        raise PulseError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The body must not be compressed")
     data = await request.get_data(as_text=False)
     assert isinstance(data, bytes)
     try:
         value = strict_json.loads(data)
     except strict_json.InvalidJSON as error:
         raise PulseError(ErrorCode.INVALID_JSON, f"The body is not valid JSON: {error}") from None
-    return _convert(value, model, strict=True)
+    return _convert(value, model)
 
 
 def read_query(arguments: MultiDict[str, str], model: type[Model]) -> Model:
@@ -196,20 +202,29 @@ def read_query(arguments: MultiDict[str, str], model: type[Model]) -> Model:
     Raises:
         PulseError: it does not fit `model`, or repeats a parameter; names the field.
     """
-    for name in model.__struct_fields__:
-        if len(arguments.getlist(name)) > 1:
-            raise PulseError(ErrorCode.INVALID_FIELD, f"`{name}` must be given once", field=name)
-    return _convert(arguments.to_dict(), model, strict=False)
+    values: dict[str, Any] = {}
+    for field in msgspec.structs.fields(model):
+        texts = arguments.getlist(field.encode_name)
+        if len(texts) > 1:
+            raise PulseError(ErrorCode.INVALID_FIELD, f"`{field.name}` must be given once", field=field.name)
+        for text in texts:
+            number = strict_json.parse_integer(text) if _is_integer(field.type) else None
+            values[field.name] = text if number is None else number
+    return _convert(values, model)
+
+
+def _is_integer(kind: Any) -> bool:
+    """Returns whether a field of a query takes integers: `int`, annotated, or one of several."""
+    return kind is int or any(_is_integer(part) for part in get_args(kind))
 
 
 def _page_bytes(query: type[msgspec.Struct] | None) -> int:
     """Returns the bytes to reserve for an answer, by the rows that the query asks for; it is not checked yet."""
     if query is None or "limit" not in query.__struct_fields__:
         return MIN_RESERVED_BYTES
-    text = request.args.get("limit", "")
     # Without a limit the answer is a page of the default size, with an invalid one an error.
-    rows = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
-    return max(MIN_RESERVED_BYTES, min(rows or PageQuery().limit, MAX_PAGE_ROWS) * ROW_BYTES)
+    rows = strict_json.parse_integer(request.args.get("limit", "")) or PageQuery().limit
+    return max(MIN_RESERVED_BYTES, min(rows, MAX_PAGE_ROWS) * ROW_BYTES)
 
 
 def _is_bad_text(value: object, name: str) -> bool:
@@ -217,9 +232,9 @@ def _is_bad_text(value: object, name: str) -> bool:
     return isinstance(text, str) and text_problem(text) is not None
 
 
-def _convert(value: Any, model: type[Model], *, strict: bool) -> Model:
+def _convert(value: Any, model: type[Model]) -> Model:
     try:
-        converted = msgspec.convert(value, model, strict=strict)
+        converted = msgspec.convert(value, model)
     except msgspec.ValidationError as error:
         text = str(error)
         missing = _MISSING.match(text)
