@@ -84,8 +84,8 @@ async def register(core: AccountCore, username: str, password: str, *, address: 
     return user
 
 
-async def login(core: AccountCore, username: str, password: str, *, address: str, attempt: Attempt) -> str:
-    """Checks a password and returns a token for its user; replaces a hash with outdated parameters.
+async def login(core: AccountCore, username: str, password: str, *, address: str, attempt: Attempt) -> tuple[User, str]:
+    """Checks a password and returns its user and a token; replaces a hash with outdated parameters.
 
     Args:
         core: the running service.
@@ -119,4 +119,4 @@ async def login(core: AccountCore, username: str, password: str, *, address: str
             attempt.fail()
         else:
             attempt.forgive()
-    return core.tokens.issue(account.user)
+    return account.user, core.tokens.issue(account.user)

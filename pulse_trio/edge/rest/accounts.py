@@ -10,13 +10,16 @@ from quart import Blueprint, Response
 
 from pulse_trio.auth.passwords import MAX_PASSWORD_CHARS
 from pulse_trio.conversations import accounts as use_cases
+from pulse_trio.edge.audit import SecurityEvent
 from pulse_trio.edge.response_budget import current_answer
 from pulse_trio.edge.responses import answer
 from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, reject_offset, text_of
 from pulse_trio.edge.rest.operation import PageQuery, current_identity, current_user, operation
+from pulse_trio.edge.security_events import record_event, username_digest
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.model import User
+from pulse_trio.protocol.fields import TEXT_PATTERN
 from pulse_trio.texts import MAX_USERNAME_CHARS, username_problem
 
 MAX_SEARCH_OFFSET: Final = 1_000  # rows that PostgreSQL reads and drops; a cursor leads further at no cost
@@ -33,7 +36,16 @@ Username = Annotated[
         examples=["john_doe"],
     ),
 ]
-Password = Annotated[str, Meta(min_length=1, max_length=MAX_PASSWORD_CHARS, examples=["correct horse battery staple"])]
+_TEXT: Final = {"pattern": TEXT_PATTERN}  # documented here; all texts are checked
+Password = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_PASSWORD_CHARS,
+        examples=["correct horse battery staple"],
+        extra_json_schema=_TEXT,
+    ),
+]
 
 
 class Registration(msgspec.Struct):
@@ -46,8 +58,11 @@ class Registration(msgspec.Struct):
 class Login(msgspec.Struct):
     """The username and password of an account."""
 
-    username: Annotated[str, Meta(max_length=256, examples=["john_doe"])]
-    password: Annotated[str, Meta(max_length=MAX_PASSWORD_CHARS, examples=["correct horse battery staple"])]
+    username: Annotated[str, Meta(max_length=256, examples=["john_doe"], extra_json_schema=_TEXT)]
+    password: Annotated[
+        str,
+        Meta(max_length=MAX_PASSWORD_CHARS, examples=["correct horse battery staple"], extra_json_schema=_TEXT),
+    ]
 
 
 class UserBody(msgspec.Struct):
@@ -72,7 +87,12 @@ class UserQuery(PageQuery):
         int, Meta(ge=0, le=MAX_SEARCH_OFFSET, description="Entries to skip; `cursor` leads to pages beyond.")
     ] = 0
     query: Annotated[
-        str, Meta(max_length=MAX_USERNAME_CHARS, description="The beginning of the username, in any case.")
+        str,
+        Meta(
+            max_length=MAX_USERNAME_CHARS,
+            description="The beginning of the username, in any case.",
+            extra_json_schema=_TEXT,
+        ),
     ] = ""
     cursor: Cursor | UnsetType = UNSET
 
@@ -108,8 +128,13 @@ async def register(body: Registration) -> Response:
     problem = use_cases.password_problem(body.password, service.settings)
     if problem is not None:
         raise PulseError(ErrorCode.INVALID_FIELD, f"`password` {problem}", field="password")
-    attempt = service.limits.registrations.start(address)
-    user = await use_cases.register(service, body.username, body.password, address=address, attempt=attempt)
+    try:
+        attempt = service.limits.registrations.start(address)
+        user = await use_cases.register(service, body.username, body.password, address=address, attempt=attempt)
+    except PulseError as error:
+        record_event(SecurityEvent.REGISTRATION_REFUSED, code=error.code.code)
+        raise
+    record_event(SecurityEvent.REGISTRATION, user_id=user.id)
     return answer(user_body(user), 201)
 
 
@@ -127,8 +152,15 @@ async def login(body: Login) -> Response:
     service, address = services(), current_answer().address
     if not service.tokens.can_issue:
         raise PulseError(ErrorCode.LOGIN_DISABLED)
-    attempt = service.limits.logins.start(address, body.username)
-    token = await use_cases.login(service, body.username, body.password, address=address, attempt=attempt)
+    try:
+        attempt = service.limits.logins.start(address, body.username)
+        user, token = await use_cases.login(service, body.username, body.password, address=address, attempt=attempt)
+    except PulseError as error:
+        is_wrong = error.code is ErrorCode.INVALID_CREDENTIALS
+        event = SecurityEvent.LOGIN_FAILED if is_wrong else SecurityEvent.LOGIN_LIMITED
+        record_event(event, code=error.code.code, username_digest=username_digest(body.username))
+        raise
+    record_event(SecurityEvent.LOGIN, user_id=user.id)
     return answer(TokenBody(token, "bearer", service.tokens.lifetime))
 
 
@@ -145,8 +177,13 @@ async def renew() -> Response:
     No token lasts longer than `PULSE_SIGN_IN_DAYS` after the login; from then on the answer is `invalid_token`.
     """
     service, identity = services(), current_identity()
-    service.limits.renewals.start(identity.user.id)
-    token, seconds = service.tokens.renew(identity)
+    try:
+        service.limits.renewals.start(identity.user.id)
+        token, seconds = service.tokens.renew(identity)
+    except PulseError as error:
+        record_event(SecurityEvent.RENEWAL_REFUSED, user_id=identity.user.id, code=error.code.code)
+        raise
+    record_event(SecurityEvent.RENEWAL, user_id=identity.user.id)
     return answer(TokenBody(token, "bearer", seconds))
 
 
@@ -158,7 +195,9 @@ async def me() -> Response:
 
 
 @accounts.get("/users")
-@operation(name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList}, large=True)
+@operation(
+    name="searchUsers", tags=("accounts",), query=UserQuery, responses={200: UserList}, large=True, compressed=True
+)
 async def search_users(query: UserQuery) -> Response:
     """Search users by the beginning of their username.
 

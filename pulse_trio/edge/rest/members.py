@@ -8,13 +8,15 @@ from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
 from pulse_trio.conversations import groups
+from pulse_trio.edge.audit import SecurityEvent
 from pulse_trio.edge.responses import answer, empty
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.conversations import ConversationBody, conversation_body
 from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, number_of
 from pulse_trio.edge.rest.operation import Limit, current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key
-from pulse_trio.edge.rest.user_ids import UserIds, errors_about, read_user_ids
+from pulse_trio.edge.rest.user_ids import UserIds, errors_about, read_user_ids, record_added
+from pulse_trio.edge.security_events import record_event
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -53,6 +55,7 @@ class NewMembers(msgspec.Struct):
     responses={200: MemberList},
     errors=(ErrorCode.NOT_FOUND,),
     large=True,
+    compressed=True,
 )
 async def list_members(conversation_id: str, query: MembersQuery) -> Response:
     """List the members of a conversation, in the order they were added.
@@ -84,6 +87,7 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
         raise PulseError(ErrorCode.INVALID_FIELD, f"`{field}` must name at least one user", field=field)
     with errors_about(field):
         conversation = await groups.add_members(service, key, user, user_ids)
+    record_added(user.id, key, user_ids)
     return answer(conversation_body(conversation))
 
 
@@ -105,6 +109,7 @@ async def remove_member(conversation_id: str, user_id: str) -> Response:
     if leaver_id is None:
         raise groups.no_such_member()
     await groups.remove_member(service, key, user, leaver_id)
+    record_event(SecurityEvent.MEMBER_REMOVED, user_id=user.id, conversation_id=str(key), removed=str(leaver_id))
     return empty()
 
 

@@ -8,7 +8,9 @@ from uuid import UUID
 
 from msgspec import Meta
 
+from pulse_trio.edge.audit import SecurityEvent
 from pulse_trio.edge.rest.operation import EXAMPLE_ID
+from pulse_trio.edge.security_events import record_event
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -61,6 +63,18 @@ def errors_about(field: str) -> Iterator[None]:
     except TooManyMembers:
         message = f"A group has at most {services().settings.max_group_members} members"
         raise PulseError(ErrorCode.TOO_MANY_MEMBERS, message, field=field) from None
+
+
+def record_added(user_id: UUID, conversation_id: UUID, added: Sequence[UUID]) -> None:
+    """Records in the log that a user has put users into a conversation."""
+    shown = [str(other) for other in added[:MAX_IDS_SHOWN]]
+    record_event(
+        SecurityEvent.MEMBERS_ADDED,
+        user_id=user_id,
+        conversation_id=str(conversation_id),
+        count=len(added),
+        added=shown,
+    )
 
 
 def _unknown_users(ids: Sequence[str], field: str) -> PulseError:

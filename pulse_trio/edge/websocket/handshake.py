@@ -7,7 +7,9 @@ from uuid import UUID
 from quart import Response, websocket
 
 from pulse_trio.auth.tokens import Identity, bearer_token
+from pulse_trio.edge.audit import SecurityEvent
 from pulse_trio.edge.responses import database_away, error_answer
+from pulse_trio.edge.security_events import record_event
 from pulse_trio.edge.services import Services, app_parts
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.model import Features
@@ -108,9 +110,14 @@ def _check_origin() -> None:
         raise PulseError(ErrorCode.ORIGIN_NOT_ALLOWED)
 
 
-def rejection(error: PulseError | StoreError) -> Response:
-    """Returns the HTTP response that rejects a handshake."""
-    response = error_answer(database_away() if isinstance(error, StoreError) else error)
-    response.headers["Cache-Control"] = "no-store"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
+def rejection(error: PulseError | StoreError, identity: Identity | None) -> Response:
+    """Returns the HTTP response that rejects a handshake, and records the rejection.
+
+    Args:
+        error: the reason.
+        identity: the user, if the token or ticket was valid.
+    """
+    shown = database_away() if isinstance(error, StoreError) else error
+    user_id = None if identity is None else identity.user.id
+    record_event(SecurityEvent.HANDSHAKE_REFUSED, user_id=user_id, code=shown.code.code)
+    return error_answer(shown)

@@ -43,6 +43,7 @@ log = structlog.get_logger(__name__)
 @sockets.websocket("")
 async def session_socket() -> Response | None:
     """Serves all of a user's conversations on one connection."""
+    identity: Identity | None = None
     with ExitStack() as held:
         try:
             service = _running_service()
@@ -52,7 +53,7 @@ async def session_socket() -> Response | None:
             slot = service.limits.connections.hold(identity.user.id)
             held.push(slot)
         except (PulseError, StoreError) as error:
-            return rejection(error)
+            return rejection(error, identity)
         transport = await _accept(service)
         held.pop_all()  # from here on `_serve_session` gives it back
     await _hand_over(transport, partial(_serve_session, service, transport, identity, features, slot))
@@ -85,6 +86,7 @@ async def _serve_session(
 @sockets.websocket("/<conversation_id>")
 async def conversation_socket(conversation_id: str) -> Response | None:
     """Serves one conversation on one connection."""
+    identity: Identity | None = None
     with ExitStack() as held:
         try:
             service = _running_service()
@@ -100,7 +102,7 @@ async def conversation_socket(conversation_id: str) -> Response | None:
             if member_rev is None:
                 raise PulseError(ErrorCode.NOT_A_MEMBER)
         except (PulseError, StoreError) as error:
-            return rejection(error)
+            return rejection(error, identity)
         transport = await _accept(service)
         held.pop_all()  # from here on `_serve_conversation` gives them back
     serve = partial(_serve_conversation, service, transport, identity, key, member_rev, point, features, slot)

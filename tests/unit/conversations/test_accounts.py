@@ -62,9 +62,10 @@ async def register(core: AccountCore, username: str = "ada") -> CountedAttempt:
 async def test_a_registration_counts_and_its_login_does_not(core: AccountCore) -> None:
     assert (await register(core)).outcomes == []
     attempt = CountedAttempt()
-    token = await accounts.login(core, "ADA", PASSWORD, address=ADDRESS, attempt=attempt)
+    user, token = await accounts.login(core, "ADA", PASSWORD, address=ADDRESS, attempt=attempt)
     account = await core.store.find_account("ada")
     assert account is not None
+    assert user == account.user
     assert core.tokens.verify(token).subject == str(account.user.id)
     assert attempt.outcomes == ["forgiven"]
 
