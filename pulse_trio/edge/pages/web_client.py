@@ -16,6 +16,7 @@ from quart import Blueprint, Quart, Response, request
 from quart_schema import hide
 from werkzeug.exceptions import NotFound
 
+from pulse_trio.edge.compression import ENCODING, accepts_gzip, gzip
 from pulse_trio.settings import Settings
 
 LIBRARY: Final = "pulse-client"
@@ -40,6 +41,7 @@ class _File:
     """A file to serve."""
 
     content: bytes
+    gzipped: bytes
     content_type: str
     etag: str
 
@@ -111,7 +113,7 @@ def _load(path: Traversable, values: dict[str, str] | None = None) -> _File:
     content = path.read_bytes()
     for name, value in (values or {}).items():
         content = content.replace(f"{{{{{name}}}}}".encode(), html.escape(value).encode())
-    return _File(content, _TYPES[_suffix(path.name)], hashlib.sha256(content).hexdigest()[:32])
+    return _File(content, gzip(content), _TYPES[_suffix(path.name)], hashlib.sha256(content).hexdigest()[:32])
 
 
 def _filled_in(settings: Settings) -> dict[str, str]:
@@ -130,10 +132,17 @@ def _answer_one(files: dict[str, _File], name: str) -> Response:
 
 def _answer(file: _File) -> Response:
     """Returns the file, or 304 if the browser has it."""
-    is_known = request.if_none_match.contains_weak(file.etag)
-    response = Response(b"" if is_known else file.content, 304 if is_known else 200, content_type=file.content_type)
-    response.set_etag(file.etag)
+    is_gzipped = accepts_gzip(request)
+    # Each form has an ETag of its own (RFC 9110, section 8.8.3.3).
+    etag = f"{file.etag}-{ENCODING}" if is_gzipped else file.etag
+    content = file.gzipped if is_gzipped else file.content
+    is_known = request.if_none_match.contains_weak(etag)
+    response = Response(b"" if is_known else content, 304 if is_known else 200, content_type=file.content_type)
+    response.set_etag(etag)
     headers = response.headers
+    headers.add("Vary", "Accept-Encoding")
+    if is_gzipped and not is_known:
+        headers["Content-Encoding"] = ENCODING
     headers["Cache-Control"] = "no-cache"
     headers["Content-Security-Policy"] = _POLICY.format(connect=_sources(request.host))
     headers["Cross-Origin-Opener-Policy"] = "same-origin"

@@ -84,6 +84,7 @@ async def mark_read(conversation_id: str, body: ReadMarkBody) -> Response:
     responses={200: PositionList},
     errors=(ErrorCode.NOT_FOUND,),
     large=True,
+    compressed=True,
 )
 async def list_read_positions(conversation_id: str, query: PositionsQuery) -> Response:
     """List the read positions of the members, in the order they were added."""
