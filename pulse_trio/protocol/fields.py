@@ -16,13 +16,16 @@ MAX_REV: Final = 10**18 - 1
 # Python's white space as a character class that regular expressions of every language read alike.
 _SPACE: Final = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
+TEXT_PATTERN: Final = r"^[^\x00]*$"
+NOT_BLANK_PATTERN: Final = rf"^[^\x00]*[^\x00{_SPACE}][^\x00]*$"
+
 # --- in client frames ---
 
 Content: TypeAlias = Annotated[
     str,
     Meta(
         min_length=1,
-        pattern=rf"^[^\x00]*[^\x00{_SPACE}][^\x00]*$",
+        pattern=NOT_BLANK_PATTERN,
         description="Not only white space; no NUL character, no lone surrogates. Stored unchanged.",
         examples=["Hello, world!"],
     ),
@@ -32,7 +35,7 @@ ClientId: TypeAlias = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_CLIENT_ID_CHARS,
-        pattern=r"^[^\x00]*$",
+        pattern=TEXT_PATTERN,
         description="The sender's own id for a message; a message resent with the same one is stored once.",
         examples=["m-1"],
     ),

@@ -15,9 +15,10 @@ from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, number
 from pulse_trio.edge.rest.messages import MessageBody, message_body
 from pulse_trio.edge.rest.operation import PageQuery, Time, current_user, operation
 from pulse_trio.edge.rest.paths import conversation_key
-from pulse_trio.edge.rest.user_ids import UserIds, errors_about, read_user_ids
+from pulse_trio.edge.rest.user_ids import UserIds, errors_about, read_user_ids, record_added
 from pulse_trio.edge.services import services
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.protocol.fields import NOT_BLANK_PATTERN, TEXT_PATTERN
 from pulse_trio.store.base import LISTED_MEMBERS, SHOWN_MEMBERS, Conversation
 
 MAX_NAME_CHARS: Final = 100
@@ -26,9 +27,22 @@ MAX_DESCRIPTION_CHARS: Final = 1_000
 conversations = Blueprint("conversations", __name__, url_prefix="/api/chat/conversations")
 
 Name = Annotated[
-    str, Meta(max_length=MAX_NAME_CHARS, description="Not only white space.", examples=["Team Discussion"])
+    str,
+    Meta(
+        max_length=MAX_NAME_CHARS,
+        description="Not only white space.",
+        examples=["Team Discussion"],
+        extra_json_schema={"pattern": NOT_BLANK_PATTERN},  # documented here, checked by `_check_name`
+    ),
 ]
-Description = Annotated[str, Meta(max_length=MAX_DESCRIPTION_CHARS, examples=["Discuss project plans"])]
+Description = Annotated[
+    str,
+    Meta(
+        max_length=MAX_DESCRIPTION_CHARS,
+        examples=["Discuss project plans"],
+        extra_json_schema={"pattern": TEXT_PATTERN},  # documented here; all texts are checked
+    ),
+]
 
 
 class ConversationRequest(msgspec.Struct):
@@ -125,6 +139,8 @@ async def create_conversation(body: ConversationRequest) -> Response:
         conversation, is_new = await groups.create(
             service, user, others, is_group=body.is_group, name=body.name, description=body.description
         )
+    if is_new:
+        record_added(user.id, conversation.id, others)
     return answer(conversation_body(conversation), 201 if is_new else 200)
 
 

@@ -18,7 +18,7 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
 from pulse_trio.model import Message
 from pulse_trio.protocol import content_problem
-from pulse_trio.protocol.fields import ClientId
+from pulse_trio.protocol.fields import NOT_BLANK_PATTERN, ClientId
 from pulse_trio.store.base import StaleRev
 
 MAX_SEQ: Final = 2**53 - 1  # the largest whole number that every JSON reader keeps exact (RFC 8259, section 6)
@@ -28,7 +28,7 @@ Content = Annotated[
     Meta(
         description="Not only white space; at most `PULSE_MAX_CONTENT_CHARS` characters.",
         examples=["Hello!"],
-        extra_json_schema={"minLength": 1},  # documented here, checked by `content_problem`
+        extra_json_schema={"minLength": 1, "pattern": NOT_BLANK_PATTERN},  # documented here, checked below
     ),
 ]
 
@@ -123,6 +123,7 @@ class MessageList(msgspec.Struct):
     responses={200: MessageList},
     errors=(ErrorCode.NOT_FOUND,),
     large=True,
+    compressed=True,
 )
 async def list_messages(conversation_id: str, query: MessageQuery) -> Response:
     """Read the history, newest first.
