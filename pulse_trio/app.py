@@ -21,7 +21,9 @@ from pulse_trio.auth.passwords import Passwords
 from pulse_trio.auth.tickets import Tickets
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import Clock, utc_now
-from pulse_trio.edge.client_address import request_address
+from pulse_trio.edge.audit import Audit
+from pulse_trio.edge.client_address import Proxies
+from pulse_trio.edge.common_headers import CommonHeaders
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.loop_lag import watch_loop
 from pulse_trio.edge.origins import Origins
@@ -71,7 +73,16 @@ class PulseApp(QuartTrio):
         self.wait_moved = wait_moved
         self.metrics = metrics
         self.response_budget = ResponseBudget(settings)
-        set_app_parts(self.extensions, AppParts(self.response_budget, metrics, Origins(settings.allowed_origins)))
+        self.proxies = Proxies(settings)
+        parts = AppParts(
+            response_budget=self.response_budget,
+            metrics=metrics,
+            origins=Origins(settings),
+            headers=CommonHeaders(settings),
+            proxies=self.proxies,
+            audit=Audit(),
+        )
+        set_app_parts(self.extensions, parts)
         self.asgi_http_class = _Request
         self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
 
@@ -112,7 +123,6 @@ def create_app(
     app.config["BODY_TIMEOUT"] = settings.body_timeout
     app.config["RESPONSE_TIMEOUT"] = None  # each write has its own deadline, PULSE_WRITE_TIMEOUT
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = True
-    app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False  # a redirect would echo the request's `Host`, without https
     api.install(app)
     web_client.install(app, settings)
@@ -180,7 +190,7 @@ class _Request(TrioASGIHTTPConnection):
         self, nursery: trio.Nursery, request: Request, send: Callable[[Any], Awaitable[None]]
     ) -> None:
         assert isinstance(self.app, PulseApp)
-        with self.app.response_budget.answer(request_address(request, self.app.settings.trusted_proxies)):
+        with self.app.response_budget.answer(self.app.proxies.client_of(request).key):
             await super().handle_request(nursery, request, send)
 
 

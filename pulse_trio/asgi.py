@@ -25,15 +25,16 @@ def _open() -> PulseApp:
         settings = Settings.load()
         logs.configure(settings)
         pulse_app, _ = stack.enter_context(open_app(settings))
+        server.install(settings, stop=None if signals is None else signals.wait, guard=unwrap_exit)
         if signals is not None:
             signals.keep()
     except LaunchError as error:
+        stack.close()
         raise exit_with(error) from None
     except KeyboardInterrupt:
         stack.close()
         raise SystemExit(0) from None
     atexit.register(stack.close)
-    server.install(settings, stop=None if signals is None else signals.wait, guard=unwrap_exit)
     return pulse_app
 
 

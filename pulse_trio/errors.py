@@ -21,6 +21,7 @@ class ErrorCode(Enum):
     TOO_LARGE = ("too_large", 413, "The request body is too large")
     UNSUPPORTED_MEDIA_TYPE = ("unsupported_media_type", 415, "The body must be JSON: Content-Type: application/json")
     REQUEST_TIMEOUT = ("request_timeout", 408, "The request body did not arrive in time")
+    MISDIRECTED = ("misdirected", 421, "This service does not answer under this host name")
     UPGRADE_REQUIRED = (
         "upgrade_required",
         426,

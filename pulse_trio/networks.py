@@ -28,7 +28,7 @@ class Networks:
         """Returns the keys for limits of an address: its own first, then wider networks, each with its factor.
 
         Args:
-            address: a key that `client_address` returned.
+            address: the key of a `Client`.
 
         Example: `2001:db8:1:2::/64` gives itself with 1, `2001:db8:1::/56` with `per_56`, `2001:db8:1::/48` with
         `per_48`. An IPv4 address gives itself alone.

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pulse_trio.errors import LaunchError
 from pulse_trio.networks import Networks
 from pulse_trio.settings_errors import closest_names, describe
-from pulse_trio.settings_values import Bind, Hosts, MetricsToken, Networks, Origins, check_secret
+from pulse_trio.settings_values import Bind, Hosts, MetricsToken, Origins, ProxyNetworks, check_secret
 
 ENV_PREFIX: Final = "PULSE_"
 # Loopback, private (RFC 1918, RFC 4193) and link-local addresses.
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     """Number of your own proxies in front of the service. The client's address is that many entries from the end of
     `X-Forwarded-For`; with 0 it is the peer's address and the header is ignored.
     """
-    proxy_networks: Networks = PRIVATE_NETWORKS
+    proxy_networks: ProxyNetworks = PRIVATE_NETWORKS
     """Addresses and networks of your proxies, separated by commas. `X-Forwarded-For` and `X-Forwarded-Proto` of other
     peers are ignored.
     """

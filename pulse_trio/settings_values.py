@@ -104,5 +104,5 @@ def bind_address(bind: str) -> Authority:
 MetricsToken = Annotated[SecretStr, AfterValidator(_check_metrics_token)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_hosts)]
-Networks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_networks)]
+ProxyNetworks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_networks)]
 Bind = Annotated[str, AfterValidator(_check_bind)]

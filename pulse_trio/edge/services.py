@@ -8,6 +8,9 @@ from quart import current_app
 from pulse_trio.auth.authenticator import Authenticator
 from pulse_trio.auth.tickets import Tickets
 from pulse_trio.conversations.accounts import AccountCore
+from pulse_trio.edge.audit import Audit
+from pulse_trio.edge.client_address import Proxies
+from pulse_trio.edge.common_headers import CommonHeaders
 from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
@@ -28,6 +31,9 @@ class AppParts:
     response_budget: ResponseBudget
     metrics: Metrics
     origins: Origins
+    headers: CommonHeaders
+    proxies: Proxies
+    audit: Audit
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ handshake, and both the `connection_id` of their TCP connection.
 
 import re
 import secrets
+from contextvars import ContextVar
 from typing import Final
 
 from structlog.contextvars import bind_contextvars
 
 HEADER: Final = "X-Request-ID"
 
+_accepted: Final[ContextVar[str | None]] = ContextVar("accepted_request", default=None)
 _VALID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
 
@@ -25,6 +27,14 @@ def bind_request_id(request_id: str) -> None:
     bind_contextvars(request_id=request_id)
 
 
+def accept_request(given: list[str]) -> str:
+    """Begins a request in the server: returns its id, which `begin_request` of its tasks returns as well."""
+    _accepted.set(None)
+    request_id = begin_request(given)
+    _accepted.set(request_id)
+    return request_id
+
+
 def begin_request(given: list[str]) -> str:
     """Returns the id of the request that this task serves: the given one if it is valid, else a new one.
 
@@ -32,6 +42,8 @@ def begin_request(given: list[str]) -> str:
         given: its `X-Request-ID` headers. Only a single short word is valid, because it goes into the log and into the
             response.
     """
-    request_id = given[0] if len(given) == 1 and _VALID.fullmatch(given[0]) else secrets.token_hex(16)
+    request_id = _accepted.get()
+    if request_id is None:
+        request_id = given[0] if len(given) == 1 and _VALID.fullmatch(given[0]) else secrets.token_hex(16)
     bind_contextvars(request_id=request_id)
     return request_id

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-NUMBERS = [f"S{number}" for number in range(1, 41)]
+NUMBERS = [f"S{number}" for number in range(1, 48)]
 TEST = re.compile(r"- `(tests/[\w/]+\.py)(?:::(test_\w+))?`")
 
 

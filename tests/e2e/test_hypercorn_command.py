@@ -148,6 +148,31 @@ def test_a_second_service_is_refused_by_the_first(launch: Start, database: str) 
     assert first.stop() == 0
 
 
+OTHER_HYPERCORN = """
+import sys
+from pulse_trio.edge.server import workarounds
+workarounds.SUPPORTED_VERSIONS = ("9.9.9",)
+from pulse_trio.program import main
+sys.argv[0] = "pulse-trio"
+main()
+"""
+
+
+def test_an_unknown_hypercorn_is_refused_unless_a_setting_allows_it(database: str) -> None:
+    command = [sys.executable, "-c", OTHER_HYPERCORN, "serve", "--port", "0"]
+    refused = Server({"DATABASE_URL": database}, command=command)
+    assert refused.wait(60) == 1
+    assert "is not supported" in refused.output
+    assert "pip install 'hypercorn==9.9.9'" in refused.output
+    assert "Traceback" not in refused.output
+    allowed = Server({"DATABASE_URL": database, "PULSE_ALLOW_ANY_HYPERCORN": "true"}, command=command)
+    try:
+        allowed.wait_ready()
+        assert "unsupported Hypercorn version" in allowed.output
+    finally:
+        assert allowed.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "part"),
     [

@@ -147,7 +147,29 @@ async def test_early_bytes_are_answered_with_400(server: Server) -> None:
             request = upgrade_request(f"/api/chat/ws/{conversation}?token={alice.token}")
             answer = await client.request(request + b"x")
             assert (answer.status, answer.json()["code"]) == (400, "bad_request")
+            assert "before the handshake was answered" in answer.json()["message"], "the handshake itself was right"
             await client.wait_gone()
+
+
+async def test_early_bytes_that_meet_the_answer_get_a_whole_one(server: Server) -> None:
+    """The application may accept while the refusal is being written; its rest must still follow."""
+    with trio.fail_after(120):
+        alice, conversation = await _alone(server)
+        request = upgrade_request(f"/api/chat/ws/{conversation}?token={alice.token}")
+        statuses = set()
+        for number in range(60):
+            async with open_raw(server.port) as client:
+                await client.send(request)
+                for _ in range(number):
+                    await trio.lowlevel.checkpoint()
+                await client.send_some(frame({"type": "ping"}))
+                answer = await client.read_answer()
+                statuses.add(answer.status)
+                if answer.status == 400:
+                    assert answer.json()["code"] == "bad_request"
+                    await client.wait_gone()
+        assert statuses <= {101, 400}
+    assert "connection failed" not in server.output
 
 
 async def test_a_refused_handshake_ends_the_connection(server: Server) -> None:

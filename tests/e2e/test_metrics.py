@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,62 @@ async def test_with_a_token_they_are_read_from_anywhere_by_who_has_it(start_serv
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert server.stop() == 0
     assert TOKEN not in server.output
+
+
+@pytest.mark.parametrize("headers", [{}, {"Host": "127.0.0.1"}, {"Host": "localhost:8000"}], ids=str)
+async def test_behind_a_counted_proxy_a_client_reads_none_whatever_it_sends(
+    start_server: Start, headers: dict[str, str]
+) -> None:
+    """The proxy may add no header, as HAProxy does not by default."""
+    server = start_server(PULSE_TRUSTED_PROXIES="1")
+    with trio.fail_after(60):
+        answer = await Api(server.base_url).get("/metrics", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert server.stop() == 0
+
+
+async def test_a_mapped_address_of_this_machine_is_of_this_machine(start_server: Start, database: str) -> None:
+    server = Server({"DATABASE_URL": database}, "--host", "::").wait_ready()  # takes IPv4 clients as ::ffff:127.0.0.1
+    try:
+        with trio.fail_after(60):
+            await figures(server.base_url)
+            mapped = await Api(server.base_url).get("/metrics", headers={"Host": "[::ffff:127.0.0.1]"})
+            assert mapped.status_code == 200
+    finally:
+        server.stop()
+
+
+async def test_an_address_of_their_own_serves_them_and_nothing_else(start_server: Start) -> None:
+    server = start_server(PULSE_METRICS_BIND="127.0.0.1:0", PULSE_TRUSTED_PROXIES="1", PULSE_LOG_FORMAT="json")
+    with trio.fail_after(60):
+        alice = await Person.register(server.base_url, "alice")
+        line = next(line for line in server.output.splitlines() if "metrics are served" in line)
+        own = f"http://127.0.0.1:{json.loads(line)['address'][1]}"
+        # It is meant for whoever reaches it: the address is the protection.
+        for headers in ({}, {"Host": "chat.example", "X-Forwarded-For": "203.0.113.9"}):
+            answer = await Api(own).get("/metrics", headers=headers)
+            assert (answer.status_code, "pulse_websockets" in answer.text) == (200, True)
+        for path in ("/healthz", "/readyz"):
+            assert (await Api(own).get(path)).status_code == 200
+        mine = Api(own, alice.api.headers)
+        for path in ("/", "/api/auth/me", "/pulse-client.js", "/openapi.json", "/docs"):
+            assert (await mine.get(path)).status_code == 404, path
+        assert (await mine.post("/api/auth/login", json={"username": "a", "password": "b"})).status_code == 404
+        async with open_raw(int(own.rpartition(":")[2])) as client:
+            request = upgrade_request("/api/chat/ws", [("Authorization", f"Bearer {alice.token}")])
+            assert (await client.request(request)).status == 404
+        for headers in ({}, {"Host": "127.0.0.1"}, {"Host": own.removeprefix("http://")}):
+            assert (await Api(server.base_url).get("/metrics", headers=headers)).status_code == 404
+        assert (await alice.api.get("/api/auth/me")).status_code == 200
+
+
+def test_an_address_that_cannot_be_listened_on_is_refused_in_one_line(start_server: Start, database: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        server = Server({"DATABASE_URL": database, "PULSE_METRICS_BIND": bind})
+        assert server.wait() == 1
+    assert "PULSE_METRICS_BIND" in server.output
+    assert "Traceback" not in server.output
 
 
 async def test_they_can_be_turned_off(start_server: Start) -> None:

@@ -20,7 +20,7 @@ from tests.support.certificate import make_certificate
 from tests.support.client import Api, Person
 from tests.support.cluster import traversable_folder
 from tests.support.programs import require_program
-from tests.support.raw import Answer, RawClient, upgrade_request
+from tests.support.raw import Answer, RawClient, open_raw, upgrade_request
 from tests.support.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,6 +153,30 @@ class Haproxy(Proxy):
         )
         (self.folder / "haproxy.cfg").write_text(text)
         return [program, "-db", "-f", str(self.folder / "haproxy.cfg")]
+
+
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+frontend site
+    bind 127.0.0.1:{port}
+    http-request deny if {{ path /api/auth/login }}
+    default_backend service
+backend service
+    server one 127.0.0.1:{upstream}
+"""
+
+
+class PlainHaproxy(Proxy):
+    """HAProxy as most begin with it: it adds no header; and it denies one path, spelt in one way."""
+
+    def command(self) -> list[str]:
+        program = require_program("haproxy", "haproxy")
+        (self.folder / "haproxy.cfg").write_text(HAPROXY.format(port=self.port, upstream=self.upstream))
+        return [program, "-f", str(self.folder / "haproxy.cfg")]
 
 
 @pytest.fixture
@@ -309,3 +333,81 @@ async def test_no_token_is_in_the_logs_of_the_proxy(
     assert "/api/chat/ws" in proxy.said, "it does log: or this shows nothing"
     for secret in (alice.token, alice.token.rpartition(".")[2], "the-ticket-of-the-test"):
         assert secret not in proxy.said
+
+
+async def test_a_rule_of_haproxy_for_an_address_cannot_be_passed_by(
+    start_server: Callable[..., Server], folder: Path
+) -> None:
+    server = start_server()
+    proxy = PlainHaproxy(folder, server.port)
+    proxy.start()
+    try:
+        with trio.fail_after(60):
+            for path in ("/api/auth/login", "http://chat.example/api/auth/login"):
+                assert (await plain(proxy.port, path)).status == 403, "the rule"
+            for path in (
+                *("//api/auth/login", "///api/auth/login", "/api/auth/login/", "/api%2Fauth%2Flogin"),
+                *("/%61pi/auth/login", "/api/./auth/login", "http://chat.example//api/auth/login"),
+            ):
+                assert (await plain(proxy.port, path)).status == 404, path
+    finally:
+        proxy.stop()
+
+
+async def test_metrics_are_not_read_through_haproxy_under_a_chosen_host(
+    start_server: Callable[..., Server], folder: Path
+) -> None:
+    server = start_server(PULSE_METRICS_BIND="127.0.0.1:0")
+    proxy = PlainHaproxy(folder, server.port)
+    proxy.start()
+    try:
+        with trio.fail_after(60):
+            for host in ("127.0.0.1", f"127.0.0.1:{server.port}", "localhost", "chat.example"):
+                assert (await plain(proxy.port, "/metrics", host=host, method="GET")).status == 404
+    finally:
+        proxy.stop()
+
+
+async def plain(port: int, path: str, *, host: str = "chat.example", method: str = "POST") -> Answer:
+    """A request without TLS, with the path as it is."""
+    async with open_raw(port) as client:
+        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+        return await client.request(f"{head}\r\n{{}}".encode())
+
+
+async def test_nginx_may_name_the_port_in_host(start_server: Callable[..., Server], folder: Path) -> None:
+    """As `proxy_set_header Host $host:$server_port` does; the browser's `Origin` names no default port."""
+    server = start_server()
+    proxy = NginxNamingThePort(folder, server.port)
+    proxy.start()
+    try:
+        with trio.fail_after(60):
+            for origin, status in (("http://chat.example", 401), ("http://chat.example:8443", 403)):
+                async with open_raw(proxy.port) as client:
+                    request = upgrade_request("/api/chat/ws", [("Host", "chat.example"), ("Origin", origin)])
+                    assert (await client.request(request)).status == status, origin
+    finally:
+        proxy.stop()
+
+
+class NginxNamingThePort(Proxy):
+    """It writes port 80 into `Host`, whatever port it listens on: the tests may not have that one."""
+
+    logs = ("said", "error.log")
+
+    def command(self) -> list[str]:
+        program = require_program("nginx", "nginx-light")
+        folders = "".join(
+            f"{kind}_temp_path {self.folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (self.folder / "nginx.conf").write_text(
+            f"daemon off;\npid {self.folder}/pid;\n"
+            + ("user root;\n" if os.geteuid() == 0 else "")
+            + f"error_log {self.folder}/error.log crit;\nevents {{}}\n"
+            f"http {{\n{folders}access_log off;\nserver {{ listen 127.0.0.1:{self.port}; location / {{\n"
+            f"proxy_pass http://127.0.0.1:{self.upstream}; proxy_http_version 1.1;\n"
+            "proxy_set_header Host $host:80; proxy_set_header Upgrade $http_upgrade;\n"
+            'proxy_set_header Connection "upgrade"; } } }\n'
+        )
+        command = [program, "-e", str(self.folder / "error.log"), "-p", str(self.folder)]
+        return [*command, "-c", str(self.folder / "nginx.conf")]

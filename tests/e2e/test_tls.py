@@ -52,7 +52,7 @@ def start_tls(database: str, tmp_path: Path, certificate: tuple[Path, Path]) -> 
     """Starts the service by Hypercorn's command, on the product's own file with a certificate in it."""
     servers: list[Server] = []
 
-    def start(ssl_handshake_timeout: float = 10, **settings: str) -> Server:
+    def start(ssl_handshake_timeout: float = 10, alpn_protocols: str | None = None, **settings: str) -> Server:
         lines = (ROOT / "hypercorn.toml").read_text().splitlines()
         config = tmp_path / "hypercorn.toml"
         cert_file, key_file = certificate
@@ -62,7 +62,10 @@ def start_tls(database: str, tmp_path: Path, certificate: tuple[Path, Path]) -> 
             f'keyfile = "{key_file}"',
             f"ssl_handshake_timeout = {ssl_handshake_timeout}",
         ]
-        config.write_text("\n".join([*added, *(line for line in lines if not line.startswith("bind"))]))
+        if alpn_protocols is not None:
+            added.append(f"alpn_protocols = {alpn_protocols}")
+        taken = {line.partition("=")[0].strip() for line in added}
+        config.write_text("\n".join([*added, *(line for line in lines if line.partition("=")[0].strip() not in taken)]))
         command = [HYPERCORN, "--config", str(config), "pulse_trio.asgi:app"]
         server = TlsServer({"DATABASE_URL": database, **settings}, command=command, cwd=ROOT)
         servers.append(server)
@@ -71,6 +74,26 @@ def start_tls(database: str, tmp_path: Path, certificate: tuple[Path, Path]) -> 
     yield start
     for server in servers:
         server.stop()
+
+
+async def test_http_2_is_off_whatever_the_configuration_says(
+    start_tls: Start, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Its streams would be counted by no limit of connections or requests."""
+    server = start_tls(alpn_protocols='["h2", "http/1.1"]', PULSE_LOG_FORMAT="json")
+    with trio.fail_after(60):
+        for offered in (["h2", "http/1.1"], ["h2"], ["http/1.1"]):
+            context = client_context(certificate)
+            context.set_alpn_protocols(offered)
+            stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", server.port, ssl_context=context)
+            await stream.do_handshake()
+            assert stream.selected_alpn_protocol() in {"http/1.1", None}, offered
+            answer = await RawClient(stream).request(  # type: ignore[arg-type]  # it does the same
+                b"GET /healthz HTTP/1.1\r\nHost: chat.example\r\n\r\n"
+            )
+            assert answer.json() == {"status": "ok"}
+            await trio.aclose_forcefully(stream)
+    assert "HTTP/2 and HTTP/3 are off" in server.output
 
 
 def client_context(certificate: tuple[Path, Path], version: ssl.TLSVersion | None = None) -> ssl.SSLContext:

@@ -3,20 +3,20 @@
 They are not in the OpenAPI document, which is for authors of clients.
 """
 
-import ipaddress
 import secrets
 import shutil
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import msgspec
 import trio
 from msgspec import Meta
-from quart import Blueprint, Response, request
+from quart import Blueprint, Request, Response, Websocket, request
 from quart_schema import hide, operation_id
 
 from pulse_trio.auth.tokens import bearer_token
+from pulse_trio.authority import parse_authority
+from pulse_trio.edge.client_address import Proxies, parse_address
 from pulse_trio.edge.operators.prometheus import exposition
 from pulse_trio.edge.responses import answer
 from pulse_trio.edge.server.gate import current_gate
@@ -77,7 +77,7 @@ def _not_ready(failing: list[str]) -> Response:
 async def metrics() -> Response:
     """Returns the metrics for Prometheus."""
     service = services()
-    _check_access(service.settings)
+    _check_access(service.settings, app_parts().proxies)
     is_up = "database" not in await service.readiness.failing()
     accept = request.headers.get("Accept", "")
     text, content_type = exposition(
@@ -103,39 +103,52 @@ async def _free_bytes(folder: Path | None) -> int | None:
     return usage.free
 
 
-def _check_access(settings: Settings) -> None:
+def reject_others(asked: Request | Websocket) -> None:
+    """Raises PulseError if a request came to the address of `PULSE_METRICS_BIND`, and is for something else."""
+    if asked.blueprint != operators.name and _came_to_metrics(asked):
+        raise PulseError(ErrorCode.NOT_FOUND)
+
+
+def _check_access(settings: Settings, proxies: Proxies) -> None:
     """Raises PulseError if the client may not read the metrics."""
     token = settings.metrics_token
+    if settings.metrics_bind is not None and not _came_to_metrics(request):
+        raise PulseError(ErrorCode.NOT_FOUND)
     if settings.metrics and token is not None:
         given = bearer_token(request.headers.get("Authorization"))
         if given is not None and secrets.compare_digest(given.encode(), token.get_secret_value().encode()):
             return
         raise PulseError(ErrorCode.NOT_AUTHENTICATED, "`/metrics` requires the token of PULSE_METRICS_TOKEN")
-    if not settings.metrics or not _is_local():
+    if not settings.metrics or not (settings.metrics_bind is not None or _is_local(proxies)):
         raise PulseError(ErrorCode.NOT_FOUND)
 
 
-def _is_local() -> bool:
+def _came_to_metrics(asked: Request | Websocket) -> bool:
+    """Returns whether a request came to the address of `PULSE_METRICS_BIND`."""
+    gate, server = current_gate(), asked.scope.get("server")
+    return gate is not None and server is not None and gate.is_for_metrics(str(server[0]), server[1])
+
+
+def _is_local(proxies: Proxies) -> bool:
     """Checks that the request comes from a program on this machine, not from a proxy or a web page.
 
-    A proxy on this machine is a peer on the loopback interface, too, but it adds headers or keeps the `Host` of its
-    clients. A page of a site whose name resolves to this machine (DNS rebinding) has that name in `Host`.
+    A proxy on this machine is a peer on the loopback interface, too. One that `PULSE_TRUSTED_PROXIES` counts is known,
+    others add headers or keep the `Host` of their clients; one that does neither is not recognizable, and
+    `PULSE_METRICS_BIND` is for that. A page of a site whose name resolves to this machine (DNS rebinding) has that name
+    in `Host`.
     """
     peer = request.scope.get("client")
-    try:
-        host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
-    except ValueError:
-        return False
+    host = parse_authority(request.headers.get("Host", ""))
     return (
         peer is not None
         and _is_loopback(str(peer[0]))
-        and (host == "localhost" or _is_loopback(host))
+        and not proxies.is_proxy(str(peer[0]))
+        and host is not None
+        and (host.host == "localhost" or _is_loopback(host.host))
         and not any(name in request.headers for name in _FORWARDED)
     )
 
 
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+def _is_loopback(text: str) -> bool:
+    address = parse_address(text)
+    return address is not None and address.is_loopback

@@ -8,7 +8,7 @@ from quart import Blueprint, Response, request
 from quart_schema import hide
 
 from pulse_trio.edge.pages import asyncapi
-from pulse_trio.edge.services import services
+from pulse_trio.edge.services import app_parts, services
 
 documents = Blueprint("documents", __name__)
 
@@ -50,12 +50,18 @@ async def docs_js() -> Response:
 async def asyncapi_json() -> Response:
     """Returns the AsyncAPI document."""
     settings = services().settings
+    peer = request.scope.get("client")
     # Only a trusted proxy can tell that it terminated TLS: any client may send this header.
-    terminated = settings.trusted_proxies > 0 and request.headers.get("X-Forwarded-Proto") == "https"
+    is_proxied = app_parts().proxies.is_proxy(None if peer is None else peer[0])
+    terminated = is_proxied and request.headers.get("X-Forwarded-Proto") == "https"
     document = asyncapi.document(settings, request.host, is_tls=terminated or request.scheme == "https")
     return Response(msgspec.json.encode(document), 200, content_type="application/json")
 
 
 def _static(name: str) -> Response:
-    headers = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
+    headers = {
+        "Content-Security-Policy": _POLICY,
+        "Cache-Control": "no-cache",
+        "Cross-Origin-Opener-Policy": "same-origin",
+    }
     return Response(_CONTENT[name], 200, headers=headers, content_type=_FILES[name])

@@ -4,14 +4,16 @@ from typing import Final
 
 import structlog
 import trio
-from quart import Quart, Response, current_app, g, has_request_context, request, websocket
+from quart import Quart, Request, Response, Websocket, current_app, g, has_request_context, request, websocket
 from quart_schema import HttpSecurityScheme, Info, QuartSchema
 from quart_schema.openapi import QUART_SCHEMA_OPERATION_ID_ATTRIBUTE
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from pulse_trio import __version__
-from pulse_trio.edge.operators.probes import operators
+from pulse_trio.edge.common_headers import DEFAULTS
+from pulse_trio.edge.compression import compress
+from pulse_trio.edge.operators.probes import operators, reject_others
 from pulse_trio.edge.response_budget import current_answer
 from pulse_trio.edge.responses import database_away, error_answer
 from pulse_trio.edge.rest.accounts import accounts
@@ -35,6 +37,7 @@ _CODES: Final = {
     413: ErrorCode.TOO_LARGE,
     415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
 }
+_COMPRESSED: Final = {"openapi", f"{operators.name}.metrics"}  # beside the operations that say so
 LATE_BODY: Final = 1.0  # seconds to wait for the rest of a body that the answer does not need
 
 log = structlog.get_logger(__name__)
@@ -72,14 +75,32 @@ def install(app: Quart) -> None:
 async def _begin() -> None:
     g.began = trio.current_time()
     g.request_id = begin_request(request.headers.getlist(HEADER))
+    _check_spelling(request)
+    reject_others(request)
 
 
 async def _begin_handshake() -> None:
     g.request_id = begin_request(websocket.headers.getlist(HEADER))
+    _check_spelling(websocket)
+    reject_others(websocket)
+
+
+def _check_spelling(asked: Request | Websocket) -> None:
+    """Refuses other spellings of an address, or a proxy's rule for it could be passed by.
+
+    Raises:
+        PulseError: the path has an encoded character, which no address needs, or an empty segment.
+    """
+    path = asked.scope.get("raw_path") or asked.path.encode()
+    if b"%" in path or b"//" in path:
+        raise PulseError(ErrorCode.NOT_FOUND)
 
 
 async def _pulse_error(error: PulseError) -> Response:
-    return error_answer(error)
+    response = error_answer(error)
+    if error.code is ErrorCode.UNSUPPORTED_MEDIA_TYPE:  # RFC 9110, section 12.5.3
+        response.headers["Accept-Encoding"] = "identity"
+    return response
 
 
 async def _store_error(error: StoreError) -> Response:
@@ -116,27 +137,29 @@ async def _unexpected_error(error: Exception) -> Response:
 async def _finish(response: Response) -> Response:
     """Counts an answer and adds the common headers: no sniffing, no caching, no referrer, CORS for listed origins."""
     response = _settle_answer(response)
+    if _is_compressible():
+        await compress(response, request)
+        current_answer().settle(response.content_length or 0, may_refuse=False)
     headers = response.headers
-    headers[HEADER] = g.request_id
     if not await _read_rest_of_body() and request.http_version.startswith("1"):
         headers["Connection"] = "close"
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["Referrer-Policy"] = "no-referrer"
-    headers.setdefault("Cache-Control", "no-store")
-    headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-    headers.add("Vary", "Origin")
-    origin = request.headers.get("Origin")
-    if origin is not None and app_parts().origins.is_listed(origin):
-        headers["Access-Control-Allow-Origin"] = origin
-        headers["Access-Control-Expose-Headers"] = f"Retry-After, {HEADER}"
-        if request.method == "OPTIONS":
-            headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE"
-            headers["Access-Control-Allow-Headers"] = f"Authorization, Content-Type, {HEADER}"
-            headers["Access-Control-Max-Age"] = "600"
+    _add_common_headers(response, request)
     metrics, operation = app_parts().metrics, _operation()
     metrics.requests[operation, response.status_code] += 1
     metrics.request_seconds[operation].observe(trio.current_time() - g.began)
     return response
+
+
+def _add_common_headers(response: Response, asked: Request | Websocket) -> None:
+    is_preflight = has_request_context() and request.method == "OPTIONS"
+    made = app_parts().headers.make(asked.headers.get("Origin"), g.request_id, is_preflight=is_preflight)
+    for name, value in DEFAULTS.items():
+        response.headers.setdefault(name, value)
+    for name, value in made.items():
+        if name == "Vary":
+            response.headers.add(name, value)
+        else:
+            response.headers[name] = value
 
 
 def _settle_answer(response: Response) -> Response:
@@ -156,9 +179,18 @@ def _settle_answer(response: Response) -> Response:
 async def _finish_handshake(response: Response | None) -> Response | None:
     """Counts a refused handshake; an accepted one comes here without a response, when its connection has ended."""
     if response is not None:
-        response.headers[HEADER] = g.request_id
+        _add_common_headers(response, websocket)
         app_parts().metrics.handshakes[response.status_code] += 1
     return response
+
+
+def _is_compressible() -> bool:
+    """Returns whether the answer may be compressed; see `compression`."""
+    endpoint = request.endpoint
+    if endpoint is None:
+        return False
+    view = current_app.view_functions[endpoint]
+    return endpoint in _COMPRESSED or request.blueprint == "documents" or getattr(view, "pulse_compressed", False)
 
 
 def _operation() -> str:

@@ -1,9 +1,9 @@
 """The server: our connection class inside Hypercorn. Nothing else knows Hypercorn's inner classes.
 
 Why a WebSocket goes through Hypercorn at all: REST and WebSockets share one port, one origin and one TLS certificate;
-HTTP/2 and its WebSockets work (RFC 8441); operators start the service with the `hypercorn` command and its settings;
-and the framework answers the handshake, with the app's own routes, errors and log. A listener of our own would need a
-second port (or an HTTP parser and ALPN of its own), TLS settings, a drain and an access log, and REST would stay here.
+operators start the service with the `hypercorn` command and its settings; and the framework answers the handshake, with
+the app's own routes, errors and log. A listener of our own would need a second port (or an HTTP parser of its own), TLS
+settings, a drain and an access log, and REST would stay here. HTTP/2 is off: its streams would be counted by no limit.
 
 What we replace is the connection after the handshake, because there the framework is slow: it costs some 60 µs of CPU
 for each frame out, and three tasks for each message in (docs/architecture.md has the measurements).

@@ -16,8 +16,9 @@ import structlog
 import trio
 
 from pulse_trio.edge.buckets import AddressBuckets
-from pulse_trio.edge.client_address import client_address
-from pulse_trio.edge.server.plain_responses import ALIVE, error_response
+from pulse_trio.edge.client_address import Proxies, parse_address
+from pulse_trio.edge.hosts import Hosts
+from pulse_trio.edge.server.plain_responses import Asked, PlainResponses, encode
 from pulse_trio.errors import ErrorCode, PulseError, too_many
 from pulse_trio.settings import Settings
 
@@ -66,6 +67,9 @@ class Gate:
         rejected: connections and requests that were rejected, by error code.
         stalled: clients that were disconnected because they did not read.
         violations: WebSockets that were closed for breaking a rule, by close code.
+        responses: makes the answers to what is rejected.
+        hosts: the host names under which the service answers.
+        metrics_address: the address and port that are listened on for the metrics alone, if any.
     """
 
     def __init__(self, settings: Settings, *, files: int | None = None) -> None:
@@ -73,7 +77,7 @@ class Gate:
         self.max_open = wanted if files is None else min(wanted, files - reserved_files(settings, files))
         self._max_rejecting = _max_rejecting(files)
         self._max_per_address = settings.connections_per_address
-        self._proxies = settings.trusted_proxies
+        self._proxies = Proxies(settings)
         self._requests = AddressBuckets(settings.requests_per_second, settings.requests_burst, settings.networks)
         self._networks = settings.networks
         self._open = 0
@@ -84,6 +88,16 @@ class Gate:
         self.rejected: defaultdict[str, int] = defaultdict(int)
         self.stalled = 0
         self.violations: defaultdict[int, int] = defaultdict(int)
+        self.responses = PlainResponses(settings)
+        self.hosts = Hosts(settings)
+        self.metrics_address: tuple[str, int] | None = None
+
+    def is_for_metrics(self, host: str, port: int | None) -> bool:
+        """Returns whether connections to an address of this machine are for the metrics (`PULSE_METRICS_BIND`)."""
+        if self.metrics_address is None or port != self.metrics_address[1]:
+            return False
+        bound = parse_address(self.metrics_address[0])
+        return bound is None or bound.is_unspecified or bound == parse_address(host)
 
     @property
     def open(self) -> int:
@@ -106,10 +120,10 @@ class Gate:
         if self._open >= self.max_open:
             message = "The server is full; retry in a moment"
             raise self._count_rejected(PulseError(ErrorCode.UNAVAILABLE, message, retry_after=RETRY_SECONDS), peer)
-        if peer is None or self._proxies:
+        if peer is None or self._proxies.is_proxy(peer):
             slot = Slot(self, peer)
         else:
-            address = client_address(peer, (), 0)
+            address = self._proxies.client(peer, ()).key
             self._check_connections(address)
             self._count_request(address)
             slot = Slot(self, peer, is_first_counted=True)
@@ -133,13 +147,14 @@ class Gate:
 
     def count_request(self, slot: "Slot", forwarded: Sequence[str], *, is_websocket: bool) -> None:
         """Counts a request on a connection; see `Slot.count_request`."""
-        if slot.peer is None and not self._proxies:
+        is_proxy = self._proxies.is_proxy(slot.peer)
+        if slot.peer is None and not is_proxy:
             return
-        address = client_address(slot.peer, forwarded, self._proxies)
-        if self._proxies and is_websocket:
+        address = self._proxies.client(slot.peer, forwarded).key
+        if is_proxy and is_websocket:
             self._check_connections(address)
         self._count_request(address)
-        if self._proxies and is_websocket:
+        if is_proxy and is_websocket:
             slot.hold(address)
 
     def enter(self, address: str) -> None:
@@ -181,7 +196,9 @@ class Gate:
                 begun = b""
                 with trio.move_on_after(REQUEST_WAIT):
                     begun = bytes(await stream.receive_some(RECEIVE_BYTES))
-                await stream.send_all(ALIVE if begun.startswith(PROBE) else error_response(error))
+                asked, is_probe = Asked.of_bytes(begun), begun.startswith(PROBE)
+                headers, body = self.responses.alive(asked) if is_probe else self.responses.error(error, asked)
+                await stream.send_all(encode(200 if is_probe else error.code.status, headers, body))
                 await stream.send_eof()
                 # Closed with its request unread, the connection would be reset, and the answer lost.
                 while await stream.receive_some(RECEIVE_BYTES):

@@ -1,8 +1,7 @@
 """HTTP/1.1 on one connection: requests are checked and counted before the framework sees them."""
 
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import h11
 import trio
@@ -16,10 +15,17 @@ from pulse_trio.edge.server import request_head
 from pulse_trio.edge.server.body_pieces import GuardedParser, PieceGuard
 from pulse_trio.edge.server.client_connection import current_connection
 from pulse_trio.edge.server.gate import LINGER
-from pulse_trio.edge.server.plain_responses import ALIVE_BODY, ALIVE_HEADERS, error_body, error_headers
+from pulse_trio.edge.server.plain_responses import Asked, Headers
 from pulse_trio.edge.server.transport import ConnectionEnded
+from pulse_trio.edge.server.websocket_stream import WebSocketStream
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
+
+_SENTENCES: Final = {
+    431: "The head of the request is too large",
+    501: "The method or the transfer coding is not supported; methods are in upper case",
+    505: "This server speaks HTTP/1.1 and HTTP/1.0",
+}
 
 
 class Turn:
@@ -70,6 +76,9 @@ class HttpProtocol(H11Protocol):
         self._forwarded: list[str] = []  # of the latest request
         self._pieces = PieceGuard(self.settings, self._count_request)
         self.connection = GuardedParser(self._pieces, self.config.h11_max_incomplete_size)
+        self._answered = trio.Event()  # of the present request
+        self._begun = b""  # bytes of a request whose head is not complete
+        self._asked: Asked | None = None  # by the present request, once its head is complete
 
     def _count_request(self) -> None:
         self._connection.slot.count_request(self._forwarded, is_websocket=False)
@@ -82,6 +91,9 @@ class HttpProtocol(H11Protocol):
 
         The original does not bound headers that arrive in one piece.
         """
+        self._begun = self.connection.trailing_data[0]
+        self._answered = trio.Event()
+        self._asked = Asked.of(list(request.headers))
         status = request_head.problem(request, self.config.h11_max_incomplete_size)
         if status is not None:
             await self._reject(status)
@@ -93,18 +105,43 @@ class HttpProtocol(H11Protocol):
             self._connection.slot.count_request(self._forwarded, is_websocket=is_websocket)
         except PulseError as error:
             if request.method == b"GET" and request.target == b"/healthz":
-                await self._send_answer(200, ALIVE_HEADERS, ALIVE_BODY)  # see `Gate.reject`
+                headers, body = self._connection.gate.responses.alive(self._asked)  # see `Gate.reject`
+                await self._send_answer(200, headers, body)
                 await self.send(ConnectionClosed())
             else:
                 await self._reject(error.code.status, error)
             return
+        request = request_head.normalize(request)
+        host = next(iter(request_head.values(request, b"host")), None)
+        try:
+            self._connection.gate.hosts.check(host, request.target.partition(b"?")[0])
+        except PulseError as error:
+            await self._reject(error.code.status, error)
+            return
         await super()._create_stream(request)
+
+    async def wait_answered(self) -> None:
+        """Returns when the request that has arrived is answered: a client may send its last byte and read on.
+
+        RFC 9112, section 9.6. A WebSocket is answered when its handshake is.
+        """
+        if isinstance(self.stream, WebSocketStream):
+            await self.stream.answered.wait()
+        elif self.stream is not None:
+            await self._answered.wait()
+
+    async def _close_stream(self) -> None:
+        await super()._close_stream()
+        self._answered.set()
 
     async def handle(self, event: ConnectionEvent) -> None:
         """Like the original, but the data of a WebSocket does not pass through the parser of HTTP."""
         if isinstance(event, RawData) and self.stream is not None and isinstance(self.connection, H11WSConnection):
             await self.stream.handle(Data(stream_id=1, data=event.data))
             return
+        if isinstance(event, RawData) and self.connection.their_state is h11.IDLE:
+            self._begun = (self._begun + event.data)[: self.config.h11_max_incomplete_size]
+            self._asked = None
         if isinstance(event, ConnectionClosed):
             self.turn.end()
         elif self.turn.has_ended:
@@ -159,15 +196,15 @@ class HttpProtocol(H11Protocol):
             await self._send_error(status_code, self._pieces.problem)
             return
         is_large = status_code == 431
-        text = "The head of the request is too large" if is_large else "The request is not valid HTTP/1.1"
+        text = _SENTENCES.get(status_code, "The request is not valid HTTP/1.1")
         code = ErrorCode.TOO_LARGE if is_large else ErrorCode.BAD_REQUEST
         await self._send_error(status_code, PulseError(code, text))
 
     async def _send_error(self, status: int, error: PulseError) -> None:
-        body = error_body(error)
-        await self._send_answer(status, error_headers(error, body), body)
+        asked = self._asked or Asked.of_bytes(self._begun)
+        await self._send_answer(status, *self._connection.gate.responses.error(error, asked))
 
-    async def _send_answer(self, status: int, headers: Sequence[tuple[str, str]], body: bytes) -> None:
+    async def _send_answer(self, status: int, headers: Headers, body: bytes) -> None:
         encoded = [(name.encode(), value.encode()) for name, value in headers]
         await self._send_h11_event(h11.Response(status_code=status, headers=encoded))
         if not (isinstance(self.connection, h11.Connection) and self.connection._request_method == b"HEAD"):

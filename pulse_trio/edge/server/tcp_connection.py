@@ -40,6 +40,7 @@ class TcpConnection(TCPServer):
     writes: ClassVar[PendingWrites]
 
     __slots__ = (
+        "_has_half_closed",
         "_input_ended",
         "_reader",
         "_reading",
@@ -60,6 +61,7 @@ class TcpConnection(TCPServer):
         self.websocket: WebSocketStream | None = None  # over HTTP/1.1, where it has the connection to itself
         self.ping_at = math.inf  # on Trio's clock
         self._reading: trio.CancelScope | None = None  # while the task waits for the socket
+        self._has_half_closed = False  # the client has sent its last byte
         self._serve: Callable[[], Awaitable[None]] | None = None  # the task runs it in place of the framework's work
 
     async def run(self) -> None:
@@ -96,10 +98,12 @@ class TcpConnection(TCPServer):
         """Lets this connection's task run `serve` from now on; the framework's handler may return."""
         assert self.websocket is not None
         self._serve = serve
+        is_rejected = self.websocket.closed  # meanwhile, and the answer may be on its way
         self.websocket.leave_framework()
         protocol = self.protocol.protocol
         assert isinstance(protocol, HttpProtocol)
-        protocol.leave_http()
+        if not is_rejected:
+            protocol.leave_http()
         self.wake()
 
     async def _carry_on(self) -> None:
@@ -149,11 +153,18 @@ class TcpConnection(TCPServer):
             protocol.turn.end()
 
     async def _read_data(self) -> None:
-        """Like the original, until the task serves a WebSocket without the framework."""
+        """Like the original, until the task serves a WebSocket without the framework.
+
+        A client that has sent its last byte gets the answer to its request first (RFC 9112, section 9.6).
+        """
         try:
             is_open = True
             while is_open and self._serve is None:
                 is_open = await self.read()
+            protocol = self.protocol.protocol
+            if self._has_half_closed and isinstance(protocol, HttpProtocol):
+                self._input_ended.set()
+                await protocol.wait_answered()
             await self._carry_on()
             await self.protocol.handle(ConnectionClosed())
         finally:
@@ -193,6 +204,7 @@ class TcpConnection(TCPServer):
                 await websocket.take_data(data)
             else:
                 await self.protocol.handle(RawData(data))
+            self._has_half_closed = not data
             return bool(data)
         if websocket is not None and now >= message_deadline:
             await websocket.reject(CloseCode.UNFINISHED, "message not finished in time")

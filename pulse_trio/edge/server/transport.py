@@ -1,8 +1,8 @@
-"""The transport of a WebSocket: straight to its socket, or through the framework where the connection is shared.
+"""The transport of a WebSocket: straight to its socket, or through the framework.
 
-`SocketTransport` (socket_transport.py) serves a WebSocket over HTTP/1.1, which has its TCP connection to itself.
-`FrameworkTransport` serves one over HTTP/2, and all of them on an unsupported version of Hypercorn. The outcome is the
-same; the second one costs some 60 µs of CPU a frame and three tasks a connection more.
+`SocketTransport` (socket_transport.py) serves a WebSocket, which has its TCP connection to itself. `FrameworkTransport`
+serves one on an unsupported version of Hypercorn, if `PULSE_ALLOW_ANY_HYPERCORN` is set. The outcome is the same;
+the second one costs some 60 µs of CPU a frame and three tasks a connection more.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,14 +1,18 @@
 """The WebSocket handshake: stricter than Hypercorn's, and with an error body."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from hypercorn.protocol import ws_stream
 from wsproto.handshake import WEBSOCKET_VERSION
 
 from pulse_trio.edge.server import request_head
-from pulse_trio.edge.server.plain_responses import error_body, error_headers
+from pulse_trio.edge.server.plain_responses import Asked, PlainResponses
 from pulse_trio.errors import ErrorCode, PulseError
 
+EARLY_DATA: Final = PulseError(
+    ErrorCode.BAD_REQUEST, "Data came before the handshake was answered; send frames after the 101 response"
+)
 _ERRORS: Final = {
     400: PulseError(ErrorCode.BAD_REQUEST, "This is not a handshake of WebSocket version 13"),
     404: PulseError(ErrorCode.NOT_FOUND),
@@ -29,11 +33,20 @@ class PlainHandshake(ws_stream.Handshake):
         return super().is_valid()
 
 
-def error_response(status: int) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Returns the headers and the body of the answer to a handshake that Hypercorn rejects."""
-    error = _ERRORS.get(status) or PulseError(ErrorCode.INTERNAL)
-    body = error_body(error)
-    headers = [(name.encode(), value.encode()) for name, value in error_headers(error, body)]
-    if status == 400:
+def error_response(
+    status: int, request: Iterable[tuple[bytes, bytes]], responses: PlainResponses, error: PulseError | None = None
+) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Returns the headers and the body of the answer to a handshake that the server rejects itself.
+
+    Args:
+        status: the status of the answer.
+        request: the headers of the handshake.
+        responses: makes the answer.
+        error: the reason, if it is not the usual one for this status.
+    """
+    found = error or _ERRORS.get(status) or PulseError(ErrorCode.INTERNAL)
+    made, body = responses.error(found, Asked.of(request))
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in made]
+    if found is _ERRORS[400]:
         headers.append((b"sec-websocket-version", WEBSOCKET_VERSION))  # RFC 6455, section 4.4
     return headers, body

@@ -18,7 +18,8 @@ from pulse_trio.edge.server.client_connection import current_connection
 from pulse_trio.edge.server.frame_guard import FrameGuard, MessageBuffer, TooBig
 from pulse_trio.edge.server.frame_splitter import FrameSplitter
 from pulse_trio.edge.server.transport import ConnectionEnded, set_own_transport
-from pulse_trio.edge.server.websocket_handshake import error_response
+from pulse_trio.edge.server.websocket_handshake import EARLY_DATA, error_response
+from pulse_trio.errors import PulseError
 from pulse_trio.protocol import CloseCode
 from pulse_trio.settings import Settings
 
@@ -28,7 +29,7 @@ _FLOODING: Final = "too many pings or pieces; reconnect and send fewer"
 
 
 class WebSocketStream(ws_stream.WSStream):
-    """A WebSocket; over HTTP/1.1 it has its connection to itself, over HTTP/2 it shares it.
+    """A WebSocket, which has its connection to itself.
 
     Until `divert` its messages go to the ASGI application, as Hypercorn's do. After it the connection's own task takes
     them from here, past ASGI and the framework, which spends three tasks on each.
@@ -48,6 +49,7 @@ class WebSocketStream(ws_stream.WSStream):
         "_since_turn",
         "_splitter",
         "_taken",
+        "answered",
         "guard",
         "is_carried",
     )
@@ -58,6 +60,7 @@ class WebSocketStream(ws_stream.WSStream):
         self._connection = current_connection()
         self._is_gone = False
         self._answering = False  # the handshake has been answered, or is being
+        self.answered = trio.Event()  # the handshake has been accepted or rejected, or the connection has ended
         self._app_ended = False
         self._app_queue: AppQueue | None = None
         self._messages: list[str | bytes] | None = None  # of one read, once they do not go to ASGI
@@ -105,10 +108,10 @@ class WebSocketStream(ws_stream.WSStream):
         if self.closed:
             return
         if isinstance(event, Body | Data) and not self.handshake.accepted:
-            if self._answering:
-                return  # a rejection is being sent
+            if self._answering or not event.data:
+                return  # a rejection is being sent, or the client has sent its last byte
             self._end(CloseCode.PROTOCOL_ERROR)  # first: from here on the application cannot answer either
-            await self._send_error_response(400)
+            await self._send_error_response(400, EARLY_DATA)
             await self.send(StreamClosed(stream_id=self.stream_id))
         elif isinstance(event, StreamClosed):
             is_closed = self.state in {ASGIWebsocketState.HTTPCLOSED, ASGIWebsocketState.CLOSED}
@@ -134,6 +137,7 @@ class WebSocketStream(ws_stream.WSStream):
 
     def _end(self, code: int) -> None:
         self.closed = True
+        self.answered.set()
         if self.app_put is not None:
             # In a task of its own: the queue may be full, and the caller may be cancelled.
             with suppress(RuntimeError, AttributeError):  # the connection's tasks have ended, the application with them
@@ -162,35 +166,29 @@ class WebSocketStream(ws_stream.WSStream):
         if interval is not None and self._connection.websocket is self:
             self._connection.ping_at = trio.current_time() + interval
         await super()._accept(message)
+        self.answered.set()
 
     async def _send_rejection(self, message: Any) -> None:
         self._answering = True
         await super()._send_rejection(message)
+        if not message.get("more_body", False):
+            self.answered.set()
 
-    async def _send_error_response(self, status_code: int) -> None:
+    async def _send_error_response(self, status_code: int, error: PulseError | None = None) -> None:
         """Like the original, but at most once and with an error body."""
         if self._answering:
             return
         self._answering = True
-        headers, body = error_response(status_code)
+        headers, body = error_response(status_code, self.scope["headers"], self._connection.gate.responses, error)
         await self.send(Response(stream_id=self.stream_id, status_code=status_code, headers=headers))
         await self.send(Body(stream_id=self.stream_id, data=body))
         await self.send(EndBody(stream_id=self.stream_id))
+        self.answered.set()
         answer: Any = {"status": status_code, "headers": []}
         await self.config.log.access(self.scope, answer, time.time() - self.start_time)
 
     async def _send_pings(self) -> None:
-        """Like the original, but only over HTTP/2, after the first interval, and until the WebSocket ends.
-
-        Over HTTP/1.1 the connection's own task pings. A ping at once would delay the first frames.
-        """
-        interval = self.config.websocket_ping_interval
-        assert interval is not None
-        while self._connection.websocket is not self:
-            await trio.sleep(interval)
-            if self.closed:
-                return
-            await self._send_wsproto_event(Ping())
+        """Does nothing: the connection's own task pings, and not at once, which would delay the first frames."""
 
     async def reject(self, code: int, reason: str | None = None) -> None:
         """Closes a connection that broke a rule, with the code for it; nothing more is taken from the client."""

@@ -1,7 +1,7 @@
 """Installs our classes inside Hypercorn, where its own modules look theirs up.
 
-Each workaround has a test against a real process, which fails when a new Hypercorn changes what it depends on. On an
-unsupported version nothing is installed, and a warning says so.
+Each workaround has a test against a real process, which fails when a new Hypercorn changes what it depends on. An
+unsupported version is rejected at the start; if a setting overrides that, nothing is installed.
 """
 
 import logging
@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.metadata import version
+from socket import socket
 from types import SimpleNamespace
 from typing import Final
 
 import h11._readers
 import hypercorn.protocol
-import hypercorn.protocol.h2
 import hypercorn.protocol.h11
 import hypercorn.trio.run
 import structlog
@@ -30,8 +30,10 @@ from pulse_trio.edge.server.stream_writer import PendingWrites
 from pulse_trio.edge.server.tcp_connection import TcpConnection
 from pulse_trio.edge.server.websocket_handshake import PlainHandshake
 from pulse_trio.edge.server.websocket_stream import WebSocketStream
-from pulse_trio.edge.server.worker import draining_worker
+from pulse_trio.edge.server.worker import draining_worker, listen
+from pulse_trio.errors import LaunchError
 from pulse_trio.settings import Settings
+from pulse_trio.settings_values import bind_address
 
 SUPPORTED_VERSIONS: Final = ("0.18.0",)
 
@@ -53,10 +55,19 @@ def install(
         stop: returns when the process is asked to end, for a server that is started without such a trigger
             (with `workers = 0` Hypercorn does not look at SIGTERM itself).
         guard: the server runs inside this context; it may change how a failure of the server ends the process.
+
+    Raises:
+        LaunchError: the version of Hypercorn is unknown, or the address for metrics cannot be listened on.
     """
     found = version("hypercorn")
     if found not in SUPPORTED_VERSIONS:
-        log.warning("unsupported Hypercorn version: workarounds not installed", version=found)
+        known = ", ".join(SUPPORTED_VERSIONS)
+        if not settings.allow_any_hypercorn:
+            raise LaunchError(
+                f"Hypercorn {found} is not supported: limits of connections and repairs would be missing; "
+                f"run pip install 'hypercorn=={SUPPORTED_VERSIONS[-1]}', or set PULSE_ALLOW_ANY_HYPERCORN=true"
+            )
+        log.warning("unsupported Hypercorn version: limits and repairs are not installed", version=found, known=known)
         return
     wanted = settings.max_connections + reserved_files(settings)
     files = raise_open_files(wanted) if settings.max_connections else None
@@ -68,13 +79,40 @@ def install(
     TcpConnection.gate = gate
     TcpConnection.writes = writes
     HttpProtocol.settings = WebSocketStream.settings = settings
-    worker = partial(draining_worker, stop=stop, guard=guard, on_end=writes.shorten, delay=settings.stop_delay)
+    metrics = None if settings.metrics_bind is None else _MetricsSocket(settings.metrics_bind, TcpConnection.gate)
+    if metrics is not None and not settings.standby:  # a standby listens once it serves
+        metrics.open()
+    worker = partial(
+        draining_worker,
+        stop=stop,
+        guard=guard,
+        on_end=writes.shorten,
+        delay=settings.stop_delay,
+        open_metrics=None if metrics is None else metrics.open,
+    )
     hypercorn.trio.run.worker_serve = worker
     bursts = SimpleNamespace(**{**vars(trio), "SocketListener": BurstListener})
     hypercorn.trio.run.trio = bursts  # type: ignore[assignment,attr-defined]  # its own name for Trio; nobody else's changes
     hypercorn.protocol.H11Protocol = HttpProtocol  # type: ignore[assignment,attr-defined]
     hypercorn.trio.run.TCPServer = TcpConnection  # type: ignore[assignment,attr-defined]
     hypercorn.protocol.h11.WSStream = WebSocketStream  # type: ignore[attr-defined]
-    hypercorn.protocol.h2.WSStream = WebSocketStream  # type: ignore[attr-defined]
     ws_stream.Handshake = PlainHandshake  # type: ignore[misc]
     h11._readers._obsolete_line_fold = request_head.reject_folded
+    h11._readers.READERS[h11.CLIENT, h11.IDLE] = request_head.read_request
+
+
+class _MetricsSocket:
+    """The socket of `PULSE_METRICS_BIND`, opened at its first use."""
+
+    def __init__(self, bind: str, gate: Gate) -> None:
+        self._bind = bind
+        self._gate = gate
+        self._socket: socket | None = None
+
+    def open(self) -> socket:
+        """Returns the socket, which listens. Raises LaunchError if it cannot."""
+        if self._socket is None:
+            self._socket = listen(*bind_address(self._bind))
+            self._gate.metrics_address = self._socket.getsockname()[:2]
+            log.info("metrics are served", address=self._gate.metrics_address)
+        return self._socket

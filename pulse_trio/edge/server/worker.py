@@ -2,9 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from socket import SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
+from typing import Any, Final
 
 import hypercorn.trio.run
+import structlog
 import trio
 from hypercorn.config import Config, Sockets
 from hypercorn.trio.run import worker_serve
@@ -14,6 +16,10 @@ from quart import Quart
 
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import LaunchError, PulseError
+
+HTTP_1: Final = "http/1.1"
+
+log = structlog.get_logger(__name__)
 
 
 def bind(config: Config) -> Sockets:
@@ -41,11 +47,35 @@ def load_certificate(config: Config) -> None:
     Raises:
         LaunchError: they cannot be read.
     """
+    _force_http_1(config)  # the protocols are part of what is made here
     try:
         context = config.create_ssl_context()
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise LaunchError(f"the certificate {config.certfile} or its key cannot be used: {error}") from None
     config.create_ssl_context = lambda: context  # type: ignore[method-assign]
+
+
+def listen(host: str, port: int | None) -> socket:
+    """Listens on an address.
+
+    Raises:
+        LaunchError: it is in use, or is not this machine's.
+    """
+    try:
+        kind, _, _, _, address = getaddrinfo(host, port, type=SOCK_STREAM)[0]
+        sock = socket(kind, SOCK_STREAM)
+        try:
+            sock.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            sock.setblocking(False)
+            sock.bind(address)
+            sock.listen()
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LaunchError(f"cannot listen on {host} port {port} (PULSE_METRICS_BIND): {reason}") from None
+    return sock
 
 
 def wrap(app: object) -> AppWrapper:
@@ -61,6 +91,8 @@ async def draining_worker(
     guard: Callable[[], AbstractContextManager[None]],
     on_end: Callable[[], None],
     delay: float = 0.0,
+    open_metrics: Callable[[], socket] | None = None,
+    sockets: Sockets | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
     **options: Any,
 ) -> None:
@@ -76,6 +108,8 @@ async def draining_worker(
         guard: see `workarounds.install`.
         on_end: called when the server begins to end; it shortens the deadlines of writes.
         delay: seconds to serve on after being asked to end, while `/readyz` fails.
+        open_metrics: opens a further socket, over plain HTTP, for programs of operators.
+        sockets: the sockets that are listened on; without them, those of the configuration.
         shutdown_trigger: returns when the server must end; `stop` is used without it.
         options: further arguments of the original.
     """
@@ -92,7 +126,24 @@ async def draining_worker(
         await _drain(app)
 
     with guard():
-        await worker_serve(app, config, shutdown_trigger=None if asked is None else drained, **options)
+        _force_http_1(config)
+        sockets = bind(config) if sockets is None else sockets
+        for sock in sockets.quic_sockets:
+            sock.close()
+        sockets.quic_sockets.clear()
+        if open_metrics is not None:
+            sockets.insecure_sockets.append(open_metrics())
+        trigger = None if asked is None else drained
+        await worker_serve(app, config, sockets=sockets, shutdown_trigger=trigger, **options)
+
+
+def _force_http_1(config: Config) -> None:
+    """Turns off HTTP/2 and HTTP/3, whose streams would be counted by no limit of connections or requests."""
+    wanted = [name for name in config.alpn_protocols if name != HTTP_1]
+    if (wanted and config.ssl_enabled) or config.quic_bind:
+        log.warning("HTTP/2 and HTTP/3 are off: only HTTP/1.1 is supported", alpn=wanted, quic=config.quic_bind)
+    config.alpn_protocols = [HTTP_1]
+    config.quic_bind = []
 
 
 async def _drain(app: AppWrapper) -> None:
