@@ -34,7 +34,7 @@ def gzip(data: bytes, level: int = BEST_LEVEL) -> bytes:
 
 async def compress(response: Response, request: Request) -> None:
     """Compresses the body of an answer, if it is large and the client takes it."""
-    response.headers.add("Vary", "Accept-Encoding")
+    response.vary.add("Accept-Encoding")
     if (response.content_length or 0) < MIN_BYTES or response.status_code != 200 or not accepts_gzip(request):
         return
     data = await response.get_data(as_text=False)

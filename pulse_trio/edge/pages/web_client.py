@@ -140,7 +140,7 @@ def _answer(file: _File) -> Response:
     response = Response(b"" if is_known else content, 304 if is_known else 200, content_type=file.content_type)
     response.set_etag(etag)
     headers = response.headers
-    headers.add("Vary", "Accept-Encoding")
+    response.vary.add("Accept-Encoding")
     if is_gzipped and not is_known:
         headers["Content-Encoding"] = ENCODING
     headers["Cache-Control"] = "no-cache"

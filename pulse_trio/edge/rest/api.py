@@ -157,7 +157,7 @@ def _add_common_headers(response: Response, asked: Request | Websocket) -> None:
         response.headers.setdefault(name, value)
     for name, value in made.items():
         if name == "Vary":
-            response.headers.add(name, value)
+            response.vary.add(value)
         else:
             response.headers[name] = value
 
