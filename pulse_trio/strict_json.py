@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 _WHITE_SPACE = " \t\n\r"  # RFC 8259, section 2
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)", re.ASCII)
+_MAX_EXACT = 2**53  # up to here each whole number has a float of its own
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 _MAX_NUMBER_CHARS = 32  # no field needs more digits, and thousands of them are slow to convert
 
 
@@ -73,8 +74,15 @@ def loads(text: str | bytes) -> Any:
 
 
 def parse_integer(text: str) -> int | None:
-    """Returns the integer that a text outside of JSON writes as in JSON: no fraction, exponent or leading zero.
+    """Returns the integer that a text outside of JSON writes as JSON does; None for any other text."""
+    try:
+        value = as_integer(loads(text)) if _NUMBER.fullmatch(text) else None
+    except InvalidJSON:
+        return None
+    return value if isinstance(value, int) else None
 
-    None for any other text.
-    """
-    return int(text) if len(text) <= _MAX_NUMBER_CHARS and _INTEGER.fullmatch(text) else None
+
+def as_integer(value: Any) -> Any:
+    """Returns 30 for 30.0, which JSON Schema and JavaScript do not tell from it, and other values as they are."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) <= _MAX_EXACT
+    return int(value) if is_whole else value

@@ -11,7 +11,7 @@ from typing import Final
 import trio
 from quart import Request, Response
 
-MIN_BYTES: Final = 1_024  # less fits in one packet anyway
+MIN_BYTES: Final = 512  # less fits in one packet anyway
 LEVEL: Final = 4
 BEST_LEVEL: Final = 9  # for what is compressed once
 THREAD_BYTES: Final = 32_768  # from here on it takes so long that it must not hold up the event loop

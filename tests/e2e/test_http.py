@@ -64,11 +64,12 @@ async def test_a_half_closed_client_gets_the_whole_answer(server: Server) -> Non
         alice = await Person.register(server.base_url, "alice")
         group = await alice.create_group()
         token = f"Authorization: Bearer {alice.token}"
-        library = (await Api(server.base_url).get("/pulse-client.js")).content
+        document = (await Api(server.base_url).get("/openapi.json")).content
+        assert len(document) > 50_000, "not taken in one piece"
         path = f"/api/chat/conversations/{group}/messages"
         for number in range(10):
             assert (await ask_half_closed(server, get("/healthz"))).json() == {"status": "ok"}
-            assert (await ask_half_closed(server, get("/pulse-client.js"))).body == library
+            assert (await ask_half_closed(server, get("/openapi.json"))).body == document
             assert (await ask_half_closed(server, get("/api/auth/me", token))).json()["username"] == "alice"
             body = json.dumps({"content": f"message {number}"}).encode()
             assert (await ask_half_closed(server, post(path, body, token))).status == 201
@@ -272,11 +273,18 @@ async def test_integers_follow_one_rule_in_queries_and_bodies(shared_server: Ser
     with trio.fail_after(60):
         alice = await Person.register(shared_server.base_url, f"u{uuid4().hex[:10]}")
         group = f"/api/chat/conversations/{await alice.create_group()}"
-        for text in ("3.0", "3e0", "03", "%2B3", "3%20", "0x3", "", "%D9%A3"):
+        for text in ("3.5", "03", "%2B3", "3%20", "0x3", "", "%D9%A3"):
             refused = await alice.api.get(f"{group}/messages?limit={text}")
             assert (refused.status_code, refused.json()["field"]) == (422, "limit"), text
-        assert (await alice.api.get(f"{group}/messages?limit=3")).status_code == 200
-        for text in ("3.0", "3e0"):
+        assert (await alice.api.post(f"{group}/messages", json={"content": "hello"})).status_code == 201
+        for text in ("1", "1.0", "1e0"):  # JSON Schema tells none of them from another
+            page = await alice.api.get(f"{group}/messages?limit={text}")
+            assert (page.status_code, page.json().get("limit")) == (200, 1), text
+            read = await alice.api.put(
+                f"{group}/read", content=f'{{"seq": {text}}}'.encode(), headers={"Content-Type": "application/json"}
+            )
+            assert (read.status_code, read.json().get("read_seq")) == (200, 1), text
+        for text in ("3.5", '"3"', "true"):
             refused = await alice.api.put(
                 f"{group}/read", content=f'{{"seq": {text}}}'.encode(), headers={"Content-Type": "application/json"}
             )
@@ -392,7 +400,7 @@ async def test_large_answers_are_compressed_for_clients_that_ask(shared_server: 
         for number in range(20):  # more than what is compressed in the event loop
             content = f"{number} " + "the same words " * 200
             assert (await alice.api.post(path, json={"content": content})).status_code == 201
-        addresses = ("/", "/pulse-client.js", "/app/main.js", "/docs", "/docs.js", "/openapi.json", "/asyncapi.json")
+        addresses = ("/", "/app/base.css", "/app/main.js", "/docs", "/docs.js", "/openapi.json", "/asyncapi.json")
         for address in (*addresses, path):
             plain = await fetch(shared_server, address, token)
             assert "content-encoding" not in plain.headers
@@ -400,7 +408,7 @@ async def test_large_answers_are_compressed_for_clients_that_ask(shared_server: 
             small = await fetch(shared_server, address, token, "Accept-Encoding: br, gzip;q=0.8")
             assert small.headers["content-encoding"] == "gzip"
             assert gzip.decompress(small.body) == plain.body
-            assert len(small.body) < len(plain.body) / 2
+            assert len(small.body) < len(plain.body) * 0.6
             assert small.headers["vary"] == plain.headers["vary"]
             for asks in ("gzip;q=0", "br", "identity", ""):
                 assert (await fetch(shared_server, address, token, f"Accept-Encoding: {asks}")).body == plain.body

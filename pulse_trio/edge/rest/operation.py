@@ -193,6 +193,10 @@ async def read_body(model: type[Model]) -> Model:
         value = strict_json.loads(data)
     except strict_json.InvalidJSON as error:
         raise PulseError(ErrorCode.INVALID_JSON, f"The body is not valid JSON: {error}") from None
+    if isinstance(value, dict):
+        for field in msgspec.structs.fields(model):
+            if field.name in value and _is_integer(field.type):
+                value[field.name] = strict_json.as_integer(value[field.name])
     return _convert(value, model)
 
 
