@@ -1,5 +1,6 @@
 """The REST API as a part of an app: its resources, its document, its errors and the headers of every answer."""
 
+import re
 from typing import Final
 
 import structlog
@@ -38,6 +39,8 @@ _CODES: Final = {
     415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
 }
 _COMPRESSED: Final = {"openapi", f"{operators.name}.metrics"}  # beside the operations that say so
+# %41 to %5A, %61 to %7A, %30 to %39, and those of `-`, `.`, `/`, `_` and `~`.
+_OTHER_SPELLING: Final = re.compile(rb"%(?:2[def]|3[0-9]|[46][1-9a-f]|[57][0-9a]|5f|7e)", re.IGNORECASE)
 LATE_BODY: Final = 1.0  # seconds to wait for the rest of a body that the answer does not need
 
 log = structlog.get_logger(__name__)
@@ -89,10 +92,11 @@ def _check_spelling(asked: Request | Websocket) -> None:
     """Refuses other spellings of an address, or a proxy's rule for it could be passed by.
 
     Raises:
-        PulseError: the path has an encoded character, which no address needs, or an empty segment.
+        PulseError: the path has an empty segment, an encoded slash, or an encoded character that needs no encoding
+            (RFC 3986, section 2.3).
     """
     path = asked.scope.get("raw_path") or asked.path.encode()
-    if b"%" in path or b"//" in path:
+    if b"//" in path or _OTHER_SPELLING.search(path):
         raise PulseError(ErrorCode.NOT_FOUND)
 
 
