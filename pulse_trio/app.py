@@ -5,6 +5,7 @@ cancels everything, while the server keeps running without it.
 """
 
 import gc
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -21,6 +22,7 @@ from pulse_trio.auth.passwords import Passwords
 from pulse_trio.auth.tickets import Tickets
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import Clock, utc_now
+from pulse_trio.console import exit_with
 from pulse_trio.edge.audit import Audit
 from pulse_trio.edge.client_address import Proxies
 from pulse_trio.edge.common_headers import CommonHeaders
@@ -44,6 +46,10 @@ from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 
 EXIT_FAILED: Final = 1
+NEEDS_TRIO: Final = (
+    "this service runs on Trio, and this server does not: run pulse-trio serve, or "
+    "hypercorn --config hypercorn.toml pulse_trio.asgi:app (--worker-class trio --workers 0 without that file)"
+)
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +91,17 @@ class PulseApp(QuartTrio):
         set_app_parts(self.extensions, parts)
         self.asgi_http_class = _Request
         self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Runs ASGI's protocols; ends the process if the server does not run on Trio.
+
+        It ends at once: servers catch exceptions of an app, SystemExit included, and would answer all requests with
+        500. The embedded PostgreSQL notices, and stops.
+        """
+        if not trio.lowlevel.in_trio_run():
+            exit_with(LaunchError(NEEDS_TRIO))
+            os._exit(EXIT_FAILED)
+        await super().__call__(scope, receive, send)
 
 
 def create_app(

@@ -23,6 +23,7 @@ from pulse_trio.clock import utc_now
 from pulse_trio.console import exit_with, report
 from pulse_trio.conversations import accounts
 from pulse_trio.database.backup import dump, dump_to, restore
+from pulse_trio.database.embedded import default_data_dir
 from pulse_trio.database.opening import Database, migrate_database, open_database
 from pulse_trio.database.schema import establish_epoch, renew_epoch
 from pulse_trio.database.sessions import with_keepalives
@@ -30,6 +31,7 @@ from pulse_trio.doctor import examine
 from pulse_trio.edge import server
 from pulse_trio.errors import LaunchError, PulseError
 from pulse_trio.exception_groups import flatten_group
+from pulse_trio.hypercorn_file import DEFAULT_HOST, DEFAULT_PORT, packaged_file, read_config, warn_of_unused_file
 from pulse_trio.ids import IdSource
 from pulse_trio.launch import open_app
 from pulse_trio.settings import Settings
@@ -55,41 +57,59 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65_535), help="0 picks a free one.")
+@click.option("--host", show_default=DEFAULT_HOST, help="Address to listen on; 0.0.0.0 for all.")
+@click.option(
+    "--port",
+    show_default=str(DEFAULT_PORT),
+    type=click.IntRange(0, 65_535),
+    help="Port to listen on; 0 for a free one.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="TOML file with Hypercorn's settings: TLS, addresses, timeouts (PULSE_HYPERCORN_CONFIG).",
+)
 @click.option("--wait", is_flag=True, help="If another process serves the database, wait for its end (PULSE_STANDBY).")
 @click.option("--user", help="If root starts it: the account whose rights to use, once the port is bound (PULSE_USER).")
 @_data_dir
-def serve(host: str, port: int, wait: bool, user: str | None, data_dir: Path | None) -> None:
+def serve(
+    host: str | None, port: int | None, config_file: Path | None, wait: bool, user: str | None, data_dir: Path | None
+) -> None:
     """Run the service until Ctrl-C."""
     with _errors_as_one_line():
+        is_for_people = logs.configure_start()
         try:
             signals = StopSignals()
-            settings = Settings.load(data_dir=data_dir, standby=wait or None, user=user)
+            settings = Settings.load(data_dir=data_dir, hypercorn_config=config_file, standby=wait or None, user=user)
             is_for_people = logs.configure(settings)
             server.install(settings)
-            config = Config.from_toml(_hypercorn_toml())
-            config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
-            config.loglevel = "WARNING"  # `_greet` and the log lines below say more
+            config = read_config(settings.hypercorn_config, host, port)
+            warn_of_unused_file(settings.hypercorn_config)
             server.load_certificate(config)
             # A standby listens once it serves: until then the port may be that of the service that it waits for.
             sockets = None if settings.standby else server.bind(config)
+            _announce_creation(settings)
             with open_app(settings) as (app, database):
                 sockets = server.bind(config) if sockets is None else sockets
                 signals.keep()
-                listening = (sockets.secure_sockets or sockets.insecure_sockets)[0]
-                scheme = "https" if config.ssl_enabled else "http"
-                _greet(scheme, host, listening.getsockname()[1], database, settings)
-                if not is_for_people:
-                    where = f"{host}:{listening.getsockname()[1]}"
-                    log.info("started", version=__version__, address=where, database=database.description)
+                address = server.address(sockets)
+                url = _url(address, is_tls=config.ssl_enabled)
+                if is_for_people:
+                    _greet(url, database, settings)
+                else:
+                    log.info("started", version=__version__, address=address, url=url, database=database.description)
                 trio.run(_serve, app, config, sockets, signals)
                 if not is_for_people:
                     log.info("stopped", signal=signals.name)
         except KeyboardInterrupt:
-            _say("Stopped before it was ready.", err=True)
+            if is_for_people:
+                _say("Stopped before it was ready.", err=True)
+            else:
+                log.info("stopped before it was ready")
         else:
-            _say("Stopped.")
+            if is_for_people:
+                _say("Stopped.")
 
 
 @main.command()
@@ -102,9 +122,13 @@ def migrate(data_dir: Path | None) -> None:
 
 
 @main.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address that the service listens on.")
+@click.option("--host", default=DEFAULT_HOST, show_default=True, help="Address that the service listens on.")
 @click.option(
-    "--port", default=8000, show_default=True, type=click.IntRange(1, 65_535), help="Port that the service listens on."
+    "--port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    type=click.IntRange(1, 65_535),
+    help="Port that the service listens on.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_data_dir
@@ -114,7 +138,7 @@ def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
     Prints a line for each check: ok, warning or failed, and how to fix it. The exit code is 1 if a check failed.
     """
     findings = []
-    for finding in examine(partial(Settings.load, data_dir=data_dir), host, port, _hypercorn_toml()):
+    for finding in examine(partial(Settings.load, data_dir=data_dir), host, port, packaged_file()):
         findings.append(finding)
         if not as_json:
             mend = f"; {finding.mend}" if finding.mend else ""
@@ -274,18 +298,24 @@ def _errors_as_one_line() -> Iterator[None]:
         raise exit_with(LaunchError(str(error))) from None
 
 
-def _hypercorn_toml() -> Path:
-    package = Path(__file__).resolve().parent
-    paths = (package.parent / "hypercorn.toml", package / "_hypercorn.toml")  # a checkout, an installed wheel
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        raise LaunchError("hypercorn.toml is missing from this installation; install pulse-trio again")
-    return found
+def _url(address: str, *, is_tls: bool) -> str:
+    """Returns the URL at which a browser on this machine finds an address; a Unix socket's as it is."""
+    if address.startswith("unix:"):
+        return address
+    host, _, port = address.rpartition(":")
+    host = "127.0.0.1" if host in {"0.0.0.0", "[::]"} else host  # noqa: S104
+    return f"{'https' if is_tls else 'http'}://{host}:{port}"
 
 
-def _greet(scheme: str, host: str, port: int, database: Database, settings: Settings) -> None:
-    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else f"[{host}]" if ":" in host else host  # noqa: S104
-    base = f"{scheme}://{shown}:{port}"
+def _announce_creation(settings: Settings) -> None:
+    """Prints that a database is created, which takes a while, to a person at a terminal."""
+    if settings.database_url is None and sys.stderr is not None and sys.stderr.isatty():
+        folder = default_data_dir() if settings.data_dir is None else settings.data_dir.absolute()
+        if not (folder / "data").is_dir():
+            _say(f"Creating a database in {folder}; this takes some seconds, once.", err=True)
+
+
+def _greet(base: str, database: Database, settings: Settings) -> None:
     chat = f"  Chat in the browser:    {base}/\n" if settings.web_client else ""
     _say(
         f"Pulse on Trio {__version__} on {base}, with {database.description}.\n"

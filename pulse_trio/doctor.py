@@ -24,6 +24,7 @@ from pulse_trio.database.encryption import ENCRYPTION_ADVICE, encryption_problem
 from pulse_trio.database.opening import KEY_FILE, Database, describe_failure, open_database, plan_sessions
 from pulse_trio.database.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
 from pulse_trio.database.sessions import open_session, require_own_sessions, with_keepalives
+from pulse_trio.edge.server import advise_on_address
 from pulse_trio.edge.server.gate import reserved_files
 from pulse_trio.errors import LaunchError
 from pulse_trio.privileges import is_root
@@ -382,7 +383,7 @@ def _port(host: str, port: int, *, is_running: bool) -> Finding:
         if is_running and _answers(host, port):
             return Finding("port", "ok", f"{where}: the service answers on it")
         text = f"cannot listen on {where}: {error.strerror or error}"
-        return Finding("port", "failed", text, "stop the program that uses it, or choose another with --port or --host")
+        return Finding("port", "failed", text, advise_on_address(error))
     return Finding("port", "ok", f"{where} is free")
 
 

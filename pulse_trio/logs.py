@@ -1,21 +1,48 @@
 """Logging: one line per event, for people or as JSON, and never with a token, a password or a message's text."""
 
 import logging
+import os
 import sys
+import threading
+from types import TracebackType
+from typing import Any
 
 import structlog
 
+from pulse_trio import console
 from pulse_trio.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def configure_start() -> bool:
+    """Configures logging before the settings are read, so that an error in them has the right format, too.
+
+    Returns:
+        True if the format is the one for people.
+    """
+    return _install(os.environ.get("PULSE_LOG_FORMAT", "").lower(), "info")
 
 
 def configure(settings: Settings) -> bool:
     """Sends all log lines, ours and the libraries', to standard error in the configured format.
 
-    Also warns about unknown `PULSE_` variables. Returns True if the format is the one for people.
+    As JSON, every line of the process is a log line: errors of the start, warnings and tracebacks as well. Also warns
+    about unknown `PULSE_` variables.
+
+    Returns:
+        True if the format is the one for people.
     """
+    is_console = _install(settings.log_format, settings.log_level)
+    for name, closest in Settings.unknown_variables().items():
+        log.warning("unknown setting", name=name, did_you_mean=closest)
+    return is_console
+
+
+def _install(log_format: str, log_level: str) -> bool:
     is_terminal = sys.stderr is not None and sys.stderr.isatty()  # None if standard error was closed at the start
-    is_console = settings.log_format == "console" or (settings.log_format == "auto" and is_terminal)
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    is_console = log_format == "console" or (log_format != "json" and is_terminal)
+    level = logging.getLevelNamesMapping()[log_level.upper()]
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -50,6 +77,24 @@ def configure(settings: Settings) -> bool:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    for name, closest in Settings.unknown_variables().items():
-        structlog.get_logger(__name__).warning("unknown setting", name=name, did_you_mean=closest)
+    if is_console:
+        console.send_reports_to(None)
+    else:
+        console.send_reports_to(log.critical)
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+        sys.unraisablehook = _log_unraisable
+        threading.excepthook = _log_of_thread
     return is_console
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    log.critical("program failed", exc_info=(kind, error, traceback))
+
+
+def _log_unraisable(problem: Any) -> None:
+    log.error("exception ignored", during=problem.err_msg, exc_info=problem.exc_value)
+
+
+def _log_of_thread(problem: Any) -> None:
+    log.error("thread failed", exc_info=problem.exc_value)

@@ -288,6 +288,10 @@ class Settings(BaseSettings):
     """
     standby: bool = False
     """Wait as long as another process serves the database or the data folder, instead of ending; `serve --wait`."""
+    hypercorn_config: Path | None = None
+    """TOML file with Hypercorn's settings (TLS, addresses, timeouts) for `pulse-trio serve`; also `--config`. What it
+    does not set stays as in the packaged `hypercorn.toml`.
+    """
     stop_delay: float = Field(0.0, ge=0, le=300)
     """Time that the service keeps running after a stop signal, in seconds. `/readyz` answers 503 meanwhile, so that a
     load balancer sends no new clients.

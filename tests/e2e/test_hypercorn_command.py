@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from pulse_trio.app import NEEDS_TRIO
 from tests.support.blocks import ROOT, blocks
 from tests.support.client import Person
 from tests.support.cluster import traversable_folder
@@ -185,9 +186,8 @@ def test_an_unknown_hypercorn_is_refused_unless_a_setting_allows_it(database: st
 def test_a_mistake_is_refused_in_one_line(launch: Start, data_dir: Path, settings: dict[str, str], part: str) -> None:
     server = launch(PULSE_DATA_DIR=str(data_dir), **settings)
     assert server.wait(60) != 0
-    said = [line for line in server.output.splitlines() if "Running on" not in line]
+    said = [json.loads(line)["event"] for line in server.output.splitlines()]
     assert len(said) == 1, said
-    assert said[0].startswith("pulse-trio: ")
     assert part in said[0]
     assert "hunter2" not in server.output
 
@@ -235,3 +235,44 @@ async def test_every_line_of_its_log_is_json_and_there_once(launch: Start, data_
     assert server.stop() == 0
     lines = [json.loads(line) for line in server.output.splitlines()]
     assert sum("Running on" in line["event"] for line in lines) == 1
+
+
+IMPORTED = (
+    "import asyncio, importlib\nasync def load(): importlib.import_module('pulse_trio.asgi')\nasyncio.run(load())"
+)
+CALLED = """
+import asyncio, signal
+from pulse_trio.asgi import app
+async def call():
+    try:
+        await app({"type": "lifespan", "asgi": {"version": "3.0"}}, None, None)
+    except BaseException:
+        pass  # as uvicorn does
+asyncio.run(call())
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [COMMAND[0], "--workers", "0", "--bind", "127.0.0.1:0", "pulse_trio.asgi:app"],
+        [COMMAND[0], "--bind", "127.0.0.1:0", "pulse_trio.asgi:app"],
+        [sys.executable, "-c", IMPORTED],  # as uvicorn does
+        [sys.executable, "-c", CALLED],
+    ],
+    ids=["hypercorn", "hypercorn with a worker process", "imported under asyncio", "called under asyncio"],
+)
+def test_a_server_without_trio_is_refused_with_what_to_run(command: list[str], database: str) -> None:
+    done = subprocess.run(
+        command,
+        env=environment(DATABASE_URL=database, SECRET_KEY=SECRET),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("pulse-trio: ")]
+    assert said == [f"pulse-trio: {NEEDS_TRIO}"]
+    assert "pulse-trio serve" in said[0]
+    assert "Traceback" not in done.stdout + done.stderr

@@ -308,7 +308,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused(cluster: Cluster, enc
     database = make_conninfo(cluster.conninfo, dbname=name)
     reason = f"the database has the encoding {encoding}; create one with ENCODING 'UTF8'"
     try:
-        server = Server({"DATABASE_URL": database})
+        server = Server({"DATABASE_URL": database, "PULSE_LOG_FORMAT": "console"})
         assert server.wait() == 1
         assert server.output == f"pulse-trio: {reason}\n"
     finally:

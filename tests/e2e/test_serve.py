@@ -19,6 +19,7 @@ import psycopg
 import pytest
 import trio
 
+from tests.support.certificate import make_certificate
 from tests.support.client import Api, Person
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment
@@ -106,7 +107,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
 
 
 async def test_says_what_to_open_and_serves_it(launch: Start, data_dir: Path) -> None:
-    server = launch("--data-dir", str(data_dir)).wait_ready()
+    server = launch("--data-dir", str(data_dir), PULSE_LOG_FORMAT="console").wait_ready()
     with trio.fail_after(60):
         assert (await Api(server.base_url).get("/docs")).status_code == 200
         await Person.register(server.base_url, "alice")
@@ -130,7 +131,7 @@ async def test_a_signal_stops_everything_with_a_client_connected(
             assert await chat.wait_closed() == 1012
             assert server.wait(20) == 0
     assert is_at_rest(data_dir)
-    assert server.output.endswith("Stopped.\n")
+    assert json.loads(server.output.splitlines()[-1])["event"] == "stopped"
     assert "Traceback" not in server.output
 
 
@@ -145,14 +146,13 @@ def test_a_second_signal_changes_nothing(launch: Start, data_dir: Path, how: sig
         time.sleep(0.005)
     assert server.wait() == 0
     assert is_at_rest(data_dir)
-    assert server.output.endswith("Stopped.\n")
+    assert json.loads(server.output.splitlines()[-1])["event"] == "stopped"
 
 
 def test_the_log_has_start_stop_and_unknown_settings(launch: Start, data_dir: Path) -> None:
     server = launch("--data-dir", str(data_dir), PULSE_MAX_CONECTIONS="5").wait_ready()
     assert server.stop(signal.SIGTERM) == 0
-    lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
-    told = {line["event"]: line for line in lines}
+    told = {line["event"]: line for line in map(json.loads, server.output.splitlines())}
     assert told["unknown setting"]["did_you_mean"] == "PULSE_MAX_CONNECTIONS"
     assert told["started"]["address"] == f"127.0.0.1:{server.port}"
     assert told["stopped"]["signal"] == "SIGTERM"
@@ -280,7 +280,7 @@ async def test_listens_on_the_host_and_port_it_is_told(launch: Start, database: 
     with socket.socket() as probe:
         probe.bind(("127.0.0.2", 0)) if sys.platform == "linux" else probe.bind(("127.0.0.1", 0))
         host, port = probe.getsockname()
-    server = launch("--host", host, "--port", str(port), DATABASE_URL=database).wait_ready()
+    server = launch("--host", host, "--port", str(port), DATABASE_URL=database, PULSE_LOG_FORMAT="console").wait_ready()
     with trio.fail_after(60):
         assert (await Api(f"http://{host}:{port}").get("/openapi.json")).status_code == 200
     assert f"http://{host}:{port}/docs" in server.output
@@ -295,8 +295,12 @@ def test_a_port_in_use_is_refused_before_postgres_starts(data_dir: Path) -> None
     assert not data_dir.exists()
 
 
-def test_an_address_of_another_machine_is_refused(data_dir: Path) -> None:
-    assert_refused(run_serve("--host", "192.0.2.1", "--data-dir", str(data_dir)), "192.0.2.1", "--host")
+@pytest.mark.parametrize(
+    ("host", "advice"),
+    [("192.0.2.1", "this machine has no such address"), ("no such host", "--host takes an address or a name")],
+)
+def test_an_address_of_another_machine_is_refused(host: str, advice: str, data_dir: Path) -> None:
+    assert_refused(run_serve("--host", host, "--data-dir", str(data_dir)), host, advice)
 
 
 def test_a_data_folder_that_cannot_be_written_is_refused(data_dir: Path) -> None:
@@ -395,7 +399,7 @@ def test_logs_are_json_lines_when_the_settings_say_so(launch: Start, database: s
         )
     wait_until(lambda: "service lock" in server.output, "the lost lock was not logged")
     assert server.stop() == 0
-    lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in server.output.splitlines()]
     lost = next(line for line in lines if "service lock" in line["event"])
     assert lost["level"] == "warning"
     assert "timestamp" in lost
@@ -426,3 +430,112 @@ async def test_connections_outlive_a_database_that_is_killed_and_started_again(
             assert (stored["type"], stored["seq"], stored["content"]) == ("message", 2, "after")
     assert server.stop() == 0
     assert "Traceback" not in server.output
+
+
+# --- Hypercorn's settings, and the two streams ---
+
+
+def test_a_port_that_only_root_may_use_is_refused_with_what_helps(data_dir: Path, ordinary: dict[str, Any]) -> None:
+    limit = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+    if not limit.exists() or int(limit.read_text()) <= 80:
+        pytest.skip("any account may use any port here")
+    done = subprocess.run(
+        [PROGRAM, "serve", "--port", "80", "--data-dir", str(data_dir)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **ordinary,
+    )
+    assert_refused(done, "Permission denied", "CAP_NET_BIND_SERVICE")
+
+
+async def test_a_file_gives_tls_and_the_address(launch: Start, database: str, tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    file = tmp_path / "own.toml"
+    file.write_text(f"bind = '127.0.0.1:0'\ncertfile = '{certificate}'\nkeyfile = '{key}'\n")
+    settings = {"DATABASE_URL": database, "SECRET_KEY": SECRET, "PULSE_LOG_FORMAT": "json"}
+    server = Server(settings, "--config", str(file), command=[PROGRAM, "serve"])
+    try:
+        wait_until(lambda: "started" in server.output, "it did not start")
+        url = next(line["url"] for line in map(json.loads, server.output.splitlines()) if line["event"] == "started")
+        assert url.startswith("https://127.0.0.1:")
+        with trio.fail_after(30):
+            answer = await Api(url).get("/healthz")
+        assert answer.status_code == 200
+        assert "server" not in answer.headers  # as packaged
+    finally:
+        assert server.stop() == 0
+
+
+async def test_a_unix_socket_is_served_and_named(database: str, tmp_path: Path) -> None:
+    path = traversable_folder() / "socket"
+    file = tmp_path / "own.toml"
+    file.write_text(f"bind = 'unix:{path}'\n")
+    settings = {"DATABASE_URL": database, "PULSE_HYPERCORN_CONFIG": str(file), "PULSE_LOG_FORMAT": "json"}
+    server = Server(settings, command=[PROGRAM, "serve"])
+    try:
+        wait_until(lambda: "started" in server.output, "it did not start")
+        assert f"unix:{path}" in server.output
+        with trio.fail_after(30):
+            stream = await trio.open_unix_socket(path)
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: pulse\r\nConnection: close\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+    finally:
+        assert server.stop() == 0
+        shutil.rmtree(path.parent)
+
+
+@pytest.mark.parametrize("log_format", ["json", "auto"])
+def test_every_line_of_a_refused_start_is_json(log_format: str, data_dir: Path) -> None:
+    for settings in (
+        {"PULSE_POOL_MAX": "many"},
+        {"DATABASE_URL": "postgresql://127.0.0.1:1/x", "SECRET_KEY": SECRET},
+        {"PULSE_LOG_LEVEL": "loud", "PULSE_UNKNOWN": "1"},
+    ):
+        done = run_serve("--data-dir", str(data_dir), PULSE_LOG_FORMAT=log_format, **settings)
+        assert (done.returncode, done.stdout) == (1, "")
+        lines = [json.loads(line) for line in done.stderr.splitlines()]
+        assert lines[-1]["level"] == "critical"
+
+
+def test_a_line_of_a_command_for_people_is_no_json(data_dir: Path) -> None:
+    done = subprocess.run(
+        [PROGRAM, "token", "alice", "--data-dir", str(data_dir)],
+        env=environment(PULSE_LOG_FORMAT="auto"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr.startswith("pulse-trio: there is no database")
+
+
+def test_warnings_and_tracebacks_are_json_too() -> None:
+    program = (
+        "import threading, warnings\n"
+        "from pulse_trio import logs\n"
+        "logs.configure_start()\n"
+        "class Bad:\n"
+        "    def __del__(self): raise ValueError('in a finalizer')\n"
+        "warnings.warn('a warning')\n"
+        "Bad()\n"
+        "thread = threading.Thread(target=lambda: 1 / 0)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "raise OSError('at the end')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", program],
+        env=environment(PULSE_LOG_FORMAT="json"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert len(lines) == 4
+    for line, part in zip(lines, ("a warning", "in a finalizer", "ZeroDivisionError", "at the end"), strict=True):
+        assert part in line["event"] + line.get("exception", "")

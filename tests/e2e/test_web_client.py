@@ -149,7 +149,7 @@ async def test_the_page_contains_the_limits_of_the_service(start_server: Callabl
 
 
 async def test_the_page_can_be_switched_off(start_server: Callable[..., Server]) -> None:
-    server = start_server(PULSE_WEB_CLIENT="false")
+    server = start_server(PULSE_WEB_CLIENT="false", PULSE_LOG_FORMAT="console")
     with trio.fail_after(30):
         api = Api(server.base_url)
         for address in ADDRESSES:

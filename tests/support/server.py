@@ -22,8 +22,8 @@ def environment(**settings: str) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith("PULSE_") and name not in ours | slows_the_start
     }
-    # The clusters of the tests have fsync off.
-    return {**kept, "PULSE_ALLOW_LOSING_COMMITS": "true", **settings}
+    # The clusters of the tests have fsync off. Refusals are read as a person at a terminal has them.
+    return {**kept, "PULSE_ALLOW_LOSING_COMMITS": "true", "PULSE_LOG_FORMAT": "console", **settings}
 
 
 class Server:
@@ -43,7 +43,7 @@ class Server:
         command = [PROGRAM, "serve", "--port", "0"] if command is None else command
         self.process = subprocess.Popen(
             [*command, *arguments],
-            env=environment(PULSE_LOG_LEVEL="debug", **settings),
+            env=environment(**{"PULSE_LOG_LEVEL": "debug", "PULSE_LOG_FORMAT": "auto", **settings}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

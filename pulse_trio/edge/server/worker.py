@@ -1,8 +1,9 @@
 """Hypercorn's Trio worker: its sockets, its start, and an end that closes WebSockets in order."""
 
+import errno
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from socket import SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, getaddrinfo, socket
+from socket import SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, gaierror, getaddrinfo, socket
 from typing import Any, Final
 
 import hypercorn.trio.run
@@ -26,7 +27,7 @@ def bind(config: Config) -> Sockets:
     """Opens the sockets of a configuration and listens on them.
 
     Raises:
-        LaunchError: an address is in use, or is not this machine's.
+        LaunchError: an address is in use, not allowed, or not this machine's; says what to do.
     """
     try:
         sockets = config.create_sockets()
@@ -34,10 +35,7 @@ def bind(config: Config) -> Sockets:
             sock.listen(config.backlog)
     except (OSError, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise LaunchError(
-            f"cannot listen on {', '.join(config.bind)}: {reason}; "
-            "stop the program that uses it, or choose another address with --port or --host"
-        ) from None
+        raise LaunchError(f"cannot listen on {', '.join(config.bind)}: {reason}; {advise_on_address(error)}") from None
     return sockets
 
 
@@ -76,6 +74,34 @@ def listen(host: str, port: int | None) -> socket:
         reason = error.strerror or str(error)
         raise LaunchError(f"cannot listen on {host} port {port} (PULSE_METRICS_BIND): {reason}") from None
     return sock
+
+
+def address(sockets: Sockets) -> str:
+    """Returns the first address that is listened on, such as `127.0.0.1:8000`, `[::1]:8000` or `unix:/run/pulse`."""
+    name = (sockets.secure_sockets or sockets.insecure_sockets)[0].getsockname()
+    if isinstance(name, str):
+        return f"unix:{name}"
+    host, port, *_ = name
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def advise_on_address(error: Exception) -> str:
+    """Returns what to do when an address cannot be listened on, by the reason."""
+    if isinstance(error, gaierror):
+        return "--host takes an address or a name of this machine, such as 127.0.0.1, or 0.0.0.0 for all"
+    number = getattr(error, "errno", None)
+    if number in {errno.EACCES, errno.EPERM}:
+        return (
+            "ports below 1024 are for root: choose a higher one with --port behind a proxy, or give the account the "
+            "right (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+        )
+    if number == errno.EADDRNOTAVAIL:
+        return "this machine has no such address: choose one that it has with --host, or 0.0.0.0 for all"
+    if number == errno.EAFNOSUPPORT:
+        return "this machine has no addresses of that kind: choose another with --host"
+    if number == errno.EADDRINUSE:
+        return "stop the program that uses it, or choose another address with --port or --host"
+    return "choose another address with --port or --host"
 
 
 def wrap(app: object) -> AppWrapper:
