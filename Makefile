@@ -1,6 +1,9 @@
 # make serve   runs the service on http://127.0.0.1:8000     make test    runs all tests
+# make serve ARGS="--port 8080"   with options of `pulse-trio serve`
 # make check   before each commit, in a minute or two        make lint    lint, types, import rules
 # make lock    writes the lock files anew
+# make sbom, make audit   what the service is made of, and what is known against it; make dist   wheel and sdist
+# make container   builds and tries the image
 # make test-exits   the tests of how the process ends, on the system's own Python
 # make bench   our server and its peers under load (docs/benchmarks.md); make bench-quick: under five minutes
 # Only Python 3.11 or newer, make and the package registry are assumed.
@@ -17,16 +20,16 @@ DEBIAN := .venv-debian
 DEBIAN_PYTHON ?= /usr/bin/python3
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-INSTALL_IN = $(1)/bin/python -m pip install --quiet --disable-pip-version-check
-INSTALL = $(call INSTALL_IN,$(VENV)) --require-hashes
-INSTALL_PULSE_IN = $(call INSTALL_IN,$(1)) --no-deps --no-build-isolation --editable .
+NO_PYTHON := { echo "Python 3.11 or newer is needed; none was found on the PATH." >&2; exit 1; }
+INSTALL = test -n "$(PYTHON)" || $(NO_PYTHON); $(PYTHON) tools/install.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
 .PHONY: serve check test fuzz fuzz-python-client test-generated fairness frame-fuzz test-exits simulate conformance \
-	bench bench-quick lint lock clean lint-ruff lint-async lint-words lint-types lint-imports
+	bench bench-quick lint lock sbom notice audit dist container clean \
+	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
-	@exec $(BIN)/pulse-trio serve
+	@exec $(BIN)/pulse-trio serve $(ARGS)
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest $(XDIST) $(PYTEST_ARGS)
@@ -93,7 +96,7 @@ lint-async: $(VENV)/test.stamp
 	find tests -name "*.py" -print0 | $(ASYNC_RULES) --disable $(ASYNC_OFF_IN_TESTS)
 
 lint-words: $(VENV)/test.stamp
-	$(BIN)/python -m tests.support.docstrings pulse_trio migrations benchmarks tests
+	$(BIN)/python -m tests.support.docstrings pulse_trio migrations benchmarks tools tests
 
 lint-types: $(VENV)/test.stamp
 	$(BIN)/mypy
@@ -120,41 +123,46 @@ lock:
 		[package.pop("funding", None) for package in lock["packages"].values()]; \
 		open(p, "w").write(json.dumps(lock, indent=2) + "\n")'
 
+# What the service is made of, as CycloneDX; the licences of that; and what is known against it, by an export of OSV's
+# database (AUDIT_DB=all.zip). None of them needs a network.
+AUDIT_DB ?=
+sbom: $(VENV)/serve.stamp
+	@$(BIN)/python -m tools.supply_chain sbom build/pulse-trio.cdx.json && echo build/pulse-trio.cdx.json
+
+notice: $(VENV)/serve.stamp
+	@$(BIN)/python -m tools.supply_chain notice
+
+audit: $(VENV)/serve.stamp
+	@$(BIN)/python -m tools.supply_chain audit $(AUDIT_DB)
+
+# Wheel and source distribution.
+dist: $(VENV)/serve.stamp
+	@$(BIN)/python -m hatchling build
+
+# Builds the image of Dockerfile and tries it, with whatever builder is here.
+container:
+	tools/try_container.sh
+
 clean:
 	rm -rf $(VENV) $(BENCH) $(DEBIAN) $(GENERATED)
 
-$(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found on the PATH." >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
-		echo "Python's venv is needed; on Debian: apt-get install python3-venv" >&2; exit 1; }
-
-$(VENV)/serve.stamp: requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo "Installing what the service needs (once) ..."
-	@$(INSTALL) -r requirements.lock
-	@$(call INSTALL_PULSE_IN,$(VENV))
+$(VENV)/serve.stamp: requirements.lock pyproject.toml
+	@$(INSTALL) $(VENV) requirements.lock
 	@touch $@
 
-$(VENV)/test.stamp: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
-	@echo "Installing what the service and its tests need (once) ..."
-	@$(INSTALL) -r requirements-dev.lock
-	@$(call INSTALL_PULSE_IN,$(VENV))
+$(VENV)/test.stamp: requirements-dev.lock pyproject.toml
+	@$(INSTALL) $(VENV) requirements-dev.lock
 	@touch $@ $(VENV)/serve.stamp
 
 $(DEBIAN)/test.stamp: requirements-dev.lock pyproject.toml
-	@echo "Installing what the tests need for $(DEBIAN_PYTHON) (once) ..."
-	@test -x $(DEBIAN)/bin/python || $(DEBIAN_PYTHON) -m venv $(DEBIAN) || { rm -rf $(DEBIAN); \
-		echo "Python's venv is needed; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@$(call INSTALL_IN,$(DEBIAN)) --require-hashes -r requirements-dev.lock
-	@$(call INSTALL_PULSE_IN,$(DEBIAN))
+	@$(DEBIAN_PYTHON) tools/install.py $(DEBIAN) requirements-dev.lock
 	@touch $@
 
 # The load generator and the peers share nothing with the service, not even an environment. Node.js is one of the
 # peers if it is there (on Debian: apt-get install nodejs npm).
-$(BENCH)/bench.stamp: requirements-bench.lock benchmarks/peers/node/package-lock.json | $(VENV)/bin/python
-	@echo "Installing the load generator and the peers (once) ..."
-	@test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+$(BENCH)/bench.stamp: requirements-bench.lock benchmarks/peers/node/package-lock.json
+	@$(INSTALL) --only-lock $(BENCH) requirements-bench.lock
 	@mkdir -p $(BENCH)/node && echo '*' > $(BENCH)/.gitignore
-	@$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
 	@cp benchmarks/peers/node/package.json benchmarks/peers/node/package-lock.json $(BENCH)/node
 	@! command -v npm >/dev/null || (cd $(BENCH)/node && npm ci --silent --no-audit --no-fund)
 	@touch $@
