@@ -1,5 +1,6 @@
 """The program: each half is imported only when one of its commands runs."""
 
+import re
 import subprocess
 import sys
 
@@ -30,6 +31,23 @@ def test_a_missing_package_is_named(missing: str) -> None:
     )
     assert done.returncode == 1
     assert done.stderr == "pulse-trio: this command needs more packages: pip install 'pulse-trio[client]'\n"
+
+
+def test_without_the_clients_packages_the_help_lists_all_and_says_what_is_missing() -> None:
+    done = run("import sys\nsys.modules['httpx2'] = None\nfrom pulse_trio.program import main\nmain(['--help'])")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^  chat +Needs more packages: pip install 'pulse-trio\[client\]'", done.stdout, re.MULTILINE)
+    assert re.search(r"^  serve +Run the service", done.stdout, re.MULTILINE)
+
+
+def test_without_the_servers_packages_the_clients_commands_work() -> None:
+    hidden = "import sys\nsys.modules.update(dict.fromkeys(['quart', 'hypercorn', 'psycopg', 'structlog']))\n"
+    done = run(hidden + "from pulse_trio.program import main\nmain(['--help'])")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^  chat +\w", done.stdout, re.MULTILINE)
+    done = run(hidden + "from pulse_trio.program import main\nmain(['serve', '--port', '1', 'x'])")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "pulse-trio: this command needs more packages: pip install pulse-trio\n"
 
 
 def test_every_command_is_listed() -> None:
