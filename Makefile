@@ -167,8 +167,6 @@ $(BENCH)/bench.stamp: requirements-bench.lock benchmarks/peers/node/package-lock
 	@! command -v npm >/dev/null || (cd $(BENCH)/node && npm ci --silent --no-audit --no-fund)
 	@touch $@
 
-$(GENERATED)/test.stamp: tests/generated/requirements.lock | $(VENV)/bin/python
-	@echo "Installing the generator of clients (once) ..."
-	@test -x $(GENERATED)/bin/python || $(PYTHON) -m venv $(GENERATED)
-	@$(call INSTALL_IN,$(GENERATED)) --require-hashes -r tests/generated/requirements.lock
+$(GENERATED)/test.stamp: tests/generated/requirements.lock
+	@$(INSTALL) --only-lock $(GENERATED) tests/generated/requirements.lock
 	@touch $@

@@ -1,7 +1,10 @@
 """deploy/nginx, deploy/caddy and deploy/haproxy: the real proxies on our files, before a real server."""
 
+import contextlib
 import json
 import os
+import re
+import resource
 import shutil
 import socket
 import ssl
@@ -20,7 +23,7 @@ from tests.support.certificate import make_certificate
 from tests.support.client import Api, Person
 from tests.support.cluster import traversable_folder
 from tests.support.programs import require_program
-from tests.support.raw import Answer, RawClient, open_raw, upgrade_request
+from tests.support.raw import PING, PONG, Answer, RawClient, frame, open_raw, upgrade_request
 from tests.support.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,11 +110,19 @@ class Nginx(Proxy):
         (self.folder / "nginx.conf").write_text(
             f"daemon off;\npid {self.folder}/pid;\n"
             + ("user root;\n" if os.geteuid() == 0 else "")
-            + f"error_log {self.folder}/error.log crit;\nevents {{}}\n"
+            + f"error_log {self.folder}/error.log crit;\n{self.events()}\n"
             f"http {{\n{folders}include {self.folder}/site.conf;\n}}\n"
         )
         command = [program, "-e", str(self.folder / "error.log"), "-p", str(self.folder)]
         return [*command, "-c", str(self.folder / "nginx.conf")]
+
+    @staticmethod
+    def events() -> str:
+        """Returns what the site's file says to put into nginx.conf."""
+        lines = (ROOT / "deploy/nginx/pulse-trio.conf").read_text().splitlines()
+        found = [line.removeprefix("#").strip() for line in lines if re.match("# {5}", line)]
+        assert [line.split()[0] for line in found] == ["worker_rlimit_nofile", "events"]
+        return "\n".join(found)
 
 
 class Caddy(Proxy):
@@ -251,6 +262,45 @@ async def test_rest_and_a_chat_go_through(
             assert metrics.status_code == 404, path
             assert "pulse_" not in metrics.text
         assert (await Api(proxy.base_url).get("/readyz")).status_code == 200
+
+
+async def test_900_websockets_go_through(
+    start_server: Callable[..., Server], start_proxy: Callable[[int], Proxy]
+) -> None:
+    """As many as one address may have. On Debian's own nginx.conf a fifth of them would be cut."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    server = start_server(PULSE_TRUSTED_PROXIES="1", PULSE_CONNECTIONS_PER_USER="0")
+    proxy = start_proxy(server.port)
+    with trio.fail_after(240):
+        alice = await Person.register(proxy.base_url, "alice")
+        host = ("Host", f"127.0.0.1:{proxy.port}")
+        opened: list[int] = []
+        turns = trio.CapacityLimiter(10)  # handshakes at a time: nginx gives each a minute
+
+        async def stay(nursery: trio.Nursery) -> None:
+            async with contextlib.AsyncExitStack() as stack:
+                async with turns:
+                    client = await stack.enter_async_context(open_from("127.0.0.1", proxy.port))
+                    answer = await client.request(upgrade_request(f"/api/chat/ws?token={alice.token}", [host]))
+                    assert answer.status == 101, answer
+                    assert (await client.read_json())["type"] == "session"
+                opened.append(answer.status)
+                if len(opened) == 900:
+                    nursery.cancel_scope.cancel()
+                while True:  # the service pings, and drops who does not answer
+                    opcode, payload = await client.read_frame()
+                    if opcode == PING:
+                        await client.send(frame(payload, opcode=PONG))
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(900):
+                    nursery.start_soon(stay, nursery)
+        finally:
+            others = [line for line in proxy.said.splitlines() if '" 101 ' not in line]
+            print(f"{len(opened)} were open; the proxy's log ends with:", *others[-20:], sep="\n")
+        assert len(opened) == 900
 
 
 async def test_a_handshake_of_another_origin_is_refused_and_of_the_own_taken(
