@@ -32,7 +32,7 @@ echo "Fetching the packages of requirements.lock ..."
 base=$(storage from localhost/base)
 version=$(storage run --isolation chroot "$base" -- python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 storage rm "$base" >/dev/null
-.venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
+.venv/bin/python -m pip download --quiet --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
     --python-version "$version" --dest "$work/wheels" -r requirements.lock
 
 echo "Building the image ..."
@@ -73,7 +73,7 @@ person='{"username": "alice", "password": "a password of alice"}'
 curl --silent --show-error --fail --output /dev/null --json "$person" "http://127.0.0.1:$port/api/auth/register"
 # The image's own health check, on the port of this run.
 inside python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:$port/healthz', timeout=4)"
-pid=$(pgrep --uid 10001 --full "pulse-trio serve --host 127.0.0.1 --port 0" | head -n 1)
+pid=$(pgrep --uid 10001 --full "pulse-trio serve --host 127.0.0.1 --port 0" | tail -n 1) # the wrappers are older
 kill -TERM "$pid"
 wait "$server" || fail "the service ended with exit code $?: $(cat "$work/log")"
 server=""
