@@ -31,7 +31,7 @@ from pulse_trio.doctor import examine
 from pulse_trio.edge import server
 from pulse_trio.errors import LaunchError, PulseError
 from pulse_trio.exception_groups import flatten_group
-from pulse_trio.hypercorn_file import DEFAULT_HOST, DEFAULT_PORT, packaged_file, read_config, warn_of_unused_file
+from pulse_trio.hypercorn_file import DEFAULT_HOST, DEFAULT_PORT, read_config, warn_of_unused
 from pulse_trio.ids import IdSource
 from pulse_trio.launch import open_app
 from pulse_trio.settings import Settings
@@ -85,7 +85,7 @@ def serve(
             is_for_people = logs.configure(settings)
             server.install(settings)
             config = read_config(settings.hypercorn_config, host, port)
-            warn_of_unused_file(settings.hypercorn_config)
+            warn_of_unused(settings.hypercorn_config)
             server.load_certificate(config)
             # A standby listens once it serves: until then the port may be that of the service that it waits for.
             sockets = None if settings.standby else server.bind(config)
@@ -138,7 +138,7 @@ def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
     Prints a line for each check: ok, warning or failed, and how to fix it. The exit code is 1 if a check failed.
     """
     findings = []
-    for finding in examine(partial(Settings.load, data_dir=data_dir), host, port, packaged_file()):
+    for finding in examine(partial(Settings.load, data_dir=data_dir), host, port):
         findings.append(finding)
         if not as_json:
             mend = f"; {finding.mend}" if finding.mend else ""

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import psycopg
-from hypercorn.config import Config
 
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import utc_now
@@ -27,6 +26,7 @@ from pulse_trio.database.sessions import open_session, require_own_sessions, wit
 from pulse_trio.edge.server import advise_on_address
 from pulse_trio.edge.server.gate import reserved_files
 from pulse_trio.errors import LaunchError
+from pulse_trio.hypercorn_file import packaged_file, read_config
 from pulse_trio.privileges import is_root
 from pulse_trio.settings import Settings
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS
@@ -72,7 +72,7 @@ class Finding:
     mend: str = ""
 
 
-def examine(load: Callable[[], Settings], host: str, port: int, hypercorn_toml: Path) -> Iterator[Finding]:
+def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Finding]:
     """Runs all checks in order; skips those whose prerequisites failed.
 
     Starts the embedded PostgreSQL for its checks if it is not running. Creates nothing that does not exist yet.
@@ -81,7 +81,6 @@ def examine(load: Callable[[], Settings], host: str, port: int, hypercorn_toml: 
         load: reads the settings.
         host: address that the service listens on.
         port: port that the service listens on.
-        hypercorn_toml: the configuration file of the service's server.
     """
     try:
         settings = load()
@@ -95,7 +94,7 @@ def examine(load: Callable[[], Settings], host: str, port: int, hypercorn_toml: 
     yield _core_dumps()
     yield _clock()
     yield _files(settings)
-    yield _http(hypercorn_toml)
+    yield _http(settings.hypercorn_config)
     is_running = False
     exists = settings.database_url is not None
     if settings.database_url is None:
@@ -166,12 +165,13 @@ def _core_dumps() -> Finding:
     return Finding("core dumps", "ok", "off: the service sets its limit to 0")
 
 
-def _http(file: Path) -> Finding:
+def _http(own: Path | None) -> Finding:
     """Checks what Hypercorn's configuration file could undo."""
     try:
-        config = Config.from_toml(file)
-    except (OSError, ValueError, TypeError) as error:
-        return Finding("http", "failed", f"{file} cannot be used: {error}", "correct it")
+        file = packaged_file() if own is None else own
+        config = read_config(own, None, None)
+    except LaunchError as error:
+        return Finding("http", "failed", str(error), "correct the file of --config or PULSE_HYPERCORN_CONFIG")
     for is_wrong, text, mend in (
         (
             config.ssl_enabled and set(config.alpn_protocols) != {"http/1.1"},

@@ -1,7 +1,6 @@
 """Hypercorn's configuration for `pulse-trio serve`: the packaged hypercorn.toml, overridden by the operator's file."""
 
 import logging
-import ssl
 import tomllib
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +30,7 @@ def read_config(file: Path | None, host: str | None, port: int | None) -> Config
         port: port to listen on; None: see above.
 
     Raises:
-        LaunchError: a file cannot be read, a setting in it is wrong, or the certificate cannot be used.
+        LaunchError: a file cannot be read, a setting in it is wrong, or its certificate cannot be read.
     """
     packaged = packaged_file()
     values = _read(packaged)
@@ -50,11 +49,19 @@ def read_config(file: Path | None, host: str | None, port: int | None) -> Config
     return config
 
 
-def warn_of_unused_file(file: Path | None) -> None:
-    """Logs that a hypercorn.toml in the current folder is not read, if so."""
+def warn_of_unused(file: Path | None) -> None:
+    """Logs which settings of a file have no effect, and that a hypercorn.toml in the current folder is not read."""
     here = Path(_HERE)
-    if file is None and here.is_file() and not here.samefile(packaged_file()):
-        log.warning("hypercorn.toml of this folder is not used", use=f"--config {_HERE}")
+    if file is None:
+        if here.is_file() and not here.samefile(packaged_file()):
+            log.warning("hypercorn.toml of this folder is not used", use=f"--config {_HERE}")
+        return
+    values = _read(file)
+    unused = sorted(values.keys() & _WITHOUT_EFFECT)
+    unused += ["worker_class"] * (values.get("worker_class", "trio") != "trio")
+    unused += ["workers"] * (values.get("workers", 0) > 1)
+    if unused:
+        log.warning("settings without effect: the service is one process, on Trio", file=str(file), settings=unused)
 
 
 def packaged_file() -> Path:
@@ -95,11 +102,6 @@ def _check(file: Path, values: dict[str, Any]) -> None:
         if types and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
             kinds = " or ".join(_TOML_NAMES[kind] for kind in types)
             raise LaunchError(f"{file}: {name} must be {kinds}")
-    unused = sorted(values.keys() & _WITHOUT_EFFECT)
-    unused += ["worker_class"] * (values.get("worker_class", "trio") != "trio")
-    unused += ["workers"] * (values.get("workers", 0) > 1)
-    if unused:
-        log.warning("settings without effect: the service is one process, on Trio", file=str(file), settings=unused)
 
 
 _TOML_NAMES: Final[dict[type, str]] = {
@@ -149,8 +151,3 @@ def _check_certificate(file: Path, config: Config) -> None:
                 path.read_bytes()
             except OSError as error:
                 raise LaunchError(f"{file}: {path} cannot be read: {error.strerror}") from None
-    try:
-        config.create_ssl_context()
-    except (ssl.SSLError, ValueError, TypeError) as error:
-        reason = getattr(error, "reason", None) or str(error)
-        raise LaunchError(f"{file}: certfile and keyfile cannot be used: {reason}") from None

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from pulse_trio.edge.server import load_certificate
 from pulse_trio.errors import LaunchError
-from pulse_trio.hypercorn_file import read_config, warn_of_unused_file
+from pulse_trio.hypercorn_file import read_config, warn_of_unused
 from tests.support.certificate import make_certificate
 
 
@@ -75,14 +76,14 @@ def test_a_key_of_another_certificate_is_refused(file: Path, tmp_path: Path) -> 
     certificate, _ = make_certificate(tmp_path)
     _, key = make_certificate(tmp_path / "other")
     file.write_text(f"certfile = '{certificate}'\nkeyfile = '{key}'\n")
-    with pytest.raises(LaunchError, match="certfile and keyfile cannot be used: KEY_VALUES_MISMATCH"):
-        read_config(file, None, None)
+    with pytest.raises(LaunchError, match="KEY_VALUES_MISMATCH"):
+        load_certificate(read_config(file, None, None))
 
 
 def test_settings_of_hypercorns_own_command_are_named(file: Path) -> None:
     file.write_text("workers = 4\nworker_class = 'asyncio'\nuse_reloader = true\n")
     with capture_logs() as logged:
-        read_config(file, None, None)
+        warn_of_unused(file)
     assert [line["settings"] for line in logged] == [["use_reloader", "worker_class", "workers"]]
 
 
@@ -96,15 +97,16 @@ def test_an_access_log_on_standard_output_goes_into_the_log(file: Path) -> None:
 def test_a_file_of_the_folder_that_is_not_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with capture_logs() as logged:
-        warn_of_unused_file(None)
+        warn_of_unused(None)
         assert not logged
         Path("hypercorn.toml").write_text("")
-        warn_of_unused_file(Path("other.toml"))
+        Path("other.toml").write_text("")
+        warn_of_unused(Path("other.toml"))
         assert not logged
-        warn_of_unused_file(None)
+        warn_of_unused(None)
     assert [line["use"] for line in logged] == ["--config hypercorn.toml"]
     os.unlink("hypercorn.toml")
     os.symlink(Path(__file__).parents[2] / "hypercorn.toml", "hypercorn.toml")  # the packaged one
     with capture_logs() as logged:
-        warn_of_unused_file(None)
+        warn_of_unused(None)
     assert not logged
