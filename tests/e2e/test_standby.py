@@ -95,7 +95,7 @@ def test_a_signal_ends_a_standby(kind: str, folder: Path, database: str, stand_b
         standby = stand_by(**settings)
         told(standby)
         assert standby.stop() == 0
-        assert standby.output.splitlines()[-1] == "Stopped before it was ready."
+        assert json.loads(standby.output.splitlines()[-1])["event"] == "stopped before it was ready"
         assert "Traceback" not in standby.output
         assert first.process.poll() is None
     finally:
