@@ -1,7 +1,8 @@
 """Cursors: the places at which pages of lists begin, as opaque text for clients.
 
-A cursor holds the position and a checksum that is keyed with the list, so that one that a client made up, or took from
-another list, is refused and not followed.
+A cursor holds the position and a checksum that is keyed with the list, so that one from another list, or a damaged one,
+is refused and not followed. The key is no secret: a forged cursor names another position of the same list, which its
+user may read from anywhere, and is refused if it is no position at all.
 """
 
 import base64
@@ -13,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 from pulse_trio.errors import ErrorCode, PulseError
 
 _CHECKSUM_BYTES: Final = 8
+_NUMBER_BYTES: Final = 8
 MAX_CURSOR_CHARS: Final = 1_024  # a username of 50 characters may take 4 bytes each, and more when normalized
 
 Cursor = Annotated[
@@ -29,9 +31,9 @@ def next_cursor(of_list: bytes, position: int | str | None) -> str | None:
     """
     if position is None:
         return None
-    return _encode(
-        of_list, position.to_bytes(8, "big", signed=True) if isinstance(position, int) else position.encode()
-    )
+    if isinstance(position, int):
+        return _encode(of_list, position.to_bytes(_NUMBER_BYTES, "big", signed=True))
+    return _encode(of_list, position.encode())
 
 
 def number_of(of_list: bytes, cursor: str | UnsetType) -> int | None:
@@ -40,7 +42,12 @@ def number_of(of_list: bytes, cursor: str | UnsetType) -> int | None:
     Raises:
         PulseError: it is not a cursor of this list.
     """
-    return None if cursor is UNSET else int.from_bytes(_data(of_list, cursor), "big", signed=True)
+    if cursor is UNSET:
+        return None
+    data = _data(of_list, cursor)
+    if len(data) != _NUMBER_BYTES:
+        raise _not_a_cursor()
+    return int.from_bytes(data, "big", signed=True)
 
 
 def text_of(of_list: bytes, cursor: str | UnsetType) -> str | None:
@@ -49,7 +56,15 @@ def text_of(of_list: bytes, cursor: str | UnsetType) -> str | None:
     Raises:
         PulseError: it is not a cursor of this list.
     """
-    return None if cursor is UNSET else _data(of_list, cursor).decode()
+    if cursor is UNSET:
+        return None
+    try:
+        text = _data(of_list, cursor).decode()
+    except UnicodeDecodeError:
+        raise _not_a_cursor() from None
+    if "\0" in text:  # which PostgreSQL does not take
+        raise _not_a_cursor()
+    return text
 
 
 def reject_offset(cursor: str | UnsetType, offset: int) -> None:
@@ -67,8 +82,12 @@ def _data(of_list: bytes, cursor: str | UnsetType) -> bytes:
             return data
     except ValueError:  # not base64
         pass
+    raise _not_a_cursor()
+
+
+def _not_a_cursor() -> PulseError:
     message = "`cursor` must be the `next_cursor` of a page of this list"
-    raise PulseError(ErrorCode.INVALID_FIELD, message, field="cursor")
+    return PulseError(ErrorCode.INVALID_FIELD, message, field="cursor")
 
 
 def _encode(of_list: bytes, data: bytes) -> str:
