@@ -1,7 +1,8 @@
 """The lobby: where sessions open, resume and close."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 from uuid import UUID
 
 import trio
@@ -20,6 +21,8 @@ from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Head, Memberships, Store, StoreUnavailable
+
+MAX_MEMBERSHIPS: Final = 1_000  # read at a time: 4 ms of the loop
 
 
 class Lobby:
@@ -201,8 +204,19 @@ class Lobby:
         A look-up that is older than what a room has delivered of its members is repeated. Users who are added
         meanwhile are subscribed by the feed of the room, as the session is known already.
         """
-        memberships = await self._store.memberships(session.user.id)
-        user_rev, heads = memberships.user_rev, memberships.heads
+        user_id = session.user.id
+        memberships = await self._store.memberships(user_id, limit=MAX_MEMBERSHIPS + 1)
+        if len(memberships.heads) <= MAX_MEMBERSHIPS:
+            await self._attach(session, memberships.heads)
+        else:  # few of so many conversations have a room; those that open from now on subscribe the session
+            open_ids = self._rooms.open_ids()
+            for at in range(0, len(open_ids), MAX_MEMBERSHIPS):
+                found = await self._store.memberships(user_id, open_ids[at : at + MAX_MEMBERSHIPS])
+                await self._attach(session, found.heads)
+        return memberships.user_rev
+
+    async def _attach(self, session: Session, heads: Mapping[UUID, Head]) -> None:
+        """Subscribes a session to the rooms of these conversations that are open."""
         while heads and session.connection.is_open:
             stale = []
             for conversation_id, head in heads.items():
@@ -214,7 +228,6 @@ class Lobby:
                 else:
                     room.attach(session, head.members_rev)
             heads = (await self._store.memberships(session.user.id, stale)).heads if stale else {}
-        return user_rev
 
     def _change_features(self, session: Session, features: Features, user_rev: int) -> None:
         """Applies the features of a `resume` frame, and answers with them: at once, so that no frame comes between."""

@@ -90,6 +90,10 @@ class Rooms:
         """Returns the room, if there is one; it may still be opening."""
         return self._rooms.get(conversation_id)
 
+    def open_ids(self) -> list[UUID]:
+        """Returns the conversations whose rooms are open."""
+        return [conversation_id for conversation_id, room in self._rooms.items() if room.opened.is_set()]
+
     def all(self) -> list[Room]:
         """Returns the rooms that may be joined."""
         return list(self._rooms.values())

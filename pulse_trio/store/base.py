@@ -209,8 +209,13 @@ class Store(Protocol):
     async def membership(self, conversation_id: UUID, user_id: UUID) -> int | None:
         """Returns the conversation's `members_rev`, as of which the user is a member; None if they are not."""
 
-    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
-        """Returns the heads of the user's conversations: of all, or of those in `among`; in one snapshot."""
+    async def memberships(
+        self, user_id: UUID, among: Sequence[UUID] | None = None, *, limit: int | None = None
+    ) -> Memberships:
+        """Returns the heads of the user's conversations: of all, or of those in `among`; in one snapshot.
+
+        With a `limit`, of so many at most, any of them; then `among` must be None.
+        """
 
     async def members(self, conversation_id: UUID) -> Members:
         """Returns all members of a conversation; none, and rev 0, if it does not exist."""

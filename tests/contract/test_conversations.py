@@ -366,3 +366,7 @@ async def test_memberships_are_the_heads_of_a_users_conversations(store: Store, 
     assert await store.memberships(alice.id, []) == Memberships({}, user_rev=2)
     assert await store.memberships(carol.id) == Memberships({team: head}, user_rev=1)
     assert await store.memberships(new_id()) == Memberships({}, user_rev=0)
+    assert await store.memberships(alice.id, limit=2) == await store.memberships(alice.id)
+    some = await store.memberships(alice.id, limit=1)
+    assert (len(some.heads), some.user_rev) == (1, 2)
+    assert some.heads.items() <= {team: head, other: Head(0, 0)}.items()

@@ -130,11 +130,13 @@ class FaultyStore:
         await self._answer_late("head")
         return head
 
-    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
+    async def memberships(
+        self, user_id: UUID, among: Sequence[UUID] | None = None, *, limit: int | None = None
+    ) -> Memberships:
         if self._late is not None:
             await self._before("memberships", writes=False, rand=self._late)
             await self._wait(self._late.uniform(0, self._late.choice((0, 0, 0.5))))  # there may be many
-        found = await self._data.memberships(user_id, among)
+        found = await self._data.memberships(user_id, among, limit=limit)
         await self._answer_late("memberships")
         return found
 

@@ -26,7 +26,7 @@ from pulse_trio.edge.server.tcp_connection import TcpConnection
 from pulse_trio.edge.services import Services
 from pulse_trio.ids import IdSource
 from pulse_trio.model import Kind, User
-from pulse_trio.rooms import catch_up, feed, member_updates, room, user_feeds
+from pulse_trio.rooms import catch_up, feed, lobby, member_updates, room, user_feeds
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import NewConversation
@@ -351,6 +351,7 @@ def deterministic(world: World) -> Iterator[None]:
     pages, deliveries = world.rand("pages").choice((1, 3, 256)), world.rand("deliveries").choice((1, 2, 1_000))
     bounds += [(catch_up, "PAGE_CHANGES", pages), (user_feeds, "PAGE_CHANGES", pages)]
     bounds += [(feed, "MAX_DELIVERIES_A_TURN", deliveries)]
+    bounds += [(lobby, "MAX_MEMBERSHIPS", world.rand("memberships").choice((1, 1_000)))]
     bounds_before = [(module, name, getattr(module, name)) for module, name, _ in bounds]
     for module, name, value in bounds:
         setattr(module, name, value)

@@ -28,15 +28,15 @@ class ConversationMembers(State):
             return None
         return conversation.members_rev
 
-    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
+    async def memberships(
+        self, user_id: UUID, among: Sequence[UUID] | None = None, *, limit: int | None = None
+    ) -> Memberships:
         await trio.lowlevel.checkpoint()
         requested = list(self._conversations) if among is None else among
-        found = {key: self._conversations[key] for key in requested if key in self._conversations}
+        found = [(key, self._conversations[key]) for key in requested if key in self._conversations]
+        heads = [(key, conversation.head()) for key, conversation in found if user_id in conversation.members]
         account = self._accounts.get(user_id)
-        return Memberships(
-            {key: conversation.head() for key, conversation in found.items() if user_id in conversation.members},
-            user_rev=0 if account is None else account.last_rev,
-        )
+        return Memberships(dict(heads[:limit]), user_rev=0 if account is None else account.last_rev)
 
     async def members(self, conversation_id: UUID) -> Members:
         await trio.lowlevel.checkpoint()

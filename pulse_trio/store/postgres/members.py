@@ -23,6 +23,7 @@ _MEMBERSHIPS: Final = f"""
     SELECT u.last_rev, found.* FROM users u LEFT JOIN LATERAL (
         SELECT c.id, {HEAD}
         FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id WHERE mine.user_id = u.id
+        LIMIT %s
     ) found ON true
     WHERE u.id = %s
 """
@@ -57,9 +58,11 @@ class ConversationMembers(Connected):
         )
         return None if row is None else int(row[0])
 
-    async def memberships(self, user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
+    async def memberships(
+        self, user_id: UUID, among: Sequence[UUID] | None = None, *, limit: int | None = None
+    ) -> Memberships:
         if among is None:
-            rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS, (user_id,))
+            rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS, (limit, user_id))
         else:
             rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS_AMONG, (list(among), user_id, user_id))
         heads = {row[1]: Head(*row[2:]) for row in rows if row[1] is not None}

@@ -74,9 +74,9 @@ async def test_features_take_effect_with_their_answer(
         client = await Device(world, world.alice, "members").open()
         look_up, answer = world.store.memberships, trio.Event()
 
-        async def slow(user_id: UUID, among: Sequence[UUID] | None = None) -> Memberships:
+        async def slow(user_id: UUID, among: Sequence[UUID] | None = None, **options: int) -> Memberships:
             await answer.wait()
-            return await look_up(user_id, among)
+            return await look_up(user_id, among, **options)
 
         monkeypatch.setattr(world.store, "memberships", slow)
         world.start(resume, client, "conversation")

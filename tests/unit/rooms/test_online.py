@@ -531,7 +531,7 @@ async def test_a_session_that_could_not_be_opened_is_not_online(
 ) -> None:
     async with a_world() as world:
 
-        async def fail(*_: Any) -> Any:
+        async def fail(*_: Any, **_options: Any) -> Any:
             await trio.lowlevel.checkpoint()
             raise StoreUnavailable
 

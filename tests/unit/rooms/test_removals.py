@@ -126,8 +126,8 @@ async def test_while_their_session_resumes(
         bob = await Device(world, world.bob, *features).open()
         gate, memberships = trio.Event(), world.store.memberships
 
-        async def slow(*arguments: Any) -> Any:
-            found = await memberships(*arguments)
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            found = await memberships(*arguments, **options)
             await gate.wait()
             return found
 

@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from pulse_trio.conversations import messages
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, EditMessage, SendResume
+from pulse_trio.rooms import lobby
 from pulse_trio.store.base import Head, Members, NotAMember, StoreUnavailable
 from tests.support import commands
 
@@ -396,8 +397,8 @@ async def test_a_change_while_the_session_opens(
             await world.store.apply([commands.remove(key, world.alice, world.bob)])
         gate, memberships = trio.Event(), world.store.memberships
 
-        async def slow(*arguments: Any) -> Any:
-            found = await memberships(*arguments)
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            found = await memberships(*arguments, **options)
             await gate.wait()
             return found
 
@@ -535,11 +536,11 @@ async def test_a_session_whose_conversations_cannot_be_looked_up_leaves_nothing(
 ) -> None:
     async with a_world(store_timeout=10.0) as world:
 
-        async def away(*_: object) -> None:
+        async def away(*_: object, **_options: object) -> None:
             await trio.lowlevel.checkpoint()
             raise StoreUnavailable
 
-        async def stuck(*_: object) -> None:
+        async def stuck(*_: object, **_options: object) -> None:
             await trio.sleep_forever()
 
         carol = await world.join(world.carol)
@@ -798,3 +799,30 @@ async def test_a_fault_while_a_room_opens_refuses_the_message(
         await alice.send(world.conversation_id, "one", "c-1")
         await settle()
         assert world.stored == ["one"]
+
+
+async def test_a_session_of_a_user_with_many_conversations_reads_those_with_a_room(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lobby, "MAX_MEMBERSHIPS", 2)
+    async with a_world() as world:
+        keys = [world.ids() for _ in range(8)]
+        for key in keys:
+            await world.new_conversation(key)
+        await device(world, world.bob)  # keeps rooms open
+        for key in keys[:5]:
+            await world.hub.apply(commands.post(key, world.bob, "before"))
+        sizes, memberships = [], world.store.memberships
+
+        async def counted(*arguments: Any, **options: Any) -> Any:
+            found = await memberships(*arguments, **options)
+            sizes.append(len(found.heads))
+            return found
+
+        monkeypatch.setattr(world.store, "memberships", counted)
+        alice = await Device(world, world.alice).open({})
+        assert sizes == [3, 2, 2, 1]
+        for key in keys:
+            await world.hub.apply(commands.post(key, world.bob, "after"))
+        await settle()
+        assert [alice.contents(key) for key in keys] == [["after"]] * 8
