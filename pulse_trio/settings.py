@@ -180,6 +180,12 @@ class Settings(BaseSettings):
     """Frames that a session's frame counts as when it names a conversation of which the user is not a member and which
     had to be looked up in the database.
     """
+    foreign_look_ups_per_second: int = Field(20, ge=0, le=1_000_000)
+    """Sustained rate of such look-ups for one user, over all of their sessions, per second; above it frames about
+    conversations that a session does not know are rejected with `rate_limited`. 0: no limit.
+    """
+    foreign_look_ups_burst: int = Field(200, ge=1, le=10_000_000)
+    """Burst of such look-ups for one user."""
     watched_users_per_frame: int = Field(10, ge=1, le=5_000)
     """Users in a `watch` that count as one more frame, because each of them is looked up."""
     bytes_per_second: int = Field(262_144, ge=0, le=1_073_741_824)

@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from pulse_trio.edge.buckets import Buckets, TokenBucket
+from pulse_trio.buckets import Buckets, TokenBucket
 from pulse_trio.texts import username_key
 
 # Under attack the lines are samples: one that repeats itself must fill neither the disk nor the log of others.

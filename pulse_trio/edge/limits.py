@@ -12,7 +12,7 @@ from uuid import UUID
 
 import trio
 
-from pulse_trio.edge.buckets import AddressBuckets, Buckets, TokenBucket
+from pulse_trio.buckets import AddressBuckets, Buckets, TokenBucket
 from pulse_trio.errors import ErrorCode, PulseError, too_many
 from pulse_trio.networks import Networks
 from pulse_trio.settings import Settings

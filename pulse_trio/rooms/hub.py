@@ -96,7 +96,7 @@ class Hub:
         )
         # An addition is retried until the timeout; the last attempt may take as long again.
         self._refusals = Refusals(commit_seconds=2 * timeout)
-        self.members = MemberUpdates(store, self.rooms, sessions, feeds, self._refusals, timeout=timeout, rand=rand)
+        self.members = MemberUpdates(store, self.rooms, sessions, feeds, self._refusals, settings, rand=rand)
         self.read_positions = ReadPositions(
             store, self.rooms, sessions, feeds, self.outages, timeout=timeout, rand=rand
         )

@@ -8,7 +8,8 @@ from uuid import UUID
 import structlog
 import trio
 
-from pulse_trio.errors import PulseError
+from pulse_trio.buckets import Buckets
+from pulse_trio.errors import PulseError, too_many
 from pulse_trio.model import MyMembership
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.refusals import Refusals
@@ -18,6 +19,7 @@ from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.turns import Turns
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.writer import not_a_member, not_stored
+from pulse_trio.settings import Settings
 from pulse_trio.store.base import Members, Store, StoreUnavailable
 
 MAX_LOOK_UPS: Final = 4  # for sessions at a time: messages of other users must find a connection to the database
@@ -50,7 +52,7 @@ class MemberUpdates:
         sessions: the sessions of this process.
         user_feeds: are sent what changes for a user alone.
         refusals: those who are no members, as recent look-ups found.
-        timeout: seconds that one look-up may take.
+        settings: the limits.
         rand: gives the jitter of retries.
     """
 
@@ -61,19 +63,22 @@ class MemberUpdates:
         sessions: Sessions,
         user_feeds: UserFeeds,
         refusals: Refusals,
+        settings: Settings,
         *,
-        timeout: float,
         rand: random.Random,
     ) -> None:
         self._store = store
         self._rooms = rooms
         self._sessions = sessions
         self._user_feeds = user_feeds
-        self._timeout = timeout
+        self._timeout = settings.store_timeout
         self._random = rand
         self._refusals = refusals
         self._look_ups = trio.Semaphore(MAX_LOOK_UPS)
         self._turns = Turns(MAX_LOOK_UPS_OF_USER)
+        # Look-ups that found no member. A session whose client has gone learns of that after the frames that it has
+        # received: a few sessions full of such frames would go on for a minute.
+        self._foreign = Buckets(settings.foreign_look_ups_per_second, settings.foreign_look_ups_burst)
         self._rechecks = 0
 
     async def notify_created(
@@ -135,7 +140,7 @@ class MemberUpdates:
 
         Raises:
             ForeignConversation: the user is not a member.
-            PulseError: it could not be looked up in time.
+            PulseError: too many look-ups found that, or it could not be looked up in time.
         Cancelled: nothing has happened.
         """
         while (subscription := session.subscriptions.get(conversation_id)) is None:
@@ -156,19 +161,23 @@ class MemberUpdates:
         """Asks `Store.membership`, again and again for as long as a message may wait.
 
         Returns its answer, and True; or None, and False, if a refusal is remembered.
+
+        Raises:
+            PulseError: too many look-ups found no member, or the store did not answer in time.
         """
         backoff = Backoff(self._random)
         with trio.move_on_after(self._timeout):
             while True:
-                if self._refusals.is_refused(conversation_id, user_id):
+                if self._needs_no_look_up(conversation_id, user_id):
                     return None, False
                 try:
                     async with self._turns.turn(user_id), self._look_ups:
-                        if self._refusals.is_refused(conversation_id, user_id):  # found for another session meanwhile
+                        if self._needs_no_look_up(conversation_id, user_id):  # by what another session found meanwhile
                             return None, False
                         with self._refusals.look_up(conversation_id) as look_up:
                             member_rev = await self._store.membership(conversation_id, user_id)
                             if member_rev is None:
+                                self._foreign.take(str(user_id))
                                 self._refusals.remember(conversation_id, user_id, look_up)
                         return member_rev, True
                 except StoreUnavailable:
@@ -184,3 +193,12 @@ class MemberUpdates:
                     return await self._store.members(conversation_id)
             except (StoreUnavailable, trio.TooSlowError):
                 await backoff.wait()
+
+    def _needs_no_look_up(self, conversation_id: UUID, user_id: UUID) -> bool:
+        """True if the user is known to be no member. Raises PulseError if too many look-ups found that."""
+        if self._refusals.is_refused(conversation_id, user_id):
+            return True
+        key = str(user_id)
+        if not self._foreign.has(key):
+            raise too_many("frames about conversations that you are not a member of", self._foreign.wait(key))
+        return False

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import h11
 
-from pulse_trio.edge.buckets import TokenBucket
+from pulse_trio.buckets import TokenBucket
 from pulse_trio.errors import PulseError, too_many
 from pulse_trio.settings import Settings
 

@@ -5,7 +5,7 @@ from io import BytesIO, StringIO
 
 import trio
 
-from pulse_trio.edge.buckets import TokenBucket
+from pulse_trio.buckets import TokenBucket
 from pulse_trio.settings import Settings
 from pulse_trio.texts import utf8_size
 

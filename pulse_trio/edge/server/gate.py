@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 import trio
 
-from pulse_trio.edge.buckets import AddressBuckets
+from pulse_trio.buckets import AddressBuckets
 from pulse_trio.edge.client_address import Proxies, parse_address
 from pulse_trio.edge.hosts import Hosts
 from pulse_trio.edge.server.plain_responses import Asked, PlainResponses, encode

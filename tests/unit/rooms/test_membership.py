@@ -185,8 +185,8 @@ async def test_a_session_misses_nothing_after_its_first_frame(
         carol = await world.join(world.carol)
         gate, memberships = trio.Event(), world.store.memberships
 
-        async def slow(*arguments: object) -> object:
-            found = await memberships(*arguments)  # type: ignore[arg-type]
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            found = await memberships(*arguments, **options)
             await gate.wait()
             return found
 
@@ -684,7 +684,7 @@ def count_questions(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 async def test_a_frame_about_a_foreign_conversation_opens_no_room(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with a_world() as world:
+    async with a_world(foreign_look_ups_burst=500) as world:
         foreign = world.ids()
         await world.new_conversation(foreign)
         await world.store.apply([commands.remove(foreign, world.alice, world.bob)])
@@ -703,6 +703,31 @@ async def test_a_frame_about_a_foreign_conversation_opens_no_room(
         await settle()
         assert all([code for code, _, _ in bob.errors] == ["not_a_member"] * 22 for bob in devices)
         assert questions() == (1 + 20 * 10, 1), "one at a time, and one for all sessions of the user"
+
+
+async def test_look_ups_that_find_no_member_are_limited_for_each_user(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions whose client has gone would go on with what they have received, each as its own limit lets it."""
+    async with a_world(foreign_look_ups_per_second=1, foreign_look_ups_burst=5) as world:
+        questions = count_questions(world, monkeypatch)  # each takes 0.1 s
+        devices = [await device(world, world.bob) for _ in range(3)]
+
+        async def flood(bob: Device) -> None:
+            for _ in range(10):
+                await bob.send(world.ids(), "hello")
+
+        async with trio.open_nursery() as nursery:
+            for bob in devices:
+                nursery.start_soon(flood, bob)
+        await settle()
+        assert questions() == (5, 1)
+        codes = [code for bob in devices for code, _, _ in bob.errors]
+        assert (codes.count("not_a_member"), codes.count("rate_limited")) == (5, 25)
+        await trio.sleep(1)
+        await devices[0].send(world.conversation_id, "hello")
+        await settle()
+        assert devices[0].contents(world.conversation_id) == ["hello"]
 
 
 async def test_look_ups_of_others_do_not_wait_for_a_user_with_many(

@@ -4,7 +4,7 @@ import math
 
 from trio.testing import MockClock
 
-from pulse_trio.edge.buckets import AddressBuckets, Buckets, TokenBucket
+from pulse_trio.buckets import AddressBuckets, Buckets, TokenBucket
 from pulse_trio.networks import Networks
 
 
