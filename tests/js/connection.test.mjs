@@ -280,6 +280,16 @@ test("a machine that slept through the deadline sends another ping", async () =>
 });
 
 test("late events of an abandoned connection are ignored", async () => {
+test("a sleep that only the wall clock counts sends another ping, too", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  await bench.clock.advance(25_000);
+  bench.clock.step += 3_600_000;
+  await bench.clock.advance(10_000);
+  assert.equal(socket.of("ping").length, 2);
+  assert.equal(bench.client.state.state, "online");
+});
+
   const bench = new Bench();
   const socket = await bench.online();
   await bench.clock.advance(35_000);
@@ -521,6 +531,48 @@ test("login keeps the token, and renews it in time on the live connection", asyn
 });
 
 test("the server tells the lifetime of a token from elsewhere", async () => {
+test("a token is renewed though the machine slept and its timers stood still", async () => {
+  const bench = new Bench();
+  bench.answer = () => token("ONE", 3_600);
+  await bench.client.login("me", "secret");
+  await bench.online();
+  bench.answer = () => token("TWO", 3_600);
+  await pass(bench, 300);
+  assert.equal(bench.client.token, "ONE");
+  bench.clock.step += 2_700_000; // 45 minutes
+  await pass(bench, 61);
+  assert.equal(bench.client.token, "TWO");
+});
+
+test("a session that begins after a sleep renews the token at once", async () => {
+  const bench = new Bench();
+  bench.answer = () => token("ONE", 3_600);
+  await bench.client.login("me", "secret");
+  await bench.online();
+  bench.answer = () => token("TWO", 3_600);
+  bench.clock.step += 2_700_000;
+  bench.socket.end(1012);
+  await bench.clock.advance(5_000);
+  bench.socket.session();
+  await bench.clock.advance(0);
+  assert.equal(bench.client.token, "TWO");
+});
+
+test("a wall clock that is set back delays no renewal, one that is set forward ends none", async () => {
+  for (const step of [-3_600_000, 86_400_000]) {
+    const bench = new Bench();
+    bench.answer = () => token("ONE", 3_600);
+    await bench.client.login("me", "secret");
+    await bench.online();
+    bench.clock.step += step;
+    bench.answer = () => new Error("no network");
+    await pass(bench, 3_000);
+    bench.answer = () => token("TWO", 3_600);
+    await pass(bench, 40);
+    assert.equal(bench.client.token, "TWO", step);
+  }
+});
+
   const bench = new Bench();
   const socket = await bench.online();
   assert.deepEqual(socket.sent.map(({ type }) => type), ["resume", "auth"]);
@@ -741,6 +793,52 @@ test("reconnect does not wait for the reason of a rejected handshake", async () 
 });
 
 test("close and connect while the client asks why a handshake was rejected", async () => {
+test("reconnect does not wait for a renewal without an answer", async () => {
+  const bench = new Bench();
+  const answers = [];
+  bench.answer = () => new Promise((resolve) => answers.push(resolve));
+  const socket = await bench.online();
+  socket.end(4401);
+  await settle();
+  bench.client.reconnect();
+  await bench.clock.advance(0);
+  assert.equal(bench.sockets.length, 2);
+  bench.socket.session();
+  answers[0]([401, { code: "invalid_token", message: "no" }]);
+  await settle();
+  assert.deepEqual([bench.client.state.state, bench.client.token], ["online", "TOKEN"]);
+});
+
+test("a peer that does not answer the close frame is left after a second", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  let ends = 0;
+  socket.terminate = () => (ends += 1); // of the package ws
+  bench.client.close();
+  assert.deepEqual([socket.closedWith, bench.clock.timers.size], [1000, 1]);
+  await bench.clock.advance(1_000);
+  assert.deepEqual([ends, bench.clock.timers.size], [1, 0]);
+  const next = await bench.online();
+  next.terminate = () => (ends += 1);
+  bench.client.close();
+  next.onclose({ code: 1000 });
+  assert.equal(bench.clock.timers.size, 0, "it has answered");
+  await bench.clock.advance(2_000);
+  assert.equal(ends, 1);
+});
+
+test("without a WebSocket, connect names the package to install", () => {
+  const given = globalThis.WebSocket;
+  globalThis.WebSocket = undefined;
+  try {
+    const client = new PulseClient({ url: "http://chat.example", token: "TOKEN", window: null });
+    assert.throws(() => client.connect(), { name: "PulseError", code: "cannot_connect", message: /npm install ws/ });
+    assert.equal(client.state.state, "closed");
+  } finally {
+    globalThis.WebSocket = given;
+  }
+});
+
   const bench = new Bench();
   bench.answer = () => new Promise(() => {});
   bench.client.connect();

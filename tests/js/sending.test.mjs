@@ -161,6 +161,30 @@ test("a message without an answer is sent again", async () => {
   assert.deepEqual(sent(socket), ["m-1", "m-1"]);
 });
 
+test("a wall clock that is set back delays no resend, pause or later message", async () => {
+  const bench = new Bench({ answerSeconds: 2 });
+  const socket = await bench.online();
+  bench.client.send("a", "x", { clientId: "m-1" });
+  bench.client.send("b", "x", { clientId: "m-2" });
+  bench.clock.step -= 3_600_000;
+  await bench.clock.advance(2_000);
+  assert.deepEqual(sent(socket), ["m-1", "m-2", "m-1", "m-2"]);
+  socket.receive(error("rate_limited"));
+  bench.clock.step -= 3_600_000;
+  bench.client.send("c", "x", { clientId: "m-3" });
+  await bench.clock.advance(2_000);
+  assert.ok(sent(socket).includes("m-3"));
+});
+
+test("what is no text is not sent", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  for (const content of [null, undefined, 5, {}]) {
+    await assert.rejects(bench.client.send("a", content), { name: "TypeError" });
+  }
+  assert.deepEqual([sent(socket), bench.client.pending], [[], []]);
+});
+
 test("rate_limited: messages without an answer wait, and are resent in order and more slowly", async () => {
   const bench = new Bench();
   const socket = await bench.online();

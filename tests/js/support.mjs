@@ -16,6 +16,7 @@ export async function settle() {
 /** A clock that only `advance` moves. */
 export class FakeClock {
   time = START;
+  step = 0; // milliseconds by which somebody has set the wall clock
   timers = new Map();
   #next = 1;
 
@@ -29,7 +30,8 @@ export class FakeClock {
     this.timers.delete(handle);
   };
 
-  now = () => this.time;
+  now = () => this.time + this.step;
+  monotonic = () => this.time;
 
   async advance(ms) {
     const end = this.time + ms;

@@ -82,6 +82,7 @@ export class PulseClient extends Endpoints {
     this.#rest = new Rest({
       url,
       fetch: options.fetch ?? ((to, init) => globalThis.fetch(to, init)),
+      monotonic: () => globalThis.performance.now(),
       clock,
       milliseconds: (options.requestSeconds ?? 30) * SECOND,
       secrets: () => [this.token],
@@ -541,6 +542,7 @@ export class PulseClient extends Endpoints {
 
   /** Returns true if the session is known to belong to the present sign-in. */
   #isIdentified() {
+    this.#tokens.check();
     return this.#connection.isReady && this.#tokens.signIn.userId === this.#userId;
   }
 

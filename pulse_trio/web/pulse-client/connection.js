@@ -21,10 +21,11 @@ export class Connection {
   #link = null;
   /** @type {{handle: any} | null} */
   #retry = null;
-  /** @type {AbortController | null} of the request that explains a rejected handshake */
-  #explaining = null;
+  /** @type {AbortController | null} of the request between two links: it explains a rejected handshake, or renews */
+  #asking = null;
   #attempts = 0;
-  #onlineSince = 0;
+  /** @type {number | null} */
+  #onlineSince = null;
 
   /**
    * @param {object} options
@@ -80,8 +81,8 @@ export class Connection {
     const wasWanted = this.#wanted !== null;
     this.#wanted?.abort();
     this.#wanted = null;
-    this.#explaining?.abort();
-    this.#explaining = null;
+    this.#asking?.abort();
+    this.#asking = null;
     this.#link?.close();
     this.#link = null;
     this.#retry = null;
@@ -119,9 +120,9 @@ export class Connection {
     } else if (this.#retry !== null) {
       this.#attempts = 0;
       this.#open();
-    } else if (this.#explaining !== null) {
+    } else if (this.#asking !== null) {
       this.#attempts = 0;
-      this.#explaining.abort();
+      this.#asking.abort();
     }
   };
 
@@ -144,7 +145,7 @@ export class Connection {
     if (wanted === null || this.#link !== null) return;
     timers.clear(this.#retry);
     this.#retry = null;
-    this.#onlineSince = 0;
+    this.#onlineSince = null;
     onState({ state: "connecting" });
     if (this.#wanted !== wanted) return; // a listener has closed it, and may have connected again
     const token = this.#options.token();
@@ -174,7 +175,7 @@ export class Connection {
     const wanted = this.#wanted;
     if (wanted === null) return;
     onEnd(code);
-    if (this.#onlineSince > 0 && timers.now() - this.#onlineSince >= STABLE) this.#attempts = 0;
+    if (this.#onlineSince !== null && timers.now() - this.#onlineSince >= STABLE) this.#attempts = 0;
     const isFirst = this.#attempts === 0;
     let delay = backoff(this.#attempts, random);
     this.#attempts += 1;
@@ -184,7 +185,10 @@ export class Connection {
       let hasNew = this.#options.token() !== token;
       if (!hasNew) {
         onState({ state: "connecting", reason });
-        hasNew = !wanted.signal.aborted && (await renew(wanted.signal));
+        if (wanted.signal.aborted) return;
+        const signal = this.#ask();
+        hasNew = await renew(signal);
+        if (this.#answered(signal)) delay = 0;
       }
       if (hasNew && isFirst) delay = 0;
     } else if (code === GAP && vainSearches() >= MAX_VAIN_SEARCHES) {
@@ -195,13 +199,23 @@ export class Connection {
     } else if (code === 4429) {
       delay += RESTART_SPREAD;
     } else if (code !== 4409 && !wasOpen) {
-      const explaining = new AbortController();
-      this.#explaining = explaining;
-      delay = Math.max(delay, await explain(token, explaining.signal));
-      if (explaining.signal.aborted) delay = 0; // `hurry` does not wait
-      if (this.#explaining === explaining) this.#explaining = null;
+      const signal = this.#ask();
+      delay = Math.max(delay, await explain(token, signal));
+      if (this.#answered(signal)) delay = 0;
     }
     if (!wanted.signal.aborted) this.#wait(delay, reason || `closed with ${code}`);
+  }
+
+  /** Begins a request that `hurry` and `stop` abort. */
+  #ask() {
+    this.#asking = new AbortController();
+    return this.#asking.signal;
+  }
+
+  /** Ends it; returns true if it was aborted: `hurry` does not wait. @param {AbortSignal} signal */
+  #answered(signal) {
+    if (this.#asking?.signal === signal) this.#asking = null;
+    return signal.aborted;
   }
 
   /**
@@ -215,6 +229,6 @@ export class Connection {
     const ms = isOffline ? MAX_RETRY : delay;
     timers.clear(this.#retry);
     this.#retry = timers.set(ms, () => this.#open());
-    onState({ state: isOffline ? "offline" : "waiting", retryAt: timers.now() + ms, reason });
+    onState({ state: isOffline ? "offline" : "waiting", retryAt: timers.wallTime() + ms, reason });
   }
 }

@@ -6,6 +6,7 @@ import { SECOND } from "./timers.js";
  */
 
 const PROBE = 5 * SECOND; // milliseconds for the answer to `probe`
+const CLOSING = SECOND; // milliseconds for the answer to a close frame
 
 /** One WebSocket, from its handshake to its end. It pings a silent server: browsers do not notice a dead one. */
 export class Link {
@@ -14,6 +15,7 @@ export class Link {
   #isOver = false;
   #receivedAt = 0;
   #pingedAt = 0;
+  #pingedWallAt = 0; // the other clock may stand still while the machine sleeps
   /** @type {any} */
   #socket;
   /** @type {{handle: any} | null} */
@@ -59,10 +61,15 @@ export class Link {
   close() {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.#options.timers.clear(this.#timer);
-    this.#socket.onopen = this.#socket.onmessage = this.#socket.onclose = null;
-    this.#socket.onerror = () => {};
-    this.#socket.close(1000);
+    const { timers } = this.#options;
+    const socket = this.#socket;
+    timers.clear(this.#timer);
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.onerror = () => {};
+    socket.close(1000);
+    // The package ws waits 30 seconds for the answer of a peer that may be gone, and keeps Node.js running.
+    if (typeof socket.terminate !== "function") return;
+    socket.onclose = timers.setKept(CLOSING, () => socket.terminate());
   }
 
   /**
@@ -99,17 +106,23 @@ export class Link {
     else this.#timer = timers.set(times.ping - silence, () => this.#watchSilence());
   }
 
+  #sincePing() {
+    const { timers } = this.#options;
+    return Math.max(timers.now() - this.#pingedAt, timers.wallTime() - this.#pingedWallAt);
+  }
+
   /** @param {number} patience Milliseconds for the answer. */
   #ping(patience) {
     const { timers } = this.#options;
     timers.clear(this.#timer);
     this.#pingedAt = timers.now();
+    this.#pingedWallAt = timers.wallTime();
     this.#receivedAt = Math.min(this.#receivedAt, this.#pingedAt - 1);
     this.send({ type: "ping" });
     this.#timer = timers.set(patience, () => {
       if (this.#receivedAt >= this.#pingedAt) this.#watchSilence();
       // The machine slept meanwhile: frames that arrived are read after this timer.
-      else if (timers.now() - this.#pingedAt > 2 * patience) this.#ping(patience);
+      else if (this.#sincePing() > 2 * patience) this.#ping(patience);
       else this.#end(1006, "the server does not answer");
     });
   }

@@ -193,7 +193,7 @@ export class Outbox {
     }
     const rejected = this.#rejected.get(key);
     const number = rejected?.number ?? this.#nextNumber();
-    const createdAt = written ?? rejected?.createdAt ?? new Date(this.#options.timers.now()).toISOString();
+    const createdAt = written ?? rejected?.createdAt ?? new Date(this.#options.timers.wallTime()).toISOString();
     /** @type {(frame: Frame) => void} */
     let resolve = () => {};
     /** @type {(error: PulseError) => void} */

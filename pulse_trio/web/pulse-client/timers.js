@@ -17,7 +17,13 @@ export class Timers {
     this.#clock = clock;
   }
 
+  /** Milliseconds for durations: setting the machine's clock does not move them. */
   now() {
+    return this.#clock.monotonic?.() ?? this.#clock.now();
+  }
+
+  /** Milliseconds since the epoch, for times that the page shows or stores. */
+  wallTime() {
     return this.#clock.now();
   }
 
@@ -51,6 +57,16 @@ export class Timers {
   /** @param {{handle: any} | null} timer May have run already. */
   clear(timer) {
     if (timer !== null && this.#running.delete(timer)) this.#clock.clearTimeout(timer.handle);
+  }
+
+  /**
+   * Runs something later that `clearAll` leaves; returns what clears it.
+   * @param {number} ms
+   * @param {() => void} run
+   */
+  setKept(ms, run) {
+    const handle = this.#clock.setTimeout(run, ms);
+    return () => this.#clock.clearTimeout(handle);
   }
 
   clearAll() {

@@ -6,6 +6,10 @@ import { SECOND, backoff } from "./timers.js";
  * @import { SignIn, Token } from "./types.js"
  */
 
+const LOOK = 60 * SECOND; // milliseconds; how often the wall clock is read: a timer may stand still while a machine sleeps
+
+/** @typedef {{at: number, wallAt: number}} Moment By both clocks. */
+
 /** The token, its renewal before it ends, and the sign-in that it belongs to. */
 export class Tokens {
   /** @type {string | null} */
@@ -13,7 +17,11 @@ export class Tokens {
   #hasHadToken;
   /** @type {SignIn} */
   #signIn = { userId: null };
-  #expiresAt = 0; // milliseconds since the epoch; 0: not known
+  /** @type {Moment | null} null: not known */
+  #expiry = null;
+  /** @type {Moment | null} of the next renewal */
+  #due = null;
+  #failures = 0; // of renewals, in a row
   #isRenewed = true; // automatically, until `stop`
   /** @type {{handle: any} | null} */
   #renewal = null;
@@ -48,7 +56,7 @@ export class Tokens {
   }
 
   get isLifetimeKnown() {
-    return this.#expiresAt > 0;
+    return this.#expiry !== null;
   }
 
   /**
@@ -75,13 +83,18 @@ export class Tokens {
   /** Begins to renew the token in time. */
   start() {
     this.#isRenewed = true;
-    if (this.#expiresAt > 0) this.#renewIn(this.#expiresAt - this.#options.timers.now());
+    if (this.#expiry !== null) this.#renewIn(this.#left(this.#expiry));
   }
 
   /** Ends it; all timers were cleared. */
   stop() {
     this.#isRenewed = false;
-    this.#renewal = null;
+    this.#renewal = this.#due = null;
+  }
+
+  /** Renews the token if its time has come meanwhile: the machine may have slept. */
+  check() {
+    if (this.#due !== null) this.#await(this.#due);
   }
 
   /**
@@ -90,7 +103,7 @@ export class Tokens {
    */
   expiresIn(seconds) {
     if (!(seconds > 0)) return;
-    this.#expiresAt = this.#options.timers.now() + seconds * SECOND;
+    this.#expiry = this.#momentIn(seconds * SECOND);
     this.#renewIn(seconds * SECOND);
   }
 
@@ -140,8 +153,8 @@ export class Tokens {
     if (token === this.#token) return;
     this.#token = token;
     if (token !== null) this.#signedIn(isRenewal);
-    this.#expiresAt = 0;
-    this.#options.timers.clear(this.#renewal);
+    this.#expiry = null;
+    this.#cancel();
     this.expiresIn(expiresIn);
     this.#options.onChange();
   }
@@ -157,30 +170,62 @@ export class Tokens {
 
   /** @param {number} left Milliseconds until the token ends. */
   #renewIn(left) {
-    const { timers, random } = this.#options;
-    timers.clear(this.#renewal);
-    const early = 0.7 + 0.1 * random(); // spreads the tabs, and leaves time to retry
-    this.#renewal = timers.set(Math.max(SECOND, left * early), () => this.#renewInTime(0), { background: true });
+    const early = 0.7 + 0.1 * this.#options.random(); // spreads the tabs, and leaves time to retry
+    this.#await(this.#momentIn(Math.max(SECOND, left * early)));
   }
 
-  /** @param {number} attempt */
-  async #renewInTime(attempt) {
-    const { timers, random, signal } = this.#options;
+  /** @param {number} ms @returns {Moment} */
+  #momentIn(ms) {
+    const { timers } = this.#options;
+    return { at: timers.now() + ms, wallAt: timers.wallTime() + ms };
+  }
+
+  /** Milliseconds to a moment by the clock that comes to it first. @param {Moment} moment */
+  #left({ at, wallAt }) {
+    const { timers } = this.#options;
+    return Math.min(at - timers.now(), wallAt - timers.wallTime());
+  }
+
+  /** @param {Moment} due */
+  #await(due) {
+    const { timers } = this.#options;
+    timers.clear(this.#renewal);
+    this.#due = due;
+    const next = () => (this.#left(due) > 0 ? this.#await(due) : this.#renewInTime());
+    this.#renewal = timers.set(Math.min(LOOK, Math.max(0, this.#left(due))), next, { background: true });
+  }
+
+  #cancel() {
+    this.#options.timers.clear(this.#renewal);
+    this.#renewal = this.#due = null;
+    this.#failures = 0;
+  }
+
+  async #renewInTime() {
+    const { random, signal } = this.#options;
     const token = this.#token;
-    const endsAt = this.#expiresAt;
+    const expiry = this.#expiry;
+    this.#due = null;
     try {
       const renewed = await this.#renewed(signal());
       if (this.#token !== token || !this.#isRenewed) return;
       this.accept(renewed, { isRenewal: true });
       // The sign-in ends: another renewal would not prolong it.
-      if (this.#expiresAt <= endsAt + SECOND) timers.clear(this.#renewal);
+      if (expiry !== null && this.#expiry !== null && this.#expiry.at <= expiry.at + SECOND) this.#cancel();
     } catch (error) {
       const status = error instanceof PulseError ? error.status : 0;
       const isFinal = status === 401 || status === 403 || status === 404;
-      if (isFinal || this.#token !== token || !this.#isRenewed || timers.now() >= endsAt) return; // 4401 decides
-      const delay = SECOND + backoff(attempt, random);
-      this.#renewal = timers.set(delay, () => this.#renewInTime(attempt + 1), { background: true });
+      if (isFinal || this.#token !== token || !this.#isRenewed || this.#isOver(expiry)) return; // 4401 decides
+      const delay = SECOND + backoff(this.#failures, random);
+      this.#failures += 1;
+      this.#await(this.#momentIn(delay));
     }
+  }
+
+  /** Returns true if the token has ended by both clocks. @param {Moment | null} expiry */
+  #isOver(expiry) {
+    const { timers } = this.#options;
+    return expiry !== null && expiry.at <= timers.now() && expiry.wallAt <= timers.wallTime();
   }
 
   /**

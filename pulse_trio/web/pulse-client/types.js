@@ -2,7 +2,8 @@
 
 /**
  * @typedef {{setTimeout: (run: () => void, ms: number) => unknown, clearTimeout: (handle: any) => void,
- *   now: () => number}} Clock Timers, and the time in milliseconds since the epoch.
+ *   now: () => number, monotonic?: () => number}} Clock Timers, the time in milliseconds since the epoch, and milliseconds
+ *   that only go forward (default: `now`).
  *
  * @typedef {{addEventListener: (type: string, listener: (event: any) => void) => void,
  *   removeEventListener: (type: string, listener: (event: any) => void) => void,
