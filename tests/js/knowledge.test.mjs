@@ -220,6 +220,70 @@ test("a resume names the most recent conversations, the others are reloaded", as
   assert.deepEqual(revs(bench), [40, 2], "what was known of it is forgotten");
 });
 
+test("conversations beyond the resume are named in one event, and the list is not current", async () => {
+  const bench = new Bench({ resumeConversations: 2 });
+  const ids = ["a", "b", "c", "d", "e"];
+  bench.answer = () => [200, list(...ids.map((id, index) => conversation(id, 50 - index)))];
+  await bench.client.conversations();
+  const featured = { features: ["conversation", "me", "members"], me_rev: 7 };
+  const socket = await bench.online(featured);
+  assert.deepEqual(Object.keys(resumed(socket)[0]), ["a", "b"]);
+  assert.deepEqual(bench.of("reload"), [{ conversation_id: null, conversation_ids: ["c", "d", "e"] }]);
+  await bench.client.conversations();
+  const next = await bench.again(1006, featured);
+  assert.equal(next.of("resume")[0].me, 7);
+  assert.equal(bench.of("reload").length, 2);
+  assert.deepEqual(bench.of("state").at(-1), { state: "online", isListCurrent: false });
+});
+
+test("an aborted history counts as not shown", async () => {
+  const bench = new Bench();
+  const socket = await bench.online();
+  const answers = [];
+  bench.answer = () => {
+    const answer = later();
+    answers.push(answer);
+    return answer.promise;
+  };
+  const controller = new AbortController();
+  const dropped = bench.client.history("a", { signal: controller.signal });
+  answers[0].resolve([200, page("a", [4, 4], [3, 3])]);
+  controller.abort(); // the answer is there, and the page has not seen it
+  await assert.rejects(dropped, { name: "PulseError", code: "aborted", status: 0 });
+  const shown = bench.client.history("a");
+  answers[1].resolve([200, page("a", [3, 3], [2, 2])]);
+  assert.equal((await shown).messages.length, 2);
+  socket.receive(message("a", 4));
+  assert.deepEqual(revs(bench), [4]);
+});
+
+test("every request that loads can be aborted, before it is made as well", async () => {
+  const bench = new Bench();
+  bench.answer = () => new Promise(() => {});
+  const { client } = bench;
+  const loads = [
+    (signal) => client.history("a", { signal }),
+    (signal) => client.conversations({ signal }),
+    (signal) => client.conversation("a", { signal }),
+    (signal) => client.readPositions("a", { signal }),
+    (signal) => client.members("a", { signal }),
+    (signal) => client.searchUsers("a", { signal }),
+    (signal) => client.presence(ME, { signal }),
+    (signal) => client.me({ signal }),
+  ];
+  for (const load of loads) {
+    const before = bench.requests.length;
+    await assert.rejects(load(AbortSignal.abort()), { code: "aborted" });
+    assert.equal(bench.requests.length, before, "nothing is asked");
+    const controller = new AbortController();
+    const promise = load(controller.signal);
+    await settle();
+    controller.abort();
+    await assert.rejects(promise, { code: "aborted" });
+    assert.equal(bench.requests.length, before + 1);
+  }
+});
+
 test("after a change of epoch everything is reloaded and nothing resumed", async () => {
   const bench = new Bench();
   const socket = await bench.online();

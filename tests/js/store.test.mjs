@@ -506,6 +506,28 @@ test("a list that was loaded is kept over a lost connection", async () => {
   assert.equal(store.isListed, true);
 });
 
+test("a thousand conversations that cannot be resumed cost one load of the list", async () => {
+  const { client, store } = await opened();
+  const ids = Array.from({ length: 1_000 }, (_, index) => `c${index}`);
+  const all = () => ({ ...list(client.conversationOf("a"), ...ids.map((id) => client.conversationOf(id))), next_cursor: null });
+  client.answers.conversations = all;
+  client.tell("reload", { conversation_id: null, only: "list" });
+  await settle();
+  for (const id of ["c1", "a"]) {
+    store.open(id);
+    await settle();
+  }
+  client.asked = [];
+  client.tell("state", { state: "waiting" });
+  client.tell("state", { state: "online", isListCurrent: false });
+  client.tell("reload", { conversation_id: null, conversation_ids: ["a", ...ids] });
+  await settle();
+  const count = (name) => client.count(name);
+  assert.deepEqual([count("conversations"), count("conversation"), count("history")], [1, 0, 1]);
+  assert.deepEqual([...store.timelines.keys()], ["a"], "one that is not on the screen is loaded when it is opened");
+  assert.equal(store.conversations.size, 1_001);
+});
+
 test("a list that was never loaded is loaded, though the connection could keep it", async () => {
   const { client, store } = open();
   client.fail("conversations", 1, Object.assign(new Error("no"), { status: 404 })); // it is not repeated

@@ -279,6 +279,7 @@ export class Store extends EventTarget {
     on("membership", (frame) => this.#takeMembership(frame));
     on("reload", (detail) => {
       if (detail?.only === "list") this.#reloadList();
+      else if (detail?.conversation_ids !== undefined) this.#reloadHistories(detail.conversation_ids);
       else this.#reload(detail?.conversation_id ?? null);
     });
   }
@@ -509,17 +510,23 @@ export class Store extends EventTarget {
   #reload(id) {
     this.#notifyMembers({ conversation_id: id });
     if (id === null) this.#positions.clear(); // after a restored backup they may point at lost messages
-    for (const [other, timeline] of this.timelines) {
-      if (id !== null && other !== id) continue;
-      if (other !== this.openId) this.timelines.delete(other);
-      else {
-        timeline.reset();
-        this.#loadOpen(other);
-      }
-      this.#changed(other);
-    }
+    this.#reloadHistories(id === null ? [...this.timelines.keys()] : [id]);
     if (id === null) this.#loadList();
     else this.#refresh(id);
+  }
+
+  /** Drops loaded histories; the one on the screen is loaded again. */
+  #reloadHistories(ids) {
+    for (const id of ids) {
+      const timeline = this.timelines.get(id);
+      if (timeline === undefined) continue;
+      if (id !== this.openId) this.timelines.delete(id);
+      else {
+        timeline.reset();
+        this.#loadOpen(id);
+      }
+      this.#changed(id);
+    }
   }
 
   #receive(frame) {

@@ -518,9 +518,10 @@ export class PulseClient extends Endpoints {
     // The answer tells the token's lifetime and, for one that came during the handshake, its user.
     if (!this.#tokens.isLifetimeKnown || this.token !== this.#opened.token) this.#authenticate();
     this.#outbox.connected((message) => this.#connection.send(message), frame.user_id, this.#tokens.signIn);
-    this.#setState({ state: "online", isListCurrent: me !== undefined });
+    this.#setState({ state: "online", isListCurrent: me !== undefined && others.length <= 1 });
     if (isAfresh) this.#emit("reload", { conversation_id: null });
-    for (const id of others) this.#emit("reload", { conversation_id: id });
+    if (others.length === 1) this.#emit("reload", { conversation_id: others[0] });
+    if (others.length > 1) this.#emit("reload", { conversation_id: null, conversation_ids: others });
   }
 
   /** Sends the newest token to the session. */
