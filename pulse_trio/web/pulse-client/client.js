@@ -223,9 +223,8 @@ export class PulseClient extends Endpoints {
    *   next_cursor?: string | null}>} A server without cursors has no `next_cursor`.
    */
   async conversations(page = {}) {
-    const query = pageOf(page);
-    const request = () => this.#request("GET", "/api/chat/conversations", { query });
-    const [list, moment] = await this.#load(null, request, (answer) => answer.conversations);
+    const request = { query: pageOf(page), signal: page.signal };
+    const [list, moment] = await this.#load("/api/chat/conversations", request, null, (answer) => answer.conversations);
     for (const conversation of list.conversations) {
       this.#listed(conversation, moment);
       this.#own.listed(conversation);
@@ -237,9 +236,9 @@ export class PulseClient extends Endpoints {
    * @param {string} id
    * @returns {Promise<Conversation>}
    */
-  async conversation(id) {
+  async conversation(id, { signal } = {}) {
     const path = `/api/chat/conversations/${part(idOf(id))}`;
-    const [conversation, moment] = await this.#load(idOf(id), () => this.#request("GET", path), (answer) => [answer]);
+    const [conversation, moment] = await this.#load(path, { signal }, idOf(id), (answer) => [answer]);
     this.#own.listed(conversation);
     return this.#listed(conversation, moment);
   }
@@ -259,19 +258,20 @@ export class PulseClient extends Endpoints {
 
   /**
    * Loads a page of the history, newest first: the newest messages, those before a message, or the oldest after one.
-   * Changes that arrive as frames meanwhile are merged into it.
+   * Changes that arrive as frames meanwhile are merged into it. The client counts the messages as shown, unless `signal`
+   * aborts first.
    * @param {string} id
    * @param {{beforeSeq?: number, afterSeq?: number, limit?: number}} [page]
    * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number, has_more?: boolean}>} A page
    *   may be shorter than its limit: its bytes are bounded.
    */
-  async history(id, { beforeSeq, afterSeq, limit } = {}) {
+  async history(id, { beforeSeq, afterSeq, limit, signal } = {}) {
     const path = `/api/chat/conversations/${part(idOf(id))}/messages`;
     const query = { before_seq: beforeSeq, after_seq: afterSeq, limit };
     const isNewest = beforeSeq === undefined && afterSeq === undefined;
     const load = this.#knowledge.loading(idOf(id));
     try {
-      const [page] = await this.#load(load.id, () => this.#request("GET", path, { query }));
+      const [page] = await this.#load(path, { query, signal }, load.id);
       this.#knowledge.loaded(load, page, isNewest);
       if (isNewest) this.#knowledge.isBack(load.id); // this page is what a `reload` would ask for
       else this.#reloadIfBack(load.id);
@@ -288,9 +288,9 @@ export class PulseClient extends Endpoints {
    * @param {PageAfter} [page]
    * @returns {Promise<{positions: {user_id: string, seq: number}[], next_cursor: string | null}>}
    */
-  async readPositions(id, { limit, cursor } = {}) {
+  async readPositions(id, { limit, cursor, signal } = {}) {
     const path = `/api/chat/conversations/${part(idOf(id))}/read`;
-    const [answer] = await this.#load(null, () => this.#request("GET", path, { query: { limit, cursor } }));
+    const [answer] = await this.#load(path, { query: { limit, cursor }, signal }, null);
     return answer;
   }
 
@@ -701,7 +701,7 @@ export class PulseClient extends Endpoints {
    * @param {(answer: any) => Conversation[]} [shown] Lists the conversations in an answer.
    * @returns {Promise<[any, number]>} The answer, and the moment of its request.
    */
-  async #load(id, request, shown = () => []) {
+  async #load(path, request, id, shown = () => []) {
     const users = this.#users;
     for (;;) {
       const { moment } = this.#knowledge;
@@ -732,6 +732,8 @@ export class PulseClient extends Endpoints {
    * @param {{query?: Record<string, string | number | undefined>, body?: object, token?: string | null,
    *   signal?: AbortSignal, keepsToken?: boolean}} [options] `keepsToken`: a 401 does not sign out.
    * @returns {Promise<any>}
+   * @param {string} path
+   * @param {{query?: Record<string, string | number | undefined>, signal?: AbortSignal}} request
    */
   async #request(method, path, options = {}) {
     const token = options.token === undefined ? this.token : options.token;

@@ -1,6 +1,6 @@
 import { idOf } from "./messages.js";
 
-/** @import { Conversation, Message, Page, PageAfter, User } from "./types.js" */
+/** @import { Abortable, Conversation, Message, Page, PageAfter, User } from "./types.js" */
 
 /** Operations of REST whose answers need no more than the request. */
 export class Endpoints extends EventTarget {
@@ -8,8 +8,8 @@ export class Endpoints extends EventTarget {
 
   /**
    * @param {(method: string, path: string,
-   *   options?: {query?: Record<string, string | number | undefined>, body?: object, token?: string | null})
-   *   => Promise<any>} request
+   *   options?: {query?: Record<string, string | number | undefined>, body?: object, token?: string | null,
+   *   signal?: AbortSignal}) => Promise<any>} request
    */
   constructor(request) {
     super();
@@ -26,9 +26,12 @@ export class Endpoints extends EventTarget {
     return this.#request("POST", "/api/auth/register", { body: { username, password }, token: null });
   }
 
-  /** @returns {Promise<User>} */
-  me() {
-    return this.#request("GET", "/api/auth/me");
+  /**
+   * @param {Abortable} [options]
+   * @returns {Promise<User>}
+   */
+  me({ signal } = {}) {
+    return this.#request("GET", "/api/auth/me", { signal });
   }
 
   /**
@@ -39,7 +42,7 @@ export class Endpoints extends EventTarget {
    *   next_cursor?: string | null}>} A server without cursors has no `next_cursor`.
    */
   searchUsers(prefix, page = {}) {
-    return this.#request("GET", "/api/users", { query: { query: prefix, ...pageOf(page) } });
+    return this.#request("GET", "/api/users", { query: { query: prefix, ...pageOf(page) }, signal: page.signal });
   }
 
   /**
@@ -58,8 +61,9 @@ export class Endpoints extends EventTarget {
    * @param {PageAfter} [page]
    * @returns {Promise<{members: User[], total: number, limit: number, next_cursor: string | null}>}
    */
-  members(id, { limit, cursor } = {}) {
-    return this.#request("GET", `/api/chat/conversations/${part(idOf(id))}/members`, { query: { limit, cursor } });
+  members(id, { limit, cursor, signal } = {}) {
+    const path = `/api/chat/conversations/${part(idOf(id))}/members`;
+    return this.#request("GET", path, { query: { limit, cursor }, signal });
   }
 
   /**
@@ -104,10 +108,11 @@ export class Endpoints extends EventTarget {
 
   /**
    * @param {string} userId
+   * @param {Abortable} [options]
    * @returns {Promise<{user_id: string, is_online: boolean, last_seen_at: string | null}>}
    */
-  presence(userId) {
-    return this.#request("GET", `/api/chat/users/${part(userId)}/presence`);
+  presence(userId, { signal } = {}) {
+    return this.#request("GET", `/api/chat/users/${part(userId)}/presence`, { signal });
   }
 }
 

@@ -3,8 +3,8 @@
 /** An error of the service or of the client. `code` is for programs, `message` for people. */
 export class PulseError extends Error {
   /**
-   * @param {string} code One of the service, or `network` (no answer), `bad_answer`, `queue_full`, `other_user`,
-   *   `discarded`, `cannot_connect`, `not_authenticated`.
+   * @param {string} code One of the service, or `network` (no answer), `aborted`, `bad_answer`, `queue_full`, `other_user`,
+   *   `discarded`, `cannot_connect`, `client_id_reused`, `not_authenticated`.
    * @param {string} message
    * @param {{field?: string | null, status?: number, retryAfter?: number | null, clientId?: string | null,
    *   conversationId?: string | null}} [details] `status` is 0 when no HTTP answer came; `retryAfter` is in seconds.

@@ -22,7 +22,7 @@ export class Rest {
    * @param {{query?: Record<string, string | number | undefined>, body?: object, token: string | null,
    *   signal?: AbortSignal}} options
    * @returns {Promise<any>} The JSON of the answer.
-   * @throws {PulseError} The answer is an error, is no JSON, or did not come (`network`).
+   * @throws {PulseError} The answer is an error, is no JSON, or did not come (`network`), or `signal` aborted (`aborted`).
    */
   async request(method, path, { query = {}, body, token, signal }) {
     const { url, fetch, clock, milliseconds } = this.#options;
@@ -33,6 +33,8 @@ export class Rest {
     if (token) headers.Authorization = `Bearer ${token}`;
     if (body !== undefined) headers["Content-Type"] = "application/json";
     const json = body === undefined ? undefined : JSON.stringify(body);
+    const aborted = () => new PulseError("aborted", `${method} ${path} was aborted`);
+    if (signal?.aborted) throw aborted();
     const controller = new AbortController();
     const abort = () => controller.abort();
     signal?.addEventListener("abort", abort);
@@ -51,12 +53,14 @@ export class Rest {
       });
       text = await response.text();
     } catch (error) {
+      if (signal?.aborted) throw aborted();
       throw new PulseError("network", `No answer to ${method} ${path}: ${kindOf(error)}`);
     } finally {
       clock.clearTimeout(timer);
       this.#running.delete(controller);
       signal?.removeEventListener("abort", abort);
     }
+    if (signal?.aborted) throw aborted();
     const answer = parsed(text);
     if (response.ok) {
       if (answer === undefined && text !== "") {

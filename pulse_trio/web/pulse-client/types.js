@@ -67,9 +67,63 @@
  *   description: string | null, owner_id: string, actor_id: string | null}} ConversationFrame
  * @typedef {{type: "membership", conversation_id: string, is_member: boolean, read_seq: number, me_rev: number,
  *   prev_me_rev?: number}} MembershipFrame The user's own membership of a conversation, as it now is.
- * @typedef {{limit?: number, offset?: number, cursor?: string | null}} Page `cursor`: `next_cursor` of the page before, in
- *   place of `offset`.
- * @typedef {{limit?: number, cursor?: string}} PageAfter `cursor`: `next_cursor` of the page before.
+ * @typedef {{type: "typing", conversation_id: string, sender_id: string, sender_username: string}} TypingFrame
+ * @typedef {{type: "system", conversation_id: string, event: string, content: string, sender_id: string, last_rev: number,
+ *   user_ids?: string[], user_count?: number, active_users?: string[], active_count?: number, last_seq?: number,
+ *   epoch?: string, derived_from?: string}} SystemFrame `derived_from`: the type of the frame that the client derived it
+ *   from; that one has no `active_…`, `last_seq` and `epoch`.
+ * @typedef {{user_id: string, username: string}} PresentUser
+ * @typedef {{type: "presence", conversation_id: string, joined: PresentUser[], left: PresentUser[], active_count: number}}
+ *   PresenceFrame
+ * @typedef {{type: "read", conversation_id: string, positions: {user_id: string, seq: number}[], derived_from?: string}}
+ *   ReadFrame
+ * @typedef {{type: "users", users: {user_id: string, is_online: boolean, last_seen_at: string | null}[]}} UsersFrame
+ * @typedef {{type: "conversation_added", conversation_id: string, derived_from?: string}} ConversationAddedFrame
+ * @typedef {{type: "conversation_removed", conversation_id: string, derived_from?: string}} ConversationRemovedFrame
+ *
+ * @typedef {{conversation_id: string, conversation_ids?: undefined, only?: undefined}
+ *   | {conversation_id: null, conversation_ids?: string[], only?: "list"}} Reload Load again: one conversation, several
+ *   histories, the list alone, or everything.
+ *
+ * @typedef {object} Events The `detail` of each event of a client.
+ * @property {State} state
+ * @property {NewMessageFrame} message
+ * @property {MessageUpdatedFrame} message_updated
+ * @property {MessageDeletedFrame} message_deleted
+ * @property {MemberFrame} member
+ * @property {ConversationFrame} conversation
+ * @property {MembershipFrame} membership
+ * @property {TypingFrame} typing
+ * @property {SystemFrame} system
+ * @property {PresenceFrame} presence
+ * @property {ReadFrame} read
+ * @property {UsersFrame} users
+ * @property {ConversationAddedFrame} conversation_added
+ * @property {ConversationRemovedFrame} conversation_removed
+ * @property {Reload} reload
+ * @property {{conversation_id: string | null}} outbox
+ * @property {Token} token
+ * @property {null} signed_out
+ * @property {PulseError} error
+ *
+ */
+
+/**
+ * The name of an event. A variable that may be one of several is any string; its events have any `detail`.
+ * @template {string} Type
+ * @typedef {Type extends keyof Events ? Type : string extends Type ? Type : keyof Events} EventName
+ */
+
+/**
+ * @template {string} Type
+ * @typedef {CustomEvent<Type extends keyof Events ? Events[Type] : any>} EventOf
+ */
+
+/**
+ * @typedef {{signal?: AbortSignal}} Abortable A request that the page can abort; its promise rejects with `aborted`.
+ * @typedef {{limit?: number, offset?: number, cursor?: string | null} & Abortable} Page `cursor`: `next_cursor` of the
+ *   page before, in place of `offset`.
+ * @typedef {{limit?: number, cursor?: string} & Abortable} PageAfter `cursor`: `next_cursor` of the page before.
  */
 
 export {};
