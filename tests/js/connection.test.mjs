@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { PulseClient } from "../../pulse_trio/web/pulse-client.js";
 import { Bench, FakeWindow, later, message, refusal, settle } from "./support.mjs";
 
 const waits = (bench) =>
@@ -279,7 +280,6 @@ test("a machine that slept through the deadline sends another ping", async () =>
   assert.equal(bench.client.state.state, "online");
 });
 
-test("late events of an abandoned connection are ignored", async () => {
 test("a sleep that only the wall clock counts sends another ping, too", async () => {
   const bench = new Bench();
   const socket = await bench.online();
@@ -290,6 +290,7 @@ test("a sleep that only the wall clock counts sends another ping, too", async ()
   assert.equal(bench.client.state.state, "online");
 });
 
+test("late events of an abandoned connection are ignored", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   await bench.clock.advance(35_000);
@@ -530,7 +531,6 @@ test("login keeps the token, and renews it in time on the live connection", asyn
   assert.equal(bench.sockets.length, 1);
 });
 
-test("the server tells the lifetime of a token from elsewhere", async () => {
 test("a token is renewed though the machine slept and its timers stood still", async () => {
   const bench = new Bench();
   bench.answer = () => token("ONE", 3_600);
@@ -573,6 +573,7 @@ test("a wall clock that is set back delays no renewal, one that is set forward e
   }
 });
 
+test("the server tells the lifetime of a token from elsewhere", async () => {
   const bench = new Bench();
   const socket = await bench.online();
   assert.deepEqual(socket.sent.map(({ type }) => type), ["resume", "auth"]);
@@ -792,7 +793,6 @@ test("reconnect does not wait for the reason of a rejected handshake", async () 
   assert.equal(bench.client.state.state, "online");
 });
 
-test("close and connect while the client asks why a handshake was rejected", async () => {
 test("reconnect does not wait for a renewal without an answer", async () => {
   const bench = new Bench();
   const answers = [];
@@ -839,6 +839,7 @@ test("without a WebSocket, connect names the package to install", () => {
   }
 });
 
+test("close and connect while the client asks why a handshake was rejected", async () => {
   const bench = new Bench();
   bench.answer = () => new Promise(() => {});
   bench.client.connect();

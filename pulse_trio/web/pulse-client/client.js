@@ -14,11 +14,14 @@ import { SECOND, Timers } from "./timers.js";
 import { Tokens } from "./tokens.js";
 
 /**
- * @import { Clock, Conversation, ConversationFrame, Frame, MemberFrame, MembershipFrame, Message } from "./types.js"
- * @import { Options, Page, PageAfter, SignIn, State, Surroundings, Token } from "./types.js"
+ * @import { Abortable, Clock, Conversation, ConversationFrame, EventName, EventOf, Events, Frame, MemberFrame } from "./types.js"
+ * @import { MembershipFrame, Message, Options, Page, PageAfter, SignIn, State, Surroundings, Token } from "./types.js"
  */
 
 const TYPING_INTERVAL = 2 * SECOND; // milliseconds; the server drops more frequent ones
+const NO_WEBSOCKET =
+  "There is no WebSocket, which Node.js has since version 22: npm install ws, " +
+  'import WebSocket from "ws", and pass it: new PulseClient({ url, WebSocket })';
 const FEATURES = ["members", "conversation", "me"]; // that the client asks the server for
 
 /**
@@ -31,6 +34,8 @@ const FEATURES = ["members", "conversation", "me"]; // that the client asks the 
  */
 export class PulseClient extends Endpoints {
   #random;
+  /** @type {any} */
+  #WebSocket;
   #rest;
   #timers;
   /** @type {Tokens} */
@@ -77,12 +82,12 @@ export class PulseClient extends Endpoints {
       setTimeout: (run, ms) => globalThis.setTimeout(run, ms),
       clearTimeout: (handle) => globalThis.clearTimeout(handle),
       now: () => Date.now(),
+      monotonic: () => globalThis.performance.now(),
     };
     this.#timers = new Timers(clock);
     this.#rest = new Rest({
       url,
       fetch: options.fetch ?? ((to, init) => globalThis.fetch(to, init)),
-      monotonic: () => globalThis.performance.now(),
       clock,
       milliseconds: (options.requestSeconds ?? 30) * SECOND,
       secrets: () => [this.token],
@@ -97,8 +102,9 @@ export class PulseClient extends Endpoints {
       onChange: () => this.token !== null && this.#connection.isReady && this.#authenticate(),
       onAnswer: (token) => this.#emit("token", token),
     });
+    this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
     this.#connection = new Connection({
-      WebSocket: options.WebSocket ?? globalThis.WebSocket,
+      WebSocket: this.#WebSocket,
       url: `${url.replace(/^http/, "ws")}/api/chat/ws?features=${FEATURES.join(",")}`,
       timers: this.#timers,
       random: this.#random,
@@ -183,6 +189,32 @@ export class PulseClient extends Endpoints {
     return this.#features;
   }
 
+  // --- events ---
+
+  /**
+   * Calls a listener with each event of a type; its `detail` has the content.
+   * @template {string} Type
+   * @param {EventName<Type>} type
+   * @param {((event: EventOf<Type>) => void) | {handleEvent: (event: EventOf<Type>) => void} | null} listener
+   * @param {boolean | AddEventListenerOptions} [options]
+   * @returns {void}
+   */
+  addEventListener(type, listener, options) {
+    super.addEventListener(type, /** @type {any} */ (listener), options);
+  }
+
+  /**
+   * Ends that.
+   * @template {string} Type
+   * @param {EventName<Type>} type
+   * @param {((event: EventOf<Type>) => void) | {handleEvent: (event: EventOf<Type>) => void} | null} listener
+   * @param {boolean | EventListenerOptions} [options]
+   * @returns {void}
+   */
+  removeEventListener(type, listener, options) {
+    super.removeEventListener(type, /** @type {any} */ (listener), options);
+  }
+
   // --- accounts ---
 
   /**
@@ -234,6 +266,7 @@ export class PulseClient extends Endpoints {
 
   /**
    * @param {string} id
+   * @param {Abortable} [options]
    * @returns {Promise<Conversation>}
    */
   async conversation(id, { signal } = {}) {
@@ -261,7 +294,7 @@ export class PulseClient extends Endpoints {
    * Changes that arrive as frames meanwhile are merged into it. The client counts the messages as shown, unless `signal`
    * aborts first.
    * @param {string} id
-   * @param {{beforeSeq?: number, afterSeq?: number, limit?: number}} [page]
+   * @param {{beforeSeq?: number, afterSeq?: number, limit?: number} & Abortable} [page]
    * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number, has_more?: boolean}>} A page
    *   may be shorter than its limit: its bytes are bounded.
    */
@@ -298,11 +331,12 @@ export class PulseClient extends Endpoints {
 
   /**
    * Opens the connection, and keeps it open until `close`.
-   * @throws {PulseError} `not_authenticated`: there is no token.
+   * @throws {PulseError} `not_authenticated`: there is no token. `cannot_connect`: there is no WebSocket.
    */
   connect() {
     if (this.#connection.isWanted) return;
     if (!this.token) throw new PulseError("not_authenticated", "Log in first");
+    if (typeof this.#WebSocket !== "function") throw new PulseError("cannot_connect", NO_WEBSOCKET);
     this.#tokens.start();
     this.#connection.start();
   }
@@ -326,10 +360,12 @@ export class PulseClient extends Endpoints {
    * @param {string} conversationId
    * @param {string} content
    * @param {{clientId?: string}} [options] `clientId`: 1 to 64 characters; a resend has the same.
-   * @returns {Promise<Frame>} The message's own frame: it is stored, `seq` is its position.
+   * @returns {Promise<Frame>} The message's own frame: it is stored, `seq` is its position. Rejects with a `TypeError` if
+   *   the content is no text.
    */
-  send(conversationId, content, { clientId } = {}) {
-    const message = { conversationId, content: String(content), clientId: clientId ?? newClientId() };
+  async send(conversationId, content, { clientId } = {}) {
+    if (typeof content !== "string") throw new TypeError("The content of a message is a string");
+    const message = { conversationId, content, clientId: clientId ?? newClientId() };
     this.#typed.delete(idOf(conversationId)); // a message ends the typing
     return this.#outbox.add(message, this.#tokens.signIn, { isOld: clientId !== undefined });
   }
@@ -479,16 +515,16 @@ export class PulseClient extends Endpoints {
         return this.#removed(frame);
       case "read":
         if (this.#reads.confirm(frame, this.#userId)) this.#repeats.succeeded();
-        return this.#emit(frame.type, frame);
+        return this.#pass(frame);
       case "system":
         this.#knowledge.stands(frame.conversation_id, frame.last_rev);
-        return this.#emit(frame.type, frame);
+        return this.#pass(frame);
       case "typing":
       case "presence":
-        return this.#emit(frame.type, frame);
+        return this.#pass(frame);
       case "users":
         this.#repeats.succeeded();
-        return this.#emit(frame.type, frame);
+        return this.#pass(frame);
     }
   }
 
@@ -506,6 +542,7 @@ export class PulseClient extends Endpoints {
     this.#userId = frame.user_id;
     this.#tokens.identify(this.#opened.signIn, frame.user_id);
     this.#connection.started();
+    this.#tokens.check();
     const { revs, others } = this.#knowledge.resume(this.#resumeMost);
     const me = this.#own.begin(this.#features.includes("me") ? frame.me_rev : undefined);
     const resume = { type: "resume", revs, epoch: frame.epoch, ...(me === undefined ? {} : { me }) };
@@ -543,7 +580,6 @@ export class PulseClient extends Endpoints {
 
   /** Returns true if the session is known to belong to the present sign-in. */
   #isIdentified() {
-    this.#tokens.check();
     return this.#connection.isReady && this.#tokens.signIn.userId === this.#userId;
   }
 
@@ -554,7 +590,7 @@ export class PulseClient extends Endpoints {
     const isResent = isOwn ? this.#outbox.acknowledge(frame) : undefined;
     const found = this.#knowledge.note(frame, isResent === true);
     if (found === "gap") this.#reconnectForGap();
-    else if (found === "news") this.#emit(frame.type, frame);
+    else if (found === "news") this.#pass(frame);
     this.#reloadIfBack(frame.conversation_id);
   }
 
@@ -563,9 +599,9 @@ export class PulseClient extends Endpoints {
     const found = this.#knowledge.noteDetails(frame);
     if (found === "gap") this.#reconnectForGap();
     if (found !== "news") return;
-    this.#emit(frame.type, frame);
+    this.#pass(frame);
     const events = frame.type === "member" ? systemsOfMembers(frame) : [systemOfConversation(frame)];
-    for (const event of events) this.#emit(event.type, event);
+    for (const event of events) this.#pass(event);
   }
 
   /** @param {MembershipFrame} frame */
@@ -576,10 +612,10 @@ export class PulseClient extends Endpoints {
     const { isAdded, isRead } = this.#own.take(frame);
     const read = readOf(frame, this.#userId);
     if (frame.is_member && this.#reads.confirm(read, this.#userId)) this.#repeats.succeeded();
-    this.#emit(frame.type, frame);
+    this.#pass(frame);
     if (isAdded) this.#added(announcementOf(frame));
     else if (!frame.is_member) this.#removed(announcementOf(frame));
-    else if (isRead) this.#emit(read.type, read);
+    else if (isRead) this.#pass(read);
   }
 
   /** @param {string} id A conversation of the user. */
@@ -637,7 +673,7 @@ export class PulseClient extends Endpoints {
   /** @param {Frame} frame */
   #added(frame) {
     this.#knowledge.heardOf(frame.conversation_id);
-    this.#emit(frame.type, frame);
+    this.#pass(frame);
     this.#reloadIfBack(frame.conversation_id);
   }
 
@@ -648,7 +684,7 @@ export class PulseClient extends Endpoints {
     this.#reads.forget(id);
     const text = "You are not a member of this conversation any more";
     this.#outbox.rejectAll(id, new PulseError("not_a_member", text, { conversationId: id }));
-    this.#emit(frame.type, frame);
+    this.#pass(frame);
   }
 
   #loseAll() {
@@ -696,8 +732,9 @@ export class PulseClient extends Endpoints {
   /**
    * Repeats a request until no change is missed between the answer and the frames: if frames began afresh after the
    * request, the answer may be older than the first of them. The backoff bounds how often that happens.
+   * @param {string} path
+   * @param {{query?: Record<string, string | number | undefined>, signal?: AbortSignal}} request
    * @param {string | null} id The answer's conversation; null: any, or something that no session resumes.
-   * @param {() => Promise<any>} request
    * @param {(answer: any) => Conversation[]} [shown] Lists the conversations in an answer.
    * @returns {Promise<[any, number]>} The answer, and the moment of its request.
    */
@@ -705,7 +742,7 @@ export class PulseClient extends Endpoints {
     const users = this.#users;
     for (;;) {
       const { moment } = this.#knowledge;
-      const answer = await request();
+      const answer = await this.#request("GET", path, request);
       if (users !== this.#users) throw new PulseError("other_user", "Another user signed in before the answer came");
       const isOlder = shown(answer).some((conversation) => this.#knowledge.isOlder(conversation));
       if (this.#knowledge.isCovered(moment, id) && !isOlder) return [answer, moment];
@@ -732,8 +769,6 @@ export class PulseClient extends Endpoints {
    * @param {{query?: Record<string, string | number | undefined>, body?: object, token?: string | null,
    *   signal?: AbortSignal, keepsToken?: boolean}} [options] `keepsToken`: a 401 does not sign out.
    * @returns {Promise<any>}
-   * @param {string} path
-   * @param {{query?: Record<string, string | number | undefined>, signal?: AbortSignal}} request
    */
   async #request(method, path, options = {}) {
     const token = options.token === undefined ? this.token : options.token;
@@ -752,9 +787,15 @@ export class PulseClient extends Endpoints {
     this.#emit("state", state);
   }
 
+  /** @param {{type: string}} frame Becomes the event of its type. */
+  #pass(frame) {
+    this.dispatchEvent(new CustomEvent(frame.type, { detail: frame }));
+  }
+
   /**
-   * @param {string} type
-   * @param {unknown} detail
+   * @template {keyof Events} Type
+   * @param {Type} type
+   * @param {Events[Type]} detail
    */
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));

@@ -88,3 +88,30 @@
 export { PulseClient } from "./client.js";
 export { PulseError } from "./errors.js";
 export { messageOf } from "./messages.js";
+
+/**
+ * Types for TypeScript: `import type { Message } from "@pulse-trio/client"`.
+ *
+ * @typedef {import("./types.js").Conversation} Conversation
+ * @typedef {import("./types.js").ConversationFrame} ConversationFrame
+ * @typedef {import("./types.js").Events} Events
+ * @typedef {import("./types.js").Frame} Frame
+ * @typedef {import("./types.js").MemberFrame} MemberFrame
+ * @typedef {import("./types.js").MembershipFrame} MembershipFrame
+ * @typedef {import("./types.js").Message} Message
+ * @typedef {import("./types.js").MessageFrame} MessageFrame
+ * @typedef {import("./types.js").Options} Options
+ * @typedef {import("./types.js").Page} Page
+ * @typedef {import("./types.js").PageStorage} PageStorage
+ * @typedef {import("./types.js").PendingMessage} PendingMessage
+ * @typedef {import("./types.js").PresenceFrame} PresenceFrame
+ * @typedef {import("./types.js").ReadFrame} ReadFrame
+ * @typedef {import("./types.js").Reload} Reload
+ * @typedef {import("./types.js").State} State
+ * @typedef {import("./types.js").SystemFrame} SystemFrame
+ * @typedef {import("./types.js").Token} Token
+ * @typedef {import("./types.js").TypingFrame} TypingFrame
+ * @typedef {import("./types.js").UnsentMessage} UnsentMessage
+ * @typedef {import("./types.js").User} User
+ * @typedef {import("./types.js").UsersFrame} UsersFrame
+ */

@@ -1,4 +1,6 @@
-/** Types of options, frames and answers. */
+/** Types of options, events, frames and answers. */
+
+/** @import { PulseError } from "./errors.js" */
 
 /**
  * @typedef {{setTimeout: (run: () => void, ms: number) => unknown, clearTimeout: (handle: any) => void,
@@ -59,6 +61,15 @@
  *   last_message: Message | null, total_messages: number,
  *   last_seq: number, last_rev: number, epoch: string, read_seq?: number, unread_count?: number}} Conversation
  * @typedef {{type: string, [field: string]: any}} Frame A frame of docs/protocol.md.
+ * @typedef {{conversation_id: string, message_id: string, sender_id: string, sender_username: string, timestamp: string,
+ *   seq: number, rev: number, prev_rev?: number, client_id?: string}} MessageFields Of each frame about a message.
+ *   `client_id`: only to its sender.
+ * @typedef {MessageFields & {type: "message", content: string, is_edited: boolean, updated_at?: undefined}} NewMessageFrame
+ * @typedef {MessageFields & {type: "message_updated", content: string, is_edited: boolean, updated_at: string}}
+ *   MessageUpdatedFrame
+ * @typedef {MessageFields & {type: "message_deleted", updated_at: string, content?: undefined, is_edited?: undefined}}
+ *   MessageDeletedFrame
+ * @typedef {NewMessageFrame | MessageUpdatedFrame | MessageDeletedFrame} MessageFrame
  * @typedef {{user_id: string, username: string, is_member: boolean, rev: number, actor_id: string | null}} Member
  *   A user who was added or removed, as they now are. `actor_id`: who did it.
  * @typedef {{type: "member", conversation_id: string, rev: number, prev_rev?: number, member_count: number,
