@@ -17,6 +17,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 GENERATED := .venv-generated
 DEBIAN := .venv-debian
+NPM := .venv-npm
 DEBIAN_PYTHON ?= /usr/bin/python3
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -24,8 +25,8 @@ NO_PYTHON := { echo "Python 3.11 or newer is needed; none was found on the PATH.
 INSTALL = test -n "$(PYTHON)" || $(NO_PYTHON); $(PYTHON) tools/install.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve check test fuzz fuzz-python-client test-generated fairness frame-fuzz test-exits simulate conformance \
-	bench bench-quick lint lock sbom notice audit dist container clean \
+.PHONY: serve check test test-npm types fuzz fuzz-python-client test-generated fairness frame-fuzz test-exits \
+	simulate conformance bench bench-quick lint lock sbom notice audit dist container clean \
 	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
@@ -70,6 +71,15 @@ fuzz-python-client: $(VENV)/test.stamp
 # A client that openapi-python-client makes of /openapi.json, in an environment of its own.
 test-generated: $(VENV)/test.stamp $(GENERATED)/test.stamp
 	PULSE_TEST_GENERATED=$(GENERATED)/bin $(BIN)/python -m pytest tests/generated
+
+# The JavaScript client as a package, its types, and clients that are generated from the documents of the service: by
+# programs of npm (TypeScript, openapi-typescript, the parser of AsyncAPI, ws).
+test-npm: $(VENV)/test.stamp $(NPM)/npm.stamp
+	PULSE_TEST_NPM=$(NPM) $(BIN)/python -m pytest -q tests/npm $(PYTEST_ARGS)
+
+# The declarations of the JavaScript client for TypeScript, from the comments in its modules.
+types: $(VENV)/test.stamp $(NPM)/npm.stamp
+	$(BIN)/python -m tests.npm.declarations $(NPM)
 
 # WebSocket conformance with the long groups of cases: large messages and compression. Minutes.
 conformance: $(VENV)/test.stamp
@@ -117,11 +127,13 @@ lock:
 	$(LOCK) --extra client --group build --group dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 	$(LOCK) benchmarks/requirements.in -o requirements-bench.lock
 	$(LOCK) tests/generated/requirements.in -o tests/generated/requirements.lock
-	cd benchmarks/peers/node && npm update --package-lock-only --omit-lockfile-registry-resolved
-	@# Addresses of people's funding pages are in it, too.
-	python3 -c 'import json; p = "benchmarks/peers/node/package-lock.json"; lock = json.load(open(p)); \
-		[package.pop("funding", None) for package in lock["packages"].values()]; \
-		open(p, "w").write(json.dumps(lock, indent=2) + "\n")'
+	@# Addresses of people's funding pages would be in these, too.
+	for folder in benchmarks/peers/node tests/npm; do \
+		(cd $$folder && npm update --package-lock-only --omit-lockfile-registry-resolved && \
+		python3 -c 'import json; p = "package-lock.json"; lock = json.load(open(p)); \
+			[package.pop("funding", None) for package in lock["packages"].values()]; \
+			open(p, "w").write(json.dumps(lock, indent=2) + "\n")') || exit; \
+	done
 
 # What the service is made of, as CycloneDX; the licences of that; and what is known against it, by an export of OSV's
 # database (AUDIT_DB=all.zip). None of them needs a network.
@@ -144,7 +156,7 @@ container:
 	tools/try_container.sh
 
 clean:
-	rm -rf $(VENV) $(BENCH) $(DEBIAN) $(GENERATED)
+	rm -rf $(VENV) $(BENCH) $(DEBIAN) $(GENERATED) $(NPM)
 
 $(VENV)/serve.stamp: requirements.lock pyproject.toml
 	@$(INSTALL) $(VENV) requirements.lock
@@ -156,6 +168,14 @@ $(VENV)/test.stamp: requirements-dev.lock pyproject.toml
 
 $(DEBIAN)/test.stamp: requirements-dev.lock pyproject.toml
 	@$(DEBIAN_PYTHON) tools/install.py $(DEBIAN) requirements-dev.lock
+	@touch $@
+
+# No script of a package runs: none of them needs one.
+$(NPM)/npm.stamp: tests/npm/package.json tests/npm/package-lock.json
+	@echo "Installing what the tests need from npm (once) ..."
+	@mkdir -p $(NPM) && echo '*' > $(NPM)/.gitignore
+	@cp tests/npm/package.json tests/npm/package-lock.json $(NPM)
+	@cd $(NPM) && npm ci --ignore-scripts --silent --no-audit --no-fund
 	@touch $@
 
 # The load generator and the peers share nothing with the service, not even an environment. Node.js is one of the

@@ -65,7 +65,8 @@ async def test_the_openapi_document_has_every_route(server: Server) -> None:
     }
     with trio.fail_after(60):
         described = {(operation.method, operation.path) for operation in await all_operations(server)}
-    pages = {"/", "/app/{name}", "/favicon.svg", "/manifest.webmanifest", "/pulse-client.js", "/pulse-client/{name}"}
+    library = {"/pulse-client.js", "/pulse-client/{name}", "/pulse-client.tgz"}
+    pages = {"/", "/app/{name}", "/favicon.svg", "/manifest.webmanifest", *library}
     documents = {"/openapi.json", "/asyncapi.json", "/docs", "/docs.css", "/docs.js"}
     operators = {"/healthz", "/readyz", "/metrics"}  # they have tests of their own
     shown = {("GET", path) for path in pages | documents | operators}

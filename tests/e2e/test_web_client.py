@@ -1,8 +1,11 @@
 """Serving of the web client and of the JavaScript library."""
 
+import io
+import json
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -11,7 +14,9 @@ from pathlib import Path
 import pytest
 import trio
 
+import pulse_trio
 from tests.support.client import Api
+from tests.support.programs import node, running
 from tests.support.server import Server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,10 +25,12 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
     ".svg": "image/svg+xml",
+    ".ts": "application/typescript; charset=utf-8",
     ".webmanifest": "application/manifest+json",
 }
-FILES = sorted(path for path in WEB.rglob("*.*") if path.suffix in TYPES)
+FILES = sorted(path for path in WEB.rglob("*.*") if path.suffix in TYPES and path != WEB / "package.json")
 ADDRESSES = ["/", *(f"/{path.relative_to(WEB)}" for path in FILES if path.name != "index.html")]
 LIBRARY = [address for address in ADDRESSES if address.startswith("/pulse-client")]
 TO_MARKUP = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function"
@@ -87,7 +94,7 @@ async def test_pages_of_listed_origins_may_import_the_library(start_server: Call
         api = Api(server.base_url)
         for address in LIBRARY:
             answer = await api.get(address, headers={"Origin": "https://shop.example"})
-            assert (answer.status_code, answer.headers["Content-Type"]) == (200, TYPES[".js"])
+            assert (answer.status_code, answer.headers["Content-Type"]) == (200, TYPES[Path(address).suffix])
             assert answer.headers["Access-Control-Allow-Origin"] == "https://shop.example"
             assert "Origin" in answer.headers["Vary"]
             other = await api.get(address, headers={"Origin": "https://evil.example"})
@@ -118,7 +125,8 @@ async def test_the_page_has_a_strict_policy_and_needs_no_other_host(server: Serv
         elements.feed(page.text)
         assert {"/app/main.js", "/app/base.css", "/favicon.svg", "/manifest.webmanifest"} <= set(elements.found)
         # Imports of imports would be requested one round trip after the other.
-        assert set(LIBRARY) - {"/pulse-client.js", "/pulse-client/types.js"} <= set(elements.found)
+        modules = {address for address in LIBRARY if address.endswith(".js")}
+        assert modules - {"/pulse-client.js", "/pulse-client/types.js"} <= set(elements.found)
         for address in elements.found:
             assert (await api.get(address)).status_code == 200, address
     for path in FILES:
@@ -168,3 +176,42 @@ def test_the_files_are_in_the_wheel(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
         names = set(wheel.namelist())
     assert {f"pulse_trio/web/{path.relative_to(WEB)}" for path in FILES} <= names
+
+
+async def test_the_package_is_what_a_project_of_node_installs(server: Server, tmp_path: Path) -> None:
+    """The project is what `npm init -y` makes: its own files are no ES modules unless they say so."""
+    with trio.fail_after(60):
+        api = Api(server.base_url)
+        answer = await api.get("/pulse-client.tgz")
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/gzip")
+        again = await api.get("/pulse-client.tgz", headers={"If-None-Match": answer.headers["ETag"]})
+        assert again.status_code == 304
+    (tmp_path / "package.json").write_text('{"name": "shop", "version": "1.0.0", "main": "index.js"}')
+    installed = tmp_path / "node_modules" / "@pulse-trio" / "client"
+    installed.mkdir(parents=True)
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        names = archive.getnames()
+        for member in archive.getmembers():
+            content = archive.extractfile(member)
+            assert content is not None
+            (installed / member.name.removeprefix("package/")).write_bytes(content.read())
+    assert names == sorted(f"package/{path.name}" for path in (WEB / "pulse-client").iterdir())
+    assert {"package/package.json", "package/index.js", "package/index.d.ts", "package/LICENSE"} <= set(names)
+    (tmp_path / "index.js").write_text(f"""
+        import("@pulse-trio/client").then(async ({{ PulseClient, PulseError }}) => {{
+          const client = new PulseClient({{ url: "{server.base_url}" }});
+          await client.register("node_user", "a password of node");
+          console.log((await client.login("node_user", "a password of node")).token_type);
+          await client.history("no-id").catch((error) => console.log(error instanceof PulseError));
+        }});
+    """)
+    with trio.fail_after(60):
+        async with running(*node(), "index.js", cwd=tmp_path) as program:
+            assert await program.wait_end() == 0, program.lines
+    assert program.lines == ["bearer", "true"]
+
+
+def test_the_package_has_the_version_and_licence_of_the_service() -> None:
+    package = json.loads((WEB / "pulse-client" / "package.json").read_text())
+    assert (package["version"], package["private"]) == (pulse_trio.__version__, True)
+    assert (WEB / "pulse-client" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()

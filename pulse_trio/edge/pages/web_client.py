@@ -2,11 +2,15 @@
 
 The content security policy allows scripts and styles from files of this package only, and no conversion of text to
 markup (`require-trusted-types-for`), so no part of an address or a message can run as code.
+
+`/pulse-client.tgz` is the folder of the library as `npm pack` makes it: `npm install` takes its address.
 """
 
 import hashlib
 import html
+import io
 import re
+import tarfile
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -24,7 +28,10 @@ _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
     ".svg": "image/svg+xml",
+    ".tgz": "application/gzip",
+    ".ts": "application/typescript; charset=utf-8",
     ".webmanifest": "application/manifest+json",
 }
 _POLICY: Final = (
@@ -41,7 +48,7 @@ class _File:
     """A file to serve."""
 
     content: bytes
-    gzipped: bytes
+    gzipped: bytes | None
     content_type: str
     etag: str
 
@@ -56,12 +63,19 @@ def install(app: Quart, settings: Settings) -> None:
     web = Blueprint("web", __name__)
     library = _load(folder / f"{LIBRARY}.js")
     modules = _load_all(folder / LIBRARY)
+    package = _file(f"{LIBRARY}.tgz", _pack(folder / LIBRARY), None)
 
     @web.get(f"/{LIBRARY}.js")
     @hide
     async def client_library() -> Response:
         """Returns the JavaScript library, which pages of `PULSE_ALLOWED_ORIGINS` may import, too."""
         return _answer(library)
+
+    @web.get(f"/{LIBRARY}.tgz")
+    @hide
+    async def client_package() -> Response:
+        """Returns the library as a package for `npm install`."""
+        return _answer(package)
 
     @web.get(f"/{LIBRARY}/<name>")
     @hide
@@ -113,7 +127,23 @@ def _load(path: Traversable, values: dict[str, str] | None = None) -> _File:
     content = path.read_bytes()
     for name, value in (values or {}).items():
         content = content.replace(f"{{{{{name}}}}}".encode(), html.escape(value).encode())
-    return _File(content, gzip(content), _TYPES[_suffix(path.name)], hashlib.sha256(content).hexdigest()[:32])
+    return _file(path.name, content, gzip(content))
+
+
+def _file(name: str, content: bytes, gzipped: bytes | None) -> _File:
+    return _File(content, gzipped, _TYPES[_suffix(name)], hashlib.sha256(content).hexdigest()[:32])
+
+
+def _pack(folder: Traversable) -> bytes:
+    """Returns the files in the form of `npm pack`; the same files make the same bytes, whose hash npm locks."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            content = entry.read_bytes()
+            member = tarfile.TarInfo(f"package/{entry.name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return gzip(packed.getvalue())
 
 
 def _filled_in(settings: Settings) -> dict[str, str]:
@@ -132,16 +162,16 @@ def _answer_one(files: dict[str, _File], name: str) -> Response:
 
 def _answer(file: _File) -> Response:
     """Returns the file, or 304 if the browser has it."""
-    is_gzipped = accepts_gzip(request)
+    gzipped = file.gzipped if accepts_gzip(request) else None
     # Each form has an ETag of its own (RFC 9110, section 8.8.3.3).
-    etag = f"{file.etag}-{ENCODING}" if is_gzipped else file.etag
-    content = file.gzipped if is_gzipped else file.content
+    etag = file.etag if gzipped is None else f"{file.etag}-{ENCODING}"
+    content = file.content if gzipped is None else gzipped
     is_known = request.if_none_match.contains_weak(etag)
     response = Response(b"" if is_known else content, 304 if is_known else 200, content_type=file.content_type)
     response.set_etag(etag)
     headers = response.headers
     response.vary.add("Accept-Encoding")
-    if is_gzipped and not is_known:
+    if gzipped is not None and not is_known:
         headers["Content-Encoding"] = ENCODING
     headers["Cache-Control"] = "no-cache"
     headers["Content-Security-Policy"] = _POLICY.format(connect=_sources(request.host))
