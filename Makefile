@@ -26,7 +26,7 @@ INSTALL = test -n "$(PYTHON)" || $(NO_PYTHON); $(PYTHON) tools/install.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
 .PHONY: serve check test test-npm types fuzz fuzz-python-client test-generated fairness frame-fuzz test-exits \
-	simulate conformance bench bench-quick lint lock sbom notice audit dist container clean \
+	simulate conformance bench bench-quick lint lock sbom notice audit dist container clean fuzz-clients \
 	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
@@ -71,6 +71,11 @@ fuzz-python-client: $(VENV)/test.stamp
 # A client that openapi-python-client makes of /openapi.json, in an environment of its own.
 test-generated: $(VENV)/test.stamp $(GENERATED)/test.stamp
 	PULSE_TEST_GENERATED=$(GENERATED)/bin $(BIN)/python -m pytest tests/generated
+
+# Client libraries on a bad network, against a service with low limits that is killed; FUZZ_ARGS="--start SEED --rounds 1"
+# repeats a round that failed.
+fuzz-clients: $(VENV)/test.stamp
+	$(BIN)/python -m tests.client_fuzz --minutes $(MINUTES) $(FUZZ_ARGS)
 
 # The JavaScript client as a package, its types, and clients that are generated from the documents of the service: by
 # programs of npm (TypeScript, openapi-typescript, the parser of AsyncAPI, ws).
