@@ -743,6 +743,23 @@ test("the answer to a resend in its order is followed by the next change", async
   assert.deepEqual(revs(bench), [5, 8, 9]);
 });
 
+test("the answer to a resend that is here before the list tells the head is no gap", async () => {
+  const bench = new Bench();
+  bench.client.send("a", "x", { clientId: "m-1" });
+  bench.client.send("a", "y", { clientId: "m-2" });
+  const socket = await bench.online();
+  const answer = later();
+  bench.answer = () => answer.promise;
+  const listed = bench.client.conversations();
+  socket.receive(after(18, message("a", 19, { sender_id: ME, client_id: "m-1" })));
+  answer.resolve([200, list(conversation("a", 18))]);
+  await listed;
+  socket.receive(after(19, message("a", 20, { sender_id: ME, client_id: "m-2" })), after(20, message("a", 21)));
+  assert.deepEqual([bench.client.gaps, revs(bench)], [0, [19, 20, 21]]);
+  socket.receive(after(22, message("a", 23)));
+  assert.equal(bench.client.gaps, 1, "a change that is missing is found");
+});
+
 test("a change that does not exist is looked for once", async () => {
   const bench = new Bench();
   const socket = await bench.online();

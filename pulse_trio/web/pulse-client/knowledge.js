@@ -72,7 +72,7 @@ export class Knowledge {
    */
   note(frame, isAnswer) {
     const known = this.#get(frame.conversation_id);
-    if (isAnswer) known.sequence.takeIfNext(frame.rev, frame.prev_rev);
+    if (isAnswer) known.sequence.takeEarly(frame.rev, frame.prev_rev);
     else if (!known.sequence.take(frame.rev, frame.prev_rev, this.#searches)) return "gap";
     for (const load of this.#loads) {
       if (load.id === frame.conversation_id) load.changes.set(frame.message_id, frame);

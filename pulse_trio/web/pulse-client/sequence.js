@@ -1,3 +1,5 @@
+const MAX_EARLY = 64; // changes that are remembered out of order: more messages than may be under way
+
 /** Searches for missing changes. */
 export class Searches {
   vain = 0; // in a row that found nothing
@@ -14,6 +16,8 @@ export class Sequence {
   head = null;
   /** @type {number | null} the number of a change before which one is missing; null once the client has looked for it */
   #gap = null;
+  /** @type {Map<number, number>} number → the one before it, of changes that may have arrived out of order */
+  #early = new Map();
 
   /**
    * Takes a change; returns false, and does not take it, if the client must look for one before it.
@@ -35,16 +39,30 @@ export class Sequence {
   }
 
   /**
-   * Takes a change that may be out of order: it counts only if it is the next one.
+   * Takes a change that may be out of order: it counts once those before it are known.
    * @param {number} number
    * @param {number | undefined} previous
    */
-  takeIfNext(number, previous) {
-    if (previous !== undefined && this.head !== null && previous <= this.head) this.head = Math.max(this.head, number);
+  takeEarly(number, previous) {
+    if (previous === undefined) return;
+    this.#early.set(number, previous);
+    this.#settle();
+    if (this.#early.size > MAX_EARLY) this.#early.delete(/** @type {number} */ (this.#early.keys().next().value));
+  }
+
+  /** Counts the changes out of order that now are the next ones. */
+  #settle() {
+    if (this.head === null) return;
+    for (const [number, previous] of [...this.#early].sort(([a], [b]) => a - b)) {
+      if (previous > this.head) continue;
+      this.head = Math.max(this.head, number);
+      this.#early.delete(number);
+    }
   }
 
   /** @param {number | undefined} previous */
   #follows(previous) {
+    this.#settle();
     return previous === undefined || this.head === null || previous <= this.head;
   }
 }
