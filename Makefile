@@ -80,7 +80,7 @@ fuzz-clients: $(VENV)/test.stamp
 # The JavaScript client as a package, its types, and clients that are generated from the documents of the service: by
 # programs of npm (TypeScript, openapi-typescript, the parser of AsyncAPI, ws).
 test-npm: $(VENV)/test.stamp $(NPM)/npm.stamp
-	PULSE_TEST_NPM=$(NPM) $(BIN)/python -m pytest -q tests/npm $(PYTEST_ARGS)
+	PULSE_TEST_NPM=$(NPM) $(BIN)/python -m pytest -q -o faulthandler_timeout=1200 tests/npm $(PYTEST_ARGS)
 
 # The declarations of the JavaScript client for TypeScript, from the comments in its modules.
 types: $(VENV)/test.stamp $(NPM)/npm.stamp

@@ -56,9 +56,11 @@ def project(folder: Path, **package: object) -> Path:
     return folder
 
 
-def errors_of_types(folder: Path, *files: str) -> list[str]:
-    """Type-checks files of a project; returns the errors."""
-    (folder / "tsconfig.json").write_text(json.dumps({"compilerOptions": STRICT, "files": list(files)}))
+def errors_of_types(folder: Path, *files: str, emits: bool = False) -> list[str]:
+    """Type-checks files of a project; returns the errors. `emits`: also writes them as JavaScript."""
+    (folder / "tsconfig.json").write_text(
+        json.dumps({"compilerOptions": {**STRICT, "noEmit": not emits}, "files": list(files)})
+    )
     command = [str(MODULES / ".bin" / "tsc"), "--project", str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
     lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
