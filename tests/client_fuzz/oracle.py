@@ -17,7 +17,7 @@ async def stored_messages(person: Person, conversation: str) -> list[dict[str, A
         query = {"limit": PAGE, **({"before_seq": found[-1]["seq"]} if found else {})}
         page = await person.history(conversation, **query)
         found += page["messages"]
-        if len(page["messages"]) < PAGE:
+        if not page["has_more"]:
             return found[::-1]
 
 

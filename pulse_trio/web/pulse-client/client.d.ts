@@ -107,7 +107,8 @@ export class PulseClient extends Endpoints {
      * aborts first.
      * @param {string} id
      * @param {{beforeSeq?: number, afterSeq?: number, limit?: number} & Abortable} [page]
-     * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number}>}
+     * @returns {Promise<{messages: Message[], total: number, limit: number, offset: number, has_more?: boolean}>} A page
+     *   may be shorter than its limit: its bytes are bounded.
      */
     history(id: string, { beforeSeq, afterSeq, limit, signal }?: {
         beforeSeq?: number;
@@ -118,6 +119,7 @@ export class PulseClient extends Endpoints {
         total: number;
         limit: number;
         offset: number;
+        has_more?: boolean;
     }>;
     /**
      * Loads a page of read positions, up to 1,000, in the order the members were added.

@@ -37,12 +37,13 @@ export class Endpoints extends EventTarget {
      * Finds users whose name begins with a prefix.
      * @param {string} prefix
      * @param {Page} [page]
-     * @returns {Promise<{users: User[], total: number, limit: number, offset: number, next_cursor?: string | null}>} A
-     *   server without cursors has no `next_cursor`.
+     * @returns {Promise<{users: User[], total: number, is_total_exact?: boolean, limit: number, offset: number,
+     *   next_cursor?: string | null}>} A server without cursors has no `next_cursor`.
      */
     searchUsers(prefix: string, page?: Page): Promise<{
         users: User[];
         total: number;
+        is_total_exact?: boolean;
         limit: number;
         offset: number;
         next_cursor?: string | null;
