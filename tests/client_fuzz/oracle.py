@@ -44,6 +44,8 @@ def differences(report: dict[str, Any], right: dict[str, Any]) -> list[str]:
     found = []
     if not report["isIdle"]:
         found.append(f"not idle: {report['state']}, {report.get('requests')} requests, pending {report.get('pending')}")
+    if not report["histories"]:
+        found.append("no history is shown")
     shown, listed = report["list"], right["list"]
     if set(shown) != set(listed):
         found.append(f"the list has {sorted(shown)}, right is {sorted(listed)}")

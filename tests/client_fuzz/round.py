@@ -236,6 +236,11 @@ class Round:
         report: dict[str, Any] = {}
         right: dict[str, Any] = {}
         with trio.move_on_after(PATIENCE):
+            # Those that it shows already stay as they are: a new load would hide what they lack.
+            shown = (await program.report())["histories"]
+            for conversation in self._conversations:
+                if conversation not in shown:
+                    await program.do("show", conversation=conversation)
             while found:
                 seen = program.changes
                 right = await truth(user)

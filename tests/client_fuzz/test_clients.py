@@ -59,6 +59,7 @@ def changed(**changes: Any) -> dict[str, Any]:
     ("report", "part"),
     [
         (changed(isIdle=False), "not idle"),
+        (changed(histories={}), "no history"),
         (changed(list={}), "the list has"),
         (changed(list={"a": {"name": "Old", "read_seq": 1}}), "name is 'Old'"),
         (changed(histories={"a": [[1, "page 1"], [2, "page 2"]]}), "page 1|3"),
