@@ -25,8 +25,8 @@ NO_PYTHON := { echo "Python 3.11 or newer is needed; none was found on the PATH.
 INSTALL = test -n "$(PYTHON)" || $(NO_PYTHON); $(PYTHON) tools/install.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve check test test-npm types fuzz fuzz-python-client test-generated fairness frame-fuzz test-exits \
-	simulate conformance bench bench-quick lint lock sbom notice audit dist container clean fuzz-clients \
+.PHONY: serve check test test-npm types fuzz fuzz-javascript-client fuzz-python-client test-generated fairness \
+	frame-fuzz test-exits simulate conformance bench bench-quick lint lock sbom notice audit dist container clean \
 	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
@@ -72,10 +72,10 @@ fuzz-python-client: $(VENV)/test.stamp
 test-generated: $(VENV)/test.stamp $(GENERATED)/test.stamp
 	PULSE_TEST_GENERATED=$(GENERATED)/bin $(BIN)/python -m pytest tests/generated
 
-# Client libraries on a bad network, against a service with low limits that is killed; FUZZ_ARGS="--start SEED --rounds 1"
+# The JavaScript client on a bad network, with a service that is killed; FUZZ_ARGS="--start SEED --rounds 1"
 # repeats a round that failed.
-fuzz-clients: $(VENV)/test.stamp
-	$(BIN)/python -m tests.client_fuzz --minutes $(MINUTES) $(FUZZ_ARGS)
+fuzz-javascript-client: $(VENV)/test.stamp
+	$(BIN)/python -m tests.javascript_fuzz --minutes $(MINUTES) $(FUZZ_ARGS)
 
 # The JavaScript client as a package, its types, and clients that are generated from the documents of the service: by
 # programs of npm (TypeScript, openapi-typescript, the parser of AsyncAPI, ws).

@@ -1,4 +1,4 @@
-// A client on a bad network, driven by tests/client_fuzz line by line (`Program` there describes the lines).
+// A client on a bad network, driven by tests/javascript_fuzz line by line (`Program` there describes the lines).
 // Environment: PULSE_URL, PULSE_TOKEN, PULSE_USER_ID, PULSE_SEED; PULSE_KIND: `page`, which follows docs/javascript.md, or
 // `store`, the data layer of the web client.
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 import httpx2
 import trio
 
-from tests.client_fuzz.oracle import broken_promises, differences, truth
-from tests.client_fuzz.program import Program, open_program
-from tests.client_fuzz.service import Service
+from tests.javascript_fuzz.oracle import broken_promises, differences, truth
+from tests.javascript_fuzz.program import Program, open_program
+from tests.javascript_fuzz.service import Service
 from tests.support.bad_network import open_bad_network
 from tests.support.client import Person
 

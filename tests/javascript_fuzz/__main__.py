@@ -1,4 +1,4 @@
-"""Fuzzes the client libraries on a bad network: `python -m tests.client_fuzz --minutes 30`."""
+"""Fuzzes the JavaScript client on a bad network: `python -m tests.javascript_fuzz --minutes 30`."""
 
 import argparse
 import random
@@ -8,9 +8,9 @@ from collections import Counter
 
 import trio
 
-from tests.client_fuzz.clients import javascript_clients
-from tests.client_fuzz.round import Round
-from tests.client_fuzz.service import Service
+from tests.javascript_fuzz.clients import javascript_clients
+from tests.javascript_fuzz.round import Round
+from tests.javascript_fuzz.service import Service
 from tests.support.cluster import Cluster
 
 
@@ -36,7 +36,7 @@ async def fuzz(service: Service, start: int, rounds: int, minutes: float, second
 
 def main() -> int:
     """Runs rounds against a service on a temporary PostgreSQL."""
-    parser = argparse.ArgumentParser(prog="python -m tests.client_fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.javascript_fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rounds", type=int, default=10**6, help="at most")
     parser.add_argument("--start", type=int, default=random.SystemRandom().randrange(10**6), help="the first seed")

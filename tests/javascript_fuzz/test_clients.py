@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import trio
 
-from tests.client_fuzz.clients import javascript_clients
-from tests.client_fuzz.oracle import broken_promises, differences
-from tests.client_fuzz.program import Sent
-from tests.client_fuzz.round import Round
-from tests.client_fuzz.service import Service
+from tests.javascript_fuzz.clients import javascript_clients
+from tests.javascript_fuzz.oracle import broken_promises, differences
+from tests.javascript_fuzz.program import Sent
+from tests.javascript_fuzz.round import Round
+from tests.javascript_fuzz.service import Service
 from tests.support.bad_network import WEIGHTS, fate_of
 
 LISTED = {"name": "Team", "member_count": 2, "read_seq": 1, "last_seq": 2}

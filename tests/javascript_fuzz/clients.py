@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.client_fuzz.round import Client
+from tests.javascript_fuzz.round import Client
 from tests.support.programs import node
 
 JS = Path(__file__).parent.parent / "js" / "fuzz_program.mjs"

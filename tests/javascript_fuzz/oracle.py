@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from tests.client_fuzz.program import Sent
+from tests.javascript_fuzz.program import Sent
 from tests.support.client import Person
 
 LOST: Final = {"not_a_member", "discarded"}
