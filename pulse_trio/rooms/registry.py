@@ -190,6 +190,20 @@ class Rooms:
             self._closing.pop(room, None)
             room.opened.set()
             room.ended.set()
+            if room.has_failed and not self.is_draining:
+                self.nursery.start_soon(self._recheck, room.conversation_id, name=f"recheck {room.conversation_id}")
+
+    async def _recheck(self, conversation_id: UUID) -> None:
+        """Opens a room again that has failed: what it was at may be committed until the store's timeout is over.
+
+        Sessions would not get that if there were no room when it is committed.
+        """
+        try:
+            async with self.opened(conversation_id, None) as room:
+                room.feed.recheck_later()
+                await trio.sleep(self._settings.store_timeout)
+        except (NotAMember, StoreUnavailable):
+            log.warning("a room that failed could not be opened again", conversation_id=str(conversation_id))
 
     def _forget(self, room: Room) -> None:
         if self._rooms.get(room.conversation_id) is room:

@@ -66,6 +66,7 @@ class Room:
         opened: set when the room is open, or has failed to open.
         ended: set when its tasks have ended.
         failure: the reason why it did not open, or ended.
+        has_failed: the writer failed by a fault of ours: what it was at may be committed, now or later.
         read_seqs: the last read position of each member that was sent to the others.
     """
 
@@ -88,6 +89,7 @@ class Room:
         self.opened = trio.Event()
         self.ended = trio.Event()
         self.failure: Exception | None = None
+        self.has_failed = False
         self.read_seqs: dict[UUID, int] = {}
         self._store = store
         self._settings = settings
@@ -208,6 +210,7 @@ class Room:
             # also while this one still waits for a close frame to leave.
             log.exception("a room failed", conversation_id=str(self.conversation_id))
             self.failure = StoreUnavailable("the room failed")
+            self.has_failed = True
             self._on_vacant(self)
             self.close_all(CloseCode.INTERNAL_ERROR, "the conversation failed; reconnect")
             assert self._nursery is not None

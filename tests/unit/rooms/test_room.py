@@ -510,7 +510,7 @@ async def test_a_fault_in_the_writer_ends_that_room_and_a_new_join_finds_a_new_o
         await settle()
         assert again.contents == ["hello"]
         assert again.transport.closed is None
-        await trio.sleep(10)
+        await trio.sleep(20)  # the new one looks for what the failed one has committed
         assert bob.ended.is_set()
         assert again.transport.closed is None
         assert world.hub.get_connection_count(world.conversation_id) == 1

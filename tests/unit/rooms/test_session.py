@@ -613,6 +613,22 @@ async def test_a_room_that_fails_closes_the_sessions_in_it(autojump_clock: MockC
         assert again.contents(key) == ["hello"]
 
 
+async def test_a_commit_after_the_failure_of_its_room_reaches_a_session(autojump_clock: MockClock) -> None:
+    """The connection of the first attempt was lost, the second one failed by a fault of ours."""
+    async with a_world(store_timeout=2.0, room_linger=0.0) as world:
+        key, arrives = world.conversation_id, trio.Event()
+        alice = await device(world, world.alice)
+        world.store.answers = [world.store.commit_after(arrives, world.nursery), world.store.crash]
+        await alice.send(key, "hello")
+        await trio.sleep(1)
+        assert alice.transport.closed is not None
+        bob = await device(world, world.bob)
+        arrives.set()
+        await trio.sleep(5)
+        assert bob.contents(key) == ["hello"]
+        assert world.hub.room_count == 0
+
+
 async def test_an_unknown_commit_found_later_reaches_a_session(autojump_clock: MockClock) -> None:
     """The answer to a commit was lost, its sender gave up, and the room ended before another message came."""
     async with a_world(store_timeout=2.0, room_linger=0.0) as world:
