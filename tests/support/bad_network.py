@@ -231,7 +231,7 @@ async def open_bad_network(target: Callable[[], int], seed: int) -> AsyncIterato
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     network.port = listener.socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, network.connection, [listener])
+        await nursery.start(trio.serve_listeners, network.connection, [listener])
         try:
             yield network
         finally:
