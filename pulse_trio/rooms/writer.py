@@ -110,6 +110,7 @@ class Writer:
         self._inbox, self._source = trio.open_memory_channel[Submission](inbox_messages)
         # Taken from the inbox to choose a batch from, at most `batch_messages`; the others wait for later batches.
         self._window: deque[Submission] = deque()
+        self._last_kind: type[Command] | None = None  # of the last batch: kinds have turns
         # Removals that came while others waited in the inbox: few, as one user is the owner, and requests are limited.
         self._removals: deque[Submission] = deque()
         self._unsettled = 0
@@ -208,7 +209,7 @@ class Writer:
         self._settle(len(batch))
 
     def _take_batch(self) -> list[Submission]:
-        """Takes a batch that begins with the first submission that waits.
+        """Takes a batch of the next kind.
 
         A resend of a message in the batch, with the same client_id, waits for a later one: it must find that one
         stored. So does a revision of a message that the batch has revised often enough.
@@ -216,7 +217,7 @@ class Writer:
         with suppress(trio.WouldBlock, trio.EndOfChannel):
             while len(self._window) < self._batch_messages:
                 self._window.append(self._source.receive_nowait())
-        kind = _batch_kind(self._window[0].command)
+        kind = self._last_kind = self._next_kind()
         if kind is None or len(self._window) == 1:
             return [self._window.popleft()]
         batch: list[Submission] = []
@@ -234,6 +235,21 @@ class Writer:
                 batch.append(submission)
         self._window.extendleft(reversed(skipped))
         return batch
+
+    def _next_kind(self) -> type[Command] | None:
+        """Returns the kind of the next batch: another than the last one, if one waits that nothing has to precede."""
+        first = _batch_kind(self._window[0].command)
+        if first is None or first is not self._last_kind:
+            return first
+        sources: set[object] = set()
+        for submission in self._window:
+            kind = _batch_kind(submission.command)
+            if kind is None:
+                break
+            if kind is not first and submission.sender.source not in sources:
+                return kind
+            sources.add(submission.sender.source)
+        return first
 
     async def _store_batch(self, batch: list[Submission]) -> None:
         backoff = Backoff(self._random)

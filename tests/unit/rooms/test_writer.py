@@ -345,6 +345,15 @@ async def test_a_message_waits_for_one_batch_however_the_kinds_of_a_flood_altern
         assert (await writer.tried())[0] == "flood victim"
 
 
+async def test_kinds_have_turns_while_one_keeps_coming(autojump_clock: MockClock) -> None:
+    """Every source edits one message, of which a batch takes a few revisions; a message of another waits for one."""
+    async with busy_writer(1, batch=64) as writer:
+        for _ in range(6):
+            await writer.submit(Outcome(), *[0] * 8)
+        await writer.submit(Outcome(), "victim")
+        assert (await writer.tried())[:3] == [" ".join("0" * 8), "victim", " ".join("0" * 8)]
+
+
 async def test_nothing_overtakes_a_change_of_members(autojump_clock: MockClock) -> None:
     async with busy_writer(1) as writer:
         world = writer.world
