@@ -35,18 +35,15 @@ class Accounts(Connected):
                 raise UsernameTaken
 
     async def find_account(self, username: str) -> Account | None:
-        row = await self.one(
-            Caller.LOOK_UPS,
-            None,
-            "SELECT id, username, password_hash FROM users WHERE username_key = %s",
-            (username_key(username),),
-        )
+        key = username_key(username)
+        query = "SELECT id, username, password_hash FROM users WHERE username_key = %s"
+        row = await self.one(Caller.LOOK_UPS, key, query, (key,))
         return None if row is None else Account(User(row[0], row[1]), row[2])
 
     async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
         row = await self.one(
             Caller.LOOK_UPS,
-            None,
+            subject if user_id is None else user_id,
             """
             SELECT id, username FROM users WHERE subject = %s OR id = %s
             ORDER BY subject IS NOT DISTINCT FROM %s DESC LIMIT 1

@@ -1,6 +1,6 @@
 """Shared parts of the store's operations: connections, translated errors, the conversation's lock, common columns."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, LiteralString
 from uuid import UUID
@@ -62,7 +62,7 @@ class Connected:
 
     @asynccontextmanager
     async def connection(
-        self, caller: Caller | None = None, key: UUID | None = None, *, pool: Pool | None = None
+        self, caller: Caller | None = None, key: Hashable = None, *, pool: Pool | None = None
     ) -> AsyncIterator[TrioConnection[Any]]:
         """Lends a connection, from `pool` or the main pool.
 
@@ -92,10 +92,10 @@ class Connected:
             raise StoreUnavailable(type(error).__name__) from error
 
     async def ping(self) -> None:
-        await self.one(Caller.LOOK_UPS, None, "SELECT 1", ())
+        await self.one(Caller.LOOK_UPS, "ping", "SELECT 1", ())  # not behind those who wait to be found
 
     async def one(
-        self, caller: Caller, key: UUID | None, query: LiteralString, values: Sequence[object]
+        self, caller: Caller, key: Hashable, query: LiteralString, values: Sequence[object]
     ) -> tuple[Any, ...] | None:
         """Runs a query on a connection of its own; returns the first row. For `caller` and `key` see `connection`."""
         async with self.connection(caller, key) as connection:
@@ -104,7 +104,7 @@ class Connected:
     async def all(
         self,
         caller: Caller,
-        key: UUID | None,
+        key: Hashable,
         query: LiteralString,
         values: Sequence[object] | Mapping[str, object],
     ) -> list[tuple[Any, ...]]:

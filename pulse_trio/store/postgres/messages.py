@@ -67,7 +67,7 @@ class Messages(Connected):
             if last < first:
                 return Page((), total, has_more=False)
             query = _UPWARD if after_seq is not None and before_seq is None else _DOWNWARD
-            max_octets = NO_BOUND if max_bytes is None else max_bytes
+            max_octets = NO_BOUND if max_bytes is None else max(1, max_bytes)  # never before the first message
             cursor = await connection.execute(query, (conversation_id, first, last, max_octets))
             found = [message(row) for row in await cursor.fetchall()]
         return message_page(found, total, before_seq=before_seq, after_seq=after_seq, max_bytes=max_bytes)
