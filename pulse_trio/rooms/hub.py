@@ -120,6 +120,7 @@ class Hub:
         Returns after `DRAIN_TIMEOUT` seconds at the latest.
         """
         self.rooms.is_draining = True
+        self.rooms.stop_rechecks()
         for session in self._sessions.all():
             session.connection.close(CloseCode.RESTART, RESTARTING)
         for room in self.rooms.all():

@@ -11,6 +11,7 @@ import trio
 
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import CloseCode
+from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.room import Room
@@ -69,6 +70,7 @@ class Rooms:
         self._metrics = metrics
         self._outages = outages
         self._opening = Turns(MAX_OPENING_OF_USER)
+        self._rechecks: set[trio.CancelScope] = set()
         self._rooms: dict[UUID, Room] = {}
         self._closing: dict[Room, None] = {}  # cannot be joined any more, but their tasks have not ended
         self._nursery: trio.Nursery | None = None
@@ -123,12 +125,13 @@ class Rooms:
         if user_id is not None:
             with trio.move_on_after(self._settings.store_timeout) as scope:
                 await self._opening.acquire(user_id)
+            room = self._rooms.get(conversation_id)  # opened meanwhile, for somebody else
+            if room is not None:
+                if not scope.cancelled_caught:
+                    self._opening.release(user_id)
+                return room
             if scope.cancelled_caught:
                 raise StoreUnavailable("too many rooms are opening for this user")
-            room = self._rooms.get(conversation_id)  # opened meanwhile
-            if room is not None:
-                self._opening.release(user_id)
-                return room
         room = Room(
             conversation_id,
             store=self._store,
@@ -193,17 +196,31 @@ class Rooms:
             if room.has_failed and not self.is_draining:
                 self.nursery.start_soon(self._recheck, room.conversation_id, name=f"recheck {room.conversation_id}")
 
+    def stop_rechecks(self) -> None:
+        """Lets go of the rooms that are open only because one failed."""
+        for scope in self._rechecks:
+            scope.cancel()
+
     async def _recheck(self, conversation_id: UUID) -> None:
         """Opens a room again that has failed: what it was at may be committed until the store's timeout is over.
 
         Sessions would not get that if there were no room when it is committed.
         """
-        try:
-            async with self.opened(conversation_id, None) as room:
-                room.feed.recheck_later()
-                await trio.sleep(self._settings.store_timeout)
-        except (NotAMember, StoreUnavailable):
-            log.warning("a room that failed could not be opened again", conversation_id=str(conversation_id))
+        backoff = Backoff(self._random)
+        with trio.move_on_after(self._settings.store_timeout) as scope:
+            self._rechecks.add(scope)
+            try:
+                while True:
+                    try:
+                        async with self.opened(conversation_id, None) as room:
+                            room.feed.recheck_later()
+                            await trio.sleep_forever()
+                    except StoreUnavailable:
+                        await backoff.wait()
+            except NotAMember:
+                pass
+            finally:
+                self._rechecks.discard(scope)
 
     def _forget(self, room: Room) -> None:
         if self._rooms.get(room.conversation_id) is room:

@@ -389,6 +389,20 @@ async def test_draining_closes_all_with_1012_and_waits_for_the_writers(autojump_
         assert trio.current_time() < DRAIN_TIMEOUT
 
 
+async def test_draining_does_not_wait_for_a_room_that_has_failed(autojump_clock: MockClock) -> None:
+    """Its successor is held open only to look for what the failed one may have committed."""
+    async with a_world() as world:
+        alice = await world.join(world.alice)
+        world.store.answers = [world.store.crash]
+        await alice.send("one")
+        await settle()
+        alice.leave()
+        assert world.hub.room_count == 1
+        begin = trio.current_time()
+        await world.hub.drain()
+        assert trio.current_time() == begin
+
+
 async def test_draining_ends_although_the_store_hangs(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         alice = await world.join(world.alice)

@@ -13,7 +13,7 @@ from pulse_trio.model import Command, User
 from pulse_trio.protocol import SendResume
 from pulse_trio.rooms.member_updates import MAX_RECHECKS, ForeignConversation
 from pulse_trio.rooms.registry import MAX_OPENING_OF_USER
-from pulse_trio.store.base import Members, NotAMember, StoreUnavailable
+from pulse_trio.store.base import Head, Members, NotAMember, StoreUnavailable
 from tests.support import commands
 
 from .world import Device, Outcomes, World, a_world, device, settle
@@ -888,6 +888,30 @@ async def test_a_message_whose_room_cannot_begin_to_open_is_refused_in_time(
         assert trio.current_time() - began == 2.0  # the others have failed
         await trio.sleep(5.0)
         assert bobs[-1].errors == [("not_stored", "c-1", str(keys[-1]))]
+
+
+async def test_a_message_that_waits_for_a_turn_uses_a_room_that_another_user_opened(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=3.0) as world:
+        keys = [world.ids() for _ in range(2 * MAX_OPENING_OF_USER + 1)]
+        for key in keys:
+            await world.new_conversation(key)
+        head = world.store.head
+
+        async def stuck(conversation_id: UUID) -> Head:
+            return await head(conversation_id) if conversation_id == keys[-1] else await trio.sleep_forever()
+
+        monkeypatch.setattr(world.store, "head", stuck)
+        bobs = [await device(world, world.bob) for _ in keys]
+        for bob, key in zip(bobs, keys, strict=True):
+            world.start(bob.send, key, "hello", "c-1")
+            await settle()
+        world.conversation_id = keys[-1]
+        await world.join(world.carol)
+        await trio.sleep(4.0)
+        assert bobs[-1].errors == []
+        assert bobs[-1].contents(keys[-1]) == ["hello"]
 
 
 async def test_a_membership_look_up_that_fails_is_answered_in_time(

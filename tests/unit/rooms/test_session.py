@@ -629,6 +629,31 @@ async def test_a_commit_after_the_failure_of_its_room_reaches_a_session(autojump
         assert world.hub.room_count == 0
 
 
+async def test_a_failed_room_is_opened_again_once_the_store_answers(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world(store_timeout=4.0, room_linger=0.0) as world:
+        key, arrives, head, fails = world.conversation_id, trio.Event(), world.store.head, 3
+        alice = await device(world, world.alice)
+
+        async def away(conversation_id: UUID) -> Head:
+            nonlocal fails
+            fails -= 1
+            if fails >= 0:
+                raise StoreUnavailable
+            return await head(conversation_id)
+
+        world.store.answers = [world.store.commit_after(arrives, world.nursery), world.store.crash]
+        await alice.send(key, "hello")
+        monkeypatch.setattr(world.store, "head", away)
+        await trio.sleep(2)
+        assert fails < 0
+        bob = await device(world, world.bob)
+        arrives.set()
+        await trio.sleep(5)
+        assert bob.contents(key) == ["hello"]
+
+
 async def test_an_unknown_commit_found_later_reaches_a_session(autojump_clock: MockClock) -> None:
     """The answer to a commit was lost, its sender gave up, and the room ended before another message came."""
     async with a_world(store_timeout=2.0, room_linger=0.0) as world:
