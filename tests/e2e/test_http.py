@@ -11,7 +11,7 @@ import trio
 
 from tests.support.client import Api, Person
 from tests.support.cluster import Cluster
-from tests.support.raw import Answer, open_raw, upgrade_request
+from tests.support.raw import GOOD_KEY, Answer, open_raw, upgrade_request
 from tests.support.server import Server
 
 Start = Callable[..., Server]
@@ -161,6 +161,19 @@ async def test_answers_to_those_over_a_limit_have_the_common_headers(start_serve
             pass  # now it is judged before its request is read
         assert (answer.status, answer.json()["code"]) == (429, "rate_limited")
         check_headers(answer, APP, "mine")
+
+
+async def test_only_handshakes_hold_a_place_of_an_address_behind_a_proxy(start_server: Start) -> None:
+    """The proxy keeps its connection for the requests of others: what is held on it would stay."""
+    server = start_server(PULSE_TRUSTED_PROXIES="1", PULSE_CONNECTIONS_PER_ADDRESS="2")
+    forwarded = "X-Forwarded-For: 203.0.113.9"
+    with trio.fail_after(60):
+        async with open_raw(server.port) as proxied, open_raw(server.port) as other:
+            for _ in range(5):
+                answer = await proxied.request(get("/healthz", forwarded, f"Sec-WebSocket-Key: {GOOD_KEY}"))
+                assert answer.status == 200
+            handshake = upgrade_request("/api/chat/ws", [("X-Forwarded-For", "203.0.113.9")])
+            assert (await other.request(handshake)).status == 401  # it has no token; not 429
 
 
 async def test_answers_of_a_full_server_have_the_common_headers(start_server: Start) -> None:

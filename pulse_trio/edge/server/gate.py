@@ -262,9 +262,10 @@ class Slot:
             self._gate.count_request(self, forwarded, is_websocket=is_websocket)
 
     def hold(self, address: str) -> None:
-        """Counts this connection as one of an address."""
-        self._gate.enter(address)
-        self._addresses.append(address)
+        """Counts this connection as one of an address, once."""
+        if address not in self._addresses:
+            self._gate.enter(address)
+            self._addresses.append(address)
 
     def leave(self) -> None:
         """Gives the slot back, because the connection has ended."""

@@ -100,7 +100,7 @@ class HttpProtocol(H11Protocol):
             return
         self._forwarded = request_head.values(request, b"x-forwarded-for")
         self._pieces.begin_request()
-        is_websocket = bool(request_head.values(request, b"sec-websocket-key"))
+        is_websocket = request_head.asks_for_websocket(request)
         try:
             self._connection.slot.count_request(self._forwarded, is_websocket=is_websocket)
         except PulseError as error:
