@@ -83,7 +83,8 @@ def _install(log_format: str, log_level: str) -> bool:
         console.send_reports_to(log.critical)
         logging.captureWarnings(True)
         sys.excepthook = _log_uncaught
-        sys.unraisablehook = _log_unraisable
+        if sys.unraisablehook is sys.__unraisablehook__:  # else it is that of `StopSignals`, which ends with ours
+            sys.unraisablehook = _log_unraisable
         threading.excepthook = _log_of_thread
     return is_console
 
