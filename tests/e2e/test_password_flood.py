@@ -15,6 +15,7 @@ from quart import typing as quart_typing
 from trio.testing import MockClock
 
 from pulse_trio.app import create_app, open_service
+from pulse_trio.edge.rest import accounts as rest_accounts
 from pulse_trio.settings import Settings
 from pulse_trio.store.memory import MemoryStore
 from tests.support.client import PASSWORD, Person
@@ -131,9 +132,12 @@ async def test_what_finds_no_room_is_refused_before_it_is_hashed_and_is_no_failu
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_front(monkeypatch, password_queue=8, login_failures_per_address=60) as front:
+        recorded: list[str] = []
+        monkeypatch.setattr(rest_accounts, "record_event", lambda event, **_: recorded.append(event.name))
         for number in range(50):
             await front.begin(f"guess {number}", "192.0.2.1", f"user{number}")
         assert front.statuses() == {503: 41}
+        assert recorded == [], "a service that is busy bans nobody"
         answer = front.answers["guess 49"]
         assert int(answer.headers["Retry-After"]) > 0
         assert (await answer.get_json())["code"] == "unavailable"

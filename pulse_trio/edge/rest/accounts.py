@@ -138,6 +138,12 @@ async def register(body: Registration) -> Response:
     return answer(user_body(user), 201)
 
 
+_LOGIN_EVENTS: Final = {
+    ErrorCode.INVALID_CREDENTIALS: SecurityEvent.LOGIN_FAILED,
+    ErrorCode.RATE_LIMITED: SecurityEvent.LOGIN_LIMITED,
+}
+
+
 @accounts.post("/auth/login")
 @operation(
     name="login",
@@ -156,9 +162,9 @@ async def login(body: Login) -> Response:
         attempt = service.limits.logins.start(address, body.username)
         user, token = await use_cases.login(service, body.username, body.password, address=address, attempt=attempt)
     except PulseError as error:
-        is_wrong = error.code is ErrorCode.INVALID_CREDENTIALS
-        event = SecurityEvent.LOGIN_FAILED if is_wrong else SecurityEvent.LOGIN_LIMITED
-        record_event(event, code=error.code.code, username_digest=username_digest(body.username))
+        event = _LOGIN_EVENTS.get(error.code)
+        if event is not None:  # not for a service that is busy: filters ban by these lines
+            record_event(event, code=error.code.code, username_digest=username_digest(body.username))
         raise
     record_event(SecurityEvent.LOGIN, user_id=user.id)
     return answer(TokenBody(token, "bearer", service.tokens.lifetime))
