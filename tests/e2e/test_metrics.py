@@ -231,9 +231,11 @@ async def test_an_address_of_their_own_serves_them_and_nothing_else(start_server
         line = next(line for line in server.output.splitlines() if "metrics are served" in line)
         own = f"http://127.0.0.1:{json.loads(line)['address'][1]}"
         # It is meant for whoever reaches it: the address is the protection.
-        for headers in ({}, {"Host": "chat.example", "X-Forwarded-For": "203.0.113.9"}):
+        for headers in ({}, {"Host": "localhost:9464", "X-Forwarded-For": "203.0.113.9"}):
             answer = await Api(own).get("/metrics", headers=headers)
             assert (answer.status_code, "pulse_websockets" in answer.text) == (200, True)
+        rebound = await Api(own).get("/metrics", headers={"Host": "chat.example:9464"})
+        assert rebound.status_code == 404
         for path in ("/healthz", "/readyz"):
             assert (await Api(own).get(path)).status_code == 200
         mine = Api(own, alice.api.headers)

@@ -119,7 +119,8 @@ def _check_access(settings: Settings, proxies: Proxies) -> None:
         if given is not None and secrets.compare_digest(given.encode(), token.get_secret_value().encode()):
             return
         raise PulseError(ErrorCode.NOT_AUTHENTICATED, "`/metrics` requires the token of PULSE_METRICS_TOKEN")
-    if not settings.metrics or not (settings.metrics_bind is not None or _is_local(proxies)):
+    is_allowed = _is_local(proxies) if settings.metrics_bind is None else not _is_rebound()
+    if not settings.metrics or not is_allowed:
         raise PulseError(ErrorCode.NOT_FOUND)
 
 
@@ -127,6 +128,17 @@ def _came_to_metrics(asked: Request | Websocket) -> bool:
     """Returns whether a request came to the address of `PULSE_METRICS_BIND`."""
     gate, server = current_gate(), asked.scope.get("server")
     return gate is not None and server is not None and gate.is_for_metrics(str(server[0]), server[1])
+
+
+def _is_rebound() -> bool:
+    """Returns whether a page of a site whose name resolves to this machine may have sent the request.
+
+    It came to the address of `PULSE_METRICS_BIND`. On another interface a name may be that of the machine.
+    """
+    server = request.scope.get("server")
+    host = parse_authority(request.headers.get("Host", ""))
+    is_inside = server is not None and _is_loopback(str(server[0]))
+    return is_inside and not (host is not None and (host.host == "localhost" or _is_loopback(host.host)))
 
 
 def _is_local(proxies: Proxies) -> bool:
