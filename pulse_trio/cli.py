@@ -160,6 +160,8 @@ def backup(file: Path, data_dir: Path | None) -> None:
     """
     is_stream = str(file) == "-"
     with _errors_as_one_line():
+        if is_stream and sys.stdout is None:
+            raise LaunchError("standard output is closed")
         if is_stream and sys.stdout.isatty():
             raise LaunchError("standard output is a terminal: send the dump to a file or a program")
         with open_database(Settings.load(data_dir=data_dir), attach=True, create=False) as database:

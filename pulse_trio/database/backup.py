@@ -4,6 +4,7 @@ A dump is a snapshot, taken while the service runs. PostgreSQL guarantees that i
 programs' major version or a newer one, so the programs used are those of the server's version.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -118,6 +119,11 @@ def dump_to(database: Database, descriptor: int) -> int:
             raise _failure(program, running.returncode, errors.read().decode("utf-8", "replace"))
     if not size:
         raise LaunchError(f"{program} ended without an error but wrote no dump")
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP, errno.EROFS}:  # a pipe, or what cannot be flushed
+            raise LaunchError(f"the dump cannot be written: {error.strerror}") from None
     return size
 
 

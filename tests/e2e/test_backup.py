@@ -147,6 +147,12 @@ def test_a_dump_is_streamed_to_another_program(database: str, cluster: Cluster, 
     assert users(**target) == ["alice"]
 
 
+def test_a_closed_standard_output_is_an_error(database: str) -> None:
+    command = ["/bin/sh", "-c", f'"{PROGRAM}" backup - >&-']
+    done = subprocess.run(command, env=environment(**own(database)), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "pulse-trio: standard output is closed\n")
+
+
 def test_a_stream_that_nobody_reads_is_an_error(database: str) -> None:
     with subprocess.Popen(
         [PROGRAM, "backup", "-"], env=environment(**own(database)), stdout=subprocess.PIPE, stderr=subprocess.PIPE
