@@ -23,7 +23,7 @@ from pulse_trio.database.encryption import ENCRYPTION_ADVICE, encryption_problem
 from pulse_trio.database.opening import KEY_FILE, Database, describe_failure, open_database, plan_sessions
 from pulse_trio.database.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
 from pulse_trio.database.sessions import open_session, require_own_sessions, with_keepalives
-from pulse_trio.edge.server import advise_on_address
+from pulse_trio.edge.server import advise_on_address, load_certificate
 from pulse_trio.edge.server.gate import reserved_files
 from pulse_trio.errors import LaunchError
 from pulse_trio.hypercorn_file import packaged_file, read_config
@@ -183,6 +183,10 @@ def _http(own: Path | None) -> Finding:
     ):
         if is_wrong:
             return Finding("http", "failed", f"{file}: {text}", mend)
+    try:
+        load_certificate(config)
+    except LaunchError as error:
+        return Finding("http", "failed", str(error), "correct certfile and keyfile")
     return Finding("http", "ok", f"{file}, HTTP/1.1 in one process")
 
 

@@ -18,10 +18,9 @@ from pulse_trio import doctor
 from pulse_trio.database.schema import MIGRATION_LOCK
 from pulse_trio.database.service_role import DATABASE, SERVICE_ROLE
 from pulse_trio.settings import Settings
+from tests.support.certificate import make_certificate
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server, environment
-
-TOML = Path(__file__).resolve().parents[2] / "hypercorn.toml"
 
 
 def free_port() -> int:
@@ -224,8 +223,7 @@ def test_a_disk_that_fills(monkeypatch: pytest.MonkeyPatch, folder: Path, free: 
     usage = type(shutil.disk_usage("/"))(2**40, 2**40 - free, free)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _path: usage)
     found = {
-        finding.name: finding
-        for finding in doctor.examine(lambda: Settings(data_dir=folder), "127.0.0.1", free_port(), TOML)
+        finding.name: finding for finding in doctor.examine(lambda: Settings(data_dir=folder), "127.0.0.1", free_port())
     }
     assert found["disk"].status == status
 
@@ -235,13 +233,13 @@ def test_a_folder_of_somebody_else_fails(monkeypatch: pytest.MonkeyPatch, folder
     settings = Settings(data_dir=folder)
     me = os.geteuid()
     monkeypatch.setattr(doctor.os, "geteuid", lambda: me + 1)
-    found = {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port(), TOML)}
+    found = {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port())}
     assert found["data folder"].status == "failed"
     assert str(me) in found["data folder"].text
 
 
-def examined(settings: Settings, toml: Path = TOML) -> dict[str, doctor.Finding]:
-    return {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port(), toml)}
+def examined(settings: Settings) -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in doctor.examine(lambda: settings, "127.0.0.1", free_port())}
 
 
 @pytest.mark.parametrize(
@@ -249,11 +247,12 @@ def examined(settings: Settings, toml: Path = TOML) -> dict[str, doctor.Finding]
     [
         ("", "ok", "HTTP/1.1"),
         ('alpn_protocols = ["h2", "http/1.1"]', "ok", "HTTP/1.1"),  # without TLS nobody negotiates
-        ('certfile = "c.pem"\nkeyfile = "k.pem"', "failed", "HTTP/2"),  # Hypercorn's default offers it
-        ('certfile = "c.pem"\nkeyfile = "k.pem"\nalpn_protocols = ["http/1.1"]', "ok", "HTTP/1.1"),
+        ('certfile = "{cert}"\nkeyfile = "{key}"\nalpn_protocols = ["h2", "http/1.1"]', "failed", "HTTP/2"),
+        ('certfile = "{cert}"\nkeyfile = "{key}"', "ok", "HTTP/1.1"),
+        ('certfile = "{cert}"\nkeyfile = "{other}"', "failed", "cannot be used"),
         ("workers = 2", "failed", "several processes"),
         ('worker_class = "asyncio"', "failed", "Trio"),
-        ("alpn_protocols = [", "failed", "cannot be used"),
+        ("alpn_protocols = [", "failed", "TOML"),
     ],
 )
 def test_a_configuration_file_that_undoes_a_promise_fails(
@@ -261,8 +260,12 @@ def test_a_configuration_file_that_undoes_a_promise_fails(
 ) -> None:
     toml = tmp_path / "hypercorn.toml"
     trio_worker = "" if "worker_class" in lines else 'worker_class = "trio"\n'
+    (tmp_path / "other").mkdir()
+    (cert, key), (_, other) = make_certificate(tmp_path), make_certificate(tmp_path / "other")
+    if "certfile" in lines:
+        lines = lines.format(cert=cert, key=key, other=other)
     toml.write_text(trio_worker + lines)
-    found = examined(Settings(data_dir=folder), toml)["http"]
+    found = examined(Settings(data_dir=folder, hypercorn_config=toml))["http"]
     assert found.status == status
     assert part in found.text
 
