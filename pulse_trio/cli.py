@@ -91,7 +91,9 @@ def serve(
             sockets = None if settings.standby else server.bind(config)
             _announce_creation(settings)
             with open_app(settings) as (app, database):
-                sockets = server.bind(config) if sockets is None else sockets
+                if sockets is None:  # it may have waited for months
+                    server.renew_certificate(config)
+                    sockets = server.bind(config)
                 signals.keep()
                 address = server.address(sockets)
                 url = _url(address, is_tls=config.ssl_enabled)

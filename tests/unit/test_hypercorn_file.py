@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from pulse_trio.edge.server import load_certificate
+from pulse_trio.edge.server import load_certificate, renew_certificate
 from pulse_trio.errors import LaunchError
 from pulse_trio.hypercorn_file import read_config, warn_of_unused
 from tests.support.certificate import make_certificate
@@ -78,6 +78,23 @@ def test_a_key_of_another_certificate_is_refused(file: Path, tmp_path: Path) -> 
     file.write_text(f"certfile = '{certificate}'\nkeyfile = '{key}'\n")
     with pytest.raises(LaunchError, match="KEY_VALUES_MISMATCH"):
         load_certificate(read_config(file, None, None))
+
+
+def test_a_certificate_that_was_renewed_is_read_again(file: Path, tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    file.write_text(f"certfile = '{certificate}'\nkeyfile = '{key}'\n")
+    config = read_config(file, None, None)
+    load_certificate(config)
+    first = config.create_ssl_context()
+    renew_certificate(config)
+    second = config.create_ssl_context()
+    assert second is not first
+    assert config.create_ssl_context() is second
+    key.unlink()
+    with capture_logs() as logged:
+        renew_certificate(config)
+    assert [line["event"] for line in logged] == ["certificate not read again"]
+    assert config.create_ssl_context() is second
 
 
 def test_settings_of_hypercorns_own_command_are_named(file: Path) -> None:

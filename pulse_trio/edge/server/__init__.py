@@ -17,6 +17,14 @@ for each frame out, and three tasks for each message in (docs/architecture.md ha
 """
 
 from pulse_trio.edge.server.workarounds import install
-from pulse_trio.edge.server.worker import address, advise_on_address, bind, load_certificate, serve, wrap
+from pulse_trio.edge.server.worker import (
+    address,
+    advise_on_address,
+    bind,
+    load_certificate,
+    renew_certificate,
+    serve,
+    wrap,
+)
 
-__all__ = ["address", "advise_on_address", "bind", "install", "load_certificate", "serve", "wrap"]
+__all__ = ["address", "advise_on_address", "bind", "install", "load_certificate", "renew_certificate", "serve", "wrap"]

@@ -47,10 +47,18 @@ def load_certificate(config: Config) -> None:
     """
     _force_http_1(config)  # the protocols are part of what is made here
     try:
-        context = config.create_ssl_context()
+        context = Config.create_ssl_context(config)
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise LaunchError(f"the certificate {config.certfile} or its key cannot be used: {error}") from None
     config.create_ssl_context = lambda: context  # type: ignore[method-assign]
+
+
+def renew_certificate(config: Config) -> None:
+    """Reads the certificate again, which may have been renewed meanwhile; without a right to, keeps what was read."""
+    try:
+        load_certificate(config)
+    except LaunchError as error:
+        log.warning("certificate not read again", problem=str(error))
 
 
 def listen(host: str, port: int | None) -> socket:
