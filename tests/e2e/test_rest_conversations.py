@@ -276,7 +276,7 @@ async def test_history_is_read_newest_first_by_offset_and_by_seq(server: Server)
         alice, bob = await people(server, "alice", "bob")
         group = await alice.create_group(bob)
         empty = await bob.history(group)
-        assert empty == {"messages": [], "total": 0, "limit": 50, "offset": 0}
+        assert empty == {"messages": [], "total": 0, "limit": 50, "offset": 0, "has_more": False}
         await say(alice, group, *(f"message {n}" for n in range(1, 8)))
 
         async def seqs(**query: int) -> list[int]:
