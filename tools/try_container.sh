@@ -8,10 +8,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$PWD/build/container
 fail() { echo "container: $*" >&2; exit 1; }
+skip() { echo "container: not tried: $*" >&2; exit 77; }  # this machine cannot; nothing is wrong with the image
 for program in buildah debootstrap curl; do
-    command -v $program >/dev/null || fail "not tried: $program is not installed (Debian: apt-get install $program)"
+    command -v $program >/dev/null || skip "$program is not installed (Debian: apt-get install $program)"
 done
-[ "$(id -u)" = 0 ] || fail "not tried: it needs root"
+[ "$(id -u)" = 0 ] || skip "it needs root"
 mkdir -p "$work/wheels"
 storage() { buildah --root "$work/store" --runroot "$work/run" --storage-driver vfs "$@"; }
 
@@ -20,9 +21,9 @@ if ! storage inspect --type image localhost/base >/dev/null 2>&1; then
     rm -rf "$work/root"
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates \
         "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$work/root" >"$work/debootstrap.log" ||
-        fail "debootstrap failed: $(tail -n 1 "$work/debootstrap.log")"
-    base=$(storage from scratch)
-    storage copy --quiet "$base" "$work/root" / >/dev/null
+        skip "debootstrap failed: $(tail -n 1 "$work/debootstrap.log")"
+    base=$(storage from scratch) || skip "buildah cannot make a container here"
+    storage copy --quiet "$base" "$work/root" / >/dev/null || skip "buildah cannot fill a container here"
     storage commit --quiet "$base" localhost/base >/dev/null
     storage rm "$base" >/dev/null
     rm -rf "$work/root"
@@ -30,7 +31,8 @@ fi
 
 echo "Fetching the packages of requirements.lock ..."
 base=$(storage from localhost/base)
-version=$(storage run --isolation chroot "$base" -- python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+version=$(storage run --isolation chroot "$base" -- python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])') ||
+    skip "buildah cannot run a container here"
 storage rm "$base" >/dev/null
 .venv/bin/python -m pip download --quiet --quiet --disable-pip-version-check --require-hashes --only-binary=:all: \
     --python-version "$version" --dest "$work/wheels" -r requirements.lock
