@@ -176,7 +176,7 @@ def test_a_signal_during_the_start_ends_it(launch: Start, data_dir: Path, milest
     assert server.stop(how, 20) == 0
     wait_at_rest(data_dir)  # a program of initdb may need a moment to see that it is alone
     assert "Traceback" not in server.output
-    assert "Stopped" in server.output.splitlines()[-1]
+    assert "stopped" in server.output.splitlines()[-1].lower()
 
     again = launch("--data-dir", str(data_dir)).wait_ready()
     assert again.stop() == 0
@@ -479,9 +479,9 @@ async def test_a_unix_socket_is_served_and_named(database: str, tmp_path: Path) 
         wait_until(lambda: "started" in server.output, "it did not start")
         assert f"unix:{path}" in server.output
         with trio.fail_after(30):
-            stream = await trio.open_unix_socket(path)
-            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: pulse\r\nConnection: close\r\n\r\n")
-            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: pulse\r\nConnection: close\r\n\r\n")
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
     finally:
         assert server.stop() == 0
         shutil.rmtree(path.parent)
