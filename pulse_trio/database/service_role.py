@@ -53,6 +53,8 @@ _HAND_OVER: Final = f"""
 def prepare_database(host: str, port: str) -> str:
     """Makes the role and its database where they are missing; returns the role's connection string.
 
+    Changes nothing on a standby, which has what its primary has.
+
     Args:
         host: the folder of the server's socket.
         port: the number in the socket's name.
@@ -62,7 +64,10 @@ def prepare_database(host: str, port: str) -> str:
     """
     superuser = make_conninfo(host=host, port=port, user=SUPERUSER, options=_SAFE)
     role, database = sql.Identifier(SERVICE_ROLE), sql.Identifier(DATABASE)
+    service = make_conninfo(host=host, port=port, user=SERVICE_ROLE, dbname=DATABASE)
     with psycopg.connect(superuser, dbname="postgres", autocommit=True) as connection:
+        if connection.execute("SELECT WHERE pg_is_in_recovery()").fetchone() is not None:
+            return service
         if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (SERVICE_ROLE,)).fetchone() is None:
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
         owner = connection.execute(_OWNER, (DATABASE,)).fetchone()
@@ -73,4 +78,4 @@ def prepare_database(host: str, port: str) -> str:
     with psycopg.connect(superuser, dbname=DATABASE) as connection:  # in one transaction
         for (statement,) in connection.execute(_HAND_OVER).fetchall():
             connection.execute(statement)
-    return make_conninfo(host=host, port=port, user=SERVICE_ROLE, dbname=DATABASE)
+    return service

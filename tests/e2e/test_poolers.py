@@ -123,9 +123,9 @@ def test_a_pooler_with_too_few_sessions_is_told_of_and_not_waited_for(own_cluste
     database = own_cluster.new_database()
     with PgBouncer(database, "session", default_pool_size="1", query_wait_timeout="0") as pooler:
         done = run_serve(**own(pooler.conninfo))
-        assert_refused(done, "no answer within", "default_pool_size to PULSE_POOL_MAX + 7")
+        said = assert_refused(done, "no answer within", "default_pool_size to PULSE_POOL_MAX + 7")
         found = findings(**own(pooler.conninfo))["own sessions"]
-        assert (found["status"], f"pulse-trio: {found['text']}") == ("failed", done.stderr.strip())
+        assert (found["status"], found["text"]) == ("failed", said)
         with psycopg.connect(pooler.conninfo, autocommit=True) as connection:
             connection.execute("SELECT")  # has the only session
             assert_refused(run_serve(**own(pooler.conninfo)), "no answer within", "default_pool_size")

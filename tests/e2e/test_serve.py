@@ -95,15 +95,18 @@ def run_serve(*arguments: str, **settings: str) -> subprocess.CompletedProcess[s
     )
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """It ended with one line that says all of these."""
+def assert_refused(done: subprocess.CompletedProcess[str], *parts: str) -> str:
+    """It ended with one line that says all of these; returns what it says."""
     assert done.returncode not in {0, None}
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("pulse-trio: ")
+    is_json = lines[0].startswith("{")
+    said = str(json.loads(lines[0])["event"]) if is_json else lines[0].removeprefix("pulse-trio: ")
+    assert is_json or said != lines[0]
     for part in parts:
-        assert part in lines[0]
+        assert part in said
+    return said
 
 
 async def test_says_what_to_open_and_serves_it(launch: Start, data_dir: Path) -> None:
