@@ -264,6 +264,7 @@ async def test_rest_and_a_chat_go_through(
         assert (await Api(proxy.base_url).get("/readyz")).status_code == 200
 
 
+@pytest.mark.parametrize("start_proxy", [Nginx, Caddy], ids=["nginx", "caddy"], indirect=True)
 async def test_900_websockets_go_through(
     start_server: Callable[..., Server], start_proxy: Callable[[int], Proxy]
 ) -> None:
