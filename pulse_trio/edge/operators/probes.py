@@ -136,9 +136,13 @@ def _is_rebound() -> bool:
     It came to the address of `PULSE_METRICS_BIND`. On another interface a name may be that of the machine.
     """
     server = request.scope.get("server")
+    return server is not None and _is_loopback(str(server[0])) and not _names_this_machine()
+
+
+def _names_this_machine() -> bool:
+    """Returns whether `Host` is a name or an address that only this machine has for itself."""
     host = parse_authority(request.headers.get("Host", ""))
-    is_inside = server is not None and _is_loopback(str(server[0]))
-    return is_inside and not (host is not None and (host.host == "localhost" or _is_loopback(host.host)))
+    return host is not None and (host.host == "localhost" or _is_loopback(host.host))
 
 
 def _is_local(proxies: Proxies) -> bool:
@@ -150,13 +154,11 @@ def _is_local(proxies: Proxies) -> bool:
     in `Host`.
     """
     peer = request.scope.get("client")
-    host = parse_authority(request.headers.get("Host", ""))
     return (
         peer is not None
         and _is_loopback(str(peer[0]))
         and not proxies.is_proxy(str(peer[0]))
-        and host is not None
-        and (host.host == "localhost" or _is_loopback(host.host))
+        and _names_this_machine()
         and not any(name in request.headers for name in _FORWARDED)
     )
 
