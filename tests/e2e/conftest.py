@@ -1,10 +1,12 @@
-"""A server for a whole module: starting one takes about two seconds of CPU, most of it imports."""
+"""A folder for a test, and a server for a whole module: starting one takes two seconds of CPU, most of it imports."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, traversable_folder
 from tests.support.server import Server
 
 
@@ -18,3 +20,11 @@ def shared_server(cluster: Cluster) -> Iterator[Server]:
     finally:
         server.stop()
         cluster.drop_database(conninfo)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's and a proxy's account can enter, unlike pytest's `tmp_path`."""
+    folder = traversable_folder()
+    yield folder
+    shutil.rmtree(folder)

@@ -17,18 +17,11 @@ from pulse_trio.database.embedded import find_binaries
 from tests.e2e.test_cli import answer, refusal
 from tests.e2e.test_doctor import findings
 from tests.support.client import PASSWORD, Api, Person
-from tests.support.cluster import Cluster, traversable_folder
+from tests.support.cluster import Cluster
 from tests.support.programs import require_postgres
 from tests.support.raw import connect_in_order
 from tests.support.server import PROGRAM, SECRET, Server, environment
 from tests.support.system_postgres import SystemPostgres
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    folder = traversable_folder()
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import trio
 
 from pulse_trio.cli import main
 from tests.support.blocks import ROOT, blocks
 from tests.support.client import Person
-from tests.support.cluster import traversable_folder
 from tests.support.programs import require_program
 from tests.support.server import PROGRAM, Server, environment
 
@@ -21,13 +18,6 @@ TEXT = (ROOT / "docs/operations.md").read_text()
 HERE = [block.text for block in blocks(ROOT / "docs/operations.md") if block.test == "tests/e2e/test_operations.py"]
 (RESTORE,) = (text for text in HERE if text.startswith("pulse-trio restore"))
 RUN = [text for text in HERE if text != RESTORE]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    folder = traversable_folder()
-    yield folder
-    shutil.rmtree(folder)
 
 
 def sh(commands: str, folder: Path, **settings: str) -> str:

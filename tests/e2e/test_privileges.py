@@ -2,12 +2,11 @@
 
 import os
 import pwd
-import shutil
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,20 +18,12 @@ from pulse_trio.errors import LaunchError
 from tests.e2e.test_serve import assert_refused, postmaster, run_serve, wait_at_rest
 from tests.support.certificate import make_certificate
 from tests.support.client import Person
-from tests.support.cluster import traversable_folder
 from tests.support.server import PROGRAM, SECRET, Server
 
 ACCOUNT = "daemon"  # of every system; PostgreSQL's programs run as it, and nothing else does in a test
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    folder = traversable_folder()
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import socket
 import ssl
 import subprocess
@@ -21,7 +20,6 @@ import trio_websocket
 
 from tests.support.certificate import make_certificate
 from tests.support.client import Api, Person
-from tests.support.cluster import traversable_folder
 from tests.support.programs import require_program
 from tests.support.raw import PING, PONG, Answer, RawClient, frame, open_raw, upgrade_request
 from tests.support.server import Server
@@ -188,13 +186,6 @@ class PlainHaproxy(Proxy):
         program = require_program("haproxy", "haproxy")
         (self.folder / "haproxy.cfg").write_text(HAPROXY.format(port=self.port, upstream=self.upstream))
         return [program, "-f", str(self.folder / "haproxy.cfg")]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    folder = traversable_folder()
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=[Nginx, Caddy, Haproxy], ids=["nginx", "caddy", "haproxy"])

@@ -1,7 +1,6 @@
 """`serve --wait`: a second process waits for the end of the first one, and then serves the same history."""
 
 import json
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +13,10 @@ import trio
 from pulse_trio.database.schema import SERVICE_LOCK
 from tests.e2e.test_serve import assert_refused, run_serve, wait_until
 from tests.support.client import Person
-from tests.support.cluster import Cluster, traversable_folder
+from tests.support.cluster import Cluster
 from tests.support.server import PROGRAM, SECRET, Server
 
 Start = Callable[..., Server]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    folder = traversable_folder()
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
