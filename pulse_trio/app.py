@@ -36,6 +36,7 @@ from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.edge.rest import api
 from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import AppParts, Services, set_app_parts, set_failed, set_services
+from pulse_trio.edge.turns import Turns
 from pulse_trio.edge.websocket.routes import sockets
 from pulse_trio.errors import LaunchError
 from pulse_trio.exception_groups import flatten_group
@@ -87,6 +88,7 @@ class PulseApp(QuartTrio):
             headers=CommonHeaders(settings),
             proxies=self.proxies,
             audit=Audit(),
+            turns=Turns(),
         )
         set_app_parts(self.extensions, parts)
         self.asgi_http_class = _Request

@@ -15,6 +15,7 @@ from pulse_trio.edge.limits import Limits
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
 from pulse_trio.edge.response_budget import ResponseBudget
+from pulse_trio.edge.turns import Turns
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import FrameReader
@@ -34,6 +35,7 @@ class AppParts:
     headers: CommonHeaders
     proxies: Proxies
     audit: Audit
+    turns: Turns  # of requests with large bodies
 
 
 @dataclass(frozen=True, slots=True)

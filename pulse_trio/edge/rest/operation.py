@@ -22,7 +22,8 @@ from pulse_trio import strict_json
 from pulse_trio.auth.tokens import Identity, bearer_token
 from pulse_trio.edge.response_budget import current_answer
 from pulse_trio.edge.responses import ErrorBody
-from pulse_trio.edge.services import services
+from pulse_trio.edge.services import app_parts, services
+from pulse_trio.edge.turns import LARGE_BYTES
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.store.base import User
 from pulse_trio.texts import text_problem
@@ -189,6 +190,8 @@ async def read_body(model: type[Model]) -> Model:
         raise PulseError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The body must not be compressed")
     data = await request.get_data(as_text=False)
     assert isinstance(data, bytes)
+    if len(data) >= LARGE_BYTES:
+        await app_parts().turns.take(len(data))
     try:
         value = strict_json.loads(data)
     except strict_json.InvalidJSON as error:

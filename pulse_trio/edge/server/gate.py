@@ -19,6 +19,7 @@ from pulse_trio.buckets import AddressBuckets
 from pulse_trio.edge.client_address import Proxies, parse_address
 from pulse_trio.edge.hosts import Hosts
 from pulse_trio.edge.server.plain_responses import Asked, PlainResponses, encode
+from pulse_trio.edge.turns import Turns
 from pulse_trio.errors import ErrorCode, PulseError, too_many
 from pulse_trio.settings import Settings
 
@@ -70,6 +71,7 @@ class Gate:
         responses: makes the answers to what is rejected.
         hosts: the host names under which the service answers.
         metrics_address: the address and port that are listened on for the metrics alone, if any.
+        turns: spread the large work of all WebSockets.
     """
 
     def __init__(self, settings: Settings, *, files: int | None = None) -> None:
@@ -91,6 +93,7 @@ class Gate:
         self.responses = PlainResponses(settings)
         self.hosts = Hosts(settings)
         self.metrics_address: tuple[str, int] | None = None
+        self.turns = Turns()
 
     def is_for_metrics(self, host: str, port: int | None) -> bool:
         """Returns whether connections to an address of this machine are for the metrics (`PULSE_METRICS_BIND`)."""

@@ -19,6 +19,7 @@ from pulse_trio.edge.server.frame_guard import FrameGuard, MessageBuffer, TooBig
 from pulse_trio.edge.server.frame_splitter import FrameSplitter
 from pulse_trio.edge.server.transport import ConnectionEnded, set_own_transport
 from pulse_trio.edge.server.websocket_handshake import EARLY_DATA, error_response
+from pulse_trio.edge.turns import LARGE_BYTES, MESSAGE_BYTES
 from pulse_trio.errors import PulseError
 from pulse_trio.protocol import CloseCode
 from pulse_trio.settings import Settings
@@ -261,10 +262,13 @@ class WebSocketStream(ws_stream.WSStream):
             self._since_turn = 0
             if messages:
                 await trio.lowlevel.checkpoint()
+                await self._connection.gate.turns.take(MAX_MESSAGES_A_TURN * MESSAGE_BYTES)
         while not messages:
             if self.closed or not await self._connection.read():
                 raise ConnectionEnded
         message = messages[self._taken]
+        if len(message) >= LARGE_BYTES:
+            await self._connection.gate.turns.take(len(message))
         self._taken += 1
         if self._taken == len(messages):
             messages.clear()
