@@ -1,24 +1,36 @@
-"""A listener that accepts several connections in a turn of the loop."""
+"""A listener that accepts many connections in a turn of the loop, and begins some of them, address by address."""
 
-from collections import deque
-from typing import Final
+from collections import OrderedDict, deque
+from socket import AF_INET6, inet_pton
+from typing import ClassVar, Final
 
 import trio
 
-MAX_BURST: Final = 16  # connections of a turn: each begins a task and parses a request
+MAX_BURST: Final = 16  # connections that begin in a turn: each begins a task and parses a request
+MAX_WAITING: Final = 1_024  # connections that were accepted and have not begun; others wait in the kernel's queue
 
 
 class BurstListener(trio.abc.Listener[trio.SocketStream]):
-    """Like `trio.SocketListener`, which accepts one connection a turn.
+    """Like `trio.SocketListener`, which accepts one connection a turn, in the order they came.
 
     When the loop is busy, a turn takes some tens of milliseconds: behind 500 others, a connection waited for seconds
-    before anything looked at it, a liveness probe as well.
+    before anything looked at it, a liveness probe as well. To accept a connection is cheap, to begin it is not. So the
+    connections that have come are accepted at once, and begun in turns of their addresses: those of one address wait
+    for each other, and a single one from another address for none of them. Behind a proxy all have its address.
+
+    Attributes:
+        max_waiting: the number of connections that may wait to begin; each has an open file.
     """
+
+    max_waiting: ClassVar[int] = MAX_WAITING
 
     def __init__(self, socket: trio.socket.SocketType) -> None:
         self.socket = socket
         self._listener = trio.SocketListener(socket)
-        self._accepted: deque[trio.SocketStream] = deque()  # at most `MAX_BURST`
+        # By address; the first one has the next turn. Bounded by `max_waiting`.
+        self._waiting: OrderedDict[str, deque[trio.SocketStream]] = OrderedDict()
+        self._count = 0  # of all that wait
+        self._begun = 0  # in this turn of the loop
 
     async def accept(self) -> trio.SocketStream:
         """Returns a connection; at once, up to `MAX_BURST` times, when others have come as well.
@@ -27,22 +39,61 @@ class BurstListener(trio.abc.Listener[trio.SocketStream]):
             OSError: the connection could not be accepted.
             ClosedResourceError: the listener was closed.
         """
-        if not self._accepted:
-            self._accepted.append(await self._listener.accept())
+        if self._begun >= MAX_BURST and self._count:
+            await trio.lowlevel.checkpoint()
+            self._begun = 0
             self._accept_more()
-        return self._accepted.popleft()
+        if not self._count:
+            self._put(await self._listener.accept())
+            self._begun = 0
+            self._accept_more()
+        self._begun += 1
+        return self._next()
 
     def _accept_more(self) -> None:
         socket = self.socket._sock  # type: ignore[attr-defined]  # the socket itself
-        while len(self._accepted) < MAX_BURST:
+        while self._count < self.max_waiting:
             try:
-                accepted, _ = socket.accept()
-            except OSError:  # there is none, or it cannot be accepted: the next `accept` finds out
+                accepted, address = socket.accept()
+            except OSError:  # there is none, or it cannot be accepted: a later `accept` finds out
                 return
-            self._accepted.append(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+            self._waiting.setdefault(_host(address), deque()).append(stream)
+            self._count += 1
+
+    def _put(self, stream: trio.SocketStream) -> None:
+        try:
+            address = stream.socket.getpeername()
+        except OSError:  # it has gone: whoever serves it finds out
+            address = ""
+        self._waiting.setdefault(_host(address), deque()).append(stream)
+        self._count += 1
+
+    def _next(self) -> trio.SocketStream:
+        host, streams = self._waiting.popitem(last=False)
+        stream = streams.popleft()
+        self._count -= 1
+        if streams:
+            self._waiting[host] = streams
+        return stream
 
     async def aclose(self) -> None:
-        """Closes the listener, and the connections that nobody has taken."""
-        while self._accepted:
-            self._accepted.popleft().socket.close()
+        """Closes the listener, and the connections that have not begun."""
+        while self._count:
+            self._next().socket.close()
         await self._listener.aclose()
+
+
+def max_waiting(files: int) -> int:
+    """Returns the number of connections that may wait to begin, by the number of files that the process may open."""
+    return min(MAX_WAITING, max(MAX_BURST, files // 16))
+
+
+def _host(address: object) -> str:
+    """Returns the host of an address, for IPv6 its network (/64); empty for a Unix socket, whose clients have none."""
+    if not isinstance(address, tuple):
+        return ""
+    host = str(address[0])
+    if ":" not in host or host.startswith("::ffff:"):
+        return host
+    return inet_pton(AF_INET6, host.partition("%")[0])[:8].hex()

@@ -22,7 +22,7 @@ import trio
 from hypercorn.protocol import ws_stream
 
 from pulse_trio.edge.server import request_head
-from pulse_trio.edge.server.burst_listener import BurstListener
+from pulse_trio.edge.server.burst_listener import BurstListener, max_waiting
 from pulse_trio.edge.server.gate import Gate, reserved_files
 from pulse_trio.edge.server.http_protocol import HttpProtocol
 from pulse_trio.edge.server.open_files import AcceptErrors, raise_open_files
@@ -91,6 +91,8 @@ def install(
         open_metrics=None if metrics is None else metrics.open,
     )
     hypercorn.trio.run.worker_serve = worker
+    if files is not None:
+        BurstListener.max_waiting = max_waiting(files)
     bursts = SimpleNamespace(**{**vars(trio), "SocketListener": BurstListener})
     hypercorn.trio.run.trio = bursts  # type: ignore[assignment,attr-defined]  # its own name for Trio; nobody else's changes
     hypercorn.protocol.H11Protocol = HttpProtocol  # type: ignore[assignment,attr-defined]
