@@ -113,7 +113,7 @@ class Feed:
         self._delivered: trio.Event | None = None
 
     def open(self, head: Head, nursery: trio.Nursery) -> None:
-        """Begins after the head of the conversation; `nursery` is the room's."""
+        """Begins after a head of the conversation; `nursery` is the room's."""
         self.last_seq, self.last_rev = head.last_seq, head.last_rev
         self.last_revs = head.last_revs
         self._nursery = nursery
@@ -123,6 +123,18 @@ class Feed:
         if self._recheck_scope is not None:
             self._recheck_scope.cancel()
         self._catch_up.forget(self._conversation_id)
+
+    @property
+    def head(self) -> Head:
+        """The end of what was delivered; another feed may begin after it."""
+        revs = self.last_revs
+        return Head(
+            self.last_seq,
+            self.last_rev,
+            message_rev=revs.get(Kind.MESSAGE, 0),
+            members_rev=revs.get(Kind.MEMBER, 0),
+            properties_rev=revs.get(Kind.CONVERSATION, 0),
+        )
 
     @property
     def members_rev(self) -> int:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from pulse_trio.rooms.turns import Turns
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
+from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 
 # A user who sends to many conversations waits for theirs to open; the others' wait for a few of them in the database.
 MAX_OPENING_OF_USER: Final = 4
@@ -70,7 +70,9 @@ class Rooms:
         self._metrics = metrics
         self._outages = outages
         self._opening = Turns(MAX_OPENING_OF_USER)
-        self._rechecks: set[trio.CancelScope] = set()
+        self._rechecks: dict[UUID, trio.CancelScope] = {}
+        # What rooms had delivered that failed, until others have been open in their place; those are opened at once.
+        self._delivered: dict[UUID, Head] = {}
         self._rooms: dict[UUID, Room] = {}
         self._closing: dict[Room, None] = {}  # cannot be joined any more, but their tasks have not ended
         self._nursery: trio.Nursery | None = None
@@ -144,6 +146,7 @@ class Rooms:
             metrics=self._metrics,
             outages=self._outages,
             on_vacant=self._forget,
+            delivered=self._delivered.get(conversation_id),
         )
         self._rooms[conversation_id] = room
         self.nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
@@ -194,35 +197,47 @@ class Rooms:
             room.opened.set()
             room.ended.set()
             if room.has_failed and not self.is_draining:
-                self.nursery.start_soon(self._recheck, room.conversation_id, name=f"recheck {room.conversation_id}")
+                self._recheck_later(room.conversation_id)
+
+    def _recheck_later(self, conversation_id: UUID) -> None:
+        """Keeps a room open until the store's timeout is over, in place of one whose writer has failed."""
+        deadline = trio.current_time() + self._settings.store_timeout
+        scope = self._rechecks.get(conversation_id)
+        if scope is not None:
+            scope.deadline = deadline
+            return
+        self._rechecks[conversation_id] = scope = trio.CancelScope(deadline=deadline)
+        self.nursery.start_soon(self._recheck, conversation_id, scope, name=f"recheck {conversation_id}")
 
     def stop_rechecks(self) -> None:
         """Lets go of the rooms that are open only because one failed."""
-        for scope in self._rechecks:
+        for scope in self._rechecks.values():
             scope.cancel()
 
-    async def _recheck(self, conversation_id: UUID) -> None:
-        """Opens a room again that has failed: what it was at may be committed until the store's timeout is over.
+    async def _recheck(self, conversation_id: UUID, scope: trio.CancelScope) -> None:
+        """Opens a room for the commits of one that has failed, and keeps it until `scope` ends.
 
-        Sessions would not get that if there were no room when it is committed.
+        What the failed room was at may be committed until then. The sessions of its members get that from the new one,
+        whether it opens before the commit or, because the store is away, after it.
         """
         backoff = Backoff(self._random)
-        with trio.move_on_after(self._settings.store_timeout) as scope:
-            self._rechecks.add(scope)
-            try:
+        try:
+            with scope:
                 while True:
-                    try:
+                    with suppress(StoreUnavailable):
                         async with self.opened(conversation_id, None) as room:
-                            room.feed.recheck_later()
-                            await trio.sleep_forever()
-                    except StoreUnavailable:
-                        await backoff.wait()
-            except NotAMember:
-                pass
-            finally:
-                self._rechecks.discard(scope)
+                            await room.ended.wait()
+                    await backoff.wait()
+        except NotAMember:
+            self._delivered.pop(conversation_id, None)
+        finally:
+            del self._rechecks[conversation_id]
 
     def _forget(self, room: Room) -> None:
         if self._rooms.get(room.conversation_id) is room:
             del self._rooms[room.conversation_id]
             self._closing[room] = None
+            if room.opened.is_set() and room.failure is not None:
+                self._delivered[room.conversation_id] = room.feed.head
+            elif room.opened.is_set():
+                self._delivered.pop(room.conversation_id, None)

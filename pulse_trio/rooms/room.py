@@ -33,7 +33,7 @@ from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
+from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 
 MAX_FRAME_POSITIONS: Final = 200  # read positions in one frame: about 14 KB
 MAX_FRAME_USERS: Final = 100  # ids of users in one frame: about 4 KB
@@ -60,6 +60,8 @@ class Room:
         metrics: counts batches and frames.
         outages: logs failed attempts.
         on_vacant: called, with no await before or after, when this room cannot be joined any more.
+        delivered: what a room of this conversation had delivered when it failed; this one goes on after it. Without it
+            the room begins at the head of the conversation.
 
     Attributes:
         feed: delivers the changes of the conversation.
@@ -84,6 +86,7 @@ class Room:
         metrics: Metrics,
         outages: Outages,
         on_vacant: Callable[["Room"], None],
+        delivered: Head | None = None,
     ) -> None:
         self.conversation_id = conversation_id
         self.opened = trio.Event()
@@ -100,6 +103,7 @@ class Room:
         self._linger = settings.room_linger
         self._metrics = metrics
         self._on_vacant = on_vacant
+        self._delivered = delivered
         self._nursery: trio.Nursery | None = None
         self._audience = Audience()
         self._presence = Presence(settings.presence_list_max)
@@ -153,12 +157,14 @@ class Room:
             raise
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self.feed.open(head, nursery)
+            self.feed.open(head if self._delivered is None else self._delivered, nursery)
             self._notifier.open(nursery)
             for user_id in members.ids:
                 for session in self._sessions.of(user_id):
                     self._subscribe(session, members.rev)
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
+            if self._delivered is not None:
+                self.feed.recheck_later()
             self.opened.set()
             await self._wait_vacant()
             # No await from here to the end of `_on_vacant`, so that no connection can join a room that ends.

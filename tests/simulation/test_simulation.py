@@ -17,6 +17,7 @@ MORE_SEEDS = range(1, 61)  # tried after them, when the service has changed
 
 EVERYTHING = Plan()
 FOUND = {
+    1006501038: (EVERYTHING, "sessions missed a change that was committed before a room could open after a failed one"),
     998004282: (EVERYTHING, "sessions missed a message that was committed after its room had failed"),
     996000542: (EVERYTHING, "a read position that had waited for its room was sent after a later one"),
     995000423: (EVERYTHING, "a client that was ahead of the room was sent changes of members again"),

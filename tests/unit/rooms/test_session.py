@@ -654,6 +654,39 @@ async def test_a_failed_room_is_opened_again_once_the_store_answers(
         assert bob.contents(key) == ["hello"]
 
 
+async def test_a_commit_before_a_failed_room_opens_again_reaches_a_session(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room could not be opened before the commit, nor while it was looked for: the store was away."""
+    async with a_world(store_timeout=2.0, room_linger=0.0) as world:
+        key, arrives = world.conversation_id, trio.Event()
+        alice = await device(world, world.alice)
+        head, is_away = world.store.head, False
+
+        async def head_or_failure(conversation_id: UUID) -> Head:
+            if is_away:
+                raise StoreUnavailable("away")
+            return await head(conversation_id)
+
+        monkeypatch.setattr(world.store, "head", head_or_failure)
+        world.store.answers = [world.store.commit_after(arrives, world.nursery), world.store.crash]
+        await alice.send(key, "hello")
+        await settle()
+        is_away = True
+        await trio.sleep(1)
+        assert alice.transport.closed is not None
+        bob = await device(world, world.bob)
+        arrives.set()
+        await trio.sleep(5)
+        is_away = False
+        assert bob.contents(key) == []
+        carol = await device(world, world.carol)
+        await carol.send(key, "again")
+        await trio.sleep(5)
+        assert bob.contents(key) == ["hello", "again"]
+        assert world.hub.room_count == 0
+
+
 async def test_an_unknown_commit_found_later_reaches_a_session(autojump_clock: MockClock) -> None:
     """The answer to a commit was lost, its sender gave up, and the room ended before another message came."""
     async with a_world(store_timeout=2.0, room_linger=0.0) as world:
