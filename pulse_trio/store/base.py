@@ -27,10 +27,10 @@ client that knows rev 3 of the old epoch must reload, not resume.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
-from pulse_trio.model import Change, Command, Message, MyMembership, User
+from pulse_trio.model import Change, Command, Message, MyMembership, Post, User
 from pulse_trio.store.errors import (
     NoSuchMember,
     NoSuchMessage,
@@ -71,9 +71,11 @@ __all__ = [
     "MAX_REVISIONS_OF_MESSAGE",
     "SHOWN_MEMBERS",
     "Account",
+    "Answer",
     "Conversation",
     "ConversationPage",
     "Created",
+    "Handover",
     "Head",
     "MemberPage",
     "Members",
@@ -108,6 +110,13 @@ __all__ = [
 Outcome: TypeAlias = tuple[Change, ...] | Refusal
 """What became of a command: the objects that it changed as they now are, or why it was refused."""
 
+Answer: TypeAlias = list[Outcome] | StoreError | None
+"""What became of a `Handover`: an outcome for each command, or the error that `Store.apply` would raise.
+
+None: nothing was carried out, and nothing will be: the caller must use `Store.apply`.
+"""
+
+C_co = TypeVar("C_co", bound=Command, covariant=True)
 
 # A store recognizes repeats of the latest 16 revisions of a message. With fewer in a call, all of them are recognized
 # when a call whose answer was lost is repeated, even if another process has revised the message since.
@@ -128,6 +137,31 @@ def page_range(total: int, limit: int, offset: int, before_seq: int | None, afte
     else:
         last = total - offset
     return max(lowest, last - limit + 1), last
+
+
+class Handover(Protocol[C_co]):
+    """A batch that a store takes when it can: no task waits for it. Its methods are called by tasks of the store.
+
+    They do not wait, and must not raise: they run between those of other conversations.
+    """
+
+    @property
+    def conversation_id(self) -> UUID:
+        """The conversation of the commands."""
+
+    @property
+    def deadline(self) -> float:
+        """The time on Trio's clock at which `on_answer` has been called."""
+
+    def take(self) -> Sequence[C_co]:
+        """Returns the commands; called once at most. If there are none, `on_answer` is not called."""
+
+    def on_answer(self, answer: Answer) -> None:
+        """Takes the answer; called once.
+
+        At the deadline it is a StoreUnavailable, and the commands may be carried out later. `take` may not have been
+        called before; then it never is.
+        """
 
 
 class Store(Protocol):
@@ -249,6 +283,14 @@ class Store(Protocol):
 
         Raises:
             StoreRefused: one of them can never be stored; none is.
+        """
+
+    def apply_soon(self, handover: Handover[Post]) -> bool:
+        """Carries out the `Post`s of one conversation like `apply`, without a task that waits.
+
+        They are taken when a transaction begins, so that it has all that was sent until then. No other handover of the
+        conversation may be under way. Returns False if the store cannot take it now: use `apply`. Calls nothing of the
+        handover before it returns.
         """
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:

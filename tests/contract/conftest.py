@@ -20,7 +20,10 @@ LIMIT = 60  # seconds for a test
 
 @asynccontextmanager
 async def _memory() -> AsyncIterator[Store]:
-    yield MemoryStore()
+    store = MemoryStore()
+    async with trio.open_nursery() as store.nursery:
+        yield store
+        store.nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from pulse_trio.model import (
     RemoveMember,
     SetProperties,
 )
-from pulse_trio.store.base import Outcome, Refusal, StoreRefused
+from pulse_trio.store.base import Answer, Handover, Outcome, Refusal, StoreError, StoreRefused, StoreUnavailable
 from pulse_trio.store.memory.conversations import Conversations
 from pulse_trio.store.memory.members import ConversationMembers
 from pulse_trio.store.memory.messages import Messages
@@ -37,6 +37,25 @@ class Changes(Conversations, ConversationMembers, Messages):
         for command in commands:
             _check_texts(command)
         return [self._outcome(command) for command in commands]
+
+    def apply_soon(self, handover: Handover[Post]) -> bool:
+        if self.nursery is None:
+            return False
+        self.nursery.start_soon(self._apply_handover, handover)
+        return True
+
+    async def _apply_handover(self, handover: Handover[Post]) -> None:
+        answer: Answer = StoreUnavailable("the store does not answer in time")
+        with trio.move_on_at(handover.deadline):
+            await trio.lowlevel.checkpoint()
+            commands = handover.take()
+            if not commands:
+                return
+            try:
+                answer = await self.apply(commands)
+            except StoreError as error:
+                answer = error
+        handover.on_answer(answer)
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:
         await trio.lowlevel.checkpoint()

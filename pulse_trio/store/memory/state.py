@@ -75,7 +75,13 @@ class StoredConversation:
 
 
 class State:
-    """Everything in the store, and steps that several operations share."""
+    """Everything in the store, and steps that several operations share.
+
+    Attributes:
+        nursery: runs handovers; None while the store takes none.
+    """
+
+    nursery: trio.Nursery | None = None
 
     def __init__(self, epoch: str = "memory") -> None:
         self.epoch = epoch

@@ -19,7 +19,7 @@ from pulse_trio.model import (
     RemoveMember,
     SetProperties,
 )
-from pulse_trio.store.base import Outcome
+from pulse_trio.store.base import Handover, Outcome
 from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import MESSAGE, message
 from pulse_trio.store.postgres.conversations import Conversations
@@ -102,6 +102,9 @@ class Changes(Conversations, MemberChanges, Revisions):
                 return [await self._remove_member(command)]
             case _:
                 raise TypeError(f"no such command: {command!r}")
+
+    def apply_soon(self, handover: Handover[Post]) -> bool:
+        return self.group_commit.apply_soon(handover)
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:
         if not kinds & Kind.ALL:

@@ -10,9 +10,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pulse_trio.model import Message, Post
-from pulse_trio.store.base import Outcome, StoreError, StoreRefused, StoreUnavailable
+from pulse_trio.store.base import Answer, Outcome, StoreError, StoreRefused, StoreUnavailable
 from pulse_trio.store.postgres.group_commit import (
     LANES,
+    MAX_QUEUED,
     MAX_STATEMENT_COMMANDS,
     GroupCommit,
     Outcomes,
@@ -20,6 +21,7 @@ from pulse_trio.store.postgres.group_commit import (
     max_running,
 )
 from tests.contract.people import messages
+from tests.support.handovers import Handed
 
 NOW = datetime(2026, 2, 4, tzinfo=UTC)
 SENDER = UUID(int=1)
@@ -314,3 +316,151 @@ async def test_a_postponed_append_fails_when_the_lanes_end(autojump_clock: MockC
             lanes.cancel()
     assert isinstance(writers.outcomes[1], StoreUnavailable)
     assert isinstance(others.outcomes[1], StoreUnavailable)
+
+
+# --- handovers: no task waits ---
+
+
+async def test_handovers_of_one_turn_share_a_statement(autojump_clock: MockClock) -> None:
+    async with running() as (statements, writers):
+        await wait_all_tasks_blocked()
+        handed = [Handed(new(room), new(room, 2)) for room in range(1, 31)]
+        assert all(writers.group_commit.apply_soon(each) for each in handed)
+        assert [each.takings for each in handed] == [0] * 30
+        await wait_all_tasks_blocked()
+        assert statements.rooms == [[room for room in range(1, 31) for _ in range(2)]], "one lane is woken, not both"
+        assert [each.takings for each in handed] == [1] * 30
+        for room, each in enumerate(handed, 1):
+            assert each.answers == [[stored(new(room)), stored(new(room, 2))]]
+
+
+async def test_handovers_are_taken_when_their_statement_begins(autojump_clock: MockClock) -> None:
+    """Messages sent while others commit are in the next statement, although the handover was queued before."""
+    async with running() as (statements, writers):
+        gate = await occupy(statements, writers)
+        handed, ended = Handed(new(1)), Handed(new(2))
+        assert writers.group_commit.apply_soon(handed)
+        assert writers.group_commit.apply_soon(ended)
+        await wait_all_tasks_blocked()
+        handed.posts = (new(1), new(1, 2))
+        ended.posts = ()
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert statements.rooms[max_running(LANES) :] == [[1, 1]]
+        assert handed.answers == [[stored(new(1)), stored(new(1, 2))]]
+        assert ended.answers == []
+
+
+@pytest.mark.parametrize("error", [StoreRefused("poison"), StoreBusy("locked")], ids=["refused", "locked"])
+async def test_a_room_whose_handover_fails_uses_apply_until_it_succeeds(
+    error: StoreError, autojump_clock: MockClock
+) -> None:
+    async with running() as (statements, writers):
+        statements.poison[3] = error
+        handed = [Handed(new(room)) for room in range(1, 5)]
+        assert all(writers.group_commit.apply_soon(each) for each in handed)
+        await wait_all_tasks_blocked()
+        assert [each.answers for each in handed] == [[None]] * 4, "the statement failed: each is carried out separately"
+        alone = Handed(new(3))
+        assert not any(writers.group_commit.apply_soon(Handed(new(room))) for room in range(1, 5))
+        for room in range(1, 5):
+            writers.start(room)
+        await wait_all_tasks_blocked()
+        assert sorted(statements.isolated) == [1, 2, 3, 4]
+        assert writers.group_commit.apply_soon(Handed(new(1))), "it shares statements again"
+        assert not writers.group_commit.apply_soon(alone)
+        await wait_all_tasks_blocked()
+        alone = Handed(new(5))
+        statements.poison[5] = error
+        assert writers.group_commit.apply_soon(alone)
+        await wait_all_tasks_blocked()
+        assert [type(answer) for answer in alone.answers] == [type(error)]
+        assert not writers.group_commit.apply_soon(Handed(new(5)))
+
+
+async def test_each_handover_is_answered_at_its_own_deadline(autojump_clock: MockClock) -> None:
+    """A statement hangs: those in it, and those behind it, are not kept longer than they ask for."""
+    async with running() as (statements, writers):
+        statements.gate = trio.Event()
+        answered: dict[int, float] = {}
+
+        class Noted(Handed):
+            def on_answer(self, answer: Answer) -> None:
+                super().on_answer(answer)
+                answered[self.conversation_id.int] = trio.current_time()
+
+        deadlines = {1: 10.0, 2: 4.0, 3: 7.5, 4: 10.0, 5: 3.0, 6: 9.0}
+        handed = {}
+        for room, seconds in deadlines.items():
+            handed[room] = Noted(new(room), seconds=seconds)
+            assert writers.group_commit.apply_soon(handed[room])
+            if room in {2, 3}:
+                await wait_all_tasks_blocked()  # the next ones come in a statement of their own, then in none
+        await trio.sleep(20)
+        assert answered == pytest.approx(deadlines)
+        assert all(isinstance(each.answers[0], StoreUnavailable) for each in handed.values())
+        assert handed[5].takings == 0
+        statements.gate.set()
+        await wait_all_tasks_blocked()
+        assert all(len(each.answers) == 1 for each in handed.values()), "a late answer is none"
+        assert statements.rooms == [[1, 2], [3], [4, 6]], "what was not taken is not carried out"
+
+
+async def test_a_statement_is_cancelled_when_nobody_waits_for_it(autojump_clock: MockClock) -> None:
+    """So a connection that hangs does not keep its lane."""
+    async with running() as (statements, writers):
+        statements.gate = trio.Event()
+        for room in range(1, LANES + 1):
+            assert writers.group_commit.apply_soon(Handed(new(room), seconds=5))
+            await wait_all_tasks_blocked()
+        assert statements.running == LANES
+        await trio.sleep(5.1)
+        assert statements.running == 0
+        statements.gate = None
+        later = Handed(new(1))
+        assert writers.group_commit.apply_soon(later)
+        await wait_all_tasks_blocked()
+        assert later.answers == [[stored(new(1))]]
+
+
+async def test_a_statement_goes_on_for_those_who_wait(autojump_clock: MockClock) -> None:
+    async with running() as (statements, writers):
+        statements.gate = trio.Event()
+        early, late = Handed(new(1), seconds=5), Handed(new(2), seconds=9)
+        assert writers.group_commit.apply_soon(early)
+        assert writers.group_commit.apply_soon(late)
+        await trio.sleep(6)
+        statements.gate.set()
+        await wait_all_tasks_blocked()
+        assert isinstance(early.answers[0], StoreUnavailable)
+        assert late.answers == [[stored(new(2))]]
+
+
+async def test_handovers_are_answered_when_the_lanes_end(autojump_clock: MockClock) -> None:
+    statements = Statements()
+    group_commit = GroupCommit(statements.apply, statements.apply_isolated)
+    assert not group_commit.apply_soon(Handed(new(1))), "there are no lanes"
+    async with trio.open_nursery() as lanes:
+        await lanes.start(group_commit.run)
+        statements.gate = trio.Event()
+        handed = [Handed(new(room)) for room in range(1, LANES + 3)]
+        for each in handed:
+            assert group_commit.apply_soon(each)
+            await wait_all_tasks_blocked()
+        lanes.cancel_scope.cancel()
+    for each in handed:
+        assert [type(answer) for answer in each.answers] == [StoreUnavailable]
+    assert not group_commit.apply_soon(Handed(new(1)))
+
+
+async def test_a_full_queue_takes_no_handover(autojump_clock: MockClock) -> None:
+    async with running() as (statements, writers):
+        gate = await occupy(statements, writers)
+        handed = [Handed(new(room)) for room in range(1, MAX_QUEUED + 1)]
+        assert all(writers.group_commit.apply_soon(each) for each in handed)
+        assert not writers.group_commit.apply_soon(Handed(new(0)))
+        writers.start(0)
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert writers.outcomes[0] == ["0.0"]
+        assert all(isinstance(each.answers[0], list) for each in handed)
