@@ -5,7 +5,7 @@ without an answer, and its sender gave up before the retry. So a change of the m
 the order: what was committed before a user's removal reaches them, and nothing that was committed after it does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Final, Protocol
 from uuid import UUID
@@ -189,6 +189,26 @@ class Feed:
             submission.sender.stored(changes, is_news=is_news or is_own)
         await self._deliver(news, command)
 
+    def release_now(self, stored: Sequence[Stored]) -> bool:
+        """Does what `release` does with new messages, without waiting; returns False, and does nothing, if it cannot.
+
+        It can if they follow what was delivered, nobody else is delivering, and the audience gets them in one turn.
+        """
+        if self._is_delivering or len(self._audience) >= MAX_DELIVERIES_A_TURN:
+            return False
+        news: list[Message] = []
+        for rev, (submission, changes) in enumerate(stored, self.last_rev + 1):
+            message = changes[0]
+            if message.rev != rev or not isinstance(message, Message) or message.id != submission.command.id:
+                return False
+            news.append(message)
+        for submission, changes in stored:
+            submission.sender.stored(changes, is_news=True)
+        self._catch_up.forget(self._conversation_id)
+        for _ in self._deliver_in_turns(news, Kind.MESSAGE, None):
+            raise AssertionError("too large an audience for one turn")
+        return True
+
     async def _admit_ahead(self, changes: Sequence[Change]) -> None:
         """Prepares the delivery of changes, if many users were added by them: it must not take a long turn."""
         members = [change for change in changes if isinstance(change, Member)]
@@ -263,6 +283,12 @@ class Feed:
 
     async def _deliver_run(self, run: Sequence[Change], kind: int, command: Command | None) -> None:
         """Delivers changes of one kind to the whole audience."""
+        for _ in self._deliver_in_turns(run, kind, command):
+            # Not cancelled in between: the recheck would leave the rest without the change.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _deliver_in_turns(self, run: Sequence[Change], kind: int, command: Command | None) -> Iterator[None]:
+        """Delivers changes of one kind to the whole audience; yields where other tasks must have their turn."""
         groups = self._audience.snapshot()
         encoded = {mask: encode_run(run, mask, self.last_rev_of(mask)) for mask, _ in groups if mask & kind}
         self.last_rev = self.last_revs[kind] = run[-1].rev
@@ -278,8 +304,7 @@ class Feed:
                 else:
                     self._announce(run, mask, part, command)
                 if len(part) == MAX_DELIVERIES_A_TURN:
-                    # Not cancelled in between: the recheck would leave the rest without the change.
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    yield
 
     def _deliver_frames(self, encoded: Sequence[tuple[int, Encoded]], subscriptions: Sequence[Subscription]) -> None:
         for _, frame in encoded:

@@ -127,6 +127,7 @@ class Room:
             batch_messages=settings.batch_messages,
             store_timeout=settings.store_timeout,
             rand=rand,
+            release_now=self.feed.release_now,
             metrics=metrics,
             outages=outages,
             on_unknown_outcome=self.feed.recheck_later,

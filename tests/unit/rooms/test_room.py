@@ -552,6 +552,7 @@ async def test_a_fault_in_the_writer_while_the_hub_is_cancelled_does_not_end_the
                     return await crash(batch)
 
             alice = await world.join(world.alice)
+            world.store.has_short_way = False
             world.store.answers = [shielded]
             await alice.send("boom")
             await trio.sleep_forever()

@@ -10,8 +10,9 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
 from pulse_trio.model import Change, Command, Member, Message, Post
+from pulse_trio.rooms.inbox import Submission
 from pulse_trio.rooms.senders import WaitingSender
-from pulse_trio.rooms.writer import Stored, Submission, Writer
+from pulse_trio.rooms.writer import Stored, Writer
 from pulse_trio.store.base import NotAMember, Refusal
 from tests.support import commands
 
@@ -57,9 +58,18 @@ class Bench:
             batch_messages=batch,
             store_timeout=timeout,
             rand=random.Random(1),
+            release_now=self._release_now,
         )
 
     async def _release(self, stored: Sequence[Stored]) -> None:
+        self._keep(stored)
+        await trio.lowlevel.checkpoint()
+
+    def _release_now(self, stored: Sequence[Stored]) -> bool:
+        self._keep(stored)
+        return True
+
+    def _keep(self, stored: Sequence[Stored]) -> None:
         for submission, (message,) in stored:
             assert isinstance(submission, Submission)
             if isinstance(submission.sender, WaitingSender):
@@ -71,7 +81,6 @@ class Bench:
             assert message == committed or message.rev < committed.rev
             self.released.append(message.content)
             self.seqs.append(message.seq)
-        await trio.lowlevel.checkpoint()
 
     def message(self, content: str, client_id: str | None = None) -> Post:
         return commands.post(self.world.conversation_id, self.world.alice, content, client_id=client_id)
