@@ -49,6 +49,7 @@ class _Connection:
     sent_ids: set[str] = field(default_factory=set)  # client_ids of messages, ids of messages that it changed
     is_gone: bool = False
     unanswered: list["_Sent"] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)  # client_ids of messages as they were sent, without the refused
     baseline: int | None = None  # of a session whose user was added: live from here on, or a little before
     expires: float = math.inf  # the expiry of its token, in the history's time
     is_replayed: bool = False  # of a session: its first changes may come from the store
@@ -99,6 +100,7 @@ class Checker:
         self._sent: dict[str, dict[str, str]] = defaultdict(dict)  # device → client_id → content
         self._acknowledged: dict[tuple[str, str, str], dict[str, Any]] = {}
         self._stored_as: dict[tuple[str, str, str], str] = {}  # conversation, sender, client_id → message
+        self._posted_as: dict[tuple[str, str, str], int] = {}  # conversation, sender, client_id → rev of the post
         self._sends: Counter[str] = Counter()
         self._sent_on: dict[tuple[str, int], set[str]] = {}  # device, session → ids, as in `_Connection`
         self._members: dict[str, set[str]] = defaultdict(set)
@@ -240,6 +242,7 @@ class Checker:
         self._note_commit(index, event, "message", event.id)
         self._last_seq[event.conversation] = max(self._last_seq[event.conversation], event.seq)
         self._stored_as[event.conversation, event.sender, event.client_id] = event.id
+        self._posted_as.setdefault((event.conversation, event.sender, event.client_id), event.rev)
 
     def _on_addition_asked(self, index: int, event: Event) -> None:
         self._asked[event.request] = index
@@ -315,6 +318,7 @@ class Checker:
             self._sends[frame["client_id"]] += 1
             self._first_sent.setdefault(frame["client_id"], index)
             connection.unanswered.append(_Sent(frame["client_id"]))
+            connection.order.append(frame["client_id"])
             self._sent[event.device][frame["client_id"]] = frame["content"]
         elif "message_id" in frame:
             connection.sent_ids.add(frame["message_id"])
@@ -345,6 +349,7 @@ class Checker:
         elif kind == "read":
             self._on_read(event, connection, frame)
         self._check_answered(event, connection, frame)
+        self._check_order(event, connection, frame)
         if kind == "error" and frame["code"] == "not_a_member" and "client_id" in frame:
             self._check_stays_in(event, connection.user, connection.conversation, self._first_sent[frame["client_id"]])
         if kind == "error" and frame["code"] in {"client_id_reused", "invalid_frame", "cannot_resume"}:
@@ -384,6 +389,23 @@ class Checker:
                     self._fail("every message is answered", f"{connection.device} got no answer to {sent}", event)
                     connection.unanswered = []
                     return
+
+    def _check_order(self, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
+        """Checks that messages of a connection are stored in the order in which it sent them.
+
+        Not one that was refused: it may be stored later. Nor one that was sent again.
+        """
+        client_id = frame.get("client_id")
+        if client_id not in connection.order:
+            return
+        if frame["type"] == "error":
+            connection.order.remove(client_id)
+        elif frame["type"] == "message" and frame["sender_id"] == connection.user and self._sends[client_id] == 1:
+            for later in connection.order[connection.order.index(client_id) + 1 :]:
+                rev = self._posted_as.get((connection.conversation, connection.user, later), math.inf)
+                if rev < frame["rev"] and self._sends[later] == 1:
+                    what = f"{connection.device} sent {later} after {client_id}, which was stored later"
+                    self._fail("a connection's messages keep their order", what, event)
 
     def _on_system(self, index: int, event: Event, connection: _Connection, frame: dict[str, Any]) -> None:
         connection.active = frame["active_users"]

@@ -1,7 +1,10 @@
-"""A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer, breaks."""
+"""A store that fails on command of the seed: refuses, delays, hangs, commits and loses the answer, breaks.
+
+It takes some batches of new messages as handovers, as the seed says: all, none, or some.
+"""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,7 +24,9 @@ from pulse_trio.model import (
     User,
 )
 from pulse_trio.store.base import (
+    Answer,
     ConversationPage,
+    Handover,
     Head,
     MemberPage,
     Members,
@@ -42,6 +47,22 @@ LATE = (0.05, 0.5, 3.5)  # seconds that an answer may be late at most: below PUL
 WRITES_ARE_LATE = 4  # times less often than other answers: a late one delays its whole conversation
 BREAKS = 0.15  # of the fault rate: how often a bug of ours ends a room's writer, and the room
 WRITE_FAULTS = ("lose", "lose", "stick", "abandon")
+ALONE = (
+    0.3  # of the fault rate: how often a handover must be carried out by `apply`, as after a shared statement failed
+)
+OUTLASTS = 0.3  # of the fault rate: how often the transaction of a handover outlasts its deadline, and is committed
+
+
+class _Broken(list[Outcome]):
+    """An answer at which a fault of ours strikes in the writer's callback."""
+
+    def __init__(self, outcomes: list[Outcome], history: History) -> None:
+        super().__init__(outcomes)
+        self._history = history
+
+    def __iter__(self) -> Iterator[Outcome]:
+        self._history.add("broken", when="in the answer")
+        raise RuntimeError("a planned fault")
 
 
 class FaultyStore:
@@ -55,6 +76,8 @@ class FaultyStore:
         late: decides which answers come late; None for none.
         rate: how often something goes wrong, 0 to 1; the world sets it to 0 for the calm.
         late_rate: how often an answer comes late; the world sets it to 0 for the calm.
+        soon: decides about handovers; None to take none.
+        soon_rate: how often it takes a handover, 0 to 1.
 
     Attributes:
         nursery: runs transactions whose connection was lost; must be set before the first operation.
@@ -71,11 +94,15 @@ class FaultyStore:
         late: random.Random | None,
         rate: float,
         late_rate: float,
+        soon: random.Random | None = None,
+        soon_rate: float = 0.0,
     ) -> None:
         self.epoch = data.epoch
         self.rate = rate
         self.late_rate = late_rate
         self._late = late
+        self._soon = soon
+        self._soon_rate = soon_rate
         self._data = data
         self._history = history
         self._random = rand
@@ -110,6 +137,48 @@ class FaultyStore:
         self._break("after", is_message)
         await self._answer_late(what, self.late_rate / WRITES_ARE_LATE)
         await self._after(after, what)
+        return outcomes
+
+    def apply_soon(self, handover: Handover[Post]) -> bool:
+        if self._soon is None or self._soon.random() >= self._soon_rate:
+            return False
+        self.applying += 1
+        self.nursery.start_soon(self._apply_handover, handover, self._soon)
+        return True
+
+    async def _apply_handover(self, handover: Handover[Post], rand: random.Random) -> None:
+        answer: Answer = StoreUnavailable("the store does not answer in time")
+        try:
+            with trio.move_on_at(handover.deadline):
+                try:
+                    after = "" if rand.random() < 0.5 else await self._before("Post")  # it waits for a lane
+                    if not (commands := handover.take()):
+                        return
+                    self._history.count("a handover")
+                    answer = await self._answer(commands, handover.deadline, after or await self._before("Post"), rand)
+                except StoreUnavailable as error:
+                    answer = error
+        finally:
+            self.applying -= 1
+        handover.on_answer(answer)
+
+    async def _answer(self, commands: Sequence[Post], deadline: float, after: str, rand: random.Random) -> Answer:
+        if rand.random() < self.rate * ALONE:
+            self._history.count("a handover to carry out alone")
+            return None
+        if rand.random() < self.rate * OUTLASTS:
+            self._history.count("a handover that outlasted its deadline")
+            with trio.CancelScope(shield=True):
+                await self._wait(deadline - trio.current_time())
+            after = "abandon"
+        if after == "abandon":
+            self.nursery.start_soon(self._commit_later, commands)
+            raise StoreUnavailable("the connection was lost before the commit")
+        outcomes = await self._commit(commands)
+        if self._breaks.random() < self.rate * BREAKS:
+            return _Broken(outcomes, self._history)
+        await self._answer_late("Post", self.late_rate / WRITES_ARE_LATE)
+        await self._after(after, "Post")
         return outcomes
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:

@@ -5,6 +5,7 @@ from typing import Final
 
 PARTS: Final = (
     "restarts", "faults", "rivals", "bulk", "namers", "walkers", "posters", "sessions", "features", "linger", "late",
+    "soon",
 )  # fmt: skip
 ACTIONS: Final = (
     "edit", "delete", "theft", "typing", "read", "cut", "vanish", "stall", "close", "renew", "expire", "burst",

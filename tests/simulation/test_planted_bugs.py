@@ -20,6 +20,7 @@ from pulse_trio.auth.tokens import Identity
 from pulse_trio.conversations import messages
 from pulse_trio.conversations.core import Core
 from pulse_trio.edge.websocket.reader import Reader
+from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.model import AddMembers, Change, Command, Kind, Member, Message, MyMembership, Post, User
 from pulse_trio.protocol import ConversationRemovedFrame, SessionFrame, encode
 from pulse_trio.rooms import feed as feeds
@@ -30,6 +31,7 @@ from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
 from pulse_trio.rooms.hub import Hub
+from pulse_trio.rooms.inbox import Inbox, Submission
 from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.presence import Presence
 from pulse_trio.rooms.room import Room
@@ -38,10 +40,11 @@ from pulse_trio.rooms.session import Session
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
-from pulse_trio.rooms.writer import Submission, Writer
+from pulse_trio.rooms.writer import Writer
 from pulse_trio.store.base import Head, MemberPage, Members, ReadMark, ReadState, StoreUnavailable
 from pulse_trio.store.memory import MemoryStore
 from tests.simulation import clients, faults
+from tests.simulation.faults import FaultyStore
 from tests.simulation.plan import Plan
 from tests.simulation.run import simulate
 from tests.simulation.shrink import promise_of, shrink
@@ -601,6 +604,128 @@ def edit_of_another_rev_stored(patch: Patch) -> None:
     patch.setattr(MemoryStore, "_revise", wrong)
 
 
+# --- the short way of new messages ---
+
+
+def handed_batch_released_before_its_answer(patch: Patch) -> None:
+    take = Writer.take
+
+    def wrong(self: Writer, way: Any) -> Sequence[Post]:
+        posts = take(self, way)
+        feed: Feed = self._release.__self__  # type: ignore[attr-defined]
+        if posts:
+            self._release_now([(way.batch[0], (guess(posts[0], feed),))])
+        return posts
+
+    patch.setattr(Writer, "take", wrong)
+
+
+def handed_batch_released_twice(patch: Patch) -> None:
+    release_now = Feed.release_now
+
+    def wrong(self: Feed, stored: Any) -> bool:
+        known = self.last_rev
+        if not release_now(self, stored):
+            return False
+        for mask, subscriptions in self._audience.snapshot():
+            for subscription in subscriptions:
+                if subscription.is_live:
+                    subscription.deliver(encode_changes(stored[0][1], mask, known)[0][1])
+        return True
+
+    patch.setattr(Feed, "release_now", wrong)
+
+
+def handed_batch_released_over_a_gap(patch: Patch) -> None:
+    release_now = Feed.release_now
+
+    def wrong(self: Feed, stored: Any) -> bool:
+        first: Message = stored[0][1][0]
+        if first.rev > self.last_rev:
+            self.last_rev = first.rev - 1
+        return release_now(self, stored)
+
+    patch.setattr(Feed, "release_now", wrong)
+
+
+def late_answer_released_after_the_deadline(patch: Patch) -> None:
+    """The writer trusts every answer, and the store answers a second time, when the transaction has ended."""
+    on_answer = Writer.on_answer
+
+    def wrong(self: Writer, way: Any) -> None:
+        self._short_way = way
+        on_answer(self, way)
+
+    async def commit_later(self: FaultyStore, commands: Sequence[Command]) -> None:
+        handover = handed.get(commands[0].id)
+        self.applying += 1
+        try:
+            await self._wait(1)
+            outcomes = await self._commit(commands)
+            if handover is not None:
+                handover.on_answer(outcomes)
+        except StoreUnavailable:
+            pass
+        finally:
+            self.applying -= 1
+
+    handed: dict[UUID, Any] = {}
+    take = Writer.take
+
+    def remember(self: Writer, way: Any) -> Sequence[Post]:
+        posts = take(self, way)
+        handed.update(dict.fromkeys([post.id for post in posts], way))
+        return posts
+
+    patch.setattr(Writer, "on_answer", wrong)
+    patch.setattr(Writer, "take", remember)
+    patch.setattr(FaultyStore, "_commit_later", commit_later)
+
+
+def handed_batches_exchanged(patch: Patch) -> None:
+    take_batch = Inbox.take_batch
+
+    def wrong(self: Inbox) -> list[Submission]:
+        batch = take_batch(self)
+        if len(batch) > 1 and isinstance(batch[0].command, Post):
+            self._window.extendleft(reversed(batch[:-1]))
+            return batch[-1:]
+        return batch
+
+    patch.setattr(Inbox, "take_batch", wrong)
+
+
+def timed_out_handover_not_rechecked(patch: Patch) -> None:
+    async def wrong(self: Writer) -> None:
+        way = self._left
+        assert way is not None
+        if isinstance(way.answer, StoreUnavailable):
+            self._left = None
+            for submission in way.batch:
+                submission.sender.refuse(PulseError(ErrorCode.NOT_STORED), submission.client_id)
+            self._settle_batch(way.batch)
+        else:
+            await store_left(self)
+
+    store_left = Writer._store_left
+    patch.setattr(Writer, "_store_left", wrong)
+
+
+def answer_to_a_handover_forgotten(patch: Patch) -> None:
+    """A batch whose answer is an error is dropped: its senders wait for ever."""
+
+    async def wrong(self: Writer) -> None:
+        way = self._left
+        assert way is not None
+        if isinstance(way.answer, StoreUnavailable):
+            self._left = None
+        else:
+            await store_left(self)
+
+    store_left = Writer._store_left
+    patch.setattr(Writer, "_store_left", wrong)
+
+
 BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (deliver_before_store, {"stored before delivered"}),
     (seq_hole, {"seq has no gap"}),
@@ -646,6 +771,13 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (wrong_prev_me_rev, {"a right prev_me_rev"}),
     (own_sequence_resumed_one_too_late, {"a right prev_me_rev"}),
     (edit_of_another_rev_stored, {"no edit of another rev"}),
+    (handed_batch_released_before_its_answer, {"stored before delivered"}),
+    (handed_batch_released_twice, {"no repeat"}),
+    (handed_batch_released_over_a_gap, {"no gap"}),
+    (late_answer_released_after_the_deadline, {"no fault inside"}),
+    (handed_batches_exchanged, {"a connection's messages keep their order"}),
+    (timed_out_handover_not_rechecked, {"everything ends well"}),
+    (answer_to_a_handover_forgotten, {"every message is answered"}),
 ]
 
 

@@ -61,6 +61,7 @@ class World:
         self.history = History()
         self.fault_rate = fault_rate
         self.late_rate = self.rand("late").choice((0.0, 0.2, 0.5)) if plan.has("late") else 0.0
+        self.soon_rate = self.rand("soon").choice((1.0, 1.0, 0.7, 0.0)) if plan.has("soon") else 0.0
         self.calm = False
         self.well = False  # everybody is connected and has caught up
         self._epoch_of_clock = trio.current_time()
@@ -144,7 +145,10 @@ class World:
         faults, breaks = self.rand(f"faults {self._starts}"), self.rand(f"breaks {self._starts}")
         late = self.rand(f"late {self._starts}") if self.plan.has("late") else None
         late_rate = 0.0 if self.calm else self.late_rate
-        store = FaultyStore(self.data, self.history, faults, breaks, late, rate, late_rate)
+        soon = self.rand(f"soon {self._starts}") if self.soon_rate else None
+        store = FaultyStore(
+            self.data, self.history, faults, breaks, late, rate, late_rate, soon=soon, soon_rate=self.soon_rate
+        )
         self.store = store
 
         @asynccontextmanager
