@@ -288,9 +288,8 @@ class Store(Protocol):
     def apply_soon(self, handover: Handover[Post]) -> bool:
         """Carries out the `Post`s of one conversation like `apply`, without a task that waits.
 
-        They are taken when a transaction begins, so that it has all that was sent until then. No other handover of the
-        conversation may be under way. Returns False if the store cannot take it now: use `apply`. Calls nothing of the
-        handover before it returns.
+        They are taken when a transaction begins, so that it has all that was sent until then. Returns False if the
+        store cannot take the handover now: use `apply`. Calls nothing of the handover before it returns.
         """
 
     async def changes(self, conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> list[Change]:

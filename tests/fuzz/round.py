@@ -31,6 +31,7 @@ from pulse_trio.store.base import NewConversation, NoSuchMember, NotAMember, Out
 from pulse_trio.store.postgres.group_commit import StoreBusy
 from tests.fuzz.oracle import Answers, Call, Oracle, Thing, thing_of
 from tests.fuzz.stores import SlowStore, open_stores
+from tests.support.handovers import Handed
 
 STORES: Final = 3
 USERS: Final = 5
@@ -205,7 +206,7 @@ class Round:
                 for _ in range(rand.choice((1, 1, 1, 2, 5)))
             ]
             self._sent[rand.randrange(8) :] = [batch]
-        call, outcomes = await self._call("post", conversation_id, self._store_all(store, batch))
+        call, outcomes = await self._call("post", conversation_id, self._store_all(store, batch, rand))
         for new, outcome in zip(batch, outcomes, strict=True):
             self._note(call, new, outcome)
             if isinstance(outcome, Refusal):
@@ -213,17 +214,30 @@ class Round:
             else:
                 self._stored += outcome
 
-    async def _store_all(self, store: SlowStore, batch: list[Post]) -> list[Outcome]:
+    async def _store_all(self, store: SlowStore, batch: list[Post], rand: random.Random) -> list[Outcome]:
         """Stores messages, for as long as it takes."""
         began = trio.current_time()
         while True:
             try:
+                if rand.random() < 0.5 and (outcomes := await self._hand_over(store, batch)) is not None:
+                    return outcomes
                 return await store.apply(batch)
             except StoreBusy:
                 self.counters["a post was busy"] += 1
                 if trio.current_time() - began > LIMIT / 4:
                     self.answers.unanswered.update(new.id for new in batch)
                     raise
+
+    async def _hand_over(self, store: SlowStore, batch: list[Post]) -> list[Outcome] | None:
+        """Stores messages as a handover; returns None if they must be stored by `apply`."""
+        handed = Handed(*batch, seconds=LIMIT)
+        if not store.apply_soon(handed):
+            return None
+        answer = await handed.wait()
+        if isinstance(answer, StoreError):
+            raise answer
+        self.counters["a handover" if answer is not None else "a handover to carry out alone"] += 1
+        return answer
 
     def _message(self, conversation_id: UUID, actor_id: UUID, client_id: str | None) -> Post:
         return Post(**self._given(conversation_id, actor_id), content="hello", client_id=client_id)
