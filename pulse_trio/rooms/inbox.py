@@ -57,11 +57,21 @@ class Inbox:
         batch_messages: messages or revisions of one batch at most.
     """
 
-    __slots__ = ("_batch_messages", "_channel", "_is_open", "_last_kind", "_removals", "_source", "_window")
+    __slots__ = (
+        "_batch_messages",
+        "_channel",
+        "_is_open",
+        "_last_kind",
+        "_removals",
+        "_sent",
+        "_source",
+        "_window",
+    )
 
     def __init__(self, messages: int, batch_messages: int) -> None:
         # Bounded by PULSE_INBOX_MESSAGES: the unstored messages of a conversation that are held in memory.
         self._channel, self._source = trio.open_memory_channel[Submission](messages)
+        self._sent = 0  # into the channel and not taken from it; asking an empty channel raises, which costs more
         self._batch_messages = batch_messages
         # Taken from the channel to choose a batch from, at most `batch_messages`; the others wait for later batches.
         self._window: deque[Submission] = deque()
@@ -87,21 +97,31 @@ class Inbox:
                 raise trio.ClosedResourceError
             self._removals.append(submission)
             return
+        self._sent += 1
         try:
-            self._channel.send_nowait(submission)
-        except trio.WouldBlock:
-            await self._channel.send(submission)
+            try:
+                self._channel.send_nowait(submission)
+            except trio.WouldBlock:
+                await self._channel.send(submission)
+        except BaseException:
+            self._sent -= 1
+            raise
 
     def first(self) -> Submission | None:
         """Returns the command that comes first; None if none waits. The next batch may begin with another kind."""
         if self._removals:
             return self._removals[0]
         if not self._window:
-            try:
+            self._fill_window(1)
+        return self._window[0] if self._window else None
+
+    def _fill_window(self, size: int) -> None:
+        try:
+            while self._sent and len(self._window) < size:
                 self._window.append(self._source.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel):
-                return None
-        return self._window[0]
+                self._sent -= 1
+        except (trio.WouldBlock, trio.EndOfChannel):
+            pass  # the others were sent by tasks that wait, and are being cancelled
 
     def close(self) -> None:
         """Lets nothing more in; what is in it can still be taken."""
@@ -127,9 +147,7 @@ class Inbox:
         """
         if self._removals:
             return [self._removals.popleft()]
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            while len(self._window) < self._batch_messages:
-                self._window.append(self._source.receive_nowait())
+        self._fill_window(self._batch_messages)
         kind = self._last_kind = self._next_kind()
         if kind is None or len(self._window) == 1:
             return [self._window.popleft()]

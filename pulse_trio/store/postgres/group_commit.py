@@ -195,19 +195,23 @@ class GroupCommit(Generic[C]):
         has_answered = False
         self._looking += 1
         while True:
-            try:
-                first = queue.receive_nowait() if postponed is None else postponed
-            except trio.WouldBlock:
-                self._looking -= 1
-                await self._idle_lanes.park()
-                has_answered = False
-                continue
-            if has_answered:  # clients are read that have sent meanwhile: their messages are in the statement, too
-                await trio.lowlevel.checkpoint()
-            requests, postponed = self._fill_statement(first, queue)
-            if requests:
-                await self._apply_all(requests, is_full=postponed is not None)
-                has_answered = True
+            with trio.CancelScope() as scope:  # cancelled when nobody waits for its statement any more
+                while not scope.cancel_called:
+                    try:
+                        first = queue.receive_nowait() if postponed is None else postponed
+                    except trio.WouldBlock:
+                        self._looking -= 1
+                        await self._idle_lanes.park()
+                        has_answered = False
+                        continue
+                    if (
+                        has_answered
+                    ):  # clients are read that have sent meanwhile: this statement has their messages, too
+                        await trio.lowlevel.checkpoint()
+                    requests, postponed = self._fill_statement(first, queue)
+                    if requests:
+                        has_answered = True
+                        await self._apply_all(requests, scope, is_full=postponed is not None)
 
     def _fill_statement(
         self, first: Handover[C], queue: trio.MemoryReceiveChannel[Handover[C]]
@@ -235,22 +239,21 @@ class GroupCommit(Generic[C]):
                 return requests, None
         return requests, request
 
-    async def _apply_all(self, requests: _Requests[C], *, is_full: bool) -> None:
+    async def _apply_all(self, requests: _Requests[C], scope: trio.CancelScope, *, is_full: bool) -> None:
         """Carries out requests in one statement, and answers them. `is_full`: others are left in the queue."""
         self._looking -= 1
         if is_full:
             self._wake_lane()
         outcome: Outcomes | StoreError = StoreUnavailable("the store failed")
-        with trio.CancelScope() as scope:  # cancelled when nobody waits for the statement any more
-            self._statements[scope] = requests
-            try:
-                outcome = await self._apply_counted([command for _, commands in requests for command in commands])
-            except StoreError as error:
-                outcome = error
-            finally:
-                del self._statements[scope]
-                self._looking += 1  # before the answers: those who send more then wake no other lane
-                self._answer_all(requests, outcome)
+        self._statements[scope] = requests
+        try:
+            outcome = await self._apply_counted([command for _, commands in requests for command in commands])
+        except StoreError as error:
+            outcome = error
+        finally:
+            del self._statements[scope]
+            self._looking += 1  # before the answers: those who send more then wake no other lane
+            self._answer_all(requests, outcome)
 
     def _answer_all(self, requests: _Requests[C], outcome: Outcomes | StoreError) -> None:
         answer: Answer = None

@@ -236,8 +236,10 @@ async def test_a_room_that_fails_on_the_short_way_is_opened_again(
 ) -> None:
     """Clients get what was committed when they come back."""
     monkeypatch.setattr(FaultyStore, "has_short_way", True)
+    monkeypatch.setattr(FakeTransport, "has_short_way", True)
     async with a_world() as world:
         alice = await world.join(world.alice)
+        await settle()
         write_nowait = FakeTransport.write_nowait
 
         def crash(self: FakeTransport, data: bytes) -> int:
