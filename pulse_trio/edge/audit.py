@@ -6,16 +6,14 @@ passwords where a username belongs, so that of a failed login appears as a diges
 
 import hashlib
 import secrets
-from collections import Counter
 from enum import Enum
 from typing import Final
 
 import structlog
 
-from pulse_trio.buckets import Buckets, TokenBucket
+from pulse_trio.edge.log_samples import LogSampler
 from pulse_trio.texts import username_key
 
-# Under attack the lines are samples: one that repeats itself must fill neither the disk nor the log of others.
 SOURCE_RATE: Final = 0.2  # lines a second of one event and one source
 SOURCE_BURST: Final = 20
 EVENT_RATE: Final = 20.0  # lines a second of one event and all sources
@@ -47,9 +45,10 @@ class Audit:
     """Writes the lines, and counts those that it leaves out."""
 
     def __init__(self) -> None:
-        self._sources = {event: Buckets(SOURCE_RATE, SOURCE_BURST) for event in SecurityEvent}
-        self._events: dict[SecurityEvent, TokenBucket] = {}
-        self._suppressed: Counter[SecurityEvent] = Counter()
+        self._samplers = {
+            event: LogSampler(EVENT_RATE, EVENT_BURST, source_rate=SOURCE_RATE, source_burst=SOURCE_BURST)
+            for event in SecurityEvent
+        }
         self._digest_key = secrets.token_bytes(16)  # a digest of a guessable text could be reversed without one
 
     def record(self, event: SecurityEvent, source: str, **fields: object) -> None:
@@ -60,13 +59,12 @@ class Audit:
             source: whoever caused it, an address or a user: each has a bound of its own.
             **fields: the values of the line; None is left out.
         """
-        of_all = self._events.setdefault(event, TokenBucket(EVENT_RATE, EVENT_BURST))
-        if not (self._sources[event].take(source) and of_all.take()):
-            self._suppressed[event] += 1
+        suppressed = self._samplers[event].take(source)
+        if suppressed is None:
             return
         shown = {name: value for name, value in fields.items() if value is not None}
-        if self._suppressed[event]:
-            shown["suppressed"] = self._suppressed.pop(event)
+        if suppressed:
+            shown["suppressed"] = suppressed
         write = log.warning if event.is_refusal else log.info
         write(event.text, kind="security", **shown)
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import trio
 
-from pulse_trio.edge.server.open_files import LOG_INTERVAL
+from pulse_trio.edge.log_samples import LOG_INTERVAL
 from tests.support.client import PASSWORD, Api, Chat, Person
 from tests.support.raw import cpu_seconds
 from tests.support.server import Server

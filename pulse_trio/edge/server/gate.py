@@ -18,6 +18,7 @@ import trio
 from pulse_trio.buckets import AddressBuckets
 from pulse_trio.edge.client_address import Proxies, parse_address
 from pulse_trio.edge.hosts import Hosts
+from pulse_trio.edge.log_samples import LogSampler
 from pulse_trio.edge.server.plain_responses import Asked, PlainResponses, encode
 from pulse_trio.edge.turns import Turns
 from pulse_trio.errors import ErrorCode, PulseError, too_many
@@ -27,7 +28,6 @@ MAX_REJECTING: Final = 100  # rejected connections that are answered at a time; 
 _OTHER_SESSIONS: Final = 7  # of the database, beside PULSE_POOL_MAX: for messages, the lock and a command
 _OWN_FILES: Final = 40  # listeners, the poller, logs, locks, a margin
 _EASY_OWN_FILES: Final = 139  # the same where there are files enough: PULSE_POOL_MAX=10 then reserves 256
-LOG_INTERVAL: Final = 10.0  # seconds between lines about rejected connections
 LINGER: Final = 1.0  # seconds that a client has to read why its connection ends
 REQUEST_WAIT: Final = 0.2  # seconds for the first bytes of a rejected connection's request
 RECEIVE_BYTES: Final = 65_536
@@ -85,8 +85,7 @@ class Gate:
         self._open = 0
         self._of_address: dict[str, int] = {}  # of networks as well
         self._rejecting = 0  # connections that are being answered with an error
-        self._logged_at = -math.inf
-        self._suppressed = 0  # lines that were not logged since then
+        self._samples = LogSampler()
         self.rejected: defaultdict[str, int] = defaultdict(int)
         self.stalled = 0
         self.violations: defaultdict[int, int] = defaultdict(int)
@@ -208,14 +207,11 @@ class Gate:
                     pass
 
     def _count_rejected(self, error: PulseError, address: str | None) -> PulseError:
-        """Counts a rejection and logs one every `LOG_INTERVAL` seconds: a line for each would be a flood."""
+        """Counts a rejection, and logs a sample of them: a line for each would be a flood."""
         self.rejected[error.code.code] += 1
-        now = trio.current_time()
-        if now - self._logged_at < LOG_INTERVAL:
-            self._suppressed += 1
-            return error
-        log.warning("connection rejected", code=error.code.code, address=address, suppressed=self._suppressed)
-        self._logged_at, self._suppressed = now, 0
+        suppressed = self._samples.take()
+        if suppressed is not None:
+            log.warning("connection rejected", code=error.code.code, address=address, suppressed=suppressed)
         return error
 
 

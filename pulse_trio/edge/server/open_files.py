@@ -1,28 +1,20 @@
 """The number of files that the system lets this process open; a connection takes one."""
 
 import logging
-import math
-from typing import Final
 
-import trio
-
-LOG_INTERVAL: Final = 10.0  # seconds between lines about connections that the system refuses to this process
+from pulse_trio.edge.log_samples import LogSampler
 
 
 class AcceptErrors(logging.Filter):
-    """Thins out Trio's lines about failed accepts, which come ten times a second, each with a traceback."""
+    """Samples Trio's lines about failed accepts, which come ten times a second, each with a traceback."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._logged_at = -math.inf
+        self._samples = LogSampler()
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.exc_info = None
-        now = trio.current_time()
-        if now - self._logged_at < LOG_INTERVAL:
-            return False
-        self._logged_at = now
-        return True
+        return self._samples.take() is not None
 
 
 def raise_open_files(wanted: int) -> int | None:
