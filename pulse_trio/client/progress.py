@@ -10,7 +10,7 @@ from pulse_trio.client.records import Conversation
 from pulse_trio.protocol import SystemFrame
 
 FEATURES: Final = "members,conversation"
-"""What the client asks for; a server that knows no features ignores it."""
+"""Names the kinds of changes that the client asks for; a server that knows no features ignores it."""
 
 
 class Progress:

@@ -108,7 +108,7 @@ __all__ = [
 ]
 
 Outcome: TypeAlias = tuple[Change, ...] | Refusal
-"""What became of a command: the objects that it changed as they now are, or why it was refused."""
+"""The result of a command: the objects that it changed as they now are, or the reason why it was refused."""
 
 Answer: TypeAlias = list[Outcome] | StoreError | None
 """What became of a `Handover`: an outcome for each command, or the error that `Store.apply` would raise.

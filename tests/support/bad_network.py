@@ -37,7 +37,7 @@ WEIGHTS: Final = {
     "late answers": 3,
     "late requests": 2,
 }
-"""How often each fate is drawn."""
+"""Weights by which each fate is drawn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,37 @@ the noun that it stands for.
 """
 
 import ast
+import inspect
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 REFUSED: Final = re.compile(r"(What|Whatever|Who|Whoever|Whom|Whose|Whether|Where|Wherever|How|Which|Why)\b")
 
 
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yields the line and the text of each docstring, also of those below a name that is assigned (PEP 258)."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and node.body:
+            text = ast.get_docstring(node)
+            if text is not None:
+                yield node.body[0].lineno, text
+            for statement, after in pairwise(node.body):
+                if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+                    value = after.value
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                        yield after.lineno, inspect.cleandoc(value.value)
+
+
 def refused(source: str) -> Iterator[tuple[int, str]]:
     """Yields the line and the first words of each docstring in `source` that is refused."""
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, documented) and node.body]
-    for node in sorted(nodes, key=lambda node: node.body[0].lineno):
-        text = ast.get_docstring(node)
-        if text is not None and REFUSED.match(text):
-            yield node.body[0].lineno, text.splitlines()[0]
+    for line, text in sorted(docstrings(ast.parse(source))):
+        if REFUSED.match(text):
+            yield line, text.splitlines()[0]
 
 
 def main(folders: list[str]) -> int:

@@ -22,6 +22,11 @@ def c():
     assert [text for _, text in refused(source)] == ["What it is.", "Who it is.", "Whether it is.", "How it is."]
 
 
+def test_docstrings_of_names_are_read_too() -> None:
+    source = 'A = 1\n"""What it is."""\nclass B:\n    c: int = 1\n    """Which it is."""\n    "Where no name is."\n'
+    assert [text for _, text in refused(source)] == ["What it is.", "Which it is."]
+
+
 def test_verbs_and_nouns_pass() -> None:
     source = '"""Whole numbers."""\ndef a():\n    """Returns what it was given."""\ndef b():\n    pass\n'
     assert list(refused(source)) == []
