@@ -16,7 +16,7 @@ from pulse_trio.rooms.refusals import Refusals
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
-from pulse_trio.rooms.turns import Turns
+from pulse_trio.rooms.turns import MAX_USERS_A_TURN, Turns
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.settings import Settings
@@ -24,7 +24,6 @@ from pulse_trio.store.base import Members, Store, StoreUnavailable
 
 MAX_LOOK_UPS: Final = 4  # for sessions at a time: messages of other users must find a connection to the database
 MAX_LOOK_UPS_OF_USER: Final = 1  # at a time, over all sessions: others wait for one of theirs, not for all
-MAX_USERS_A_TURN: Final = 50  # are notified before other tasks have their turn: a few milliseconds
 MAX_RECHECKS: Final = 64  # creations with a lost answer that are looked up at a time; others must be sent again
 
 log = structlog.get_logger(__name__)

@@ -29,6 +29,7 @@ from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
 from pulse_trio.rooms.sentences import added_sentence, removed_sentence, renamed_sentence
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
+from pulse_trio.rooms.turns import MAX_USERS_A_TURN
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Writer, not_a_member, not_stored
@@ -37,7 +38,6 @@ from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 
 MAX_FRAME_POSITIONS: Final = 200  # read positions in one frame: about 14 KB
 MAX_FRAME_USERS: Final = 100  # ids of users in one frame: about 4 KB
-MAX_USERS_A_TURN: Final = 50  # are subscribed before other tasks have their turn: a few milliseconds
 REMOVED: Final = "removed from the conversation"  # the reason in close frames
 
 log = structlog.get_logger(__name__)

@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 from uuid import UUID
 
 import trio
+
+MAX_USERS_A_TURN: Final = 50  # are notified or subscribed before other tasks run: a few milliseconds
 
 
 class _Line:

@@ -1,6 +1,5 @@
 """Sessions that ask for features in `resume`: the changes since their first frame, and where `prev_rev` stands."""
 
-from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
@@ -8,10 +7,9 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.protocol import SendResume
-from pulse_trio.store.base import Memberships
 from tests.support import commands
 
-from .world import Device, World, a_world, settle
+from .world import Device, World, a_world, delay, settle
 
 
 async def open_with(world: World, *features: str) -> Device:
@@ -72,13 +70,7 @@ async def test_features_take_effect_with_their_answer(
 ) -> None:
     async with a_world() as world:
         client = await Device(world, world.alice, "members").open()
-        look_up, answer = world.store.memberships, trio.Event()
-
-        async def slow(user_id: UUID, among: Sequence[UUID] | None = None, **options: int) -> Memberships:
-            await answer.wait()
-            return await look_up(user_id, among, **options)
-
-        monkeypatch.setattr(world.store, "memberships", slow)
+        answer = delay(world, monkeypatch, "memberships", is_unread=True)
         world.start(resume, client, "conversation")
         await settle()
         await world.remove(world.carol)  # its room opens, and subscribes the session

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from pulse_trio.errors import PulseError
 from pulse_trio.model import FEATURED, Change, Features, Kind, User
 from pulse_trio.protocol import SendResume
-from pulse_trio.rooms.room import MAX_USERS_A_TURN
+from pulse_trio.rooms.turns import MAX_USERS_A_TURN
 from tests.support import commands
 
 from .world import Device, Guest, World, a_world, device, settle

@@ -13,10 +13,10 @@ from pulse_trio.model import Command, User
 from pulse_trio.protocol import SendResume
 from pulse_trio.rooms.member_updates import MAX_RECHECKS, ForeignConversation
 from pulse_trio.rooms.registry import MAX_OPENING_OF_USER
-from pulse_trio.store.base import Head, Members, NotAMember, StoreUnavailable
+from pulse_trio.store.base import Head, NotAMember, StoreUnavailable
 from tests.support import commands
 
-from .world import Device, Outcomes, World, a_world, device, settle
+from .world import Device, Outcomes, World, a_world, delay, device, settle
 
 REMOVED = (4403, "removed from the conversation")
 
@@ -36,19 +36,6 @@ async def commit_removal(world: World, user: User | None = None) -> None:
 def kinds_of(someone: Device) -> list[str]:
     """Returns the types of the frames that a session got, without those about the presence of others."""
     return [frame["type"] for frame in someone.transport.frames if frame["type"] not in {"system", "presence"}]
-
-
-def delay_members(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
-    """Holds back the store's answers about members until the event is set."""
-    gate, members = trio.Event(), world.store.members
-
-    async def slow(conversation_id: UUID) -> Members:
-        found = await members(conversation_id)
-        await gate.wait()
-        return found
-
-    monkeypatch.setattr(world.store, "members", slow)
-    return gate
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["open room", "no room"])
@@ -165,7 +152,7 @@ async def test_an_addition_does_not_override_a_later_look_up_of_the_members(
         key = world.conversation_id
         await commit_removal(world)
         alice = await device(world, world.alice)
-        gate = delay_members(world, monkeypatch)
+        gate = delay(world, monkeypatch, "members")
         await alice.send(key, "secret")
         await settle()
         await commit_addition(world)
@@ -183,14 +170,7 @@ async def test_a_session_misses_nothing_after_its_first_frame(
     """Fault C1: many messages are sent in an open room while the session's conversations are looked up, and after."""
     async with a_world() as world:
         carol = await world.join(world.carol)
-        gate, memberships = trio.Event(), world.store.memberships
-
-        async def slow(*arguments: Any, **options: Any) -> Any:
-            found = await memberships(*arguments, **options)
-            await gate.wait()
-            return found
-
-        monkeypatch.setattr(world.store, "memberships", slow)
+        gate = delay(world, monkeypatch, "memberships")
         alice = Device(world, world.alice)
         world.start(alice.open)
         await settle()
@@ -402,23 +382,6 @@ async def test_an_addition_of_members_notifies_nobody(autojump_clock: MockClock)
 
 
 # --- look-ups whose answers are late ---
-
-
-def delay(world: World, monkeypatch: pytest.MonkeyPatch, name: str, *, times: int | None = None) -> trio.Event:
-    """Holds back the store's answers of one kind, or only so many of them, until the event is set."""
-    gate, ask, count = trio.Event(), getattr(world.store, name), 0
-
-    async def slow(*arguments: Any, **options: Any) -> Any:
-        nonlocal count
-        count += 1
-        is_slow = times is None or count <= times
-        found = await ask(*arguments, **options)
-        if is_slow:
-            await gate.wait()
-        return found
-
-    monkeypatch.setattr(world.store, name, slow)
-    return gate
 
 
 async def test_a_late_negative_look_up_does_not_refuse_a_user_added_since(

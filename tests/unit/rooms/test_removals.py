@@ -3,20 +3,17 @@
 Each test stores a secret right after the removal, before the room has delivered the removal: its answer was lost.
 """
 
-from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from pulse_trio.model import Change
 from pulse_trio.protocol import SendResume
 from pulse_trio.rooms.catch_up import PAGE_CHANGES
 from tests.support import commands
 
-from .world import Device, World, a_world, device, settle
+from .world import Device, World, a_world, delay, device, settle
 
 REMOVED = (4403, "removed from the conversation")
 FEATURES = pytest.mark.parametrize("features", [(), ("members", "conversation")], ids=["messages", "all kinds"])
@@ -33,18 +30,6 @@ async def store(world: World, count: int) -> None:
     """Stores messages that the room does not know."""
     for number in range(count):
         await world.store.commit([commands.post(world.conversation_id, world.alice, f"{number}")])
-
-
-def slow_changes(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
-    """Lets the store read changes only when the event is set, so that it finds what was committed until then."""
-    gate, changes = trio.Event(), world.store.changes
-
-    async def slow(conversation_id: UUID, *, after_rev: int, kinds: int, limit: int) -> Sequence[Change]:
-        await gate.wait()
-        return await changes(conversation_id, after_rev=after_rev, kinds=kinds, limit=limit)
-
-    monkeypatch.setattr(world.store, "changes", slow)
-    return gate
 
 
 def check(world: World, someone: Any, removed_rev: int) -> None:
@@ -64,7 +49,7 @@ async def test_while_they_catch_up(
     async with a_world() as world:
         await store(world, missed)
         carol = await world.join(world.carol)
-        gate = slow_changes(world, monkeypatch)
+        gate = delay(world, monkeypatch, "changes", is_unread=True)
         bob: Any
         if is_session:
             bob = await device(world, world.bob, {world.conversation_id: 0}, *features)
@@ -93,7 +78,7 @@ async def test_what_waits_for_the_room_comes_when_it_is_delivered(
         key = world.conversation_id
         await store(world, 3)
         carol = await world.join(world.carol)
-        gate = slow_changes(world, monkeypatch)
+        gate = delay(world, monkeypatch, "changes", is_unread=True)
         bob = await device(world, world.bob, {key: 0}, "members")
         own = await world.guest(world.bob, "members").join(1)
         await settle()
@@ -124,14 +109,7 @@ async def test_while_their_session_resumes(
         await store(world, 2)
         carol = await world.join(world.carol)
         bob = await Device(world, world.bob, *features).open()
-        gate, memberships = trio.Event(), world.store.memberships
-
-        async def slow(*arguments: Any, **options: Any) -> Any:
-            found = await memberships(*arguments, **options)
-            await gate.wait()
-            return found
-
-        monkeypatch.setattr(world.store, "memberships", slow)
+        gate = delay(world, monkeypatch, "memberships")
         world.start(world.hub.lobby.resume, bob.session, SendResume(revs={key: 1}))
         await settle()
         await remove_and_post(world)
@@ -176,14 +154,7 @@ async def test_while_a_room_opens_for_them(autojump_clock: MockClock, monkeypatc
     async with a_world() as world:
         key = world.conversation_id
         bob = await device(world, world.bob)
-        gate, members = trio.Event(), world.store.members
-
-        async def slow(conversation_id: UUID) -> Any:
-            found = await members(conversation_id)
-            await gate.wait()
-            return found
-
-        monkeypatch.setattr(world.store, "members", slow)
+        gate = delay(world, monkeypatch, "members")
         await bob.send(key, "mine")  # opens the room
         await settle()
         await remove_and_post(world)

@@ -11,23 +11,10 @@ from pulse_trio.conversations import messages
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, EditMessage, SendResume
 from pulse_trio.rooms import lobby
-from pulse_trio.store.base import Head, Members, NotAMember, StoreUnavailable
+from pulse_trio.store.base import Head, NotAMember, StoreUnavailable
 from tests.support import commands
 
-from .world import Device, World, a_world, device, settle
-
-
-def hold_answers(world: World, monkeypatch: pytest.MonkeyPatch) -> trio.Event:
-    """Holds back the store's answers about members until the event is set."""
-    gate, members = trio.Event(), world.store.members
-
-    async def slow(conversation_id: UUID) -> Members:
-        found = await members(conversation_id)
-        await gate.wait()
-        return found
-
-    monkeypatch.setattr(world.store, "members", slow)
-    return gate
+from .world import Device, World, a_world, delay, device, settle
 
 
 async def store(world: World, conversation_id: UUID, *contents: str) -> None:
@@ -376,7 +363,7 @@ async def test_a_change_while_the_room_opens(
         if is_added:
             await world.store.apply([commands.remove(key, world.alice, world.bob)])
         bob, alice = await device(world, world.bob), await device(world, world.alice)
-        gate = hold_answers(world, monkeypatch)
+        gate = delay(world, monkeypatch, "members")
         await alice.send(key, "hello")
         await settle()
         await world.store.apply([(commands.add if is_added else commands.remove)(key, world.alice, world.bob)])
@@ -395,14 +382,7 @@ async def test_a_change_while_the_session_opens(
         alice = await world.join(world.alice)
         if is_added:
             await world.store.apply([commands.remove(key, world.alice, world.bob)])
-        gate, memberships = trio.Event(), world.store.memberships
-
-        async def slow(*arguments: Any, **options: Any) -> Any:
-            found = await memberships(*arguments, **options)
-            await gate.wait()
-            return found
-
-        monkeypatch.setattr(world.store, "memberships", slow)
+        gate = delay(world, monkeypatch, "memberships")
         bob = Device(world, world.bob)
         world.start(bob.open)
         await settle()
@@ -451,7 +431,7 @@ async def test_nothing_after_a_removal_with_an_unknown_outcome_is_sent_while_a_r
     async with a_world() as world:
         key = world.conversation_id
         alice = await device(world, world.alice)
-        gate = hold_answers(world, monkeypatch)
+        gate = delay(world, monkeypatch, "members")
         await alice.send(key, "secret")
         await settle()
         await world.store.apply([commands.remove(key, world.alice, world.bob)])

@@ -15,7 +15,7 @@ from pulse_trio.rooms.user_feeds import PAGE_CHANGES
 from pulse_trio.store.base import StoreUnavailable
 from tests.support import commands
 
-from .world import Device, World, a_world, device, settle
+from .world import Device, World, a_world, delay, device, settle
 
 ME = "me"
 
@@ -29,22 +29,6 @@ def mine(someone: Device) -> list[tuple[str, bool, int, int, int]]:
 def me_rev(world: World) -> int:
     """Returns the number of the last change of bob's own sequence."""
     return world.store._accounts[world.bob.id].last_rev
-
-
-def delay(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> trio.Event:
-    """Holds back the next answer of one kind, after the store has read, until the event is set."""
-    gate, ask, is_first = trio.Event(), getattr(world.store, name), True
-
-    async def slow(*arguments: Any, **options: Any) -> Any:
-        nonlocal is_first
-        is_slow, is_first = is_first, False
-        found = await ask(*arguments, **options)
-        if is_slow:
-            await gate.wait()
-        return found
-
-    monkeypatch.setattr(world.store, name, slow)
-    return gate
 
 
 def count_reads(world: World, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -177,11 +161,11 @@ async def test_a_change_while_the_session_comes_is_not_lost(
         await world.join(world.alice)
         bob = Device(world, world.bob, *([ME] if how == "handshake" else []))
         if how == "handshake":
-            gate = delay(world, monkeypatch, "memberships")
+            gate = delay(world, monkeypatch, "memberships", times=1)
             world.start(lambda: bob.open({key: 0}, me=me))
         else:
             await bob.open()
-            gate = delay(world, monkeypatch, "memberships")
+            gate = delay(world, monkeypatch, "memberships", times=1)
             world.start(world.hub.lobby.resume, bob.session, SendResume(revs={key: 0}, me=me, features=[ME]))
         await settle()
         await world.remove(world.bob)
@@ -344,7 +328,7 @@ async def test_nothing_is_kept_for_users_without_sessions(
             assert len(feeds._nursery.child_tasks) == 0, "nobody waits for the answer"
 
         bob = await Device(world, world.bob).open()
-        gate = delay(world, monkeypatch, "memberships")
+        gate = delay(world, monkeypatch, "memberships", times=1)
         resume = SendResume(revs={world.conversation_id: 0}, features=[ME], me=0)
         world.start(world.hub.lobby.resume, bob.session, resume)
         await settle()
@@ -371,7 +355,7 @@ async def test_a_user_added_again_before_the_client_knew_of_the_removal_resumes(
         alice, bob = await device(world, world.alice), await device(world, world.bob, None, ME)
         await alice.send(key, "one")
         await settle()
-        gate = delay(world, monkeypatch, "user_changes")
+        gate = delay(world, monkeypatch, "user_changes", times=1)
         world.hub.user_feeds.read(world.bob.id)  # what follows must wait for it
         await settle()
         await world.remove(world.bob)

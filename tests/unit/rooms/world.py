@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -416,6 +417,35 @@ class World:
 
 async def device(world: World, user: User, revs: dict[UUID, int] | None = None, *features: str) -> Device:
     return await Device(world, user, *features).open({} if revs is None else revs)
+
+
+def delay(
+    world: World, monkeypatch: pytest.MonkeyPatch, name: str, *, times: int | None = None, is_unread: bool = False
+) -> trio.Event:
+    """Holds back the store's answers of one kind until the event is set.
+
+    Args:
+        world: whose store.
+        monkeypatch: ends it with the test.
+        name: the operation.
+        times: the number of answers that are held back, the next ones; None for all.
+        is_unread: the store reads when the event is set, and so finds what was committed until then.
+    """
+    gate, ask, count = trio.Event(), getattr(world.store, name), 0
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        is_slow = times is None or count <= times
+        if is_slow and is_unread:
+            await gate.wait()
+        found = await ask(*arguments, **options)
+        if is_slow:
+            await gate.wait()
+        return found
+
+    monkeypatch.setattr(world.store, name, slow)
+    return gate
 
 
 async def settle() -> None:
