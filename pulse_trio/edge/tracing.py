@@ -9,7 +9,7 @@ import secrets
 from contextvars import ContextVar
 from typing import Final
 
-from structlog.contextvars import bind_contextvars
+from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 HEADER: Final = "X-Request-ID"
 
@@ -33,6 +33,12 @@ def accept_request(given: list[str]) -> str:
     request_id = begin_request(given)
     _accepted.set(request_id)
     return request_id
+
+
+def end_request() -> None:
+    """Ends the request that this task served: what comes next on its connection has another id."""
+    _accepted.set(None)
+    unbind_contextvars("request_id")
 
 
 def begin_request(given: list[str]) -> str:

@@ -11,7 +11,7 @@ import trio
 
 from tests.support.client import Api, Person
 from tests.support.cluster import Cluster
-from tests.support.raw import GOOD_KEY, Answer, open_raw, upgrade_request
+from tests.support.raw import GOOD_KEY, Answer, RawClient, open_raw, upgrade_request
 from tests.support.server import Server
 
 Start = Callable[..., Server]
@@ -188,6 +188,89 @@ async def test_answers_of_a_full_server_have_the_common_headers(start_server: St
             alive = await ask(server, get("/healthz", *headers))
             assert alive.json() == {"status": "ok"}
             assert alive.headers["access-control-allow-origin"] == APP
+
+
+async def test_each_pipelined_request_has_its_own_id_and_origin(listed: Server) -> None:
+    """Also one that cannot be read, whose bytes came while the one before was being answered."""
+    body = b'{"username": "nobody", "password": "wrong password"}'
+    good = [
+        get("/healthz", "X-Request-ID: good"),
+        post(LOGIN, body, "X-Request-ID: good", "Origin: https://evil.example"),
+    ]
+    bad = get("/healthz", f"Origin: {APP}", "X-Request-ID: bad", "no header")
+    with trio.fail_after(60):
+        for first in good:
+            for data in ([first + bad], [first + bad[:-20], bad[-20:]], [first, bad]):
+                async with open_raw(listed.port) as client:
+                    for piece in data:
+                        await client.send(piece)
+                    answers = [await client.read_answer() for _ in range(2)]
+                assert [answer.headers["x-request-id"] for answer in answers] == ["good", "bad"]
+                assert answers[1].status == 400
+                check_headers(answers[1], APP, "bad")
+
+
+async def test_lines_about_a_pipelined_request_do_not_have_the_id_of_the_one_before(start_server: Start) -> None:
+    server = start_server(PULSE_REQUESTS_PER_SECOND="1", PULSE_REQUESTS_BURST="2", PULSE_LOG_FORMAT="json")
+    with trio.fail_after(60):
+        async with open_raw(server.port) as client:
+            assert (await client.request(get("/healthz", "X-Request-ID: first"))).status == 200
+            await client.send(b"GET /healthz HTTP/1.1\r\nX-A: ")
+            answer = trio.Event()
+            async with trio.open_nursery() as nursery:
+
+                async def read() -> None:
+                    assert (await client.read_answer()).status == 429
+                    answer.set()
+
+                nursery.start_soon(read)
+                while not answer.is_set():
+                    await client.send_some(b"a")
+                    await trio.sleep(0.005)
+    assert server.stop() == 0
+    lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+    (line,) = [line for line in lines if line["event"] == "connection rejected"]
+    assert line.get("request_id") != "first"
+
+
+HEADS = {
+    "accepted": (get("/healthz"), 200),
+    "nothing there": (get("/nothing"), 404),
+    "version": (get("/healthz").replace(b"HTTP/1.1", b"HTTP/1.2"), 505),
+    "no header": (get("/healthz", "no header"), 400),
+}
+
+
+async def read_all(client: RawClient) -> bytes:
+    """Returns everything that the server sends before it ends the connection."""
+    found = b""
+    while data := await client.stream.receive_some(65_536):
+        found += data
+    return found
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), HEADS.values(), ids=HEADS.keys())
+async def test_the_answer_to_head_has_no_body(shared_server: Server, request_bytes: bytes, status: int) -> None:
+    with trio.fail_after(30):
+        async with open_raw(shared_server.port) as client:
+            await client.send(request_bytes.replace(b"GET ", b"HEAD "))
+            await client.stream.send_eof()
+            head, _, body = (await read_all(client)).partition(b"\r\n\r\n")
+        assert int(head.split(b" ")[1]) == status
+        assert re.search(rb"content-length: [1-9]", head, re.IGNORECASE), "that of the body of GET"
+        assert body == b""
+
+
+async def test_the_answer_to_head_on_a_full_server_has_no_body(start_server: Start) -> None:
+    server = start_server(PULSE_MAX_CONNECTIONS="1")
+    with trio.fail_after(60):
+        async with open_raw(server.port) as client:
+            assert (await client.request(get("/healthz"))).status == 200
+            async with open_raw(server.port) as other:
+                await other.send(get("/api/auth/me").replace(b"GET ", b"HEAD "))
+                head, _, body = (await read_all(other)).partition(b"\r\n\r\n")
+        assert int(head.split(b" ")[1]) == 503
+        assert body == b""
 
 
 # --- one spelling of an address, a method, a list ---

@@ -55,20 +55,26 @@ class GuardedParser(h11.Connection):
 
     Attributes:
         events: the number of events so far. A read of the socket that brings none is a piece as well.
+        begun: the bytes of a request whose head is not complete, or is malformed.
     """
 
     def __init__(self, guard: PieceGuard, max_head_bytes: int) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
         self._guard = guard
         self.events = 0
+        self.begun = b""
 
     def next_event(self) -> Any:
         """Returns the next event. Raises RemoteProtocolError when it is a piece too many."""
+        if self.their_state is h11.IDLE:  # the next event takes the bytes away, also when it finds them malformed
+            self.begun = self.trailing_data[0]
         event = super().next_event()
         if event is h11.NEED_DATA or event is h11.PAUSED:
             return event
         self.events += 1
-        if isinstance(event, h11.Data):
+        if isinstance(event, h11.Request):
+            self.begun = b""
+        elif isinstance(event, h11.Data):
             try:
                 self._guard.take()
             except PulseError as error:

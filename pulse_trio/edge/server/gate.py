@@ -200,7 +200,8 @@ class Gate:
                     begun = bytes(await stream.receive_some(RECEIVE_BYTES))
                 asked, is_probe = Asked.of_bytes(begun), begun.startswith(PROBE)
                 headers, body = self.responses.alive(asked) if is_probe else self.responses.error(error, asked)
-                await stream.send_all(encode(200 if is_probe else error.code.status, headers, body))
+                status = 200 if is_probe else error.code.status
+                await stream.send_all(encode(status, headers, body, is_head=asked.is_head))
                 await stream.send_eof()
                 # Closed with its request unread, the connection would be reset, and the answer lost.
                 while await stream.receive_some(RECEIVE_BYTES):

@@ -18,6 +18,7 @@ from pulse_trio.edge.server.gate import LINGER
 from pulse_trio.edge.server.plain_responses import Asked, Headers
 from pulse_trio.edge.server.transport import ConnectionEnded
 from pulse_trio.edge.server.websocket_stream import WebSocketStream
+from pulse_trio.edge.tracing import end_request
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 
@@ -55,6 +56,7 @@ class Turn:
             await self._event.wait()
         if self.has_ended:
             raise ConnectionEnded
+        end_request()
 
     def is_set(self) -> bool:
         return self._event.is_set()
@@ -77,8 +79,7 @@ class HttpProtocol(H11Protocol):
         self._pieces = PieceGuard(self.settings, self._count_request)
         self.connection = GuardedParser(self._pieces, self.config.h11_max_incomplete_size)
         self._answered = trio.Event()  # of the present request
-        self._begun = b""  # bytes of a request whose head is not complete
-        self._asked: Asked | None = None  # by the present request, once its head is complete
+        self._asked: Asked | None = None  # by the present request, once its head is complete and until it is answered
 
     def _count_request(self) -> None:
         self._connection.slot.count_request(self._forwarded, is_websocket=False)
@@ -91,9 +92,8 @@ class HttpProtocol(H11Protocol):
 
         The original does not bound headers that arrive in one piece.
         """
-        self._begun = self.connection.trailing_data[0]
         self._answered = trio.Event()
-        self._asked = Asked.of(list(request.headers))
+        self._asked = Asked.of(list(request.headers), is_head=request.method == b"HEAD")
         status = request_head.problem(request, self.config.h11_max_incomplete_size)
         if status is not None:
             await self._reject(status)
@@ -106,7 +106,7 @@ class HttpProtocol(H11Protocol):
         except PulseError as error:
             if request.method == b"GET" and request.target == b"/healthz":
                 headers, body = self._connection.gate.responses.alive(self._asked)  # see `Gate.reject`
-                await self._send_answer(200, headers, body)
+                await self._send_answer(200, self._asked, headers, body)
                 await self.send(ConnectionClosed())
             else:
                 await self._reject(error.code.status, error)
@@ -140,8 +140,7 @@ class HttpProtocol(H11Protocol):
             await self.stream.handle(Data(stream_id=1, data=event.data))
             return
         if isinstance(event, RawData) and self.connection.their_state is h11.IDLE:
-            self._begun = (self._begun + event.data)[: self.config.h11_max_incomplete_size]
-            self._asked = None
+            end_request()
         if isinstance(event, ConnectionClosed):
             self.turn.end()
         elif self.turn.has_ended:
@@ -179,6 +178,7 @@ class HttpProtocol(H11Protocol):
         When a request was answered before its body had arrived, the application's end cancelled this task before it
         could close the connection, which then stayed for as long as the client did.
         """
+        self._asked = None  # what is sent from now on answers another request
         with trio.move_on_after(self._connection.writer.timeout + LINGER, shield=True):
             await super()._maybe_recycle()
 
@@ -201,12 +201,17 @@ class HttpProtocol(H11Protocol):
         await self._send_error(status_code, PulseError(code, text))
 
     async def _send_error(self, status: int, error: PulseError) -> None:
-        asked = self._asked or Asked.of_bytes(self._begun)
-        await self._send_answer(status, *self._connection.gate.responses.error(error, asked))
+        asked = self._asked
+        if asked is None:  # the head of the request has not come, or is malformed
+            begun = self.connection.begun if isinstance(self.connection, GuardedParser) else b""
+            asked = Asked.of_bytes(begun)
+        await self._send_answer(status, asked, *self._connection.gate.responses.error(error, asked))
 
-    async def _send_answer(self, status: int, headers: Headers, body: bytes) -> None:
+    async def _send_answer(self, status: int, asked: Asked, headers: Headers, body: bytes) -> None:
         encoded = [(name.encode(), value.encode()) for name, value in headers]
         await self._send_h11_event(h11.Response(status_code=status, headers=encoded))
-        if not (isinstance(self.connection, h11.Connection) and self.connection._request_method == b"HEAD"):
+        if not asked.is_head:
             await self._send_h11_event(h11.Data(data=body))
+        elif self._asked is None:
+            return  # h11 does not know that it was a HEAD, and would miss the body
         await self._send_h11_event(h11.EndOfMessage())

@@ -10,28 +10,41 @@ import msgspec
 
 from pulse_trio.edge.common_headers import DEFAULTS, CommonHeaders
 from pulse_trio.edge.responses import ErrorBody
-from pulse_trio.edge.tracing import HEADER, accept_request
+from pulse_trio.edge.tracing import HEADER, accept_request, begin_request
 from pulse_trio.errors import PulseError
 from pulse_trio.settings import Settings
 
 _ALIVE_BODY: Final = b'{"status":"ok"}'
+_HEAD: Final = re.compile(rb"(?:\r?\n)*HEAD ")
 _LINE: Final = re.compile(rb"^(origin|x-request-id):[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 Headers = list[tuple[str, str]]
 
 
 class Asked(NamedTuple):
-    """The parts of a request that the headers of its answer depend on."""
+    """The parts of a request that its answer depends on.
+
+    Attributes:
+        origin: its `Origin`, if any.
+        request_id: its id.
+        is_head: it asks for the headers of an answer only.
+    """
 
     origin: str | None
     request_id: str
+    is_head: bool = False
 
     @classmethod
-    def of(cls, headers: Iterable[tuple[bytes, bytes]]) -> "Asked":
+    def of(cls, headers: Iterable[tuple[bytes, bytes]], *, is_head: bool = False) -> "Asked":
         """Reads the headers of a request (names in lower case), and begins the request in the log."""
-        found = [(name, value.decode("latin-1")) for name, value in headers if name in {b"origin", b"x-request-id"}]
-        origin = next((value for name, value in found if name == b"origin"), None)
-        return cls(origin, accept_request([value for name, value in found if name == HEADER.lower().encode()]))
+        origin, given = _read(headers)
+        return cls(origin, accept_request(given), is_head)
+
+    @classmethod
+    def of_present(cls, headers: Iterable[tuple[bytes, bytes]]) -> "Asked":
+        """Reads the headers of the request that this task serves, which has its id already."""
+        origin, given = _read(headers)
+        return cls(origin, begin_request(given))
 
     @classmethod
     def of_bytes(cls, head: bytes) -> "Asked":
@@ -39,7 +52,15 @@ class Asked(NamedTuple):
 
         Whatever stands in them, an answer names no origin that is not allowed.
         """
-        return cls.of([(name.lower(), value) for name, value in _LINE.findall(head)])
+        headers = [(name.lower(), value) for name, value in _LINE.findall(head)]
+        return cls.of(headers, is_head=_HEAD.match(head) is not None)
+
+
+def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, list[str]]:
+    """Returns the first `Origin` and all `X-Request-ID` of the headers of a request."""
+    found = [(name, value.decode("latin-1")) for name, value in headers if name in {b"origin", b"x-request-id"}]
+    origin = next((value for name, value in found if name == b"origin"), None)
+    return origin, [value for name, value in found if name == HEADER.lower().encode()]
 
 
 class PlainResponses:
@@ -70,7 +91,7 @@ class PlainResponses:
         ]
 
 
-def encode(status: int, headers: Headers, body: bytes) -> bytes:
-    """Returns a whole response, for a client whose request is not read."""
+def encode(status: int, headers: Headers, body: bytes, *, is_head: bool = False) -> bytes:
+    """Returns a whole response, for a client whose request is not read; without its body if only the head is asked."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in headers)]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (b"" if is_head else body)

@@ -45,7 +45,7 @@ def error_response(
         error: the reason, if it is not the usual one for this status.
     """
     found = error or _ERRORS.get(status) or PulseError(ErrorCode.INTERNAL)
-    made, body = responses.error(found, Asked.of(request))
+    made, body = responses.error(found, Asked.of_present(request))
     headers = [(name.encode(), value.encode("latin-1")) for name, value in made]
     if found is _ERRORS[400]:
         headers.append((b"sec-websocket-version", WEBSOCKET_VERSION))  # RFC 6455, section 4.4
