@@ -45,6 +45,19 @@ def _check_error(answer: Answer, status: int, code: str) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize("name", ["features", "after", "epoch", "token", "ticket"])
+async def test_a_parameter_that_is_repeated_is_refused(shared_server: Server, name: str) -> None:
+    with trio.fail_after(60):
+        alice, _, path = await _alice_alone(shared_server)
+        for own in ("", "/" + path.rpartition("/")[2]):
+            if own or name not in {"after", "epoch"}:
+                query = f"token={alice.token}" if name in {"features", "after", "epoch"} else "after=0"
+                answer = await _handshake(shared_server, f"/api/chat/ws{own}?{query}&{name}=0&{name}=1")
+                _check_error(answer, 422, "invalid_field")
+                assert answer.json()["field"] == name
+                assert "once" in answer.json()["message"]
+
+
 async def test_a_token_is_taken_from_the_url_a_header_or_a_subprotocol(server: Server) -> None:
     with trio.fail_after(60):
         alice, _, path = await _alice_alone(server)

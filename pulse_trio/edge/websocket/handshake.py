@@ -27,11 +27,11 @@ async def identify(service: Services, conversation_id: UUID | None) -> Identity:
         conversation_id: the conversation that it asks for; None for a session.
 
     Raises:
-        PulseError: the origin is not allowed, or the token or ticket is missing or not valid.
+        PulseError: the origin is not allowed, or the token or ticket is missing, repeated or not valid.
         StoreUnavailable: the user could not be looked up.
     """
     _check_origin()  # first, so that no page of another site can use up a ticket
-    ticket = websocket.args.get("ticket")
+    ticket = _parameter("ticket")
     if ticket is not None:  # preferred to a token: the client asked for it on purpose
         return service.tickets.redeem(ticket, conversation_id)
     return await service.authenticator.authenticate(_token(service))
@@ -46,14 +46,14 @@ def _token(service: Services) -> str | None:
     """Returns the token from a header, a subprotocol entry, or the URL; None if there is none.
 
     Raises:
-        PulseError: it is in the URL, and `PULSE_TOKEN_IN_URL` is off.
+        PulseError: it is in the URL twice, or `PULSE_TOKEN_IN_URL` is off.
     """
     token = bearer_token(websocket.headers.get("Authorization"))
     if token is None:
         entries = websocket.requested_subprotocols
         token = next((e.removeprefix(BEARER_PREFIX) for e in entries if e.startswith(BEARER_PREFIX)), None)
     if token is None:
-        token = websocket.args.get("token")
+        token = _parameter("token")
         if token is not None and not service.settings.token_in_url:
             message = "Tokens in the URL are not accepted; use a ticket, a header or a subprotocol entry"
             raise PulseError(ErrorCode.NOT_AUTHENTICATED, message)
@@ -77,18 +77,34 @@ def resume_point() -> ResumePoint:
     """Returns the resume point of the handshake.
 
     Raises:
-        PulseError: `after` is not a number.
+        PulseError: `after` is not a number, or a parameter is repeated.
     """
-    text = websocket.args.get("after")
+    text = _parameter("after")
     if text is not None and not (text.isascii() and text.isdigit() and len(text) <= MAX_REV_DIGITS):
         raise PulseError(ErrorCode.INVALID_FIELD, "`after` must be a rev: a whole number, 0 or more", field="after")
-    return ResumePoint(None if text is None else int(text), websocket.args.get("epoch"))
+    return ResumePoint(None if text is None else int(text), _parameter("epoch"))
 
 
 def asked_features(*, is_session: bool) -> Features:
-    """Returns the features that the handshake asks for: names with commas in between; unknown ones are ignored."""
-    text = websocket.args.get("features")
+    """Returns the features that the handshake asks for: names with commas in between; unknown ones are ignored.
+
+    Raises:
+        PulseError: `features` is repeated.
+    """
+    text = _parameter("features")
     return Features.of(None if text is None else text.split(","), is_session=is_session)
+
+
+def _parameter(name: str) -> str | None:
+    """Returns a parameter of the address, if it is there.
+
+    Raises:
+        PulseError: it is repeated, so that it is not clear which one counts.
+    """
+    values = websocket.args.getlist(name)
+    if len(values) > 1:
+        raise PulseError(ErrorCode.INVALID_FIELD, f"`{name}` must be given once", field=name)
+    return values[0] if values else None
 
 
 def reject_resume_point() -> None:
