@@ -12,7 +12,7 @@ import trio
 
 from pulse_trio.conversations.core import Core
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.model import AddMembers, Change, Command, Leave, RemoveMember, SetProperties, User
+from pulse_trio.model import AddMembers, Change, Command, Leave, Member, RemoveMember, SetProperties, User
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.store.base import (
     Conversation,
@@ -115,8 +115,12 @@ async def update(core: Core, conversation_id: UUID, actor: User, changes: Mappin
     return await get(core, conversation_id, actor)
 
 
-async def add_members(core: Core, conversation_id: UUID, actor: User, user_ids: Sequence[UUID]) -> Conversation:
-    """Adds users to a group; members among them stay. Returns the conversation as it now is.
+async def add_members(
+    core: Core, conversation_id: UUID, actor: User, user_ids: Sequence[UUID]
+) -> tuple[Conversation, list[UUID]]:
+    """Adds users to a group; members among them stay.
+
+    Returns the conversation as it now is, and the users who were added: those of the given ones who were not in it.
 
     Args:
         core: the running service.
@@ -133,7 +137,7 @@ async def add_members(core: Core, conversation_id: UUID, actor: User, user_ids: 
     Cancelled: it may be done or not; if it is, the rooms know of it.
     """
     await require_member(core, conversation_id, actor)
-    await _apply(
+    changes = await _apply(
         core,
         AddMembers(
             id=core.ids(),
@@ -145,7 +149,8 @@ async def add_members(core: Core, conversation_id: UUID, actor: User, user_ids: 
             limit=core.settings.max_group_members,
         ),
     )
-    return await get(core, conversation_id, actor)
+    added = [change.user_id for change in changes if isinstance(change, Member)]
+    return await get(core, conversation_id, actor), added
 
 
 async def remove_member(core: Core, conversation_id: UUID, actor: User, user_id: UUID) -> None:

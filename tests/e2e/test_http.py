@@ -449,12 +449,20 @@ async def test_security_events_have_a_line_each(start_server: Start) -> None:
         members = f"/api/chat/conversations/{group}/members"
         assert (await alice.api.delete(f"{members}/{bob.id}")).status_code == 204
         assert (await alice.api.post(members, json={"user_ids": [bob.id]})).status_code == 200
+        for others in ([bob.id], [alice.id, bob.id]):  # who are in it already
+            assert (await alice.api.post(members, json={"user_ids": others})).status_code == 200
+        carol = await Person.register(server.base_url, "carol")
+        assert (await alice.api.post(members, json={"user_ids": [bob.id, carol.id]})).status_code == 200
+        async with bob.session() as chat:
+            for token, kind in ((bob.token, "auth"), (alice.token, "error")):
+                await chat.send({"type": "auth", "token": token})
+                await chat.receive_type(kind)
         assert (await ask(server, upgrade_request("/api/chat/ws", [("X-Forwarded-For", "192.0.2.9")]))).status == 401
         stranger = f"/api/chat/ws/{uuid4()}?token={bob.token}"
         assert (await ask(server, upgrade_request(stranger))).status == 403
     assert server.stop() == 0
-    assert {line["user_id"] for line in events(server, "account registered")} == {alice.id, bob.id}
-    assert {line["user_id"] for line in events(server, "login ok")} == {alice.id, bob.id}
+    assert {line["user_id"] for line in events(server, "account registered")} == {alice.id, bob.id, carol.id}
+    assert {line["user_id"] for line in events(server, "login ok")} == {alice.id, bob.id, carol.id}
     failed, limited = events(server, "login failed"), events(server, "login limited")
     assert (len(failed), len(limited)) == (3, 3)
     for line in (*failed, *limited):
@@ -462,11 +470,17 @@ async def test_security_events_have_a_line_each(start_server: Start) -> None:
         assert line["request_id"] == "the-failure"
         assert re.fullmatch("[0-9a-f]{16}", str(line["username_digest"]))
     assert {line["code"] for line in limited} == {"rate_limited"}
-    assert [line["user_id"] for line in events(server, "token renewed")] == [alice.id]
+    assert [line["user_id"] for line in events(server, "token renewed")] == [alice.id, bob.id]
+    by_frame = events(server, "token renewal refused")
+    assert [(line["user_id"], line["code"], line["address"]) for line in by_frame] == [
+        (bob.id, "invalid_token", "127.0.0.1")
+    ]
+    assert len(str(by_frame[0]["request_id"])) == 32, "that of the handshake"
     added = events(server, "members added")
     assert [(line["user_id"], line["conversation_id"], line["added"]) for line in added] == [
         (alice.id, group, [bob.id]),
         (alice.id, group, [bob.id]),
+        (alice.id, group, [carol.id]),
     ]
     removed = events(server, "member removed")
     assert [(line["user_id"], line["removed"]) for line in removed] == [(alice.id, bob.id)]

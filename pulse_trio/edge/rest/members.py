@@ -86,8 +86,8 @@ async def add_members(conversation_id: str, body: NewMembers) -> Response:
     if not user_ids:
         raise PulseError(ErrorCode.INVALID_FIELD, f"`{field}` must name at least one user", field=field)
     with errors_about(field):
-        conversation = await groups.add_members(service, key, user, user_ids)
-    record_added(user.id, key, user_ids)
+        conversation, added = await groups.add_members(service, key, user, user_ids)
+    record_added(user.id, key, added)
     return answer(conversation_body(conversation))
 
 

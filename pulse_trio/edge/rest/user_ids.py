@@ -66,7 +66,9 @@ def errors_about(field: str) -> Iterator[None]:
 
 
 def record_added(user_id: UUID, conversation_id: UUID, added: Sequence[UUID]) -> None:
-    """Records in the log that a user has put users into a conversation."""
+    """Records in the log that a user has put users into a conversation; nothing without any."""
+    if not added:
+        return
     shown = [str(other) for other in added[:MAX_IDS_SHOWN]]
     record_event(
         SecurityEvent.MEMBERS_ADDED,

@@ -7,8 +7,10 @@ import trio
 
 from pulse_trio.auth.tokens import Identity
 from pulse_trio.conversations import messages
+from pulse_trio.edge.audit import SecurityEvent
 from pulse_trio.edge.limits import Flow, Verdict
 from pulse_trio.edge.responses import database_away
+from pulse_trio.edge.security_events import RecordEvent
 from pulse_trio.edge.services import Services
 from pulse_trio.edge.websocket.reader_scopes import Scope
 from pulse_trio.errors import ErrorCode, PulseError
@@ -49,9 +51,10 @@ class Reader:
         receive: returns the client's next message.
         lifetime: the cancel scope that `read_frames` runs in; its deadline is the end of the token.
         identity: the user and the end of the token.
+        record: records security events of the user.
     """
 
-    __slots__ = ("_expires", "_flow", "_scope", "_service", "connection", "lifetime", "receive")
+    __slots__ = ("_expires", "_flow", "_record", "_scope", "_service", "connection", "lifetime", "receive")
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Reader:
         receive: Receive,
         lifetime: trio.CancelScope,
         identity: Identity,
+        record: RecordEvent,
     ) -> None:
         self.connection = scope.connection
         self.receive = receive
@@ -68,6 +72,7 @@ class Reader:
         self._service = service
         self._scope = scope
         self._flow = flow
+        self._record = record
         self._expires = 0.0
         self._accept_token(identity)
 
@@ -147,10 +152,12 @@ class Reader:
             if identity.user.id != self.connection.user.id:
                 raise PulseError(ErrorCode.INVALID_TOKEN, "The token is another user's")
         except PulseError as error:
+            self._record(SecurityEvent.RENEWAL_REFUSED, code=error.code.code)
             self.connection.refuse(error)
         except StoreError:
             self.connection.refuse(database_away())
         else:
+            self._record(SecurityEvent.RENEWAL)
             self.connection.deliver(encode(AuthFrame(expires_in=self._accept_token(identity))))
 
 

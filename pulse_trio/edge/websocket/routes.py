@@ -12,6 +12,7 @@ from quart.wrappers import Websocket
 
 from pulse_trio.auth.tokens import Identity
 from pulse_trio.edge.limits import Flow
+from pulse_trio.edge.security_events import RecordEvent, event_recorder
 from pulse_trio.edge.server.transport import ConnectionEnded, Transport, open_transport
 from pulse_trio.edge.services import Services, services
 from pulse_trio.edge.tracing import HEADER, bind_request_id
@@ -54,9 +55,10 @@ async def session_socket() -> Response | None:
             held.push(slot)
         except (PulseError, StoreError) as error:
             return rejection(error, identity)
+        record = event_recorder(identity.user.id)
         transport = await _accept(service)
         held.pop_all()  # from here on `_serve_session` gives it back
-    await _hand_over(transport, partial(_serve_session, service, transport, identity, features, slot))
+    await _hand_over(transport, partial(_serve_session, service, transport, identity, record, features, slot))
     return None
 
 
@@ -64,6 +66,7 @@ async def _serve_session(
     service: Services,
     transport: Transport,
     identity: Identity,
+    record: RecordEvent,
     features: Features,
     slot: AbstractContextManager[object],
 ) -> None:
@@ -79,7 +82,7 @@ async def _serve_session(
             return
         flow = Flow(service.settings)
         scope = AllConversations(service, session, flow)
-        reader = Reader(service, scope, flow, transport.receive, lifetime, identity)
+        reader = Reader(service, scope, flow, transport.receive, lifetime, identity, record)
         await _serve(reader, leave=partial(service.hub.lobby.close, session))
 
 
@@ -103,9 +106,10 @@ async def conversation_socket(conversation_id: str) -> Response | None:
                 raise PulseError(ErrorCode.NOT_A_MEMBER)
         except (PulseError, StoreError) as error:
             return rejection(error, identity)
+        record = event_recorder(identity.user.id)
         transport = await _accept(service)
         held.pop_all()  # from here on `_serve_conversation` gives them back
-    serve = partial(_serve_conversation, service, transport, identity, key, member_rev, point, features, slot)
+    serve = partial(_serve_conversation, service, transport, identity, record, key, member_rev, point, features, slot)
     await _hand_over(transport, serve)
     return None
 
@@ -114,6 +118,7 @@ async def _serve_conversation(
     service: Services,
     transport: Transport,
     identity: Identity,
+    record: RecordEvent,
     key: UUID,
     member_rev: int,
     point: ResumePoint,
@@ -145,7 +150,7 @@ async def _serve_conversation(
             await _close(service, transport, CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
             return
         flow = Flow(service.settings)
-        reader = Reader(service, OwnConversation(member), flow, transport.receive, lifetime, identity)
+        reader = Reader(service, OwnConversation(member), flow, transport.receive, lifetime, identity, record)
         await _serve(reader, leave=partial(service.hub.disconnect, key, user.id, transport))
 
 
