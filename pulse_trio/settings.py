@@ -303,15 +303,17 @@ class Settings(BaseSettings):
     load balancer sends no new clients.
     """
     metrics: bool = True
-    """Serve `/metrics` for Prometheus: only to programs on this machine, or with `PULSE_METRICS_TOKEN` to every client
-    that sends the token.
+    """Serve `/metrics` for Prometheus: at the address of `PULSE_METRICS_BIND`, or with `PULSE_METRICS_TOKEN` to clients
+    that send the token; without either to nobody.
     """
     metrics_bind: Bind | None = None
     """Address and port, such as `127.0.0.1:9464`, that serves only `/metrics` and the probes, over plain HTTP, to every
     client that reaches it. The other addresses then serve no metrics.
     """
     metrics_token: MetricsToken | None = None
-    """Bearer token required by `/metrics`, at least 20 characters; with it `/metrics` can be read from any address."""
+    """Bearer token required by `/metrics`, at least 20 characters; without `PULSE_METRICS_BIND` every address of the
+    service then serves `/metrics`.
+    """
     allow_any_hypercorn: bool = False
     """Start with a version of Hypercorn that this version of the service does not know, without the limits and repairs
     that it installs in Hypercorn.

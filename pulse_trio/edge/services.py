@@ -1,6 +1,6 @@
 """The parts of the service that routes use; `pulse_trio.app` opens them before the first request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from quart import current_app
@@ -12,6 +12,7 @@ from pulse_trio.edge.audit import Audit
 from pulse_trio.edge.client_address import Proxies
 from pulse_trio.edge.common_headers import CommonHeaders
 from pulse_trio.edge.limits import Limits
+from pulse_trio.edge.log_samples import LogSampler
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
 from pulse_trio.edge.response_budget import ResponseBudget
@@ -27,7 +28,11 @@ _APP_PARTS: Final = "pulse_trio.app"
 
 @dataclass(frozen=True, slots=True)
 class AppParts:
-    """The parts of an app that exist while its service starts, stops or opens again as well."""
+    """The parts of an app that exist while its service starts, stops or opens again as well.
+
+    Attributes:
+        metrics_samples: chooses the requests for metrics that are not served which get a line in the log.
+    """
 
     response_budget: ResponseBudget
     metrics: Metrics
@@ -36,6 +41,7 @@ class AppParts:
     proxies: Proxies
     audit: Audit
     turns: Turns  # of requests with large bodies
+    metrics_samples: LogSampler = field(default_factory=LogSampler)
 
 
 @dataclass(frozen=True, slots=True)

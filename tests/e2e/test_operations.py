@@ -1,5 +1,6 @@
 """The commands of docs/operations.md, as they stand there, beside a service that runs."""
 
+import json
 import os
 import re
 import shutil
@@ -39,13 +40,16 @@ def sh(commands: str, folder: Path, **settings: str) -> str:
 async def test_the_commands_of_the_document_work(folder: Path) -> None:
     require_program("curl", "curl")
     data = folder / "data"
-    server = Server({"PULSE_DATA_DIR": str(data)}).wait_ready()
+    server = Server({"PULSE_DATA_DIR": str(data), "PULSE_METRICS_BIND": "127.0.0.1:0"}).wait_ready()
     try:
         with trio.fail_after(120):
+            line = next(line for line in server.output.splitlines() if "metrics are served" in line)
+            metrics = json.loads(line)["address"][1]
             alice = await Person.register(server.base_url, "alice")
             group = await alice.create_group()
             for commands in RUN:
                 commands = commands.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
+                commands = commands.replace("127.0.0.1:9464", f"127.0.0.1:{metrics}")
                 commands = commands.replace("pulse-trio doctor", f"pulse-trio doctor --port {server.port}")
                 said = await trio.to_thread.run_sync(lambda text=commands: sh(text, folder, PULSE_DATA_DIR=str(data)))
                 assert said

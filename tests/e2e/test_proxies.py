@@ -396,10 +396,11 @@ async def test_a_rule_of_haproxy_for_an_address_cannot_be_passed_by(
         proxy.stop()
 
 
+@pytest.mark.parametrize("settings", [{}, {"PULSE_METRICS_BIND": "127.0.0.1:0"}], ids=["default", "own address"])
 async def test_metrics_are_not_read_through_haproxy_under_a_chosen_host(
-    start_server: Callable[..., Server], folder: Path
+    start_server: Callable[..., Server], folder: Path, settings: dict[str, str]
 ) -> None:
-    server = start_server(PULSE_METRICS_BIND="127.0.0.1:0")
+    server = start_server(PULSE_METRICS="true", **settings)
     proxy = PlainHaproxy(folder, server.port)
     proxy.start()
     try:

@@ -13,8 +13,8 @@ from pulse_trio.app import create_app, open_service
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Page
 from pulse_trio.store.memory import MemoryStore
-from tests.support.client import PASSWORD, Api, Person
-from tests.support.figures import Figures
+from tests.support.client import PASSWORD, Person
+from tests.support.figures import figures
 from tests.support.raw import RawClient, open_raw
 from tests.support.server import SECRET, Server
 
@@ -34,8 +34,7 @@ async def status(client: RawClient) -> int:
 
 
 async def bytes_under_way(server: Server) -> float:
-    found = Figures((await Api(server.base_url).get("/metrics")).text)
-    return found("pulse_answer_bytes")
+    return (await figures(server.base_url))("pulse_answer_bytes")
 
 
 async def test_unread_pages_are_bounded_and_others_are_served(start_server: Callable[..., Server]) -> None:

@@ -3,6 +3,7 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.client import Api
+from tests.support.server import METRICS_TOKEN
 
 
 class Figures:
@@ -24,10 +25,9 @@ class Figures:
         return self._samples.get((name, tuple(sorted(labels.items()))), 0.0)
 
 
-async def figures(base_url: str, token: str | None = None) -> Figures:
-    """The figures of a service on this machine."""
-    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    answer = await Api(base_url).get("/metrics", headers=headers)
+async def figures(base_url: str, token: str = METRICS_TOKEN) -> Figures:
+    """The figures of a service that takes this token."""
+    answer = await Api(base_url).get("/metrics", headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 200, answer.text
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     return Figures(answer.text)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SECRET = "the key of the tests: 8f1d0c2e7b5a49d3"
+METRICS_TOKEN = "metrics-of-the-tests-5b1c9e7a"
 PROGRAM = str(Path(sys.executable).with_name("pulse-trio"))
 
 
@@ -30,7 +31,8 @@ class Server:
     """`pulse-trio serve` (or another command that prints its address) on a free port.
 
     Args:
-        settings: environment variables; `DATABASE_URL` brings a `SECRET_KEY` along unless one is given.
+        settings: environment variables; `DATABASE_URL` brings a `SECRET_KEY` along unless one is given. Without other
+            settings of them, the metrics are there for `figures`.
         arguments: further arguments of the command.
         command: what to run instead of `pulse-trio serve --port 0`.
     """
@@ -40,6 +42,8 @@ class Server:
     ) -> None:
         if "DATABASE_URL" in settings:
             settings = {"SECRET_KEY": SECRET, **settings}
+        if not any(name.startswith("PULSE_METRICS") for name in settings):
+            settings = {"PULSE_METRICS_TOKEN": METRICS_TOKEN, **settings}
         command = [PROGRAM, "serve", "--port", "0"] if command is None else command
         self.process = subprocess.Popen(
             [*command, *arguments],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
+import structlog
 import trio
 from msgspec import Meta
 from quart import Blueprint, Request, Response, Websocket, request
@@ -16,7 +17,7 @@ from quart_schema import hide, operation_id
 
 from pulse_trio.auth.tokens import bearer_token
 from pulse_trio.authority import parse_authority
-from pulse_trio.edge.client_address import Proxies, parse_address
+from pulse_trio.edge.client_address import parse_address
 from pulse_trio.edge.operators.prometheus import exposition
 from pulse_trio.edge.responses import answer
 from pulse_trio.edge.server.gate import current_gate
@@ -26,8 +27,9 @@ from pulse_trio.settings import Settings
 
 operators = Blueprint("operators", __name__)
 
-# Headers that proxies add: the client behind a proxy is not this machine.
-_FORWARDED: Final = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "Via")
+NOT_SERVED: Final = "set PULSE_METRICS_BIND=127.0.0.1:9464, or PULSE_METRICS_TOKEN"
+
+log = structlog.get_logger(__name__)
 
 
 class Health(msgspec.Struct):
@@ -77,7 +79,7 @@ def _not_ready(failing: list[str]) -> Response:
 async def metrics() -> Response:
     """Returns the metrics for Prometheus."""
     service = services()
-    _check_access(service.settings, app_parts().proxies)
+    _check_access(service.settings)
     is_up = "database" not in await service.readiness.failing()
     accept = request.headers.get("Accept", "")
     text, content_type = exposition(
@@ -109,18 +111,25 @@ def reject_others(asked: Request | Websocket) -> None:
         raise PulseError(ErrorCode.NOT_FOUND)
 
 
-def _check_access(settings: Settings, proxies: Proxies) -> None:
-    """Raises PulseError if the client may not read the metrics."""
-    token = settings.metrics_token
-    if settings.metrics_bind is not None and not _came_to_metrics(request):
+def _check_access(settings: Settings) -> None:
+    """Raises PulseError if the client may not read the metrics.
+
+    The address of a peer and the headers of its request do not show that it is on this machine: a proxy is on it, too,
+    and may hand on the `Host` that its client chose. So there is a token, or an address of its own.
+    """
+    is_own = _came_to_metrics(request)
+    if not settings.metrics or (settings.metrics_bind is not None and not is_own):
         raise PulseError(ErrorCode.NOT_FOUND)
-    if settings.metrics and token is not None:
+    token = settings.metrics_token
+    if token is not None:
         given = bearer_token(request.headers.get("Authorization"))
-        if given is not None and secrets.compare_digest(given.encode(), token.get_secret_value().encode()):
-            return
-        raise PulseError(ErrorCode.NOT_AUTHENTICATED, "`/metrics` requires the token of PULSE_METRICS_TOKEN")
-    is_allowed = _is_local(proxies) if settings.metrics_bind is None else not _is_rebound()
-    if not settings.metrics or not is_allowed:
+        if given is None or not secrets.compare_digest(given.encode(), token.get_secret_value().encode()):
+            raise PulseError(ErrorCode.NOT_AUTHENTICATED, "`/metrics` requires the token of PULSE_METRICS_TOKEN")
+    elif not is_own:
+        if app_parts().metrics_samples.take() is not None:
+            log.info("metrics are not served", advice=NOT_SERVED)
+        raise PulseError(ErrorCode.NOT_FOUND)
+    elif _is_rebound():
         raise PulseError(ErrorCode.NOT_FOUND)
 
 
@@ -143,24 +152,6 @@ def _names_this_machine() -> bool:
     """Returns whether `Host` is a name or an address that only this machine has for itself."""
     host = parse_authority(request.headers.get("Host", ""))
     return host is not None and (host.host == "localhost" or _is_loopback(host.host))
-
-
-def _is_local(proxies: Proxies) -> bool:
-    """Checks that the request comes from a program on this machine, not from a proxy or a web page.
-
-    A proxy on this machine is a peer on the loopback interface, too. One that `PULSE_TRUSTED_PROXIES` counts is known,
-    others add headers or keep the `Host` of their clients; one that does neither is not recognizable, and
-    `PULSE_METRICS_BIND` is for that. A page of a site whose name resolves to this machine (DNS rebinding) has that name
-    in `Host`.
-    """
-    peer = request.scope.get("client")
-    return (
-        peer is not None
-        and _is_loopback(str(peer[0]))
-        and not proxies.is_proxy(str(peer[0]))
-        and _names_this_machine()
-        and not any(name in request.headers for name in _FORWARDED)
-    )
 
 
 def _is_loopback(text: str) -> bool:
