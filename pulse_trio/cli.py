@@ -48,6 +48,12 @@ _data_dir = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the embedded PostgreSQL (PULSE_DATA_DIR).",
 )
+_config_file = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="TOML file with Hypercorn's settings: TLS, addresses, timeouts (PULSE_HYPERCORN_CONFIG).",
+)
 
 
 @click.group()
@@ -64,12 +70,7 @@ def main() -> None:
     type=click.IntRange(0, 65_535),
     help="Port to listen on; 0 for a free one.",
 )
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    help="TOML file with Hypercorn's settings: TLS, addresses, timeouts (PULSE_HYPERCORN_CONFIG).",
-)
+@_config_file
 @click.option("--wait", is_flag=True, help="If another process serves the database, wait for its end (PULSE_STANDBY).")
 @click.option("--user", help="If root starts it: the account whose rights to use, once the port is bound (PULSE_USER).")
 @_data_dir
@@ -124,23 +125,21 @@ def migrate(data_dir: Path | None) -> None:
 
 
 @main.command()
-@click.option("--host", default=DEFAULT_HOST, show_default=True, help="Address that the service listens on.")
+@click.option("--host", show_default=DEFAULT_HOST, help="Address that the service listens on.")
 @click.option(
-    "--port",
-    default=DEFAULT_PORT,
-    show_default=True,
-    type=click.IntRange(1, 65_535),
-    help="Port that the service listens on.",
+    "--port", show_default=str(DEFAULT_PORT), type=click.IntRange(1, 65_535), help="Port that the service listens on."
 )
+@_config_file
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_data_dir
-def doctor(host: str, port: int, as_json: bool, data_dir: Path | None) -> None:
+def doctor(host: str | None, port: int | None, config_file: Path | None, as_json: bool, data_dir: Path | None) -> None:
     """Check everything that could keep the service from starting or from keeping its promises, also while it runs.
 
     Prints a line for each check: ok, warning or failed, and how to fix it. The exit code is 1 if a check failed.
     """
     findings = []
-    for finding in examine(partial(Settings.load, data_dir=data_dir), host, port):
+    load = partial(Settings.load, data_dir=data_dir, hypercorn_config=config_file)
+    for finding in examine(load, host, port):
         findings.append(finding)
         if not as_json:
             mend = f"; {finding.mend}" if finding.mend else ""

@@ -3,17 +3,17 @@
 import os
 import pwd
 import shutil
-import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import psycopg
+from hypercorn.config import Config
 
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import utc_now
@@ -23,19 +23,21 @@ from pulse_trio.database.encryption import ENCRYPTION_ADVICE, encryption_problem
 from pulse_trio.database.opening import KEY_FILE, Database, describe_failure, open_database, plan_sessions
 from pulse_trio.database.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
 from pulse_trio.database.sessions import open_session, require_own_sessions, with_keepalives
+from pulse_trio.edge.operators.probes import NOT_SERVED
 from pulse_trio.edge.server import advise_on_address, load_certificate
 from pulse_trio.edge.server.gate import reserved_files
 from pulse_trio.errors import LaunchError
 from pulse_trio.hypercorn_file import packaged_file, read_config
+from pulse_trio.port_checks import Listened, answers, check, listened
 from pulse_trio.privileges import is_root
 from pulse_trio.settings import Settings
+from pulse_trio.settings_values import bind_address
 from pulse_trio.store.postgres import MESSAGE_CONNECTIONS
 
 MIN_FREE_BYTES: Final = 256 * 2**20  # PostgreSQL preallocates several WAL files of 16 MiB
 ENOUGH_FREE_BYTES: Final = 2 * 2**30
 MAX_CLOCK_SKEW: Final = 1.0  # seconds between this machine and the database, including a round trip
 MIN_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)  # an earlier time is certainly wrong
-PROBE_TIMEOUT: Final = 2.0  # seconds
 CORE_PATTERN: Final = Path("/proc/sys/kernel/core_pattern")  # core(5)
 HEEDING_HANDLERS: Final = {"systemd-coredump", "apport", "false"}  # the kernel leaves the limit to them
 
@@ -72,15 +74,15 @@ class Finding:
     mend: str = ""
 
 
-def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Finding]:
+def examine(load: Callable[[], Settings], host: str | None = None, port: int | None = None) -> Iterator[Finding]:
     """Runs all checks in order; skips those whose prerequisites failed.
 
     Starts the embedded PostgreSQL for its checks if it is not running. Creates nothing that does not exist yet.
 
     Args:
         load: reads the settings.
-        host: address that the service listens on.
-        port: port that the service listens on.
+        host: address that the service listens on; None: see `read_config`.
+        port: port that the service listens on; None: see `read_config`.
     """
     try:
         settings = load()
@@ -94,7 +96,14 @@ def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Find
     yield _core_dumps()
     yield _clock()
     yield _files(settings)
-    yield _http(settings.hypercorn_config)
+    try:
+        config = read_config(settings.hypercorn_config, host, port)
+    except LaunchError as error:
+        addresses = []
+        yield Finding("http", "failed", str(error), "correct the file of --config or PULSE_HYPERCORN_CONFIG")
+    else:
+        addresses = listened(config)
+        yield _http(settings.hypercorn_config, config)
     is_running = False
     exists = settings.database_url is not None
     if settings.database_url is None:
@@ -121,7 +130,9 @@ def examine(load: Callable[[], Settings], host: str, port: int) -> Iterator[Find
                 except psycopg.Error as error:
                     reason = " ".join(str(error).split()) or type(error).__name__
                     yield Finding("database", "failed", f"it stopped answering: {reason}", "see its log")
-    yield _port(host, port, is_running=is_running)
+    if addresses:
+        yield _ports(addresses, is_running=is_running)
+    yield _metrics(settings, is_running=is_running)
 
 
 def _settings() -> Finding:
@@ -165,13 +176,9 @@ def _core_dumps() -> Finding:
     return Finding("core dumps", "ok", "off: the service sets its limit to 0")
 
 
-def _http(own: Path | None) -> Finding:
+def _http(own: Path | None, config: Config) -> Finding:
     """Checks what Hypercorn's configuration file could undo."""
-    try:
-        file = packaged_file() if own is None else own
-        config = read_config(own, None, None)
-    except LaunchError as error:
-        return Finding("http", "failed", str(error), "correct the file of --config or PULSE_HYPERCORN_CONFIG")
+    file = packaged_file() if own is None else own
     for is_wrong, text, mend in (
         (
             config.ssl_enabled and set(config.alpn_protocols) != {"http/1.1"},
@@ -375,28 +382,30 @@ def _keys(settings: Settings) -> Finding:
     )
 
 
-def _port(host: str, port: int, *, is_running: bool) -> Finding:
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-            sock.listen()
-    except OSError as error:
-        if is_running and _answers(host, port):
-            return Finding("port", "ok", f"{where}: the service answers on it")
-        text = f"cannot listen on {where}: {error.strerror or error}"
-        return Finding("port", "failed", text, advise_on_address(error))
-    return Finding("port", "ok", f"{where} is free")
+def _ports(addresses: Sequence[Listened], *, is_running: bool) -> Finding:
+    """Checks every address of the service; a service that runs answers on them."""
+    taken = []
+    for address in addresses:
+        try:
+            check(address)
+        except OSError as error:
+            if not (is_running and answers(address)):
+                text = f"cannot listen on {address}: {error.strerror or error}"
+                return Finding("port", "failed", text, advise_on_address(error))
+            taken.append(address)
+    free = [address for address in addresses if address not in taken]
+    texts = [f"{', '.join(map(str, taken))}: the service answers on it"] if taken else []
+    texts += [f"{', '.join(map(str, free))} is free"] if free else []
+    return Finding("port", "ok", "; ".join(texts))
 
 
-def _answers(host: str, port: int) -> bool:
-    """Asks for /healthz; True if a service answers with 200."""
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    try:
-        with socket.create_connection((target, port), timeout=PROBE_TIMEOUT) as sock:
-            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            return sock.recv(64).startswith(b"HTTP/1.1 200 ")
-    except OSError:
-        return False
+def _metrics(settings: Settings, *, is_running: bool) -> Finding:
+    if not settings.metrics:
+        return Finding("metrics", "ok", "off")
+    if settings.metrics_bind is None:
+        is_open = settings.metrics_token is not None
+        text = "for the bearer of PULSE_METRICS_TOKEN" if is_open else f"for nobody: {NOT_SERVED}"
+        return Finding("metrics", "ok", text)
+    host, port = bind_address(settings.metrics_bind)
+    found = _ports([Listened(host, port or 0)], is_running=is_running)
+    return replace(found, name="metrics")

@@ -6,6 +6,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,18 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def run(*arguments: str, limit: int | None = None, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, limit: int | None = None, port: int | None = 0, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs the doctor, on a free port unless the arguments or the configuration (`port=None`) name one."""
+
     def lower() -> None:
         assert limit is not None
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
+    has_port = port is None or "--port" in arguments
     return subprocess.run(
-        [PROGRAM, "doctor", *(() if "--port" in arguments else ("--port", str(free_port()))), *arguments],
+        [PROGRAM, "doctor", *(() if has_port else ("--port", str(free_port()))), *arguments],
         env=environment(**settings),
         capture_output=True,
         text=True,
@@ -45,9 +51,11 @@ def run(*arguments: str, limit: int | None = None, **settings: str) -> subproces
     )
 
 
-def findings(*arguments: str, limit: int | None = None, **settings: str) -> dict[str, dict[str, Any]]:
+def findings(
+    *arguments: str, limit: int | None = None, port: int | None = 0, **settings: str
+) -> dict[str, dict[str, Any]]:
     """Returns the findings by name, after comparing them with the text for people and the exit code."""
-    done = run("--json", *arguments, limit=limit, **settings)
+    done = run("--json", *arguments, limit=limit, port=port, **settings)
     assert done.stderr == ""
     report = json.loads(done.stdout)
     checks = report["checks"]
@@ -201,6 +209,58 @@ def test_a_port_in_use_by_something_else_fails(own: dict[str, str]) -> None:
         found = findings("--port", str(sock.getsockname()[1]), **own)
     assert found["port"]["status"] == "failed"
     assert findings("--host", "203.0.113.1", **own)["port"]["status"] == "failed"
+
+
+def test_the_addresses_of_a_configuration_file_are_checked(own: dict[str, str], tmp_path: Path) -> None:
+    toml = tmp_path / "hypercorn.toml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used, free = taken.getsockname()[1], free_port()
+        toml.write_text(f'bind = ["127.0.0.1:{free}", "127.0.0.1:{used}"]\n')
+        found = findings("--config", str(toml), port=None, **own)
+        assert found["port"]["status"] == "failed"
+        assert f"127.0.0.1:{used}" in found["port"]["text"]
+        # An option replaces them, as for `serve`.
+        assert findings("--config", str(toml), **own)["port"]["status"] == "ok"
+        metrics = findings(**own, PULSE_METRICS_BIND=f"127.0.0.1:{used}")["metrics"]
+        assert metrics["status"] == "failed"
+        assert f"127.0.0.1:{used}" in metrics["text"]
+    toml.write_text(f'bind = ["127.0.0.1:{free}", "unix:{tmp_path}/pulse", "fd://3"]\n')
+    found = findings("--config", str(toml), port=None, **own, PULSE_METRICS_BIND=f"127.0.0.1:{used}")
+    assert found["port"]["text"] == f"127.0.0.1:{free}, unix:{tmp_path}/pulse is free"
+    assert found["metrics"]["status"] == "ok"
+    toml.write_text(f'bind = "unix:{tmp_path}/nowhere/pulse"\n')
+    assert findings("--config", str(toml), port=None, **own)["port"]["status"] == "failed"
+
+
+def test_metrics_that_nobody_can_read_are_named(own: dict[str, str]) -> None:
+    assert "PULSE_METRICS_BIND" in findings(**own)["metrics"]["text"]
+    assert "TOKEN" in findings(**own, PULSE_METRICS_TOKEN="0123456789-0123456789")["metrics"]["text"]
+    assert findings(**own, PULSE_METRICS="false")["metrics"]["text"] == "off"
+
+
+def test_a_service_that_runs_on_tls_and_other_sockets_is_well(own: dict[str, str], tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    secure, plain, metrics = free_port(), free_port(), free_port()
+    toml = tmp_path / "hypercorn.toml"
+    toml.write_text(
+        f'bind = ["127.0.0.1:{secure}", "unix:{tmp_path}/pulse"]\ninsecure_bind = "127.0.0.1:{plain}"\n'
+        f'certfile = "{certificate}"\nkeyfile = "{key}"\n'
+    )
+    settings = {**own, "PULSE_METRICS_BIND": f"127.0.0.1:{metrics}"}
+    server = Server(settings, command=[PROGRAM, "serve", "--config", str(toml)])
+    try:
+        deadline = time.monotonic() + 60
+        while "https://" not in server.output:
+            assert server.process.poll() is None, server.output
+            assert time.monotonic() < deadline, server.output
+            time.sleep(0.05)
+        found = findings("--config", str(toml), port=None, **settings)
+        assert "failed" not in statuses(found).values(), found
+        where = f"127.0.0.1:{secure}, unix:{tmp_path}/pulse, 127.0.0.1:{plain}"
+        assert found["port"]["text"] == f"{where}: the service answers on it"
+        assert found["metrics"]["text"] == f"127.0.0.1:{metrics}: the service answers on it"
+    finally:
+        assert server.stop() == 0
 
 
 def test_a_standby_fails(own_cluster: Cluster) -> None:
