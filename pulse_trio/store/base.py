@@ -196,7 +196,14 @@ class Store(Protocol):
         """Replaces the password hash if it is still `old_hash`."""
 
     async def search_users(
-        self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None, max_total: int | None = None
+        self,
+        prefix: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        after: str | None = None,
+        max_total: int | None = None,
+        by: UUID | None = None,
     ) -> UserPage:
         """Finds users whose name begins with `prefix`, ignoring case; sorted by name.
 
@@ -206,6 +213,7 @@ class Store(Protocol):
             offset: skips users; only without `after`.
             after: from `UserPage.next_after`; the page begins after it, whoever has registered meanwhile.
             max_total: counts no further, so that a search costs the same however many users there are.
+            by: the user who searches: users have their turns.
         """
 
     # --- conversations and members ---

@@ -213,11 +213,12 @@ async def search_users(query: UserQuery) -> Response:
     reject_offset(query.cursor, query.offset)
     of_list = _search_key(query.query)
     after = text_of(of_list, query.cursor)
-    service.limits.searches.start(current_user().id)
+    user = current_user()
+    service.limits.searches.start(user.id)
     page = await service.store.search_users(
-        query.query, limit=query.limit, offset=query.offset, after=after, max_total=MAX_SEARCH_TOTAL
+        query.query, limit=query.limit, offset=query.offset, after=after, max_total=MAX_SEARCH_TOTAL, by=user.id
     )
-    users = [user_body(user) for user in page.users]
+    users = [user_body(found) for found in page.users]
     cursor = next_cursor(of_list, page.next_after)
     return answer(UserList(users, page.total, page.is_total_exact, query.limit, query.offset, cursor))
 

@@ -47,7 +47,14 @@ class Accounts(State):
             account.password_hash = password_hash
 
     async def search_users(
-        self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None, max_total: int | None = None
+        self,
+        prefix: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        after: str | None = None,
+        max_total: int | None = None,
+        by: UUID | None = None,
     ) -> UserPage:
         await trio.lowlevel.checkpoint()
         prefix_key = username_key(prefix)

@@ -60,12 +60,19 @@ class Accounts(Connected):
             )
 
     async def search_users(
-        self, prefix: str, *, limit: int, offset: int = 0, after: str | None = None, max_total: int | None = None
+        self,
+        prefix: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        after: str | None = None,
+        max_total: int | None = None,
+        by: UUID | None = None,
     ) -> UserPage:
         # A range of the index, in byte order: U+10FFFF is not a character, so no name has it.
         lowest = username_key(prefix)
         highest = lowest + "\U0010ffff"
-        async with self.connection(Caller.LISTS) as connection:
+        async with self.connection(Caller.LISTS, by) as connection:
             counted = await count(
                 connection,
                 "SELECT count(*) FROM (SELECT FROM users WHERE username_key BETWEEN %s AND %s LIMIT %s) found",

@@ -29,7 +29,7 @@ OPERATIONS: Final[dict[str, tuple[Caller, Operation]]] = {
     "find_subject": (Caller.LOOK_UPS, lambda store, _, alice: store.find_subject("s", alice.id)),
     "membership": (Caller.LOOK_UPS, lambda store, group, alice: store.membership(group, alice.id)),
     "get_conversation": (Caller.LOOK_UPS, lambda store, group, alice: store.get_conversation(group, alice.id)),
-    "search_users": (Caller.LISTS, lambda store, _, __: store.search_users("a", limit=1)),
+    "search_users": (Caller.LISTS, lambda store, _, alice: store.search_users("a", limit=1, by=alice.id)),
     "list_conversations": (Caller.LISTS, lambda store, _, alice: store.list_conversations(alice.id, limit=1)),
     "page_members": (Caller.LISTS, lambda store, group, alice: store.page_members(group, alice.id, limit=1)),
     "page_messages": (Caller.LISTS, lambda store, group, alice: store.page_messages(group, alice.id, limit=1)),
@@ -98,6 +98,27 @@ def taken(pool: Pool, *callers: Caller) -> Iterator[list[int]]:
 def test_every_operation_has_a_row() -> None:
     operations = {name for name in vars(Store) if not name.startswith("_")} - {"epoch"}
     assert set(OPERATIONS) == operations
+
+
+async def test_lists_are_shared_between_users(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with many searches has them one after the other, and another user's turn comes in between."""
+    keys: list[object] = []
+    lend = Pool.connection
+
+    def noted(pool: Pool, caller: Caller | None = None, key: object = None) -> object:
+        if caller is Caller.LISTS:
+            keys.append(key)
+        return lend(pool, caller, key)
+
+    async with open_store(database) as (store, _):
+        alice = await People(store).user("alice")
+        group = await People(store).group(alice)
+        monkeypatch.setattr(Pool, "connection", noted)
+        for name, (caller, operation) in OPERATIONS.items():
+            if caller is Caller.LISTS:
+                await operation(store, group, alice)
+                assert keys == [alice.id], name
+                keys.clear()
 
 
 @pytest.mark.parametrize("caller", Caller)
