@@ -274,11 +274,12 @@ class Store(Protocol):
     # --- changes ---
 
     async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
-        """Carries out commands in one transaction, in this order within each conversation; one outcome each.
+        """Carries out commands in this order within each conversation; one outcome each.
 
         Several `Post`s, of any conversations, may share a call, and so may several revisions (`Edit`, `Delete`), at
         most `MAX_REVISIONS_OF_MESSAGE` of one message; any other command has a call of its own. A command takes one rev
         for each object that it changes, under the lock of the conversation's row, where its conditions are judged, too.
+        A call is one transaction, or with many revisions several, one after the other.
         Repeating one that was carried out gives the objects as they now are, with no new rev. The outcome of a revision
         is the message as that revision left it, before the later ones of the call.
 

@@ -1,4 +1,4 @@
-"""Edits and deletions of messages in PostgreSQL; one transaction carries out a batch of them."""
+"""Edits and deletions of messages in PostgreSQL; a transaction carries out many of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -73,6 +73,9 @@ _REVISE: Final = f"""
     SELECT ordinal, NULL, rev, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM numbered
 """
 
+# Of one transaction, which holds the rows of its conversations: with two revisions of each message, a batch takes about
+# as many statements as it has messages.
+MAX_STATEMENTS: Final = 16
 REVISION_LANES: Final = 1  # fewer than for posts: revisions are rarer, and a connection costs memory
 MAX_REVISIONS: Final = max_running(REVISION_LANES)
 MESSAGE_CONNECTIONS: Final = MAX_POSTS + MAX_REVISIONS  # size of a pool for messages
@@ -100,9 +103,13 @@ class Revisions(Posts):
 
     async def _revise(self, pool: Pool, batch: Sequence[Edit | Delete]) -> list[Outcome]:
         statements = _statements(batch)
-        keys = {command.conversation_id for command in batch}
-        values = [_columns(statement) for statement in statements]
-        answers = await self.all_under_locks(keys, [(_REVISE, each) for each in values], pool=pool)
+        answers: list[list[tuple[Any, ...]]] = []
+        for at in range(0, len(statements), MAX_STATEMENTS):
+            # Each part is a transaction. If a later one fails, the caller repeats all, and the earlier ones are known.
+            part = statements[at : at + MAX_STATEMENTS]
+            keys = {command.conversation_id for statement in part for command in statement}
+            values = [(_REVISE, _columns(statement)) for statement in part]
+            answers += await self.all_under_locks(keys, values, pool=pool)
         outcomes: list[Outcome] = []
         for statement, rows in zip(statements, answers, strict=True):
             revs: dict[int, int] = {}

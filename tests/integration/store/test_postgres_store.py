@@ -32,8 +32,9 @@ from pulse_trio.store.base import (
     User,
     page_range,
 )
-from pulse_trio.store.postgres import PostgresStore
+from pulse_trio.store.postgres import PostgresStore, revisions
 from pulse_trio.store.postgres import messages as history
+from pulse_trio.store.postgres.connected import Connected
 from pulse_trio.trio_psycopg import Pool, TrioConnection
 from tests.contract.people import People, messages, seqs
 from tests.support.cluster import Cluster
@@ -848,3 +849,30 @@ async def test_a_rejected_message_fails_no_other_room(cluster: Cluster) -> None:
         assert refused == [groups[4]]
         assert [(await store.head(group)).last_seq for group in groups] == [1, 1, 1, 1, 0, 1, 1, 1, 1, 1]
     cluster.drop_database(conninfo)
+
+
+async def test_a_transaction_has_a_bounded_number_of_statements(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction holds the rows of its conversations: edits of the same messages must not make a long one."""
+    run, sizes = Connected.all_under_locks, []
+
+    async def counted(store: Connected, keys: Any, statements: Any, **options: Any) -> Any:
+        sizes.append(len(statements))
+        return await run(store, keys, statements, **options)
+
+    with trio.fail_after(LIMIT):
+        async with open_group(database) as (store, _, user, [group]):
+            posted = await store.apply([post(group, user, f"{number}") for number in range(60)])
+            monkeypatch.setattr(Connected, "all_under_locks", counted)
+            found = messages(posted)
+            edits = [edit(message, user, text) for message in found for text in ("first", "second")]
+            outcomes = await store.apply(edits)
+            assert len(sizes) > 1
+            assert max(sizes) <= revisions.MAX_STATEMENTS
+            contents = [message.content for message in messages(outcomes)]
+            assert contents == ["first", "second"] * len(found)
+            revs = [message.rev for message in messages(outcomes)]
+            assert revs == list(range(revs[0], revs[0] + len(edits)))
+            # A repeat of all, as after a lost answer, changes nothing.
+            again = await store.apply(edits)
+            assert {message.content for message in messages(again)} == {"second"}
+            assert (await store.head(group)).last_rev == revs[-1]
