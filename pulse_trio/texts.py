@@ -1,6 +1,7 @@
 """Rules for text from clients: PostgreSQL can store it, and every client can read it back."""
 
 import unicodedata
+from itertools import pairwise
 from typing import Final
 
 MAX_USERNAME_CHARS: Final = 32
@@ -9,6 +10,10 @@ MAX_USERNAME_CHARS: Final = 32
 # is rejected, Japanese names are not.
 _MIXABLE_SCRIPTS: Final = ({"HIRAGANA", "KATAKANA", "CJK"}, {"HANGUL", "CJK"}, {"BOPOMOFO", "CJK"})
 _PUNCTUATION: Final = frozenset("._-")
+
+# Folded, it ends with a mark, which would change places with the next one: the beginning of the name would not be the
+# beginning of its key, by which users are searched for.
+_FOLDS_TO_MARK: Final = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
 
 # Letters and marks that a screen does not show, with which two usernames would look the same: those of Unicode's
 # Default_Ignorable_Code_Point whose category is not rejected anyway.
@@ -76,6 +81,9 @@ def username_problem(username: str) -> str | None:
             scripts.add(_script(character))
         elif category == "Nd" and not character.isascii():
             return "may hold the digits 0 to 9 only"
+    for letter, mark in pairwise(username):
+        if letter == _FOLDS_TO_MARK and unicodedata.combining(mark):
+            return "must not have a mark on this letter: \N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
     if unicodedata.category(username[0])[0] == "M":
         return "must begin and end with a letter or a digit"
     if len(scripts) > 1 and not any(scripts <= together for together in _MIXABLE_SCRIPTS):
