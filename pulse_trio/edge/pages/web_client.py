@@ -11,7 +11,7 @@ import html
 import io
 import re
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -20,7 +20,7 @@ from quart import Blueprint, Quart, Response, request
 from quart_schema import hide
 from werkzeug.exceptions import NotFound
 
-from pulse_trio.edge.compression import ENCODING, accepts_gzip, gzip
+from pulse_trio.edge.compression import GZIP, Coding, chosen_coding, compress_often_sent
 from pulse_trio.settings import Settings
 
 LIBRARY: Final = "pulse-client"
@@ -43,14 +43,31 @@ _POLICY: Final = (
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(?::\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](?::\d{1,5})?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _File:
-    """A file to serve."""
+    """A file to serve.
+
+    Attributes:
+        content: its bytes.
+        content_type: its type.
+        etag: names these bytes.
+        is_compressible: it is no archive.
+        compressed: its bytes in each coding (by name) that a client has asked for: made at the first request, because
+            the smallest form of all files takes half a second, which no start should.
+    """
 
     content: bytes
-    gzipped: bytes | None
     content_type: str
     etag: str
+    is_compressible: bool
+    compressed: dict[str, bytes] = field(default_factory=dict)
+
+    async def encode(self, coding: Coding) -> bytes:
+        """Returns the file in a coding."""
+        found = self.compressed.get(coding.name)
+        if found is None:
+            found = self.compressed[coding.name] = await compress_often_sent(self.content, coding)
+        return found
 
 
 def install(app: Quart, settings: Settings) -> None:
@@ -63,25 +80,25 @@ def install(app: Quart, settings: Settings) -> None:
     web = Blueprint("web", __name__)
     library = _load(folder / f"{LIBRARY}.js")
     modules = _load_all(folder / LIBRARY)
-    package = _file(f"{LIBRARY}.tgz", _pack(folder / LIBRARY), None)
+    package = _file(f"{LIBRARY}.tgz", _pack(folder / LIBRARY), is_compressible=False)
 
     @web.get(f"/{LIBRARY}.js")
     @hide
     async def client_library() -> Response:
         """Returns the JavaScript library, which pages of `PULSE_ALLOWED_ORIGINS` may import, too."""
-        return _answer(library)
+        return await _answer(library)
 
     @web.get(f"/{LIBRARY}.tgz")
     @hide
     async def client_package() -> Response:
         """Returns the library as a package for `npm install`."""
-        return _answer(package)
+        return await _answer(package)
 
     @web.get(f"/{LIBRARY}/<name>")
     @hide
     async def client_module(name: str) -> Response:
         """Returns a module that the library imports by a relative address."""
-        return _answer_one(modules, name)
+        return await _answer_one(modules, name)
 
     if settings.web_client:
         page = _load(folder / "index.html", _filled_in(settings))
@@ -92,25 +109,25 @@ def install(app: Quart, settings: Settings) -> None:
         @hide
         async def client_page() -> Response:
             """Returns the page."""
-            return _answer(page)
+            return await _answer(page)
 
         @web.get("/favicon.svg")
         @hide
         async def client_icon() -> Response:
             """Returns its icon."""
-            return _answer(beside["favicon.svg"])
+            return await _answer(beside["favicon.svg"])
 
         @web.get("/manifest.webmanifest")
         @hide
         async def client_manifest() -> Response:
             """Returns its web app manifest."""
-            return _answer(beside["manifest.webmanifest"])
+            return await _answer(beside["manifest.webmanifest"])
 
         @web.get("/app/<name>")
         @hide
         async def client_part(name: str) -> Response:
             """Returns one of its scripts and style sheets."""
-            return _answer_one(parts, name)
+            return await _answer_one(parts, name)
 
     app.register_blueprint(web)
 
@@ -127,11 +144,11 @@ def _load(path: Traversable, values: dict[str, str] | None = None) -> _File:
     content = path.read_bytes()
     for name, value in (values or {}).items():
         content = content.replace(f"{{{{{name}}}}}".encode(), html.escape(value).encode())
-    return _file(path.name, content, gzip(content))
+    return _file(path.name, content)
 
 
-def _file(name: str, content: bytes, gzipped: bytes | None) -> _File:
-    return _File(content, gzipped, _TYPES[_suffix(name)], hashlib.sha256(content).hexdigest()[:32])
+def _file(name: str, content: bytes, *, is_compressible: bool = True) -> _File:
+    return _File(content, _TYPES[_suffix(name)], hashlib.sha256(content).hexdigest()[:32], is_compressible)
 
 
 def _pack(folder: Traversable) -> bytes:
@@ -143,7 +160,7 @@ def _pack(folder: Traversable) -> bytes:
             member = tarfile.TarInfo(f"package/{entry.name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return gzip(packed.getvalue())
+    return GZIP.best(packed.getvalue())
 
 
 def _filled_in(settings: Settings) -> dict[str, str]:
@@ -154,25 +171,27 @@ def _filled_in(settings: Settings) -> dict[str, str]:
     }
 
 
-def _answer_one(files: dict[str, _File], name: str) -> Response:
+async def _answer_one(files: dict[str, _File], name: str) -> Response:
     if name not in files:
         raise NotFound
-    return _answer(files[name])
+    return await _answer(files[name])
 
 
-def _answer(file: _File) -> Response:
+async def _answer(file: _File) -> Response:
     """Returns the file, or 304 if the browser has it."""
-    gzipped = file.gzipped if accepts_gzip(request) else None
+    coding = chosen_coding(request) if file.is_compressible else None
     # Each form has an ETag of its own (RFC 9110, section 8.8.3.3).
-    etag = file.etag if gzipped is None else f"{file.etag}-{ENCODING}"
-    content = file.content if gzipped is None else gzipped
+    etag = file.etag if coding is None else f"{file.etag}-{coding.name}"
     is_known = request.if_none_match.contains_weak(etag)
-    response = Response(b"" if is_known else content, 304 if is_known else 200, content_type=file.content_type)
+    content = b""
+    if not is_known:
+        content = file.content if coding is None else await file.encode(coding)
+    response = Response(content, 304 if is_known else 200, content_type=file.content_type)
     response.set_etag(etag)
     headers = response.headers
     response.vary.add("Accept-Encoding")
-    if gzipped is not None and not is_known:
-        headers["Content-Encoding"] = ENCODING
+    if coding is not None and not is_known:
+        headers["Content-Encoding"] = coding.name
     headers["Cache-Control"] = "no-cache"
     headers["Content-Security-Policy"] = _POLICY.format(connect=_sources(request.host))
     headers["Cross-Origin-Opener-Policy"] = "same-origin"
