@@ -26,7 +26,7 @@ INSTALL = test -n "$(PYTHON)" || $(NO_PYTHON); $(PYTHON) tools/install.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
 .PHONY: serve check test test-npm types fuzz fuzz-javascript-client fuzz-python-client test-generated fairness \
-	frame-fuzz test-exits simulate conformance bench bench-quick lint lock sbom notice audit dist container clean \
+	frame-fuzz fuzz-rest test-long test-exits simulate conformance bench bench-quick lint lock sbom notice audit dist container clean \
 	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
@@ -61,6 +61,22 @@ fairness: $(VENV)/test.stamp
 FUZZ_SECONDS ?= 600
 frame-fuzz: $(VENV)/test.stamp
 	$(BIN)/python -m tests.frame_fuzz --seconds $(FUZZ_SECONDS)
+
+# Schemathesis on the REST operations, while two others chat.
+fuzz-rest: $(VENV)/test.stamp
+	PULSE_TEST_REST_FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -o faulthandler_timeout=0 -s \
+		tests/e2e/test_openapi.py -k for_long
+
+# Everything that takes long, one after the other, each fuzz for MINUTES; all of it runs, whatever fails. The order is
+# that of the time: the shortest first. For a quiet machine, because of `fairness`.
+LONG := test-generated test-npm fairness frame-fuzz fuzz-rest fuzz-javascript-client fuzz-python-client
+test-long:
+	@failed=; for target in $(LONG); do \
+		echo "make $$target"; \
+		$(MAKE) --no-print-directory $$target MINUTES=$(MINUTES) FUZZ_SECONDS=$$(($(MINUTES) * 60)) \
+			|| failed="$$failed $$target"; \
+	done; \
+	test -z "$$failed" || { echo "Failed:$$failed" >&2; exit 1; }
 
 # The Python client on bad networks, in front of services that are killed; then the bugs that it must find.
 MINUTES ?= 30

@@ -1,5 +1,7 @@
 """The OpenAPI document says what the service does: its form, its page, and schemathesis over the real process."""
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from pulse_trio.errors import ErrorCode
 from pulse_trio.settings import Settings
 from pulse_trio.store.memory import MemoryStore
 from tests.support.client import Api, Person
+from tests.support.figures import figures
+from tests.support.raw import resident_bytes
 from tests.support.server import SECRET, Server
 
 METHODS = {"get", "post", "put", "patch", "delete", "head", "options", "trace"}
@@ -213,36 +217,93 @@ async def test_the_page_loads_under_its_policy_and_asks_nothing_of_other_hosts(s
             assert "innerHTML" not in part.text, "what comes from the document is put in as text"
 
 
+async def run_schemathesis(server: Server, person: Person, folder: Path, *options: str, config: str = "") -> None:
+    """Runs it with all its checks, as this user; it must find nothing, in each of the operations."""
+    (folder / "schemathesis.toml").write_text(config or SCHEMATHESIS)
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        f"--config-file={folder / 'schemathesis.toml'}",
+        "run",
+        f"{server.base_url}/openapi.json",
+        "--header",
+        f"Authorization: Bearer {person.token}",
+        "--checks=all",
+        "--generation-database=none",
+        "--continue-on-failure",
+        "--no-color",
+        *options,
+    ]
+    done = await trio.run_process(command, cwd=folder, capture_stdout=True, stderr=subprocess.STDOUT, check=False)
+    report = done.stdout.decode()
+    assert done.returncode == 0, report
+    # It did run over all of it.
+    selected = re.search(r"Tested: (\d+)", report)
+    assert selected is not None
+    assert int(selected[1]) == len(list(operations(await load(server)))), report
+    assert "unresolvable" not in report
+
+
 async def test_schemathesis_finds_no_fault(start_server: Callable[..., Server], tmp_path: Path) -> None:
     server = start_server()
-    (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS)
     with trio.fail_after(180):
         person = await Person.register(server.base_url, "tester")
-        command = [
-            str(Path(sys.executable).with_name("schemathesis")),
-            f"--config-file={tmp_path / 'schemathesis.toml'}",
-            "run",
-            f"{server.base_url}/openapi.json",
-            "--header",
-            f"Authorization: Bearer {person.token}",
-            "--checks=all",
-            "--max-examples=10",
-            "--seed=1",
-            "--generation-database=none",
-            "--continue-on-failure",
-            "--no-color",
-        ]
-        done = await trio.run_process(command, cwd=tmp_path, capture_stdout=True, stderr=subprocess.STDOUT, check=False)
-        report = done.stdout.decode()
-        assert done.returncode == 0, report
-        # It did run over all of it.
-        selected = re.search(r"Tested: (\d+)", report)
-        assert selected is not None
-        assert int(selected[1]) == len(list(operations(await load(server)))), report
-        assert "unresolvable" not in report
+        await run_schemathesis(server, person, tmp_path, "--max-examples=10", "--seed=1")
         # And the service is as well as before.
         assert (await person.api.get("/api/auth/me")).status_code == 200
     assert "Traceback" not in server.output
+
+
+MINUTES = float(os.environ.get("PULSE_TEST_REST_FUZZ_MINUTES", "0"))
+MAX_GROWTH = 64 * 2**20  # bytes of memory after the first fifth of the time
+LONG = SCHEMATHESIS.replace("404, ", "404, 429, ")  # so many requests exceed the limits of one user
+
+
+async def chat_on(alice: Person, bob: Person, done: trio.Event) -> int:
+    """Sends messages until `done`, each of which must arrive within ten seconds; returns their number."""
+    group = await alice.create_group(bob)
+    async with alice.connect(group) as one, bob.connect(group) as two:
+        count = 0
+        while not done.is_set():
+            count += 1
+            with trio.fail_after(10):
+                await one.send({"type": "message", "content": f"{count}"})
+                assert (await two.receive_type("message"))["content"] == f"{count}"
+            with trio.move_on_after(0.2):
+                await done.wait()
+    assert (await bob.history(group))["total"] == count
+    return count
+
+
+@pytest.mark.skipif(not MINUTES, reason="takes minutes: make fuzz-rest")
+async def test_schemathesis_finds_no_fault_for_long(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = start_server(PULSE_LOG_FORMAT="json")
+    seconds = MINUTES * 60
+    done, memory = trio.Event(), []
+
+    async def watch() -> None:
+        await trio.sleep(seconds / 5)
+        memory.append(resident_bytes(server.process.pid))
+
+    with trio.fail_after(seconds * 2 + 300):
+        tester, alice, bob = [await Person.register(server.base_url, name) for name in ("tester", "alice", "bob")]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            nursery.start_soon(chat_on, alice, bob, done)
+            limits = ("--max-examples=1000", f"--max-time={int(seconds)}")
+            await run_schemathesis(server, tester, tmp_path, *limits, config=LONG)
+            done.set()
+        memory.append(resident_bytes(server.process.pid))
+        requests = (await figures(server.base_url)).series("pulse_requests_total")
+    assert server.stop() == 0
+    failed = {str(labels): count for labels, count in requests if labels["status"].startswith("5") and count}
+    assert not failed
+    total = sum(count for _, count in requests)
+    print(f"{total:.0f} requests; memory {memory[0] / 2**20:.0f} MiB, then {memory[-1] / 2**20:.0f} MiB")
+    assert total > seconds
+    assert memory[-1] - memory[0] < MAX_GROWTH
+    assert "Traceback" not in server.output
+    levels = {json.loads(line)["level"] for line in server.output.splitlines() if line.startswith("{")}
+    assert not levels & {"error", "critical"}
 
 
 async def test_the_document_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,10 @@ class Figures:
         assert name in self.names, name
         return self._samples.get((name, tuple(sorted(labels.items()))), 0.0)
 
+    def series(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """The labels and the value of each series of a name."""
+        return [(dict(labels), value) for (own, labels), value in self._samples.items() if own == name]
+
 
 async def figures(base_url: str, token: str = METRICS_TOKEN) -> Figures:
     """The figures of a service that takes this token."""
