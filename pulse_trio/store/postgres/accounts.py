@@ -1,12 +1,26 @@
 """Accounts in PostgreSQL."""
 
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from pulse_trio.store.base import Account, User, UsernameTaken, UserPage
 from pulse_trio.store.postgres.callers import Caller
-from pulse_trio.store.postgres.connected import Connected, count
+from pulse_trio.store.postgres.connected import Connected
 from pulse_trio.texts import username_key
+
+# One statement, so that a page is one round trip; one row with nulls if the page is empty.
+_SEARCH: Final = """
+    SELECT counted.total, page.* FROM (
+        SELECT count(*) AS total
+        FROM (SELECT FROM users WHERE username_key BETWEEN %s AND %s LIMIT %s) found
+    ) counted
+    LEFT JOIN LATERAL (
+        SELECT id, username, username_key FROM users
+        WHERE username_key BETWEEN %s AND %s AND username_key > %s ORDER BY username_key LIMIT %s OFFSET %s
+    ) page ON true
+    ORDER BY page.username_key
+"""
 
 
 class Accounts(Connected):
@@ -72,20 +86,23 @@ class Accounts(Connected):
         # A range of the index, in byte order: U+10FFFF is not a character, so no name has it.
         lowest = username_key(prefix)
         highest = lowest + "\U0010ffff"
-        async with self.connection(Caller.LISTS, by) as connection:
-            counted = await count(
-                connection,
-                "SELECT count(*) FROM (SELECT FROM users WHERE username_key BETWEEN %s AND %s LIMIT %s) found",
-                (lowest, highest, None if max_total is None else max_total + 1),
-            )
-            cursor = await connection.execute(
-                """
-                SELECT id, username, username_key FROM users
-                WHERE username_key BETWEEN %s AND %s AND username_key > %s ORDER BY username_key LIMIT %s OFFSET %s
-                """,
-                (lowest, highest, after or "", limit + 1, offset),
-            )
-            rows = await cursor.fetchall()
-        next_after = rows[limit - 1][2] if len(rows) > limit else None
+        rows = await self.all(
+            Caller.LISTS,
+            by,
+            _SEARCH,
+            (
+                lowest,
+                highest,
+                None if max_total is None else max_total + 1,
+                lowest,
+                highest,
+                after or "",
+                limit + 1,
+                offset,
+            ),
+        )
+        counted: int = rows[0][0]
+        found = [row[1:] for row in rows if row[1] is not None]
+        next_after = found[limit - 1][2] if len(found) > limit else None
         total = counted if max_total is None else min(counted, max_total)
-        return UserPage(tuple(User(*row[:2]) for row in rows[:limit]), total, next_after, counted == total)
+        return UserPage(tuple(User(*row[:2]) for row in found[:limit]), total, next_after, counted == total)

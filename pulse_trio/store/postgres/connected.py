@@ -155,13 +155,6 @@ def refusal(verdict: str) -> Refusal:
     return _REFUSALS[verdict]()
 
 
-async def count(connection: TrioConnection[Any], query: LiteralString, values: Sequence[object]) -> int:
-    """Runs a query with one row and column; returns its number."""
-    row = await (await connection.execute(query, values)).fetchone()
-    assert row is not None
-    return int(row[0])
-
-
 def message(row: Sequence[Any]) -> Message:
     """Builds a message from the columns of `MESSAGE`."""
     return Message(*row)

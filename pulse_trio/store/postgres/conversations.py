@@ -27,7 +27,6 @@ from pulse_trio.store.postgres.connected import (
     MESSAGE,
     REPEATED,
     Connected,
-    count,
     message,
     refusal,
 )
@@ -61,7 +60,23 @@ def _conversations(members: int, more: str = "") -> str:
 
 
 _CONVERSATION: Final = _conversations(SHOWN_MEMBERS)
-_LISTED: Final = _conversations(LISTED_MEMBERS, ", c.activity")
+# One statement, so that a page is one round trip; one row with nulls if the page is empty.
+_LISTED: Final = f"""
+    SELECT found.*, counted.total
+    FROM (SELECT count(*) AS total FROM conversation_users WHERE user_id = %s) counted
+    LEFT JOIN LATERAL (
+        {_conversations(LISTED_MEMBERS, ", c.id AS listed_id, c.activity")}
+        JOIN (
+            SELECT mine.conversation_id, latest.activity FROM conversation_users mine
+            CROSS JOIN LATERAL (
+                SELECT activity FROM conversations WHERE id = mine.conversation_id OFFSET 0
+            ) latest
+            WHERE mine.user_id = %s AND latest.activity < %s
+            ORDER BY latest.activity DESC, mine.conversation_id DESC LIMIT %s OFFSET %s
+        ) page ON page.conversation_id = c.id
+    ) found ON true
+    ORDER BY found.activity DESC, found.listed_id DESC
+"""
 
 # Users are locked in the order of their ids, as everywhere. Nothing is created if a member does not exist, or a
 # conversation with this id or of these two does; then no row has a `user_rev`.
@@ -178,27 +193,17 @@ class Conversations(Connected):
     async def list_conversations(
         self, user_id: UUID, *, limit: int, offset: int = 0, before: int | None = None, max_bytes: int | None = None
     ) -> ConversationPage:
-        async with self.connection(Caller.LISTS, user_id) as connection:
-            total = await count(connection, "SELECT count(*) FROM conversation_users WHERE user_id = %s", (user_id,))
-            cursor = await connection.execute(
-                _LISTED
-                + """
-                JOIN (
-                    SELECT mine.conversation_id, latest.activity FROM conversation_users mine
-                    CROSS JOIN LATERAL (
-                        SELECT activity FROM conversations WHERE id = mine.conversation_id OFFSET 0
-                    ) latest
-                    WHERE mine.user_id = %s AND latest.activity < %s
-                    ORDER BY latest.activity DESC, mine.conversation_id DESC LIMIT %s OFFSET %s
-                ) page ON page.conversation_id = c.id
-                ORDER BY page.activity DESC, c.id DESC
-                """,
-                (user_id, user_id, MAX_ACTIVITY if before is None else before, limit + 1, offset),
-            )
-            rows = await cursor.fetchall()
-        found = [_conversation(row) for row in rows[:limit]]
+        rows = await self.all(
+            Caller.LISTS,
+            user_id,
+            _LISTED,
+            (user_id, user_id, user_id, MAX_ACTIVITY if before is None else before, limit + 1, offset),
+        )
+        total: int = rows[0][-1]
+        listed = [] if rows[0][0] is None else rows
+        found = [_conversation(row) for row in listed[:limit]]
         fitting = count_fitting(map(conversation_bytes, found), max_bytes)
-        next_before = rows[fitting - 1][-1] if len(rows) > fitting else None
+        next_before = listed[fitting - 1][-2] if len(listed) > fitting else None
         return ConversationPage(tuple(found[:fitting]), total, next_before)
 
     async def _set_properties(self, command: SetProperties) -> Outcome:

@@ -8,13 +8,20 @@ from pulse_trio.store.base import Head, MemberPage, Members, Membership, Members
 from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import HEAD, Connected
 
+# One statement, so that a page is one round trip. There is no row if the user is not a member, and one with nulls if
+# the page is empty.
 _MEMBERS: Final = """
-    SELECT cu.user_id, u.username, cu.position, cu.read_seq
-    FROM (
-        SELECT user_id, position, read_seq FROM conversation_users
-        WHERE conversation_id = %s AND position > %s ORDER BY position LIMIT %s
-    ) cu
-    JOIN users u ON u.id = cu.user_id ORDER BY cu.position
+    SELECT c.member_count, page.* FROM conversations c
+    JOIN conversation_users mine ON mine.conversation_id = c.id AND mine.user_id = %s
+    LEFT JOIN LATERAL (
+        SELECT cu.user_id, u.username, cu.position, cu.read_seq
+        FROM (
+            SELECT user_id, position, read_seq FROM conversation_users
+            WHERE conversation_id = c.id AND position > %s ORDER BY position LIMIT %s
+        ) cu
+        JOIN users u ON u.id = cu.user_id
+    ) page ON true
+    WHERE c.id = %s ORDER BY page.position
 """
 
 # One statement, so that the heads and the end of the user's own sequence are of one snapshot. A user without
@@ -83,19 +90,9 @@ class ConversationMembers(Connected):
         return Members(ids, rows[0][1] if rows else 0)
 
     async def page_members(self, conversation_id: UUID, user_id: UUID, *, limit: int, after: int = 0) -> MemberPage:
-        async with self.connection(Caller.LISTS, user_id) as connection:
-            cursor = await connection.execute(
-                """
-                SELECT c.member_count FROM conversations c
-                JOIN conversation_users cu ON cu.conversation_id = c.id AND cu.user_id = %s WHERE c.id = %s
-                """,
-                (user_id, conversation_id),
-            )
-            row = await cursor.fetchone()
-            if row is None:
-                raise NotAMember
-            total: int = row[0]
-            cursor = await connection.execute(_MEMBERS, (conversation_id, after, limit + 1))
-            found = [Membership(User(row[0], row[1]), row[2], row[3]) for row in await cursor.fetchall()]
+        rows = await self.all(Caller.LISTS, user_id, _MEMBERS, (user_id, after, limit + 1, conversation_id))
+        if not rows:
+            raise NotAMember
+        found = [Membership(User(row[1], row[2]), row[3], row[4]) for row in rows if row[1] is not None]
         next_after = found[limit - 1].position if len(found) > limit else None
-        return MemberPage(tuple(found[:limit]), total, next_after)
+        return MemberPage(tuple(found[:limit]), rows[0][0], next_after)

@@ -159,6 +159,20 @@ async def test_a_conversation_costs_the_members_it_shows(crowds: str) -> None:
     assert buffers(*ran) <= 10 * SHOWN_MEMBERS
 
 
+async def test_a_page_of_each_list_is_one_statement(crowds: str) -> None:
+    """So the check of the membership and the page are of one snapshot, and cost one round trip."""
+    group, member = conversation_id(1), user_id(CROWD)
+    async with watched_store(crowds) as (store, plans):
+        for read in (
+            store.page_messages(group, member, limit=5),
+            store.page_members(group, member, limit=5),
+            store.list_conversations(member, limit=5),
+            store.search_users("user", limit=5, max_total=9),
+        ):
+            await read
+            assert len(plans.take()) == 1
+
+
 async def test_page_of_members_costs_the_same_at_every_depth(crowds: str) -> None:
     limit, after = 50, 0
     async with watched_store(crowds) as (store, plans):
