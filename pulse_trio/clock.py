@@ -19,4 +19,6 @@ def utc_now() -> datetime:
 
 def rfc3339(moment: datetime) -> str:
     """Formats a time by RFC 3339 in UTC, with microseconds: `2026-02-04T10:30:00.123456Z`."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat("T", "microseconds")[: -len("+00:00")] + "Z"

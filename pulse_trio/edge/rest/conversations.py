@@ -7,13 +7,12 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
-from pulse_trio.clock import rfc3339
 from pulse_trio.conversations import groups
 from pulse_trio.edge.responses import answer
 from pulse_trio.edge.rest.accounts import UserBody, user_body
 from pulse_trio.edge.rest.cursors import Cursor, NextCursor, next_cursor, number_of, reject_offset
 from pulse_trio.edge.rest.messages import MessageBody, message_body
-from pulse_trio.edge.rest.operation import PageQuery, Time, current_user, operation
+from pulse_trio.edge.rest.operation import PageQuery, Time, current_user, json_time, operation
 from pulse_trio.edge.rest.paths import conversation_key
 from pulse_trio.edge.rest.user_ids import UserIds, errors_about, read_user_ids, record_added
 from pulse_trio.edge.services import services
@@ -231,8 +230,8 @@ def conversation_body(conversation: Conversation) -> ConversationBody:
         description=conversation.description,
         is_group=conversation.is_group,
         owner_id=conversation.owner_id,
-        created_at=rfc3339(conversation.created_at),
-        updated_at=rfc3339(conversation.updated_at),
+        created_at=json_time(conversation.created_at),
+        updated_at=json_time(conversation.updated_at),
         users=[user_body(user) for user in conversation.members],
         member_count=conversation.member_count,
         has_more_users=conversation.member_count > len(conversation.members),

@@ -7,11 +7,10 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from quart import Blueprint, Response
 
-from pulse_trio.clock import rfc3339
 from pulse_trio.conversations import groups
 from pulse_trio.conversations import messages as use_cases
 from pulse_trio.edge.responses import answer, empty
-from pulse_trio.edge.rest.operation import PageQuery, Time, current_user, operation
+from pulse_trio.edge.rest.operation import PageQuery, Time, current_user, json_time, operation
 from pulse_trio.edge.rest.paths import conversation_key
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
@@ -223,8 +222,8 @@ def message_body(message: Message) -> MessageBody:
         content=message.content,
         is_edited=message.is_edited,
         is_deleted=message.is_deleted,
-        created_at=rfc3339(message.created_at),
-        updated_at=rfc3339(message.updated_at),
+        created_at=json_time(message.created_at),
+        updated_at=json_time(message.updated_at),
         seq=message.seq,
         rev=message.rev,
         client_id=UNSET if message.client_id is None else message.client_id,

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from functools import wraps
-from typing import Annotated, Any, Final, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar, cast, get_args
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +21,7 @@ from werkzeug.datastructures import MultiDict
 
 from pulse_trio import strict_json
 from pulse_trio.auth.tokens import Identity, bearer_token
+from pulse_trio.clock import rfc3339
 from pulse_trio.edge.response_budget import current_answer
 from pulse_trio.edge.responses import ErrorBody
 from pulse_trio.edge.services import app_parts, services
@@ -162,6 +164,15 @@ def _documentation(
     for status, model in responses.items():
         if model is not None:
             yield document_response(model, status)
+
+
+def json_time(moment: datetime) -> str:
+    """Returns a time for a field of an answer, which is written as by `rfc3339`.
+
+    Nothing reads the field but msgspec, which writes the same text at a tenth of the cost, except where it would leave
+    out microseconds that are 0, or write an offset.
+    """
+    return cast("str", moment) if moment.microsecond and moment.tzinfo is UTC else rfc3339(moment)
 
 
 def current_user() -> User:
