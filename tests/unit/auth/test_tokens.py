@@ -446,6 +446,7 @@ def test_the_private_key_issues_tokens(algorithm: str, key: Any, tmp_path: Path)
             "PULSE_PRIVATE_KEY does not belong to PULSE_PUBLIC_KEY",
         ),
         ({"secret_key": None}, "SECRET_KEY is missing"),
+        ({"secret_key": SecretStr(public_pem(RSA_KEY))}, "SECRET_KEY does not fit ALGORITHM=HS256"),
     ],
 )
 def test_unfit_keys_stop_the_start(settings: dict[str, Any], words: str) -> None:
