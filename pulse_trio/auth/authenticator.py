@@ -13,11 +13,19 @@ from pulse_trio.texts import MAX_USERNAME_CHARS, username_from
 
 MAX_NAME_ATTEMPTS: Final = 1_000  # alice, alice-2, … alice-999: then the request is refused
 
+MAX_REMEMBERED: Final = 10_000  # users: an entry has some 400 bytes
+
 log = structlog.get_logger(__name__)
 
 
 class Authenticator:
-    """Turns a token into a user."""
+    """Turns a token into a user.
+
+    The user of a token is looked up once and then remembered, for in this version no user is renamed, deleted or
+    revoked: what was found stays right as long as this service is open, and a database with another history makes it
+    open again. `_remembered` is the one place to clear when that changes. Users who were not found are looked up each
+    time, and memberships are never remembered.
+    """
 
     def __init__(self, tokens: Tokens, store: Store, *, provision_users: bool, clock: Clock, ids: IdSource) -> None:
         self._tokens = tokens
@@ -25,6 +33,7 @@ class Authenticator:
         self._provision_users = provision_users
         self._clock = clock
         self._ids = ids
+        self._remembered: dict[str, User] = {}  # by the subject of their tokens, the oldest first
 
     async def authenticate(self, token: str | None) -> Identity:
         """Returns the user of a token, and the end of the token's life.
@@ -36,6 +45,18 @@ class Authenticator:
         if not token:
             raise PulseError(ErrorCode.NOT_AUTHENTICATED)
         claims = self._tokens.verify(token)
+        user = self._remembered.get(claims.subject)
+        if user is None:
+            user = await self._find(claims)
+            self._remembered[claims.subject] = user
+            if len(self._remembered) > MAX_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+        # A provider's token names its user by the provider's subject, not by our id.
+        is_ours = claims.subject == str(user.id)
+        return Identity(user, claims.expires, claims.signed_in if is_ours else None)
+
+    async def _find(self, claims: Claims) -> User:
+        """Finds the user of a token, or creates one of an identity provider. Raises PulseError if there is none."""
         user_id = parse_uuid(claims.subject)
         if str(user_id) != claims.subject:  # in capitals: an id has one text
             user_id = None
@@ -44,9 +65,7 @@ class Authenticator:
             user = await self._provision(claims)
         if user is None:
             raise invalid_token("its user does not exist")
-        # A provider's token names its user by the provider's subject, not by our id.
-        is_ours = claims.subject == str(user.id)
-        return Identity(user, claims.expires, claims.signed_in if is_ours else None)
+        return user
 
     async def _provision(self, claims: Claims) -> User | None:
         """Creates the user of an identity provider's token; a taken name gets a number at its end."""

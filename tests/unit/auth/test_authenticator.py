@@ -1,17 +1,19 @@
 """The authenticator: the user of a token, and users of an identity provider."""
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 import trio
 
+from pulse_trio.auth import authenticator
 from pulse_trio.auth.authenticator import Authenticator
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
 from pulse_trio.store.base import User, UsernameTaken
 from pulse_trio.store.memory import MemoryStore
 
-from .samples import ALICE, NOW, START, FakeClock, good, make_tokens
+from .samples import ALICE, NOW, SECRET, START, FakeClock, claims, forge, good, make_tokens
 
 
 class Front:
@@ -33,6 +35,58 @@ async def test_a_token_finds_its_user() -> None:
     front = Front()
     await front.store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
     assert await front.user() == ALICE
+
+
+class CountingStore(MemoryStore):
+    """Counts the look-ups of users."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.look_ups = 0
+
+    async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
+        self.look_ups += 1
+        return await super().find_subject(subject, user_id)
+
+
+async def test_a_user_is_looked_up_once() -> None:
+    front = Front(store=(store := CountingStore()))
+    await store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    assert [await front.user() for _ in range(3)] == [ALICE] * 3
+    assert store.look_ups == 1
+
+
+async def test_a_user_who_does_not_exist_yet_is_looked_up_again() -> None:
+    front = Front(store=(store := CountingStore()))
+    for _ in range(2):
+        with pytest.raises(PulseError) as caught:
+            await front.user()
+        assert caught.value.code is ErrorCode.INVALID_TOKEN
+    await store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    assert await front.user() == ALICE
+    assert store.look_ups == 3
+
+
+async def test_a_remembered_user_still_needs_a_valid_token() -> None:
+    front = Front()
+    await front.store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    await front.user()
+    for token in (good(exp=NOW), good()[:-2], forge({"alg": "HS256"}, claims(), SECRET + "x")):
+        with pytest.raises(PulseError) as caught:
+            await front.authenticator.authenticate(token)
+        assert caught.value.code is ErrorCode.INVALID_TOKEN
+
+
+async def test_the_oldest_remembered_user_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authenticator, "MAX_REMEMBERED", 2)
+    front = Front(provision_users=True, store=(store := CountingStore()))
+    subjects = [f"auth0|{number}" for number in range(3)]
+    users = [await front.user(sub=subject) for subject in subjects]
+    before = store.look_ups
+    assert await front.user(sub=subjects[2]) == users[2]
+    assert store.look_ups == before
+    assert await front.user(sub=subjects[0]) == users[0]
+    assert store.look_ups == before + 1
 
 
 @pytest.mark.parametrize("token", [None, ""])
