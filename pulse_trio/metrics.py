@@ -47,7 +47,7 @@ class Metrics:
     """The metrics of one service since its process started.
 
     Attributes:
-        connections: open WebSockets; each is an entry while its task runs.
+        connections: open WebSockets.
         frames_in: frames read from clients, by class.
         frames_out: frames by type, multiplied by the connections that they were sent to.
         catch_up_frames: frames read from the store for connections that catch up.

@@ -1,6 +1,13 @@
-"""A connection: one WebSocket with its bounded outbox and the task that sends from it."""
+"""A connection: one WebSocket with its bounded outbox and the task that sends from it.
+
+Nearly always the network takes a frame at once, so most connections are idle: the outbox, a bounded memory channel, and
+the task exist only while something waits to be sent, or the connection is being closed. That is a third of the memory
+of a connection.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Final, Protocol, TypeAlias
 from uuid import UUID
 
@@ -97,7 +104,11 @@ class Transport(Protocol):
 
 
 class Connection:
-    """A user's WebSocket. `run` is its task; all other methods but `send_now` return at once.
+    """A user's WebSocket; all methods but `send_now` return at once.
+
+    Its life: made; begun, when it has a nursery for its task; ended, when it was closed or the client has left. A frame
+    that cannot be written at once goes into the outbox and starts the task, which sends until nothing waits and ends.
+    The owner of the nursery closes it before the nursery ends, as an idle connection has no task that could notice.
 
     Args:
         user: the user.
@@ -105,33 +116,36 @@ class Connection:
         outbox_bytes: bytes that may wait in the outbox. From half of it on ephemeral frames are dropped,
             beyond it the connection is closed with `CloseCode.TOO_SLOW`.
         pending_messages: messages of this connection that may wait for the store.
-        on_ended: called once when `run` has ended, to stop the task that reads from the WebSocket.
+        on_ended: called once when it has ended after `begin`, to stop the task that reads from the WebSocket.
         metrics: counts its frames and its end.
         features: the kinds of changes that its client asked for.
-        is_session: it carries all of its user's conversations: `run` sends `greeting` first, and everything else waits
-            in the outbox until `release`.
+        is_session: it carries all of its user's conversations: `greeting` is sent first, and everything else waits in
+            the outbox until `release`.
 
     Attributes:
         features: may be replaced until `release`.
-        greeting: the first frame of a session; must be set before `run`.
+        greeting: the first frame of a session; must be set before `begin`.
         first_frame: sent before what waits in the outbox when `release` is called; the answer to a `resume`.
     """
 
     __slots__ = (
+        "_capacity",
         "_close",
+        "_context",
         "_flushing",
         "_is_open",
+        "_nursery",
         "_on_ended",
         "_outbox",
         "_outbox_bytes",
         "_pending",
+        "_pending_messages",
         "_queued_bytes",
         "_released",
         "_scope",
         "_sending",
         "_source",
         "_write_nowait",
-        "capacity",
         "dropped_frames",
         "features",
         "first_frame",
@@ -163,9 +177,12 @@ class Connection:
         self._released = trio.Event() if is_session else None
         self.transport = transport
         self._write_nowait = transport.write_nowait  # bound once: it is called for every frame of every connection
-        self.capacity = trio.Semaphore(pending_messages, max_value=pending_messages)
+        self._capacity: trio.Semaphore | None = None  # made at its first use
+        self._pending_messages = pending_messages
         self.dropped_frames = 0
-        self._outbox, self._source = trio.open_memory_channel[_OwnedFrame | _Job](MAX_OUTBOX_ITEMS)
+        # Made when something has to wait; bounded by `MAX_OUTBOX_ITEMS`.
+        self._outbox: trio.MemorySendChannel[_OwnedFrame | _Job] | None = None
+        self._source: trio.MemoryReceiveChannel[_OwnedFrame | _Job] | None = None
         self._outbox_bytes = outbox_bytes
         self._queued_bytes = 0
         self._flushing = 0  # bytes that the transport has taken and not flushed
@@ -173,9 +190,18 @@ class Connection:
         self._pending = 1 if is_session else 0
         self._sending: list[Owner] = []  # of the frames that the transport is sending
         self._is_open = True
-        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None  # from `begin` until the connection ends
+        self._context: Context | None = None  # that of `begin`: log lines of the task carry this connection's ids
+        self._scope: trio.CancelScope | None = None  # of the task, while it runs
         self._close: tuple[CloseCode, str] | None = None
         self._on_ended = on_ended
+
+    @property
+    def capacity(self) -> trio.Semaphore:
+        """Bounds the messages of this connection that wait for the store."""
+        if self._capacity is None:
+            self._capacity = trio.Semaphore(self._pending_messages, max_value=self._pending_messages)
+        return self._capacity
 
     @property
     def queued_bytes(self) -> int:
@@ -281,49 +307,66 @@ class Connection:
             self._close_slow()
             self.transport.abandon()
 
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Begins to send; the task runs in `nursery`, whose owner must `close` this before it cancels or ends it."""
+        self._nursery = nursery
+        self._context = copy_context()
+        self.metrics.connections[self] = None
+        if not self._is_open and self._close is None:
+            self._end()
+        elif self._pending or self._close is not None:
+            self._wake()
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Closes the connection: only the close frame is still sent, nothing that waits in the outbox."""
-        if self._close is None:
+        if self._close is None and (self._is_open or self._scope is not None):
             self._close = (code, reason)
             self._is_open = False
             if code == CloseCode.REMOVED:
                 self.transport.abandon()
-            self._scope.cancel()
+            self._wake()
 
     def leave(self) -> None:
-        """Ends the connection's task without a close frame, because the client has gone."""
-        if self._close is None:
+        """Ends the connection without a close frame, because the client has gone."""
+        if self._close is None and self._is_open:
             self._is_open = False
-            self._outbox.close()
-            self._scope.cancel()
+            if self._scope is not None:
+                self._scope.cancel()
+            elif self._nursery is not None:
+                self._end()
 
-    async def run(self) -> None:
-        """Sends from the outbox until `leave` or `close`. A fault of the connection ends only this connection.
+    def _wake(self) -> None:
+        """Makes the task act on what has changed: starts it if there is none."""
+        if self._scope is not None:
+            if not self._is_open:
+                self._scope.cancel()
+        elif self._nursery is not None and self._context is not None:
+            self._scope = trio.CancelScope()
+            name = f"{'session' if self.is_session else 'member'} {self.user.id}"
+            self._context.run(partial(self._nursery.start_soon, self._run, self._scope, name=name))
+
+    def _end(self) -> None:
+        """Counts the end, and stops the task that reads."""
+        self._count_end()
+        self._on_ended()
+
+    def _count_end(self) -> None:
+        self._nursery = self._context = None
+        del self.metrics.connections[self]
+        self.metrics.closes[GONE if self._close is None else self._close[0]] += 1
+
+    async def _run(self, scope: trio.CancelScope) -> None:
+        """Sends from the outbox until it is empty, or `leave` or `close` is called.
+
+        A fault of the connection ends only this connection.
 
         Cancelled: closes the connection with `CloseCode.INTERNAL_ERROR`, within `CLOSE_TIMEOUT` seconds.
         An orderly stop closes the connections before it cancels.
         """
-        self.metrics.connections[self] = None
         try:
-            with self._scope, self._source:
+            with scope:
                 await self._greet()
-                held: _OwnedFrame | _Job | None = None
-                while True:
-                    try:
-                        item = await self._source.receive() if held is None else held
-                    except trio.EndOfChannel:
-                        break
-                    if not self._is_open:
-                        break  # the item was handed over just before `close` or `leave`
-                    held, taken = None, 1
-                    if isinstance(item, tuple):
-                        frames, taken, held = self._join_frames(item)
-                        if frames:
-                            await self.transport.send(frames)
-                    else:
-                        await item()
-                    self._sending.clear()
-                    self._pending -= taken
+                await self._send_waiting()
         except trio.Cancelled:
             self.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
             raise
@@ -331,17 +374,38 @@ class Connection:
             log.exception("a connection failed", user_id=str(self.user.id))
             self.close(CloseCode.INTERNAL_ERROR, "the connection failed; reconnect")
         finally:
-            del self.metrics.connections[self]
-            self.metrics.closes[GONE if self._close is None else self._close[0]] += 1
+            if self._is_open:  # idle; nothing can have come since the outbox was found empty
+                self._scope = self._outbox = self._source = None
+            else:
+                self._count_end()
+                try:
+                    if self._close is not None:
+                        await self._send_close(*self._close)  # noqa: ASYNC102  # shields itself, with a deadline
+                finally:
+                    self._scope = None
+                    self._on_ended()
+
+    async def _send_waiting(self) -> None:
+        """Sends what is in the outbox until it is empty."""
+        held: _OwnedFrame | _Job | None = None
+        while self._is_open and self._source is not None:
             try:
-                if self._close is not None:
-                    await self._send_close(*self._close)  # noqa: ASYNC102  # shields itself, with a deadline
-            finally:
-                self._on_ended()
+                item = self._source.receive_nowait() if held is None else held
+            except trio.WouldBlock:
+                return
+            held, taken = None, 1
+            if isinstance(item, tuple):
+                frames, taken, held = self._join_frames(self._source, item)
+                if frames:
+                    await self.transport.send(frames)
+            else:
+                await item()
+            self._sending.clear()
+            self._pending -= taken
 
     async def _greet(self) -> None:
         """Sends the greeting of a session's connection, and waits for `release`."""
-        if self.greeting is None or self._released is None:
+        if self.greeting is None or self._released is None or not self._is_open:
             return
         await self._send_alone(self.greeting)
         await self._released.wait()
@@ -357,7 +421,9 @@ class Connection:
         else:
             await self.transport.send([frame])
 
-    def _join_frames(self, first: _OwnedFrame) -> tuple[list[Encoded], int, _OwnedFrame | _Job | None]:
+    def _join_frames(
+        self, source: trio.MemoryReceiveChannel[_OwnedFrame | _Job], first: _OwnedFrame
+    ) -> tuple[list[Encoded], int, _OwnedFrame | _Job | None]:
         """Takes frames from the outbox to be sent in one call.
 
         Returns the frames, the number of items taken, and the item that must come after them.
@@ -377,22 +443,23 @@ class Connection:
                 if owner is not None:
                     self._sending.append(owner)
             try:
-                item = self._source.receive_nowait()
-            except (trio.WouldBlock, trio.EndOfChannel):
+                item = source.receive_nowait()
+            except trio.WouldBlock:
                 return frames, taken, None
 
     def _put(self, item: _OwnedFrame | _Job) -> bool:
-        """Puts an item into the outbox; returns False if it is full, or the connection has ended."""
+        """Puts an item into the outbox; returns False if it is full."""
+        if self._outbox is None:
+            self._outbox, self._source = trio.open_memory_channel[_OwnedFrame | _Job](MAX_OUTBOX_ITEMS)
         try:
             self._outbox.send_nowait(item)
         except trio.WouldBlock:
             self._close_slow()
-        except trio.BrokenResourceError:
-            pass  # the connection's task has ended: the client has gone
-        else:
-            self._pending += 1
-            return True
-        return False
+            return False
+        self._pending += 1
+        if self._scope is None:
+            self._wake()
+        return True
 
     def _close_slow(self) -> None:
         self.close(CloseCode.TOO_SLOW, "reading too slowly; reconnect and load what you missed")

@@ -91,6 +91,8 @@ class Lobby:
             self._online.remove_connection(user.id)
             self._watches.end(connection)
             on_ended()
+            self.close(session)
+            session.ended.set()
 
         connection = open_connection(
             user, websocket, self._settings, ended, self._metrics, features=features, is_session=True
@@ -118,7 +120,7 @@ class Lobby:
         if features.has_me:
             self._user_feeds.begin(session, user_rev)
         session.is_greeted = True
-        self._rooms.nursery.start_soon(self._run_session, session, name=f"session {user.id}")
+        connection.begin(self._rooms.nursery)
         self._rooms.nursery.start_soon(self._start_session, session, name=f"start of session {user.id}")
         if self._rooms.is_draining:  # the drain closed the other sessions before this one opened
             connection.close(CloseCode.RESTART, RESTARTING)
@@ -281,13 +283,6 @@ class Lobby:
                 yield
         except trio.TooSlowError:
             raise StoreUnavailable("the memberships took too long") from None
-
-    async def _run_session(self, session: Session) -> None:
-        try:
-            await session.connection.run()
-        finally:
-            self.close(session)
-            session.ended.set()
 
     async def _start_session(self, session: Session) -> None:
         with session.waiting:

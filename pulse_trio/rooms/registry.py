@@ -82,7 +82,11 @@ class Rooms:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:  # idle sessions have no task that could notice
+                for session in self._sessions.all():
+                    session.connection.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
 
     @property
     def nursery(self) -> trio.Nursery:

@@ -1,8 +1,9 @@
 """A room: the live side of one conversation.
 
-One nursery holds the writer's task and a member task for each connection of the conversation's own. A room is in
-memory only while it is used: when the last such connection has left, its sessions have sent and got nothing for
-`PULSE_ROOM_LINGER` seconds, and the writer has stored what it held, the nursery ends.
+One nursery holds the writer's task and the member tasks: one for each connection of the conversation's own that has
+something to send. The others are idle, and the room closes them itself when it ends early. A room is in memory only
+while it is used: when the last such connection has left, its sessions have sent and got nothing for `PULSE_ROOM_LINGER`
+seconds, and the writer has stored what it held, the nursery ends.
 """
 
 import random
@@ -167,7 +168,11 @@ class Room:
             if self._delivered is not None:
                 self.feed.recheck_later()
             self.opened.set()
-            await self._wait_vacant()
+            try:
+                await self._wait_vacant()
+            except BaseException:
+                self._fail("the server failed; reconnect")
+                raise
             # No await from here to the end of `_on_vacant`, so that no connection can join a room that ends.
             self._writer.close()
             self.feed.close()
@@ -213,16 +218,23 @@ class Room:
         try:
             await self._writer.run()
         except Exception:
-            # A fault of ours. The room ends with it: clients reconnect, and get a new one at once,
-            # also while this one still waits for a close frame to leave.
+            # A fault of ours. The room ends with it.
             log.exception("a room failed", conversation_id=str(self.conversation_id))
-            self.failure = StoreUnavailable("the room failed")
             self.has_failed = True
-            self._on_vacant(self)
-            self.close_all(CloseCode.INTERNAL_ERROR, "the conversation failed; reconnect")
+            self._fail("the conversation failed; reconnect")
             assert self._nursery is not None
             # Not raised: together with a cancellation from outside it could not be caught for this room alone.
             self._nursery.cancel_scope.cancel()
+
+    def _fail(self, reason: str) -> None:
+        """Closes all connections, while the nursery can still run their tasks; nobody can join any more.
+
+        Clients reconnect, and get a new room at once, also while this one still waits for a close frame to leave.
+        """
+        if self.failure is None:
+            self.failure = StoreUnavailable("the room failed")
+        self._on_vacant(self)
+        self.close_all(CloseCode.INTERNAL_ERROR, reason)
 
     # --- subscriptions ---
 
@@ -233,7 +245,7 @@ class Room:
         subscription.target = max(subscription.target, self.feed.last_rev_of(subscription.mask))
         self._own_connections += 1
         is_first = self._enter(subscription)
-        self._nursery.start_soon(subscription.connection.run, name=f"member {user.id}")
+        subscription.connection.begin(self._nursery)
         joined = self._system_frame("joined", joined_sentence(user), user.id, subscription.mask, with_list=True)
         features = subscription.connection.features
         if features.are_asked:

@@ -4,6 +4,7 @@ from uuid import UUID
 
 import pytest
 import trio
+from structlog.contextvars import bound_contextvars, get_contextvars
 from trio.testing import MockClock
 
 from pulse_trio.errors import ErrorCode, PulseError
@@ -34,6 +35,12 @@ def make(outbox_bytes: int = 1_000) -> tuple[Connection, FakeTransport, Ends]:
     return Connection(USER, transport, outbox_bytes=outbox_bytes, pending_messages=2, on_ended=ends), transport, ends
 
 
+async def run(connection: Connection) -> None:
+    """Begins and waits until nothing waits to be sent."""
+    async with trio.open_nursery() as nursery:
+        connection.begin(nursery)
+
+
 def frame(number: int, size: int = 100) -> Encoded:
     return Encoded(f'{{"n": {number}}}'.ljust(size).encode())
 
@@ -45,7 +52,7 @@ def numbers(transport: FakeTransport) -> list[int]:
 async def test_frames_arrive_in_order(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         for number in range(5):
             connection.deliver(frame(number))
         await settle()
@@ -61,7 +68,7 @@ async def test_ephemeral_frames_are_dropped_first_then_the_connection_is_closed(
     connection, transport, ends = make(outbox_bytes=1_000)
     transport.stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         connection.deliver(frame(0))
         await settle()  # the transport does not finish frame 0
         for number in range(1, 6):
@@ -87,7 +94,7 @@ async def test_a_slow_connection_that_catches_up_stays_open(autojump_clock: Mock
     connection, transport, _ = make(outbox_bytes=1_000)
     transport.stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         for number in range(10):
             connection.deliver(frame(number))
         transport.stall.set()
@@ -103,7 +110,7 @@ async def test_a_frame_larger_than_the_outbox_is_sent_if_nothing_waits(autojump_
     """Otherwise a long message, or the list of a large room, would close every connection."""
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         connection.deliver(frame(0, size=5_000))
         assert connection.close_code is None
         await settle()
@@ -117,7 +124,7 @@ async def test_a_frame_larger_than_the_outbox_is_sent_if_nothing_waits(autojump_
 async def test_close_drops_what_waits_and_sends_one_close_frame(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         await settle()
         transport.room = 0
         connection.deliver(frame(0))
@@ -135,7 +142,7 @@ async def test_close_before_the_task_has_started(autojump_clock: MockClock) -> N
     transport.room = 0
     connection.deliver(frame(0))
     connection.close(CloseCode.REMOVED, "removed")
-    await connection.run()
+    await run(connection)
     assert transport.frames == []
     assert transport.closed == (4403, "removed")
     assert ends.count == 1
@@ -144,7 +151,7 @@ async def test_close_before_the_task_has_started(autojump_clock: MockClock) -> N
 async def test_leave_before_the_task_has_started(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
     connection.leave()
-    await connection.run()
+    await run(connection)
     assert transport.closed is None
     assert ends.count == 1
 
@@ -152,7 +159,7 @@ async def test_leave_before_the_task_has_started(autojump_clock: MockClock) -> N
 async def test_delivery_after_leave_does_nothing(autojump_clock: MockClock) -> None:
     connection, transport, _ = make()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         await settle()
         connection.leave()
         connection.deliver(frame(0))
@@ -167,7 +174,7 @@ async def test_a_client_that_reads_no_close_frame_is_cut(autojump_clock: MockClo
     connection, transport, ends = make()
     transport.close_stall = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         begin = trio.current_time()
         connection.close(CloseCode.REMOVED, "removed")
     assert trio.current_time() - begin == CLOSE_TIMEOUT
@@ -176,8 +183,11 @@ async def test_a_client_that_reads_no_close_frame_is_cut(autojump_clock: MockClo
 
 async def test_a_cancelled_connection_closes_with_internal_error(autojump_clock: MockClock) -> None:
     connection, transport, ends = make()
+    transport.stall = trio.Event()
+    transport.room = 0
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
+        connection.deliver(frame(0))
         await settle()
         nursery.cancel_scope.cancel()
     assert transport.closed is not None
@@ -190,7 +200,7 @@ async def test_a_fault_of_one_connection_ends_that_connection_only(autojump_cloc
     connection, transport, ends = make()
     transport.broken = fault
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         connection.deliver(frame(0))
     assert transport.closed is not None
     assert transport.closed[0] == 1011
@@ -206,8 +216,96 @@ async def test_a_fault_while_closing_ends_that_connection_only(autojump_clock: M
     ends = Ends()
     connection = Connection(USER, Unclosable(), outbox_bytes=100, pending_messages=1, on_ended=ends)
     connection.close(CloseCode.REMOVED, "removed")
-    await connection.run()
+    await run(connection)
     assert ends.count == 1
+
+
+# --- idle connections ---
+
+
+async def test_an_idle_connection_has_no_task(autojump_clock: MockClock) -> None:
+    connection, transport, ends = make()
+    transport.has_short_way = True
+    async with trio.open_nursery() as nursery:
+        connection.begin(nursery)
+        connection.deliver(frame(0))
+        await settle()
+        assert not nursery.child_tasks
+        assert connection.is_open
+    assert numbers(transport) == [0]
+    assert ends.count == 0
+
+
+async def test_a_connection_has_a_task_while_it_is_slow(autojump_clock: MockClock) -> None:
+    """It becomes slow, then fast, then idle again, twice; frames stay in order."""
+    connection, transport, ends = make(outbox_bytes=1_000)
+    transport.has_short_way = True
+    async with trio.open_nursery() as nursery:
+        connection.begin(nursery)
+        for start in (0, 4):
+            transport.room, transport.stall = 10, trio.Event()
+            for number in range(start, start + 3):
+                connection.deliver(frame(number))
+            await settle()
+            assert len(nursery.child_tasks) == 1
+            transport.room = None
+            transport.stall.set()
+            await settle()
+            assert not nursery.child_tasks
+            assert connection.queued_bytes == 0
+            connection.deliver(frame(start + 3))
+            assert not nursery.child_tasks
+    assert numbers(transport) == list(range(8))
+    assert ends.count == 0
+
+
+async def test_a_client_that_leaves_an_idle_connection_is_counted_once(autojump_clock: MockClock) -> None:
+    connection, transport, ends = make()
+    async with trio.open_nursery() as nursery:
+        connection.begin(nursery)
+        assert list(connection.metrics.connections) == [connection]
+        connection.leave()
+        assert ends.count == 1  # at once: no task must run for it
+        connection.leave()
+        connection.close(CloseCode.RESTART, "too late")
+        connection.deliver(frame(0))
+        assert not nursery.child_tasks
+    assert ends.count == 1
+    assert not connection.metrics.connections
+    assert connection.metrics.closes == {0: 1}
+    assert transport.closed is None
+
+
+async def test_an_idle_connection_that_is_closed_is_counted_once(autojump_clock: MockClock) -> None:
+    connection, transport, ends = make()
+    async with trio.open_nursery() as nursery:
+        connection.begin(nursery)
+        connection.close(CloseCode.RESTART, "restarting")
+        connection.close(CloseCode.REMOVED, "too late")
+        connection.leave()
+        assert len(nursery.child_tasks) == 1
+    assert transport.closed == (1012, "restarting")
+    assert ends.count == 1
+    assert not connection.metrics.connections
+    assert connection.metrics.closes == {1012: 1}
+
+
+async def test_lines_of_the_task_carry_the_ids_of_its_connection(autojump_clock: MockClock) -> None:
+    """Not those of the task that delivers a frame to it."""
+    connection, transport, _ = make()
+    transport.room = 0
+    found: list[dict[str, object]] = []
+
+    async def job() -> None:
+        await trio.lowlevel.checkpoint()
+        found.append(get_contextvars())
+
+    async with trio.open_nursery() as nursery:
+        with bound_contextvars(connection_id="its own"):
+            connection.begin(nursery)
+        with bound_contextvars(connection_id="another"):
+            connection.run_later(job)
+    assert found == [{"connection_id": "its own"}]
 
 
 # --- writing at once ---
@@ -216,7 +314,7 @@ async def test_a_fault_while_closing_ends_that_connection_only(autojump_clock: M
 async def test_a_partial_write_is_flushed_before_anything_else(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         await settle()
         transport.room = 150
         connection.deliver(frame(0, size=400))
@@ -232,7 +330,7 @@ async def test_a_partial_write_is_flushed_before_anything_else(autojump_clock: M
 async def test_unflushed_bytes_count_as_queued(autojump_clock: MockClock) -> None:
     connection, transport, _ = make(outbox_bytes=1_000)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         await settle()
         transport.has_short_way, transport.room = True, 10
         connection.deliver(frame(0, size=900))
@@ -251,7 +349,7 @@ async def test_joined_frames_arrive_one_by_one(autojump_clock: MockClock) -> Non
     frames = [frame(number) for number in range(1, 6)]
     wire = b"".join(each.wire for each in frames)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         await settle()
         subscription.deliver_changes([1, 2, 3], frames[:3], b"".join(each.wire for each in frames[:3]))
         await settle()
@@ -267,7 +365,7 @@ async def test_unflushed_bytes_do_not_reach_a_removed_member(how: str, autojump_
     connection, transport, _ = make(outbox_bytes=1_000)
     subscription = Subscription(connection, UUID(int=7), 0, no_catch_up)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         await settle()
         transport.room = 10
         connection.deliver(frame(0), subscription)
@@ -294,7 +392,7 @@ async def test_a_refusal_is_counted_and_names_its_conversation_on_a_session_only
     )
     connection.greeting = greeting
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection.begin(nursery)
         connection.release()
         connection.refuse(PulseError(ErrorCode.NOT_STORED), "c-1", UUID(int=7))
         await settle()

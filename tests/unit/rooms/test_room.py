@@ -15,7 +15,7 @@ from pulse_trio.rooms.hub import TYPING_INTERVAL
 from pulse_trio.store.base import NotAMember, StoreUnavailable
 from tests.support import commands
 
-from .world import FakeTransport, Outcomes, World, a_world, settle
+from .world import FakeTransport, Outcomes, World, a_world, device, settle
 
 
 def places(guest_frames: list[dict[str, object]]) -> list[tuple[object, object]]:
@@ -517,6 +517,61 @@ async def test_a_fault_in_the_writer_ends_that_room_and_a_new_join_finds_a_new_o
         again.leave()
         await settle()
         assert world.hub.room_count == 0
+
+
+async def test_idle_members_of_a_failed_room_get_their_close_frame_and_are_counted_once(
+    autojump_clock: MockClock,
+) -> None:
+    """They have no task that could notice: the room closes them while its nursery can still run theirs."""
+    async with a_world() as world:
+        metrics = world.hub._metrics
+        guests = [await world.join(user) for user in (world.alice, world.bob, world.bob)]
+        await settle()
+        assert len(metrics.connections) == 3
+        world.store.answers = [world.store.crash]
+        await messages.send(world.core, guests[0].subscription, frame_of("boom"))
+        await settle()
+        for guest in guests:
+            assert guest.transport.closed == (1011, "the conversation failed; reconnect")
+            assert guest.ended.is_set()
+        assert not metrics.connections
+        assert metrics.closes == {1011: 3}
+        assert not world.hub.online._connections
+
+
+async def test_idle_connections_of_a_cancelled_hub_get_their_close_frame(autojump_clock: MockClock) -> None:
+    with trio.CancelScope() as outside:
+        async with a_world() as world:
+            guest, other = await world.join(world.alice), await device(world, world.bob)
+            other.session.start()
+            await settle()
+            metrics = world.hub._metrics
+            assert len(metrics.connections) == 2
+            outside.cancel()
+            await trio.sleep_forever()
+    for connected in (guest, other):
+        assert connected.transport.closed == (1011, "the server failed; reconnect")
+        assert connected.ended.is_set()
+    assert not metrics.connections
+    assert metrics.closes == {1011: 2}
+
+
+async def test_nobody_joins_a_room_that_is_cancelled(autojump_clock: MockClock) -> None:
+    """A connection that joined then would never be closed, as it is idle."""
+    with trio.CancelScope() as outside:
+        async with a_world() as world:
+            guest = await world.join(world.alice)
+            guest.transport.close_stall = trio.Event()  # so the room is still ending
+            room = world.hub.rooms.get(world.conversation_id)
+            assert room is not None
+            outside.cancel()
+            with trio.CancelScope(shield=True):
+                await settle()
+                assert guest.transport.closed is not None
+                assert not room.ended.is_set()
+                assert room.failure is not None  # which those find who wait to join it
+                assert world.hub.rooms.get(world.conversation_id) is None
+            await trio.sleep_forever()
 
 
 async def test_a_fault_in_one_room_leaves_the_others_alone(autojump_clock: MockClock) -> None:
