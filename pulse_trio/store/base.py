@@ -51,6 +51,7 @@ from pulse_trio.store.records import (
     LISTED_MEMBERS,
     SHOWN_MEMBERS,
     Account,
+    Admission,
     Conversation,
     ConversationPage,
     Created,
@@ -71,6 +72,7 @@ __all__ = [
     "MAX_REVISIONS_OF_MESSAGE",
     "SHOWN_MEMBERS",
     "Account",
+    "Admission",
     "Answer",
     "Conversation",
     "ConversationPage",
@@ -191,6 +193,12 @@ class Store(Protocol):
 
     async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
         """Finds the user with this `subject` at the identity provider, or else the one with this id."""
+
+    async def admission(self, conversation_id: UUID, subject: str, user_id: UUID | None) -> Admission | None:
+        """Finds a user as `find_subject` does, and their membership of a conversation as `membership` does.
+
+        Returns None if there is no such user. Look-ups of one moment may share a statement.
+        """
 
     async def set_password_hash(self, user_id: UUID, password_hash: str, *, old_hash: str) -> None:
         """Replaces the password hash if it is still `old_hash`."""

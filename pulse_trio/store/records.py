@@ -22,6 +22,14 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Admission:
+    """A user who asks for a conversation, and its `members_rev`, as of which they are a member; None: they are not."""
+
+    user: User
+    members_rev: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """The end of a conversation.
 

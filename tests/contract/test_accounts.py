@@ -1,10 +1,11 @@
 """Accounts, on every store."""
 
 import pytest
+import trio
 
-from pulse_trio.store.base import Account, Store, User, UsernameTaken, UserPage
+from pulse_trio.store.base import Account, Admission, Store, User, UsernameTaken, UserPage
 from tests.contract.people import People
-from tests.support.commands import START, new_id
+from tests.support.commands import START, carry_out, leave, new_id
 
 
 async def test_user_is_found_ignoring_case_and_unicode_form(store: Store, people: People) -> None:
@@ -61,6 +62,37 @@ async def test_subject_takes_precedence_over_id(store: Store, people: People) ->
     assert await store.find_subject("other", new_id()) is None
     assert await store.find_subject("other", None) is None
     assert await store.find_subject("Sub", None) is None
+
+
+async def test_an_admission_is_a_user_and_a_membership(store: Store, people: People) -> None:
+    by_subject = await people.user("first", subject="sub")
+    by_id, stranger = await people.users("second", "third")
+    group = await people.group(by_subject, by_id)
+    rev = await store.membership(group, by_id.id)
+    assert rev is not None
+    assert await store.admission(group, "sub", by_id.id) == Admission(by_subject, rev)
+    assert await store.admission(group, str(by_id.id), by_id.id) == Admission(by_id, rev)
+    assert await store.admission(group, "other", stranger.id) == Admission(stranger, None)
+    assert await store.admission(new_id(), "sub", None) == Admission(by_subject, None)
+    assert await store.admission(group, "other", new_id()) is None
+    assert await store.admission(group, "other", None) is None
+    await carry_out(store, leave(group, by_id))
+    assert await store.admission(group, "other", by_id.id) == Admission(by_id, None)
+
+
+async def test_admissions_of_one_moment_are_each_answered(store: Store, people: People) -> None:
+    users = await people.users(*(f"user{number}" for number in range(80)))
+    group = await people.group(*users[::2])
+    found: dict[User, Admission | None] = {}
+
+    async def ask(user: User) -> None:
+        found[user] = await store.admission(group, str(user.id), user.id)
+
+    async with trio.open_nursery() as nursery:
+        for user in users:
+            nursery.start_soon(ask, user)
+    rev = await store.membership(group, users[0].id)
+    assert found == {user: Admission(user, None if index % 2 else rev) for index, user in enumerate(users)}
 
 
 async def test_hash_is_replaced_only_if_the_old_one_matches(store: Store, people: People) -> None:

@@ -148,6 +148,7 @@ operations: st.SearchStrategy[Operation] = st.one_of(
     _call("get_conversation", conversations, users),
     _call("conversations_by_page", users, limit=limits),
     _call("membership", conversations, users),
+    _call("admission", conversations, st.sampled_from(["s1", "s2"]), st.one_of(st.none(), users)),
     _call("apply", _group_command()),
     _call("apply", _group_command()),
     _call("apply", _group_command()),

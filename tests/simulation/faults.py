@@ -24,6 +24,7 @@ from pulse_trio.model import (
     User,
 )
 from pulse_trio.store.base import (
+    Admission,
     Answer,
     ConversationPage,
     Handover,
@@ -223,6 +224,10 @@ class FaultyStore:
             await self._wait(self._random.uniform(0, 1))
         await self._answer_late("membership")
         return found
+
+    async def admission(self, conversation_id: UUID, subject: str, user_id: UUID | None) -> Admission | None:
+        user = await self.find_subject(subject, user_id)
+        return None if user is None else Admission(user, await self.membership(conversation_id, user.id))
 
     async def list_conversations(self, user_id: UUID, **page: Any) -> ConversationPage:
         await self._before("list_conversations", writes=False)

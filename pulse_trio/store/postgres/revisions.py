@@ -9,6 +9,7 @@ import trio
 
 from pulse_trio.model import Delete, Edit
 from pulse_trio.store.base import Message, Outcome, StaleRev
+from pulse_trio.store.postgres.admissions import Admissions
 from pulse_trio.store.postgres.connected import APPLIED, KEPT_COMMANDS, MESSAGE, REPEATED, message, refusal
 from pulse_trio.store.postgres.group_commit import GroupCommit, max_running
 from pulse_trio.store.postgres.posts import MAX_POSTS, Posts
@@ -81,7 +82,7 @@ MAX_REVISIONS: Final = max_running(REVISION_LANES)
 MESSAGE_CONNECTIONS: Final = MAX_POSTS + MAX_REVISIONS  # size of a pool for messages
 
 
-class Revisions(Posts):
+class Revisions(Posts, Admissions):
     """Changes messages, those of several rooms in one transaction.
 
     Attributes:
@@ -95,10 +96,14 @@ class Revisions(Posts):
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Lets concurrent posts of several rooms share transactions, and concurrent revisions, until cancelled."""
+        """Lets concurrent posts of several rooms share transactions, and concurrent revisions, until cancelled.
+
+        Concurrent look-ups of handshakes share statements.
+        """
         async with trio.open_nursery() as nursery:
             await nursery.start(self.group_commit.run, name="group commit of posts")
             await nursery.start(self.revision_commit.run, name="group commit of revisions")
+            await nursery.start(self.admissions.run, name="look-ups of handshakes")
             task_status.started()
 
     async def _revise(self, pool: Pool, batch: Sequence[Edit | Delete]) -> list[Outcome]:

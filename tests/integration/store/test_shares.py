@@ -28,6 +28,7 @@ OPERATIONS: Final[dict[str, tuple[Caller, Operation]]] = {
     "find_account": (Caller.LOOK_UPS, lambda store, _, __: store.find_account("alice")),
     "find_subject": (Caller.LOOK_UPS, lambda store, _, alice: store.find_subject("s", alice.id)),
     "membership": (Caller.LOOK_UPS, lambda store, group, alice: store.membership(group, alice.id)),
+    "admission": (Caller.LOOK_UPS, lambda store, group, alice: store.admission(group, "s", alice.id)),
     "get_conversation": (Caller.LOOK_UPS, lambda store, group, alice: store.get_conversation(group, alice.id)),
     "search_users": (Caller.LISTS, lambda store, _, alice: store.search_users("a", limit=1, by=alice.id)),
     "list_conversations": (Caller.LISTS, lambda store, _, alice: store.list_conversations(alice.id, limit=1)),
