@@ -1,6 +1,7 @@
 """The user of a token; users of an identity provider are created at their first request."""
 
 from typing import Final
+from uuid import UUID
 
 import structlog
 
@@ -46,21 +47,33 @@ class Authenticator:
             raise PulseError(ErrorCode.NOT_AUTHENTICATED)
         claims = self._tokens.verify(token)
         user = self._remembered.get(claims.subject)
-        if user is None:
-            user = await self._find(claims)
-            self._remembered[claims.subject] = user
-            if len(self._remembered) > MAX_REMEMBERED:
-                del self._remembered[next(iter(self._remembered))]
+        return self._identity(claims, await self._find(claims) if user is None else user)
+
+    async def admit(self, token: str | None, conversation_id: UUID) -> tuple[Identity, int | None]:
+        """Like `authenticate`, and looks up the membership of a conversation at the same time.
+
+        Returns the identity, and the rev of the members as of which the user is one of them; None if they are not.
+        """
+        if not token:
+            raise PulseError(ErrorCode.NOT_AUTHENTICATED)
+        claims = self._tokens.verify(token)
+        found = await self._store.admission(conversation_id, claims.subject, _id_of(claims))
+        if found is not None:
+            return self._identity(claims, found.user), found.members_rev
+        user = await self._find(claims)
+        return self._identity(claims, user), await self._store.membership(conversation_id, user.id)
+
+    def _identity(self, claims: Claims, user: User) -> Identity:
+        self._remembered[claims.subject] = user
+        if len(self._remembered) > MAX_REMEMBERED:
+            del self._remembered[next(iter(self._remembered))]
         # A provider's token names its user by the provider's subject, not by our id.
         is_ours = claims.subject == str(user.id)
         return Identity(user, claims.expires, claims.signed_in if is_ours else None)
 
     async def _find(self, claims: Claims) -> User:
         """Finds the user of a token, or creates one of an identity provider. Raises PulseError if there is none."""
-        user_id = parse_uuid(claims.subject)
-        if str(user_id) != claims.subject:  # in capitals: an id has one text
-            user_id = None
-        user = await self._store.find_subject(claims.subject, user_id)
+        user = await self._store.find_subject(claims.subject, _id_of(claims))
         if user is None and self._provision_users:
             user = await self._provision(claims)
         if user is None:
@@ -86,3 +99,9 @@ class Authenticator:
                 log.info("user provisioned", user_id=str(user.id))
                 return user
         return None
+
+
+def _id_of(claims: Claims) -> UUID | None:
+    """Returns the id that a subject is, if it is one in its only form, which is not in capitals."""
+    user_id = parse_uuid(claims.subject)
+    return user_id if str(user_id) == claims.subject else None

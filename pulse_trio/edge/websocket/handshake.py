@@ -19,22 +19,41 @@ from pulse_trio.store.base import StoreError
 MAX_REV_DIGITS: Final = 18  # below 2**63, the largest number in the database
 
 
-async def identify(service: Services, conversation_id: UUID | None) -> Identity:
-    """Returns the user of a handshake.
-
-    Args:
-        service: the running service.
-        conversation_id: the conversation that it asks for; None for a session.
+async def identify(service: Services) -> Identity:
+    """Returns the user of a session's handshake.
 
     Raises:
         PulseError: the origin is not allowed, or the token or ticket is missing, repeated or not valid.
         StoreUnavailable: the user could not be looked up.
     """
-    _check_origin()  # first, so that no page of another site can use up a ticket
-    ticket = _parameter("ticket")
-    if ticket is not None:  # preferred to a token: the client asked for it on purpose
-        return service.tickets.redeem(ticket, conversation_id)
+    ticket = _ticket()
+    if ticket is not None:
+        return service.tickets.redeem(ticket, None)
     return await service.authenticator.authenticate(_token(service))
+
+
+async def admit(service: Services, conversation_id: UUID | None) -> tuple[Identity, int | None]:
+    """Returns the user of a handshake for a conversation, and the rev of the members as of which they are one of them.
+
+    The rev is None if they are not, or `conversation_id` is None, because there is no such conversation. Raises like
+    `identify`.
+    """
+    ticket = _ticket()
+    if ticket is not None:
+        identity = service.tickets.redeem(ticket, conversation_id)
+        if conversation_id is None:
+            return identity, None
+        return identity, await service.store.membership(conversation_id, identity.user.id)
+    token = _token(service)
+    if conversation_id is None:
+        return await service.authenticator.authenticate(token), None
+    return await service.authenticator.admit(token, conversation_id)
+
+
+def _ticket() -> str | None:
+    """Returns the ticket, which is preferred to a token: the client asked for it on purpose."""
+    _check_origin()  # first, so that no page of another site can use up a ticket
+    return _parameter("ticket")
 
 
 def chosen_subprotocol() -> str | None:

@@ -18,6 +18,7 @@ from pulse_trio.edge.services import Services, services
 from pulse_trio.edge.tracing import HEADER, bind_request_id
 from pulse_trio.edge.websocket.handshake import (
     ResumePoint,
+    admit,
     asked_features,
     chosen_subprotocol,
     identify,
@@ -48,7 +49,7 @@ async def session_socket() -> Response | None:
     with ExitStack() as held:
         try:
             service = _running_service()
-            identity = await identify(service, None)
+            identity = await identify(service)
             reject_resume_point()
             features = asked_features(is_session=True)
             slot = service.limits.connections.hold(identity.user.id)
@@ -94,15 +95,12 @@ async def conversation_socket(conversation_id: str) -> Response | None:
         try:
             service = _running_service()
             key = parse_uuid(conversation_id)
-            identity = await identify(service, key)
+            identity, member_rev = await admit(service, key)
             point = resume_point()
             features = asked_features(is_session=False)
             slot = service.limits.connections.hold(identity.user.id)
             held.push(slot)
-            if key is None:
-                raise PulseError(ErrorCode.NOT_A_MEMBER)
-            member_rev = await service.store.membership(key, identity.user.id)
-            if member_rev is None:
+            if key is None or member_rev is None:
                 raise PulseError(ErrorCode.NOT_A_MEMBER)
         except (PulseError, StoreError) as error:
             return rejection(error, identity)

@@ -10,8 +10,9 @@ from pulse_trio.auth import authenticator
 from pulse_trio.auth.authenticator import Authenticator
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import IdSource
-from pulse_trio.store.base import User, UsernameTaken
+from pulse_trio.store.base import NewConversation, User, UsernameTaken
 from pulse_trio.store.memory import MemoryStore
+from tests.support.commands import carry_out, leave
 
 from .samples import ALICE, NOW, SECRET, START, FakeClock, claims, forge, good, make_tokens
 
@@ -22,8 +23,9 @@ class Front:
     def __init__(self, *, provision_users: bool = False, store: MemoryStore | None = None) -> None:
         self.store = store or MemoryStore()
         clock = FakeClock()
+        self.ids = IdSource(clock)
         self.authenticator = Authenticator(
-            make_tokens(clock), self.store, provision_users=provision_users, clock=clock, ids=IdSource(clock)
+            make_tokens(clock), self.store, provision_users=provision_users, clock=clock, ids=self.ids
         )
 
     async def user(self, **changes: Any) -> User:
@@ -170,3 +172,54 @@ async def test_only_our_own_tokens_say_when_the_user_logged_in() -> None:
     await front.store.create_user(ALICE, password_hash="h", subject=None, created_at=START)
     assert (await front.authenticator.authenticate(good())).signed_in == NOW
     assert (await front.authenticator.authenticate(good(sub="auth0|5"))).signed_in is None
+
+
+# --- together with a membership ---
+
+
+async def test_an_admission_is_an_identity_and_a_membership() -> None:
+    front = Front()
+    store, bob = front.store, User(front.ids(), "bob")
+    for user in (ALICE, bob):
+        await store.create_user(user, password_hash=None, subject=None, created_at=START)
+    created = await store.create_conversation(
+        NewConversation(front.ids(), "g", None, is_group=True, owner_id=bob.id, member_ids=(bob.id,), created_at=START)
+    )
+    group = created.conversation.id
+    identity, rev = await front.authenticator.admit(good(sub=str(bob.id)), group)
+    assert (identity, rev) == (await front.authenticator.authenticate(good(sub=str(bob.id))), 0)
+    assert await front.authenticator.admit(good(), group) == (await front.authenticator.authenticate(good()), None)
+    assert (await front.authenticator.admit(good(), front.ids()))[1] is None
+
+
+async def test_an_admission_needs_a_valid_token_of_a_user() -> None:
+    front = Front()
+    for token, code in (
+        (None, ErrorCode.NOT_AUTHENTICATED),
+        (good(exp=NOW), ErrorCode.INVALID_TOKEN),
+        (good(), ErrorCode.INVALID_TOKEN),  # of nobody
+    ):
+        with pytest.raises(PulseError) as caught:
+            await front.authenticator.admit(token, front.ids())
+        assert caught.value.code is code
+
+
+async def test_an_admission_asks_for_the_membership_each_time() -> None:
+    front = Front()
+    store = front.store
+    await store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    created = await store.create_conversation(
+        NewConversation(
+            front.ids(), "g", None, is_group=True, owner_id=ALICE.id, member_ids=(ALICE.id,), created_at=START
+        )
+    )
+    group = created.conversation.id
+    assert (await front.authenticator.admit(good(), group))[1] is not None
+    await carry_out(store, leave(group, ALICE))
+    assert (await front.authenticator.admit(good(), group))[1] is None
+
+
+async def test_the_first_handshake_of_a_providers_user_creates_them() -> None:
+    front = Front(provision_users=True)
+    identity, rev = await front.authenticator.admit(good(sub="auth0|5", name="Carol"), front.ids())
+    assert (identity.user.username, rev) == ("Carol", None)
