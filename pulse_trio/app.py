@@ -12,9 +12,7 @@ from typing import Any, Final
 
 import structlog
 import trio
-from quart import Request
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection
 
 from pulse_trio.auth.authenticator import Authenticator
 from pulse_trio.auth.hash_queue import HashQueue
@@ -23,6 +21,7 @@ from pulse_trio.auth.tickets import Tickets
 from pulse_trio.auth.tokens import Tokens
 from pulse_trio.clock import Clock, utc_now
 from pulse_trio.console import exit_with
+from pulse_trio.edge.asgi_connections import HttpConnection, WebsocketConnection
 from pulse_trio.edge.audit import Audit
 from pulse_trio.edge.client_address import Proxies
 from pulse_trio.edge.common_headers import CommonHeaders
@@ -91,7 +90,8 @@ class PulseApp(QuartTrio):
             turns=Turns(),
         )
         set_app_parts(self.extensions, parts)
-        self.asgi_http_class = _Request
+        self.asgi_http_class = HttpConnection
+        self.asgi_websocket_class = WebsocketConnection
         self.asgi_lifespan_class = _Lifespan  # type: ignore[assignment]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -200,17 +200,6 @@ def tune_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
-
-
-class _Request(TrioASGIHTTPConnection):
-    """ASGI's HTTP protocol. The response of a request counts until the server has written or abandoned it."""
-
-    async def handle_request(  # type: ignore[override]  # Quart-Trio's signature, which differs from Quart's
-        self, nursery: trio.Nursery, request: Request, send: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        assert isinstance(self.app, PulseApp)
-        with self.app.response_budget.answer(self.app.proxies.client_of(request).key):
-            await super().handle_request(nursery, request, send)
 
 
 class _Lifespan:

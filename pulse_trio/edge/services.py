@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from quart import current_app
+from quart import Quart, current_app
 
 from pulse_trio.auth.authenticator import Authenticator
 from pulse_trio.auth.tickets import Tickets
@@ -69,7 +69,12 @@ def services() -> Services:
 
 def app_parts() -> AppParts:
     """Returns the parts of the app that handles the current request; unlike `services` they always exist."""
-    found = current_app.extensions[_APP_PARTS]
+    return app_parts_of(current_app)
+
+
+def app_parts_of(app: Quart) -> AppParts:
+    """Returns the parts of an app."""
+    found = app.extensions[_APP_PARTS]
     assert isinstance(found, AppParts)
     return found
 

@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 import hypercorn.protocol.h11
 import trio
 from hypercorn.protocol.events import Event, Request
-from hypercorn.protocol.http_stream import HTTPStream
 from quart import websocket
 
 from pulse_trio import logs
 from pulse_trio.app import PulseApp, create_app
 from pulse_trio.edge.server import install
+from pulse_trio.edge.server.http_stream import HttpStream
 from pulse_trio.model import Command, Post
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Outcome
@@ -47,7 +47,7 @@ class CrashingStore(MemoryStore):
         return await super().apply(commands)
 
 
-class FaultyStream(HTTPStream):
+class FaultyStream(HttpStream):
     """A request that is too much for Hypercorn, in the task that reads the connection."""
 
     async def handle(self, event: Event) -> None:

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from pulse_trio import __version__
+from pulse_trio.edge.asgi_connections import has_body
 from pulse_trio.edge.common_headers import DEFAULTS
 from pulse_trio.edge.compression import compress
 from pulse_trio.edge.operators.probes import operators, reject_others
@@ -208,6 +209,8 @@ def _operation() -> str:
 
 async def _read_rest_of_body() -> bool:
     """Reads the rest of the body, so that the client can use the connection again; False if it did not arrive."""
+    if not has_body(request.scope):
+        return True
     await trio.lowlevel.checkpoint()
     with trio.move_on_after(LATE_BODY) as scope:
         try:

@@ -10,6 +10,7 @@ for each frame out, and three tasks for each message in (docs/architecture.md ha
 
 - `tcp_connection`: reads, pings, closes; `stream_writer`: all writes; `gate`: admits connections and requests
 - `http_protocol`, `request_head`, `plain_responses`: requests, before the framework sees them
+- `http_stream`, `handler_scope`: cancel the handler of a request when its client has gone
 - `websocket_stream`, `websocket_handshake`, `frame_splitter`, `frame_guard`, `app_queue`: WebSockets
 - `transport`, `socket_transport`: what the routes and rooms see of a WebSocket
 - `client_connection`: the contract by which the parts know their connection, so that imports stay without a circle

@@ -10,6 +10,7 @@ from hypercorn.events import Event as ConnectionEvent
 from hypercorn.events import RawData
 from hypercorn.protocol.events import Data
 from hypercorn.protocol.h11 import H11Protocol, H11WSConnection
+from hypercorn.typing import H11SendableEvent
 
 from pulse_trio.edge.server import request_head
 from pulse_trio.edge.server.body_pieces import GuardedParser, PieceGuard
@@ -80,6 +81,7 @@ class HttpProtocol(H11Protocol):
         self.connection = GuardedParser(self._pieces, self.config.h11_max_incomplete_size)
         self._answered = trio.Event()  # of the present request
         self._asked: Asked | None = None  # by the present request, once its head is complete and until it is answered
+        self._answer_head = b""  # leaves with what follows it
 
     def _count_request(self) -> None:
         self._connection.slot.count_request(self._forwarded, is_websocket=False)
@@ -166,6 +168,22 @@ class HttpProtocol(H11Protocol):
     async def _handle_events(self) -> None:
         with suppress(ConnectionEnded):
             await super()._handle_events()
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        """Like the original, but the head of an answer leaves together with what follows it, in one write."""
+        try:
+            data = self.connection.send(event)
+        except h11.LocalProtocolError:
+            if self.connection.their_state != h11.ERROR:
+                raise
+            return
+        if isinstance(event, h11.Response):
+            self._answer_head = data or b""
+            return
+        head, self._answer_head = self._answer_head, b""
+        data = head + (data or b"")
+        if data:
+            await self.send(RawData(data=data))
 
     def leave_http(self) -> None:
         """Drops the state of HTTP once the connection has become a WebSocket."""

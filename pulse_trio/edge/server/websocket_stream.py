@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 import trio
 from hypercorn.protocol import ws_stream
 from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, Response, StreamClosed
-from hypercorn.protocol.ws_stream import ASGIWebsocketState
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, Handshake
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import CloseConnection, Message, Ping
 from wsproto.frame_protocol import CloseReason
@@ -17,6 +17,7 @@ from pulse_trio.edge.server.app_queue import AppQueue
 from pulse_trio.edge.server.client_connection import current_connection
 from pulse_trio.edge.server.frame_guard import FrameGuard, MessageBuffer, TooBig
 from pulse_trio.edge.server.frame_splitter import FrameSplitter
+from pulse_trio.edge.server.handler_scope import begin_handler
 from pulse_trio.edge.server.transport import ConnectionEnded, set_own_transport
 from pulse_trio.edge.server.websocket_handshake import EARLY_DATA, error_response
 from pulse_trio.edge.turns import LARGE_BYTES, MESSAGE_BYTES
@@ -25,6 +26,12 @@ from pulse_trio.protocol import CloseCode
 from pulse_trio.settings import Settings
 
 MAX_MESSAGES_A_TURN: Final = 16  # messages of one client that are read before other tasks run
+
+# Of all that are served without the framework.
+_ANSWERED: Final = trio.Event()
+_ANSWERED.set()
+_ACCEPTED: Final = Handshake([], "1.1")
+_ACCEPTED.accepted = True
 
 _FLOODING: Final = "too many pings or pieces; reconnect and send fewer"
 
@@ -41,6 +48,7 @@ class WebSocketStream(ws_stream.WSStream):
         "_app_ended",
         "_app_queue",
         "_connection",
+        "_handler",
         "_has_parsed",
         "_is_gone",
         "_message",
@@ -59,6 +67,7 @@ class WebSocketStream(ws_stream.WSStream):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self._connection = current_connection()
+        self._handler: trio.CancelScope | None = begin_handler()  # until the framework is left
         self._is_gone = False
         self._answering = False  # the handshake has been answered, or is being
         self.answered = trio.Event()  # the handshake has been accepted or rejected, or the connection has ended
@@ -139,6 +148,8 @@ class WebSocketStream(ws_stream.WSStream):
     def _end(self, code: int) -> None:
         self.closed = True
         self.answered.set()
+        if self._handler is not None:
+            self._handler.cancel()
         if self.app_put is not None:
             # In a task of its own: the queue may be full, and the caller may be cancelled.
             with suppress(RuntimeError, AttributeError):  # the connection's tasks have ended, the application with them
@@ -225,9 +236,10 @@ class WebSocketStream(ws_stream.WSStream):
         self.is_carried = True
         if self._app_queue is not None:
             self._app_queue.end()
-        self.app_put = self._app_queue = None
+        self.app_put = self._app_queue = self._handler = None
         self.scope = {}  # type: ignore[typeddict-item]
-        self.handshake.subprotocols = None
+        self.handshake, self.answered = _ACCEPTED, _ANSWERED
+        del self.buffer, self.context, self.task_group
         if not self._has_parsed:
             self._parser = None
         self._notify_reader_came()

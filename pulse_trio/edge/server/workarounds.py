@@ -25,6 +25,7 @@ from pulse_trio.edge.server import request_head
 from pulse_trio.edge.server.burst_listener import BurstListener, max_waiting
 from pulse_trio.edge.server.gate import Gate, reserved_files
 from pulse_trio.edge.server.http_protocol import HttpProtocol
+from pulse_trio.edge.server.http_stream import HttpStream
 from pulse_trio.edge.server.open_files import AcceptErrors, raise_open_files
 from pulse_trio.edge.server.stream_writer import PendingWrites
 from pulse_trio.edge.server.tcp_connection import TcpConnection
@@ -97,6 +98,7 @@ def install(
     hypercorn.trio.run.trio = bursts  # type: ignore[assignment,attr-defined]  # its own name for Trio; nobody else's changes
     hypercorn.protocol.H11Protocol = HttpProtocol  # type: ignore[assignment,attr-defined]
     hypercorn.trio.run.TCPServer = TcpConnection  # type: ignore[assignment,attr-defined]
+    hypercorn.protocol.h11.HTTPStream = HttpStream  # type: ignore[attr-defined]
     hypercorn.protocol.h11.WSStream = WebSocketStream  # type: ignore[attr-defined]
     ws_stream.Handshake = PlainHandshake  # type: ignore[misc]
     h11._readers._obsolete_line_fold = request_head.reject_folded
