@@ -84,7 +84,7 @@ class StreamWriter:
         on_gone: Callable[[], Awaitable[None]],
     ) -> None:
         self._stream = stream
-        self._lock = lock
+        self._lock: trio.Lock | None = lock
         self._gate = gate
         self._writes = writes
         self._on_gone = on_gone
@@ -105,6 +105,18 @@ class StreamWriter:
     def timeout(self) -> float:
         """Seconds that the client has to take a piece."""
         return self._writes.timeout
+
+    @property
+    def lock(self) -> trio.Lock:
+        """Held while anything writes to the stream, or closes it."""
+        if self._lock is None:
+            self._lock = trio.Lock()
+        return self._lock
+
+    def drop_lock(self) -> None:
+        """Frees the lock until it is needed again; most WebSockets never need it after their handshake."""
+        if not self._writers:
+            self._lock = None
 
     def _update(self) -> None:
         """Computes `is_free`, which `write_nowait` reads for every frame of every subscription."""
@@ -138,7 +150,7 @@ class StreamWriter:
         self._writers += 1
         self.is_free = False
         try:
-            async with self._lock:
+            async with self.lock:
                 is_gone = await self._write(data, is_frames=is_frames)
         finally:
             self._writers -= 1

@@ -9,11 +9,14 @@ import trio
 from hypercorn.events import Closed as ConnectionClosed
 from hypercorn.events import Event as ConnectionEvent
 from hypercorn.events import RawData, Updated
-from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.protocol.events import StreamClosed
+from hypercorn.trio.tcp_server import MAX_RECV
 from hypercorn.utils import parse_socket_addr
 
 from pulse_trio.edge.server.client_connection import set_connection
+from pulse_trio.edge.server.framework_connection import FrameworkConnection
 from pulse_trio.edge.server.gate import LINGER, Gate, Slot, set_gate
+from pulse_trio.edge.server.handler_scope import end_handler
 from pulse_trio.edge.server.http_protocol import HttpProtocol
 from pulse_trio.edge.server.socket_transport import SocketTransport
 from pulse_trio.edge.server.stream_writer import PendingWrites, StreamWriter
@@ -25,10 +28,28 @@ from pulse_trio.protocol import CloseCode
 
 PING: Final = b"\x89\x00"  # a WebSocket frame without content
 
+_ENDED: Final = trio.Event()
+_ENDED.set()
+
 log = structlog.get_logger(__name__)
 
 
-class TcpConnection(TCPServer):
+class Carried:
+    """Stands for the protocol of a connection whose WebSocket is served without the framework."""
+
+    __slots__ = ("_websocket",)
+
+    protocol: Final = None
+
+    def __init__(self, websocket: WebSocketStream) -> None:
+        self._websocket = websocket
+
+    async def handle(self, event: ConnectionEvent) -> None:
+        """Ends the WebSocket, because the connection has."""
+        await self._websocket.handle(StreamClosed(stream_id=1))
+
+
+class TcpConnection(FrameworkConnection):
     """A connection whose failure ends only itself, and which its client cannot hold for ever.
 
     Attributes:
@@ -85,10 +106,17 @@ class TcpConnection(TCPServer):
         set_connection(self)
         try:
             try:
-                await super().run()
+                if await self.run_framework() and self._serve is not None:
+                    self._drop_framework()
+                    await self._carry_on()
+                    await self.protocol.handle(ConnectionClosed())
             finally:
+                self._input_ended.set()
                 # The client may have gone before this task began to serve: run it, so that it cleans up.
-                await self._carry_on()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
+                try:
+                    await self._carry_on()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
+                finally:
+                    await self._close()  # noqa: ASYNC102  # like the original
         except* Exception as group:
             log.warning("connection failed", errors=[repr(error) for error in flatten_group(group)])
         finally:
@@ -105,6 +133,20 @@ class TcpConnection(TCPServer):
         if not is_rejected:
             protocol.leave_http()
         self.wake()
+
+    def _drop_framework(self) -> None:
+        """Forgets what served HTTP: a WebSocket may stay for days, and this is a third of its memory."""
+        assert self.websocket is not None
+        end_handler()
+        self.websocket.send = self._send_data
+        self.protocol = Carried(self.websocket)  # type: ignore[assignment]  # all that is used of it
+        self.writer.drop_lock()
+        self._input_ended = _ENDED  # only this task closes the connection
+        del self.idle_task, self.send_lock, self._task_group
+
+    async def _send_data(self, event: Any) -> None:
+        """Writes the bytes of a WebSocket event, as the protocol of HTTP did."""
+        await self.writer.write(event.data)
 
     async def _carry_on(self) -> None:
         if self._serve is not None:
@@ -153,7 +195,7 @@ class TcpConnection(TCPServer):
             protocol.turn.end()
 
     async def _read_data(self) -> None:
-        """Like the original, until the task serves a WebSocket without the framework.
+        """Like the original, until the task is to serve a WebSocket without the framework.
 
         A client that has sent its last byte gets the answer to its request first (RFC 9112, section 9.6).
         """
@@ -165,10 +207,11 @@ class TcpConnection(TCPServer):
             if self._has_half_closed and isinstance(protocol, HttpProtocol):
                 self._input_ended.set()
                 await protocol.wait_answered()
-            await self._carry_on()
-            await self.protocol.handle(ConnectionClosed())
+            if self._serve is None:
+                await self.protocol.handle(ConnectionClosed())
         finally:
-            self._input_ended.set()
+            if self._serve is None:
+                self._input_ended.set()
         # There are no further requests; the original keeps the connection until `keep_alive_timeout`.
         await self.idle_task.stop()
 
@@ -250,7 +293,7 @@ class TcpConnection(TCPServer):
         """
         with trio.move_on_after(LINGER):
             try:
-                async with self.send_lock:  # otherwise a pending write would fail half way
+                async with self.writer.lock:  # otherwise a pending write would fail half way
                     await self.stream.send_eof()
                 if trio.lowlevel.current_task() is not self._reader:
                     await self._input_ended.wait()

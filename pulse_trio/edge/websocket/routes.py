@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
+from typing import TypeAlias
 from uuid import UUID
 
 import structlog
@@ -39,6 +40,11 @@ from pulse_trio.store.base import NotAMember, StoreError
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
 
+Joined: TypeAlias = tuple[Reader, Callable[[], None]]
+"""The reader of a connection that has joined, and the function by which it leaves."""
+Join: TypeAlias = Callable[[], Awaitable[Joined | None]]
+"""Joins what a connection is for; returns None after it has closed a connection that cannot be served."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -58,33 +64,25 @@ async def session_socket() -> Response | None:
             return rejection(error, identity)
         record = event_recorder(identity.user.id)
         transport = await _accept(service)
-        held.pop_all()  # from here on `_serve_session` gives it back
-    await _hand_over(transport, partial(_serve_session, service, transport, identity, record, features, slot))
+        held.pop_all()  # from here on `_serve` gives it back
+    await _hand_over(transport, slot, partial(_open_session, service, transport, identity, record, features))
     return None
 
 
-async def _serve_session(
-    service: Services,
-    transport: Transport,
-    identity: Identity,
-    record: RecordEvent,
-    features: Features,
-    slot: AbstractContextManager[object],
-) -> None:
-    with slot:
-        lifetime = trio.CancelScope()
-        try:
-            session = await service.hub.lobby.open(
-                identity.user, transport, on_ended=lifetime.cancel, features=features
-            )
-        except StoreError:
-            reason = "the conversations cannot be looked up; reconnect"
-            await _close(service, transport, CloseCode.INTERNAL_ERROR, reason)
-            return
-        flow = Flow(service.settings)
-        scope = AllConversations(service, session, flow)
-        reader = Reader(service, scope, flow, transport.receive, lifetime, identity, record)
-        await _serve(reader, leave=partial(service.hub.lobby.close, session))
+async def _open_session(
+    service: Services, transport: Transport, identity: Identity, record: RecordEvent, features: Features
+) -> Joined | None:
+    lifetime = trio.CancelScope()
+    try:
+        session = await service.hub.lobby.open(identity.user, transport, on_ended=lifetime.cancel, features=features)
+    except StoreError:
+        reason = "the conversations cannot be looked up; reconnect"
+        await _close(service, transport, CloseCode.INTERNAL_ERROR, reason)
+        return None
+    flow = Flow(service.settings)
+    scope = AllConversations(service, session, flow)
+    reader = Reader(service, scope, flow, transport.receive, lifetime, identity, record)
+    return reader, partial(service.hub.lobby.close, session)
 
 
 @sockets.websocket("/<conversation_id>")
@@ -106,13 +104,13 @@ async def conversation_socket(conversation_id: str) -> Response | None:
             return rejection(error, identity)
         record = event_recorder(identity.user.id)
         transport = await _accept(service)
-        held.pop_all()  # from here on `_serve_conversation` gives them back
-    serve = partial(_serve_conversation, service, transport, identity, record, key, member_rev, point, features, slot)
-    await _hand_over(transport, serve)
+        held.pop_all()  # from here on `_serve` gives it back
+    join = partial(_join_conversation, service, transport, identity, record, key, member_rev, point, features)
+    await _hand_over(transport, slot, join)
     return None
 
 
-async def _serve_conversation(
+async def _join_conversation(
     service: Services,
     transport: Transport,
     identity: Identity,
@@ -121,35 +119,32 @@ async def _serve_conversation(
     member_rev: int,
     point: ResumePoint,
     features: Features,
-    slot: AbstractContextManager[object],
-) -> None:
+) -> Joined | None:
     user = identity.user
     lifetime = trio.CancelScope()
-    with slot:
-        try:
-            member = await service.hub.connect(
-                key,
-                user,
-                transport,
-                member_rev=member_rev,
-                features=features,
-                on_ended=lifetime.cancel,
-                after_rev=point.after_rev,
-                epoch=point.epoch,
-            )
-        except NotAMember:
-            await _close(service, transport, CloseCode.REMOVED, "removed from the conversation")
-            return
-        except PulseError as error:
-            await transport.send([encode_refusal(service.metrics, error)])
-            await _close(service, transport, CloseCode.CANNOT_RESUME, error.message)
-            return
-        except StoreError:
-            await _close(service, transport, CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
-            return
+    try:
+        member = await service.hub.connect(
+            key,
+            user,
+            transport,
+            member_rev=member_rev,
+            features=features,
+            on_ended=lifetime.cancel,
+            after_rev=point.after_rev,
+            epoch=point.epoch,
+        )
+    except NotAMember:
+        await _close(service, transport, CloseCode.REMOVED, "removed from the conversation")
+    except PulseError as error:
+        await transport.send([encode_refusal(service.metrics, error)])
+        await _close(service, transport, CloseCode.CANNOT_RESUME, error.message)
+    except StoreError:
+        await _close(service, transport, CloseCode.INTERNAL_ERROR, "the conversation cannot be opened; reconnect")
+    else:
         flow = Flow(service.settings)
         reader = Reader(service, OwnConversation(member), flow, transport.receive, lifetime, identity, record)
-        await _serve(reader, leave=partial(service.hub.disconnect, key, user.id, transport))
+        return reader, partial(service.hub.disconnect, key, user.id, transport)
+    return None
 
 
 def _running_service() -> Services:
@@ -173,13 +168,19 @@ async def _accept(service: Services) -> Transport:
     return transport
 
 
-async def _hand_over(transport: Transport, serve: Callable[[], Awaitable[None]]) -> None:
-    """Serves the connection, in its own task if it has one; the log lines there carry the handshake's request id."""
+async def _hand_over(transport: Transport, slot: AbstractContextManager[object], join: Join) -> None:
+    """Serves the connection, in its own task if it has one; the log lines there carry the handshake's request id.
+
+    Args:
+        transport: the connection.
+        slot: held until the connection has ended.
+        join: joins what the connection is for.
+    """
     request_id: str = g.request_id
 
     def begin() -> Awaitable[None]:
         bind_request_id(request_id)
-        return serve()
+        return _serve(slot, join)
 
     await transport.serve(begin)
 
@@ -190,23 +191,32 @@ async def _close(service: Services, transport: Transport, code: CloseCode, reaso
     await transport.close(code, reason)
 
 
-async def _serve(reader: Reader, *, leave: Callable[[], None]) -> None:
-    """Reads frames until the connection ends, closes it with the reason, and removes it from the hub."""
-    connection = reader.connection
-    try:
-        with reader.lifetime:
-            await reader.read_frames()
-        if reader.is_expired():
-            connection.close(CloseCode.TOKEN_EXPIRED, "the token has expired; reconnect with a new one")
-    except ConnectionEnded:
-        return
-    except Exception:
-        # Quart would close with 1000, and would log nothing if the client leaves meanwhile.
-        log.exception("connection failed", user_id=str(connection.user.id))
-        connection.close(CloseCode.INTERNAL_ERROR, "something went wrong here; reconnect")
-    finally:
-        leave()
-    await _wait_closed(reader.receive)
+async def _serve(slot: AbstractContextManager[object], join: Join) -> None:
+    """Joins, and reads frames until the connection ends, closes it with the reason, and removes it from the hub.
+
+    All in one frame, as it stays in memory for as long as the connection is open.
+    """
+    with slot:
+        joined = await join()
+        del join  # its arguments are not needed any more
+        if joined is None:
+            return
+        reader, leave = joined
+        connection = reader.connection
+        try:
+            with reader.lifetime:
+                await reader.read_frames()
+            if reader.is_expired():
+                connection.close(CloseCode.TOKEN_EXPIRED, "the token has expired; reconnect with a new one")
+        except ConnectionEnded:
+            return
+        except Exception:
+            # Quart would close with 1000, and would log nothing if the client leaves meanwhile.
+            log.exception("connection failed", user_id=str(connection.user.id))
+            connection.close(CloseCode.INTERNAL_ERROR, "something went wrong here; reconnect")
+        finally:
+            leave()
+        await _wait_closed(reader.receive)
 
 
 async def _wait_closed(receive: Receive) -> None:
