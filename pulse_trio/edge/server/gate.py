@@ -20,6 +20,7 @@ from pulse_trio.edge.client_address import Proxies, parse_address
 from pulse_trio.edge.hosts import Hosts
 from pulse_trio.edge.log_samples import LogSampler
 from pulse_trio.edge.server.plain_responses import Asked, PlainResponses, encode
+from pulse_trio.edge.server.request_turns import RequestTurns
 from pulse_trio.edge.turns import Turns
 from pulse_trio.errors import ErrorCode, PulseError, too_many
 from pulse_trio.settings import Settings
@@ -70,6 +71,7 @@ class Gate:
         violations: WebSockets that were closed for breaking a rule, by close code.
         responses: makes the answers to what is rejected.
         hosts: the host names under which the service answers.
+        beginning: gives requests their turns to begin.
         metrics_address: the address and port that are listened on for the metrics alone, if any.
         turns: spread the large work of all WebSockets.
     """
@@ -91,6 +93,7 @@ class Gate:
         self.violations: defaultdict[int, int] = defaultdict(int)
         self.responses = PlainResponses(settings)
         self.hosts = Hosts(settings)
+        self.beginning = RequestTurns()
         self.metrics_address: tuple[str, int] | None = None
         self.turns = Turns()
 
@@ -158,6 +161,10 @@ class Gate:
         self._count_request(address)
         if is_proxy and is_websocket:
             slot.hold(address)
+
+    def client_key(self, peer: str | None, forwarded: Sequence[str]) -> str:
+        """Returns the address that a request counts for."""
+        return self._proxies.client(peer, forwarded).key
 
     def enter(self, address: str) -> None:
         """Counts a connection of an address."""
@@ -260,6 +267,10 @@ class Slot:
             self._is_first_counted = False
         else:
             self._gate.count_request(self, forwarded, is_websocket=is_websocket)
+
+    def address(self, forwarded: Sequence[str]) -> str:
+        """Returns the address that a request with these `X-Forwarded-For` headers counts for."""
+        return self._gate.client_key(self.peer, forwarded)
 
     def hold(self, address: str) -> None:
         """Counts this connection as one of an address, once."""

@@ -23,6 +23,7 @@ from pulse_trio.edge.tracing import end_request
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 
+_PROBES: Final = {b"/healthz", b"/readyz"}
 _SENTENCES: Final = {
     431: "The head of the request is too large",
     501: "The method or the transfer coding is not supported; methods are in upper case",
@@ -120,7 +121,24 @@ class HttpProtocol(H11Protocol):
         except PulseError as error:
             await self._reject(error.code.status, error)
             return
-        await super()._create_stream(request)
+        await self._begin(request)
+
+    async def _begin(self, request: h11.Request) -> None:
+        """Starts the handler of a request when it is its turn; a probe's at once.
+
+        The turn ends in the next turn of the loop, when the handler has begun.
+        """
+        if request.target in _PROBES:
+            await super()._create_stream(request)
+            return
+        turns = self._connection.gate.beginning
+        if not turns.take_nowait():
+            await turns.take(self._connection.slot.address(self._forwarded))
+        try:
+            await super()._create_stream(request)
+            await trio.lowlevel.checkpoint()
+        finally:
+            turns.give_back()
 
     async def wait_answered(self) -> None:
         """Returns when the request that has arrived is answered: a client may send its last byte and read on.
