@@ -96,7 +96,9 @@ class HttpProtocol(H11Protocol):
         The original does not bound headers that arrive in one piece.
         """
         self._answered = trio.Event()
-        self._asked = Asked.of(list(request.headers), is_head=request.method == b"HEAD")
+        # They are read ten times, and h11's sequence makes each pair anew: 50 µs of CPU.
+        object.__setattr__(request, "headers", list(request.headers))
+        self._asked = Asked.of(request.headers, is_head=request.method == b"HEAD")
         status = request_head.problem(request, self.config.h11_max_incomplete_size)
         if status is not None:
             await self._reject(status)
