@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 import trio
+from hypercorn.events import Updated
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
@@ -48,7 +49,7 @@ class FrameworkConnection(TCPServer):
                     alpn,
                 )
                 await self.protocol.initiate()
-                await self.idle_task.restart(self._task_group, self._idle_timeout)
+                await self.protocol_send(Updated(idle=True))
                 await self._read_data()
             return True
         return False

@@ -18,6 +18,7 @@ from pulse_trio.edge.server.framework_connection import FrameworkConnection
 from pulse_trio.edge.server.gate import LINGER, Gate, Slot, set_gate
 from pulse_trio.edge.server.handler_scope import end_handler
 from pulse_trio.edge.server.http_protocol import HttpProtocol
+from pulse_trio.edge.server.idle_connections import IdleConnections
 from pulse_trio.edge.server.socket_transport import SocketTransport
 from pulse_trio.edge.server.stream_writer import PendingWrites, StreamWriter
 from pulse_trio.edge.server.websocket_stream import WebSocketStream
@@ -55,13 +56,16 @@ class TcpConnection(FrameworkConnection):
     Attributes:
         gate: counts the connections of this process.
         writes: the pending writes of all connections.
+        idle: the connections that wait for a request.
     """
 
     gate: ClassVar[Gate]
     writes: ClassVar[PendingWrites]
+    idle: ClassVar[IdleConnections]
 
     __slots__ = (
         "_has_half_closed",
+        "_idle_until",
         "_input_ended",
         "_reader",
         "_reading",
@@ -79,9 +83,11 @@ class TcpConnection(FrameworkConnection):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        del self.idle_task  # `read` has the deadline: a task for each request would cost a tenth of it
         self.websocket: WebSocketStream | None = None  # over HTTP/1.1, where it has the connection to itself
         self.ping_at = math.inf  # on Trio's clock
         self._reading: trio.CancelScope | None = None  # while the task waits for the socket
+        self._idle_until = math.inf  # on Trio's clock: when a connection without a request is closed
         self._has_half_closed = False  # the client has sent its last byte
         self._serve: Callable[[], Awaitable[None]] | None = None  # the task runs it in place of the framework's work
 
@@ -111,6 +117,7 @@ class TcpConnection(FrameworkConnection):
                     await self._carry_on()
                     await self.protocol.handle(ConnectionClosed())
             finally:
+                self._end_idle()
                 self._input_ended.set()
                 # The client may have gone before this task began to serve: run it, so that it cleans up.
                 try:
@@ -142,7 +149,7 @@ class TcpConnection(FrameworkConnection):
         self.protocol = Carried(self.websocket)  # type: ignore[assignment]  # all that is used of it
         self.writer.drop_lock()
         self._input_ended = _ENDED  # only this task closes the connection
-        del self.idle_task, self.send_lock, self._task_group
+        del self.send_lock, self._task_group
 
     async def _send_data(self, event: Any) -> None:
         """Writes the bytes of a WebSocket event, as the protocol of HTTP did."""
@@ -175,14 +182,36 @@ class TcpConnection(FrameworkConnection):
 
         The original shields the write without a deadline, past cancellation and SIGTERM.
         """
-        if isinstance(event, Updated) and self._input_ended.is_set():
-            event = Updated(idle=False)  # the client sends no further request, so do not wait for one
+        if isinstance(event, Updated):
+            # A client that has sent its last byte sends no further request, so do not wait for one.
+            if event.idle and not self._input_ended.is_set():
+                self._begin_idle()
+            else:
+                self._end_idle()
+            return
         if isinstance(event, ConnectionClosed):
             self._end_requests()
         if isinstance(event, RawData):
             await self.writer.write(event.data)
         else:
             await super().protocol_send(event)
+
+    def _begin_idle(self) -> None:
+        """Gives the client `keep_alive_timeout` seconds for its next request; none while the server ends."""
+        seconds = self.config.keep_alive_timeout
+        self._idle_until = trio.current_time() + (0 if self.idle.is_closed else seconds)
+        self.idle.add(self)
+        if self._reading is not None:
+            self._reading.deadline = min(self._reading.deadline, self._idle_until)
+
+    def _end_idle(self) -> None:
+        self._idle_until = math.inf
+        self.idle.discard(self)
+
+    def end_idle(self) -> None:
+        """Ends the connection, which waits for a request, because the server ends."""
+        self._idle_until = -math.inf
+        self.wake()
 
     async def _lose(self) -> None:
         """Ends the connection after a write has found that the client has gone."""
@@ -212,8 +241,7 @@ class TcpConnection(FrameworkConnection):
         finally:
             if self._serve is None:
                 self._input_ended.set()
-        # There are no further requests; the original keeps the connection until `keep_alive_timeout`.
-        await self.idle_task.stop()
+        self._end_idle()  # there are no further requests; the original keeps the connection until `keep_alive_timeout`
 
     async def read(self) -> bool:
         """Waits for the client and handles what it sends; False when there is nothing more to read.
@@ -231,7 +259,7 @@ class TcpConnection(FrameworkConnection):
         writer = self.writer
         silence = self.config.read_timeout or math.inf
         self._reading = scope = trio.CancelScope(
-            deadline=min(writer.active_at + silence, message_deadline, self.ping_at)
+            deadline=min(writer.active_at + silence, message_deadline, self.ping_at, self._idle_until)
         )
         try:
             with scope:
@@ -253,7 +281,7 @@ class TcpConnection(FrameworkConnection):
             await websocket.reject(CloseCode.UNFINISHED, "message not finished in time")
             return False
         has_gone = now >= writer.active_at + silence  # read again: it may have taken a piece of an answer meanwhile
-        if has_gone or (websocket is not None and websocket.is_carried and websocket.closed):
+        if has_gone or now >= self._idle_until or (websocket is not None and websocket.is_carried and websocket.closed):
             return False
         if now >= self.ping_at:
             await self._ping(now)

@@ -26,6 +26,7 @@ from pulse_trio.edge.server.burst_listener import BurstListener, max_waiting
 from pulse_trio.edge.server.gate import Gate, reserved_files
 from pulse_trio.edge.server.http_protocol import HttpProtocol
 from pulse_trio.edge.server.http_stream import HttpStream
+from pulse_trio.edge.server.idle_connections import IdleConnections
 from pulse_trio.edge.server.open_files import AcceptErrors, raise_open_files
 from pulse_trio.edge.server.stream_writer import PendingWrites
 from pulse_trio.edge.server.tcp_connection import TcpConnection
@@ -79,6 +80,7 @@ def install(
     logging.getLogger("trio.serve_listeners").addFilter(AcceptErrors())
     TcpConnection.gate = gate
     TcpConnection.writes = writes
+    TcpConnection.idle = idle = IdleConnections()
     HttpProtocol.settings = WebSocketStream.settings = settings
     metrics = None if settings.metrics_bind is None else _MetricsSocket(settings.metrics_bind, TcpConnection.gate)
     if metrics is not None and not settings.standby:  # a standby listens once it serves
@@ -88,6 +90,7 @@ def install(
         stop=stop,
         guard=guard,
         on_end=writes.shorten,
+        on_drained=idle.close,
         delay=settings.stop_delay,
         open_metrics=None if metrics is None else metrics.open,
     )

@@ -124,6 +124,7 @@ async def draining_worker(
     stop: Callable[[], Awaitable[None]] | None,
     guard: Callable[[], AbstractContextManager[None]],
     on_end: Callable[[], None],
+    on_drained: Callable[[], None],
     delay: float = 0.0,
     open_metrics: Callable[[], socket] | None = None,
     sockets: Sockets | None = None,
@@ -141,6 +142,7 @@ async def draining_worker(
         stop: see `workarounds.install`.
         guard: see `workarounds.install`.
         on_end: called when the server begins to end; it shortens the deadlines of writes.
+        on_drained: called when all WebSockets are closed; it ends idle connections.
         delay: seconds to serve on after being asked to end, while `/readyz` fails.
         open_metrics: opens a further socket, over plain HTTP, for programs of operators.
         sockets: the sockets that are listened on; without them, those of the configuration.
@@ -158,6 +160,7 @@ async def draining_worker(
             await trio.sleep(delay)
         on_end()
         await _drain(app)
+        on_drained()
 
     with guard():
         _force_http_1(config)

@@ -1,10 +1,13 @@
-"""The end of a TCP connection while something is being written."""
+"""The end of a TCP connection: while something is being written, and while it waits for a request."""
+
+from types import SimpleNamespace
 
 import pytest
 import trio
 import trio.testing
 
 from pulse_trio.edge.server.gate import Gate
+from pulse_trio.edge.server.idle_connections import IdleConnections
 from pulse_trio.edge.server.stream_writer import PendingWrites, StreamWriter
 from pulse_trio.edge.server.tcp_connection import TcpConnection
 from pulse_trio.settings import Settings
@@ -68,3 +71,76 @@ async def test_a_connection_closes_after_a_pending_write() -> None:
                 async for piece in peer:
                     found += len(piece)
     assert found == len(data)
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> IdleConnections:
+    connections = IdleConnections()
+    monkeypatch.setattr(TcpConnection, "idle", connections, raising=False)
+    return connections
+
+
+def make_idle(socket: trio.socket.SocketType) -> TcpConnection:
+    connection = make_connection(socket)
+    connection.config = SimpleNamespace(read_timeout=None, keep_alive_timeout=5.0)  # type: ignore[assignment]
+    return connection
+
+
+async def test_a_connection_waits_for_a_request_for_a_time(
+    autojump_clock: trio.testing.MockClock, idle: IdleConnections
+) -> None:
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        connection = make_idle(ours)
+        began = trio.current_time()
+        connection._begin_idle()
+        assert not await connection.read()
+        assert trio.current_time() - began == 5.0
+
+
+async def test_an_answer_lets_a_read_that_has_begun_end(
+    autojump_clock: trio.testing.MockClock, idle: IdleConnections
+) -> None:
+    """The answer to a request comes while the connection's task waits for the next one."""
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        connection = make_idle(ours)
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.read)
+            await trio.sleep(7)
+            connection._begin_idle()
+        assert trio.current_time() - began == 12.0
+
+
+@pytest.mark.parametrize("is_first", [False, True], ids=["idle before", "idle after"])
+async def test_idle_connections_end_with_the_server(
+    autojump_clock: trio.testing.MockClock, idle: IdleConnections, is_first: bool
+) -> None:
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        connection = make_idle(ours)
+        began = trio.current_time()
+        if is_first:
+            idle.close()
+            connection._begin_idle()
+            assert not await connection.read()
+        else:
+            connection._begin_idle()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.read)
+                await trio.testing.wait_all_tasks_blocked()
+                idle.close()
+        assert trio.current_time() == began
+
+
+async def test_a_request_ends_the_idle_time(autojump_clock: trio.testing.MockClock, idle: IdleConnections) -> None:
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        connection = make_idle(ours)
+        connection._begin_idle()
+        connection._end_idle()
+        idle.close()
+        with trio.move_on_after(100) as scope:
+            await connection.read()
+        assert scope.cancelled_caught
