@@ -202,7 +202,12 @@ class HttpProtocol(H11Protocol):
             return
         head, self._answer_head = self._answer_head, b""
         data = head + (data or b"")
-        if data:
+        left = len(data)
+        if head or isinstance(event, h11.InformationalResponse):
+            # Once for a request: nearly always the network takes all, which saves a lock, a scope and a turn.
+            left = self._connection.writer.write_nowait(data)
+            data = b"" if left > 0 else data  # what was not taken is kept, and is written first
+        if left:
             await self.send(RawData(data=data))
 
     def leave_http(self) -> None:

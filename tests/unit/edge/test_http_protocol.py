@@ -8,22 +8,35 @@ import trio
 from hypercorn.events import RawData
 
 from pulse_trio.edge.server.http_protocol import HttpProtocol
+from pulse_trio.rooms.connection import NOT_TAKEN
 
 
 class Sent:
-    """The writes of a connection."""
+    """The writes of a connection. `room`: bytes that the network takes at once; None if it must be waited for."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: int | None) -> None:
         self.writes: list[bytes] = []
+        self.writer = self
+        self.room = room
+        self.kept = b""
+
+    def write_nowait(self, data: bytes) -> int:
+        if self.room is None:
+            return NOT_TAKEN
+        self.writes.append(data[: self.room])
+        self.kept = data[self.room :]
+        return len(self.kept)
 
     async def __call__(self, event: Any) -> None:
         await trio.lowlevel.checkpoint()
         assert isinstance(event, RawData)
-        self.writes.append(event.data)
+        kept, self.kept = self.kept, b""
+        self.writes.append(kept + event.data)
 
 
-def make_protocol(method: bytes) -> tuple[HttpProtocol, Sent]:
-    protocol, sent = HttpProtocol.__new__(HttpProtocol), Sent()
+def make_protocol(method: bytes, room: int | None) -> tuple[HttpProtocol, Sent]:
+    protocol, sent = HttpProtocol.__new__(HttpProtocol), Sent(room)
+    protocol._connection = sent  # type: ignore[assignment]  # only its writer is used
     protocol.connection = connection = h11.Connection(h11.SERVER)
     protocol.send = sent
     protocol._answer_head = b""
@@ -33,6 +46,7 @@ def make_protocol(method: bytes) -> tuple[HttpProtocol, Sent]:
     return protocol, sent
 
 
+@pytest.mark.parametrize("room", [None, 10_000])
 @pytest.mark.parametrize(
     ("method", "headers", "pieces", "writes"),
     [
@@ -44,9 +58,9 @@ def make_protocol(method: bytes) -> tuple[HttpProtocol, Sent]:
     ],
 )
 async def test_the_head_of_an_answer_leaves_with_what_follows(
-    method: bytes, headers: list[tuple[bytes, bytes]], pieces: list[bytes], writes: list[bytes]
+    method: bytes, headers: list[tuple[bytes, bytes]], pieces: list[bytes], writes: list[bytes], room: int | None
 ) -> None:
-    protocol, sent = make_protocol(method)
+    protocol, sent = make_protocol(method, room)
     await protocol._send_h11_event(h11.Response(status_code=200, headers=headers))
     assert sent.writes == []
     for piece in pieces:
@@ -56,3 +70,12 @@ async def test_the_head_of_an_answer_leaves_with_what_follows(
     head, _, first = sent.writes[0].partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     assert [first, *sent.writes[1:]] == writes
+
+
+async def test_what_the_network_does_not_take_at_once_is_waited_for() -> None:
+    protocol, sent = make_protocol(b"GET", 20)
+    await protocol._send_h11_event(h11.Response(status_code=200, headers=[(b"content-length", b"4")]))
+    await protocol._send_h11_event(h11.Data(data=b"body"))
+    await protocol._send_h11_event(h11.EndOfMessage())
+    assert len(sent.writes) == 2
+    assert b"".join(sent.writes).endswith(b"\r\n\r\nbody")
