@@ -75,6 +75,8 @@ class WebsocketConnection(TrioASGIWebsocketConnection):
         self.receive_channel = _Messages(receive)  # type: ignore[assignment]  # only its `receive` is used
         websocket = self._create_websocket_from_scope(send)
         with scope:
+            # Meanwhile the server handles what came together with the handshake, and rejects it: too early for frames.
+            await trio.lowlevel.checkpoint()
             await ASGIWebsocketConnection.handle_websocket(self, websocket, send)
 
 

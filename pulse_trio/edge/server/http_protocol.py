@@ -123,12 +123,13 @@ class HttpProtocol(H11Protocol):
         except PulseError as error:
             await self._reject(error.code.status, error)
             return
-        await self._begin(request)
+        await self._begin(request, has_early_data=is_websocket and bool(self._begun))
 
-    async def _begin(self, request: h11.Request) -> None:
+    async def _begin(self, request: h11.Request, *, has_early_data: bool) -> None:
         """Starts the handler of a request when it is its turn; a probe's at once.
 
-        The turn ends in the next turn of the loop, when the handler has begun.
+        The turn ends in the next turn of the loop, when the handler has begun. A handshake with data behind it is
+        rejected for that before its handler begins, which could accept it in its first turn.
         """
         if request.target in _PROBES:
             await super()._create_stream(request)
@@ -138,7 +139,8 @@ class HttpProtocol(H11Protocol):
             await turns.take(self._connection.slot.address(self._forwarded))
         try:
             await super()._create_stream(request)
-            await trio.lowlevel.checkpoint()
+            if not has_early_data:
+                await trio.lowlevel.checkpoint()
         finally:
             turns.give_back()
 
