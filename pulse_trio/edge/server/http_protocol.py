@@ -206,7 +206,10 @@ class HttpProtocol(H11Protocol):
         data = head + (data or b"")
         left = len(data)
         if head or isinstance(event, h11.InformationalResponse):
-            # Once for a request: nearly always the network takes all, which saves a lock, a scope and a turn.
+            # Once for a request: nearly always the network takes all, which saves a lock, a scope and a turn. But the
+            # 500 that the original sends for a handler that was cancelled with the server must not leave: what the
+            # handler did may be stored.
+            await trio.lowlevel.checkpoint_if_cancelled()
             left = self._connection.writer.write_nowait(data)
             data = b"" if left > 0 else data  # what was not taken is kept, and is written first
         if left:

@@ -79,3 +79,14 @@ async def test_what_the_network_does_not_take_at_once_is_waited_for() -> None:
     await protocol._send_h11_event(h11.EndOfMessage())
     assert len(sent.writes) == 2
     assert b"".join(sent.writes).endswith(b"\r\n\r\nbody")
+
+
+async def test_a_cancelled_handler_writes_nothing() -> None:
+    """The server would answer 500 for it when it ends, although what it did may be stored."""
+    protocol, sent = make_protocol(b"GET", 10_000)
+    await protocol._send_h11_event(h11.Response(status_code=500, headers=[(b"content-length", b"0")]))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await protocol._send_h11_event(h11.EndOfMessage())
+    assert scope.cancelled_caught
+    assert sent.writes == []
