@@ -12,6 +12,7 @@ _NEEDED: Final[tuple[tuple[object, str], ...]] = (
     (AsyncConnection, "_connect_gen"),
     (AsyncConnection, "_cancel_gen"),
     (AsyncConnection, "_should_cancel"),
+    (AsyncConnection, "_start_query"),
     (AsyncConnection, "_pipeline_nolock"),
     (AsyncConnection, "_get_connection_params"),
     (AsyncTransaction, "_check_enter"),

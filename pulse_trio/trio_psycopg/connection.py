@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
@@ -20,6 +20,8 @@ from psycopg.rows import AsyncRowFactory, Row, tuple_row
 
 from . import _resolve, _version_guard
 from ._waiting import drive, drive_connecting
+from .prepared import Prepared, Statement
+from .prepared import Row as BinaryRow
 
 T = TypeVar("T")
 C = TypeVar("C")
@@ -123,6 +125,7 @@ class TrioConnection(AsyncConnection[Row]):
         super().__init__(pgconn, row_factory)
         self.lock = trio.Lock()
         self.cursor_factory = TrioCursor
+        self._binary = Prepared(pgconn)
 
     @classmethod
     async def connect(
@@ -222,6 +225,37 @@ class TrioConnection(AsyncConnection[Row]):
                     await trio.to_thread.run_sync(self.cancel, abandon_on_cancel=True)
         except trio.TooSlowError:
             raise errors.CancellationTimeout("cancellation timeout expired") from None
+
+    async def fetch_prepared(self, statement: Statement, values: Sequence[bytes | None]) -> list[BinaryRow]:
+        """Run a prepared statement with values and columns in binary format; return its rows.
+
+        It is prepared at its first use on this connection, unless `prepare_threshold` is None. Like a cursor's
+        `execute` it begins a transaction if the connection is not in autocommit.
+
+        Args:
+            statement: The statement.
+            values: Its parameters, as `binary` encodes them.
+
+        Raises:
+            psycopg.NotSupportedError: in a pipeline.
+            psycopg.Error: as for a cursor.
+
+        Cancelled: see the class. A statement that is being prepared is not run.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self.lock.acquire_nowait()  # the lock's own checkpoint would cost a turn of the loop; the answer has one
+        except trio.WouldBlock:
+            await self.lock.acquire()
+        try:
+            if self._pipeline is not None:  # private; as in transaction()
+                raise psycopg.NotSupportedError("a prepared statement cannot be fetched in a pipeline")
+            if not self._autocommit:
+                await self.wait(self._start_query())  # private: BEGIN, if there is no transaction
+            prepare = self.prepare_threshold is not None
+            return await self._binary.fetch(statement, values, self.wait, prepare=prepare)
+        finally:
+            self.lock.release()
 
     async def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:  # noqa: ASYNC109
         """Drive `gen` to its end. Every wait of psycopg on a connection happens here.
