@@ -36,6 +36,12 @@ class _SlowConnection:
         await self._pause()
         return cursor
 
+    async def fetch_prepared(self, *arguments: Any) -> Any:
+        await self._pause()
+        rows = await self._connection.fetch_prepared(*arguments)
+        await self._pause()
+        return rows
+
     @asynccontextmanager
     async def pipeline(self) -> AsyncIterator[AsyncPipeline]:
         async with self._connection.pipeline() as pipeline:

@@ -21,6 +21,7 @@ from pulse_trio.store.postgres import (
     revisions,
 )
 from pulse_trio.store.postgres.callers import Caller
+from pulse_trio.trio_psycopg import Statement
 from tests.fuzz.round import fuzz
 from tests.fuzz.stores import prepare
 from tests.support.cluster import Cluster
@@ -28,6 +29,8 @@ from tests.support.cluster import Cluster
 SECONDS = 1.5  # per round
 ROUNDS = 4
 PLANTED_SECONDS = 60.0  # to find a planted bug; the first round finds most
+
+OF_NOW = "AND c.members_rev = (SELECT members_rev FROM conversations WHERE id = $2)"
 
 Patch = pytest.MonkeyPatch
 
@@ -60,14 +63,33 @@ def _replace(patch: Patch, module: ModuleType, name: str, text: str, instead: st
     patch.setattr(module, name, statement.replace(text, instead))
 
 
+def _replace_prepared(patch: Patch, name: str, text: str) -> None:
+    statement = getattr(posts, name)
+    changed = statement.text.decode().replace(text, "")
+    assert changed != statement.text.decode()
+    patch.setattr(posts, name, Statement(changed, *statement.types))
+
+
 def single_post_trusts_its_snapshot(patch: Patch) -> None:
-    comparison = "AND c.members_rev = (SELECT members_rev FROM conversations WHERE id = %s)"
-    _replace(patch, posts, "_POST_ONE", comparison, "AND %s::uuid IS NOT NULL")
+    _replace_prepared(patch, "_POST_ONE", OF_NOW)
+
+
+def batch_of_a_room_trusts_its_snapshot(patch: Patch) -> None:
+    _replace_prepared(patch, "_POST_ROOM", OF_NOW)
+
+
+def batch_of_rooms_trusts_its_snapshot(patch: Patch) -> None:
+    _replace_prepared(patch, "_POST_ROOMS", "AND locked.is_current")
 
 
 def batch_post_trusts_its_snapshot(patch: Patch) -> None:
+    patch.setattr(PostgresStore, "_post_fresh", _store_nothing)
     _replace(patch, posts, "_POST", "AND locked.is_current")
     _replace(patch, posts, "_POST", "WHERE NOT is_current", "WHERE false")
+
+
+async def _store_nothing(*_: Any) -> dict[int, Any]:
+    return {}
 
 
 def edit_is_missing_in_the_head(patch: Patch) -> None:
@@ -150,6 +172,8 @@ def members_read_in_two_statements(patch: Patch) -> None:
 
 BUGS: list[tuple[Callable[[Patch], None], str]] = [
     (single_post_trusts_its_snapshot, "nothing of a removed member is stored"),
+    (batch_of_a_room_trusts_its_snapshot, "nothing of a removed member is stored"),
+    (batch_of_rooms_trusts_its_snapshot, "nothing of a removed member is stored"),
     (batch_post_trusts_its_snapshot, "nothing of a removed member is stored"),
     (edit_is_missing_in_the_head, "the head is what is stored"),
     (edit_is_judged_before_the_lock, "nothing of a removed member is stored"),
