@@ -12,10 +12,10 @@ from pathlib import Path
 import uvloop
 
 from benchmarks.processes import Cluster, machine, share_cores
-from benchmarks.report import node_versions, summary, tables, versions
+from benchmarks.report import ejabberd_version, node_versions, summary, tables, versions
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.stage import QUICK, Plan, Results
-from benchmarks.targets import NODE, NODE_MODULES, OURS, PEERS, ROOT, Running, Target, missing, ours
+from benchmarks.targets import EJABBERD, NODE, NODE_MODULES, OURS, PEERS, ROOT, SOCKETIO, Running, Target, ours
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller and shorter, under five minutes")
     parser.add_argument("--only", default="".join(SCENARIOS), help="scenarios by letter, such as ab")
-    parser.add_argument("--servers", default=",".join((OURS, *PEERS)), help="names, separated by commas")
+    parser.add_argument("--servers", help="names, separated by commas")
     parser.add_argument("--rounds", type=int, help="number of measurements of each phase")
     parser.add_argument("--seconds", type=float, help="seconds of each phase")
     parser.add_argument("--churn", type=int, help="members of the room of scenario g")
@@ -38,13 +38,16 @@ def main() -> None:
     changes = {name: value for name in ("rounds", "seconds", "churn") if (value := getattr(options, name)) is not None}
     plan = Plan(**{name: changes.get(name, getattr(plan, name)) for name in Plan.__dataclass_fields__})
     targets = {OURS: ours(options.python, ROOT), **PEERS}
-    targets = {name: targets[name] for name in options.servers.split(",")}
+    if options.servers is not None:
+        targets = {name: targets[name] for name in options.servers.split(",")}
+    elif options.quick:
+        del targets[EJABBERD]  # it takes as long as all others together
     for tree in options.tree:
         name, _, folder = tree.partition("=")
         targets[name] = ours(options.python, Path(folder).absolute(), name)
 
     for name, target in list(targets.items()):
-        if (lacking := missing(target)) is not None:
+        if (lacking := target.lacking()) is not None:
             print(f"Skipping {name}: {lacking} not found.")
             del targets[name]
 
@@ -54,8 +57,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM stops the servers too
     results = uvloop.run(_measure(targets, options.only, plan, options))
     about = {"when": datetime.now(UTC).isoformat(timespec="seconds"), **machine(), **versions(options.python)}
-    if NODE in targets:
+    if not targets.keys().isdisjoint((NODE, SOCKETIO)):
         about |= node_versions(NODE_MODULES)
+    if EJABBERD in targets:
+        about |= ejabberd_version()
     about["postgres"] = results.postgres
     first = next(iter(targets))
     text = tables(results.figures, first) + "\n\n" + summary(results.figures, first)
@@ -70,7 +75,8 @@ def main() -> None:
 
 async def _measure(targets: dict[str, Target], letters: str, plan: Plan, options: argparse.Namespace) -> Results:
     results = Results()
-    cluster = await asyncio.to_thread(Cluster.start, options.python, ROOT)  # may use all cores
+    with_tcp = any(target.needs_tcp for target in targets.values())
+    cluster = await asyncio.to_thread(Cluster.start, options.python, ROOT, with_tcp=with_tcp)  # may use all cores
     results.postgres = cluster.settings
     cores = share_cores()
     try:

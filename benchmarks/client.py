@@ -2,10 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import picows
+
+from benchmarks.dialects import Dialect, Opening, Refused
 
 CONTENT_BYTES = 64
 
@@ -44,55 +46,18 @@ class Tally:
             self.reached.set_result(None)
 
 
-class Dialect:
-    """The frames and paths of a server: those of the specification."""
-
-    counted = b'{"type":"message"'
-    typed = b'{"type":"typing"'
-
-    def path(self, room: str, token: str, more: str = "") -> str:
-        return f"/api/chat/ws/{room}?token={token}{more}"
-
-    def opening(self, room: str, token: str) -> tuple[bytes, bytes] | None:
-        """Returns a first frame to send, and the start of the server's frame before it; None if there is none."""
-        return None
-
-    def message(self, content: bytes) -> bytes:
-        return b'{"type":"message","content":"%s"}' % content
-
-    def typing(self) -> bytes:
-        return b'{"type":"typing"}'
-
-
-class SocketIoDialect(Dialect):
-    """Engine.IO 4 and Socket.IO 5, over WebSocket only."""
-
-    counted = b'42["message"'
-    typed = b'42["typing"'
-
-    def path(self, room: str, token: str, more: str = "") -> str:
-        return "/socket.io/?EIO=4&transport=websocket"
-
-    def opening(self, room: str, token: str) -> tuple[bytes, bytes] | None:
-        return b'40{"token":"%s","conversation_id":"%s"}' % (token.encode(), room.encode()), b"40"
-
-    def message(self, content: bytes) -> bytes:
-        return b'42["message",{"content":"%s"}]' % content
-
-    def typing(self) -> bytes:
-        return b'42["typing",{}]'
-
-
 class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
     """One connection. `tally` counts its deliveries; `on_ack` is called with each of its messages that comes back.
 
     Args:
         dialect: the frames of the server.
+        room: the conversation that it joins, by its number.
+        user: the user, by its number.
         number: a unique number, which its messages contain.
-        opening: the result of `Dialect.opening`.
+        more: resumes; see `Dialect`.
     """
 
-    def __init__(self, dialect: Dialect, number: int, opening: tuple[bytes, bytes] | None, tally: Tally) -> None:
+    def __init__(self, dialect: Dialect, room: int, user: int, number: int, tally: Tally, more: str = "") -> None:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[bytes] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
@@ -102,13 +67,22 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
         self.sent_at: dict[int, float] = {}
         self._dialect = dialect
         self._counted = dialect.counted
-        self._opening = opening
+        self._opening: Opening | None = dialect.opening(room, user, number, more)
+        self._head, self._tail = dialect.message(room)
+        self._typing = dialect.typing(room)
         self._mine = b"~%06d-" % number
         self._next = 0
         self._closing = False
 
+    @property
+    def is_open(self) -> bool:
+        """True when the server has let it in."""
+        return self._opening is None
+
     def on_ws_connected(self, transport: Any) -> None:
         self.transport = transport
+        assert self._opening is not None
+        self._send_all(next(self._opening))
 
     def on_ws_disconnected(self, transport: Any) -> None:
         if not self.gone.done():
@@ -124,12 +98,36 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
         payload = frame.get_payload_as_bytes()
         tally = self.tally
         tally.bytes += len(payload)
-        if payload.startswith(self._counted):
+        if self._opening is not None:
+            if frame.msg_type == picows.WSMsgType.TEXT and not self.ready.done():
+                self._open(payload)
+        elif payload.startswith(self._counted):
             if self.on_ack is not None:
                 self._acknowledge(payload)
             tally.add()
         elif frame.msg_type == picows.WSMsgType.TEXT:
             self._other(payload)
+
+    def _open(self, payload: bytes) -> None:
+        """Continues the conversation that opens the connection."""
+        assert self._opening is not None
+        try:
+            self._send_all(self._opening.send(payload))
+        except StopIteration:
+            self._opening = None
+            self.ready.set_result(payload)
+        except Refused as error:
+            self._closing = True
+            self.ready.set_exception(Lost(f"the server does not let a client in: {error}"))
+            self.transport.disconnect(False)
+
+    def send(self, frame: bytes) -> None:
+        """Sends a frame of the dialect."""
+        self.transport.send(picows.WSMsgType.TEXT, frame)
+
+    def _send_all(self, frames: Sequence[bytes]) -> None:
+        for frame in frames:
+            self.send(frame)
 
     def _acknowledge(self, payload: bytes) -> None:
         at = payload.find(self._mine)
@@ -140,17 +138,11 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
                 self.on_ack(self, time.perf_counter() - sent)
 
     def _other(self, payload: bytes) -> None:
-        if self._opening is not None:
-            reply, _ = self._opening
-            self.transport.send(picows.WSMsgType.TEXT, reply)
-            self._opening = None
-        elif payload == b"2":  # a ping of Engine.IO
-            self.transport.send(picows.WSMsgType.TEXT, b"3")
-        elif payload.startswith(b'{"type":"error"'):
-            error = Lost(f"the server sent an error: {payload[:300]!r}")
-            self.tally.fail(error)
-        elif not self.ready.done():
-            self.ready.set_result(payload)
+        answer = self._dialect.answer(payload)
+        if answer is not None:
+            self.send(answer)
+        elif payload.startswith(self._dialect.errors):
+            self.tally.fail(Lost(f"the server sent an error: {payload[:300]!r}"))
 
     def count_typing(self, *, on: bool) -> None:
         """Counts typing frames instead of messages, or messages again."""
@@ -162,11 +154,11 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
         content = (self._mine + b"%07d" % number).ljust(CONTENT_BYTES, b".")
         if self.on_ack is not None:
             self.sent_at[number] = time.perf_counter()
-        self.transport.send(picows.WSMsgType.TEXT, self._dialect.message(content))
+        self.send(self._head + content + self._tail)
 
     def type(self) -> None:
         """Sends one typing frame."""
-        self.transport.send(picows.WSMsgType.TEXT, self._dialect.typing())
+        self.send(self._typing)
 
     async def close(self) -> None:
         """Closes the connection and waits until it is closed."""
@@ -220,16 +212,23 @@ class Http:
             self._streams[1].close()
 
 
+Kind = TypeVar("Kind", bound=Client)
+
+
 async def connect(
-    dialect: Dialect, port: int, room: str, token: str, number: int, tally: Tally, more: str = ""
-) -> Client:
-    """Opens a connection and waits for the server's first frame."""
-    opening = dialect.opening(room, token)
+    kind: type[Kind], dialect: Dialect, port: int, room: int, user: int, number: int, tally: Tally, more: str = ""
+) -> Kind:
+    """Opens a connection of a user to a conversation, as far as the dialect's opening goes.
+
+    Raises:
+        Lost: the server does not let the client in.
+    """
     _, client = await picows.ws_connect(
-        lambda: Client(dialect, number, opening, tally),
-        f"ws://127.0.0.1:{port}{dialect.path(room, token, more)}",
+        lambda: kind(dialect, room, user, number, tally, more),
+        f"ws://127.0.0.1:{port}{dialect.path(room, user, more)}",
         websocket_handshake_timeout=120,
         read_buffer_init_size=4096,
+        extra_headers={"Sec-WebSocket-Protocol": dialect.protocol} if dialect.protocol else None,
     )
     await asyncio.wait_for(client.ready, 120)
     return client  # type: ignore[no-any-return]

@@ -1,8 +1,10 @@
 """Starts servers as processes on free ports, measures them through /proc, stops them."""
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -118,6 +120,17 @@ class Process:
                 raise RuntimeError(f"a server does not answer:\n{self.log.read_text()}")
             await asyncio.sleep(0.05)
 
+    def kill(self) -> None:
+        """Kills it and its descendants at once, with SIGKILL."""
+        for pid in family(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def stop(self) -> None:
         """Stops it with SIGTERM; kills it if it does not end in 20 seconds."""
         self._process.send_signal(signal.SIGTERM)
@@ -138,12 +151,20 @@ class Cluster:
     port: str
     user: str
     settings: dict[str, str]
+    address: str
 
     @classmethod
-    def start(cls, python: Path, tree: Path) -> Self:
-        """Starts it in the service's environment."""
+    def start(cls, python: Path, tree: Path, *, with_tcp: bool = False) -> Self:
+        """Starts it in the service's environment.
+
+        Args:
+            python: the service's Python.
+            tree: the service's source tree.
+            with_tcp: it listens on TCP too, at `address`; otherwise on its Unix socket only.
+        """
+        address = f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
         process = subprocess.Popen(
-            [str(python), "benchmarks/cluster.py"],
+            [str(python), "benchmarks/cluster.py", *([address] if with_tcp else [])],
             cwd=Path(__file__).parents[1],
             env={**os.environ, "PYTHONPATH": str(tree)},
             stdin=subprocess.PIPE,
@@ -155,7 +176,7 @@ class Cluster:
         line = process.stdout.readline()
         if not line:
             raise RuntimeError("PostgreSQL could not be started")
-        return cls(process, **json.loads(line))
+        return cls(process, **json.loads(line), address=address)
 
     def stop(self) -> None:
         """Stops it and removes its data."""

@@ -1,40 +1,10 @@
-"""Creates accounts, conversations, histories and tokens, the same for every server, mostly by SQL."""
+"""Creates accounts, conversations and histories, the same for every server, by SQL."""
 
-import base64
-import hashlib
-import hmac
-import json
-import time
 from dataclasses import dataclass
-from uuid import UUID
 
 import asyncpg
 
-SECRET_KEY = "the key of the benchmark, which guards nothing: 1c7e0b5f"
 USERS = 5_200
-
-
-def user_id(number: int) -> str:
-    """Returns the id of user 0, 1, 2 …"""
-    return str(UUID(f"00000000-0000-7000-8000-{number:012x}"))
-
-
-def room_id(number: int) -> str:
-    """Returns the id of a conversation by its number."""
-    return str(UUID(f"00000000-0000-7000-9000-{number:012x}"))
-
-
-def token(number: int) -> str:
-    """Returns a token of a user that is valid for a day (RFC 7519, HS256)."""
-    now = int(time.time())
-    claims = {"sub": user_id(number), "iat": now, "exp": now + 86_400}
-    parts = [_base64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
-    signature = hmac.new(SECRET_KEY.encode(), b".".join(parts), hashlib.sha256).digest()
-    return b".".join([*parts, _base64(signature)]).decode()
-
-
-def _base64(data: bytes) -> bytes:
-    return base64.urlsafe_b64encode(data).rstrip(b"=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +37,7 @@ _COUNT_MEMBERS = """
 """
 
 
-async def fill(connection: asyncpg.Connection, rooms: list[Rooms], *, ours: bool) -> None:
+async def fill(connection: asyncpg.Connection, rooms: list[Rooms], *, ours: bool = False) -> None:
     """Fills an empty database.
 
     Args:
@@ -105,11 +75,12 @@ def _conversations(rooms: Rooms, *, ours: bool) -> str:
     columns, values = "id, name, is_group, created_at, updated_at", f"{_ROOM.format('r')}, 'room', true, now(), now()"
     if ours:
         columns += ", owner_id, last_seq, last_rev"
-        values += f", {_USER.format(_first_user(rooms))}, {rooms.messages}, {rooms.messages}"
+        values += f", {_USER.format(first_user(rooms))}, {rooms.messages}, {rooms.messages}"
     return f"INSERT INTO conversations ({columns}) SELECT {values} FROM {numbers}"
 
 
-def _first_user(rooms: Rooms) -> str:
+def first_user(rooms: Rooms) -> str:
+    """Returns the SQL expression of the number of the first member of conversation `r`."""
     return "0" if rooms.shared else f"(r - {rooms.first}) * {rooms.members}"
 
 
@@ -117,7 +88,7 @@ def _members(rooms: Rooms, *, ours: bool) -> str:
     columns, moment = ("conversation_id, user_id, joined_at", ", now()") if ours else ("conversation_id, user_id", "")
     return (
         f"INSERT INTO conversation_users ({columns}) "
-        f"SELECT {_ROOM.format('r')}, {_USER.format(f'({_first_user(rooms)} + m)')}{moment} "
+        f"SELECT {_ROOM.format('r')}, {_USER.format(f'({first_user(rooms)} + m)')}{moment} "
         f"FROM generate_series({rooms.first}, {rooms.first + rooms.count - 1}) r, "
         f"generate_series(0, {rooms.members - 1}) m"
     )
@@ -127,7 +98,7 @@ def _messages(rooms: Rooms, *, ours: bool) -> str:
     moment = f"now() - make_interval(secs => {rooms.messages} - n)"
     columns = "id, conversation_id, sender_id, content, is_edited, created_at, updated_at"
     values = (
-        f"{_MESSAGE_ID}, {_ROOM.format('r')}, {_USER.format(_first_user(rooms))}, {_CONTENT}, false, {moment}, {moment}"
+        f"{_MESSAGE_ID}, {_ROOM.format('r')}, {_USER.format(first_user(rooms))}, {_CONTENT}, false, {moment}, {moment}"
     )
     if ours:
         columns, values = columns + ", seq, rev", values + ", n, n"

@@ -100,9 +100,15 @@ def versions(python: Path) -> dict[str, Any]:
 def node_versions(modules: Path) -> dict[str, str]:
     """Returns the versions of Node.js and of its server's packages."""
     found = {"node": subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()}
-    for name in ("ws", "pg"):
+    for name in ("ws", "pg", "socket.io"):
         found[name] = json.loads((modules / name / "package.json").read_text())["version"]
     return found
+
+
+def ejabberd_version() -> dict[str, str]:
+    """Returns the version of Debian's package."""
+    command = ["dpkg-query", "--show", "--showformat=${Version}", "ejabberd"]
+    return {"ejabberd": subprocess.run(command, capture_output=True, text=True, check=True).stdout}
 
 
 if __name__ == "__main__":

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from benchmarks import phases
 from benchmarks.client import Http, Tally
 from benchmarks.figures import spread
+from benchmarks.identities import room_id, token
 from benchmarks.phases import Outcome
 from benchmarks.processes import resident_bytes
-from benchmarks.provision import Rooms, room_id, token
+from benchmarks.provision import Rooms
 from benchmarks.stage import Plan, Results, Stage, in_turn, started
-from benchmarks.targets import FASTAPI, NODE, Running
+from benchmarks.targets import EJABBERD, FASTAPI, NODE, PEERS, SOCKETIO, Running
 
 WARM_UP = 0.5  # seconds
 MAX_USERS = 200  # of the rooms of scenario a
+MAX_BEHIND = 1.5  # a server that needs longer than this for messages that were sent in one second does not keep up
 
 # Numbers of conversations.
 BIG, SPREAD_OUT, CROWDS, RESUMED, LONG = 1, 1_000, 2_000, 3_000, 4_000
@@ -92,6 +94,46 @@ async def _durable(stages: list[Stage], plan: Plan, results: Results, kind: str,
         await in_turn(stages, plan.rounds, half)
     for stage in stages:
         await stage.close()
+
+
+async def fixed_rates(servers: list[Running], plan: Plan, results: Results) -> None:
+    """(r) How soon messages are acknowledged at rates that do not depend on the server."""
+    rooms = [Rooms(BIG, 1, 32, shared=True), Rooms(SPREAD_OUT, SPREAD_ROOMS, 1)]
+    async with started(servers, rooms) as stages:
+        for kind, places in (
+            ("hot room", [(BIG, user) for user in range(32)]),
+            ("200 rooms", [(SPREAD_OUT + number, number) for number in range(SPREAD_ROOMS)]),
+        ):
+            for stage in stages:
+                await stage.connect_many(places)
+                await stage.settle()
+            able = stages
+            for rate in plan.rates:
+                able = await _fixed_rate(able, plan, results, kind, rate)
+            for stage in stages:
+                await stage.close()
+
+
+async def _fixed_rate(stages: list[Stage], plan: Plan, results: Results, kind: str, rate: int) -> list[Stage]:
+    """Sends `rate` messages a second, at the same moments to each server. Returns the servers that keep up with it."""
+    moments = {stage.name: random.Random(f"{kind} {rate}") for stage in stages}
+
+    async def run(stage: Stage, seconds: float) -> Outcome:
+        return await phases.paced(stage.meter(), stage.clients, stage.tally, seconds, rate, moments[stage.name])
+
+    async def measured(stage: Stage) -> None:
+        results.add(f"{kind}, {rate} messages a second", stage.name, (await run(stage, plan.seconds)).figures())
+
+    able = []
+    for stage in stages:
+        outcome = await run(stage, WARM_UP)
+        if outcome.usage.wall > MAX_BEHIND * WARM_UP:  # its latencies would grow with the length of the phase
+            print(f"  {stage.name} does not keep up with {rate} messages a second in {kind}.", flush=True)
+        else:
+            able.append(stage)
+        await stage.settle()
+    await in_turn(able, plan.rounds, measured)
+    return able
 
 
 async def idle(servers: list[Running], plan: Plan, results: Results) -> None:
@@ -265,13 +307,17 @@ class Scenario:
     peers: frozenset[str] | None = None
 
 
-_BOTH_JOBS = frozenset({FASTAPI, NODE})
+_PAGES = frozenset({FASTAPI, NODE, SOCKETIO})  # have the specification's pages of history
+_PRESENCE = frozenset({FASTAPI, NODE})  # notify the others when somebody comes or goes
+_STORES = _PAGES | {EJABBERD}
+_TYPING = frozenset({*PEERS} - {EJABBERD})  # whose typing frames can be told from messages by their first bytes
 SCENARIOS = {
     "a": Scenario(fan_out),
-    "b": Scenario(durable, _BOTH_JOBS),
-    "c": Scenario(idle, _BOTH_JOBS),
-    "d": Scenario(resume_storm, _BOTH_JOBS),
-    "e": Scenario(history, _BOTH_JOBS),
-    "f": Scenario(typing),
-    "g": Scenario(churn, _BOTH_JOBS),
+    "b": Scenario(durable, _STORES),
+    "r": Scenario(fixed_rates, _STORES),
+    "c": Scenario(idle, _STORES),
+    "d": Scenario(resume_storm, _PAGES),
+    "e": Scenario(history, _PAGES),
+    "f": Scenario(typing, _TYPING),
+    "g": Scenario(churn, _PRESENCE),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.client import Client, Tally, connect
 from benchmarks.processes import Meter
-from benchmarks.provision import Rooms, room_id, token
+from benchmarks.provision import Rooms
 from benchmarks.targets import Running
 
 Figures = dict[str, float]
@@ -28,6 +28,7 @@ class Plan:
         depth: messages of the long history.
         typists: members of the typing storm's room.
         churn: members of the room where other users connect and disconnect.
+        rates: messages a second of the scenario with fixed rates.
     """
 
     rounds: int = 5
@@ -39,9 +40,10 @@ class Plan:
     depth: int = 1_000_000
     typists: int = 200
     churn: int = 2_000
+    rates: tuple[int, ...] = (200, 500, 1_000)
 
 
-QUICK = Plan(3, 0.8, (10, 200), 1_000, 5.0, 200, 100_000, 200, 200)
+QUICK = Plan(3, 0.8, (10, 200), 1_000, 5.0, 200, 100_000, 200, 200, (200, 500))
 
 
 @dataclass(slots=True)
@@ -75,7 +77,7 @@ class Stage:
         self._number += 1
         target = self.running.target
         number, used = self._number, self.tally if tally is None else tally
-        return await connect(target.dialect, self.running.process.port, room_id(room), token(user), number, used, more)
+        return await connect(Client, target.dialect, self.running.process.port, room, user, number, used, more)
 
     async def connect_many(self, places: list[tuple[int, int]]) -> list[Client]:
         """Opens connections, a few at a time. `places`: conversation and user of each."""

@@ -1,16 +1,21 @@
 """The servers to measure: commands, environments and frames."""
 
+import os
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import asyncpg
 
-from benchmarks.client import Dialect, SocketIoDialect
+from benchmarks.dialects import Dialect, SocketIoDialect, XmppDialect
+from benchmarks.identities import SECRET_KEY
 from benchmarks.processes import Cluster, Process, free_port
-from benchmarks.provision import SECRET_KEY, Rooms, fill
+from benchmarks.provision import Rooms, fill
+from benchmarks.provision_xmpp import SCHEMA, fill_xmpp
 
 ROOT = Path(__file__).parents[1]
 OURS = "pulse-trio"
@@ -26,8 +31,12 @@ class Target:
         command: returns its command line for a port.
         environment: returns its environment for a port, the cluster and the name of its database.
         folder: its working directory.
-        stores: has the specification's storage, tokens and REST; otherwise it only fans out.
+        stores: has a database, and accounts and members in it; otherwise it only fans out.
         ours: is this product.
+        schema: returns the tables to make before it starts, as SQL; "" if it makes them itself.
+        fill: puts accounts and conversations into its tables.
+        needs_tcp: its driver cannot use the Unix socket of PostgreSQL.
+        lacking: returns a requirement that this machine does not have; None if it has all.
     """
 
     name: str
@@ -37,6 +46,10 @@ class Target:
     dialect: Dialect = field(default_factory=Dialect)
     stores: bool = True
     ours: bool = False
+    schema: Callable[[], str] = lambda: ""
+    fill: Callable[[asyncpg.Connection, list[Rooms]], Awaitable[None]] = fill
+    needs_tcp: bool = False
+    lacking: Callable[[], str | None] = lambda: None
 
 
 class Running:
@@ -49,6 +62,7 @@ class Running:
         self.database = "bench_" + "".join(char if char.isalnum() else "_" for char in target.name)
         self._log = logs / f"{self.database}.log"
         self._process: Process | None = None
+        self._scratch = ""
 
     @property
     def process(self) -> Process:
@@ -62,34 +76,25 @@ class Running:
             await admin.execute(f'DROP DATABASE IF EXISTS "{self.database}" WITH (FORCE)')
             await admin.execute(f'CREATE DATABASE "{self.database}"')
             await admin.close()
-            if self.target.name == NODE:  # creates no schema
-                await self._run("""
-                    CREATE TABLE users (id uuid PRIMARY KEY, username text NOT NULL UNIQUE);
-                    CREATE TABLE conversations (id uuid PRIMARY KEY, name text, description text,
-                        is_group boolean NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);
-                    CREATE TABLE conversation_users (conversation_id uuid REFERENCES conversations,
-                        user_id uuid REFERENCES users, PRIMARY KEY (conversation_id, user_id));
-                    CREATE INDEX ON conversation_users (user_id);
-                    CREATE TABLE messages (id uuid PRIMARY KEY, conversation_id uuid NOT NULL REFERENCES conversations,
-                        sender_id uuid NOT NULL REFERENCES users, content text NOT NULL, is_edited boolean NOT NULL,
-                        created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);
-                    CREATE INDEX ON messages (conversation_id, created_at);
-                """)
+            if schema := self.target.schema():
+                await self.run(schema)
         await self.launch()
         if self.target.stores:
             connection = await asyncpg.connect(**self._where(self.database), timeout=600)
-            await fill(connection, rooms, ours=self.target.ours)
+            await self.target.fill(connection, rooms)
             await connection.close()
 
     async def launch(self) -> None:
-        """Starts the server's process."""
+        """Starts the server's process, with a folder of its own for temporary files."""
         port = free_port()
-        environment = self.target.environment(port, self.cluster, self.database)
+        self._scratch = tempfile.mkdtemp(prefix="pulse-bench-")
+        environment = {"TMPDIR": self._scratch, **self.target.environment(port, self.cluster, self.database)}
         command = self.target.command(port)
         self._process = Process(command, environment, port, self.target.folder, self._log, self._cores)
         await self._process.ready()
 
-    async def _run(self, sql: str) -> None:
+    async def run(self, sql: str) -> None:
+        """Runs statements in its database."""
         connection = await asyncpg.connect(**self._where(self.database))
         await connection.execute(sql)
         await connection.close()
@@ -105,20 +110,45 @@ class Running:
     def stop(self) -> None:
         if self._process is not None:
             self._process.stop()
-            self._process = None
+            self._removed()
+
+    def kill(self) -> None:
+        """Kills it with SIGKILL."""
+        self.process.kill()
+        self._removed()
+
+    def _removed(self) -> None:
+        self._process = None
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def missing(target: Target) -> str | None:
-    """Returns a requirement of a target that this machine does not have; None if it has all."""
-    if target.name != NODE:
-        return None
-    if shutil.which("node") is None:
-        return "Node.js"
-    return None if NODE_MODULES.is_dir() else "the packages of Node.js (npm)"
+def _node_lacks(*packages: str) -> Callable[[], str | None]:
+    def lacking() -> str | None:
+        if shutil.which("node") is None:
+            return "Node.js"
+        found = all((NODE_MODULES / name).is_dir() for name in packages)
+        return None if found else "packages of Node.js (npm)"
+
+    return lacking
 
 
-def ours(python: Path, tree: Path, name: str = OURS) -> Target:
-    """Returns our server from a source tree, started as by an operator, without rate and connection limits."""
+def _ejabberd_lacks() -> str | None:
+    if shutil.which("ejabberdctl", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None or not SCHEMA.exists():
+        return "ejabberdctl (Debian: apt-get install ejabberd)"
+    if not list(Path("/usr/lib").glob("erlang/lib/p1_pgsql-*")):
+        return "ejabberd's driver for PostgreSQL (Debian: apt-get install erlang-p1-pgsql)"
+    return None
+
+
+def ours(python: Path, tree: Path, name: str = OURS, *, before: str = "") -> Target:
+    """Returns our server from a source tree, started as by an operator, without rate and connection limits.
+
+    Args:
+        python: its Python.
+        tree: its source tree.
+        name: its name in the tables.
+        before: statements of Python to run before it starts.
+    """
 
     def environment(port: int, cluster: Cluster, database: str) -> dict[str, str]:
         return {
@@ -136,10 +166,10 @@ def ours(python: Path, tree: Path, name: str = OURS) -> Target:
             "PULSE_MAX_CONNECTIONS": "100000",  # 0 would not raise the limit on open files
         }
 
-    program = "from pulse_trio.cli import main; main()"
-    return Target(
-        name, lambda port: [str(python), "-c", program, "serve", "--port", str(port)], environment, tree, ours=True
-    )
+    program = f"{before}from pulse_trio.cli import main; main()"
+    command = [str(python), "-c", program, "serve", "--port"]
+    filled = partial(fill, ours=True)
+    return Target(name, lambda port: [*command, str(port)], environment, tree, ours=True, fill=filled)
 
 
 def _uvicorn(app: str, *more: str) -> Callable[[int], list[str]]:
@@ -166,11 +196,36 @@ def _node_environment(port: int, cluster: Cluster, database: str) -> dict[str, s
     }
 
 
+def _ejabberd_environment(port: int, cluster: Cluster, database: str) -> dict[str, str]:
+    return {
+        "PORT": str(port),
+        "PGHOST": cluster.address,
+        "PGPORT": cluster.port,
+        "PGUSER": cluster.user,
+        "PGDATABASE": database,
+    }
+
+
+_NODE_SCHEMA = """
+    CREATE TABLE users (id uuid PRIMARY KEY, username text NOT NULL UNIQUE);
+    CREATE TABLE conversations (id uuid PRIMARY KEY, name text, description text,
+        is_group boolean NOT NULL, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);
+    CREATE TABLE conversation_users (conversation_id uuid REFERENCES conversations,
+        user_id uuid REFERENCES users, PRIMARY KEY (conversation_id, user_id));
+    CREATE INDEX ON conversation_users (user_id);
+    CREATE TABLE messages (id uuid PRIMARY KEY, conversation_id uuid NOT NULL REFERENCES conversations,
+        sender_id uuid NOT NULL REFERENCES users, content text NOT NULL, is_edited boolean NOT NULL,
+        created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL);
+    CREATE INDEX ON messages (conversation_id, created_at);
+"""
+
 FASTAPI = "fastapi"
 WEBSOCKETS = "websockets"
-SOCKETIO = "python-socketio"
+PYTHON_SOCKETIO = "python-socketio"
 CHANNELS = "channels"
 NODE = "node-ws"
+SOCKETIO = "socket.io"
+EJABBERD = "ejabberd"
 WS = "websockets-sansio"  # the fastest of uvicorn's three: 9.5 µs a delivery here; wsproto 11.7, websockets 13.1
 
 PEERS = {
@@ -181,8 +236,8 @@ PEERS = {
         lambda port, cluster, database: {"PORT": str(port)},
         stores=False,
     ),
-    SOCKETIO: Target(
-        SOCKETIO,
+    PYTHON_SOCKETIO: Target(
+        PYTHON_SOCKETIO,
         _uvicorn("benchmarks.peers.socketio_app:app", "--ws", WS),
         lambda port, cluster, database: {},
         dialect=SocketIoDialect(),
@@ -194,5 +249,29 @@ PEERS = {
         lambda port, cluster, database: {},
         stores=False,
     ),
-    NODE: Target(NODE, lambda port: ["node", "benchmarks/peers/node/server.js"], _node_environment),
+    NODE: Target(
+        NODE,
+        lambda port: ["node", "benchmarks/peers/node/server.js"],
+        _node_environment,
+        schema=lambda: _NODE_SCHEMA,
+        lacking=_node_lacks("ws", "pg"),
+    ),
+    SOCKETIO: Target(
+        SOCKETIO,
+        lambda port: ["node", "benchmarks/peers/node/socketio.js"],
+        _node_environment,
+        dialect=SocketIoDialect(),
+        schema=lambda: _NODE_SCHEMA,
+        lacking=_node_lacks("socket.io", "pg"),
+    ),
+    EJABBERD: Target(
+        EJABBERD,
+        lambda port: [sys.executable, "-m", "benchmarks.peers.ejabberd"],
+        _ejabberd_environment,
+        dialect=XmppDialect(),
+        schema=lambda: SCHEMA.read_text(),
+        fill=fill_xmpp,
+        needs_tcp=True,
+        lacking=_ejabberd_lacks,
+    ),
 }

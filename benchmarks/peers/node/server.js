@@ -2,35 +2,10 @@
 // the membership are checked when a connection opens, and a message is one prepared INSERT that commits by itself.
 "use strict";
 const http = require("node:http");
-const { randomUUID } = require("node:crypto");
-const jwt = require("jsonwebtoken");
-const { Pool } = require("pg");
 const { WebSocketServer, WebSocket } = require("ws");
+const { memberName, onRequest, store, verify } = require("./store.js");
 
-const secret = process.env.SECRET_KEY;
-const pool = new Pool({
-  host: process.env.PGHOST, port: Number(process.env.PGPORT), user: process.env.PGUSER,
-  database: process.env.PGDATABASE, max: 10,
-});
 const rooms = new Map(); // conversation id → Map of user id → Set of connections
-
-function verify(token) {
-  try {
-    return jwt.verify(token, secret, { algorithms: ["HS256"] }).sub;
-  } catch {
-    return null;
-  }
-}
-
-async function memberName(conversationId, userId) {
-  const { rows } = await pool.query({
-    name: "member",
-    text: `SELECT u.username FROM users u JOIN conversation_users m ON m.user_id = u.id
-           WHERE m.conversation_id = $1 AND u.id = $2`,
-    values: [conversationId, userId],
-  });
-  return rows.length ? rows[0].username : null;
-}
 
 function broadcast(room, frame, excludedUserId) {
   const data = Buffer.from(JSON.stringify(frame));
@@ -57,51 +32,10 @@ async function onFrame(room, socket, conversationId, userId, username, raw) {
     socket.send('{"type":"error","content":"Message content cannot be empty"}');
     return;
   }
-  const id = randomUUID(), now = new Date();
-  await pool.query({
-    name: "insert",
-    text: `INSERT INTO messages (id, conversation_id, sender_id, content, is_edited, created_at, updated_at)
-           VALUES ($1, $2, $3, $4, false, $5, $5)`,
-    values: [id, conversationId, userId, frame.content, now],
-  });
-  broadcast(room, {
-    type: "message", content: frame.content, sender_id: userId, sender_username: username, message_id: id,
-    timestamp: now.toISOString(), is_edited: false,
-  });
+  broadcast(room, await store(conversationId, userId, username, frame.content));
 }
 
-async function readPage(request, response, conversationId, query) {
-  const userId = verify((request.headers.authorization || "").replace(/^Bearer /, ""));
-  const status = userId === null ? 401 : (await memberName(conversationId, userId)) === null ? 403 : 200;
-  if (status !== 200) {
-    response.writeHead(status).end();
-    return;
-  }
-  const limit = Math.min(Number(query.get("limit") ?? 50), 100), offset = Number(query.get("offset") ?? 0);
-  const { rows } = await pool.query({
-    name: "page",
-    text: `SELECT m.id, m.conversation_id, m.sender_id, u.username AS sender_username, m.content, m.is_edited,
-                  m.created_at, m.updated_at
-           FROM messages m JOIN users u ON u.id = m.sender_id
-           WHERE m.conversation_id = $1 ORDER BY m.created_at DESC LIMIT $2 OFFSET $3`,
-    values: [conversationId, limit, offset],
-  });
-  const body = Buffer.from(JSON.stringify({ messages: rows, limit, offset }));
-  response.writeHead(200, { "content-type": "application/json", "content-length": body.length }).end(body);
-}
-
-const server = http.createServer((request, response) => {
-  const url = new URL(request.url, "http://localhost");
-  const found = /^\/api\/chat\/conversations\/([0-9a-f-]{36})\/messages$/.exec(url.pathname);
-  if (!found) {
-    response.writeHead(404).end();
-    return;
-  }
-  readPage(request, response, found[1], url.searchParams).catch((error) => {
-    console.error(error);
-    response.writeHead(500).end();
-  });
-});
+const server = http.createServer(onRequest);
 const webSockets = new WebSocketServer({ noServer: true, perMessageDeflate: false });
 
 server.on("upgrade", async (request, stream, head) => {
@@ -129,7 +63,10 @@ function join(socket, conversationId, userId, username) {
   mine.add(socket);
   tellPresence(room, userId, `User ${username} joined the conversation`);
   socket.on("message", (raw) => {
-    onFrame(room, socket, conversationId, userId, username, raw).catch((error) => console.error(error));
+    onFrame(room, socket, conversationId, userId, username, raw).catch((error) => {
+      console.error(error);
+      socket.send('{"type":"error","content":"The message was not stored"}');
+    });
   });
   socket.on("error", (error) => console.error(error));
   socket.on("close", () => {

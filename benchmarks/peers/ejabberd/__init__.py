@@ -1,0 +1,1 @@
+"""ejabberd, from Debian's packages: its configuration and how it is started."""
