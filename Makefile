@@ -6,6 +6,7 @@
 # make container   builds and tries the image
 # make test-exits   the tests of how the process ends, on the system's own Python
 # make bench   our server and its peers under load (docs/benchmarks.md); make bench-quick: under five minutes
+# make promises   what our server and its peers keep when something fails
 # Only Python 3.11 or newer, make and the package registry are assumed.
 
 VENV := .venv
@@ -26,7 +27,8 @@ INSTALL = test -n "$(PYTHON)" || $(NO_PYTHON); $(PYTHON) tools/install.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
 .PHONY: serve check test test-npm types fuzz fuzz-javascript-client fuzz-python-client test-generated fairness \
-	frame-fuzz fuzz-rest test-long test-exits simulate conformance bench bench-quick lint lock sbom notice audit dist container clean \
+	frame-fuzz fuzz-rest test-long test-exits simulate conformance bench bench-quick promises lint lock sbom notice audit \
+	dist container clean \
 	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
@@ -109,6 +111,11 @@ conformance: $(VENV)/test.stamp
 # BENCH_ARGS="--only ab --rounds 3" and the like: .venv-bench/bin/python -m benchmarks --help
 bench bench-quick: $(BENCH)/bench.stamp $(VENV)/serve.stamp
 	@exec $(BENCH)/bin/python -m benchmarks $(if $(findstring quick,$@),--quick) $(BENCH_ARGS)
+
+# Five promises, tried on each server that stores; then on ours with a bug for each, which must be found.
+promises: $(BENCH)/bench.stamp $(VENV)/serve.stamp
+	$(BENCH)/bin/python -m benchmarks.promises $(PROMISES_ARGS)
+	$(BENCH)/bin/python -m benchmarks.promises --planted
 
 lint: lint-ruff lint-async lint-words lint-types lint-imports
 
@@ -199,8 +206,8 @@ $(NPM)/npm.stamp: tests/npm/package.json tests/npm/package-lock.json
 	@cd $(NPM) && npm ci --ignore-scripts --silent --no-audit --no-fund
 	@touch $@
 
-# The load generator and the peers share nothing with the service, not even an environment. Node.js is one of the
-# peers if it is there (on Debian: apt-get install nodejs npm).
+# The load generator and the peers share nothing with the service, not even an environment. Servers on Node.js and
+# ejabberd are among the peers if they are there (on Debian: apt-get install nodejs npm ejabberd erlang-p1-pgsql).
 $(BENCH)/bench.stamp: requirements-bench.lock benchmarks/peers/node/package-lock.json
 	@$(INSTALL) --only-lock $(BENCH) requirements-bench.lock
 	@mkdir -p $(BENCH)/node && echo '*' > $(BENCH)/.gitignore

@@ -9,7 +9,11 @@ from benchmarks.identities import XMPP_DOMAIN, XMPP_ROOMS, password, room_id, ro
 Opening = Generator[tuple[bytes, ...], bytes, None]
 
 
-class Refused(Exception):
+class Lost(Exception):
+    """A connection ended unexpectedly, or an answer was an error."""
+
+
+class Refused(Lost):
     """The server does not let the client in."""
 
 

@@ -1,16 +1,20 @@
 """Mechanisms by which a client of a server keeps its messages together: ids, the history, a way to resume."""
 
+from __future__ import annotations
+
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
-from benchmarks.client import Http, Lost
-from benchmarks.dialects import Dialect, SocketIoDialect, XmppDialect
+from benchmarks.dialects import Dialect, Lost, SocketIoDialect, XmppDialect
 from benchmarks.identities import XMPP_ROOMS, room_id, room_name, token
-from benchmarks.witness import Witness
+from benchmarks.rest import Http
+
+if TYPE_CHECKING:
+    from benchmarks.witness import Witness
 
 PAGE = 100  # messages; the peers' pages have no more
 XMPP_PAGE = 250  # of ejabberd's archive
@@ -27,7 +31,7 @@ class Seen:
 
 
 # Opens a connection of the reader. The argument resumes: see `Dialect`.
-Connect = Callable[[str], Awaitable[Witness]]
+Connect = Callable[[str], Awaitable["Witness"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Mechanisms:
     """
 
     table = "messages"
-    ids = "the specification has no id for a resend"
+    ids = "no id for a resend"
 
     def message(self, room: int, content: str, name: str) -> bytes:
         """Returns the frame of a message that its sender calls `name`; a resend has the same name."""
@@ -74,7 +78,11 @@ class Mechanisms:
         return found if isinstance(found, dict) else None
 
     async def history(self, witness: Witness, known: Sequence[Seen] = ()) -> list[Seen]:
-        """Returns the history as a member reads it, oldest first; from the page on that has one of the known ones."""
+        """Returns the history as a member reads it, oldest first; from the newest page that has only known messages.
+
+        A page with one of them is not the end: messages are ordered by a time that was taken before they were stored,
+        so one that came late may be further back.
+        """
         ids, found = {seen.id for seen in known}, list[Seen]()
         http = Http(witness.port)
         try:
@@ -82,7 +90,7 @@ class Mechanisms:
                 path = f"/api/chat/conversations/{room_id(witness.room)}/messages?limit={PAGE}&offset={len(found)}"
                 page = json.loads(await http.get(path, token(witness.user)))["messages"]
                 found += [Seen(row["content"], row["id"]) for row in page]
-                if len(page) < PAGE or not ids.isdisjoint(row["id"] for row in page):
+                if len(page) < PAGE or ids.issuperset(row["id"] for row in page):
                     return found[::-1]
         finally:
             http.close()
@@ -90,7 +98,7 @@ class Mechanisms:
     async def resume(self, last: Witness, known: list[Seen], connect: Connect) -> Resumed:
         """Connects again after the messages that are known. `last`: the connection that was lost."""
         witness = await connect("")
-        return Resumed(witness, await self.history(witness, known), "pages over REST, which the client merges by id")
+        return Resumed(witness, await self.history(witness, known), "pages over REST, merged by id")
 
     def merge(self, known: list[Seen], resumed: Resumed, live: list[Seen]) -> list[Seen]:
         """Returns the new messages that the client shows: those that were fetched, then those that came live."""
@@ -125,7 +133,7 @@ class OurMechanisms(Mechanisms):
 class SocketIoMechanisms(Mechanisms):
     """Socket.IO's: a resend of its client is the same packet with an acknowledgement's id; recovery from memory."""
 
-    ids = "the same packet again, as its client's `retries` send it"
+    ids = "the same packet, as by `retries`"
 
     def message(self, room: int, content: str, name: str) -> bytes:
         number = uuid5(UUID(int=0), name).int % 10**6
@@ -149,7 +157,7 @@ class SocketIoMechanisms(Mechanisms):
         witness = await connect(f',"pid":"{session}","offset":"{known[-1].after}"')
         if json.loads(witness.ready.result()[2:])["pid"] == session:
             return Resumed(witness, [], "recovered from memory")
-        how = "its recovery knows nothing after a restart; pages over REST, which the client merges by id"
+        how = "pages over REST, merged by id; its own recovery did not survive"
         return Resumed(witness, await self.history(witness, known), how)
 
 
@@ -215,7 +223,7 @@ class XmppMechanisms(Mechanisms):
 
     async def resume(self, last: Witness, known: list[Seen], connect: Connect) -> Resumed:
         witness = await connect("")
-        how = "the archive after the last `stanza-id`, merged with what came live"
+        how = "the archive after the last `stanza-id`"
         return Resumed(witness, await self.history(witness, known), how)
 
 

@@ -103,7 +103,7 @@ class Order:
             problems.append("the stored order is another than the live one")
         if problems:
             return Verdict(False, ", ".join(problems))
-        return Verdict(True, f"{len(every)} messages, one order for all readers and in the history")
+        return Verdict(True, f"{len(every)} messages in one order")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ def _in_time(seconds: float | None) -> bool:
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
-        return "as long as the database stood still"
+        return "as long as it stood still"
     return f"{seconds * 1e3:.1f} ms" if seconds < PATIENCE else f"{seconds:.1f} s"
 
 

@@ -35,6 +35,7 @@ class Target:
         ours: is this product.
         schema: returns the tables to make before it starts, as SQL; "" if it makes them itself.
         fill: puts accounts and conversations into its tables.
+        shares_users: in a room of thousands each user has many connections; otherwise each connection is a user's own.
         needs_tcp: its driver cannot use the Unix socket of PostgreSQL.
         lacking: returns a requirement that this machine does not have; None if it has all.
     """
@@ -48,6 +49,7 @@ class Target:
     ours: bool = False
     schema: Callable[[], str] = lambda: ""
     fill: Callable[[asyncpg.Connection, list[Rooms]], Awaitable[None]] = fill
+    shares_users: bool = True
     needs_tcp: bool = False
     lacking: Callable[[], str | None] = lambda: None
 
@@ -271,7 +273,9 @@ PEERS = {
         dialect=XmppDialect(),
         schema=lambda: SCHEMA.read_text(),
         fill=fill_xmpp,
+        shares_users=False,  # it looks through all connections of a user for each frame
         needs_tcp=True,
         lacking=_ejabberd_lacks,
     ),
 }
+QUICK_PEERS = (FASTAPI, WEBSOCKETS, NODE, SOCKETIO)  # the others take more time than all of these

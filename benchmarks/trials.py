@@ -10,7 +10,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
-from benchmarks.client import Lost, Tally, connect
+from benchmarks.client import Tally, connect
+from benchmarks.dialects import Lost
 from benchmarks.mechanisms import Mechanisms, Seen, mechanisms_of
 from benchmarks.observed import FailedStore, Frozen, Order, Restart, SentTwice, Verdict
 from benchmarks.processes import family
@@ -26,7 +27,8 @@ READER, SENDER, OTHER = 0, 1, 2  # users
 ARRIVAL = 20.0  # seconds within which a message must come
 TABLE_AWAY = 3.0  # seconds
 FROZEN = 4.0  # seconds
-PROBE_EVERY = 0.1  # seconds, while the database stands still
+PING_EVERY = 0.1  # seconds, while the database stands still
+TYPE_EVERY = 1.1  # seconds: our server sends the typing of a user once a second
 EACH = 300  # messages of each sender in the trial of the order
 BATCH = 100  # messages of each sender in each part of the trial of the restart
 
@@ -114,11 +116,11 @@ async def frozen_database(trial: Trial) -> Verdict:
     with _stopped(trial.running.cluster.pid):
         end = time.monotonic() + FROZEN
         trial.send(sender, "waiting-1")
-        await asyncio.sleep(PROBE_EVERY)
+        await asyncio.sleep(PING_EVERY)
         pings, typing, beside = await asyncio.gather(
-            _probe(end, reader, reader.ping, lambda: len(reader.pongs)),
-            _probe(end, watcher, typist.type, lambda: sum(map(trial.by.is_typing, watcher.frames))),
-            _probe(end, sender, reader.type, lambda: sum(map(trial.by.is_typing, sender.frames))),
+            _probe(end, PING_EVERY, reader, reader.ping, lambda: len(reader.pongs)),
+            _probe(end, TYPE_EVERY, watcher, typist.type, lambda: sum(map(trial.by.is_typing, watcher.frames))),
+            _probe(end, TYPE_EVERY, sender, reader.type, lambda: sum(map(trial.by.is_typing, sender.frames))),
         )
     return Frozen(pings, typing, beside, await trial.arrives(reader, "waiting-1")).verdict()
 
@@ -185,11 +187,11 @@ async def restart(trial: Trial) -> Verdict:
 
 
 PROMISES: dict[str, Callable[[Trial], Awaitable[Verdict]]] = {
-    "a store that fails: only what is stored is shown, and the sender learns it": failed_store,
-    "a message sent twice is stored and shown once": sent_twice,
-    "one order: of each sender, for all readers, and in the history": order,
-    "a database that stands still for 4 s: pings and typing go on": frozen_database,
-    "resume after a restart (SIGKILL): nothing missed, nothing twice": restart,
+    "the store fails: only what is stored is shown, and the sender learns it": failed_store,
+    "sent twice, a message is stored and shown once": sent_twice,
+    "one order: of each sender, for all readers, in the history": order,
+    "the database stands still for 4 s: pings and typing go on": frozen_database,
+    "resume after SIGKILL and a restart: nothing missed, nothing twice": restart,
 }
 
 
@@ -215,7 +217,9 @@ def _names(*senders: str) -> list[list[str]]:
     return [[f"{name}-{number}" for number in range(BATCH)] for name in senders]
 
 
-async def _probe(end: float, witness: Witness, send: Callable[[], None], count: Callable[[], int]) -> float | None:
+async def _probe(
+    end: float, every: float, witness: Witness, send: Callable[[], None], count: Callable[[], int]
+) -> float | None:
     """Sends something again and again until `end`; returns the longest time until it came, None if one never did."""
     longest = 0.0
     while (now := time.monotonic()) < end:
@@ -224,7 +228,7 @@ async def _probe(end: float, witness: Witness, send: Callable[[], None], count: 
         if not await witness.wait(lambda before=before: count() > before, end - now):  # type: ignore[misc]
             return None
         longest = max(longest, time.monotonic() - now)
-        await asyncio.sleep(PROBE_EVERY)
+        await asyncio.sleep(every)
     return longest
 
 

@@ -1,4 +1,4 @@
-"""How the load generator opens connections: a conversation of frames, without a server."""
+"""Conversations of frames that open connections of the load generator, without a server."""
 
 import base64
 

@@ -58,7 +58,7 @@ async function readPage(request, response, conversationId, query) {
     text: `SELECT m.id, m.conversation_id, m.sender_id, u.username AS sender_username, m.content, m.is_edited,
                   m.created_at, m.updated_at
            FROM messages m JOIN users u ON u.id = m.sender_id
-           WHERE m.conversation_id = $1 ORDER BY m.created_at DESC LIMIT $2 OFFSET $3`,
+           WHERE m.conversation_id = $1 ORDER BY m.created_at DESC, m.id DESC LIMIT $2 OFFSET $3`,
     values: [conversationId, limit, offset],
   });
   const body = Buffer.from(JSON.stringify({ messages: rows, limit, offset }));
