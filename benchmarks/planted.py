@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from pulse_trio.model import Message, Post
-from pulse_trio.rooms.writer import Submission, Writer
+from pulse_trio.rooms.inbox import Inbox, Submission
 from pulse_trio.store.errors import StoreError
 from pulse_trio.store.postgres.changes import Changes
 from pulse_trio.store.postgres.posts import Posts
@@ -54,12 +54,12 @@ def names_ignored() -> None:
 
 def batches_reversed() -> None:
     """A batch is stored from its end."""
-    take = Writer._take_batch
+    take = Inbox.take_batch
 
-    def backwards(self: Writer) -> list[Submission]:
+    def backwards(self: Inbox) -> list[Submission]:
         return take(self)[::-1]
 
-    Writer._take_batch = backwards  # type: ignore[method-assign]
+    Inbox.take_batch = backwards  # type: ignore[method-assign]
 
 
 def loop_blocked() -> None:

@@ -123,7 +123,7 @@ class HttpProtocol(H11Protocol):
         except PulseError as error:
             await self._reject(error.code.status, error)
             return
-        await self._begin(request, has_early_data=is_websocket and bool(self._begun))
+        await self._begin(request, has_early_data=is_websocket and bool(self.connection.trailing_data[0]))
 
     async def _begin(self, request: h11.Request, *, has_early_data: bool) -> None:
         """Starts the handler of a request when it is its turn; a probe's at once.
