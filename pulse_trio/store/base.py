@@ -113,7 +113,7 @@ Outcome: TypeAlias = tuple[Change, ...] | Refusal
 """The result of a command: the objects that it changed as they now are, or the reason why it was refused."""
 
 Answer: TypeAlias = list[Outcome] | StoreError | None
-"""What became of a `Handover`: an outcome for each command, or the error that `Store.apply` would raise.
+"""The end of a `Handover`: an outcome for each command, or the error that `Store.apply` would raise.
 
 None: nothing was carried out, and nothing will be: the caller must use `Store.apply`.
 """
