@@ -237,16 +237,13 @@ class Posts(Connected):
 
     async def _post_once(self, pool: Pool, batch: Sequence[Post]) -> list[Outcome]:
         try:
-            outcomes: list[Outcome] = [NotAMember()] * len(batch)
-            rest = list(range(len(batch)))
-            for number, stored in (await self._post_fresh(pool, batch)).items():
-                outcomes[number] = (stored,)
-                rest.remove(number)
+            fresh = await self._post_fresh(pool, batch)
+            rest = [number for number in range(len(batch)) if number not in fresh]
+            outcomes: dict[int, Outcome] = {number: (stored,) for number, stored in fresh.items()}
             if rest:
                 judged = await self._post_many(pool, [batch[number] for number in rest])
-                for number, outcome in zip(rest, judged, strict=True):
-                    outcomes[number] = outcome
-            return outcomes
+                outcomes.update(zip(rest, judged, strict=True))
+            return [outcomes[number] for number in range(len(batch))]
         except StoreRefused as error:
             cause = error.__cause__
             if isinstance(cause, pg.UniqueViolation) and cause.diag.constraint_name in _SAME_MESSAGE:

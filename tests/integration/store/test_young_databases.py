@@ -1,6 +1,7 @@
 """Plans that PostgreSQL makes while the tables of a new service are empty, and keeps while they fill."""
 
 import psycopg
+import pytest
 import trio
 
 from pulse_trio.database.sessions import STORE_SETTINGS
@@ -13,6 +14,31 @@ from tests.support.plans import Plans, nodes, work
 
 LIMIT = 60  # seconds
 MESSAGES = 5_000
+BATCH = 50
+
+
+@pytest.mark.parametrize("rooms", [1, 2])
+async def test_plans_of_batches_stay_good(cluster: Cluster, rooms: int) -> None:
+    """As below, for the statements that store several messages."""
+    database = cluster.new_database()
+    with psycopg.connect(database, autocommit=True) as connection:
+        prepare(connection)
+        add_users(connection, 1, 2)
+        add_groups(connection, 1, rooms, [1, 2])
+        connection.execute("VACUUM ANALYZE")
+    plans = Plans()
+    with trio.fail_after(LIMIT):
+        async with Pool(
+            database, autocommit=True, server_settings=STORE_SETTINGS, configure=plans.configure, max_size=1
+        ) as pool:
+            store = PostgresStore(pool)
+            for number in range(MESSAGES // BATCH):
+                plans.take()
+                places = [conversation_id(1 + place % rooms) for place in range(BATCH)]
+                await store.apply([post(places[n], user_id(1), client_id=f"m-{number}-{n}") for n in range(BATCH)])
+    (ran,) = plans.take()
+    assert not [node for node in nodes(ran) if node["Node Type"] == "Seq Scan"]
+    assert work(ran) <= 60 * BATCH
 
 
 async def test_a_plan_made_for_empty_tables_stays_good(cluster: Cluster) -> None:
