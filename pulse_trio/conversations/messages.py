@@ -22,6 +22,13 @@ async def send(core: Core, subscription: Subscription, frame: SendMessage) -> No
     await core.hub.submit(subscription, message, frame.client_id)
 
 
+def send_now(core: Core, subscription: Subscription, frame: SendMessage) -> bool:
+    """Submits a connection's message as `send`, if nothing has to be waited for; False if it was not submitted."""
+    user = subscription.connection.user
+    message = _new_message(core, subscription.conversation_id, user, frame.content, frame.client_id)
+    return core.hub.submit_now(subscription, message, frame.client_id)
+
+
 async def revise(core: Core, subscription: Subscription, frame: EditMessage | DeleteMessage) -> None:
     """Submits a connection's edit or deletion. Cancelled: it was not submitted."""
     conversation_id, user = subscription.conversation_id, subscription.connection.user

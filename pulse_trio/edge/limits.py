@@ -69,6 +69,22 @@ class Flow:
         self._error_at = now
         return Verdict.REFUSE
 
+    def take_now(self, size: int) -> bool:
+        """Counts a frame that `judge` would accept; False, with nothing counted, if `judge` must decide."""
+        frames, total = self._buckets
+        if self._refused[0] or not frames.take():
+            return False
+        if not total.take(size):
+            frames.give_back()
+            return False
+        return True
+
+    def give_back(self, size: int) -> None:
+        """Gives back what `take_now` has counted."""
+        frames, total = self._buckets
+        frames.give_back()
+        total.give_back(size)
+
     def charge(self, frames: int) -> None:
         """Counts an accepted frame as so many more, because it cost as much; the next ones may be refused for it."""
         self._buckets[0].drain(frames)

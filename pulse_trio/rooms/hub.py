@@ -255,8 +255,7 @@ class Hub:
         Cancelled: the command was not submitted.
         """
         connection = subscription.connection
-        if self._typed and isinstance(command, Post):  # the next typing frame after a message is sent at once
-            self._typed.pop((subscription.conversation_id, connection.user.id), None)
+        self._end_typing(subscription, command)
         if connection.close_code is not None:
             room = None  # frames that come in while the connection is being closed are not answered
         elif connection.is_session:  # it opens while the message waits in its inbox
@@ -272,6 +271,19 @@ class Hub:
             return
         with room.held():
             await room.submit(subscription, command, client_id)
+
+    def submit_now(self, subscription: Subscription, command: Command, client_id: str | None = None) -> bool:
+        """Submits as `submit`, if nothing has to be waited for; False, with nothing done, if it would have to wait."""
+        room = self.rooms.get(subscription.conversation_id)
+        if room is None or not room.submit_now(subscription, command, client_id):
+            return False
+        self._end_typing(subscription, command)
+        return True
+
+    def _end_typing(self, subscription: Subscription, command: Command) -> None:
+        """Lets the next typing frame after a message be sent at once."""
+        if self._typed and isinstance(command, Post):
+            self._typed.pop((subscription.conversation_id, subscription.connection.user.id), None)
 
     async def apply(self, command: Command, client_id: str | None = None) -> Sequence[Change]:
         """Carries out a command of a user who need not be connected; returns the changes when they are delivered.

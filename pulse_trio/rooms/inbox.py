@@ -107,6 +107,15 @@ class Inbox:
             self._sent -= 1
             raise
 
+    def put_nowait(self, submission: Submission) -> bool:
+        """Puts a command, but no removal, into the inbox; False, with nothing done, if it is full or closed."""
+        try:
+            self._channel.send_nowait(submission)
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        self._sent += 1
+        return True
+
     def first(self) -> Submission | None:
         """Returns the command that comes first; None if none waits. The next batch may begin with another kind."""
         if self._removals:

@@ -501,6 +501,22 @@ class Room:
             connection.capacity.release()
             raise
 
+    def submit_now(self, subscription: Subscription, command: Command, client_id: str | None) -> bool:
+        """Submits as `submit`, if nothing has to be waited for; False, with nothing done, if it would have to wait."""
+        connection = subscription.connection
+        if not connection.is_open:
+            return False
+        try:
+            connection.capacity.acquire_nowait()
+        except trio.WouldBlock:
+            return False
+        sender = SubscriptionSender(subscription, client_id, self.subscription_of)
+        if not self._writer.submit_now(command, sender, client_id):
+            connection.capacity.release()
+            return False
+        self.check_vacant()  # as at the end of a hold: the time for which it stays open begins anew
+        return True
+
     async def apply(self, command: Command, client_id: str | None = None) -> Sequence[Change]:
         """Carries out a command of a user who need not be connected; returns the changes when they are delivered.
 

@@ -136,6 +136,15 @@ class Writer:
             raise
         self._continue()
 
+    def submit_now(self, command: Command, sender: Sender, client_id: str | None = None) -> bool:
+        """Submits as `submit`, but no removal; False, with nothing done, if the inbox is full or closed."""
+        submission = Submission(command, client_id, sender, trio.current_time() + self._store_timeout)
+        if not self._inbox.put_nowait(submission):
+            return False
+        self._unsettled += 1
+        self._continue()
+        return True
+
     def close(self) -> None:
         """Closes the inbox: `run` stores what is in it and returns."""
         self._inbox.close()

@@ -32,6 +32,9 @@ class SocketTransport:
     async def close(self, code: int, reason: str) -> None:
         await self._websocket.close(code, reason)
 
+    def take_by(self, take: Callable[[str], bool] | None) -> None:
+        self._websocket.take = take
+
     async def serve(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Hands `serve` to the connection's own task and returns at once."""
         self._connection.carry_on(serve)

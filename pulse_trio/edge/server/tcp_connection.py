@@ -19,6 +19,7 @@ from pulse_trio.edge.server.gate import LINGER, Gate, Slot, set_gate
 from pulse_trio.edge.server.handler_scope import end_handler
 from pulse_trio.edge.server.http_protocol import HttpProtocol
 from pulse_trio.edge.server.idle_connections import IdleConnections
+from pulse_trio.edge.server.poller import PolledSocket, current_poller
 from pulse_trio.edge.server.socket_transport import SocketTransport
 from pulse_trio.edge.server.stream_writer import PendingWrites, StreamWriter
 from pulse_trio.edge.server.websocket_stream import WebSocketStream
@@ -67,6 +68,7 @@ class TcpConnection(FrameworkConnection):
         "_has_half_closed",
         "_idle_until",
         "_input_ended",
+        "_polled",
         "_reader",
         "_reading",
         "_serve",
@@ -88,6 +90,7 @@ class TcpConnection(FrameworkConnection):
         self.ping_at = math.inf  # on Trio's clock
         self._reading: trio.CancelScope | None = None  # while the task waits for the socket
         self._idle_until = math.inf  # on Trio's clock: when a connection without a request is closed
+        self._polled: PolledSocket | None = None  # while the poller reads the socket
         self._has_half_closed = False  # the client has sent its last byte
         self._serve: Callable[[], Awaitable[None]] | None = None  # the task runs it in place of the framework's work
 
@@ -156,10 +159,21 @@ class TcpConnection(FrameworkConnection):
         await self.writer.write(event.data)
 
     async def _carry_on(self) -> None:
-        if self._serve is not None:
-            serving = self._serve()
-            self._serve = None
+        if self._serve is None:
+            return
+        serving = self._serve()
+        self._serve = None
+        poller = current_poller()
+        stream: object = self.stream
+        # Over TLS, and in memory, bytes can be had from the stream alone.
+        if poller is not None and isinstance(stream, trio.SocketStream) and stream.socket.fileno() >= 0:
+            self._polled = PolledSocket(poller, stream.socket, self)
+        try:
             await serving
+        finally:
+            if self._polled is not None:
+                self._polled.close()
+                self._polled = None
 
     def open_transport(self) -> SocketTransport:
         """Opens the transport of the WebSocket, before its handshake is answered."""
@@ -170,6 +184,8 @@ class TcpConnection(FrameworkConnection):
         """Makes a waiting `read` return, because its connection has changed."""
         if self._reading is not None:
             self._reading.cancel()
+        if self._polled is not None:
+            self._polled.wake()
 
     def _peer(self) -> str | None:
         """Returns the address at the other end. Raises OSError when the client has gone."""
@@ -215,6 +231,7 @@ class TcpConnection(FrameworkConnection):
 
     async def _lose(self) -> None:
         """Ends the connection after a write has found that the client has gone."""
+        self.wake()  # the stream may be closed, which the poller does not notice
         await self.protocol.handle(ConnectionClosed())
 
     def _end_requests(self) -> None:
@@ -250,17 +267,12 @@ class TcpConnection(FrameworkConnection):
         end a message in time is closed. Returns early after `wake`.
         """
         websocket = self.websocket
-        message_deadline = math.inf
-        if websocket is not None:
-            if websocket.has_unread:
-                await websocket.wait_reader()
-                return True
-            message_deadline = websocket.guard.deadline
-        writer = self.writer
-        silence = self.config.read_timeout or math.inf
-        self._reading = scope = trio.CancelScope(
-            deadline=min(writer.active_at + silence, message_deadline, self.ping_at, self._idle_until)
-        )
+        if websocket is not None and websocket.has_unread:
+            await websocket.wait_reader()
+            return True
+        if self._polled is not None:
+            return await self._read_polled(self._polled)
+        self._reading = scope = trio.CancelScope(deadline=self.deadline)
         try:
             with scope:
                 data = await self._receive()
@@ -269,22 +281,79 @@ class TcpConnection(FrameworkConnection):
         finally:
             self._reading = None
         now = trio.current_time()
-        if not scope.cancelled_caught:
-            writer.active_at = now
-            if websocket is not None and websocket.is_carried:
-                await websocket.take_data(data)
-            else:
-                await self.protocol.handle(RawData(data))
-            self._has_half_closed = not data
-            return bool(data)
-        if websocket is not None and now >= message_deadline:
+        if scope.cancelled_caught:
+            return await self._do_due(now)
+        self.writer.active_at = now
+        if websocket is not None and websocket.is_carried:
+            await websocket.take_data(data)
+        else:
+            await self.protocol.handle(RawData(data))
+        self._has_half_closed = not data
+        return bool(data)
+
+    @property
+    def deadline(self) -> float:
+        """On Trio's clock, when something is due although the client sends nothing."""
+        silence = self.config.read_timeout or math.inf
+        message_deadline = math.inf if self.websocket is None else self.websocket.guard.deadline
+        return min(self.writer.active_at + silence, message_deadline, self.ping_at, self._idle_until)
+
+    async def _do_due(self, now: float) -> bool:
+        """Does what is due after a wait that brought nothing; False when there is nothing more to read."""
+        websocket = self.websocket
+        if websocket is not None and now >= websocket.guard.deadline:
             await websocket.reject(CloseCode.UNFINISHED, "message not finished in time")
             return False
-        has_gone = now >= writer.active_at + silence  # read again: it may have taken a piece of an answer meanwhile
+        # It may have taken a piece of an answer meanwhile.
+        has_gone = now >= self.writer.active_at + (self.config.read_timeout or math.inf)
         if has_gone or now >= self._idle_until or (websocket is not None and websocket.is_carried and websocket.closed):
             return False
         if now >= self.ping_at:
             await self._ping(now)
+        return True
+
+    # --- with the poller ---
+
+    async def _read_polled(self, polled: PolledSocket) -> bool:
+        """Like `read`, but the poller reads while this task waits."""
+        websocket = self.websocket
+        assert websocket is not None
+        try:
+            await polled.wait()
+        except trio.ClosedResourceError:
+            return False
+        if websocket.has_rest:
+            await websocket.take_rest()
+            return True
+        return not self._has_half_closed and await self._do_due(trio.current_time())
+
+    def on_readable(self, now: float) -> bool:
+        """Reads once; False if the connection's task must handle something. Called by the poller."""
+        websocket, polled = self.websocket, self._polled
+        assert websocket is not None
+        assert polled is not None
+        try:
+            data: bytes = self.stream.socket._sock.recv(MAX_RECV)  # the socket itself
+        except BlockingIOError:
+            return True  # a spurious report
+        except OSError:
+            data = b""
+        self._has_half_closed = not data
+        self.writer.active_at = now
+        if not data or not websocket.take_now(data):
+            return False
+        if websocket.guard.deadline < polled.due_at:
+            polled.watch()
+        return True
+
+    def on_deadline(self, now: float) -> bool:
+        """Sends the ping that is due; False if the connection's task must do something. Called by the poller."""
+        ping_at, self.ping_at = self.ping_at, math.inf
+        if self.deadline <= now or self.writer.write_nowait(PING) != 0:
+            self.ping_at = ping_at
+            return False
+        assert self.config.websocket_ping_interval is not None
+        self.ping_at = now + self.config.websocket_ping_interval
         return True
 
     async def _receive(self) -> bytes:
@@ -329,4 +398,7 @@ class TcpConnection(FrameworkConnection):
                     pass
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError, AttributeError):
                 pass  # the client has gone, or this is a TLS stream, which has no half-close
-        await self.stream.aclose()
+        try:
+            await self.stream.aclose()
+        finally:
+            self.wake()

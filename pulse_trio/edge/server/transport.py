@@ -32,6 +32,13 @@ class Transport(connection.Transport, Protocol):
             ConnectionEnded: there are no further messages.
         """
 
+    def take_by(self, take: Callable[[str], bool] | None) -> None:
+        """Lets `take` have each text of the client first, in the call that reads it; None ends that.
+
+        A text for which it returns False goes to `receive`, and so do all that come before that one is received. `take`
+        is an offer: a transport need not call it.
+        """
+
     async def serve(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Runs `serve`, which must survive the end of the caller: it may run in the connection's own task.
 
@@ -63,6 +70,9 @@ class FrameworkTransport:
 
     async def close(self, code: int, reason: str) -> None:
         await self._socket.close(code, reason)
+
+    def take_by(self, take: Callable[[str], bool] | None) -> None:
+        """Does nothing, because the framework's queue stands between the socket and `receive`."""
 
     async def serve(self, serve: Callable[[], Awaitable[None]]) -> None:
         await serve()

@@ -55,12 +55,14 @@ class WebSocketStream(ws_stream.WSStream):
         "_messages",
         "_parser",
         "_reader_came",
+        "_rest",
         "_since_turn",
         "_splitter",
         "_taken",
         "answered",
         "guard",
         "is_carried",
+        "take",
     )
 
     settings: ClassVar[Settings]
@@ -79,6 +81,10 @@ class WebSocketStream(ws_stream.WSStream):
         self._has_parsed = False  # the parser may be in the middle of a message
         self._reader_came: trio.Event | None = None
         self.is_carried = False  # the connection's own task serves this
+        # Has each whole text first, in the call that reads it; False leaves the text to `divert`'s function.
+        self.take: Callable[[str], bool] | None = None
+        # What `take_now` left of one read, and the number of frames before it.
+        self._rest: tuple[list[str | bytes | None], int] | None = None
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
         self.guard = FrameGuard(self.settings)
         self._splitter = FrameSplitter(self.settings.max_frame_bytes)
@@ -294,8 +300,42 @@ class WebSocketStream(ws_stream.WSStream):
         section 7.1.7). The original sends 1009 and reads on, sends no close frame for other faults, and accepts any
         number of frames that are no messages.
         """
-        frames = 0
-        for item in self._splitter.feed(data):
+        if not self.take_now(data):
+            await self.take_rest()
+
+    def take_now(self, data: bytes) -> bool:
+        """Handles the bytes of one read as far as nothing must be waited for; if False, `take_rest` must follow.
+
+        These are pongs, and texts that `take` accepts. What comes after anything else is left, too: nothing overtakes.
+        Call it only while the connection's task holds no message.
+        """
+        frames = texts = 0
+        items = self._splitter.feed(data)
+        for item in items:
+            if isinstance(item, str):
+                if self.take is None or texts == MAX_MESSAGES_A_TURN or self._is_closing or not self.take(item):
+                    break
+                self.guard.end_message()
+                texts += 1
+            elif item is not None or not self.guard.take():
+                break
+            frames += 1
+        else:
+            if self._end_read(frames):
+                return True
+        self._rest = items[frames:], frames
+        return False
+
+    @property
+    def has_rest(self) -> bool:
+        """True when `take_rest` must follow."""
+        return self._rest is not None
+
+    async def take_rest(self) -> None:
+        """Handles what `take_now` left."""
+        assert self._rest is not None
+        (items, frames), self._rest = self._rest, None
+        for item in items:
             if isinstance(item, str):
                 frames += 1
                 if not await self._put(item):
@@ -312,15 +352,23 @@ class WebSocketStream(ws_stream.WSStream):
                     frames += 1
                     if not await self._handle_event(event):
                         return
-        if not self.guard.end_read(frames=frames, is_inside=self._message.is_begun or self._splitter.is_inside):
+        if not self._end_read(frames):
             await self.reject(CloseCode.FLOODING, _FLOODING)
+
+    def _end_read(self, frames: int) -> bool:
+        """Ends one read of the socket; False when there are too many that end no frame."""
+        return self.guard.end_read(frames=frames, is_inside=self._message.is_begun or self._splitter.is_inside)
+
+    @property
+    def _is_closing(self) -> bool:
+        """True once a close frame was sent or received."""
+        return self._parser is not None and self._parser.state is not ConnectionState.OPEN
 
     async def _put(self, message: str | bytes) -> bool:
         """Queues a message for the application; False when the connection has ended."""
         self.guard.end_message()
         # After our close frame nothing else counts messages.
-        is_closing = self._parser is not None and self._parser.state is not ConnectionState.OPEN
-        if is_closing and not self.guard.take():
+        if self._is_closing and not self.guard.take():
             await self.reject(CloseCode.FLOODING, _FLOODING)
             return False
         if self._messages is not None:

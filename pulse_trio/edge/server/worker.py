@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from socket import SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, gaierror, getaddrinfo, socket
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from hypercorn.typing import AppWrapper
 from hypercorn.utils import wrap_app
 from quart import Quart
 
+from pulse_trio.edge.server.poller import open_poller, set_poller
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import LaunchError, PulseError
 
@@ -171,7 +173,24 @@ async def draining_worker(
         if open_metrics is not None:
             sockets.insecure_sockets.append(open_metrics())
         trigger = None if asked is None else drained
-        await worker_serve(app, config, sockets=sockets, shutdown_trigger=trigger, **options)
+        await _serve_polled(partial(worker_serve, app, config, sockets=sockets, shutdown_trigger=trigger, **options))
+
+
+async def _serve_polled(serve: Callable[[], Awaitable[None]]) -> None:
+    """Runs the server, with a task that reads the WebSockets of all its connections where the system allows that."""
+    poller = open_poller()
+    if poller is None:
+        await serve()
+        return
+    try:
+        async with trio.open_nursery() as nursery:
+            set_poller(poller)
+            nursery.start_soon(poller.run, name="poller")
+            await serve()
+            nursery.cancel_scope.cancel()
+    finally:
+        set_poller(None)
+        poller.close()
 
 
 def _force_http_1(config: Config) -> None:

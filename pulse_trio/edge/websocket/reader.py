@@ -35,6 +35,7 @@ from pulse_trio.store.base import StoreError
 from pulse_trio.texts import utf8_size
 
 _PONG: Final = encode(PongFrame())
+_TAG: Final = '"message"'  # a `type` that is written otherwise takes the long way, with the same outcome
 
 
 Receive: TypeAlias = Callable[[], Awaitable[str | bytes | None]]
@@ -91,12 +92,15 @@ class Reader:
     async def read_frames(self) -> None:
         """Handles the client's frames one after the other, until the connection or the token ends.
 
-        Returns when the token has expired, or when the client floods: the connection is then closed.
+        What `take_now` has accepted does not come here. Returns when the token has expired, or when the client floods:
+        the connection is then closed.
 
         Cancelled: when the client has gone, the connection's task has ended, or the token has expired.
         """
         while not self.is_expired():
             data = await self.receive()
+            if self.is_expired():
+                return
             verdict = self._flow.judge(_size(data))
             if verdict is Verdict.CLOSE:
                 self.connection.close(CloseCode.FLOODING, "rate limit exceeded; reconnect and send more slowly")
@@ -109,6 +113,32 @@ class Reader:
                 await self._handle(self._service.frames.read(data))
             except FrameError as error:
                 self.connection.refuse(error, error.client_id, error.conversation_id)
+
+    def take_now(self, text: str) -> bool:
+        """Submits a plain message in this call; False, with nothing done, if `read_frames` must handle the text.
+
+        It must if anything has to be waited for, or refused, and for every other frame.
+        """
+        if _TAG not in text or not self.connection.is_open or self.is_expired():
+            return False
+        size = utf8_size(text)
+        if not self._flow.take_now(size):
+            return False
+        if not self._submit_now(text):
+            self._flow.give_back(size)
+            return False
+        self._service.metrics.frames_in[SendMessage] += 1
+        return True
+
+    def _submit_now(self, text: str) -> bool:
+        try:
+            frame = self._service.frames.read(text)
+        except FrameError:
+            return False
+        if not isinstance(frame, SendMessage):
+            return False
+        subscription = self._scope.known_subscription(frame)
+        return subscription is not None and messages.send_now(self._service, subscription, frame)
 
     def _refuse_excess(self, data: str | bytes | None) -> None:
         """Sends an error for a frame that exceeds the rate limit, whatever it contains."""

@@ -42,6 +42,9 @@ class Scope(Protocol):
             FrameError: the frame names a wrong conversation, or none.
         """
 
+    def known_subscription(self, frame: AboutConversation) -> Subscription | None:
+        """Returns the subscription if it is known and `before` has nothing to do; else None, with nothing done."""
+
     async def handle_session_frame(self, frame: SendResume | SendWatch) -> None:
         """Handles a frame about the session. Raises FrameError on a conversation's own connection."""
 
@@ -62,6 +65,10 @@ class OwnConversation:
         if frame.conversation_id is not None and frame.conversation_id != self._own.conversation_id:
             raise _conversation_error(frame, "`conversation_id` is not this connection's conversation; leave it out")
         return self._own
+
+    def known_subscription(self, frame: AboutConversation) -> Subscription | None:
+        is_own = frame.conversation_id is None or frame.conversation_id == self._own.conversation_id
+        return self._own if is_own else None
 
     async def handle_session_frame(self, frame: SendResume | SendWatch) -> None:
         name, advice = ("resume", "; use `after` here") if isinstance(frame, SendResume) else ("watch", "")
@@ -94,6 +101,10 @@ class AllConversations:
         if key is None:
             raise _conversation_error(frame, "`conversation_id` is missing: name the conversation")
         return self._session.subscriptions.get(key) or await self._look_up(frame, key)
+
+    def known_subscription(self, frame: AboutConversation) -> Subscription | None:
+        key = frame.conversation_id
+        return None if key is None or not self._session.is_started else self._session.subscriptions.get(key)
 
     async def _look_up(self, frame: AboutConversation, key: UUID) -> Subscription | None:
         try:

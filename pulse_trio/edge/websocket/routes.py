@@ -40,8 +40,8 @@ from pulse_trio.store.base import NotAMember, StoreError
 
 sockets = Blueprint("sockets", __name__, url_prefix="/api/chat/ws")
 
-Joined: TypeAlias = tuple[Reader, Callable[[], None]]
-"""The reader of a connection that has joined, and the function by which it leaves."""
+Joined: TypeAlias = tuple[Transport, Reader, Callable[[], None]]
+"""The transport and the reader of a connection that has joined, and the function by which it leaves."""
 Join: TypeAlias = Callable[[], Awaitable[Joined | None]]
 """Joins what a connection is for; returns None after it has closed a connection that cannot be served."""
 
@@ -82,7 +82,7 @@ async def _open_session(
     flow = Flow(service.settings)
     scope = AllConversations(service, session, flow)
     reader = Reader(service, scope, flow, transport.receive, lifetime, identity, record)
-    return reader, partial(service.hub.lobby.close, session)
+    return transport, reader, partial(service.hub.lobby.close, session)
 
 
 @sockets.websocket("/<conversation_id>")
@@ -143,7 +143,7 @@ async def _join_conversation(
     else:
         flow = Flow(service.settings)
         reader = Reader(service, OwnConversation(member), flow, transport.receive, lifetime, identity, record)
-        return reader, partial(service.hub.disconnect, key, user.id, transport)
+        return transport, reader, partial(service.hub.disconnect, key, user.id, transport)
     return None
 
 
@@ -201,10 +201,11 @@ async def _serve(slot: AbstractContextManager[object], join: Join) -> None:
         del join  # its arguments are not needed any more
         if joined is None:
             return
-        reader, leave = joined
+        transport, reader, leave = joined
         connection = reader.connection
         try:
             with reader.lifetime:
+                transport.take_by(reader.take_now)
                 await reader.read_frames()
             if reader.is_expired():
                 connection.close(CloseCode.TOKEN_EXPIRED, "the token has expired; reconnect with a new one")
@@ -215,6 +216,7 @@ async def _serve(slot: AbstractContextManager[object], join: Join) -> None:
             log.exception("connection failed", user_id=str(connection.user.id))
             connection.close(CloseCode.INTERNAL_ERROR, "something went wrong here; reconnect")
         finally:
+            transport.take_by(None)
             leave()
         await _wait_closed(reader.receive)
 
