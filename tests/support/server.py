@@ -12,6 +12,19 @@ from typing import Any
 SECRET = "the key of the tests: 8f1d0c2e7b5a49d3"
 METRICS_TOKEN = "metrics-of-the-tests-5b1c9e7a"
 PROGRAM = str(Path(sys.executable).with_name("pulse-trio"))
+WITHOUT_POLLER = """
+from pulse_trio.edge.server import worker
+from pulse_trio.program import main
+
+worker.open_poller = lambda: None
+main()
+"""
+
+
+def serve_command(*, is_polled: bool = "PULSE_TEST_WITHOUT_POLLER" not in os.environ) -> list[str]:
+    """Returns the command that serves, as on a system with epoll or without."""
+    program = [PROGRAM] if is_polled else [sys.executable, "-c", WITHOUT_POLLER]
+    return [*program, "serve", "--port", "0"]
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -44,7 +57,7 @@ class Server:
             settings = {"SECRET_KEY": SECRET, **settings}
         if not any(name.startswith("PULSE_METRICS") for name in settings):
             settings = {"PULSE_METRICS_TOKEN": METRICS_TOKEN, **settings}
-        command = [PROGRAM, "serve", "--port", "0"] if command is None else command
+        command = serve_command() if command is None else command
         self.process = subprocess.Popen(
             [*command, *arguments],
             env=environment(**{"PULSE_LOG_LEVEL": "debug", "PULSE_LOG_FORMAT": "auto", **settings}),

@@ -56,6 +56,20 @@ async def test_a_client_that_is_always_a_little_too_fast_is_closed(mock_clock: M
     assert Verdict.REFUSE in verdicts
 
 
+async def test_a_frame_is_taken_at_once_only_if_it_would_be_accepted(mock_clock: MockClock) -> None:
+    sent = flow(frames_per_second=1, frames_burst=5, bytes_per_second=1_000, bytes_burst=4_000, max_frame_bytes=2_000)
+    assert not sent.take_now(4_001)
+    assert [sent.take_now(1_000) for _ in range(5)] == [True] * 4 + [False]
+    sent.give_back(1_000)
+    assert [sent.judge(1_000), sent.judge(1_000)] == [Verdict.ACCEPT, Verdict.REFUSE]
+    mock_clock.jump(2)
+    assert not sent.take_now(1), "a refusal counts until the buckets are full"
+    assert sent.judge(1) is Verdict.ACCEPT
+    mock_clock.jump(5)
+    assert sent.judge(1) is Verdict.ACCEPT
+    assert [sent.take_now(1) for _ in range(5)] == [True] * 4 + [False]
+
+
 async def test_bytes_are_limited_and_the_largest_frame_passes(mock_clock: MockClock) -> None:
     sent = flow(bytes_per_second=1_000, bytes_burst=4_000, max_frame_bytes=2_000)
     assert sent.judge(3_000) is Verdict.ACCEPT
