@@ -9,6 +9,7 @@ What we replace is the connection after the handshake, because there the framewo
 for each frame out, and three tasks for each message in (docs/architecture.md has the measurements).
 
 - `framework_connection`: Hypercorn's part of a connection
+- `poller`: one task that reads all WebSockets over plain TCP; `deadlines`: their pings and time-outs
 - `tcp_connection`: reads, pings, closes; `stream_writer`: all writes; `gate`: admits connections and requests
 - `http_protocol`, `request_head`, `plain_responses`: requests, before the framework sees them
 - `request_turns`: how many requests begin at a time; `idle_connections`: those that wait for one
