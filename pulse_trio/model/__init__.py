@@ -15,6 +15,7 @@ from pulse_trio.model.commands import (
     Post,
     RemoveMember,
     SetProperties,
+    text_chars,
 )
 from pulse_trio.model.features import FEATURED, NO_FEATURES, Features
 from pulse_trio.model.users import MyMembership, User
@@ -39,4 +40,5 @@ __all__ = [
     "SetProperties",
     "User",
     "highest_rev",
+    "text_chars",
 ]

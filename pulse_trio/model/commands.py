@@ -96,3 +96,8 @@ class RemoveMember(Command):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave(Command):
     """Leave a group: the actor removes themselves."""
+
+
+def text_chars(command: Command) -> int:
+    """Returns the characters of the text that a command carries: what it costs beyond others of its kind."""
+    return len(command.content) if isinstance(command, Post | Edit) else 0

@@ -10,13 +10,15 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
 from pulse_trio.errors import PulseError
-from pulse_trio.model import Change, Command, Delete, Edit, Post, RemoveMember
+from pulse_trio.model import Change, Command, Delete, Edit, Post, RemoveMember, text_chars
 from pulse_trio.store.base import MAX_REVISIONS_OF_MESSAGE, Refusal
+
+MAX_BATCH_CHARS: Final = 65_536  # of the texts of a batch; one text may be longer. Rooms with long ones take turns
 
 
 class Sender(Protocol):
@@ -164,7 +166,10 @@ class Inbox:
         skipped: list[Submission] = []
         delayed: set[object] = set()  # the sources of what was skipped
         taken: Counter[object] = Counter()
+        chars = 0
         while self._window and (found := _batch_kind(self._window[0].command)) is not None:
+            if batch and chars + text_chars(self._window[0].command) > MAX_BATCH_CHARS:
+                break
             submission = self._window.popleft()
             source, (key, limit) = submission.sender.source, _repetition(submission.command)
             if found is not kind or source in delayed or taken[key] >= limit:
@@ -172,6 +177,7 @@ class Inbox:
                 skipped.append(submission)
             else:
                 taken[key] += 1
+                chars += text_chars(submission.command)
                 batch.append(submission)
         self._window.extendleft(reversed(skipped))
         return batch

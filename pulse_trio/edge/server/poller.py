@@ -9,6 +9,7 @@ Nothing else knows epoll. Where there is none, and over TLS, each connection's t
 
 import math
 import select
+from collections import deque
 from contextlib import suppress
 from contextvars import ContextVar
 from typing import Final, Protocol
@@ -16,8 +17,10 @@ from typing import Final, Protocol
 import trio
 
 from pulse_trio.edge.server.deadlines import Deadlines
+from pulse_trio.edge.turns import TURN_BYTES
 
-MAX_SOCKETS_A_TURN: Final = 256  # before other tasks have their turn; epoll begins with the others at the next one
+MAX_SOCKETS_A_TURN: Final = 256  # before other tasks have their turn; the others come first in the next one
+MAX_READ_BYTES: Final = 65_536  # of one socket
 
 
 class PolledConnection(Protocol):
@@ -27,8 +30,8 @@ class PolledConnection(Protocol):
     def deadline(self) -> float:
         """The time on Trio's clock at which something is due although the client sends nothing."""
 
-    def on_readable(self, now: float) -> bool:
-        """Reads once from the socket; False if the task must go on."""
+    def on_data(self, data: bytes, now: float) -> bool:
+        """Handles the bytes of one read, none if the client sends no more; False if the task must go on."""
 
     def on_deadline(self, now: float) -> bool:
         """Does what is due; False if the task must do it."""
@@ -37,7 +40,8 @@ class PolledConnection(Protocol):
 class Poller:
     """Reads sockets whose connections wait. `close` must follow.
 
-    The kernel reports ready sockets in turns, so 1,000 that are always ready are read equally often.
+    The kernel reports ready sockets in turns, so 1,000 that are always ready are read equally often. A turn of the loop
+    ends after `TURN_BYTES` as well: clients that send as much as they can must not hold up the others.
     """
 
     def __init__(self) -> None:
@@ -49,13 +53,20 @@ class Poller:
         """Reads, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.deadlines.run, name="deadlines of connections")
+            ready: deque[tuple[int, int]] = deque()
             while True:
-                await trio.lowlevel.wait_readable(self._epoll.fileno())
+                if ready:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    ready.extend(self._epoll.poll(0, MAX_SOCKETS_A_TURN))
                 now = trio.current_time()
-                for number, _ in self._epoll.poll(0, MAX_SOCKETS_A_TURN):
+                size = 0
+                while ready and size < TURN_BYTES:
+                    number, _ = ready.popleft()
                     polled = self._armed.get(number)
                     if polled is not None:
-                        polled.read(now)
+                        size += polled.read(now)
 
     def close(self) -> None:
         """Closes the epoll, once `run` has ended."""
@@ -134,17 +145,27 @@ class PolledSocket:
         """Takes note of a deadline that may have become earlier."""
         self._poller.deadlines.enter(self, self._connection.deadline)
 
-    def read(self, now: float) -> None:
-        """Reads once, if the task waits. A fault of ours ends this connection, not the poller."""
+    def read(self, now: float) -> int:
+        """Reads once, if the task waits; returns the number of bytes.
+
+        A fault of ours ends this connection, not the poller.
+        """
         if self._task is None:
             self._disarm()
-            return
+            return 0
         try:
-            if not self._connection.on_readable(now):
+            data: bytes = self._socket._sock.recv(MAX_READ_BYTES)  # type: ignore[attr-defined]  # the socket itself
+        except BlockingIOError:
+            return 0  # a spurious report
+        except OSError:
+            data = b""
+        try:
+            if not self._connection.on_data(data, now):
                 self.wake()
         except Exception as error:
             self._problem = error
             self.wake()
+        return len(data)
 
     def on_due(self, now: float) -> None:
         """Looks at the deadline, if the task waits; otherwise it will when it waits again."""

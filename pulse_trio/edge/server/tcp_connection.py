@@ -327,17 +327,11 @@ class TcpConnection(FrameworkConnection):
             return True
         return not self._has_half_closed and await self._do_due(trio.current_time())
 
-    def on_readable(self, now: float) -> bool:
-        """Reads once; False if the connection's task must handle something. Called by the poller."""
+    def on_data(self, data: bytes, now: float) -> bool:
+        """Handles the bytes of one read; False if the connection's task must handle something. Called by the poller."""
         websocket, polled = self.websocket, self._polled
         assert websocket is not None
         assert polled is not None
-        try:
-            data: bytes = self.stream.socket._sock.recv(MAX_RECV)  # the socket itself
-        except BlockingIOError:
-            return True  # a spurious report
-        except OSError:
-            data = b""
         self._has_half_closed = not data
         self.writer.active_at = now
         if not data or not websocket.take_now(data):

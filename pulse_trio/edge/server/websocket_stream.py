@@ -306,14 +306,17 @@ class WebSocketStream(ws_stream.WSStream):
     def take_now(self, data: bytes) -> bool:
         """Handles the bytes of one read as far as nothing must be waited for; if False, `take_rest` must follow.
 
-        These are pongs, and texts that `take` accepts. What comes after anything else is left, too: nothing overtakes.
+        These are pongs, and small texts that `take` accepts. What comes after anything else is left, too: nothing
+        overtakes.
         Call it only while the connection's task holds no message.
         """
         frames = texts = 0
         items = self._splitter.feed(data)
         for item in items:
             if isinstance(item, str):
-                if self.take is None or texts == MAX_MESSAGES_A_TURN or self._is_closing or not self.take(item):
+                if self.take is None or texts == MAX_MESSAGES_A_TURN or self._is_closing or len(item) >= LARGE_BYTES:
+                    break
+                if not self.take(item):
                     break
                 self.guard.end_message()
                 texts += 1

@@ -13,7 +13,10 @@ from pulse_trio.edge.server.poller import PolledSocket, Poller
 
 
 class Connection:
-    """A connection that reads nothing, so that its socket stays ready. `number`: the socket's file descriptor."""
+    """A connection whose client sends again what was read, so that its socket stays ready.
+
+    `number`: the socket's file descriptor.
+    """
 
     def __init__(self, poller: Poller, number: int | None = None) -> None:
         self.ours, self.theirs = trio.socket.socketpair()
@@ -26,8 +29,10 @@ class Connection:
         self.is_simple = True  # no read needs the task
         self.polled = PolledSocket(poller, self.ours, self)
 
-    def on_readable(self, now: float) -> bool:
+    def on_data(self, data: bytes, now: float) -> bool:
         self.reads += 1
+        if data:
+            assert self.theirs._sock.send(data)  # type: ignore[attr-defined]  # the socket itself, at once
         if self.is_simple is None:
             raise RuntimeError("planted")
         return self.is_simple
@@ -46,11 +51,14 @@ def poller() -> Poller:
     return Poller()
 
 
+@pytest.mark.parametrize(
+    ("bound", "value"), [("MAX_SOCKETS_A_TURN", 4), ("TURN_BYTES", 4 * len(b"never read"))], ids=["sockets", "bytes"]
+)
 async def test_sockets_that_are_always_ready_are_read_equally_often(
-    poller: Poller, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    poller: Poller, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
     """A turn has room for 4 of 10; other tasks run between two turns."""
-    monkeypatch.setattr(module, "MAX_SOCKETS_A_TURN", 4)
+    monkeypatch.setattr(module, bound, value)
     connections = [Connection(poller) for _ in range(10)]
     for connection in connections:
         await connection.theirs.send(b"never read")

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
 from pulse_trio.model import Change, Command, Member, Message, Post
-from pulse_trio.rooms.inbox import Submission
+from pulse_trio.rooms.inbox import MAX_BATCH_CHARS, Submission
 from pulse_trio.rooms.senders import WaitingSender
 from pulse_trio.rooms.writer import Stored, Writer
 from pulse_trio.store.base import NotAMember, Refusal
@@ -87,7 +87,7 @@ class Bench:
 
     async def submit(self, *contents: str) -> None:
         for content in contents:
-            await self._submit(content, f"id of {content}")
+            await self._submit(content, f"id of {content[:32]}")
 
     async def _submit(self, content: str, client_id: str) -> None:
         await self.writer.submit(self.message(content, client_id), self.sender, client_id)
@@ -123,6 +123,23 @@ async def test_messages_during_a_commit_form_the_next_batch(autojump_clock: Mock
         assert bench.released == list("abcdefg")
         assert bench.seqs == [1, 2, 3, 4, 5, 6, 7]
         assert bench.sender.settlements == 7
+
+
+async def test_the_texts_of_a_batch_are_bounded(autojump_clock: MockClock) -> None:
+    """So rooms with long messages take turns at the store, and those with short ones do not wait for them."""
+    long = ["x" * (MAX_BATCH_CHARS // 2), "y" * (MAX_BATCH_CHARS // 2), "z" * (MAX_BATCH_CHARS + 1)]
+    async with a_world() as world:
+        bench = Bench(world)
+        world.start(bench.writer.run)
+        gate = bench.store.hold()
+        await bench.submit("a")
+        await settle()
+        await bench.submit(*long, "b", "c")
+        gate.set()
+        await bench.writer.wait_idle()
+        sizes = [[len(text) for text in batch] for batch in bench.store.attempts]
+        assert sizes == [[1], [MAX_BATCH_CHARS // 2] * 2, [MAX_BATCH_CHARS + 1], [1, 1]]
+        assert bench.released == ["a", *long, "b", "c"]
 
 
 async def test_a_resend_within_a_batch_waits_for_the_first_one(autojump_clock: MockClock) -> None:

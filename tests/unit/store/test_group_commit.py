@@ -1,5 +1,6 @@
 """Group commit: several rooms share a statement, and one room's failure affects no other."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from pulse_trio.store.base import Answer, Outcome, StoreError, StoreRefused, Sto
 from pulse_trio.store.postgres.group_commit import (
     LANES,
     MAX_QUEUED,
+    MAX_STATEMENT_CHARS,
     MAX_STATEMENT_COMMANDS,
     GroupCommit,
     Outcomes,
@@ -151,6 +153,21 @@ async def test_the_size_of_a_statement_is_bounded(autojump_clock: MockClock) -> 
         await wait_all_tasks_blocked()
         assert max(len(statement) for statement in statements.rooms) <= MAX_STATEMENT_COMMANDS + 100
         assert all(len(writers.outcomes[room]) == 100 for room in range(1, 31))  # type: ignore[arg-type]
+
+
+async def test_the_texts_of_a_statement_are_bounded(autojump_clock: MockClock) -> None:
+    """50 rooms with 32 messages of 12 KB made one statement: it blocked the loop for 0.4 s, and everybody waited."""
+    async with running() as (statements, writers):
+        gate = await occupy(statements, writers)
+        for room in range(100, 110):
+            text = "x" * (MAX_STATEMENT_CHARS // 4)
+            writers.nursery.start_soon(writers.group_commit.apply, [dataclasses.replace(new(room), content=text)])
+        await wait_all_tasks_blocked()
+        gate.set()
+        await wait_all_tasks_blocked()
+        sizes = [len(rooms) for rooms in statements.rooms[max_running(LANES) :]]
+        assert sum(sizes) == 10
+        assert max(sizes) == 4
 
 
 async def test_a_statement_has_one_request_of_a_conversation(autojump_clock: MockClock) -> None:
