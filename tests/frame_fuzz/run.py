@@ -234,7 +234,10 @@ class Run:
                 if opcode == CLOSE:
                     code = int.from_bytes(payload[:2], "big")
                     self.counters[f"close {code}"] += 1
-                    if payload and (code not in list(CloseCode) or code in UNEXPECTED_CLOSES):
+                    # An application's own code (RFC 6455, section 7.4.2) that is not ours is the client's, come back.
+                    is_echo = 3_000 <= code < 5_000 and code not in list(CloseCode) and len(payload) == 2
+                    is_known = code in list(CloseCode) and code not in UNEXPECTED_CLOSES
+                    if payload and not (is_known or is_echo):
                         raise Finding(f"closed with {code}: {payload[2:]!r}")
                     return
                 if opcode == TEXT:
