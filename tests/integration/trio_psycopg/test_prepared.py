@@ -324,10 +324,12 @@ async def test_cancelled_before_it_starts(conn: Conn) -> None:
 
 async def test_cancelled_while_another_task_has_the_connection(conn: Conn) -> None:
     with trio.fail_after(30):
-        async with conn.lock:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conn.execute, "select pg_sleep(20)")
+            await trio.testing.wait_all_tasks_blocked()
             with trio.move_on_after(0.02) as scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(add, conn, 1)
+                await add(conn, 1)
+            nursery.cancel_scope.cancel()
         assert scope.cancelled_caught
         assert await number(conn) == 0
 
