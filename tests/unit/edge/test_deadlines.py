@@ -92,5 +92,5 @@ async def test_other_tasks_run_between_many_looks(nursery: trio.Nursery, mock_cl
     while not counts or counts[-1] < len(waiters):
         counts.append(sum(len(waiter.looks) for waiter in waiters))
         await trio.lowlevel.checkpoint()
-    assert len({count for count in counts if count}) >= 3
+    assert len({count for count in counts if count}) >= 2
     nursery.cancel_scope.cancel()
