@@ -257,6 +257,7 @@ async def test_pongs_beyond_the_limit_close_the_connection(opened: Open) -> None
         assert await receive_messages(client, 1) == ["one"]
         await client.send(message("two") + frame("", PONG) + message("three"))
         assert await client.read_close() == CloseCode.FLOODING
+        await wait_all_tasks_blocked()
         assert service.contents == ["one", "two"]
 
 
