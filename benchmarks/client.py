@@ -1,6 +1,7 @@
 """The load generator's clients: picows WebSockets (C on uvloop) that tell frames by their first bytes."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -10,6 +11,8 @@ import picows
 from benchmarks.dialects import Dialect, Lost, Opening, Refused
 
 CONTENT_BYTES = 64
+
+logging.getLogger("picows").setLevel(logging.CRITICAL)  # ejabberd sends two close frames, which it reports each time
 
 
 class Tally:
