@@ -48,9 +48,10 @@ def _tasks(task: Task | None) -> Iterator[str]:
 async def _inside() -> dict[str, int]:
     """Counts the objects at this moment."""
     await trio.lowlevel.checkpoint()
-    gc.collect()
+    garbage = gc.collect()
     found = gc.get_objects()
     return {
+        "garbage": garbage,
         "rooms": len(services().hub.rooms),
         "sessions": len(services().hub._sessions.all()),
         "objects": sum(type(thing).__name__ not in LINGERING for thing in found),

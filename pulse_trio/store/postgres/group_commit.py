@@ -205,14 +205,14 @@ class GroupCommit(Generic[C]):
                         await self._idle_lanes.park()
                         has_answered = False
                         continue
-                    if (
-                        has_answered
-                    ):  # clients are read that have sent meanwhile: this statement has their messages, too
+                    if has_answered:
+                        # Clients are read that have sent meanwhile: this statement has their messages, too.
                         await trio.lowlevel.checkpoint()
                     requests, postponed = self._fill_statement(first, queue)
                     if requests:
                         has_answered = True
                         await self._apply_all(requests, scope, is_full=postponed is not None)
+                    del first, requests  # their rooms must not stay in memory while this waits for others
 
     def _fill_statement(
         self, first: Handover[C], queue: trio.MemoryReceiveChannel[Handover[C]]
@@ -289,14 +289,17 @@ class GroupCommit(Generic[C]):
             self._has_handovers = trio.Event()
             while self._unanswered:
                 now = trio.current_time()
-                if expired := [each for each in self._unanswered if each.deadline <= now]:
-                    for request in expired:
-                        self._answer(request, StoreUnavailable("the store does not answer in time"))
-                    for scope, requests in self._statements.items():
-                        if not any(request in self._unanswered for request, _ in requests):
-                            scope.cancel()
+                self._answer_expired(now)
                 earliest = min((request.deadline for request in self._unanswered), default=inf)
                 await trio.sleep_until(min(earliest, now + DEADLINE_INTERVAL))
+
+    def _answer_expired(self, now: float) -> None:
+        expired = [request for request in self._unanswered if request.deadline <= now]
+        for request in expired:
+            self._answer(request, StoreUnavailable("the store does not answer in time"))
+        for scope, requests in self._statements.items() if expired else ():
+            if not any(request in self._unanswered for request, _ in requests):
+                scope.cancel()
 
 
 def _conversations(request: Handover[Any]) -> set[UUID]:
