@@ -1,6 +1,8 @@
 """Group commit: several rooms share a statement, and one room's failure affects no other."""
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -366,6 +368,19 @@ async def test_handovers_are_taken_when_their_statement_begins(autojump_clock: M
         assert statements.rooms[max_running(LANES) :] == [[1, 1]]
         assert handed.answers == [[stored(new(1)), stored(new(1, 2))]]
         assert ended.answers == []
+
+
+async def test_an_answered_handover_is_not_kept(autojump_clock: MockClock) -> None:
+    """The lane that had carried it out kept it while it waited, and with it a room and its connections."""
+    async with running() as (_, writers):
+        handed = [Handed(new(room), seconds=1) for room in range(1, 5)]
+        kept = [weakref.ref(each) for each in handed]
+        assert all(writers.group_commit.apply_soon(each) for each in handed)
+        await trio.sleep(5)
+        assert all(each.answers for each in handed)
+        del handed
+        gc.collect()
+        assert [each for each in kept if each() is not None] == []
 
 
 @pytest.mark.parametrize("error", [StoreRefused("poison"), StoreBusy("locked")], ids=["refused", "locked"])
