@@ -30,7 +30,10 @@ def epolls(server: Server) -> int | None:
     """The number of epolls that the server's process has; None where the system does not say."""
     if not Path("/proc/self/fd").is_dir():
         return None
-    links = (os.readlink(path) for path in Path(f"/proc/{server.process.pid}/fd").iterdir())
+    links = []
+    for path in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(path))
     return sum("[eventpoll]" in link for link in links)
 
 

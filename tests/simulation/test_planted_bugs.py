@@ -167,11 +167,16 @@ def lost_batch_on_retry(patch: Patch) -> None:
             except StoreUnavailable:
                 raise Lost from None
 
-    async def wrong(self: Writer, batch: list[Submission]) -> None:
+        def apply_soon(self, handover: object) -> bool:
+            return False
+
+    async def wrong(self: Writer, batch: list[Submission], attempt: Any = None) -> None:
         if not isinstance(self._store, Once):
             self._store = Once(self._store)  # type: ignore[assignment]
+        if attempt is not None and isinstance(attempt.answer, StoreUnavailable):
+            return
         with contextlib.suppress(Lost):
-            await store_batch(self, batch)
+            await store_batch(self, batch, attempt)
 
     patch.setattr(Writer, "_store_batch", wrong)
     patch.setattr(clients, "RESEND_AFTER", 1e9)  # a resend would hide it

@@ -13,6 +13,7 @@ import trio
 
 GRAIN: Final = 0.25  # seconds between two looks; what is due in between is done together
 MAX_LOOKS_A_TURN: Final = 256  # before other tasks have their turn: less than a millisecond
+MAX_STALE: Final = 1_000  # entries that may stay although they are not needed any more, and as many as the others
 
 
 class Waiter(Protocol):
@@ -34,6 +35,7 @@ class Deadlines:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Waiter]] = []
         self._numbers = count()  # of entries that are due at the same time
+        self._stale = 0  # entries of waiters that have left, or have an earlier one
         self._pause = trio.CancelScope()
         self._looked_at = -math.inf
 
@@ -41,10 +43,22 @@ class Deadlines:
         """Lets `waiter.on_due` be called at a time on Trio's clock, or earlier."""
         if due >= waiter.due_at:
             return
+        self.leave(waiter)
         waiter.due_at = due
         heapq.heappush(self._heap, (due, next(self._numbers), waiter))
         if due < self._pause.deadline:
             self._pause.deadline = max(due, self._looked_at + GRAIN)
+
+    def leave(self, waiter: Waiter) -> None:
+        """Drops the entry of a waiter, if it has one; it may stay in memory until others have left as well."""
+        if waiter.due_at == math.inf:
+            return
+        waiter.due_at = math.inf
+        self._stale += 1
+        if self._stale > max(MAX_STALE, len(self._heap) // 2):
+            self._heap[:] = [entry for entry in self._heap if entry[0] == entry[2].due_at]
+            heapq.heapify(self._heap)
+            self._stale = 0
 
     async def run(self) -> None:
         """Looks at what is due, until cancelled."""
@@ -62,6 +76,8 @@ class Deadlines:
                     looks = 0
                 looks += 1
                 due, _, waiter = heapq.heappop(heap)
-                if due == waiter.due_at:  # otherwise an earlier one took its place
+                if due == waiter.due_at:
                     waiter.due_at = math.inf
                     waiter.on_due(now)
+                else:
+                    self._stale -= 1

@@ -261,5 +261,8 @@ class HttpProtocol(H11Protocol):
         if not asked.is_head:
             await self._send_h11_event(h11.Data(data=body))
         elif self._asked is None:
-            return  # h11 does not know that it was a HEAD, and would miss the body
+            # h11 does not know that it was a HEAD, and would miss the body.
+            head, self._answer_head = self._answer_head, b""
+            await self.send(RawData(data=head))
+            return
         await self._send_h11_event(h11.EndOfMessage())

@@ -183,6 +183,7 @@ class PolledSocket:
     def close(self) -> None:
         """Stops reading for ever."""
         self._disarm()
+        self._poller.deadlines.leave(self)
         del self._connection, self._socket  # an entry among the deadlines may keep this object for a while
 
     def _disarm(self) -> None:

@@ -733,8 +733,6 @@ _MESSAGE = """
         (f"{_MESSAGE} ('{N}', '{C}', '{U}', 2, 2, repeat('c', 65), '', false, now(), now())", "CheckViolation"),
         (f"{_MESSAGE} ('{N}', '{C}', '{U}', 2, 2, NULL, 'text', true, now(), now())", "CheckViolation"),
         (f"{_MESSAGE} ('{N}', '{C}', '{U}', 2, 2, NULL, NULL, false, now(), now())", "NotNullViolation"),
-        (f"{_MESSAGE} ('{N}', '{D}', '{U}', 1, 1, NULL, '', false, now(), now())", "ForeignKeyViolation"),
-        (f"{_MESSAGE} ('{N}', '{C}', '{W}', 2, 2, NULL, '', false, now(), now())", "ForeignKeyViolation"),
         (f"DELETE FROM users WHERE id = '{U}'", "ForeignKeyViolation"),
         ("INSERT INTO history (epoch, server) VALUES ('a', 'b'), ('c', 'd')", "UniqueViolation"),
         ("INSERT INTO history VALUES (false, 'a', 'b')", "CheckViolation"),

@@ -97,7 +97,8 @@ def taken(pool: Pool, *callers: Caller) -> Iterator[list[int]]:
 
 
 def test_every_operation_has_a_row() -> None:
-    operations = {name for name in vars(Store) if not name.startswith("_")} - {"epoch"}
+    without_connection = {"epoch", "apply_soon"}  # the second queues what a lane carries out, as `apply` does
+    operations = {name for name in vars(Store) if not name.startswith("_")} - without_connection
     assert set(OPERATIONS) == operations
 
 

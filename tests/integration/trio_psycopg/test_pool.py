@@ -108,7 +108,8 @@ async def test_stress_with_cancellations(conninfo: str) -> None:
             async with trio.open_nursery() as nursery:
                 for n in range(300):
                     nursery.start_soon(job, n)
-            assert pool._slots.value == 4
+            while pool._slots.value < 4:  # noqa: ASYNC110  # the refill may hold one while it connects
+                await trio.sleep(0.01)
             assert pool.statistics().waiting == 0
             assert pool.statistics().size <= 4
             assert not pool._lent

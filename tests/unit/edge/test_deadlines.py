@@ -5,7 +5,7 @@ import math
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from pulse_trio.edge.server.deadlines import GRAIN, MAX_LOOKS_A_TURN, Deadlines
+from pulse_trio.edge.server.deadlines import GRAIN, MAX_LOOKS_A_TURN, MAX_STALE, Deadlines
 
 
 class Waiter:
@@ -93,4 +93,23 @@ async def test_other_tasks_run_between_many_looks(nursery: trio.Nursery, mock_cl
         counts.append(sum(len(waiter.looks) for waiter in waiters))
         await trio.lowlevel.checkpoint()
     assert len({count for count in counts if count}) >= 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_entries_of_those_who_have_left_do_not_gather(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
+    """As for a flood of connections that come and go long before their first ping is due."""
+    deadlines = Deadlines()
+    nursery.start_soon(deadlines.run)
+    began = trio.current_time()
+    stays = Waiter(deadlines)
+    deadlines.enter(stays, began + 20)
+    gone = [Waiter(deadlines) for _ in range(5 * MAX_STALE)]
+    for waiter in gone:
+        deadlines.enter(waiter, began + 20)
+        deadlines.leave(waiter)
+        assert len(deadlines._heap) <= MAX_STALE + 2
+    await trio.sleep(30)
+    assert len(stays.looks) == 1
+    assert not any(waiter.looks for waiter in gone)
+    assert (deadlines._heap, deadlines._stale) == ([], 0)
     nursery.cancel_scope.cancel()
