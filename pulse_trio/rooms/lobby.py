@@ -272,7 +272,13 @@ class Lobby:
             return
         if room is not None and is_open and head.members_rev >= room.feed.members_rev:
             room.attach(session, head.members_rev)  # a commit with a lost answer may have added its user
-        session.resume(conversation_id, rev, max(highest_rev(head.last_revs, mask), sent_rev), head.members_rev)
+        session.resume(
+            conversation_id,
+            rev,
+            max(highest_rev(head.last_revs, mask), sent_rev),
+            head.members_rev,
+            may_repeat=self._rooms.may_repeat(conversation_id),
+        )
         self._metrics.resumed_changes.observe(last_rev - rev)
 
     @contextmanager

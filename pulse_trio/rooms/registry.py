@@ -98,6 +98,10 @@ class Rooms:
         """Returns the room, if there is one; it may still be opening."""
         return self._rooms.get(conversation_id)
 
+    def may_repeat(self, conversation_id: UUID) -> bool:
+        """Returns whether the next room of a conversation goes on after a failed one, behind the head in the store."""
+        return conversation_id in self._delivered
+
     def open_ids(self) -> list[UUID]:
         """Returns the conversations whose rooms are open."""
         return [conversation_id for conversation_id, room in self._rooms.items() if room.opened.is_set()]

@@ -151,17 +151,24 @@ class Session:
         subscription.member_rev = max(subscription.member_rev, member_rev)
         return subscription
 
-    def resume(self, conversation_id: UUID, rev: int, last_rev: int, member_rev: int) -> None:
+    def resume(
+        self, conversation_id: UUID, rev: int, last_rev: int, member_rev: int, *, may_repeat: bool = False
+    ) -> None:
         """Sets a conversation back to the last rev that the client has; only before `start`.
 
-        `last_rev`: the highest rev of the kinds that it asked for.
+        Args:
+            conversation_id: the conversation.
+            rev: the last one that the client has.
+            last_rev: the highest rev of the kinds that it asked for.
+            member_rev: the rev of the members as of which the user is one of them.
+            may_repeat: its room, when it opens, may deliver changes that the client has.
         """
         self.ended_subscriptions.pop(conversation_id, None)
         subscription = self.subscriptions.get(conversation_id)
         if subscription is not None:
             subscription.cursor = rev  # also if it is beyond the rev at which the room subscribed the session
             subscription.target = max(subscription.target, last_rev)
-        elif rev < last_rev:
+        elif rev < last_rev or may_repeat:
             subscription = Subscription(self.connection, conversation_id, rev, self._send_page)
             subscription.target = last_rev
             subscription.member_rev = member_rev

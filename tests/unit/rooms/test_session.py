@@ -660,10 +660,12 @@ async def test_a_commit_before_a_failed_room_opens_again_reaches_a_session(
         await trio.sleep(5)
         is_away = False
         assert bob.contents(key) == []
+        later = await device(world, world.bob, {key: 1})
         carol = await device(world, world.carol)
         await carol.send(key, "again")
         await trio.sleep(5)
         assert bob.contents(key) == ["hello", "again"]
+        assert later.contents(key) == ["again"], "its client has loaded the other one"
         assert world.hub.room_count == 0
 
 
