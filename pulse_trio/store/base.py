@@ -115,7 +115,7 @@ Outcome: TypeAlias = tuple[Change, ...] | Refusal
 Answer: TypeAlias = list[Outcome] | StoreError | None
 """The end of a `Handover`: an outcome for each command, or the error that `Store.apply` would raise.
 
-None: nothing was carried out, and nothing will be: the caller must use `Store.apply`.
+None: the caller must use `Store.apply`; if some were carried out, their ids make that harmless.
 """
 
 C_co = TypeVar("C_co", bound=Command, covariant=True)

@@ -180,7 +180,9 @@ class GroupCommit(Generic[C]):
         except trio.BrokenResourceError:
             raise StoreUnavailable("the store is closing") from None
         finally:
-            self._unanswered.pop(request, None)  # if no lane has taken it yet, nothing is stored
+            if request in self._unanswered:  # this task gives up; if no lane has taken it yet, nothing is stored
+                del self._unanswered[request]
+                self._cancel_abandoned()
         if isinstance(request.answer, StoreError):
             raise type(request.answer)(*request.answer.args) from request.answer
         return request.answer
@@ -209,10 +211,12 @@ class GroupCommit(Generic[C]):
                         # Clients are read that have sent meanwhile: this statement has their messages, too.
                         await trio.lowlevel.checkpoint()
                     requests, postponed = self._fill_statement(first, queue)
-                    if requests:
-                        has_answered = True
-                        await self._apply_all(requests, scope, is_full=postponed is not None)
-                    del first, requests  # their rooms must not stay in memory while this waits for others
+                    try:
+                        if requests:
+                            has_answered = True
+                            await self._apply_all(requests, scope, is_full=postponed is not None)
+                    finally:
+                        del first, requests  # their rooms must not stay in memory while this waits for others
 
     def _fill_statement(
         self, first: Handover[C], queue: trio.MemoryReceiveChannel[Handover[C]]
@@ -297,7 +301,11 @@ class GroupCommit(Generic[C]):
         expired = [request for request in self._unanswered if request.deadline <= now]
         for request in expired:
             self._answer(request, StoreUnavailable("the store does not answer in time"))
-        for scope, requests in self._statements.items() if expired else ():
+        self._cancel_abandoned()
+
+    def _cancel_abandoned(self) -> None:
+        """Cancels the statements of lanes that nobody waits for any more, so that they do not hold up others."""
+        for scope, requests in self._statements.items():
             if not any(request in self._unanswered for request, _ in requests):
                 scope.cancel()
 

@@ -214,7 +214,7 @@ class StoredMeanwhile(StoreBusy):
 
 
 class Posts(Connected):
-    """Stores new messages, those of several rooms in one transaction.
+    """Stores new messages, those of several rooms in one transaction; in a second one what is not new or not stored.
 
     Attributes:
         group_commit: the group commit of new messages.

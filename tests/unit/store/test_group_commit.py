@@ -85,9 +85,11 @@ class Writers:
         self.group_commit = group_commit
         self.nursery = nursery
         self.outcomes: dict[int, list[str] | StoreError] = {}
+        self.scopes: list[trio.CancelScope] = []
 
     def start(self, room: int, count: int = 1) -> trio.CancelScope:
         scope = trio.CancelScope()
+        self.scopes.append(scope)
         self.nursery.start_soon(self._append, room, count, scope)
         return scope
 
@@ -496,3 +498,26 @@ async def test_a_full_queue_takes_no_handover(autojump_clock: MockClock) -> None
         await wait_all_tasks_blocked()
         assert writers.outcomes[0] == ["0.0"]
         assert all(isinstance(each.answers[0], list) for each in handed)
+
+
+async def test_a_statement_is_cancelled_when_the_last_task_gives_up(autojump_clock: MockClock) -> None:
+    """Both lanes stayed in statements that nobody waited for, after the database had stopped and come back."""
+    async with running() as (statements, writers):
+        await occupy(statements, writers)
+
+        async def give_up(room: int) -> None:
+            with trio.move_on_after(3):
+                await writers.group_commit.apply([new(room)])
+
+        for room in range(1, 1 + LANES):
+            writers.nursery.start_soon(give_up, room)
+        await trio.sleep(1)
+        for scope in list(writers.scopes):
+            scope.cancel()
+        await trio.sleep(5)
+        assert statements.running == 0
+        statements.gate = None
+        handed = Handed(new(7))
+        assert writers.group_commit.apply_soon(handed)
+        await wait_all_tasks_blocked()
+        assert len(handed.answers) == 1
