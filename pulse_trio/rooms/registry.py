@@ -195,6 +195,7 @@ class Rooms:
             room.failure = error
         except Exception:
             room.failure = StoreUnavailable("the room failed")
+            room.has_failed = room.opened.is_set()  # its writer was cancelled, and what it was at may be committed
             log.exception("a room failed", conversation_id=str(room.conversation_id))
         finally:
             if room.failure is None:
@@ -208,7 +209,7 @@ class Rooms:
                 self._recheck_later(room.conversation_id)
 
     def _recheck_later(self, conversation_id: UUID) -> None:
-        """Keeps a room open until the store's timeout is over, in place of one whose writer has failed."""
+        """Keeps a room open until the store's timeout is over, in place of one that has failed."""
         deadline = trio.current_time() + self._settings.store_timeout
         scope = self._rechecks.get(conversation_id)
         if scope is not None:

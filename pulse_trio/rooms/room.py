@@ -69,7 +69,7 @@ class Room:
         opened: set when the room is open, or has failed to open.
         ended: set when its tasks have ended.
         failure: the reason why it did not open, or ended.
-        has_failed: the writer failed by a fault of ours: what it was at may be committed, now or later.
+        has_failed: it ended by a fault of ours: what its writer was at may be committed, now or later.
         read_seqs: the last read position of each member that was sent to the others.
     """
 
