@@ -108,6 +108,7 @@ class Lobby:
         except BaseException:
             self.close(session)
             self._online.remove_connection(user.id)
+            session.ended.set()  # a drain may wait for it
             raise
         greeting = SessionFrame(
             user_id=user.id,

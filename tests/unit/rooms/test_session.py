@@ -11,7 +11,7 @@ from pulse_trio.conversations import messages
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.protocol import CloseCode, EditMessage, SendResume
 from pulse_trio.rooms import lobby
-from pulse_trio.store.base import Head, NotAMember, StoreUnavailable
+from pulse_trio.store.base import Head, Memberships, NotAMember, StoreUnavailable
 from tests.support import commands
 
 from .world import Device, World, a_world, delay, device, settle
@@ -632,6 +632,53 @@ async def test_a_failed_room_is_opened_again_once_the_store_answers(
         arrives.set()
         await trio.sleep(5)
         assert bob.contents(key) == ["hello"]
+
+
+async def test_a_commit_after_a_fault_beside_the_writer_reaches_a_session(autojump_clock: MockClock) -> None:
+    """Another task of the room failed, which cancelled the writer."""
+    async with a_world(store_timeout=2.0, room_linger=0.0) as world:
+        key, arrives = world.conversation_id, trio.Event()
+        alice = await device(world, world.alice)
+        world.store.answers = [world.store.commit_after(arrives, world.nursery)]
+        await alice.send(key, "hello")
+        await settle()
+        room = world.hub.rooms.get(key)
+        assert room is not None
+        assert room._nursery is not None
+
+        async def fail() -> None:
+            raise RuntimeError("planted")
+
+        room._nursery.start_soon(fail)
+        await settle()
+        assert alice.transport.closed is not None
+        bob = await device(world, world.bob)
+        arrives.set()
+        await trio.sleep(5)
+        assert bob.contents(key) == ["hello"]
+        assert world.hub.room_count == 0
+
+
+async def test_a_drain_does_not_wait_for_a_session_that_cannot_open(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+
+        async def memberships(*_: object, **__: object) -> Memberships:
+            await trio.sleep(0.5)
+            raise StoreUnavailable("away")
+
+        monkeypatch.setattr(world.store, "memberships", memberships)
+
+        async def open_in_vain() -> None:
+            with pytest.raises(StoreUnavailable):
+                await device(world, world.alice)
+
+        world.start(open_in_vain)
+        await settle()
+        began = trio.current_time()
+        await world.hub.drain()
+        assert trio.current_time() - began < 1
 
 
 async def test_a_commit_before_a_failed_room_opens_again_reaches_a_session(
