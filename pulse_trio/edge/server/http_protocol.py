@@ -83,6 +83,7 @@ class HttpProtocol(H11Protocol):
         self._answered = trio.Event()  # of the present request
         self._asked: Asked | None = None  # by the present request, once its head is complete and until it is answered
         self._answer_head = b""  # leaves with what follows it
+        self._has_turn = False  # of the gate's `beginning`
 
     def _count_request(self) -> None:
         self._connection.slot.count_request(self._forwarded, is_websocket=False)
@@ -137,12 +138,19 @@ class HttpProtocol(H11Protocol):
         turns = self._connection.gate.beginning
         if not turns.take_nowait():
             await turns.take(self._connection.slot.address(self._forwarded))
+        self._has_turn = True
         try:
             await super()._create_stream(request)
             if not has_early_data:
                 await trio.lowlevel.checkpoint()
         finally:
-            turns.give_back()
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        """Gives back the turn, if there is one: before anything is written, for which a client may take its time."""
+        if self._has_turn:
+            self._has_turn = False
+            self._connection.gate.beginning.give_back()
 
     async def wait_answered(self) -> None:
         """Returns when the request that has arrived is answered: a client may send its last byte and read on.
@@ -193,6 +201,7 @@ class HttpProtocol(H11Protocol):
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         """Like the original, but the head of an answer leaves together with what follows it, in one write."""
+        self._end_turn()
         try:
             data = self.connection.send(event)
         except h11.LocalProtocolError:

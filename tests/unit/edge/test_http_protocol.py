@@ -1,5 +1,6 @@
 """Answers over HTTP/1.1: the head leaves together with what follows it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import h11
@@ -8,6 +9,7 @@ import trio
 from hypercorn.events import RawData
 
 from pulse_trio.edge.server.http_protocol import HttpProtocol
+from pulse_trio.edge.server.request_turns import RequestTurns
 from pulse_trio.rooms.connection import NOT_TAKEN
 
 
@@ -40,6 +42,7 @@ def make_protocol(method: bytes, room: int | None) -> tuple[HttpProtocol, Sent]:
     protocol.connection = connection = h11.Connection(h11.SERVER)
     protocol.send = sent
     protocol._answer_head = b""
+    protocol._has_turn = False
     connection.receive_data(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
     assert isinstance(connection.next_event(), h11.Request)
     assert isinstance(connection.next_event(), h11.EndOfMessage)
@@ -90,3 +93,18 @@ async def test_a_cancelled_handler_writes_nothing() -> None:
         await protocol._send_h11_event(h11.EndOfMessage())
     assert scope.cancelled_caught
     assert sent.writes == []
+
+
+async def test_a_turn_is_given_back_before_anything_is_written() -> None:
+    """Eight clients whose handshakes were rejected, and who did not close, kept all turns for a second each."""
+    protocol, sent = make_protocol(b"GET", None)
+    turns = RequestTurns()
+    sent.gate = SimpleNamespace(beginning=turns)  # type: ignore[attr-defined]
+    while turns.take_nowait():
+        pass
+    protocol._has_turn = True
+    await protocol._send_h11_event(h11.Response(status_code=400, headers=[(b"content-length", b"0")]))
+    assert sent.writes == []
+    assert turns.take_nowait(), "another request may begin"
+    await protocol._send_h11_event(h11.EndOfMessage())
+    assert not turns.take_nowait(), "it is given back once"
