@@ -85,8 +85,11 @@ class BurstListener(trio.abc.Listener[trio.SocketStream]):
 
 
 def max_waiting(files: int) -> int:
-    """Returns the number of connections that may wait to begin, by the number of files that the process may open."""
-    return min(MAX_WAITING, max(MAX_BURST, files // 16))
+    """Returns the number of connections that may wait to begin, by the number of files that the process may open.
+
+    Nobody counts them: they must fit into what is kept for other purposes than clients (`gate.reserved_files`).
+    """
+    return min(MAX_WAITING, max(MAX_BURST, files // 128))
 
 
 def _host(address: object) -> str:

@@ -200,6 +200,7 @@ def _force_http_1(config: Config) -> None:
         log.warning("HTTP/2 and HTTP/3 are off: only HTTP/1.1 is supported", alpn=wanted, quic=config.quic_bind)
     config.alpn_protocols = [HTTP_1]
     config.quic_bind = []
+    config.h11_pass_raw_headers = False  # of a request whose headers `http_protocol` has made a list
 
 
 async def _drain(app: AppWrapper) -> None:
