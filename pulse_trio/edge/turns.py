@@ -22,56 +22,75 @@ class _Waiting:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.woken = trio.Event()  # it may begin, or is the first in the queue
+        self.woken = trio.Event()  # it may begin, or begins the next turn
         self.has_begun = False
 
 
 class Turns:
-    """Admits large pieces of work, first come, first served: some in each turn of the loop.
+    """Admits large pieces of work: some in each turn of the loop.
+
+    The pieces of one address wait in a line, first come, first served, and the lines have turns: 1,000 connections of
+    one address delay each other, and those of another address by one piece.
 
     Args:
         turn_bytes: the sum of the sizes that are admitted in a turn; one piece may be larger. What was admitted in the
             turn before may be done in the same one, so a turn of the loop has twice as much at most.
     """
 
-    __slots__ = ("_admitted", "_turn_bytes", "_waiting")
+    __slots__ = ("_admitted", "_leader", "_lines", "_turn_bytes")
 
     def __init__(self, turn_bytes: int = TURN_BYTES) -> None:
         self._turn_bytes = turn_bytes
         self._admitted = 0  # bytes, since some piece last waited for a turn
-        self._waiting: deque[_Waiting] = deque()  # bounded by the connections: each waits for one piece
+        # By address, the one whose turn is next first. Bounded by the connections: each waits for one piece.
+        self._lines: dict[str, deque[_Waiting]] = {}
+        self._leader: _Waiting | None = None  # the first of the first line, which begins the next turn
 
-    async def take(self, size: int) -> None:
-        """Waits until a piece of work may be done, which the caller then does at once, without a checkpoint.
+    async def take(self, size: int, address: str) -> None:
+        """Waits until a piece of work of an address may be done, which the caller then does without a checkpoint.
 
         Cancelled: it was not admitted, and the others do not wait for it.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not self._waiting and self._admitted + size <= self._turn_bytes:
+        if not self._lines and self._admitted + size <= self._turn_bytes:
             self._admitted += size
             return
         mine = _Waiting(size)
-        self._waiting.append(mine)
+        self._lines.setdefault(address, deque()).append(mine)
         try:
-            if self._waiting[0] is not mine:
+            if self._leader is None:
+                self._leader = mine
+                await trio.lowlevel.checkpoint()
+            else:
                 await mine.woken.wait()
             if not mine.has_begun:
-                await trio.lowlevel.checkpoint()
                 self._begin_turn()
         finally:
             if not mine.has_begun:
-                was_first = self._waiting[0] is mine
-                self._waiting.remove(mine)
-                if was_first and self._waiting:
-                    self._waiting[0].woken.set()
+                line = self._lines[address]
+                line.remove(mine)
+                if not line:
+                    del self._lines[address]
+                if self._leader is mine:
+                    self._choose_leader()
 
     def _begin_turn(self) -> None:
-        """Admits what fits into this turn; the next in the queue then waits for another one."""
+        """Admits what fits into this turn, a piece of each line in turn; the next one begins another turn."""
         self._admitted = 0
-        while self._waiting and (not self._admitted or self._admitted + self._waiting[0].size <= self._turn_bytes):
-            admitted = self._waiting.popleft()
+        while self._lines:
+            address, line = next(iter(self._lines.items()))
+            if self._admitted and self._admitted + line[0].size > self._turn_bytes:
+                break
+            admitted = line.popleft()
+            del self._lines[address]
+            if line:
+                self._lines[address] = line  # behind all others
             admitted.has_begun = True
             self._admitted += admitted.size
             admitted.woken.set()
-        if self._waiting:
-            self._waiting[0].woken.set()
+        self._choose_leader()
+
+    def _choose_leader(self) -> None:
+        self._leader = next(iter(self._lines.values()))[0] if self._lines else None
+        if self._leader is not None:
+            self._leader.woken.set()

@@ -202,7 +202,7 @@ async def read_body(model: type[Model]) -> Model:
     data = await request.get_data(as_text=False)
     assert isinstance(data, bytes)
     if len(data) >= LARGE_BYTES:
-        await app_parts().turns.take(len(data))
+        await app_parts().turns.take(len(data), current_answer().address)
     try:
         value = strict_json.loads(data)
     except strict_json.InvalidJSON as error:

@@ -272,6 +272,11 @@ class Slot:
         """Returns the address that a request with these `X-Forwarded-For` headers counts for."""
         return self._gate.client_key(self.peer, forwarded)
 
+    @property
+    def client(self) -> str:
+        """The address that this connection counts for; empty if it has none."""
+        return self._addresses[-1] if self._addresses else self.peer or ""
+
     def hold(self, address: str) -> None:
         """Counts this connection as one of an address, once."""
         if address not in self._addresses:

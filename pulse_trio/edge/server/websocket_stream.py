@@ -280,18 +280,21 @@ class WebSocketStream(ws_stream.WSStream):
             self._since_turn = 0
             if messages:
                 await trio.lowlevel.checkpoint()
-                await self._connection.gate.turns.take(MAX_MESSAGES_A_TURN * MESSAGE_BYTES)
+                await self._take_turn(MAX_MESSAGES_A_TURN * MESSAGE_BYTES)
         while not messages:
             if self.closed or not await self._connection.read():
                 raise ConnectionEnded
         message = messages[self._taken]
         if len(message) >= LARGE_BYTES:
-            await self._connection.gate.turns.take(len(message))
+            await self._take_turn(len(message))
         self._taken += 1
         if self._taken == len(messages):
             messages.clear()
             self._taken = 0
         return message
+
+    async def _take_turn(self, size: int) -> None:
+        await self._connection.gate.turns.take(size, self._connection.slot.client)
 
     async def take_data(self, data: bytes) -> None:
         """Handles the bytes of one read: whole text messages at once, everything else through the full parser.
