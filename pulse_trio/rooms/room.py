@@ -176,7 +176,8 @@ class Room:
             # No await from here to the end of `_on_vacant`, so that no connection can join a room that ends.
             self._writer.close()
             self.feed.close()
-            self._audience.clear()  # sessions: they are subscribed again when it opens again
+            for subscription in self._audience.clear():  # sessions: they are subscribed again when it opens again
+                subscription.room_ended(self.feed.last_revs)
             self._notifier.close()
             self._on_vacant(self)
 

@@ -32,6 +32,8 @@ class Subscription:
         member_rev: the rev of the conversation's members as of which the user is one of them.
         origin: until a session starts, the highest rev of each kind when it was subscribed: where the cursor of other
             features would stand.
+        left_revs: until a session starts, the highest rev of each kind that a room had delivered which has ended: what
+            other features would have to catch up with.
         target: the rev up to which the client must get changes from the store, before it is live. The user is a member
             as of it, so nothing above it is read for them: they may have been removed there.
         is_live: changes are delivered as they are committed.
@@ -47,6 +49,7 @@ class Subscription:
         "is_live",
         "is_removed",
         "is_waiting",
+        "left_revs",
         "mask",
         "member_rev",
         "origin",
@@ -64,6 +67,7 @@ class Subscription:
         self.mask = connection.features.mask
         self.member_rev = 0
         self.origin = _NO_REVS
+        self.left_revs = _NO_REVS
         self.target = cursor
 
     def deliver(self, frame: Encoded, *, ephemeral: bool = False) -> None:
@@ -124,7 +128,7 @@ class Subscription:
 
     def start(self) -> None:
         """Starts delivery: the changes up to `target` from the store, then live."""
-        self.origin = _NO_REVS
+        self.origin = self.left_revs = _NO_REVS
         self.is_live = self.cursor >= self.target
         if not self.is_live:
             self.catch_up_later()
@@ -152,9 +156,14 @@ class Subscription:
         renewed = Subscription(self.connection, self.conversation_id, self.cursor, self._send_page)
         renewed.origin = self.origin
         renewed.cursor = self.cursor_with(renewed.mask)
-        renewed.target = max(self.target, renewed.cursor)
+        renewed.target = max(self.target, renewed.cursor, highest_rev(self.left_revs, renewed.mask))
         renewed.member_rev = self.member_rev
         return renewed
+
+    def room_ended(self, last_revs: Mapping[int, int]) -> None:
+        """Notes what the room has delivered that ends; the next one may begin after changes of other features."""
+        if self.origin:
+            self.left_revs = dict(last_revs)
 
     def refuse(self, error: PulseError, client_id: str | None = None) -> None:
         """Sends an `error` frame about something in this conversation."""

@@ -54,6 +54,17 @@ async def test_changes_of_newly_asked_kinds_since_the_first_frame_come(autojump_
         assert revs_of(client) == [("member", 2, 1), ("conversation", 3, 2)]
 
 
+async def test_changes_of_newly_asked_kinds_come_although_their_room_has_ended(autojump_clock: MockClock) -> None:
+    async with a_world(room_linger=1.0, resume_wait=60.0) as world:
+        client = await open_with(world)
+        await world.remove(world.carol)
+        await rename(world, "three")
+        await trio.sleep(10)
+        assert world.hub.room_count == 0
+        await resume(client, "members", "conversation")
+        assert revs_of(client) == [("member", 2, 1), ("conversation", 3, 2)]
+
+
 @pytest.mark.parametrize("asked", ["none", "me"])
 async def test_a_client_that_asks_for_less_has_missed_nothing(asked: str, autojump_clock: MockClock) -> None:
     async with a_world() as world:
