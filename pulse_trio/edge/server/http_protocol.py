@@ -24,6 +24,8 @@ from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 
 _PROBES: Final = {b"/healthz", b"/readyz"}
+MAX_JOINED_BYTES: Final = 16_384  # of a piece of an answer that leaves together with its head
+
 _SENTENCES: Final = {
     431: "The head of the request is too large",
     501: "The method or the transfer coding is not supported; methods are in upper case",
@@ -212,7 +214,12 @@ class HttpProtocol(H11Protocol):
             self._answer_head = data or b""
             return
         head, self._answer_head = self._answer_head, b""
-        data = head + (data or b"")
+        data = data or b""
+        if head and len(data) > MAX_JOINED_BYTES:  # a client that does not read would cost a second copy
+            await trio.lowlevel.checkpoint_if_cancelled()  # as below
+            await self.send(RawData(data=head))
+            head = b""
+        data = head + data
         left = len(data)
         if head or isinstance(event, h11.InformationalResponse):
             # Once for a request: nearly always the network takes all, which saves a lock, a scope and a turn. But the
