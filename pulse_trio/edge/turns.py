@@ -5,10 +5,11 @@ small ones as they can, would make a turn last a fifth of a second, and everybod
 connection does at once is bounded where it is done; here the sum over all connections is.
 """
 
-from collections import deque
 from typing import Final
 
 import trio
+
+from pulse_trio.edge.lines import Lines
 
 TURN_BYTES: Final = 65_536  # of one turn of the loop: 5 to 15 ms of work
 LARGE_BYTES: Final = 4_096  # of a frame or a body; a smaller one takes no turn
@@ -42,9 +43,8 @@ class Turns:
     def __init__(self, turn_bytes: int = TURN_BYTES) -> None:
         self._turn_bytes = turn_bytes
         self._admitted = 0  # bytes, since some piece last waited for a turn
-        # By address, the one whose turn is next first. Bounded by the connections: each waits for one piece.
-        self._lines: dict[str, deque[_Waiting]] = {}
-        self._leader: _Waiting | None = None  # the first of the first line, which begins the next turn
+        self._lines: Lines[_Waiting] = Lines()  # bounded by the connections: each waits for one piece
+        self._leader: _Waiting | None = None  # the first of the lines, which begins the next turn
 
     async def take(self, size: int, address: str) -> None:
         """Waits until a piece of work of an address may be done, which the caller then does without a checkpoint.
@@ -56,7 +56,7 @@ class Turns:
             self._admitted += size
             return
         mine = _Waiting(size)
-        self._lines.setdefault(address, deque()).append(mine)
+        self._lines.put(address, mine)
         try:
             if self._leader is None:
                 self._leader = mine
@@ -67,10 +67,7 @@ class Turns:
                 self._begin_turn()
         finally:
             if not mine.has_begun:
-                line = self._lines[address]
-                line.remove(mine)
-                if not line:
-                    del self._lines[address]
+                self._lines.remove(address, mine)
                 if self._leader is mine:
                     self._choose_leader()
 
@@ -78,19 +75,15 @@ class Turns:
         """Admits what fits into this turn, a piece of each line in turn; the next one begins another turn."""
         self._admitted = 0
         while self._lines:
-            address, line = next(iter(self._lines.items()))
-            if self._admitted and self._admitted + line[0].size > self._turn_bytes:
+            if self._admitted and self._admitted + self._lines.first().size > self._turn_bytes:
                 break
-            admitted = line.popleft()
-            del self._lines[address]
-            if line:
-                self._lines[address] = line  # behind all others
+            admitted = self._lines.take()
             admitted.has_begun = True
             self._admitted += admitted.size
             admitted.woken.set()
         self._choose_leader()
 
     def _choose_leader(self) -> None:
-        self._leader = next(iter(self._lines.values()))[0] if self._lines else None
+        self._leader = self._lines.first() if self._lines else None
         if self._leader is not None:
             self._leader.woken.set()

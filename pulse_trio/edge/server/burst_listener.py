@@ -1,10 +1,11 @@
 """A listener that accepts many connections in a turn of the loop, and begins some of them, address by address."""
 
-from collections import OrderedDict, deque
 from socket import AF_INET6, inet_pton
 from typing import ClassVar, Final
 
 import trio
+
+from pulse_trio.edge.lines import Lines
 
 MAX_BURST: Final = 16  # connections that begin in a turn: each begins a task and parses a request
 MAX_WAITING: Final = 1_024  # connections that were accepted and have not begun; others wait in the kernel's queue
@@ -27,9 +28,7 @@ class BurstListener(trio.abc.Listener[trio.SocketStream]):
     def __init__(self, socket: trio.socket.SocketType) -> None:
         self.socket = socket
         self._listener = trio.SocketListener(socket)
-        # By address; the first one has the next turn. Bounded by `max_waiting`.
-        self._waiting: OrderedDict[str, deque[trio.SocketStream]] = OrderedDict()
-        self._count = 0  # of all that wait
+        self._waiting: Lines[trio.SocketStream] = Lines()  # bounded by `max_waiting`
         self._begun = 0  # in this turn of the loop
 
     async def accept(self) -> trio.SocketStream:
@@ -39,48 +38,38 @@ class BurstListener(trio.abc.Listener[trio.SocketStream]):
             OSError: the connection could not be accepted.
             ClosedResourceError: the listener was closed.
         """
-        if self._begun >= MAX_BURST and self._count:
+        if self._begun >= MAX_BURST and self._waiting:
             await trio.lowlevel.checkpoint()
             self._begun = 0
             self._accept_more()
-        if not self._count:
+        if not self._waiting:
             self._put(await self._listener.accept())
             self._begun = 0
             self._accept_more()
         self._begun += 1
-        return self._next()
+        return self._waiting.take()
 
     def _accept_more(self) -> None:
         socket = self.socket._sock  # type: ignore[attr-defined]  # the socket itself
-        while self._count < self.max_waiting:
+        while len(self._waiting) < self.max_waiting:
             try:
                 accepted, address = socket.accept()
             except OSError:  # there is none, or it cannot be accepted: a later `accept` finds out
                 return
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
-            self._waiting.setdefault(_host(address), deque()).append(stream)
-            self._count += 1
+            self._waiting.put(_host(address), stream)
 
     def _put(self, stream: trio.SocketStream) -> None:
         try:
             address = stream.socket.getpeername()
         except OSError:  # it has gone: whoever serves it finds out
             address = ""
-        self._waiting.setdefault(_host(address), deque()).append(stream)
-        self._count += 1
-
-    def _next(self) -> trio.SocketStream:
-        host, streams = self._waiting.popitem(last=False)
-        stream = streams.popleft()
-        self._count -= 1
-        if streams:
-            self._waiting[host] = streams
-        return stream
+        self._waiting.put(_host(address), stream)
 
     async def aclose(self) -> None:
         """Closes the listener, and the connections that have not begun."""
-        while self._count:
-            self._next().socket.close()
+        while self._waiting:
+            self._waiting.take().socket.close()
         await self._listener.aclose()
 
 

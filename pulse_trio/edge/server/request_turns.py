@@ -6,10 +6,11 @@ the others wait in lines, one for each address, and the lines take turns: a newc
 address, not for all of them.
 """
 
-from collections import deque
 from typing import Final
 
 import trio
+
+from pulse_trio.edge.lines import Lines
 
 MAX_BEGINNING: Final = 8  # each takes two turns of the loop to begin, and 0.3 to 0.5 ms of it: 2 ms of a turn
 
@@ -23,7 +24,7 @@ class RequestTurns:
 
     def __init__(self, most: int = MAX_BEGINNING) -> None:
         self._free = most
-        self._lines: dict[str, deque[trio.Event]] = {}  # by address, the one whose turn is next first
+        self._lines: Lines[trio.Event] = Lines()
 
     def take_nowait(self) -> bool:
         """Takes a turn if one is free; `give_back` must follow."""
@@ -37,26 +38,19 @@ class RequestTurns:
         if self.take_nowait():
             return
         given = trio.Event()
-        line = self._lines.setdefault(address, deque())
-        line.append(given)
+        self._lines.put(address, given)
         try:
             await given.wait()
         except trio.Cancelled:
             if given.is_set():
                 self.give_back()
             else:
-                line.remove(given)
-                if not line:
-                    del self._lines[address]
+                self._lines.remove(address, given)
             raise
 
     def give_back(self) -> None:
         """Ends a turn: the next line has it."""
-        address = next(iter(self._lines), None)
-        if address is None:
+        if self._lines:
+            self._lines.take().set()
+        else:
             self._free += 1
-            return
-        line = self._lines.pop(address)
-        line.popleft().set()
-        if line:
-            self._lines[address] = line  # behind all others

@@ -72,7 +72,7 @@ async def test_no_more_connections_wait_than_allowed(monkeypatch: pytest.MonkeyP
             streams = []
             for _ in clients:
                 streams.append(await listener.accept())
-                assert listener._count < MAX_BURST
+                assert len(listener._waiting) < MAX_BURST
             for stream in (*clients, *streams):
                 await stream.aclose()
 

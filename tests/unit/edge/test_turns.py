@@ -18,7 +18,7 @@ ADDRESS = "192.0.2.1"
 
 def waiting(turns: Turns) -> int:
     """Returns the number of pieces that wait."""
-    return sum(map(len, turns._lines.values()))
+    return len(turns._lines)
 
 
 class Ticks(trio.abc.Instrument):
