@@ -16,6 +16,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
 
+import trio
 from quart import Blueprint, Quart, Response, request
 from quart_schema import hide
 from werkzeug.exceptions import NotFound
@@ -61,13 +62,15 @@ class _File:
     etag: str
     is_compressible: bool
     compressed: dict[str, bytes] = field(default_factory=dict)
+    _compressing: trio.Lock = field(default_factory=trio.Lock)
 
     async def encode(self, coding: Coding) -> bytes:
-        """Returns the file in a coding."""
-        found = self.compressed.get(coding.name)
-        if found is None:
-            found = self.compressed[coding.name] = await compress_often_sent(self.content, coding)
-        return found
+        """Returns the file in a coding, which is made once: requests that come meanwhile wait for it."""
+        if coding.name not in self.compressed:
+            async with self._compressing:
+                if coding.name not in self.compressed:
+                    self.compressed[coding.name] = await compress_often_sent(self.content, coding)
+        return self.compressed[coding.name]
 
 
 def install(app: Quart, settings: Settings) -> None:
