@@ -33,15 +33,15 @@ async def test_a_late_answer_to_an_addition_lets_nobody_read_on(
             async with dave.session(**query) as session, bob.connect(group) as chat:
                 async with trio.open_nursery() as nursery:
                     proxy.hold = b"INSERT INTO conversation_users"
-                    answers: list[int] = []
+                    answers: dict[str, int] = {}
 
                     async def add() -> None:
                         answer = await alice.api.post(f"{path}/members", json={"user_ids": [dave.id]})
-                        answers.append(answer.status_code)
+                        answers["add"] = answer.status_code
 
                     async def remove() -> None:
                         answer = await alice.api.delete(f"{path}/members/{dave.id}")
-                        answers.append(answer.status_code)
+                        answers["remove"] = answer.status_code
 
                     nursery.start_soon(add)
                     await proxy.held.wait()
@@ -49,7 +49,7 @@ async def test_a_late_answer_to_an_addition_lets_nobody_read_on(
                     nursery.start_soon(remove)
                     await trio.testing.wait_all_tasks_blocked(0.2)
                     proxy.let_go()
-                assert answers == [200, 204]
+                assert answers == {"add": 200, "remove": 204}
                 assert members_of(database, group) == {alice.id, bob.id}
                 sent = await alice.api.post(f"{path}/messages", json={"content": "secret"})
                 assert sent.status_code == 201

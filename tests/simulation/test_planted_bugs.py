@@ -299,8 +299,10 @@ def resend_of_a_removed_user_answered(patch: Patch) -> None:
 def session_resumed_one_too_late(patch: Patch) -> None:
     resume = Session.resume
 
-    def wrong(self: Session, conversation_id: UUID, rev: int, last_rev: int, member_rev: int) -> None:
-        resume(self, conversation_id, min(rev + 1, last_rev), last_rev, member_rev)
+    def wrong(
+        self: Session, conversation_id: UUID, rev: int, last_rev: int, member_rev: int, *, may_repeat: bool = False
+    ) -> None:
+        resume(self, conversation_id, min(rev + 1, last_rev), last_rev, member_rev, may_repeat=may_repeat)
 
     patch.setattr(Session, "resume", wrong)
 
