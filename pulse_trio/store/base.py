@@ -47,6 +47,7 @@ from pulse_trio.store.errors import (
     UnknownUsers,
     UsernameTaken,
 )
+from pulse_trio.store.protections import AttemptBucket, AttemptVerdict, Protections, Ticket, UsedTicket
 from pulse_trio.store.records import (
     LISTED_MEMBERS,
     SHOWN_MEMBERS,
@@ -74,6 +75,8 @@ __all__ = [
     "Account",
     "Admission",
     "Answer",
+    "AttemptBucket",
+    "AttemptVerdict",
     "Conversation",
     "ConversationPage",
     "Created",
@@ -101,8 +104,10 @@ __all__ = [
     "StoreError",
     "StoreRefused",
     "StoreUnavailable",
+    "Ticket",
     "TooManyMembers",
     "UnknownUsers",
+    "UsedTicket",
     "User",
     "UserPage",
     "UsernameTaken",
@@ -166,7 +171,7 @@ class Handover(Protocol[C_co]):
         """
 
 
-class Store(Protocol):
+class Store(Protections, Protocol):
     """The operations of a store. Lists come with the total number of entries, ignoring `limit`."""
 
     epoch: str

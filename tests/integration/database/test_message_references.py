@@ -149,7 +149,7 @@ async def test_the_migration_rewrites_nothing_and_can_be_taken_back(conninfo: st
     files = "SELECT relname, relfilenode FROM pg_class WHERE relkind IN ('r', 'i') AND relname !~ '^pg_' ORDER BY 1"
     before = query(conninfo, files)
     assert migrate(conninfo)[0] == BEFORE
-    assert query(conninfo, files) == before
+    assert set(before) <= set(query(conninfo, files)), "later migrations only add to it"
     # A process of the version before that still runs stores its messages by this statement.
     values = {"ids": [IdSource()()], "conversations": [group], "senders": [users[0].id]}
     values |= {"contents": ["old"], "client_ids": ["c"], "times": [START]}  # type: ignore[dict-item]

@@ -73,7 +73,16 @@ def test_fresh_database_gets_the_schema(fresh: str) -> None:
     assert before is None
     assert query(fresh, "SELECT version_num FROM alembic_version") == [(after,)]
     tables = {row[0] for row in schema_of(fresh)}
-    ours = {"users", "conversations", "conversation_users", "former_members", "messages", "history"}
+    ours = {
+        "users",
+        "conversations",
+        "conversation_users",
+        "former_members",
+        "messages",
+        "history",
+        "tickets",
+        "attempt_buckets",
+    }
     assert tables == {"alembic_version", *ours}
 
 
