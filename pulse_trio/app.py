@@ -178,8 +178,8 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
             hash_queue=HashQueue(settings),
             authenticator=authenticator,
             frames=FrameReader(settings.max_content_chars),
-            limits=Limits(settings),
-            tickets=Tickets(settings.ticket_seconds, app.clock),
+            limits=Limits(settings, store),
+            tickets=Tickets(store, settings.ticket_seconds, app.clock),
             metrics=app.metrics,
             readiness=Readiness(store, hub),
         )

@@ -28,8 +28,8 @@ class AccountCore(Core):
 class Attempt(Protocol):
     """A registration or login as a rate limit counted it when it began."""
 
-    def forgive(self) -> None:
-        """Counts the attempt no more."""
+    async def forgive(self) -> None:
+        """Counts the attempt no more, also when cancelled."""
 
     def fail(self) -> None:
         """Counts the attempt as a failed one."""
@@ -75,7 +75,7 @@ async def register(core: AccountCore, username: str, password: str, *, address: 
             password_hash = await core.passwords.hash(password)
     finally:
         if not is_hashed:
-            attempt.forgive()
+            await attempt.forgive()
     user = User(core.ids(), username)
     try:
         await core.store.create_user(user, password_hash=password_hash, subject=None, created_at=core.clock())
@@ -118,5 +118,5 @@ async def login(core: AccountCore, username: str, password: str, *, address: str
         if is_failure:
             attempt.fail()
         else:
-            attempt.forgive()
+            await attempt.forgive()
     return account.user, core.tokens.issue(account.user)

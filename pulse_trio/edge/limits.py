@@ -1,24 +1,22 @@
-"""Limits of users: frames, connections, changes over REST, logins and registrations.
+"""Limits of users: frames, connections, changes over REST; with the limits that protect accounts (`attempts`).
 
-Whatever exceeds a limit is rejected. The counts are in this process's memory and bounded; a restart forgets them.
+Whatever exceeds a limit is rejected. The counts are in this process's memory and bounded; a restart forgets them. Each
+process has its own: they bound what its clients can cost it.
 """
 
-import hashlib
 import math
-from collections import Counter
 from enum import Enum
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 from uuid import UUID
 
 import trio
 
-from pulse_trio.buckets import AddressBuckets, Buckets, TokenBucket
+from pulse_trio.buckets import Buckets, TokenBucket
+from pulse_trio.edge.attempts import Attempts, Logins, Registrations, Renewals
 from pulse_trio.errors import ErrorCode, PulseError, too_many
-from pulse_trio.networks import Networks
 from pulse_trio.settings import Settings
-from pulse_trio.texts import username_key
+from pulse_trio.store.base import Store
 
-HOUR: Final = 3_600.0
 ERROR_INTERVAL: Final = 1.0  # seconds between `rate_limited` errors of one connection, or they would be a flood
 
 
@@ -138,98 +136,6 @@ class UserSlot:
         self._connections.give_back(self._user_id)
 
 
-Token: TypeAlias = tuple[Buckets | AddressBuckets, str]
-"""A token that an attempt took: its buckets and its key."""
-
-
-class Attempt:
-    """A pending attempt, which was counted. It counts as a failure unless it is forgiven."""
-
-    __slots__ = ("_pending", "_taken")
-
-    def __init__(self, taken: list[Token], pending: Counter[Token]) -> None:
-        self._taken = taken  # the tokens that it took, as buckets and keys
-        self._pending = pending
-        pending.update(taken)
-
-    def forgive(self) -> None:
-        """Gives back what the attempt took: the password was right, or none was hashed."""
-        for buckets, key in self._end():
-            buckets.give_back(key)
-
-    def fail(self) -> None:
-        """Ends the attempt as a failure, which only time forgets."""
-        self._end()
-
-    def _end(self) -> list[Token]:
-        taken, self._taken = self._taken, []
-        for token in taken:
-            self._pending[token] -= 1
-            if not self._pending[token]:
-                del self._pending[token]
-        return taken
-
-
-class Logins:
-    """Failed logins of an address and of an account; both limits recover within an hour.
-
-    Only failures count, because many people may share an address. A pending attempt counts as a failure until it ends,
-    so that parallel attempts cannot exceed the limit; an attempt that only pending ones reject may be retried at once.
-    An account under attack stays open to addresses without a failed login in the last hour: that gives an attacker one
-    guess for each address, while locking the account would let anybody keep its user out. Names without an account
-    count in the same way, so that a rejection does not reveal which names exist.
-    """
-
-    __slots__ = ("_accounts", "_addresses", "_newcomers", "_pending")
-
-    def __init__(self, per_address: int, per_account: int, networks: Networks) -> None:
-        self._addresses = AddressBuckets(per_address / HOUR, per_address, networks)
-        self._accounts = Buckets(per_account / HOUR, per_account)
-        # An address has a token here if it has not failed in the last hour.
-        self._newcomers = AddressBuckets(1 / HOUR, 1, networks)
-        self._pending: Counter[Token] = Counter()  # the tokens of pending attempts
-
-    def start(self, address: str, username: str) -> Attempt:
-        """Counts an attempt, before anything is looked up or hashed for it.
-
-        Raises:
-            PulseError: too many have failed or are pending; has `retry_after`.
-        """
-        account = _digest(username_key(username))
-        if not self._addresses.take(address):
-            raise self._rejection((self._addresses, address))
-        wanted = ((self._accounts, account), (self._newcomers, address))  # one of them is enough
-        taken = [(buckets, key) for buckets, key in wanted if buckets.take(key)]
-        if not taken:
-            self._addresses.give_back(address)
-            raise self._rejection(*wanted)
-        return Attempt([(self._addresses, address), *taken], self._pending)
-
-    def _rejection(self, *wanted: Token) -> PulseError:
-        if any(token in self._pending for token in wanted):  # it may be given back
-            return too_many("logins at a time", ERROR_INTERVAL)
-        return too_many("failed logins", min(buckets.wait(key) for buckets, key in wanted))
-
-
-class Registrations:
-    """Registrations of an address in an hour; those that hash a password count, successful or not."""
-
-    __slots__ = ("_addresses",)
-
-    def __init__(self, per_address: int, networks: Networks) -> None:
-        self._addresses = AddressBuckets(per_address / HOUR, per_address, networks)
-
-    def start(self, address: str) -> Attempt:
-        """Counts a registration.
-
-        Raises:
-            PulseError: there were too many; has `retry_after`.
-        """
-        if not self._addresses.take(address):
-            raise too_many("registrations", self._addresses.wait(address))
-        return Attempt([(self._addresses, address)], Counter())
-
-
 class UserRate:
     """The rate of one kind of REST requests of each user; over WebSocket a connection's `Flow` counts them.
 
@@ -256,17 +162,21 @@ class UserRate:
 
 
 class Limits:
-    """The limits of a running service."""
+    """The limits of a running service.
 
-    def __init__(self, settings: Settings) -> None:
-        self.connections = Connections(settings.connections_per_user)
+    Args:
+        settings: their bounds.
+        store: counts logins, registrations and renewals, for all processes.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        attempts = Attempts(store)
         self.logins = Logins(
-            settings.login_failures_per_address, settings.login_failures_per_account, settings.networks
+            attempts, settings.login_failures_per_address, settings.login_failures_per_account, settings.networks
         )
-        self.registrations = Registrations(settings.registrations_per_address, settings.networks)
-        self.renewals = UserRate(
-            "renewals of tokens", settings.renewals_per_user / HOUR, max(1, settings.renewals_per_user)
-        )
+        self.registrations = Registrations(attempts, settings.registrations_per_address, settings.networks)
+        self.renewals = Renewals(attempts, settings.renewals_per_user)
+        self.connections = Connections(settings.connections_per_user)
         self.messages = UserRate("messages", settings.edits_per_second, settings.edits_burst)
         self.edits = UserRate("edits and deletions", settings.edits_per_second, settings.edits_burst)
         self.reads = UserRate("read positions", settings.edits_per_second, settings.edits_burst)
@@ -275,8 +185,3 @@ class Limits:
         )
         self.searches = UserRate("searches for users", settings.searches_per_second, settings.searches_burst)
         self.presence = UserRate("requests for presence", settings.presence_per_second, settings.presence_burst)
-
-
-def _digest(text: str) -> str:
-    """Returns a key of a bounded size for a text of any size."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -129,7 +129,7 @@ async def register(body: Registration) -> Response:
     if problem is not None:
         raise PulseError(ErrorCode.INVALID_FIELD, f"`password` {problem}", field="password")
     try:
-        attempt = service.limits.registrations.start(address)
+        attempt = await service.limits.registrations.start(address)
         user = await use_cases.register(service, body.username, body.password, address=address, attempt=attempt)
     except PulseError as error:
         record_event(SecurityEvent.REGISTRATION_REFUSED, code=error.code.code)
@@ -159,7 +159,7 @@ async def login(body: Login) -> Response:
     if not service.tokens.can_issue:
         raise PulseError(ErrorCode.LOGIN_DISABLED)
     try:
-        attempt = service.limits.logins.start(address, body.username)
+        attempt = await service.limits.logins.start(address, body.username)
         user, token = await use_cases.login(service, body.username, body.password, address=address, attempt=attempt)
     except PulseError as error:
         event = _LOGIN_EVENTS.get(error.code)
@@ -184,7 +184,7 @@ async def renew() -> Response:
     """
     service, identity = services(), current_identity()
     try:
-        service.limits.renewals.start(identity.user.id)
+        await service.limits.renewals.start(identity.user.id)
         token, seconds = service.tokens.renew(identity)
     except PulseError as error:
         record_event(SecurityEvent.RENEWAL_REFUSED, user_id=identity.user.id, code=error.code.code)

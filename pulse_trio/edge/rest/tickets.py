@@ -49,6 +49,6 @@ async def draw_ticket(body: TicketRequest) -> Response:
     if body.conversation_id is not None and key is None:
         raise PulseError(ErrorCode.INVALID_FIELD, "`conversation_id` is not an id", field="conversation_id")
     # The handshake checks the membership, as it does with a token: a check here would be out of date by then.
-    ticket = service.tickets.issue(identity, key)
+    ticket = await service.tickets.issue(identity, key)
     remaining = int(identity.expires - service.clock().timestamp())
     return answer(TicketBody(ticket, min(service.tickets.lifetime, remaining)))

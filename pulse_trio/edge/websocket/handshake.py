@@ -28,7 +28,8 @@ async def identify(service: Services) -> Identity:
     """
     ticket = _ticket()
     if ticket is not None:
-        return service.tickets.redeem(ticket, None)
+        identity, _ = await service.tickets.redeem(ticket, None)
+        return identity
     return await service.authenticator.authenticate(_token(service))
 
 
@@ -40,10 +41,7 @@ async def admit(service: Services, conversation_id: UUID | None) -> tuple[Identi
     """
     ticket = _ticket()
     if ticket is not None:
-        identity = service.tickets.redeem(ticket, conversation_id)
-        if conversation_id is None:
-            return identity, None
-        return identity, await service.store.membership(conversation_id, identity.user.id)
+        return await service.tickets.redeem(ticket, conversation_id)
     token = _token(service)
     if conversation_id is None:
         return await service.authenticator.authenticate(token), None

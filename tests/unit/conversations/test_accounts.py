@@ -29,7 +29,7 @@ class CountedAttempt:
     def __init__(self) -> None:
         self.outcomes: list[str] = []
 
-    def forgive(self) -> None:
+    async def forgive(self) -> None:
         self.outcomes.append("forgiven")
 
     def fail(self) -> None:

@@ -1,4 +1,4 @@
-"""Limits of users on the virtual clock: frames, connections, logins, registrations, REST requests."""
+"""Limits of users on the virtual clock: frames, connections, REST requests."""
 
 from uuid import UUID
 
@@ -6,14 +6,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from pulse_trio.edge.limits import Connections, Flow, Logins, Registrations, UserRate, Verdict
+from pulse_trio.edge.limits import Connections, Flow, UserRate, Verdict
 from pulse_trio.errors import ErrorCode, PulseError
-from pulse_trio.networks import Networks
 from pulse_trio.settings import Settings
 
 ALICE, BOB = UUID(int=1), UUID(int=2)
-
-NETWORKS = Networks(per_56=4, per_48=16)
 
 
 def flow(**settings: int) -> Flow:
@@ -86,11 +83,6 @@ async def test_limits_of_0_are_off() -> None:
     connections = Connections(0)
     with connections.hold(ALICE), connections.hold(ALICE), connections.hold(ALICE):
         assert connections.count(ALICE) == 3
-    logins = Logins(0, 0, NETWORKS)
-    registrations = Registrations(0, NETWORKS)
-    for _ in range(1_000):
-        logins.start("a", "alice")
-        registrations.start("a")
 
 
 async def test_connections_are_counted_per_user_and_freed_however_they_end() -> None:
@@ -107,98 +99,6 @@ async def test_connections_are_counted_per_user_and_freed_however_they_end() -> 
         assert scope.cancelled_caught
         assert connections.count(ALICE) == 1
     assert connections.count(ALICE) == 0
-
-
-def retry_after(logins: Logins, address: str, username: str) -> float:
-    """Returns the `retry_after` of a rejected attempt."""
-    with pytest.raises(PulseError) as refused:
-        logins.start(address, username)
-    assert refused.value.code is ErrorCode.RATE_LIMITED
-    assert refused.value.retry_after is not None
-    return refused.value.retry_after
-
-
-async def test_failed_logins_close_an_account_only_for_the_addresses_that_failed(mock_clock: MockClock) -> None:
-    logins = Logins(per_address=100, per_account=4, networks=NETWORKS)
-    for _ in range(4):
-        logins.start("bad", "Alice").fail()
-    assert retry_after(logins, "bad", "alice") == 900, "a quarter of an hour, and case makes no difference"
-    logins.start("bad", "bob").fail()  # other accounts are open
-    good = logins.start("good", "alice")  # an address that has not failed may try
-    good.forgive()
-    for _ in range(20):
-        logins.start("good", "alice").forgive()
-    logins.start("good", "alice").fail()  # this one is wrong
-    assert retry_after(logins, "good", "alice") > 0
-    mock_clock.jump(901)
-    logins.start("bad", "alice").fail()
-    assert retry_after(logins, "bad", "alice") > 0
-
-
-async def test_parallel_logins_cannot_exceed_the_limit(mock_clock: MockClock) -> None:
-    logins = Logins(per_address=100, per_account=4, networks=NETWORKS)
-    attempts = [logins.start("a", "alice") for _ in range(4)]
-    retry_after(logins, "a", "alice")
-    for attempt in attempts:
-        attempt.forgive()
-        attempt.forgive()  # once is once
-    again = [logins.start("a", "alice") for _ in range(4)]
-    assert len(again) == 4
-    retry_after(logins, "a", "alice")
-
-
-async def test_an_address_that_fails_at_many_accounts_closes_none(mock_clock: MockClock) -> None:
-    logins = Logins(per_address=10, per_account=3, networks=NETWORKS)
-    for number in range(10):
-        logins.start("bad", f"user{number}").fail()
-    for _ in range(50):
-        assert retry_after(logins, "bad", "alice") == 360
-    for _ in range(3):
-        logins.start("other", "alice").fail()  # rejected attempts did not count against her
-    mock_clock.jump(361)
-    logins.start("bad", "carol").fail()
-
-
-async def test_a_rejection_by_account_does_not_count_against_the_address() -> None:
-    logins = Logins(per_address=10, per_account=3, networks=NETWORKS)
-    for _ in range(3):
-        logins.start("a", "alice").fail()
-    for _ in range(50):
-        retry_after(logins, "a", "alice")
-    for number in range(7):
-        logins.start("a", f"user{number}").fail()
-    retry_after(logins, "a", "user8")
-
-
-async def test_attempts_that_pending_ones_reject_may_be_retried_at_once(mock_clock: MockClock) -> None:
-    logins = Logins(per_address=6, per_account=4, networks=NETWORKS)
-    attempts = [logins.start("a", "alice") for _ in range(4)]
-    assert retry_after(logins, "a", "alice") == 1, "no attempt has failed"
-    for attempt in attempts:
-        attempt.fail()
-        attempt.fail()  # once is once
-        attempt.forgive()
-    assert retry_after(logins, "a", "alice") == 900
-    others = [logins.start("a", f"user{number}") for number in range(2)]
-    assert retry_after(logins, "a", "user2") == 1
-    for attempt in others:
-        attempt.forgive()
-    logins.start("a", "user2").fail()
-    logins.start("a", "user3").fail()
-    assert retry_after(logins, "a", "user4") == 600
-    assert not logins._pending
-
-
-async def test_registrations_of_an_address(mock_clock: MockClock) -> None:
-    registrations = Registrations(per_address=2, networks=NETWORKS)
-    registrations.start("a")
-    registrations.start("a")
-    with pytest.raises(PulseError) as refused:
-        registrations.start("a")
-    assert (refused.value.code, refused.value.retry_after) == (ErrorCode.RATE_LIMITED, 1_800)
-    registrations.start("b")
-    mock_clock.jump(1_801)
-    registrations.start("a")
 
 
 async def test_rest_requests_are_limited_per_user(mock_clock: MockClock) -> None:
