@@ -4,6 +4,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
+import trio
 
 from pulse_trio.auth.tokens import Claims, Identity, Tokens, invalid_token
 from pulse_trio.clock import Clock
@@ -14,7 +15,8 @@ from pulse_trio.texts import MAX_USERNAME_CHARS, username_from
 
 MAX_NAME_ATTEMPTS: Final = 1_000  # alice, alice-2, … alice-999: then the request is refused
 
-MAX_REMEMBERED: Final = 10_000  # users: an entry has some 400 bytes
+MAX_REMEMBERED: Final = 10_000  # subjects: an entry has some 500 bytes
+REMEMBERED_SECONDS: Final = 300.0  # then a user is looked up again: 10,000 active users are 33 look-ups a second
 
 log = structlog.get_logger(__name__)
 
@@ -22,10 +24,10 @@ log = structlog.get_logger(__name__)
 class Authenticator:
     """Turns a token into a user.
 
-    The user of a token is looked up once and then remembered, for in this version no user is renamed, deleted or
-    revoked: what was found stays right as long as this service is open, and a database with another history makes it
-    open again. `_remembered` is the one place to clear when that changes. Users who were not found are looked up each
-    time, and memberships are never remembered.
+    The user of a token is looked up and then remembered for REMEMBERED_SECONDS, because each request needs one. In this
+    version no operation renames, deletes or revokes a user; whatever does so must call `on_user_changed` in every
+    process. A change by other means, such as SQL, is known everywhere after REMEMBERED_SECONDS. Users who were not
+    found are looked up each time, and memberships are never remembered.
     """
 
     def __init__(self, tokens: Tokens, store: Store, *, provision_users: bool, clock: Clock, ids: IdSource) -> None:
@@ -34,7 +36,23 @@ class Authenticator:
         self._provision_users = provision_users
         self._clock = clock
         self._ids = ids
-        self._remembered: dict[str, User] = {}  # by the subject of their tokens, the oldest first
+        # By the subject of their tokens, with the time of the look-up, the oldest first.
+        self._remembered: dict[str, tuple[User, float]] = {}
+        self._subjects: dict[UUID, set[str]] = {}  # user → their subjects in `_remembered`: at most two
+        self._changes = 0  # counts calls of `on_user_changed`
+
+    def on_user_changed(self, user_id: UUID | None) -> None:
+        """Forgets a user, because they were renamed, deleted or revoked, in whichever process; None: all users.
+
+        Look-ups that began before are not remembered. It may be called for users whom nobody remembers, and again.
+        """
+        self._changes += 1
+        if user_id is None:
+            self._remembered.clear()
+            self._subjects.clear()
+        else:
+            for subject in self._subjects.pop(user_id, ()):
+                del self._remembered[subject]
 
     async def authenticate(self, token: str | None) -> Identity:
         """Returns the user of a token, and the end of the token's life.
@@ -46,8 +64,13 @@ class Authenticator:
         if not token:
             raise PulseError(ErrorCode.NOT_AUTHENTICATED)
         claims = self._tokens.verify(token)
-        user = self._remembered.get(claims.subject)
-        return self._identity(claims, await self._find(claims) if user is None else user)
+        user, since = self._remembered.get(claims.subject, (None, 0.0))
+        if user is not None and trio.current_time() < since + REMEMBERED_SECONDS:
+            return _identity(claims, user)
+        changes, began = self._changes, trio.current_time()
+        user = await self._find(claims)
+        self._remember(claims.subject, user, changes, began)
+        return _identity(claims, user)
 
     async def admit(self, token: str | None, conversation_id: UUID) -> tuple[Identity, int | None]:
         """Like `authenticate`, and looks up the membership of a conversation at the same time.
@@ -57,19 +80,31 @@ class Authenticator:
         if not token:
             raise PulseError(ErrorCode.NOT_AUTHENTICATED)
         claims = self._tokens.verify(token)
+        changes, began = self._changes, trio.current_time()
         found = await self._store.admission(conversation_id, claims.subject, _id_of(claims))
+        user = await self._find(claims) if found is None else found.user
+        self._remember(claims.subject, user, changes, began)
         if found is not None:
-            return self._identity(claims, found.user), found.members_rev
-        user = await self._find(claims)
-        return self._identity(claims, user), await self._store.membership(conversation_id, user.id)
+            return _identity(claims, user), found.members_rev
+        return _identity(claims, user), await self._store.membership(conversation_id, user.id)
 
-    def _identity(self, claims: Claims, user: User) -> Identity:
-        self._remembered[claims.subject] = user
+    def _remember(self, subject: str, user: User, changes: int, began: float) -> None:
+        """Remembers a look-up, unless somebody has changed since it began."""
+        if changes != self._changes:
+            return
+        self._forget(subject)
+        self._remembered[subject] = user, began
+        self._subjects.setdefault(user.id, set()).add(subject)
         if len(self._remembered) > MAX_REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
-        # A provider's token names its user by the provider's subject, not by our id.
-        is_ours = claims.subject == str(user.id)
-        return Identity(user, claims.expires, claims.signed_in if is_ours else None)
+            self._forget(next(iter(self._remembered)))
+
+    def _forget(self, subject: str) -> None:
+        if subject in self._remembered:
+            user, _ = self._remembered.pop(subject)
+            subjects = self._subjects[user.id]
+            subjects.discard(subject)
+            if not subjects:
+                del self._subjects[user.id]
 
     async def _find(self, claims: Claims) -> User:
         """Finds the user of a token, or creates one of an identity provider. Raises PulseError if there is none."""
@@ -99,6 +134,12 @@ class Authenticator:
                 log.info("user provisioned", user_id=str(user.id))
                 return user
         return None
+
+
+def _identity(claims: Claims, user: User) -> Identity:
+    # A provider's token names its user by the provider's subject, not by our id.
+    is_ours = claims.subject == str(user.id)
+    return Identity(user, claims.expires, claims.signed_in if is_ours else None)
 
 
 def _id_of(claims: Claims) -> UUID | None:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from pulse_trio.auth import authenticator
 from pulse_trio.auth.authenticator import Authenticator
@@ -89,6 +90,79 @@ async def test_the_oldest_remembered_user_is_looked_up_again(monkeypatch: pytest
     assert store.look_ups == before
     assert await front.user(sub=subjects[0]) == users[0]
     assert store.look_ups == before + 1
+
+
+def rename(store: MemoryStore, user: User, username: str) -> User:
+    """Renames a user in the store, as another process would."""
+    store._accounts[user.id].user = (renamed := User(user.id, username))
+    return renamed
+
+
+async def test_a_changed_user_is_looked_up_again(mock_clock: MockClock) -> None:
+    front = Front(provision_users=True, store=(store := CountingStore()))
+    alice, bob = await front.user(sub="auth0|1", name="alice"), await front.user(sub="auth0|2", name="bob")
+    # One user by two subjects: the provider's, and our own id.
+    assert await front.user(sub=str(alice.id)) == alice
+    renamed = rename(store, alice, "alice2")
+    before = store.look_ups
+    assert await front.user(sub="auth0|1") == alice
+    assert store.look_ups == before
+    for user_id in (alice.id, UUID(int=99)):
+        front.authenticator.on_user_changed(user_id)
+    assert [await front.user(sub=subject) for subject in ("auth0|1", str(alice.id))] == [renamed] * 2
+    assert store.look_ups == before + 2
+    assert await front.user(sub="auth0|2") == bob
+    assert store.look_ups == before + 2, "others stay"
+    front.authenticator.on_user_changed(None)
+    assert await front.user(sub="auth0|2") == bob
+    assert store.look_ups == before + 3
+
+
+async def test_a_deleted_user_is_rejected_once_the_change_is_known() -> None:
+    front = Front(store=(store := CountingStore()))
+    await store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    await front.user()
+    del store._accounts[ALICE.id]
+    front.authenticator.on_user_changed(ALICE.id)
+    with pytest.raises(PulseError) as caught:
+        await front.user()
+    assert caught.value.code is ErrorCode.INVALID_TOKEN
+
+
+async def test_a_user_is_remembered_for_a_bounded_time(mock_clock: MockClock) -> None:
+    front = Front(store=(store := CountingStore()))
+    await store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    await front.user()
+    renamed = rename(store, ALICE, "renamed")
+    mock_clock.jump(authenticator.REMEMBERED_SECONDS - 1)
+    assert await front.user() == ALICE
+    mock_clock.jump(1)
+    assert [await front.user() for _ in range(3)] == [renamed] * 3
+    assert store.look_ups == 2
+
+
+@pytest.mark.parametrize("is_handshake", [False, True])
+async def test_a_look_up_that_a_change_overtakes_is_not_remembered(is_handshake: bool) -> None:
+    answer = trio.Event()
+
+    class SlowStore(CountingStore):
+        async def find_subject(self, subject: str, user_id: UUID | None) -> User | None:
+            found = await super().find_subject(subject, user_id)
+            await answer.wait()
+            return found
+
+    front = Front(store=(store := SlowStore()))
+    await store.create_user(ALICE, password_hash=None, subject=None, created_at=START)
+    async with trio.open_nursery() as nursery:
+        if is_handshake:
+            nursery.start_soon(front.authenticator.admit, good(), front.ids())
+        else:
+            nursery.start_soon(front.authenticator.authenticate, good())
+        await wait_all_tasks_blocked()
+        renamed = rename(store, ALICE, "renamed")
+        front.authenticator.on_user_changed(ALICE.id)
+        answer.set()
+    assert await front.user() == renamed
 
 
 @pytest.mark.parametrize("token", [None, ""])
