@@ -39,7 +39,8 @@ _OCCUPANT: Final = """
             WHERE classid = 'pg_class'::regclass AND objid = relation.oid AND deptype = 'e'
         )
 """
-_DUMP_OPTIONS: Final = ("--format=custom", "--no-owner", "--no-privileges")
+# Rows of tables that are not logged, tickets and limited attempts, mean nothing in another place or at another time.
+_DUMP_OPTIONS: Final = ("--format=custom", "--no-owner", "--no-privileges", "--no-unlogged-table-data")
 _CHUNK_BYTES: Final = 65_536
 _MAGIC: Final = b"PGDMP"  # begins a dump in PostgreSQL's custom format
 _LISTED_TABLE: Final = re.compile(r"^\d+; \d+ \d+ TABLE \S+ (\S+) ", re.MULTILINE)

@@ -65,6 +65,12 @@ async def test_a_dump_of_a_service_that_runs_serves_the_same_history_elsewhere(
                 dumped = await trio.to_thread.run_sync(lambda: answer("backup", str(file), **before))
                 assert dumped.endswith(" bytes.")
                 assert stat.S_IMODE(file.stat().st_mode) == 0o600
+                listed = await trio.to_thread.run_sync(
+                    lambda: subprocess.check_output([str(find_binaries() / "pg_restore"), "--list", file], text=True)
+                )
+                assert "TABLE DATA public messages" in listed
+                assert "TABLE public tickets" in listed
+                assert "TABLE DATA public tickets" not in listed
                 history = await alice.history(group)
                 # The service went on meanwhile, and what came later is not in the dump.
                 await one.send({"type": "message", "content": "after"})
