@@ -14,19 +14,16 @@ _LOCK: Final = """
     SELECT key, 0, clock_timestamp() FROM unnest(%s::bytea[]) AS asked (key) ORDER BY key
     ON CONFLICT (key) DO UPDATE SET missing = 0 WHERE false
 """
-# Tokens come back with time. A clock that was set back brings none.
-_LEVELS: Final = """
-    moment AS MATERIALIZED (SELECT clock_timestamp() AS at), level AS MATERIALIZED (
+# Sees what earlier holders of the locks have done, as a statement of its own. Tokens come back with time; a clock that
+# was set back brings none. Part 0 must give, and one of the others.
+_TAKE: Final = """
+    WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS at), level AS MATERIALIZED (
         SELECT asked.*, moment.at,
             greatest(0, b.missing - greatest(0, extract(epoch FROM moment.at - b.counted_at)) * asked.rate) AS missing
         FROM unnest(%(keys)s::bytea[], %(parts)s::int[], %(rates)s::float8[], %(bursts)s::float8[])
             AS asked (key, part, rate, burst)
         JOIN attempt_buckets b ON b.key = asked.key CROSS JOIN moment
-    )
-"""
-# Sees what earlier holders of the locks have done, as a statement of its own. Part 0 must give, and one of the others.
-_TAKE: Final = f"""
-    WITH {_LEVELS}, part AS MATERIALIZED (
+    ), part AS MATERIALIZED (
         SELECT part, max(greatest(0, missing + 1 - burst - 1e-9) / rate) AS wait FROM level GROUP BY part
     ), verdict AS MATERIALIZED (
         SELECT coalesce(bool_and(wait = 0) FILTER (WHERE part = 0), true)
@@ -41,13 +38,22 @@ _TAKE: Final = f"""
 """
 # The rows of a rejected attempt are not kept: they cost the attacker no password hash.
 _DROP_FULL: Final = "DELETE FROM attempt_buckets WHERE key = ANY(%s) AND missing = 0"
-_LOCK_KNOWN: Final = "SELECT FROM attempt_buckets WHERE key = ANY(%s) ORDER BY key FOR UPDATE"
-_GIVE_BACK: Final = f"""
-    WITH {_LEVELS}, dropped AS (
-        DELETE FROM attempt_buckets b USING level WHERE b.key = level.key AND level.missing <= 1
+# The levels are those of the locked rows, as they are after the wait for their locks.
+_GIVE_BACK: Final = """
+    WITH locked AS MATERIALIZED (
+        SELECT b.key, b.missing, b.counted_at, asked.rate
+        FROM attempt_buckets b JOIN unnest(%(keys)s::bytea[], %(rates)s::float8[]) AS asked (key, rate)
+            ON asked.key = b.key
+        ORDER BY b.key FOR UPDATE OF b
+    ), moment AS MATERIALIZED (SELECT clock_timestamp() AS at), level AS MATERIALIZED (
+        SELECT key, moment.at,
+            missing - greatest(0, extract(epoch FROM moment.at - counted_at)) * rate - 1 AS missing
+        FROM locked CROSS JOIN moment
+    ), dropped AS (
+        DELETE FROM attempt_buckets b USING level WHERE b.key = level.key AND level.missing <= 0
     )
-    UPDATE attempt_buckets b SET missing = level.missing - 1, counted_at = level.at
-    FROM level WHERE b.key = level.key AND level.missing > 1
+    UPDATE attempt_buckets b SET missing = level.missing, counted_at = level.at
+    FROM level WHERE b.key = level.key AND level.missing > 0
 """
 _FORGET: Final = """
     WITH stale AS MATERIALIZED (
@@ -62,7 +68,7 @@ _FORGET: Final = """
 
 
 class Attempts(Connected):
-    """Operations of the contract on limited attempts: one transaction and one round trip each."""
+    """Operations of the contract on limited attempts; one round trip each, two for a rejected one."""
 
     max_attempt_buckets = MAX_ATTEMPT_BUCKETS
 
@@ -72,27 +78,23 @@ class Attempts(Connected):
         values = _values(groups)
         keys = values["keys"]
         async with self.connection(Caller.CHANGES, keys[0]) as connection:
-            async with connection.pipeline():
-                await connection.execute("BEGIN")
+            async with connection.pipeline():  # one transaction and one round trip
                 await connection.execute(_LOCK, (keys,))
                 cursor = await connection.execute(_TAKE, values)
-                await connection.execute(_DROP_FULL, (keys,))
-                await connection.execute("COMMIT")
             rows = await cursor.fetchall()
+            is_accepted = rows[0][2]
+            if not is_accepted:
+                await connection.execute(_DROP_FULL, (keys,))
         found = {part: wait for part, wait, _ in rows}
         waits = tuple(found.get(part, 0.0) for part in range(len(groups)))
-        is_accepted = rows[0][2]
         return AttemptVerdict(tuple(part for part, wait in enumerate(waits) if not wait and is_accepted), waits)
 
     async def give_back_tokens(self, buckets: Sequence[AttemptBucket]) -> None:
         if not buckets:
             return
         values = _values([buckets])
-        async with self.connection(Caller.CHANGES, values["keys"][0]) as connection, connection.pipeline():
-            await connection.execute("BEGIN")
-            await connection.execute(_LOCK_KNOWN, (values["keys"],))
+        async with self.connection(Caller.CHANGES, values["keys"][0]) as connection:
             await connection.execute(_GIVE_BACK, values)
-            await connection.execute("COMMIT")
 
     async def forget_attempts(self) -> None:
         """Removes buckets that are full again, and those beyond the bound that were used longest ago."""
@@ -101,7 +103,7 @@ class Attempts(Connected):
 
 
 def _values(groups: Sequence[Sequence[AttemptBucket]]) -> dict[str, list[object]]:
-    """Returns the buckets of groups as parameters of `_LEVELS`; a part is the index of a group."""
+    """Returns the buckets of groups as parameters of statements; a part is the index of a group."""
     asked = [(part, bucket) for part, group in enumerate(groups) for bucket in group]
     return {
         "keys": [bucket.key for _, bucket in asked],
