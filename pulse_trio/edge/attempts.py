@@ -48,14 +48,12 @@ class Attempts:
             StoreUnavailable: it may be counted.
         Cancelled: it may be counted.
         """
-        name = b"".join(bucket.key for group in groups for bucket in group)
-        now = trio.current_time()
-        known = self._rejections.get(name)
-        if known is not None:
-            verdict, since = known
-            if now < since + min(REJECTION_SECONDS, _wait(verdict)):
-                return AttemptVerdict((), tuple(max(0.0, wait - (now - since)) for wait in verdict.waits))
-            del self._rejections[name]
+        first = b"".join(bucket.key for bucket in groups[0])
+        every = b"".join(bucket.key for group in groups for bucket in group)
+        for name in (first, every):
+            known = self._known_rejection(name)
+            if known is not None:
+                return known
         asked = [bucket for group in groups for bucket in group]
         self.begin(asked)  # a parallel attempt that is rejected may be accepted once this one is forgiven
         try:
@@ -64,12 +62,26 @@ class Attempts:
             self.end(asked)
         if verdict.taken:
             return Attempt(self, [bucket for index in verdict.taken for bucket in groups[index]])
-        if not any(self.is_pending(group) for group in groups):
-            self._rejections.pop(name, None)
-            self._rejections[name] = verdict, trio.current_time()
-            if len(self._rejections) > MAX_REJECTIONS:
-                del self._rejections[next(iter(self._rejections))]
+        if not any(map(self.is_pending, groups)):
+            # A bucket of the first group rejects its attempts whatever else they are: with any username.
+            self._remember_rejection(first if verdict.waits[0] else every, verdict)
         return verdict
+
+    def _known_rejection(self, name: bytes) -> AttemptVerdict | None:
+        if name not in self._rejections:
+            return None
+        verdict, since = self._rejections[name]
+        passed = trio.current_time() - since
+        if passed >= min(REJECTION_SECONDS, _wait(verdict)):
+            del self._rejections[name]
+            return None
+        return AttemptVerdict((), tuple(max(0.0, wait - passed) for wait in verdict.waits))
+
+    def _remember_rejection(self, name: bytes, verdict: AttemptVerdict) -> None:
+        self._rejections.pop(name, None)
+        self._rejections[name] = verdict, trio.current_time()
+        if len(self._rejections) > MAX_REJECTIONS:
+            del self._rejections[next(iter(self._rejections))]
 
     def begin(self, buckets: Sequence[AttemptBucket]) -> None:
         """Counts tokens as those of a pending attempt."""

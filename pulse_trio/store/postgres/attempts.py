@@ -79,8 +79,8 @@ class Attempts(Connected):
         keys = values["keys"]
         async with self.connection(Caller.CHANGES, keys[0]) as connection:
             async with connection.pipeline():  # one transaction and one round trip
-                await connection.execute(_LOCK, (keys,))
-                cursor = await connection.execute(_TAKE, values)
+                await connection.execute(_LOCK, (keys,), prepare=True)
+                cursor = await connection.execute(_TAKE, values, prepare=True)
             rows = await cursor.fetchall()
             is_accepted = rows[0][2]
             if not is_accepted:
@@ -94,7 +94,7 @@ class Attempts(Connected):
             return
         values = _values([buckets])
         async with self.connection(Caller.CHANGES, values["keys"][0]) as connection:
-            await connection.execute(_GIVE_BACK, values)
+            await connection.execute(_GIVE_BACK, values, prepare=True)
 
     async def forget_attempts(self) -> None:
         """Removes buckets that are full again, and those beyond the bound that were used longest ago."""

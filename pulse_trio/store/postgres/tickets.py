@@ -101,6 +101,7 @@ class Tickets(Connected):
                     "lifetimes": [ticket.lifetime for ticket in drawn],
                     "kept": self.max_tickets_of_user - 1,
                 },
+                prepare=True,
             )
         return [None] * len(drawn)
 

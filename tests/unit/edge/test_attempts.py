@@ -197,6 +197,16 @@ async def test_a_flood_of_rejected_attempts_asks_the_store_once_a_second(
     assert len(logins._attempts._rejections) <= 3
 
 
+async def test_a_rejected_address_asks_the_store_once_a_second_whatever_the_names(mock_clock: MockClock) -> None:
+    logins = make_logins(per_address=1, per_account=5, store=(store := CountingStore()))
+    (await logins.start("bad", "alice")).fail()
+    store.asked = 0
+    for number in range(50):
+        assert await retry_after(logins, "bad", f"user{number}") == 3_600
+    assert store.asked == 1
+    (await logins.start("good", "user1")).fail()
+
+
 async def test_an_attempt_fails_while_the_store_is_away() -> None:
     logins = make_logins(per_address=100, per_account=1, store=(store := CountingStore()))
     pending = await logins.start("a", "alice")
