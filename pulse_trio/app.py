@@ -42,6 +42,7 @@ from pulse_trio.exception_groups import flatten_group
 from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import FrameReader
+from pulse_trio.rooms.cluster import PeerBus
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 
@@ -56,6 +57,9 @@ log = structlog.get_logger(__name__)
 StoreFactory = Callable[[], Any]
 """Returns an async context manager that opens a `Store`."""
 
+BusFactory = Callable[[], PeerBus]
+"""Returns a bus that was not run yet."""
+
 
 class PulseApp(QuartTrio):
     """The Quart-Trio app. Its lifespan opens the service before the first request and closes it after the last."""
@@ -69,6 +73,7 @@ class PulseApp(QuartTrio):
         ids: IdSource,
         wait_moved: Callable[[], Awaitable[None]] | None,
         metrics: Metrics,
+        make_bus: BusFactory | None,
     ) -> None:
         super().__init__("pulse_trio", static_folder=None)
         self.settings = settings
@@ -78,6 +83,7 @@ class PulseApp(QuartTrio):
         self.ids = ids
         self.wait_moved = wait_moved
         self.metrics = metrics
+        self.make_bus = make_bus
         self.response_budget = ResponseBudget(settings)
         self.proxies = Proxies(settings)
         parts = AppParts(
@@ -114,6 +120,7 @@ def create_app(
     ids: IdSource | None = None,
     wait_moved: Callable[[], Awaitable[None]] | None = None,
     metrics: Metrics | None = None,
+    make_bus: BusFactory | None = None,
 ) -> PulseApp:
     """Builds the app; its lifespan opens it.
 
@@ -124,6 +131,8 @@ def create_app(
         ids: source of ids.
         wait_moved: returns when the database may hold another history; the service then closes and reopens.
         metrics: counters to use; default: new ones.
+        make_bus: returns a bus to the other processes that share the store, each time the service opens; None: there
+            are none.
 
     Raises:
         LaunchError: the signing key cannot be used.
@@ -137,6 +146,7 @@ def create_app(
         IdSource(clock) if ids is None else ids,
         wait_moved,
         Metrics() if metrics is None else metrics,
+        make_bus,
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout
@@ -161,8 +171,11 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
     settings = app.settings
     passwords = Passwords(settings.password_hash_parallel)
     async with app.open_store() as store, trio.open_nursery() as nursery:
-        hub = Hub(store, settings, clock=app.clock, metrics=app.metrics)
+        bus = None if app.make_bus is None else app.make_bus()
+        hub = Hub(store, settings, clock=app.clock, metrics=app.metrics, bus=bus)
         await nursery.start(hub.run, name="hub")
+        if bus is not None and hub.cluster is not None:
+            await nursery.start(bus.run, hub.cluster, name="bus")
         nursery.start_soon(watch_loop, app.metrics, name="loop lag")
         authenticator = Authenticator(
             app.tokens, store, provision_users=settings.provision_users, clock=app.clock, ids=app.ids

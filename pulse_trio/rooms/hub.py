@@ -24,11 +24,13 @@ from pulse_trio.protocol import (
     encode,
 )
 from pulse_trio.rooms.catch_up import CatchUp
+from pulse_trio.rooms.cluster import Cluster, PeerBus
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
 from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.online import Online
 from pulse_trio.rooms.outages import Outages
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.refusals import Refusals
 from pulse_trio.rooms.registry import RESTARTING, Rooms
@@ -42,6 +44,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds for the writers to store what they hold; below Hypercorn's graceful_timeout
+MAX_HEARD_TYPING: Final = 16  # rooms that open at a time for typing in other processes; more is not shown
 TYPING_INTERVAL: Final = 1.0  # seconds between two typing frames about one user: clients send one every two seconds
 
 
@@ -54,6 +57,7 @@ class Hub:
         clock: gives last-seen times.
         rand: gives the jitter of retries.
         metrics: counts what happens.
+        bus: the bus to the other processes that share the store; None: there are none.
 
     Attributes:
         rooms: the rooms in memory.
@@ -65,6 +69,7 @@ class Hub:
         random: gives the jitter of retries.
         online: which users are connected to this process.
         watches: which sessions follow whose presence.
+        cluster: listens to the bus; None without one.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class Hub:
         clock: Clock,
         rand: random.Random | None = None,
         metrics: Metrics | None = None,
+        bus: PeerBus | None = None,
     ) -> None:
         rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
         metrics = Metrics() if metrics is None else metrics
@@ -90,17 +96,24 @@ class Hub:
         self.online = Online(store, clock, self.outages)
         self.watches = Watches(store, self.online, max_users=settings.watched_users, timeout=timeout, rand=rand)
         self.online.on_change = self.watches.record_change
-        self.rooms = Rooms(store, sessions, feeds, self.watches, self._catch_up, settings, rand, metrics, self.outages)
+        self.cluster = None if bus is None else Cluster(bus, store, sessions, timeout=timeout, rand=rand)
+        self._peers = peers = self.cluster or Peers()
+        self.rooms = Rooms(
+            store, sessions, feeds, self.watches, self._catch_up, peers, settings, rand, metrics, self.outages
+        )
         self.lobby = Lobby(
-            store, self.rooms, sessions, feeds, self._catch_up, self.online, self.watches, settings, metrics
+            store, self.rooms, sessions, feeds, self._catch_up, self.online, self.watches, peers, settings, metrics
         )
         # An addition is retried until the timeout; the last attempt may take as long again.
         self._refusals = Refusals(commit_seconds=2 * timeout)
-        self.members = MemberUpdates(store, self.rooms, sessions, feeds, self._refusals, settings, rand=rand)
+        self.members = MemberUpdates(store, self.rooms, sessions, feeds, peers, self._refusals, settings, rand=rand)
         self.read_positions = ReadPositions(
-            store, self.rooms, sessions, feeds, self.outages, timeout=timeout, rand=rand
+            store, self.rooms, sessions, feeds, peers, self.outages, timeout=timeout, rand=rand
         )
+        if self.cluster is not None:
+            self.cluster.connect(self.rooms, self.members, feeds, self.read_positions, self._hear_typing)
         self._typing: dict[Connection, None] = {}  # sessions whose typing is opening a room
+        self._heard_typing: dict[UUID, None] = {}  # conversations whose room opens for typing in another process
         self._typed: dict[tuple[UUID, UUID], float] = {}  # typing of the last `TYPING_INTERVAL`, oldest first
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -109,6 +122,8 @@ class Hub:
             await nursery.start(self.rooms.run)
             await nursery.start(self.watches.run)
             await nursery.start(self.user_feeds.run)
+            if self.cluster is not None:
+                await nursery.start(self.cluster.run)
             nursery.start_soon(self.read_positions.run, name="read positions")
             nursery.start_soon(self.online.run, name="last-seen times")
             nursery.start_soon(self.outages.run, name="log lines of outages")
@@ -341,11 +356,34 @@ class Hub:
     async def _broadcast_typing(self, room: Room, subscription: Subscription) -> None:
         connection, user = subscription.connection, subscription.connection.user
         if room.subscription_of(connection.transport) is not None:
-            frame = TypingFrame(
-                sender_id=user.id, sender_username=user.username, conversation_id=subscription.conversation_id
+            self._peers.publish_typing(subscription.conversation_id, user)
+            await self.broadcast(
+                subscription.conversation_id, _typing(subscription.conversation_id, user), user.id, ephemeral=True
             )
-            await self.broadcast(subscription.conversation_id, frame, user.id, ephemeral=True)
             return
         if connection.is_session and connection.is_open:
             subscription.refuse(not_a_member())
         await trio.lowlevel.checkpoint()
+
+    def _hear_typing(self, conversation_id: UUID, user: User) -> None:
+        """Notifies the users of a conversation here that one is typing in another process."""
+        room = self.rooms.get(conversation_id)
+        if room is not None and room.opened.is_set():
+            room.broadcast(encode(_typing(conversation_id, user)), exclude_user_id=user.id, ephemeral=True)
+        elif room is None and len(self._heard_typing) < MAX_HEARD_TYPING and conversation_id not in self._heard_typing:
+            self._heard_typing[conversation_id] = None
+            name = f"typing in {conversation_id}"
+            self.rooms.nursery.start_soon(self._open_and_show_typing, conversation_id, user, name=name)
+
+    async def _open_and_show_typing(self, conversation_id: UUID, user: User) -> None:
+        try:
+            async with self.rooms.opened(conversation_id, None) as room:
+                room.broadcast(encode(_typing(conversation_id, user)), exclude_user_id=user.id, ephemeral=True)
+        except (NotAMember, StoreUnavailable):
+            pass  # typing is ephemeral
+        finally:
+            del self._heard_typing[conversation_id]
+
+
+def _typing(conversation_id: UUID, user: User) -> TypingFrame:
+    return TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=conversation_id)

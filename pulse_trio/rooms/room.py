@@ -16,7 +16,7 @@ import trio
 from msgspec import UNSET, structs
 
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import Change, Command, Member, Properties, SetProperties
+from pulse_trio.model import Change, Command, Member, Properties
 from pulse_trio.protocol import CloseCode, Encoded, Position, ReadFrame, SystemFrame, encode
 from pulse_trio.rooms import opening
 from pulse_trio.rooms.audience import Audience
@@ -25,9 +25,10 @@ from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
 from pulse_trio.rooms.outages import Outages
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.presence import Presence, PresenceNotifier, joined_sentence
 from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
-from pulse_trio.rooms.sentences import added_sentence, removed_sentence, renamed_sentence
+from pulse_trio.rooms.sentences import Act, added_sentence, removed_sentence, renamed_sentence
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.turns import MAX_USERS_A_TURN
@@ -35,7 +36,7 @@ from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
+from pulse_trio.store.base import Head, Members, NotAMember, Store, StoreUnavailable
 
 MAX_FRAME_POSITIONS: Final = 200  # read positions in one frame: about 14 KB
 MAX_FRAME_USERS: Final = 100  # ids of users in one frame: about 4 KB
@@ -56,6 +57,7 @@ class Room:
         user_feeds: are sent what changes for a user alone.
         watches: must be checked again after a removal.
         catch_up: reads committed changes.
+        peers: the other processes; with them the sessions of members are those of its index.
         settings: the bounds.
         rand: gives the jitter of retries.
         metrics: counts batches and frames.
@@ -82,6 +84,7 @@ class Room:
         user_feeds: UserFeeds,
         watches: Watches,
         catch_up: CatchUp,
+        peers: Peers,
         settings: Settings,
         rand: random.Random,
         metrics: Metrics,
@@ -105,6 +108,7 @@ class Room:
         self._metrics = metrics
         self._on_vacant = on_vacant
         self._delivered = delivered
+        self._peers = peers
         self._nursery: trio.Nursery | None = None
         self._audience = Audience()
         self._presence = Presence(settings.presence_list_max)
@@ -117,6 +121,7 @@ class Room:
             self._audience,
             self,
             catch_up=catch_up,
+            peers=peers,
             store_timeout=settings.store_timeout,
             metrics=metrics,
             on_rechecked=self.check_vacant,
@@ -149,8 +154,8 @@ class Room:
             head, members = await opening.look_up(
                 self.conversation_id,
                 self._store,
-                self._sessions,
                 self._writer,
+                with_members=bool(self._sessions) and not self._peers.are_there,
                 store_timeout=self._settings.store_timeout,
                 rand=self._random,
             )
@@ -159,8 +164,13 @@ class Room:
             raise
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self.feed.open(head if self._delivered is None else self._delivered, nursery)
+            begin = self._delivered or self._peers.head_of(self.conversation_id) or head
             self._notifier.open(nursery)
+            self.feed.open(begin, nursery)
+            if self._peers.are_there:
+                members = Members(tuple(self._peers.users_of(self.conversation_id)), begin.members_rev)
+                if head.last_rev > begin.last_rev:
+                    self.feed.fill_later(head.last_rev)
             for user_id in members.ids:
                 for session in self._sessions.of(user_id):
                     self._subscribe(session, members.rev)
@@ -210,10 +220,10 @@ class Room:
     @property
     def _must_recheck(self) -> bool:
         # A change whose answer was lost may also concern sessions that are not here: those of users that it added.
-        return self.feed.is_rechecking and bool(self._audience or self._sessions)
+        return (self.feed.is_rechecking and bool(self._audience or self._sessions)) or self.feed.is_behind
 
     def _is_used(self) -> bool:
-        return bool(self._own_connections or self._hold.count or self._writer.unsettled or self.feed.is_rechecking)
+        return bool(self._own_connections or self._hold.count or self._writer.unsettled or self._must_recheck)
 
     async def _run_writer(self) -> None:
         try:
@@ -304,7 +314,10 @@ class Room:
                 self._expel(member)
 
     def _admit(self, member: Member, *, many: bool) -> None:
-        for session in self._sessions.of(member.user_id):
+        sessions = self._sessions.of(member.user_id)
+        if sessions:
+            self._peers.member_added(self.conversation_id, member.user_id, member.user_rev, self.feed.head)
+        for session in sessions:
             self.attach(session, member.rev, is_news=True, many=many)
         self._user_feeds.apply_member(member, self.feed.last_seq)
 
@@ -318,6 +331,7 @@ class Room:
                 subscription.connection.close(CloseCode.REMOVED, REMOVED)
             self.leave(subscription)
         sessions = self._sessions.of(member.user_id)
+        self._peers.member_removed(self.conversation_id, member.user_id, member.rev, member.user_rev)
         for session in sessions:
             session.removed(self.conversation_id, member.rev)
         self._watches.recheck_user(member.user_id, (session.connection for session in sessions))
@@ -406,23 +420,23 @@ class Room:
             self._deliver_all(others, self._system_frame(event, content, user_id, mask), ephemeral=ephemeral)
 
     def announce_members(
-        self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], command: Command | None
+        self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], act: Act | None
     ) -> None:
         """Sends `added` and `removed` to clients that did not ask for members."""
         added = [member for member in members if member.is_member]
         if added:
-            self._announce_users(audience, mask, "added", added_sentence(added, command), added)
+            self._announce_users(audience, mask, "added", added_sentence(added, act), added)
         for member in members:
             if not member.is_member:
-                self._announce_users(audience, mask, "removed", removed_sentence(member, command), [member])
+                self._announce_users(audience, mask, "removed", removed_sentence(member, act), [member])
 
     def announce_properties(
-        self, audience: Sequence[Subscription], mask: int, properties: Properties, command: Command | None
+        self, audience: Sequence[Subscription], mask: int, properties: Properties, act: Act | None
     ) -> None:
         """Sends `renamed` to clients that did not ask for the properties; not if the owner has changed only."""
-        if command is None or isinstance(command, SetProperties):
+        if act is None or act.is_renaming:
             user_id = properties.actor_id or properties.owner_id
-            self._deliver_all(audience, self._system_frame("renamed", renamed_sentence(command), user_id, mask))
+            self._deliver_all(audience, self._system_frame("renamed", renamed_sentence(act), user_id, mask))
 
     def _announce_users(
         self, audience: Sequence[Subscription], mask: int, event: str, content: str, members: Sequence[Member]
