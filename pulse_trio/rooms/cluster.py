@@ -28,7 +28,10 @@ from pulse_trio.rooms.conversation_index import ConversationIndex, pieces_of
 from pulse_trio.rooms.feed import GAP_WAIT
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.peer_items import (
+    AskItem,
     CreatedItem,
+    DeltaItem,
+    DigestItem,
     Item,
     MembersItem,
     MessagesItem,
@@ -36,6 +39,7 @@ from pulse_trio.rooms.peer_items import (
     ReadItem,
     RevItem,
     TypingItem,
+    WholeItem,
     changes_of,
     created_item,
     decode_item,
@@ -43,6 +47,7 @@ from pulse_trio.rooms.peer_items import (
     head_before,
     items_of,
 )
+from pulse_trio.rooms.peer_presence import PeerPresence, RoomPresence
 from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.registry import Rooms
@@ -64,6 +69,10 @@ class PeerBus(Protocol):
     """A bus as a cluster uses it; see `pulse_trio.bus.base`."""
 
     @property
+    def publisher(self) -> UUID:
+        """The id of this process on the bus."""
+
+    @property
     def max_item_bytes(self) -> int:
         """The bytes that an item may have."""
 
@@ -81,13 +90,26 @@ class Cluster(Peers):
         bus: the bus; somebody else runs it, with this object as its listener.
         store: the store.
         sessions: the sessions of this process.
+        on_online: called with a user who came to, or left, the other processes.
         timeout: seconds that one read may take.
         rand: gives the jitter of retries.
+
+    Attributes:
+        presence: who is online, and in which room, over all processes.
     """
 
     are_there = True
 
-    def __init__(self, bus: PeerBus, store: Store, sessions: Sessions, *, timeout: float, rand: random.Random) -> None:
+    def __init__(
+        self,
+        bus: PeerBus,
+        store: Store,
+        sessions: Sessions,
+        on_online: Callable[[UUID], None],
+        *,
+        timeout: float,
+        rand: random.Random,
+    ) -> None:
         self._bus = bus
         self._store = store
         self._sessions = sessions
@@ -102,6 +124,14 @@ class Cluster(Peers):
         self._must_compare_all = False
         self._has_work = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.presence = PeerPresence(
+            bus.publisher,
+            self._publish,
+            users_of=self._index.users_of,
+            name_of=self._name_of,
+            on_online=on_online,
+            on_pinned=self._on_pinned,
+        )
 
     def connect(
         self,
@@ -122,6 +152,7 @@ class Cluster(Peers):
         """Opens rooms and compares heads, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self.presence.run, name="presence in other processes")
             task_status.started()
             while True:
                 pause = max(SWEEP, len(self._index) / SWEPT_A_SECOND)
@@ -190,8 +221,11 @@ class Cluster(Peers):
         self._index.add(conversation_id, session.user.id, head)
         known = self._index.head_of(conversation_id)
         # Others here have less than this session's client has loaded, or will.
-        if known is not None and known.last_rev < head.last_rev and self._rooms.get(conversation_id) is None:
-            session.begin_at(conversation_id, head)
+        if self._rooms.get(conversation_id) is None:
+            if known is not None and known.last_rev < head.last_rev:
+                session.begin_at(conversation_id, head)
+            if conversation_id in self.presence.pinned:
+                self._pin(conversation_id)
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
         self._index.note_rev(user_id, user_rev)
@@ -230,6 +264,7 @@ class Cluster(Peers):
 
     def on_items(self, publisher: UUID, items: Iterable[bytes | msgspec.Raw]) -> None:
         """Handles items of another process, in the order of its batch."""
+        self.presence.hear(publisher)
         for data in items:
             item = decode_item(data)
             if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
@@ -240,6 +275,8 @@ class Cluster(Peers):
                 self._hear_created(item)
             elif isinstance(item, ReadItem):
                 self._hear_read(item)
+            elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
+                self.presence.apply(publisher, item)
             elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
                 self._on_typing(item.conversation_id, User(item.user_id, item.username))
 
@@ -248,9 +285,15 @@ class Cluster(Peers):
         log.info("comparing heads", reason=reason)
         self._must_compare_all = True
         self._has_work.set()
+        self.presence.resync()
 
-    def on_connected(self, is_connected: bool) -> None:  # the bus calls it so
-        """Nothing changes: the bus asks for a comparison when it is back."""
+    def on_connected(self, is_connected: bool) -> None:
+        """Notes whether the bus is there; it asks for a comparison when it is back."""
+        self.presence.set_connected(is_connected)
+
+    def on_heartbeat(self, publisher: UUID) -> None:
+        """Notes that another process is alive."""
+        self.presence.hear(publisher)
 
     def _is_here(self, conversation_id: UUID) -> bool:
         return conversation_id in self._index or self._rooms.get(conversation_id) is not None
@@ -335,6 +378,31 @@ class Cluster(Peers):
             positions[user_id] = seq
         if self._is_here(item.conversation_id):
             self._read_positions.notify_here(item.conversation_id, positions)
+
+    # --- presence ---
+
+    def open_presence(
+        self, conversation_id: UUID, on_joined: Callable[[User, bool], None], on_left: Callable[[User, bool], None]
+    ) -> RoomPresence:
+        return self.presence.open_room(conversation_id, on_joined, on_left)
+
+    def close_presence(self, presence: RoomPresence) -> None:
+        self.presence.close_room(presence)
+
+    def _name_of(self, user_id: UUID) -> str | None:
+        return next((session.user.username for session in self._sessions.of(user_id)), None)
+
+    def _on_pinned(self, conversation_id: UUID) -> None:
+        """Opens the room of a conversation that is in use elsewhere, if it has members here; or lets it go."""
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.check_vacant()
+        elif conversation_id in self.presence.pinned or conversation_id in self._index:
+            self._pin(conversation_id)
+
+    def _pin(self, conversation_id: UUID) -> None:
+        if conversation_id in self._index and self._rooms.get(conversation_id) is None:
+            self._catch_up(conversation_id, 0)
 
     # --- catching up ---
 

@@ -96,7 +96,10 @@ class Hub:
         self.online = Online(store, clock, self.outages)
         self.watches = Watches(store, self.online, max_users=settings.watched_users, timeout=timeout, rand=rand)
         self.online.on_change = self.watches.record_change
-        self.cluster = None if bus is None else Cluster(bus, store, sessions, timeout=timeout, rand=rand)
+        self.cluster = None
+        if bus is not None:
+            self.cluster = Cluster(bus, store, sessions, self.online.change_elsewhere, timeout=timeout, rand=rand)
+            self.online.share(self.cluster.presence.online_here, self.cluster.presence.online)
         self._peers = peers = self.cluster or Peers()
         self.rooms = Rooms(
             store, sessions, feeds, self.watches, self._catch_up, peers, settings, rand, metrics, self.outages
@@ -193,35 +196,39 @@ class Hub:
         Cancelled: the connection is not registered.
         """
         async with self.rooms.opened(conversation_id, user.id) as room:
-            last_rev = room.feed.last_rev
-            if after_rev is not None and after_rev > last_rev:
-                # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
-                last_rev = (await self._store.head(conversation_id)).last_rev
-            while member_rev is not None and member_rev < room.feed.members_rev:
-                member_rev = await self._store.membership(conversation_id, user.id)
-                if member_rev is None:
-                    raise NotAMember
-            if room.failure is not None:  # meanwhile
-                raise room.failure
-            is_other_history = epoch is not None and epoch != self._store.epoch
-            if after_rev is not None and (after_rev > last_rev or is_other_history):
-                self._metrics.resumes_refused += 1
-                raise PulseError(ErrorCode.CANNOT_RESUME)
-            if after_rev is not None:
-                self._metrics.resumed_changes.observe(last_rev - after_rev)
+            try:
+                await room.settle()
+                last_rev = room.feed.last_rev
+                if after_rev is not None and after_rev > last_rev:
+                    # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
+                    last_rev = (await self._store.head(conversation_id)).last_rev
+                while member_rev is not None and member_rev < room.feed.members_rev:
+                    member_rev = await self._store.membership(conversation_id, user.id)
+                    if member_rev is None:
+                        raise NotAMember
+                if room.failure is not None:  # meanwhile
+                    raise room.failure
+                is_other_history = epoch is not None and epoch != self._store.epoch
+                if after_rev is not None and (after_rev > last_rev or is_other_history):
+                    self._metrics.resumes_refused += 1
+                    raise PulseError(ErrorCode.CANNOT_RESUME)
+                if after_rev is not None:
+                    self._metrics.resumed_changes.observe(last_rev - after_rev)
 
-            def ended() -> None:
-                self.online.remove_connection(user.id)
-                on_ended()
+                def ended() -> None:
+                    self.online.remove_connection(user.id)
+                    on_ended()
 
-            connection = open_connection(user, websocket, self._settings, ended, self._metrics, features=features)
-            cursor = room.feed.last_rev_of(features.mask) if after_rev is None else after_rev
-            subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
-            subscription.member_rev = room.feed.members_rev if member_rev is None else member_rev
-            room.join(subscription)
-            self.online.add_connection(user.id)
-            if self.draining:  # `drain` closed the others before this one joined
-                room.close_all(CloseCode.RESTART, RESTARTING)
+                connection = open_connection(user, websocket, self._settings, ended, self._metrics, features=features)
+                cursor = room.feed.last_rev_of(features.mask) if after_rev is None else after_rev
+                subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
+                subscription.member_rev = room.feed.members_rev if member_rev is None else member_rev
+                room.join(subscription)
+                self.online.add_connection(user.id)
+                if self.draining:  # `drain` closed the others before this one joined
+                    room.close_all(CloseCode.RESTART, RESTARTING)
+            finally:
+                room.end_settle()
         return subscription
 
     def disconnect(self, conversation_id: UUID, user_id: UUID, websocket: Transport) -> None:
@@ -249,6 +256,24 @@ class Hub:
         if room is not None:
             room.broadcast(encode(message), exclude_user_id=exclude_user_id, ephemeral=ephemeral)
         await trio.lowlevel.checkpoint()
+
+    async def active_users(self, conversation_id: UUID) -> list[UUID]:
+        """Returns the users that are connected to a conversation, in any process, in the order they came.
+
+        Raises:
+            NotAMember: there is no such conversation.
+            StoreUnavailable: the room could not be opened.
+        """
+        if self.cluster is None:
+            await trio.lowlevel.checkpoint()
+            room = self.rooms.get(conversation_id)
+            return [] if room is None else room.active_users
+        async with self.rooms.opened(conversation_id, None) as room:
+            try:
+                await room.settle()
+                return room.active_users
+            finally:
+                room.end_settle()
 
     def get_active_users(self, conversation_id: UUID) -> AbstractSet[str]:
         """Returns the ids of the users that are connected to a conversation; iterates in the order they came."""

@@ -125,7 +125,63 @@ class TypingItem(_Item, tag="t", frozen=True):
     username: str
 
 
-Item: TypeAlias = MessagesItem | MembersItem | PropertiesItem | RevItem | CreatedItem | ReadItem | TypingItem
+class DeltaItem(_Item, tag="+", frozen=True):
+    """What a process adds to one of its sets, and removes from it; see `peer_sets`.
+
+    Attributes:
+        scope: the name of the set.
+        added: elements with their names.
+        removed: elements.
+        digest: size and digest of the set after this.
+    """
+
+    scope: str
+    added: list[tuple[UUID, str]]
+    removed: list[UUID]
+    digest: str
+
+
+class WholeItem(_Item, tag="w", frozen=True):
+    """A part of one of a process's sets.
+
+    Attributes:
+        scope: the name of the set.
+        part: the number of this part, from 0.
+        parts: how many there are.
+        elements: its elements, with their names.
+        digest: size and digest of the whole set.
+        is_quiet: it is no news for clients: a room has opened, or ended, for nobody's coming or going.
+    """
+
+    scope: str
+    part: int
+    parts: int
+    elements: list[tuple[UUID, str]]
+    digest: str
+    is_quiet: bool = False
+
+
+class AskItem(_Item, tag="?", frozen=True):
+    """A process asks for sets of others.
+
+    Attributes:
+        scopes: the names of the sets.
+        publisher: the process that is asked; None: all.
+    """
+
+    scopes: list[str]
+    publisher: UUID | None = None
+
+
+class DigestItem(_Item, tag="=", frozen=True):
+    """Sizes and digests of sets of a process, said from time to time."""
+
+    digests: list[tuple[str, str]]
+
+
+SetItem: TypeAlias = DeltaItem | WholeItem | AskItem | DigestItem
+
+Item: TypeAlias = MessagesItem | MembersItem | PropertiesItem | RevItem | CreatedItem | ReadItem | TypingItem | SetItem
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder[Item](Item)

@@ -4,10 +4,11 @@
 passes its own room. `cluster.Cluster` is the other one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from pulse_trio.model import Change, MyMembership, User
+from pulse_trio.rooms.peer_presence import RoomPresence
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session
 from pulse_trio.store.base import Head
@@ -46,6 +47,24 @@ class Peers:
 
     def publish_typing(self, conversation_id: UUID, user: User) -> None:
         """Publishes that a user is typing."""
+
+    # --- presence ---
+
+    def open_presence(
+        self, conversation_id: UUID, on_joined: Callable[[User, bool], None], on_left: Callable[[User, bool], None]
+    ) -> RoomPresence | None:
+        """Returns the presence of a room over all processes; None if there are no others.
+
+        Args:
+            conversation_id: the conversation.
+            on_joined: called with a user who is in the room in another process; and True if the others must be
+                notified.
+            on_left: called with a user who is not any more; and True if the others must be notified.
+        """
+        return None
+
+    def close_presence(self, presence: RoomPresence) -> None:
+        """Ends the presence of a room."""
 
     # --- the index ---
 

@@ -16,7 +16,7 @@ import trio
 from msgspec import UNSET, structs
 
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import Change, Command, Member, Properties
+from pulse_trio.model import Change, Command, Member, Properties, User
 from pulse_trio.protocol import CloseCode, Encoded, Position, ReadFrame, SystemFrame, encode
 from pulse_trio.rooms import opening
 from pulse_trio.rooms.audience import Audience
@@ -113,6 +113,7 @@ class Room:
         self._audience = Audience()
         self._presence = Presence(settings.presence_list_max)
         self._notifier = PresenceNotifier(self, self._presence)
+        self._shared = peers.open_presence(conversation_id, self._peer_joined, self._peer_left)
         self._own_connections = 0  # of this conversation alone; they keep the room open
         self._hold = Hold(self.check_vacant)
         self._changed = trio.Event()  # set when the room may have become vacant
@@ -174,6 +175,8 @@ class Room:
             for user_id in members.ids:
                 for session in self._sessions.of(user_id):
                     self._subscribe(session, members.rev)
+            if self._shared is not None:
+                self._shared.begin()
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             if self._delivered is not None:
                 self.feed.recheck_later()
@@ -188,6 +191,7 @@ class Room:
             self.feed.close()
             for subscription in self._audience.clear():  # sessions: they are subscribed again when it opens again
                 subscription.room_ended(self.feed.last_revs)
+            self._end_presence()
             self._notifier.close()
             self._on_vacant(self)
 
@@ -202,7 +206,7 @@ class Room:
 
     async def _wait_vacant(self) -> None:
         while True:
-            if self._own_connections or self._hold.count or self._must_recheck:
+            if self._own_connections or self._hold.count or self._must_recheck or self._is_needed_elsewhere:
                 await self._changed.wait()
             elif self._writer.unsettled:
                 await self._writer.wait_idle()
@@ -218,12 +222,19 @@ class Room:
                 self._changed = trio.Event()
 
     @property
+    def _is_needed_elsewhere(self) -> bool:
+        # A room with a connection of its own in another process shows the users of this one, too.
+        return self._shared is not None and self._shared.is_pinned and bool(self._audience)
+
+    @property
     def _must_recheck(self) -> bool:
         # A change whose answer was lost may also concern sessions that are not here: those of users that it added.
         return (self.feed.is_rechecking and bool(self._audience or self._sessions)) or self.feed.is_behind
 
     def _is_used(self) -> bool:
-        return bool(self._own_connections or self._hold.count or self._writer.unsettled or self._must_recheck)
+        if self._own_connections or self._hold.count or self._is_needed_elsewhere:
+            return True
+        return bool(self._writer.unsettled) or self.feed.is_rechecking or self.feed.is_behind
 
     async def _run_writer(self) -> None:
         try:
@@ -255,6 +266,8 @@ class Room:
         user = subscription.connection.user
         subscription.target = max(subscription.target, self.feed.last_rev_of(subscription.mask))
         self._own_connections += 1
+        if self._shared is not None:
+            self._shared.pin()
         is_first = self._enter(subscription)
         subscription.connection.begin(self._nursery)
         joined = self._system_frame("joined", joined_sentence(user), user.id, subscription.mask, with_list=True)
@@ -265,7 +278,7 @@ class Room:
         self._metrics.frames_out[encoded.kind] += 1
         subscription.deliver(encoded)
         if is_first:
-            self._notifier.notify_joined(subscription)
+            self._notifier.notify_joined(user, subscription)
         subscription.start()
 
     def attach(self, session: Session, member_rev: int, *, is_news: bool = False, many: bool = False) -> None:
@@ -285,7 +298,7 @@ class Room:
             session.notify_added(self.conversation_id)
         subscription, is_first = self._subscribe(session, member_rev)
         if is_first:
-            self._notifier.notify_joined(subscription, many=many)
+            self._notifier.notify_joined(session.user, subscription, many=many)
 
     def _subscribe(self, session: Session, member_rev: int) -> tuple[Subscription, bool]:
         """Subscribes a session; returns its subscription, and True if it is the first of its user."""
@@ -345,6 +358,10 @@ class Room:
         if not connection.is_session:
             self._own_connections -= 1
             connection.leave()
+        if self._shared is not None:
+            self._shared.leave(connection.user)
+            if not self._own_connections:
+                self._shared.unpin()
         was_crowded = self._presence.is_crowded
         if self._presence.leave(connection.user):
             self._notifier.notify_left(connection.user, was_crowded=was_crowded)
@@ -353,16 +370,44 @@ class Room:
     def close_all(self, code: CloseCode, reason: str) -> None:
         """Closes all connections, sessions too. No `left` frames: no connection remains to receive them."""
         subscriptions = self._audience.clear()
-        self._presence.clear()
+        self._end_presence()
         self._own_connections = 0
         for subscription in subscriptions:
             subscription.connection.close(code, reason)
         self._changed.set()
 
+    def _end_presence(self) -> None:
+        if self._shared is not None:
+            self._peers.close_presence(self._shared)
+            self._shared = None
+        self._presence.clear()
+
     def _enter(self, subscription: Subscription) -> bool:
         """Adds a subscription; returns True if it is the first of its user."""
         self._audience.add(subscription)
+        if self._shared is not None:
+            self._shared.enter(subscription.connection.user)
         return self._presence.enter(subscription.connection.user)
+
+    async def settle(self) -> None:
+        """Returns when it is known who is in the room in other processes, for a connection that is about to join."""
+        if self._shared is not None and not self._own_connections:
+            self._shared.pin()
+            await self._shared.settle()
+
+    def end_settle(self) -> None:
+        """Lets the room go in other processes if the connection has not joined."""
+        if self._shared is not None and not self._own_connections:
+            self._shared.unpin()
+
+    def _peer_joined(self, user: User, is_news: bool) -> None:
+        if self._presence.enter(user) and is_news:
+            self._notifier.notify_joined(user, None)
+
+    def _peer_left(self, user: User, is_news: bool) -> None:
+        was_crowded = self._presence.is_crowded
+        if self._presence.leave(user) and is_news:
+            self._notifier.notify_left(user, was_crowded=was_crowded)
 
     def replace(self, old: Subscription, renewed: Subscription) -> None:
         """Replaces the subscription of a session that has not started yet, if it has one here."""
