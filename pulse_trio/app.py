@@ -222,13 +222,17 @@ class _Lifespan:
     def __init__(self, app: PulseApp, scope: object) -> None:
         self._app = app
 
-    async def _wait_end(self, receive: Callable[[], Awaitable[Any]]) -> bool:
-        """Returns True when the server shuts down (lifespan.shutdown), False when the history may be another one."""
-        if self._app.wait_moved is None:
-            await receive()
-            return True
+    async def _wait_end(self, parts: Services, receive: Callable[[], Awaitable[Any]]) -> bool:
+        """Returns True when the server shuts down (lifespan.shutdown), False when the service must open again.
+
+        That is when the history may be another one, or another process has ended the lease of this one.
+        """
         is_over = False
         async with trio.open_nursery() as nursery:
+
+            async def wait_lost() -> None:
+                await parts.hub.wait_lost()
+                nursery.cancel_scope.cancel()
 
             async def wait_shutdown() -> None:
                 nonlocal is_over
@@ -237,7 +241,11 @@ class _Lifespan:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait_shutdown, name="shutdown")
-            await self._app.wait_moved()
+            nursery.start_soon(wait_lost, name="lease lost")
+            if self._app.wait_moved is None:
+                await trio.sleep_forever()
+            else:
+                await self._app.wait_moved()
             nursery.cancel_scope.cancel()
         return is_over
 
@@ -262,13 +270,13 @@ class _Lifespan:
             await self._app.startup()
             tune_garbage_collector()
             await send({"type": "lifespan.startup.complete"})
-            is_over = await self._wait_end(receive)
+            is_over = await self._wait_end(parts, receive)
             await parts.hub.drain()
         while not is_over:
-            # Rooms and clients' positions belong to the previous history, so all are closed.
-            log.warning("database moved to another server, reopening the service")
+            # Rooms and clients' positions belong to the previous history or lease, so all are closed.
+            log.warning("reopening the service")
             async with open_service(self._app) as parts:
-                is_over = await self._wait_end(receive)
+                is_over = await self._wait_end(parts, receive)
                 await parts.hub.drain()
         await send({"type": "lifespan.shutdown.complete"})
 

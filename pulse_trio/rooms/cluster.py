@@ -22,13 +22,17 @@ import msgspec
 import structlog
 import trio
 
-from pulse_trio.model import Change, MyMembership, User
+from pulse_trio.model import Change, Member, MyMembership, User
 from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.confirmations import Confirmations
 from pulse_trio.rooms.conversation_index import ConversationIndex, pieces_of
 from pulse_trio.rooms.feed import GAP_WAIT
+from pulse_trio.rooms.lease import Lease
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.peer_items import (
     AskItem,
+    ConfirmedItem,
+    ConfirmItem,
     CreatedItem,
     DeltaItem,
     DigestItem,
@@ -58,6 +62,7 @@ from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 
 MAX_OPENING: Final = 32  # rooms that open for changes of other processes at a time; the others wait in line
 MAX_COMPARED: Final = 1_000  # heads of one statement: about 10 ms of the database
+MAX_CONFIRMING: Final = 1_000  # removals that wait for a room here; others are asked for again
 MAX_BEGINNINGS: Final = 10_000  # conversations with users to be added; beyond it a comparison finds them
 SWEEP: Final = 30.0  # seconds between two comparisons that nobody asked for, at least
 SWEPT_A_SECOND: Final = 1_000  # conversations that those comparisons read at most: 1 % of a core of the database
@@ -93,8 +98,10 @@ class Cluster(Peers):
         on_online: called with a user who came to, or left, the other processes.
         timeout: seconds that one read may take.
         rand: gives the jitter of retries.
+        boot_clock: gives seconds, also while the process stands still.
 
     Attributes:
+        lease: says how long this process may deliver.
         presence: who is online, and in which room, over all processes.
     """
 
@@ -109,7 +116,11 @@ class Cluster(Peers):
         *,
         timeout: float,
         rand: random.Random,
+        boot_clock: Callable[[], float],
     ) -> None:
+        self.lease = self.permit = Lease(bus.publisher, store, boot_clock)
+        self._confirmations = Confirmations(bus.publisher, store, self._publish, boot_clock, timeout=timeout, rand=rand)
+        self._confirming: dict[UUID, None] = {}  # requests of others that wait for a room here
         self._bus = bus
         self._store = store
         self._sessions = sessions
@@ -149,9 +160,21 @@ class Cluster(Peers):
         self._on_typing = on_typing
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Opens rooms and compares heads, until cancelled."""
+        """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up.
+
+        Raises:
+            StoreUnavailable: the lease could not be taken.
+        """
+        await self.lease.take()
+        try:
+            await self._run(task_status)
+        finally:
+            await self.lease.give_up()  # noqa: ASYNC102  # shields itself, with a deadline
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self.lease.run, name="lease")
             nursery.start_soon(self.presence.run, name="presence in other processes")
             task_status.started()
             while True:
@@ -275,6 +298,10 @@ class Cluster(Peers):
                 self._hear_created(item)
             elif isinstance(item, ReadItem):
                 self._hear_read(item)
+            elif isinstance(item, ConfirmItem):
+                self._confirm(item)
+            elif isinstance(item, ConfirmedItem):
+                self._confirmations.confirmed(item.request, publisher)
             elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
                 self.presence.apply(publisher, item)
             elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
@@ -378,6 +405,39 @@ class Cluster(Peers):
             positions[user_id] = seq
         if self._is_here(item.conversation_id):
             self._read_positions.notify_here(item.conversation_id, positions)
+
+    # --- removals ---
+
+    async def confirm_removal(self, removal: Member) -> None:
+        await self._confirmations.collect(removal)
+
+    def _confirm(self, item: ConfirmItem) -> None:
+        """Confirms a removal, once nothing of the conversation can reach the user here any more.
+
+        That is so at once if there is no room, and nobody here is a member by the index: a look-up of a membership
+        that is under way is repeated, because the rev of the removal is noted.
+        """
+        conversation_id = item.conversation_id
+        self._note_members(conversation_id, item.rev)
+        if self._rooms.get(conversation_id) is None and not self._index.has(conversation_id, item.user_id):
+            self._publish(ConfirmedItem(item.request))
+        elif item.request not in self._confirming and len(self._confirming) < MAX_CONFIRMING:
+            assert self._nursery is not None
+            self._confirming[item.request] = None
+            self._nursery.start_soon(self._confirm_later, item, name=f"removal from {conversation_id}")
+
+    async def _confirm_later(self, item: ConfirmItem) -> None:
+        """Confirms a removal when the room has delivered it; if that fails, the request is repeated."""
+        try:
+            async with self._rooms.opened(item.conversation_id, None) as room:
+                room.feed.fill_later(item.rev, wait=GAP_WAIT)
+                with trio.fail_after(self._timeout):
+                    await room.feed.wait_delivered(item.rev)
+            self._publish(ConfirmedItem(item.request))
+        except (NotAMember, StoreUnavailable, trio.TooSlowError):
+            pass  # not confirmed: it is asked again, or this process is waited out
+        finally:
+            del self._confirming[item.request]
 
     # --- presence ---
 

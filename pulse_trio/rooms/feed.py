@@ -92,6 +92,7 @@ class Feed:
         "_nursery",
         "_on_rechecked",
         "_peers",
+        "_progress",
         "_recheck_scope",
         "_store_timeout",
         "known_rev",
@@ -121,6 +122,7 @@ class Feed:
         self._is_filling = False  # a task delivers what other processes have committed
         self._fill_at = float("inf")  # when it reads what is missing from the store, on Trio's clock
         self._peers = peers
+        self._progress: trio.Event | None = None  # made by who waits for a rev
         self._conversation_id = conversation_id
         self._audience = audience
         self._effects = effects
@@ -267,6 +269,13 @@ class Feed:
             if is_short and not self._is_delivering and len(self._audience) < MAX_DELIVERIES_A_TURN:
                 self._deliver_held_now()
         self._fill()
+
+    async def wait_delivered(self, rev: int) -> None:
+        """Returns when everything up to a rev has been delivered, as far as the audience takes it at once."""
+        while self.last_rev < rev:
+            if self._progress is None:
+                self._progress = trio.Event()
+            await self._progress.wait()
 
     def fill_later(self, rev: int, *, wait: float = 0.0) -> None:
         """Starts a task that delivers everything up to a rev that is committed.
@@ -447,6 +456,9 @@ class Feed:
         groups = self._audience.snapshot()
         encoded = {mask: encode_run(run, mask, self.last_rev_of(mask)) for mask, _ in groups if mask & kind}
         self.last_rev = self.last_revs[kind] = run[-1].rev
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
         if kind == Kind.MESSAGE:
             self.last_seq = max(self.last_seq, *(change.seq for change in run if isinstance(change, Message)))
         for mask, subscriptions in groups:

@@ -16,7 +16,7 @@ import trio
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import NO_FEATURES, AddMembers, Change, Command, Features, Post, User
+from pulse_trio.model import NO_FEATURES, AddMembers, Change, Command, Features, Member, Post, User
 from pulse_trio.protocol import (
     CloseCode,
     ServerFrame,
@@ -26,6 +26,7 @@ from pulse_trio.protocol import (
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.cluster import Cluster, PeerBus
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
+from pulse_trio.rooms.lease import boot_time
 from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.online import Online
@@ -58,6 +59,7 @@ class Hub:
         rand: gives the jitter of retries.
         metrics: counts what happens.
         bus: the bus to the other processes that share the store; None: there are none.
+        boot_clock: gives seconds, also while the process stands still.
 
     Attributes:
         rooms: the rooms in memory.
@@ -81,6 +83,7 @@ class Hub:
         rand: random.Random | None = None,
         metrics: Metrics | None = None,
         bus: PeerBus | None = None,
+        boot_clock: Callable[[], float] = boot_time,
     ) -> None:
         rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
         metrics = Metrics() if metrics is None else metrics
@@ -98,7 +101,9 @@ class Hub:
         self.online.on_change = self.watches.record_change
         self.cluster = None
         if bus is not None:
-            self.cluster = Cluster(bus, store, sessions, self.online.change_elsewhere, timeout=timeout, rand=rand)
+            self.cluster = Cluster(
+                bus, store, sessions, self.online.change_elsewhere, timeout=timeout, rand=rand, boot_clock=boot_clock
+            )
             self.online.share(self.cluster.presence.online_here, self.cluster.presence.online)
         self._peers = peers = self.cluster or Peers()
         self.rooms = Rooms(
@@ -151,6 +156,17 @@ class Hub:
             ]:
                 await running[0].wait()
             await self.online.finish()  # after the last connection has ended
+
+    async def wait_lost(self) -> None:
+        """Returns when the lease of this process is lost: the service must close all connections, and open again.
+
+        What was queued is dropped by then.
+        """
+        await (trio.Event() if self.cluster is None else self.cluster.lease.is_lost).wait()
+        for room in self.rooms.all():
+            room.abandon_all(CloseCode.RESTART, RESTARTING)
+        for session in self._sessions.all():
+            session.connection.abandon(CloseCode.RESTART, RESTARTING)
 
     @property
     def draining(self) -> bool:
@@ -219,7 +235,15 @@ class Hub:
                     self.online.remove_connection(user.id)
                     on_ended()
 
-                connection = open_connection(user, websocket, self._settings, ended, self._metrics, features=features)
+                connection = open_connection(
+                    user,
+                    websocket,
+                    self._settings,
+                    ended,
+                    self._metrics,
+                    features=features,
+                    permit=self._peers.permit,
+                )
                 cursor = room.feed.last_rev_of(features.mask) if after_rev is None else after_rev
                 subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
                 subscription.member_rev = room.feed.members_rev if member_rev is None else member_rev
@@ -328,6 +352,8 @@ class Hub:
     async def apply(self, command: Command, client_id: str | None = None) -> Sequence[Change]:
         """Carries out a command of a user who need not be connected; returns the changes when they are delivered.
 
+        A removal is delivered when no process delivers anything of the conversation to the user any more.
+
         Raises:
             Refusal: the store refused it, or the conversation does not exist.
             PulseError: it was rejected, or could not be stored in time.
@@ -337,7 +363,11 @@ class Hub:
         is_addition = isinstance(command, AddMembers)
         with self._refusals.adding(command.conversation_id) if is_addition else nullcontext():
             async with self.rooms.opened(command.conversation_id, command.actor_id) as room:
-                return await room.apply(command, client_id)
+                changes = await room.apply(command, client_id)
+        for change in changes:
+            if isinstance(change, Member) and not change.is_member:
+                await self._peers.confirm_removal(change)
+        return changes
 
     # --- typing ---
 

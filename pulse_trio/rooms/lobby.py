@@ -99,7 +99,14 @@ class Lobby:
             session.ended.set()
 
         connection = open_connection(
-            user, websocket, self._settings, ended, self._metrics, features=features, is_session=True
+            user,
+            websocket,
+            self._settings,
+            ended,
+            self._metrics,
+            features=features,
+            is_session=True,
+            permit=self._peers.permit,
         )
         session = Session(connection, self._catch_up.send_page)
         self._online.add_connection(user.id)

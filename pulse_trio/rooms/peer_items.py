@@ -179,9 +179,42 @@ class DigestItem(_Item, tag="=", frozen=True):
     digests: list[tuple[str, str]]
 
 
+class ConfirmItem(_Item, tag="c", frozen=True):
+    """A process asks all others to confirm that a removed user gets nothing of a conversation any more.
+
+    Attributes:
+        request: the answers repeat it.
+        conversation_id: the conversation.
+        user_id: the user.
+        rev: that of the removal.
+    """
+
+    request: UUID
+    conversation_id: UUID
+    user_id: UUID
+    rev: int
+
+
+class ConfirmedItem(_Item, tag="k", frozen=True):
+    """The answer to a `ConfirmItem`."""
+
+    request: UUID
+
+
 SetItem: TypeAlias = DeltaItem | WholeItem | AskItem | DigestItem
 
-Item: TypeAlias = MessagesItem | MembersItem | PropertiesItem | RevItem | CreatedItem | ReadItem | TypingItem | SetItem
+Item: TypeAlias = (
+    MessagesItem
+    | MembersItem
+    | PropertiesItem
+    | RevItem
+    | CreatedItem
+    | ReadItem
+    | TypingItem
+    | SetItem
+    | ConfirmItem
+    | ConfirmedItem
+)
 
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder[Item](Item)

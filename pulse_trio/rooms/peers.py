@@ -7,7 +7,8 @@ passes its own room. `cluster.Cluster` is the other one.
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from pulse_trio.model import Change, MyMembership, User
+from pulse_trio.model import Change, Member, MyMembership, User
+from pulse_trio.rooms.connection import Permit
 from pulse_trio.rooms.peer_presence import RoomPresence
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session
@@ -19,9 +20,11 @@ class Peers:
 
     Attributes:
         are_there: there are other processes: changes of a conversation may come from the bus.
+        permit: says whether this process may deliver frames of conversations; None: it always may.
     """
 
     are_there = False
+    permit: Permit | None = None
 
     # --- published ---
 
@@ -47,6 +50,15 @@ class Peers:
 
     def publish_typing(self, conversation_id: UUID, user: User) -> None:
         """Publishes that a user is typing."""
+
+    # --- removals ---
+
+    async def confirm_removal(self, removal: Member) -> None:
+        """Returns when no other process delivers anything of the conversation to a removed user any more.
+
+        Raises:
+            StoreUnavailable: the other processes could not be looked up; they may deliver what was queued before.
+        """
 
     # --- presence ---
 

@@ -376,6 +376,11 @@ class Room:
             subscription.connection.close(code, reason)
         self._changed.set()
 
+    def abandon_all(self, code: CloseCode, reason: str) -> None:
+        """Closes all connections, and drops what the network has not taken of them."""
+        for subscription in list(self._audience):
+            subscription.connection.abandon(code, reason)
+
     def _end_presence(self) -> None:
         if self._shared is not None:
             self._peers.close_presence(self._shared)

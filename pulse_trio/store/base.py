@@ -383,3 +383,23 @@ class Store(Protocol):
 
         The time is None for a user who was never seen.
         """
+
+    # --- leases of processes ---
+
+    async def take_lease(self, lease_id: UUID) -> None:
+        """Creates a lease, if there is none with this id."""
+
+    async def renew_lease(self, lease_id: UUID) -> dict[UUID, int] | None:
+        """Raises the counter of a lease; returns those of all leases, or None if this one is fenced or gone.
+
+        The counter of this one may be that of before. Once it is fenced, no renewal succeeds any more.
+        """
+
+    async def leases(self) -> list[UUID]:
+        """Returns all leases, also those that are fenced."""
+
+    async def fence_leases(self, lease_ids: Sequence[UUID]) -> None:
+        """Prevents further renewals of leases."""
+
+    async def end_leases(self, lease_ids: Sequence[UUID]) -> None:
+        """Deletes leases."""

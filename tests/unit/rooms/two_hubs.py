@@ -71,7 +71,7 @@ async def two_worlds(settings: Settings) -> AsyncIterator[tuple[World, World]]:
         store.nursery = nursery
         worlds = []
         for bus in buses:
-            hub = Hub(store, settings, clock=virtual_now, bus=bus)
+            hub = Hub(store, settings, clock=virtual_now, bus=bus, boot_clock=trio.current_time)
             await nursery.start(hub.run)
             assert hub.cluster is not None
             await nursery.start(bus.run, hub.cluster)
