@@ -80,7 +80,7 @@ NOT_TAKEN: Final = -1
 
 
 class Permit(Protocol):
-    """What a connection needs in order to deliver; see `lease.Lease`."""
+    """The permit that a connection needs in order to deliver; see `lease.Lease`."""
 
     def is_valid(self) -> bool:
         """Returns whether frames may be delivered now."""

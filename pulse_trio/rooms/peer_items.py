@@ -126,7 +126,7 @@ class TypingItem(_Item, tag="t", frozen=True):
 
 
 class DeltaItem(_Item, tag="+", frozen=True):
-    """What a process adds to one of its sets, and removes from it; see `peer_sets`.
+    """A change of one of a process's sets; see `peer_sets`.
 
     Attributes:
         scope: the name of the set.
