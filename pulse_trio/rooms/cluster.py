@@ -84,6 +84,9 @@ class PeerBus(Protocol):
     def publish(self, item: bytes) -> None:
         """Publishes an item to the other processes, or drops it; returns at once."""
 
+    def last_heard(self, publisher: UUID) -> float | None:
+        """Returns when a process was heard last, on Trio's clock; None: not lately."""
+
     async def run(self, listener: "Cluster", *, task_status: trio.TaskStatus[None] = ...) -> None:
         """Calls the listener with what is heard, until cancelled."""
 
@@ -138,6 +141,7 @@ class Cluster(Peers):
         self.presence = PeerPresence(
             bus.publisher,
             self._publish,
+            last_heard=bus.last_heard,
             users_of=self._index.users_of,
             name_of=self._name_of,
             on_online=on_online,
@@ -317,10 +321,6 @@ class Cluster(Peers):
     def on_connected(self, is_connected: bool) -> None:
         """Notes whether the bus is there; it asks for a comparison when it is back."""
         self.presence.set_connected(is_connected)
-
-    def on_heartbeat(self, publisher: UUID) -> None:
-        """Notes that another process is alive."""
-        self.presence.hear(publisher)
 
     def _is_here(self, conversation_id: UUID) -> bool:
         return conversation_id in self._index or self._rooms.get(conversation_id) is not None

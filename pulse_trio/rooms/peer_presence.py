@@ -170,6 +170,7 @@ class PeerPresence:
     Args:
         publisher: the id of this process on the bus.
         publish: publishes an item.
+        last_heard: returns when a process was heard last, on Trio's clock; None: not lately.
         users_of: returns the users with sessions here who are in a conversation.
         name_of: returns the name of such a user.
         on_online: called with a user who came to, or left, the other processes.
@@ -188,6 +189,7 @@ class PeerPresence:
         publisher: UUID,
         publish: Callable[[Item], None],
         *,
+        last_heard: Callable[[UUID], float | None],
         users_of: Callable[[UUID], Iterable[UUID]],
         name_of: Callable[[UUID], str | None],
         on_online: Callable[[UUID], None],
@@ -197,6 +199,7 @@ class PeerPresence:
         self.publish = publish
         self._is_connected = True
         self._must_ask = False
+        self._last_heard = last_heard
         self._users_of = users_of
         self._name_of = name_of
         self._on_pinned = on_pinned
@@ -226,8 +229,9 @@ class PeerPresence:
             await trio.sleep(TICK)
             now = trio.current_time()
             if self._is_connected:
-                for publisher in [each for each, at in self._heard_at.items() if now - at > GONE]:
-                    self.forget(publisher)
+                for publisher, at in list(self._heard_at.items()):
+                    if now - max(at, self._last_heard(publisher) or at) > GONE:
+                        self.forget(publisher)
             due, self._due = self._due, {}
             self._asked = {key: at for key, at in self._asked.items() if now - at < TICK}
             for peer_set, publisher in due:
@@ -238,8 +242,7 @@ class PeerPresence:
                 if self._must_ask:
                     self._must_ask = False
                     self._ask_all(None)
-                sets = (self.online_here, self.pinned_here)
-                self.publish(DigestItem([(each.scope, each.digest) for each in sets]))
+                self._publish_digests()
 
     def open_room(
         self, conversation_id: UUID, on_joined: Callable[[User, bool], None], on_left: Callable[[User, bool], None]
@@ -283,9 +286,12 @@ class PeerPresence:
         self._must_ask = True  # once in `DIGEST` seconds: the answers are long
 
     def set_connected(self, is_connected: bool) -> None:
-        """Notes whether the bus is there: without it the silence of others says nothing."""
+        """Notes whether the bus is there: without it the silence of others says nothing; asks them when it is back."""
         self._is_connected = is_connected
         self._heard_at = dict.fromkeys(self._heard_at, trio.current_time())
+        if is_connected:
+            self._publish_digests()  # also a sign of life: others that do not know this process ask for its sets
+            self._ask_all(None)
 
     def forget(self, publisher: UUID) -> None:
         """Lets go of a process that has ended, and of all that it had."""
@@ -307,6 +313,10 @@ class PeerPresence:
 
     def _set(self, scope: str) -> PeerSet | None:
         return {ONLINE: self.online, PINNED: self.pinned}.get(scope)
+
+    def _publish_digests(self) -> None:
+        sets = (self.online_here, self.pinned_here)
+        self.publish(DigestItem([(each.scope, each.digest) for each in sets]))
 
     def _ask_all(self, publisher: UUID | None) -> None:
         scopes = [ONLINE, PINNED, *self._rooms]

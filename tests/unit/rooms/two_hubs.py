@@ -32,6 +32,7 @@ class MemoryBus:
         self.loses: Callable[[bytes], bool] = lambda _: False
         self.is_frozen = False
         self.items: list[bytes] = []
+        self._heard: dict[UUID, float] = {}
         self._send, self._receive = trio.open_memory_channel[tuple[UUID, bytes]](100_000)  # all of a test
 
     def publish(self, item: bytes) -> None:
@@ -41,9 +42,12 @@ class MemoryBus:
             for peer in self.peers:
                 peer._send.send_nowait((self.publisher, item))
 
+    def last_heard(self, publisher: UUID) -> float | None:
+        return self._heard.get(publisher)
+
     async def run(self, listener: Cluster, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._beat, listener)
+            nursery.start_soon(self._beat)
             listener.on_connected(True)
             listener.on_resync("connected")
             task_status.started()
@@ -52,11 +56,11 @@ class MemoryBus:
                 if not self.is_frozen:
                     listener.on_items(publisher, [item])
 
-    async def _beat(self, listener: Cluster) -> None:
+    async def _beat(self) -> None:
         while True:
             for peer in self.peers:
                 if not peer.is_frozen and not self.is_frozen:
-                    listener.on_heartbeat(peer.publisher)
+                    self._heard[peer.publisher] = trio.current_time()
             await trio.sleep(1)
 
 
