@@ -42,6 +42,7 @@ from pulse_trio.exception_groups import flatten_group
 from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import FrameReader
+from pulse_trio.rooms.cluster import PeerBus
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 
@@ -56,6 +57,9 @@ log = structlog.get_logger(__name__)
 StoreFactory = Callable[[], Any]
 """Returns an async context manager that opens a `Store`."""
 
+BusFactory = Callable[[], PeerBus]
+"""Returns a bus that was not run yet."""
+
 
 class PulseApp(QuartTrio):
     """The Quart-Trio app. Its lifespan opens the service before the first request and closes it after the last."""
@@ -69,6 +73,7 @@ class PulseApp(QuartTrio):
         ids: IdSource,
         wait_moved: Callable[[], Awaitable[None]] | None,
         metrics: Metrics,
+        make_bus: BusFactory | None,
     ) -> None:
         super().__init__("pulse_trio", static_folder=None)
         self.settings = settings
@@ -78,6 +83,7 @@ class PulseApp(QuartTrio):
         self.ids = ids
         self.wait_moved = wait_moved
         self.metrics = metrics
+        self.make_bus = make_bus
         self.response_budget = ResponseBudget(settings)
         self.proxies = Proxies(settings)
         parts = AppParts(
@@ -114,6 +120,7 @@ def create_app(
     ids: IdSource | None = None,
     wait_moved: Callable[[], Awaitable[None]] | None = None,
     metrics: Metrics | None = None,
+    make_bus: BusFactory | None = None,
 ) -> PulseApp:
     """Builds the app; its lifespan opens it.
 
@@ -124,6 +131,8 @@ def create_app(
         ids: source of ids.
         wait_moved: returns when the database may hold another history; the service then closes and reopens.
         metrics: counters to use; default: new ones.
+        make_bus: returns a bus to the other processes that share the store, each time the service opens; None: there
+            are none.
 
     Raises:
         LaunchError: the signing key cannot be used.
@@ -137,6 +146,7 @@ def create_app(
         IdSource(clock) if ids is None else ids,
         wait_moved,
         Metrics() if metrics is None else metrics,
+        make_bus,
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout
@@ -161,8 +171,11 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
     settings = app.settings
     passwords = Passwords(settings.password_hash_parallel)
     async with app.open_store() as store, trio.open_nursery() as nursery:
-        hub = Hub(store, settings, clock=app.clock, metrics=app.metrics)
+        bus = None if app.make_bus is None else app.make_bus()
+        hub = Hub(store, settings, clock=app.clock, metrics=app.metrics, bus=bus)
         await nursery.start(hub.run, name="hub")
+        if bus is not None and hub.cluster is not None:
+            await nursery.start(bus.run, hub.cluster, name="bus")
         nursery.start_soon(watch_loop, app.metrics, name="loop lag")
         authenticator = Authenticator(
             app.tokens, store, provision_users=settings.provision_users, clock=app.clock, ids=app.ids
@@ -209,13 +222,17 @@ class _Lifespan:
     def __init__(self, app: PulseApp, scope: object) -> None:
         self._app = app
 
-    async def _wait_end(self, receive: Callable[[], Awaitable[Any]]) -> bool:
-        """Returns True when the server shuts down (lifespan.shutdown), False when the history may be another one."""
-        if self._app.wait_moved is None:
-            await receive()
-            return True
+    async def _wait_end(self, parts: Services, receive: Callable[[], Awaitable[Any]]) -> bool:
+        """Returns True when the server shuts down (lifespan.shutdown), False when the service must open again.
+
+        That is when the history may be another one, or another process has ended the lease of this one.
+        """
         is_over = False
         async with trio.open_nursery() as nursery:
+
+            async def wait_lost() -> None:
+                await parts.hub.wait_lost()
+                nursery.cancel_scope.cancel()
 
             async def wait_shutdown() -> None:
                 nonlocal is_over
@@ -224,7 +241,11 @@ class _Lifespan:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait_shutdown, name="shutdown")
-            await self._app.wait_moved()
+            nursery.start_soon(wait_lost, name="lease lost")
+            if self._app.wait_moved is None:
+                await trio.sleep_forever()
+            else:
+                await self._app.wait_moved()
             nursery.cancel_scope.cancel()
         return is_over
 
@@ -249,13 +270,13 @@ class _Lifespan:
             await self._app.startup()
             tune_garbage_collector()
             await send({"type": "lifespan.startup.complete"})
-            is_over = await self._wait_end(receive)
+            is_over = await self._wait_end(parts, receive)
             await parts.hub.drain()
         while not is_over:
-            # Rooms and clients' positions belong to the previous history, so all are closed.
-            log.warning("database moved to another server, reopening the service")
+            # Rooms and clients' positions belong to the previous history or lease, so all are closed.
+            log.warning("reopening the service")
             async with open_service(self._app) as parts:
-                is_over = await self._wait_end(receive)
+                is_over = await self._wait_end(parts, receive)
                 await parts.hub.drain()
         await send({"type": "lifespan.shutdown.complete"})
 

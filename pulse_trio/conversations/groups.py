@@ -212,7 +212,7 @@ async def active_users(core: Core, conversation_id: UUID, user: User) -> list[UU
         StoreUnavailable: the membership could not be looked up.
     """
     await require_member(core, conversation_id, user)
-    return [UUID(user_id) for user_id in core.hub.get_active_users(conversation_id)]
+    return await core.hub.active_users(conversation_id)
 
 
 async def require_member(core: Core, conversation_id: UUID, user: User) -> None:

@@ -79,6 +79,16 @@ NOT_TAKEN: Final = -1
 """Returned by `Transport.write_nowait` when the caller must use `send`."""
 
 
+class Permit(Protocol):
+    """The permit that a connection needs in order to deliver; see `lease.Lease`."""
+
+    def is_valid(self) -> bool:
+        """Returns whether frames may be delivered now."""
+
+    async def wait_valid(self) -> None:
+        """Returns when they may."""
+
+
 class Transport(Protocol):
     """A WebSocket as a connection uses it; the edge provides two implementations (edge/server/transport.py)."""
 
@@ -121,6 +131,7 @@ class Connection:
         features: the kinds of changes that its client asked for.
         is_session: it carries all of its user's conversations: `greeting` is sent first, and everything else waits in
             the outbox until `release`.
+        permit: asked next to each write of frames; what may not be written waits in the outbox. None: always.
 
     Attributes:
         features: may be replaced until `release`.
@@ -140,6 +151,7 @@ class Connection:
         "_outbox_bytes",
         "_pending",
         "_pending_messages",
+        "_permit",
         "_queued_bytes",
         "_released",
         "_scope",
@@ -167,6 +179,7 @@ class Connection:
         metrics: Metrics | None = None,
         features: Features = NO_FEATURES,
         is_session: bool = False,
+        permit: Permit | None = None,
     ) -> None:
         self.user = user
         self.metrics = Metrics() if metrics is None else metrics
@@ -176,7 +189,9 @@ class Connection:
         self.first_frame: Encoded | None = None
         self._released = trio.Event() if is_session else None
         self.transport = transport
-        self._write_nowait = transport.write_nowait  # bound once: it is called for every frame of every connection
+        self._permit = permit
+        # Bound once: it is called for every frame of every connection.
+        self._write_nowait = transport.write_nowait if permit is None else self._write_permitted
         self._capacity: trio.Semaphore | None = None  # made at its first use
         self._pending_messages = pending_messages
         self.dropped_frames = 0
@@ -285,7 +300,16 @@ class Connection:
         self._flushing = size
         self._put(self._flush)
 
+    def _write_permitted(self, data: bytes) -> int:
+        assert self._permit is not None
+        return self.transport.write_nowait(data) if self._permit.is_valid() else NOT_TAKEN
+
+    async def _wait_permit(self) -> None:
+        if self._permit is not None:
+            await self._permit.wait_valid()
+
     async def _flush(self) -> None:
+        await self._wait_permit()
         await self.transport.flush()
         self._queued_bytes -= self._flushing
         self._flushing = 0
@@ -295,6 +319,10 @@ class Connection:
         self.metrics.catch_up_frames += len(frames)
         if owner is not None:
             self._sending.append(owner)
+        await self._wait_permit()
+        if owner is not None and owner.is_removed:
+            self._sending.clear()
+            return
         if self._write_nowait(b"".join(frame.wire for frame in frames)) >= 0:
             await self.transport.flush()
         else:
@@ -325,6 +353,11 @@ class Connection:
             if code == CloseCode.REMOVED:
                 self.transport.abandon()
             self._wake()
+
+    def abandon(self, code: CloseCode, reason: str) -> None:
+        """Closes the connection, and drops what the network has not taken."""
+        self.transport.abandon()
+        self.close(code, reason)
 
     def leave(self) -> None:
         """Ends the connection without a close frame, because the client has gone."""
@@ -395,6 +428,7 @@ class Connection:
                 return
             held, taken = None, 1
             if isinstance(item, tuple):
+                await self._wait_permit()
                 frames, taken, held = self._join_frames(self._source, item)
                 if frames:
                     await self.transport.send(frames)
@@ -481,6 +515,7 @@ def open_connection(
     *,
     features: Features = NO_FEATURES,
     is_session: bool = False,
+    permit: Permit | None = None,
 ) -> Connection:
     """Makes a connection with the bounds from the settings."""
     return Connection(
@@ -492,4 +527,5 @@ def open_connection(
         metrics=metrics,
         features=features,
         is_session=is_session,
+        permit=permit,
     )

@@ -1,8 +1,10 @@
 """A feed: the changes of one conversation, delivered to its audience in the order of rev.
 
-Changes come from the room's writer as they are committed. A gap before one is read from the store: it was committed
-without an answer, and its sender gave up before the retry. So a change of the members takes effect at its own place in
-the order: what was committed before a user's removal reaches them, and nothing that was committed after it does.
+Changes come from the room's writer as they are committed, and from other processes over the bus. A gap before one is
+read from the store: it was committed without an answer, and its sender gave up before the retry; or the bus has lost
+it. The bus closes most gaps by itself, so it has `GAP_WAIT` seconds for that. So a change of the members takes effect
+at its own place in the order: what was committed before a user's removal reaches them, and nothing that was committed
+after it does.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,17 +17,22 @@ import trio
 
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import AddMembers, Change, Command, Kind, Member, Message, Post, Properties, highest_rev
+from pulse_trio.model import AddMembers, Change, Kind, Member, Message, Post, Properties, highest_rev
 from pulse_trio.protocol import Encoded
 from pulse_trio.rooms.audience import Audience
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.change_frames import encode_run, kind_of
 from pulse_trio.rooms.connection import split
+from pulse_trio.rooms.peers import Peers
+from pulse_trio.rooms.sentences import Act, act_of
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.writer import Stored
 from pulse_trio.store.base import Head
 
 MAX_DELIVERIES_A_TURN: Final = 1_000  # to subscriptions, before other tasks have their turn: about 5 ms
+GAP_WAIT: Final = 0.05  # seconds that the bus has to close a gap; it takes 0.2 to 26 ms
+# Changes of other processes that wait for one before them; the store has those beyond it.
+MAX_HELD: Final = 1_000
 
 log = structlog.get_logger(__name__)
 
@@ -40,12 +47,12 @@ class Effects(Protocol):
         """Subscribes the sessions of users who were added, and ends the subscriptions of users who were removed."""
 
     def announce_members(
-        self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], command: Command | None
+        self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], act: Act | None
     ) -> None:
         """Sends `added` and `removed` to clients that did not ask for members."""
 
     def announce_properties(
-        self, audience: Sequence[Subscription], mask: int, properties: Properties, command: Command | None
+        self, audience: Sequence[Subscription], mask: int, properties: Properties, act: Act | None
     ) -> None:
         """Sends `renamed` to clients that did not ask for the properties."""
 
@@ -58,6 +65,7 @@ class Feed:
         audience: the subscriptions of the room, which keeps them.
         effects: the room, for what changes do beside being sent.
         catch_up: reads committed changes.
+        peers: are told of what is committed here.
         store_timeout: seconds after which a transaction that the store is still at has ended.
         metrics: counts the frames.
         on_rechecked: called when the task that `recheck_later` starts has ended.
@@ -66,6 +74,7 @@ class Feed:
         last_seq: the highest seq delivered.
         last_rev: the highest rev delivered.
         last_revs: the highest rev delivered of each kind.
+        known_rev: the highest rev that other processes are known to have committed.
     """
 
     __slots__ = (
@@ -74,12 +83,19 @@ class Feed:
         "_conversation_id",
         "_delivered",
         "_effects",
+        "_fill_at",
+        "_has_heard",
+        "_held",
         "_is_delivering",
+        "_is_filling",
         "_metrics",
         "_nursery",
         "_on_rechecked",
+        "_peers",
+        "_progress",
         "_recheck_scope",
         "_store_timeout",
+        "known_rev",
         "last_rev",
         "last_revs",
         "last_seq",
@@ -92,6 +108,7 @@ class Feed:
         effects: Effects,
         *,
         catch_up: CatchUp,
+        peers: Peers,
         store_timeout: float,
         metrics: Metrics,
         on_rechecked: Callable[[], None],
@@ -99,6 +116,13 @@ class Feed:
         self.last_seq = 0
         self.last_rev = 0
         self.last_revs: dict[int, int] = {}
+        self.known_rev = 0
+        self._held: dict[int, tuple[Change, Act | None]] = {}  # changes of other processes that wait for one before
+        self._has_heard: trio.Event | None = None  # made by who waits for a change of another process
+        self._is_filling = False  # a task delivers what other processes have committed
+        self._fill_at = float("inf")  # when it reads what is missing from the store, on Trio's clock
+        self._peers = peers
+        self._progress: trio.Event | None = None  # made by who waits for a rev
         self._conversation_id = conversation_id
         self._audience = audience
         self._effects = effects
@@ -117,6 +141,7 @@ class Feed:
         self.last_seq, self.last_rev = head.last_seq, head.last_rev
         self.last_revs = head.last_revs
         self._nursery = nursery
+        self._fill()
 
     def close(self) -> None:
         """Stops the recheck, if one runs."""
@@ -136,6 +161,14 @@ class Feed:
             properties_rev=revs.get(Kind.CONVERSATION, 0),
         )
 
+    def _head_before(self, rev: int) -> Head:
+        """Returns the head before a change; it may be delivered already, if the answer to its commit was late."""
+        head = self.head
+        if head.last_rev < rev:
+            return head
+        revs = (head.last_rev, head.message_rev, head.members_rev, head.properties_rev)
+        return Head(head.last_seq, *(min(each, rev - 1) for each in revs))
+
     @property
     def members_rev(self) -> int:
         """The rev of the latest change of the members that was delivered."""
@@ -150,10 +183,17 @@ class Feed:
         """True while the task that `recheck_later` starts is running."""
         return self._recheck_scope is not None
 
+    @property
+    def is_behind(self) -> bool:
+        """True while changes of other processes are to be delivered."""
+        return self._is_filling or self.known_rev > self.last_rev
+
     async def release(self, stored: Sequence[Stored]) -> None:
         """Delivers a committed batch, and reports the outcome to its senders."""
+        if self._peers.are_there:
+            self._publish_messages(stored)
         news: list[Change] = []  # delivered together, but before anything else is, and before any await
-        command: Command | None = None  # of the news
+        act: Act | None = None  # of the news
         for submission, changes in sorted(stored, key=_first_rev):
             asked = submission.command
             if isinstance(asked, Post):
@@ -167,27 +207,29 @@ class Feed:
                 is_own = message.id == asked.id
             else:
                 is_own = False
-                command = asked
+                act = act_of(asked)
                 if not changes:  # it found what another one did, whose answer may have been lost
                     await self._deliver_stored()
-                if isinstance(asked, AddMembers) and len(changes) > 1:
+                elif not isinstance(changes[0], Message):  # it is alone in its batch
                     await self._fill_gap(changes[0].rev - 1)
-                    await self._admit_ahead(changes)
+                    self._peers.publish_changes(changes, self._head_before(changes[0].rev), act)
+                    if isinstance(asked, AddMembers):
+                        await self._admit_ahead(changes)
             is_news = False
             for change in changes:
                 last_rev = news[-1].rev if news else self.last_rev
                 if change.rev > last_rev + 1:
-                    await self._deliver(news, command)
+                    await self._deliver(news, act)
                     news = []
                     await self._fill_gap(change.rev - 1)
                 if change.rev > last_rev:
                     is_news = True
                     news.append(change)
             if not is_news:
-                await self._deliver(news, command)
+                await self._deliver(news, act)
                 news = []
             submission.sender.stored(changes, is_news=is_news or is_own)
-        await self._deliver(news, command)
+        await self._deliver(news, act)
 
     def release_now(self, stored: Sequence[Stored]) -> bool:
         """Does what `release` does with new messages, without waiting; returns False, and does nothing, if it cannot.
@@ -202,12 +244,129 @@ class Feed:
             if message.rev != rev or not isinstance(message, Message) or message.id != submission.command.id:
                 return False
             news.append(message)
+        if self._peers.are_there:
+            self._peers.publish_changes(news, self.head, None)
         for submission, changes in stored:
             submission.sender.stored(changes, is_news=True)
         self._catch_up.forget(self._conversation_id)
         for _ in self._deliver_in_turns(news, Kind.MESSAGE, None):
             raise AssertionError("too large an audience for one turn")
         return True
+
+    def hear(self, changes: Sequence[Change], act: Act | None) -> None:
+        """Takes changes that another process has committed; they are delivered in the order of rev.
+
+        Those that follow what was delivered are delivered at once. Others wait: the bus may bring what is missing.
+        """
+        self.known_rev = max(self.known_rev, changes[-1].rev)
+        for change in changes:
+            if change.rev > self.last_rev and len(self._held) < MAX_HELD:
+                self._held[change.rev] = change, act
+        if self._has_heard is not None:  # somebody waits, and delivers them
+            self._has_heard.set()
+        elif self._nursery is not None and not self._is_filling and self.known_rev > self.last_rev:
+            is_short = len(changes) == 1 or isinstance(changes[0], Message)
+            if is_short and not self._is_delivering and len(self._audience) < MAX_DELIVERIES_A_TURN:
+                self._deliver_held_now()
+        self._fill()
+
+    async def wait_delivered(self, rev: int) -> None:
+        """Returns when everything up to a rev has been delivered, as far as the audience takes it at once."""
+        while self.last_rev < rev:
+            if self._progress is None:
+                self._progress = trio.Event()
+            await self._progress.wait()
+
+    def fill_later(self, rev: int, *, wait: float = 0.0) -> None:
+        """Starts a task that delivers everything up to a rev that is committed.
+
+        `wait`: seconds that the bus has for it, before it is read from the store.
+        """
+        self.known_rev = max(self.known_rev, rev)
+        self._fill_at = min(self._fill_at, trio.current_time() + wait)
+        self._fill()
+
+    def _fill(self) -> None:
+        if self.known_rev > self.last_rev and self._nursery is not None and not self._is_filling:
+            self._is_filling = True
+            self._nursery.start_soon(self._fill_gaps, name=f"gaps of {self._conversation_id}")
+
+    async def _fill_gaps(self) -> None:
+        """Delivers what other processes have committed, until everything known is delivered."""
+        try:
+            while self.known_rev > self.last_rev:
+                known_rev = self.known_rev
+                if not await self._wait_heard(known_rev, min(self._fill_at, trio.current_time() + GAP_WAIT)):
+                    await self._deliver_stored()
+                    self._fill_at = float("inf")
+                    if self.known_rev == known_rev:
+                        self.known_rev = min(known_rev, self.last_rev)  # what was not found belongs to another history
+        finally:
+            self._is_filling = False
+        self._fill_at = float("inf")
+        self._on_rechecked()
+
+    async def _wait_heard(self, up_to_rev: int, deadline: float) -> bool:
+        """Delivers changes of other processes up to a rev; returns False if the bus has not brought them in time."""
+        while True:
+            await self._deliver_held()
+            if self.last_rev >= up_to_rev:
+                return True
+            with trio.move_on_at(deadline) as scope:
+                if self._has_heard is None:
+                    self._has_heard = trio.Event()
+                has_heard = self._has_heard
+                try:
+                    await has_heard.wait()
+                finally:
+                    if self._has_heard is has_heard:
+                        self._has_heard = None
+            if scope.cancelled_caught:
+                return self.last_rev >= up_to_rev
+
+    async def _deliver_held(self) -> None:
+        """Delivers the changes of other processes that follow what was delivered."""
+        while found := self._take_held():
+            for act, changes in found:
+                await self._admit_ahead(changes)
+                await self._deliver(changes, act)
+
+    def _deliver_held_now(self) -> None:
+        """Does what `_deliver_held` does with changes that need one turn; the audience is small."""
+        for act, changes in self._take_held():
+            self._catch_up.forget(self._conversation_id)
+            for kind, run in _runs(changes):
+                if kind == Kind.MEMBER:
+                    self._effects.apply_members([change for change in run if isinstance(change, Member)])
+                for _ in self._deliver_in_turns(run, kind, act):
+                    raise AssertionError("too large an audience for one turn")
+
+    def _take_held(self) -> list[tuple[Act | None, list[Change]]]:
+        """Takes the changes that follow what was delivered; those of one act are together."""
+        if not self._held:
+            return []
+        for rev in [rev for rev in self._held if rev <= self.last_rev]:
+            del self._held[rev]
+        found: list[tuple[Act | None, list[Change]]] = []
+        rev = self.last_rev + 1
+        while (held := self._held.pop(rev, None)) is not None:
+            change, act = held
+            if not found or found[-1][0] is not act:
+                found.append((act, []))
+            found[-1][1].append(change)
+            rev += 1
+        return found
+
+    def _publish_messages(self, stored: Sequence[Stored]) -> None:
+        """Publishes the messages of a batch, but no resends: they were published when they were new."""
+        messages: list[Change] = []
+        for submission, changes in stored:
+            asked = submission.command
+            found = [change for change in changes if isinstance(change, Message)]
+            if not isinstance(asked, Post) or found[0].id == asked.id:
+                messages += found
+        if messages:
+            self._peers.publish_changes(sorted(messages, key=_rev), self.head, None)
 
     async def _admit_ahead(self, changes: Sequence[Change]) -> None:
         """Prepares the delivery of changes, if many users were added by them: it must not take a long turn."""
@@ -226,21 +385,27 @@ class Feed:
     async def _recheck(self, scope: trio.CancelScope) -> None:
         """Delivers what the store has: now, and again when the transactions that it is still at have ended."""
         with scope:
-            await self._deliver_stored()
+            await self._deliver_stored(publish=True)
             await trio.sleep(self._store_timeout)
-            await self._deliver_stored()
+            await self._deliver_stored(publish=True)
         if self._recheck_scope is scope:
             self._recheck_scope = None
             self._on_rechecked()
 
-    async def _deliver_stored(self) -> None:
-        """Delivers everything that the store has."""
+    async def _deliver_stored(self, *, publish: bool = False) -> None:
+        """Delivers everything that the store has; publishes it if it may be a commit of this process."""
         while page := await self._catch_up.read_page(self._conversation_id, self.last_rev):
+            if publish:
+                self._peers.publish_changes(page, self.head, None)
             await self._admit_ahead(page)
             await self._deliver(page)
+        if publish:  # also what a gap has brought before
+            self._peers.publish_rev(self._conversation_id, self.last_rev)
 
     async def _fill_gap(self, up_to_rev: int) -> None:
-        """Delivers changes from the store up to a rev; the writer releases those after it."""
+        """Delivers changes up to a rev, from other processes or the store; the writer releases those after it."""
+        if self._peers.are_there and self.last_rev < up_to_rev:
+            await self._wait_heard(up_to_rev, trio.current_time() + GAP_WAIT)
         while self.last_rev < up_to_rev:
             page = await self._catch_up.read_page(self._conversation_id, self.last_rev)
             missed = [change for change in page if change.rev <= up_to_rev]
@@ -250,10 +415,10 @@ class Feed:
             if not missed:
                 return
 
-    async def _deliver(self, changes: Sequence[Change], command: Command | None = None) -> None:
+    async def _deliver(self, changes: Sequence[Change], act: Act | None = None) -> None:
         """Delivers changes in the order of rev, those that were not delivered yet; each takes effect in its place.
 
-        `command`: the command that they are of, if it is known; then it is of all of them.
+        `act`: what they are of, if it is known; then it is of all of them.
         """
         if not changes:
             return
@@ -267,31 +432,33 @@ class Feed:
             news = [change for change in changes if change.rev > self.last_rev]
             if news:
                 self._catch_up.forget(self._conversation_id)
-                await self._deliver_in_order(news, command)
+                await self._deliver_in_order(news, act)
         finally:
             self._is_delivering = False
             if self._delivered is not None:
                 self._delivered.set()
                 self._delivered = None
 
-    async def _deliver_in_order(self, news: Sequence[Change], command: Command | None) -> None:
-        for kind, changes in groupby(news, key=kind_of):
-            run = list(changes)
+    async def _deliver_in_order(self, news: Sequence[Change], act: Act | None) -> None:
+        for kind, run in _runs(news):
             if kind == Kind.MEMBER:
                 self._effects.apply_members([change for change in run if isinstance(change, Member)])
-            await self._deliver_run(run, kind, command)
+            await self._deliver_run(run, kind, act)
 
-    async def _deliver_run(self, run: Sequence[Change], kind: int, command: Command | None) -> None:
+    async def _deliver_run(self, run: Sequence[Change], kind: int, act: Act | None) -> None:
         """Delivers changes of one kind to the whole audience."""
-        for _ in self._deliver_in_turns(run, kind, command):
+        for _ in self._deliver_in_turns(run, kind, act):
             # Not cancelled in between: the recheck would leave the rest without the change.
             await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def _deliver_in_turns(self, run: Sequence[Change], kind: int, command: Command | None) -> Iterator[None]:
+    def _deliver_in_turns(self, run: Sequence[Change], kind: int, act: Act | None) -> Iterator[None]:
         """Delivers changes of one kind to the whole audience; yields where other tasks must have their turn."""
         groups = self._audience.snapshot()
         encoded = {mask: encode_run(run, mask, self.last_rev_of(mask)) for mask, _ in groups if mask & kind}
         self.last_rev = self.last_revs[kind] = run[-1].rev
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
         if kind == Kind.MESSAGE:
             self.last_seq = max(self.last_seq, *(change.seq for change in run if isinstance(change, Message)))
         for mask, subscriptions in groups:
@@ -302,7 +469,7 @@ class Feed:
                 elif mask & kind:
                     self._deliver_frames(encoded[mask], part)
                 else:
-                    self._announce(run, mask, part, command)
+                    self._announce(run, mask, part, act)
                 if len(part) == MAX_DELIVERIES_A_TURN:
                     yield
 
@@ -324,15 +491,24 @@ class Feed:
             subscription.deliver_merged(first_rev, rev, frame)
 
     def _announce(
-        self, run: Sequence[Change], mask: int, subscriptions: Sequence[Subscription], command: Command | None
+        self, run: Sequence[Change], mask: int, subscriptions: Sequence[Subscription], act: Act | None
     ) -> None:
         """Sends changes as `system` frames, to clients that did not ask for their kind."""
         members = [change for change in run if isinstance(change, Member)]
         if members:
-            self._effects.announce_members(subscriptions, mask, members, command)
+            self._effects.announce_members(subscriptions, mask, members, act)
         for change in run:
             if isinstance(change, Properties):
-                self._effects.announce_properties(subscriptions, mask, change, command)
+                self._effects.announce_properties(subscriptions, mask, change, act)
+
+
+def _runs(changes: Sequence[Change]) -> list[tuple[int, list[Change]]]:
+    """Returns the changes of one kind that follow each other, with the kind."""
+    return [(kind, list(run)) for kind, run in groupby(changes, key=kind_of)]
+
+
+def _rev(change: Change) -> int:
+    return change.rev
 
 
 def _first_rev(stored: Stored) -> int:

@@ -16,7 +16,7 @@ import trio
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import NO_FEATURES, AddMembers, Change, Command, Features, Post, User
+from pulse_trio.model import NO_FEATURES, AddMembers, Change, Command, Features, Member, Post, User
 from pulse_trio.protocol import (
     CloseCode,
     ServerFrame,
@@ -24,11 +24,14 @@ from pulse_trio.protocol import (
     encode,
 )
 from pulse_trio.rooms.catch_up import CatchUp
+from pulse_trio.rooms.cluster import Cluster, PeerBus
 from pulse_trio.rooms.connection import Connection, Transport, open_connection
+from pulse_trio.rooms.lease import boot_time
 from pulse_trio.rooms.lobby import Lobby
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.online import Online
 from pulse_trio.rooms.outages import Outages
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.refusals import Refusals
 from pulse_trio.rooms.registry import RESTARTING, Rooms
@@ -42,6 +45,7 @@ from pulse_trio.settings import Settings
 from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds for the writers to store what they hold; below Hypercorn's graceful_timeout
+MAX_HEARD_TYPING: Final = 16  # rooms that open at a time for typing in other processes; more is not shown
 TYPING_INTERVAL: Final = 1.0  # seconds between two typing frames about one user: clients send one every two seconds
 
 
@@ -54,6 +58,8 @@ class Hub:
         clock: gives last-seen times.
         rand: gives the jitter of retries.
         metrics: counts what happens.
+        bus: the bus to the other processes that share the store; None: there are none.
+        boot_clock: gives seconds, also while the process stands still.
 
     Attributes:
         rooms: the rooms in memory.
@@ -65,6 +71,7 @@ class Hub:
         random: gives the jitter of retries.
         online: which users are connected to this process.
         watches: which sessions follow whose presence.
+        cluster: listens to the bus; None without one.
     """
 
     def __init__(
@@ -75,6 +82,8 @@ class Hub:
         clock: Clock,
         rand: random.Random | None = None,
         metrics: Metrics | None = None,
+        bus: PeerBus | None = None,
+        boot_clock: Callable[[], float] = boot_time,
     ) -> None:
         rand = random.Random() if rand is None else rand  # noqa: S311  # jitter, not a secret
         metrics = Metrics() if metrics is None else metrics
@@ -90,17 +99,29 @@ class Hub:
         self.online = Online(store, clock, self.outages)
         self.watches = Watches(store, self.online, max_users=settings.watched_users, timeout=timeout, rand=rand)
         self.online.on_change = self.watches.record_change
-        self.rooms = Rooms(store, sessions, feeds, self.watches, self._catch_up, settings, rand, metrics, self.outages)
+        self.cluster = None
+        if bus is not None:
+            self.cluster = Cluster(
+                bus, store, sessions, self.online.change_elsewhere, timeout=timeout, rand=rand, boot_clock=boot_clock
+            )
+            self.online.share(self.cluster.presence.online_here, self.cluster.presence.online)
+        self._peers = peers = self.cluster or Peers()
+        self.rooms = Rooms(
+            store, sessions, feeds, self.watches, self._catch_up, peers, settings, rand, metrics, self.outages
+        )
         self.lobby = Lobby(
-            store, self.rooms, sessions, feeds, self._catch_up, self.online, self.watches, settings, metrics
+            store, self.rooms, sessions, feeds, self._catch_up, self.online, self.watches, peers, settings, metrics
         )
         # An addition is retried until the timeout; the last attempt may take as long again.
         self._refusals = Refusals(commit_seconds=2 * timeout)
-        self.members = MemberUpdates(store, self.rooms, sessions, feeds, self._refusals, settings, rand=rand)
+        self.members = MemberUpdates(store, self.rooms, sessions, feeds, peers, self._refusals, settings, rand=rand)
         self.read_positions = ReadPositions(
-            store, self.rooms, sessions, feeds, self.outages, timeout=timeout, rand=rand
+            store, self.rooms, sessions, feeds, peers, self.outages, timeout=timeout, rand=rand
         )
+        if self.cluster is not None:
+            self.cluster.connect(self.rooms, self.members, feeds, self.read_positions, self._hear_typing)
         self._typing: dict[Connection, None] = {}  # sessions whose typing is opening a room
+        self._heard_typing: dict[UUID, None] = {}  # conversations whose room opens for typing in another process
         self._typed: dict[tuple[UUID, UUID], float] = {}  # typing of the last `TYPING_INTERVAL`, oldest first
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -109,6 +130,8 @@ class Hub:
             await nursery.start(self.rooms.run)
             await nursery.start(self.watches.run)
             await nursery.start(self.user_feeds.run)
+            if self.cluster is not None:
+                await nursery.start(self.cluster.run)
             nursery.start_soon(self.read_positions.run, name="read positions")
             nursery.start_soon(self.online.run, name="last-seen times")
             nursery.start_soon(self.outages.run, name="log lines of outages")
@@ -133,6 +156,17 @@ class Hub:
             ]:
                 await running[0].wait()
             await self.online.finish()  # after the last connection has ended
+
+    async def wait_lost(self) -> None:
+        """Returns when the lease of this process is lost: the service must close all connections, and open again.
+
+        What was queued is dropped by then.
+        """
+        await (trio.Event() if self.cluster is None else self.cluster.lease.is_lost).wait()
+        for room in self.rooms.all():
+            room.abandon_all(CloseCode.RESTART, RESTARTING)
+        for session in self._sessions.all():
+            session.connection.abandon(CloseCode.RESTART, RESTARTING)
 
     @property
     def draining(self) -> bool:
@@ -178,35 +212,47 @@ class Hub:
         Cancelled: the connection is not registered.
         """
         async with self.rooms.opened(conversation_id, user.id) as room:
-            last_rev = room.feed.last_rev
-            if after_rev is not None and after_rev > last_rev:
-                # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
-                last_rev = (await self._store.head(conversation_id)).last_rev
-            while member_rev is not None and member_rev < room.feed.members_rev:
-                member_rev = await self._store.membership(conversation_id, user.id)
-                if member_rev is None:
-                    raise NotAMember
-            if room.failure is not None:  # meanwhile
-                raise room.failure
-            is_other_history = epoch is not None and epoch != self._store.epoch
-            if after_rev is not None and (after_rev > last_rev or is_other_history):
-                self._metrics.resumes_refused += 1
-                raise PulseError(ErrorCode.CANNOT_RESUME)
-            if after_rev is not None:
-                self._metrics.resumed_changes.observe(last_rev - after_rev)
+            try:
+                await room.settle()
+                last_rev = room.feed.last_rev
+                if after_rev is not None and after_rev > last_rev:
+                    # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
+                    last_rev = (await self._store.head(conversation_id)).last_rev
+                while member_rev is not None and member_rev < room.feed.members_rev:
+                    member_rev = await self._store.membership(conversation_id, user.id)
+                    if member_rev is None:
+                        raise NotAMember
+                if room.failure is not None:  # meanwhile
+                    raise room.failure
+                is_other_history = epoch is not None and epoch != self._store.epoch
+                if after_rev is not None and (after_rev > last_rev or is_other_history):
+                    self._metrics.resumes_refused += 1
+                    raise PulseError(ErrorCode.CANNOT_RESUME)
+                if after_rev is not None:
+                    self._metrics.resumed_changes.observe(last_rev - after_rev)
 
-            def ended() -> None:
-                self.online.remove_connection(user.id)
-                on_ended()
+                def ended() -> None:
+                    self.online.remove_connection(user.id)
+                    on_ended()
 
-            connection = open_connection(user, websocket, self._settings, ended, self._metrics, features=features)
-            cursor = room.feed.last_rev_of(features.mask) if after_rev is None else after_rev
-            subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
-            subscription.member_rev = room.feed.members_rev if member_rev is None else member_rev
-            room.join(subscription)
-            self.online.add_connection(user.id)
-            if self.draining:  # `drain` closed the others before this one joined
-                room.close_all(CloseCode.RESTART, RESTARTING)
+                connection = open_connection(
+                    user,
+                    websocket,
+                    self._settings,
+                    ended,
+                    self._metrics,
+                    features=features,
+                    permit=self._peers.permit,
+                )
+                cursor = room.feed.last_rev_of(features.mask) if after_rev is None else after_rev
+                subscription = Subscription(connection, conversation_id, cursor, self._catch_up.send_page)
+                subscription.member_rev = room.feed.members_rev if member_rev is None else member_rev
+                room.join(subscription)
+                self.online.add_connection(user.id)
+                if self.draining:  # `drain` closed the others before this one joined
+                    room.close_all(CloseCode.RESTART, RESTARTING)
+            finally:
+                room.end_settle()
         return subscription
 
     def disconnect(self, conversation_id: UUID, user_id: UUID, websocket: Transport) -> None:
@@ -234,6 +280,24 @@ class Hub:
         if room is not None:
             room.broadcast(encode(message), exclude_user_id=exclude_user_id, ephemeral=ephemeral)
         await trio.lowlevel.checkpoint()
+
+    async def active_users(self, conversation_id: UUID) -> list[UUID]:
+        """Returns the users that are connected to a conversation, in any process, in the order they came.
+
+        Raises:
+            NotAMember: there is no such conversation.
+            StoreUnavailable: the room could not be opened.
+        """
+        if self.cluster is None:
+            await trio.lowlevel.checkpoint()
+            room = self.rooms.get(conversation_id)
+            return [] if room is None else room.active_users
+        async with self.rooms.opened(conversation_id, None) as room:
+            try:
+                await room.settle()
+                return room.active_users
+            finally:
+                room.end_settle()
 
     def get_active_users(self, conversation_id: UUID) -> AbstractSet[str]:
         """Returns the ids of the users that are connected to a conversation; iterates in the order they came."""
@@ -288,6 +352,8 @@ class Hub:
     async def apply(self, command: Command, client_id: str | None = None) -> Sequence[Change]:
         """Carries out a command of a user who need not be connected; returns the changes when they are delivered.
 
+        A removal is delivered when no process delivers anything of the conversation to the user any more.
+
         Raises:
             Refusal: the store refused it, or the conversation does not exist.
             PulseError: it was rejected, or could not be stored in time.
@@ -297,7 +363,11 @@ class Hub:
         is_addition = isinstance(command, AddMembers)
         with self._refusals.adding(command.conversation_id) if is_addition else nullcontext():
             async with self.rooms.opened(command.conversation_id, command.actor_id) as room:
-                return await room.apply(command, client_id)
+                changes = await room.apply(command, client_id)
+        for change in changes:
+            if isinstance(change, Member) and not change.is_member:
+                await self._peers.confirm_removal(change)
+        return changes
 
     # --- typing ---
 
@@ -341,11 +411,34 @@ class Hub:
     async def _broadcast_typing(self, room: Room, subscription: Subscription) -> None:
         connection, user = subscription.connection, subscription.connection.user
         if room.subscription_of(connection.transport) is not None:
-            frame = TypingFrame(
-                sender_id=user.id, sender_username=user.username, conversation_id=subscription.conversation_id
+            self._peers.publish_typing(subscription.conversation_id, user)
+            await self.broadcast(
+                subscription.conversation_id, _typing(subscription.conversation_id, user), user.id, ephemeral=True
             )
-            await self.broadcast(subscription.conversation_id, frame, user.id, ephemeral=True)
             return
         if connection.is_session and connection.is_open:
             subscription.refuse(not_a_member())
         await trio.lowlevel.checkpoint()
+
+    def _hear_typing(self, conversation_id: UUID, user: User) -> None:
+        """Notifies the users of a conversation here that one is typing in another process."""
+        room = self.rooms.get(conversation_id)
+        if room is not None and room.opened.is_set():
+            room.broadcast(encode(_typing(conversation_id, user)), exclude_user_id=user.id, ephemeral=True)
+        elif room is None and len(self._heard_typing) < MAX_HEARD_TYPING and conversation_id not in self._heard_typing:
+            self._heard_typing[conversation_id] = None
+            name = f"typing in {conversation_id}"
+            self.rooms.nursery.start_soon(self._open_and_show_typing, conversation_id, user, name=name)
+
+    async def _open_and_show_typing(self, conversation_id: UUID, user: User) -> None:
+        try:
+            async with self.rooms.opened(conversation_id, None) as room:
+                room.broadcast(encode(_typing(conversation_id, user)), exclude_user_id=user.id, ephemeral=True)
+        except (NotAMember, StoreUnavailable):
+            pass  # typing is ephemeral
+        finally:
+            del self._heard_typing[conversation_id]
+
+
+def _typing(conversation_id: UUID, user: User) -> TypingFrame:
+    return TypingFrame(sender_id=user.id, sender_username=user.username, conversation_id=conversation_id)

@@ -15,6 +15,7 @@ from pulse_trio.protocol import CloseCode, FeaturesFrame, SendResume, SessionFra
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.connection import Transport, open_connection
 from pulse_trio.rooms.online import Online
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.registry import RESTARTING, Rooms
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.user_feeds import UserFeeds
@@ -36,6 +37,7 @@ class Lobby:
         catch_up: reads committed changes.
         online: counts the connections of each user.
         watches: forgets a session that has ended.
+        peers: the other processes; indexes the conversations of each session.
         settings: the bounds.
         metrics: counts sessions and resumes.
     """
@@ -49,6 +51,7 @@ class Lobby:
         catch_up: CatchUp,
         online: Online,
         watches: Watches,
+        peers: Peers,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -59,6 +62,7 @@ class Lobby:
         self._catch_up = catch_up
         self._online = online
         self._watches = watches
+        self._peers = peers
         self._settings = settings
         self._metrics = metrics
 
@@ -95,11 +99,19 @@ class Lobby:
             session.ended.set()
 
         connection = open_connection(
-            user, websocket, self._settings, ended, self._metrics, features=features, is_session=True
+            user,
+            websocket,
+            self._settings,
+            ended,
+            self._metrics,
+            features=features,
+            is_session=True,
+            permit=self._peers.permit,
         )
         session = Session(connection, self._catch_up.send_page)
         self._online.add_connection(user.id)
         self._sessions.add(session)
+        self._peers.add_user(user.id)
         if features.has_me:
             self._user_feeds.follow(session)
         try:
@@ -171,6 +183,8 @@ class Lobby:
     def close(self, session: Session) -> None:
         """Removes a session from all rooms and from this process, if it is still there."""
         self._sessions.discard(session)
+        if not self._sessions.of(session.user.id):
+            self._peers.remove_user(session.user.id)
         self._user_feeds.end(session)
         session.waiting.cancel()
         for conversation_id, subscription in session.subscriptions.items():
@@ -208,6 +222,8 @@ class Lobby:
         meanwhile are subscribed by the feed of the room, as the session is known already.
         """
         user_id = session.user.id
+        if self._peers.are_there:
+            return await self._index(session)
         memberships = await self._store.memberships(user_id, limit=MAX_MEMBERSHIPS + 1)
         if len(memberships.heads) <= MAX_MEMBERSHIPS:
             await self._attach(session, memberships.heads)
@@ -218,17 +234,37 @@ class Lobby:
                 await self._attach(session, found.heads)
         return memberships.user_rev
 
+    async def _index(self, session: Session) -> int:
+        """Subscribes a session to all open rooms of its user, and indexes all their conversations.
+
+        Returns the user's `user_rev` as of the first page of the look-up.
+        """
+        user_id = session.user.id
+        after: UUID | None = None
+        user_rev: int | None = None
+        while True:
+            page = await self._store.memberships(user_id, limit=MAX_MEMBERSHIPS, after=after)
+            user_rev = page.user_rev if user_rev is None else user_rev
+            await self._attach(session, page.heads)
+            if len(page.heads) < MAX_MEMBERSHIPS:
+                self._peers.indexed(user_id, user_rev)
+                return user_rev
+            after = max(page.heads)
+
     async def _attach(self, session: Session, heads: Mapping[UUID, Head]) -> None:
         """Subscribes a session to the rooms of these conversations that are open."""
         while heads and session.connection.is_open:
             stale = []
             for conversation_id, head in heads.items():
                 room = self._rooms.get(conversation_id)
-                if room is None or not room.opened.is_set():
-                    continue
-                if head.members_rev < room.feed.members_rev:
+                is_open = room is not None and room.opened.is_set()
+                members_rev = room.feed.members_rev if room is not None and is_open else 0
+                if head.members_rev < max(members_rev, self._peers.members_rev_of(conversation_id)):
                     stale.append(conversation_id)
-                else:
+                    continue
+                if session in self._sessions:  # it may have ended meanwhile
+                    self._peers.index(session, conversation_id, head)
+                if room is not None and is_open:
                     room.attach(session, head.members_rev)
             heads = (await self._store.memberships(session.user.id, stale)).heads if stale else {}
 
@@ -278,7 +314,7 @@ class Lobby:
             rev,
             max(highest_rev(head.last_revs, mask), sent_rev),
             head.members_rev,
-            may_repeat=self._rooms.may_repeat(conversation_id),
+            may_repeat=self._rooms.may_repeat(conversation_id, head.last_rev),
         )
         self._metrics.resumed_changes.observe(last_rev - rev)
 

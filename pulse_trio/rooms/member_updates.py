@@ -12,6 +12,7 @@ from pulse_trio.buckets import Buckets
 from pulse_trio.errors import PulseError, too_many
 from pulse_trio.model import MyMembership
 from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.refusals import Refusals
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.session import Session, Sessions
@@ -20,10 +21,11 @@ from pulse_trio.rooms.turns import MAX_USERS_A_TURN, Turns
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Members, Store, StoreUnavailable
+from pulse_trio.store.base import Head, Members, NotAMember, Store, StoreUnavailable
 
 MAX_LOOK_UPS: Final = 4  # for sessions at a time: messages of other users must find a connection to the database
 MAX_LOOK_UPS_OF_USER: Final = 1  # at a time, over all sessions: others wait for one of theirs, not for all
+CREATED: Final = Head(last_seq=0, last_rev=0)  # of a conversation that was just created
 MAX_RECHECKS: Final = 64  # creations with a lost answer that are looked up at a time; others must be sent again
 
 log = structlog.get_logger(__name__)
@@ -50,6 +52,7 @@ class MemberUpdates:
         rooms: the rooms in memory.
         sessions: the sessions of this process.
         user_feeds: are sent what changes for a user alone.
+        peers: the other processes.
         refusals: those who are no members, as recent look-ups found.
         settings: the limits.
         rand: gives the jitter of retries.
@@ -61,6 +64,7 @@ class MemberUpdates:
         rooms: Rooms,
         sessions: Sessions,
         user_feeds: UserFeeds,
+        peers: Peers,
         refusals: Refusals,
         settings: Settings,
         *,
@@ -70,6 +74,7 @@ class MemberUpdates:
         self._rooms = rooms
         self._sessions = sessions
         self._user_feeds = user_feeds
+        self._peers = peers
         self._timeout = settings.store_timeout
         self._random = rand
         self._refusals = refusals
@@ -83,7 +88,7 @@ class MemberUpdates:
     async def notify_created(
         self, conversation_id: UUID, member_ids: Sequence[UUID], memberships: Sequence[MyMembership]
     ) -> None:
-        """Notifies the sessions of the members of a new conversation; spread over turns of the loop.
+        """Notifies the sessions of the members of a new conversation, in all processes; spread over turns of the loop.
 
         Args:
             conversation_id: the conversation.
@@ -92,18 +97,33 @@ class MemberUpdates:
 
         Cancelled: between two turns.
         """
+        self._peers.publish_created(conversation_id, member_ids, memberships)
+        await self.notify_here(conversation_id, member_ids, memberships)
+
+    async def notify_here(
+        self, conversation_id: UUID, member_ids: Sequence[UUID], memberships: Sequence[MyMembership]
+    ) -> None:
+        """Does what `notify_created` does, in this process."""
         self._refusals.forget(conversation_id)
         known = {membership.user_id: membership for membership in memberships}
         for at in range(0, len(member_ids), MAX_USERS_A_TURN):
             if at:
                 await trio.lowlevel.checkpoint()
             for user_id in member_ids[at : at + MAX_USERS_A_TURN]:
-                for session in self._sessions.of(user_id):
+                sessions = self._sessions.of(user_id)
+                if sessions:
+                    user_rev = known[user_id].user_rev if user_id in known else 0
+                    self._peers.member_added(conversation_id, user_id, user_rev, CREATED)
+                for session in sessions:
                     session.notify_added(conversation_id)
                 if user_id in known:
                     self._user_feeds.apply(known[user_id])
                 else:
                     self._user_feeds.read(user_id)
+
+    def forget_refusals(self, conversation_id: UUID) -> None:
+        """Forgets who was refused in a conversation: another process has added users to it."""
+        self._refusals.forget(conversation_id)
 
     def recheck_creation(self, conversation_id: UUID, member_ids: Sequence[UUID]) -> None:
         """Starts a task that looks up whether a creation with a lost answer was committed, and notifies if so.
@@ -149,12 +169,29 @@ class MemberUpdates:
             if member_rev is None:
                 raise ForeignConversation(was_looked_up=was_looked_up)
             room = self._rooms.get(conversation_id)
+            if self._peers.are_there and session.connection.is_open:
+                await self._attach_early(session, conversation_id, member_rev)
+                continue
             if room is None or not room.opened.is_set() or not session.connection.is_open:
                 return session.subscription(conversation_id)
             # A session outside of an open room: its user was added, and the room has not heard of it yet.
             if member_rev >= room.feed.members_rev:
                 room.attach(session, member_rev, is_news=True)
         return subscription
+
+    async def _attach_early(self, session: Session, conversation_id: UUID, member_rev: int) -> None:
+        """Subscribes a session whose user was added by another process, before the bus has said so.
+
+        Raises:
+            PulseError: the room could not be opened.
+        """
+        try:
+            async with self._rooms.opened(conversation_id, session.user.id) as room:
+                if member_rev >= room.feed.members_rev and session in self._sessions:
+                    self._peers.member_added(conversation_id, session.user.id, 0, room.feed.head)
+                    room.attach(session, member_rev, is_news=True)
+        except (StoreUnavailable, NotAMember):
+            raise not_stored() from None
 
     async def _look_up_membership(self, conversation_id: UUID, user_id: UUID) -> tuple[int | None, bool]:
         """Asks `Store.membership`, again and again for as long as a message may wait.

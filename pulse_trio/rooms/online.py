@@ -12,11 +12,13 @@ import trio
 from pulse_trio.clock import Clock, rfc3339
 from pulse_trio.protocol import UserPresence
 from pulse_trio.rooms.outages import Outages
+from pulse_trio.rooms.peer_sets import OwnSet, PeerSet
 from pulse_trio.store.base import Store, StoreUnavailable
 
 DELAY: Final = 1.0  # seconds that last-seen times are batched before they are written: at most a statement a second
 MAX_BATCH: Final = 1_000  # users of one statement
 ATTEMPT_TIMEOUT: Final = 5.0  # seconds that one statement may take
+MAX_LEFT: Final = 10_000  # users that left other processes; those beyond it are written by now
 MAX_UNWRITTEN: Final = 100_000  # last-seen times that wait for the database; beyond it the oldest are dropped
 
 log = structlog.get_logger(__name__)
@@ -39,6 +41,9 @@ class Online:
 
     def __init__(self, store: Store, clock: Clock, outages: Outages) -> None:
         self.on_change: Callable[[UUID, datetime], None] = lambda _user_id, _moment: None
+        self._here: OwnSet | None = None  # the users that are online, for the other processes
+        self._elsewhere: PeerSet | tuple[()] = ()  # the users that are online in other processes
+        self._left: dict[UUID, datetime] = {}  # users that have left other processes lately; they write it themselves
         self._store = store
         self._clock = clock
         self._outages = outages
@@ -56,6 +61,8 @@ class Online:
         count = self._connections[user_id] = self._connections.get(user_id, 0) + 1
         if count == 1:
             self._since[user_id] = self._record_seen(user_id)
+            if self._here is not None:
+                self._here.add(user_id)
 
     def remove_connection(self, user_id: UUID) -> None:
         """Counts a connection that has ended."""
@@ -63,6 +70,29 @@ class Online:
         if not self._connections[user_id]:
             del self._connections[user_id], self._since[user_id]
             self._record_seen(user_id)
+            if self._here is not None:
+                self._here.remove(user_id)
+
+    def share(self, here: OwnSet, elsewhere: PeerSet) -> None:
+        """Shares who is online with other processes.
+
+        Args:
+            here: is given the users of this process.
+            elsewhere: has those of the others.
+        """
+        self._here = here
+        self._elsewhere = elsewhere
+
+    def change_elsewhere(self, user_id: UUID) -> None:
+        """Notes that a user came to, or left, the other processes."""
+        now = self._clock()
+        self._left.pop(user_id, None)
+        if user_id not in self._elsewhere:
+            self._left[user_id] = now
+            if len(self._left) > MAX_LEFT:
+                del self._left[next(iter(self._left))]
+        if user_id not in self._since:
+            self.on_change(user_id, now)
 
     def recent(self, user_ids: Iterable[UUID]) -> dict[UUID, datetime]:
         """Returns last-seen times that may not be in the store yet."""
@@ -73,7 +103,8 @@ class Online:
         """Returns whether a user is online, and since when; `known` are last-seen times from elsewhere."""
         moments = (self._since.get(user_id),) if user_id in self._since else (self._recent(user_id), *known)
         seen = max((moment for moment in moments if moment is not None), default=None)
-        return UserPresence(user_id, user_id in self._since, None if seen is None else rfc3339(seen))
+        is_online = user_id in self._since or user_id in self._elsewhere
+        return UserPresence(user_id, is_online, None if seen is None else rfc3339(seen))
 
     async def run(self) -> None:
         """Writes last-seen times, until cancelled. Those that cannot be written wait, and are retried."""
@@ -110,7 +141,7 @@ class Online:
         await trio.sleep(DELAY)
 
     def _recent(self, user_id: UUID) -> datetime | None:
-        return self._unwritten.get(user_id) or self._writing.get(user_id)
+        return self._unwritten.get(user_id) or self._writing.get(user_id) or self._left.get(user_id)
 
     def _record_seen(self, user_id: UUID) -> datetime:
         now = self._clock()
@@ -121,5 +152,6 @@ class Online:
         if self._idle.is_set():
             self._idle = trio.Event()
         self._has_unwritten.set()
-        self.on_change(user_id, now)
+        if user_id not in self._elsewhere:
+            self.on_change(user_id, now)
         return now

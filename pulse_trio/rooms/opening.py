@@ -6,7 +6,6 @@ from uuid import UUID
 import trio
 
 from pulse_trio.rooms.backoff import Backoff
-from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.writer import Writer
 from pulse_trio.store.base import Head, Members, Store, StoreUnavailable
 
@@ -14,9 +13,9 @@ from pulse_trio.store.base import Head, Members, Store, StoreUnavailable
 async def look_up(
     conversation_id: UUID,
     store: Store,
-    sessions: Sessions,
     writer: Writer,
     *,
+    with_members: bool,
     store_timeout: float,
     rand: random.Random,
 ) -> tuple[Head, Members]:
@@ -25,8 +24,8 @@ async def look_up(
     Args:
         conversation_id: the conversation.
         store: the store.
-        sessions: the sessions of this process; without any the members are not needed.
         writer: the room's; the look-up is retried while it has commands that wait.
+        with_members: look up the members, too; else the answer has none.
         store_timeout: seconds after which the look-up fails.
         rand: gives the jitter of retries.
 
@@ -40,7 +39,7 @@ async def look_up(
         while True:
             try:
                 head = await store.head(conversation_id)
-                return head, await store.members(conversation_id) if sessions else Members((), head.members_rev)
+                return head, await store.members(conversation_id) if with_members else Members((), head.members_rev)
             except StoreUnavailable:
                 if not writer.unsettled:
                     raise

@@ -127,14 +127,14 @@ class PresenceNotifier:
         if self._scope is not None:
             self._scope.cancel()
 
-    def notify_joined(self, subscription: Subscription, *, many: bool = False) -> None:
+    def notify_joined(self, user: User, subscription: Subscription | None, *, many: bool = False) -> None:
         """Notifies the others of a user that has joined.
 
         Args:
-            subscription: the first of the user's.
+            user: the user.
+            subscription: the first of theirs; None if they are in another process.
             many: many users join at once; then few frames are sent, as in a crowd.
         """
-        user = subscription.connection.user
         if many or self._presence.is_crowded:
             self._notify_later(user, joined=True)
         else:

@@ -18,6 +18,7 @@ from pulse_trio.protocol import Position, ReadFrame, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.outages import Outages
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
@@ -57,6 +58,7 @@ class ReadPositions:
         rooms: the rooms in memory.
         sessions: the sessions of this process; if there are none, no room opens.
         user_feeds: are sent the positions of their user.
+        peers: the other processes, which are sent all of them.
         outages: logs failed attempts.
         timeout: seconds after which a position that cannot be stored is rejected.
         rand: gives the jitter of retries.
@@ -68,6 +70,7 @@ class ReadPositions:
         rooms: Rooms,
         sessions: Sessions,
         user_feeds: UserFeeds,
+        peers: Peers,
         outages: Outages,
         *,
         timeout: float,
@@ -77,6 +80,7 @@ class ReadPositions:
         self._rooms = rooms
         self._sessions = sessions
         self._user_feeds = user_feeds
+        self._peers = peers
         self._outages = outages
         self._timeout = timeout
         self._random = rand
@@ -161,7 +165,8 @@ class ReadPositions:
                         raise _no_such_message()
                     if seq <= state.read_seq:
                         self._user_feeds.apply(_membership(conversation_id, user_id, state))
-                        self._notify(conversation_id, {user_id: state.read_seq})
+                        self._peers.publish_read(conversation_id, [(user_id, state.read_seq, state.user_rev)])
+                        self.notify_here(conversation_id, {user_id: state.read_seq})
                         return state
                     await backoff.wait()
             raise StoreUnavailable("the position could not be stored in time")
@@ -210,7 +215,7 @@ class ReadPositions:
 
         Returns False if there are any to retry. `states` is None if the store did not answer.
         """
-        moved: dict[UUID, dict[UUID, int]] = {}
+        moved: dict[UUID, dict[UUID, ReadState]] = {}
         is_whole = True
         now = trio.current_time()
         for position, (key, request) in enumerate(batch.items()):
@@ -227,15 +232,17 @@ class ReadPositions:
                 if room is not None and state.read_seq <= room.read_seqs.get(user_id, 0):
                     for subscription in request.subscriptions.values():  # it is no news, so only these are notified
                         _answer(room, subscription, state.read_seq)
-                moved.setdefault(conversation_id, {})[user_id] = state.read_seq
+                moved.setdefault(conversation_id, {})[user_id] = state
             elif request.deadline <= now:
                 self._resolve(request, _not_stored())
                 self._user_feeds.read(user_id)  # it may be stored all the same
             else:
                 is_whole = False
                 self._put(key, request.seq, request.deadline, request.subscriptions)
-        for conversation_id, positions in moved.items():
-            self._notify(conversation_id, positions)
+        for conversation_id, states_of in moved.items():
+            positions = [(user_id, state.read_seq, state.user_rev) for user_id, state in states_of.items()]
+            self._peers.publish_read(conversation_id, positions)
+            self.notify_here(conversation_id, {user_id: seq for user_id, seq, _ in positions})
         return is_whole
 
     def _resolve(self, request: _Request, error: PulseError | None = None) -> None:
@@ -254,7 +261,8 @@ class ReadPositions:
         elif len(self._requests) >= MAX_BATCH:
             self._skip_delay.set()
 
-    def _notify(self, conversation_id: UUID, positions: dict[UUID, int]) -> None:
+    def notify_here(self, conversation_id: UUID, positions: dict[UUID, int]) -> None:
+        """Sends positions that have moved to the sessions and connections of this process."""
         room = self._rooms.get(conversation_id)
         if room is not None and room.opened.is_set():
             # What waits here is older: after these, and perhaps after a removal of its user, it would be a step back.

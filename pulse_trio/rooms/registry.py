@@ -14,6 +14,7 @@ from pulse_trio.protocol import CloseCode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.catch_up import CatchUp
 from pulse_trio.rooms.outages import Outages
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.turns import Turns
@@ -38,6 +39,7 @@ class Rooms:
         user_feeds: are sent what changes for a user alone.
         watches: must be checked again after a removal.
         catch_up: reads committed changes.
+        peers: the other processes.
         settings: the bounds of rooms.
         rand: gives the jitter of retries.
         metrics: counts what they do.
@@ -54,6 +56,7 @@ class Rooms:
         user_feeds: UserFeeds,
         watches: Watches,
         catch_up: CatchUp,
+        peers: Peers,
         settings: Settings,
         rand: random.Random,
         metrics: Metrics,
@@ -65,6 +68,7 @@ class Rooms:
         self._user_feeds = user_feeds
         self._watches = watches
         self._catch_up = catch_up
+        self._peers = peers
         self._settings = settings
         self._random = rand
         self._metrics = metrics
@@ -98,9 +102,13 @@ class Rooms:
         """Returns the room, if there is one; it may still be opening."""
         return self._rooms.get(conversation_id)
 
-    def may_repeat(self, conversation_id: UUID) -> bool:
-        """Returns whether the next room of a conversation goes on after a failed one, behind the head in the store."""
-        return conversation_id in self._delivered
+    def may_repeat(self, conversation_id: UUID, last_rev: int) -> bool:
+        """Returns whether the next room of a conversation begins before `last_rev`, which is committed.
+
+        It goes on after a failed one, or after what the sessions here have of the changes of other processes.
+        """
+        indexed = self._peers.head_of(conversation_id)
+        return conversation_id in self._delivered or (indexed is not None and indexed.last_rev < last_rev)
 
     def open_ids(self) -> list[UUID]:
         """Returns the conversations whose rooms are open."""
@@ -142,6 +150,16 @@ class Rooms:
                 return room
             if scope.cancelled_caught:
                 raise StoreUnavailable("too many rooms are opening for this user")
+        room = self._begin(conversation_id)
+        if user_id is not None:
+            self.nursery.start_soon(self._end_turn, room, user_id, name=f"opening of {conversation_id}")
+        return room
+
+    def room_now(self, conversation_id: UUID) -> Room:
+        """Returns the room; begins to open it, for the service itself, if there is none."""
+        return self._rooms.get(conversation_id) or self._begin(conversation_id)
+
+    def _begin(self, conversation_id: UUID) -> Room:
         room = Room(
             conversation_id,
             store=self._store,
@@ -149,6 +167,7 @@ class Rooms:
             user_feeds=self._user_feeds,
             watches=self._watches,
             catch_up=self._catch_up,
+            peers=self._peers,
             settings=self._settings,
             rand=self._random,
             metrics=self._metrics,
@@ -158,8 +177,6 @@ class Rooms:
         )
         self._rooms[conversation_id] = room
         self.nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
-        if user_id is not None:
-            self.nursery.start_soon(self._end_turn, room, user_id, name=f"opening of {conversation_id}")
         return room
 
     @asynccontextmanager
@@ -246,6 +263,8 @@ class Rooms:
         if self._rooms.get(room.conversation_id) is room:
             del self._rooms[room.conversation_id]
             self._closing[room] = None
+            if room.opened.is_set():
+                self._peers.room_closed(room.conversation_id, room.feed.head, room.feed.known_rev)
             if room.opened.is_set() and room.failure is not None:
                 self._delivered[room.conversation_id] = room.feed.head
             elif room.opened.is_set():

@@ -16,7 +16,7 @@ import trio
 from msgspec import UNSET, structs
 
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import Change, Command, Member, Properties, SetProperties
+from pulse_trio.model import Change, Command, Member, Properties, User
 from pulse_trio.protocol import CloseCode, Encoded, Position, ReadFrame, SystemFrame, encode
 from pulse_trio.rooms import opening
 from pulse_trio.rooms.audience import Audience
@@ -25,9 +25,10 @@ from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
 from pulse_trio.rooms.outages import Outages
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.presence import Presence, PresenceNotifier, joined_sentence
 from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
-from pulse_trio.rooms.sentences import added_sentence, removed_sentence, renamed_sentence
+from pulse_trio.rooms.sentences import Act, added_sentence, removed_sentence, renamed_sentence
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.turns import MAX_USERS_A_TURN
@@ -35,7 +36,7 @@ from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import Writer, not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
+from pulse_trio.store.base import Head, Members, NotAMember, Store, StoreUnavailable
 
 MAX_FRAME_POSITIONS: Final = 200  # read positions in one frame: about 14 KB
 MAX_FRAME_USERS: Final = 100  # ids of users in one frame: about 4 KB
@@ -56,6 +57,7 @@ class Room:
         user_feeds: are sent what changes for a user alone.
         watches: must be checked again after a removal.
         catch_up: reads committed changes.
+        peers: the other processes; with them the sessions of members are those of its index.
         settings: the bounds.
         rand: gives the jitter of retries.
         metrics: counts batches and frames.
@@ -82,6 +84,7 @@ class Room:
         user_feeds: UserFeeds,
         watches: Watches,
         catch_up: CatchUp,
+        peers: Peers,
         settings: Settings,
         rand: random.Random,
         metrics: Metrics,
@@ -105,10 +108,12 @@ class Room:
         self._metrics = metrics
         self._on_vacant = on_vacant
         self._delivered = delivered
+        self._peers = peers
         self._nursery: trio.Nursery | None = None
         self._audience = Audience()
         self._presence = Presence(settings.presence_list_max)
         self._notifier = PresenceNotifier(self, self._presence)
+        self._shared = peers.open_presence(conversation_id, self._peer_joined, self._peer_left)
         self._own_connections = 0  # of this conversation alone; they keep the room open
         self._hold = Hold(self.check_vacant)
         self._changed = trio.Event()  # set when the room may have become vacant
@@ -117,6 +122,7 @@ class Room:
             self._audience,
             self,
             catch_up=catch_up,
+            peers=peers,
             store_timeout=settings.store_timeout,
             metrics=metrics,
             on_rechecked=self.check_vacant,
@@ -149,8 +155,8 @@ class Room:
             head, members = await opening.look_up(
                 self.conversation_id,
                 self._store,
-                self._sessions,
                 self._writer,
+                with_members=bool(self._sessions) and not self._peers.are_there,
                 store_timeout=self._settings.store_timeout,
                 rand=self._random,
             )
@@ -159,11 +165,18 @@ class Room:
             raise
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self.feed.open(head if self._delivered is None else self._delivered, nursery)
+            begin = self._delivered or self._peers.head_of(self.conversation_id) or head
             self._notifier.open(nursery)
+            self.feed.open(begin, nursery)
+            if self._peers.are_there:
+                members = Members(tuple(self._peers.users_of(self.conversation_id)), begin.members_rev)
+                if head.last_rev > begin.last_rev:
+                    self.feed.fill_later(head.last_rev)
             for user_id in members.ids:
                 for session in self._sessions.of(user_id):
                     self._subscribe(session, members.rev)
+            if self._shared is not None:
+                self._shared.begin()
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             if self._delivered is not None:
                 self.feed.recheck_later()
@@ -178,6 +191,7 @@ class Room:
             self.feed.close()
             for subscription in self._audience.clear():  # sessions: they are subscribed again when it opens again
                 subscription.room_ended(self.feed.last_revs)
+            self._end_presence()
             self._notifier.close()
             self._on_vacant(self)
 
@@ -192,7 +206,7 @@ class Room:
 
     async def _wait_vacant(self) -> None:
         while True:
-            if self._own_connections or self._hold.count or self._must_recheck:
+            if self._own_connections or self._hold.count or self._must_recheck or self._is_needed_elsewhere:
                 await self._changed.wait()
             elif self._writer.unsettled:
                 await self._writer.wait_idle()
@@ -208,12 +222,19 @@ class Room:
                 self._changed = trio.Event()
 
     @property
+    def _is_needed_elsewhere(self) -> bool:
+        # A room with a connection of its own in another process shows the users of this one, too.
+        return self._shared is not None and self._shared.is_pinned and bool(self._audience)
+
+    @property
     def _must_recheck(self) -> bool:
         # A change whose answer was lost may also concern sessions that are not here: those of users that it added.
-        return self.feed.is_rechecking and bool(self._audience or self._sessions)
+        return (self.feed.is_rechecking and bool(self._audience or self._sessions)) or self.feed.is_behind
 
     def _is_used(self) -> bool:
-        return bool(self._own_connections or self._hold.count or self._writer.unsettled or self.feed.is_rechecking)
+        if self._own_connections or self._hold.count or self._is_needed_elsewhere:
+            return True
+        return bool(self._writer.unsettled) or self.feed.is_rechecking or self.feed.is_behind
 
     async def _run_writer(self) -> None:
         try:
@@ -245,6 +266,8 @@ class Room:
         user = subscription.connection.user
         subscription.target = max(subscription.target, self.feed.last_rev_of(subscription.mask))
         self._own_connections += 1
+        if self._shared is not None:
+            self._shared.pin()
         is_first = self._enter(subscription)
         subscription.connection.begin(self._nursery)
         joined = self._system_frame("joined", joined_sentence(user), user.id, subscription.mask, with_list=True)
@@ -255,7 +278,7 @@ class Room:
         self._metrics.frames_out[encoded.kind] += 1
         subscription.deliver(encoded)
         if is_first:
-            self._notifier.notify_joined(subscription)
+            self._notifier.notify_joined(user, subscription)
         subscription.start()
 
     def attach(self, session: Session, member_rev: int, *, is_news: bool = False, many: bool = False) -> None:
@@ -275,7 +298,7 @@ class Room:
             session.notify_added(self.conversation_id)
         subscription, is_first = self._subscribe(session, member_rev)
         if is_first:
-            self._notifier.notify_joined(subscription, many=many)
+            self._notifier.notify_joined(session.user, subscription, many=many)
 
     def _subscribe(self, session: Session, member_rev: int) -> tuple[Subscription, bool]:
         """Subscribes a session; returns its subscription, and True if it is the first of its user."""
@@ -304,7 +327,10 @@ class Room:
                 self._expel(member)
 
     def _admit(self, member: Member, *, many: bool) -> None:
-        for session in self._sessions.of(member.user_id):
+        sessions = self._sessions.of(member.user_id)
+        if sessions:
+            self._peers.member_added(self.conversation_id, member.user_id, member.user_rev, self.feed.head)
+        for session in sessions:
             self.attach(session, member.rev, is_news=True, many=many)
         self._user_feeds.apply_member(member, self.feed.last_seq)
 
@@ -318,6 +344,7 @@ class Room:
                 subscription.connection.close(CloseCode.REMOVED, REMOVED)
             self.leave(subscription)
         sessions = self._sessions.of(member.user_id)
+        self._peers.member_removed(self.conversation_id, member.user_id, member.rev, member.user_rev)
         for session in sessions:
             session.removed(self.conversation_id, member.rev)
         self._watches.recheck_user(member.user_id, (session.connection for session in sessions))
@@ -331,6 +358,10 @@ class Room:
         if not connection.is_session:
             self._own_connections -= 1
             connection.leave()
+        if self._shared is not None:
+            self._shared.leave(connection.user)
+            if not self._own_connections:
+                self._shared.unpin()
         was_crowded = self._presence.is_crowded
         if self._presence.leave(connection.user):
             self._notifier.notify_left(connection.user, was_crowded=was_crowded)
@@ -339,16 +370,49 @@ class Room:
     def close_all(self, code: CloseCode, reason: str) -> None:
         """Closes all connections, sessions too. No `left` frames: no connection remains to receive them."""
         subscriptions = self._audience.clear()
-        self._presence.clear()
+        self._end_presence()
         self._own_connections = 0
         for subscription in subscriptions:
             subscription.connection.close(code, reason)
         self._changed.set()
 
+    def abandon_all(self, code: CloseCode, reason: str) -> None:
+        """Closes all connections, and drops what the network has not taken of them."""
+        for subscription in list(self._audience):
+            subscription.connection.abandon(code, reason)
+
+    def _end_presence(self) -> None:
+        if self._shared is not None:
+            self._peers.close_presence(self._shared)
+            self._shared = None
+        self._presence.clear()
+
     def _enter(self, subscription: Subscription) -> bool:
         """Adds a subscription; returns True if it is the first of its user."""
         self._audience.add(subscription)
+        if self._shared is not None:
+            self._shared.enter(subscription.connection.user)
         return self._presence.enter(subscription.connection.user)
+
+    async def settle(self) -> None:
+        """Returns when it is known who is in the room in other processes, for a connection that is about to join."""
+        if self._shared is not None and not self._own_connections:
+            self._shared.pin()
+            await self._shared.settle()
+
+    def end_settle(self) -> None:
+        """Lets the room go in other processes if the connection has not joined."""
+        if self._shared is not None and not self._own_connections:
+            self._shared.unpin()
+
+    def _peer_joined(self, user: User, is_news: bool) -> None:
+        if self._presence.enter(user) and is_news:
+            self._notifier.notify_joined(user, None)
+
+    def _peer_left(self, user: User, is_news: bool) -> None:
+        was_crowded = self._presence.is_crowded
+        if self._presence.leave(user) and is_news:
+            self._notifier.notify_left(user, was_crowded=was_crowded)
 
     def replace(self, old: Subscription, renewed: Subscription) -> None:
         """Replaces the subscription of a session that has not started yet, if it has one here."""
@@ -406,23 +470,23 @@ class Room:
             self._deliver_all(others, self._system_frame(event, content, user_id, mask), ephemeral=ephemeral)
 
     def announce_members(
-        self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], command: Command | None
+        self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], act: Act | None
     ) -> None:
         """Sends `added` and `removed` to clients that did not ask for members."""
         added = [member for member in members if member.is_member]
         if added:
-            self._announce_users(audience, mask, "added", added_sentence(added, command), added)
+            self._announce_users(audience, mask, "added", added_sentence(added, act), added)
         for member in members:
             if not member.is_member:
-                self._announce_users(audience, mask, "removed", removed_sentence(member, command), [member])
+                self._announce_users(audience, mask, "removed", removed_sentence(member, act), [member])
 
     def announce_properties(
-        self, audience: Sequence[Subscription], mask: int, properties: Properties, command: Command | None
+        self, audience: Sequence[Subscription], mask: int, properties: Properties, act: Act | None
     ) -> None:
         """Sends `renamed` to clients that did not ask for the properties; not if the owner has changed only."""
-        if command is None or isinstance(command, SetProperties):
+        if act is None or act.is_renaming:
             user_id = properties.actor_id or properties.owner_id
-            self._deliver_all(audience, self._system_frame("renamed", renamed_sentence(command), user_id, mask))
+            self._deliver_all(audience, self._system_frame("renamed", renamed_sentence(act), user_id, mask))
 
     def _announce_users(
         self, audience: Sequence[Subscription], mask: int, event: str, content: str, members: Sequence[Member]

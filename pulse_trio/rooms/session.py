@@ -18,13 +18,11 @@ from pulse_trio.rooms.subscription import SendPage, Subscription
 
 
 class Position(Protocol):
-    """The position of an open room among the changes of its conversation.
+    """A position among the changes of a conversation: that of an open room, or a head."""
 
-    Attributes:
-        last_revs: the highest rev delivered of each kind.
-    """
-
-    last_revs: dict[int, int]
+    @property
+    def last_revs(self) -> dict[int, int]:
+        """The highest rev delivered of each kind."""
 
     def last_rev_of(self, mask: int) -> int:
         """Returns the highest rev delivered of the kinds of a mask."""
@@ -196,6 +194,12 @@ class Session:
     def notify_added(self, conversation_id: UUID) -> None:
         """Notifies the client that its user has been added to a conversation, unless it asked for `me`."""
         self._notify(ConversationAddedFrame(conversation_id=conversation_id))
+
+    def begin_at(self, conversation_id: UUID, position: Position) -> None:
+        """Lets a conversation begin after a position that its next room may be behind; only before the first frame."""
+        if conversation_id not in self.subscriptions:
+            subscription = self.subscribe(conversation_id, position, 0)
+            subscription.target = subscription.cursor
 
     def removed(self, conversation_id: UUID, rev: int) -> None:
         """Ends the subscription to a conversation, and notifies the client, unless it asked for `me`.

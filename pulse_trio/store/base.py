@@ -265,12 +265,23 @@ class Store(Protections, Protocol):
         """Returns the conversation's `members_rev`, as of which the user is a member; None if they are not."""
 
     async def memberships(
-        self, user_id: UUID, among: Sequence[UUID] | None = None, *, limit: int | None = None
+        self,
+        user_id: UUID,
+        among: Sequence[UUID] | None = None,
+        *,
+        limit: int | None = None,
+        after: UUID | None = None,
     ) -> Memberships:
         """Returns the heads of the user's conversations: of all, or of those in `among`; in one snapshot.
 
-        With a `limit`, of so many at most, any of them; then `among` must be None.
+        With a `limit`, of so many at most, in the order of their ids and those `after` an id; `among` must be None.
         """
+
+    async def heads(self, conversation_ids: Sequence[UUID]) -> dict[UUID, Head]:
+        """Returns the heads of conversations; those that do not exist are left out."""
+
+    async def user_revs(self, user_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """Returns the highest rev of each user's own sequence; users that do not exist are left out."""
 
     async def members(self, conversation_id: UUID) -> Members:
         """Returns all members of a conversation; none, and rev 0, if it does not exist."""
@@ -377,3 +388,23 @@ class Store(Protections, Protocol):
 
         The time is None for a user who was never seen.
         """
+
+    # --- leases of processes ---
+
+    async def take_lease(self, lease_id: UUID) -> None:
+        """Creates a lease, if there is none with this id."""
+
+    async def renew_lease(self, lease_id: UUID) -> dict[UUID, int] | None:
+        """Raises the counter of a lease; returns those of all leases, or None if this one is fenced or gone.
+
+        The counter of this one may be that of before. Once it is fenced, no renewal succeeds any more.
+        """
+
+    async def leases(self) -> list[UUID]:
+        """Returns all leases, also those that are fenced."""
+
+    async def fence_leases(self, lease_ids: Sequence[UUID]) -> None:
+        """Prevents further renewals of leases."""
+
+    async def end_leases(self, lease_ids: Sequence[UUID]) -> None:
+        """Deletes leases."""

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from pulse_trio.model import Kind, Message, MyMembership, User
+from pulse_trio.model import Kind, Message, MyMembership, User, highest_rev
 
 # Members included in each conversation of a list: enough for a one-to-one, and for a title of an unnamed group. A list
 # of 200 groups then has 2,000 members, not a million.
@@ -55,6 +55,10 @@ class Head:
             Kind.MEMBER: self.members_rev,
             Kind.CONVERSATION: self.properties_rev,
         }
+
+    def last_rev_of(self, mask: int) -> int:
+        """Returns the highest rev of the kinds of a mask."""
+        return highest_rev(self.last_revs, mask)
 
 
 @dataclass(frozen=True, slots=True)

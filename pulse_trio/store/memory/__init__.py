@@ -6,13 +6,14 @@ from pulse_trio.store.base import Admission
 from pulse_trio.store.memory.accounts import Accounts
 from pulse_trio.store.memory.changes import Changes
 from pulse_trio.store.memory.last_seen import LastSeen
+from pulse_trio.store.memory.leases import Leases
 from pulse_trio.store.memory.protections import Protections
 from pulse_trio.store.memory.read_positions import ReadPositions
 
 __all__ = ["MemoryStore"]
 
 
-class MemoryStore(Accounts, Changes, ReadPositions, LastSeen, Protections):
+class MemoryStore(Accounts, Changes, ReadPositions, LastSeen, Leases, Protections):
     """A `Store`. Each operation is a checkpoint and then one synchronous step, so it is atomic."""
 
     async def admission(self, conversation_id: UUID, subject: str, user_id: UUID | None) -> Admission | None:

@@ -7,6 +7,7 @@ import trio
 
 from pulse_trio.model import AddMembers, Change, Leave, Member, RemoveMember
 from pulse_trio.store.base import (
+    Head,
     MemberPage,
     Members,
     Membership,
@@ -29,14 +30,29 @@ class ConversationMembers(State):
         return conversation.members_rev
 
     async def memberships(
-        self, user_id: UUID, among: Sequence[UUID] | None = None, *, limit: int | None = None
+        self,
+        user_id: UUID,
+        among: Sequence[UUID] | None = None,
+        *,
+        limit: int | None = None,
+        after: UUID | None = None,
     ) -> Memberships:
         await trio.lowlevel.checkpoint()
         requested = list(self._conversations) if among is None else among
+        if limit is not None:
+            requested = sorted(key for key in requested if after is None or key > after)
         found = [(key, self._conversations[key]) for key in requested if key in self._conversations]
         heads = [(key, conversation.head()) for key, conversation in found if user_id in conversation.members]
         account = self._accounts.get(user_id)
         return Memberships(dict(heads[:limit]), user_rev=0 if account is None else account.last_rev)
+
+    async def heads(self, conversation_ids: Sequence[UUID]) -> dict[UUID, Head]:
+        await trio.lowlevel.checkpoint()
+        return {key: self._conversations[key].head() for key in conversation_ids if key in self._conversations}
+
+    async def user_revs(self, user_ids: Sequence[UUID]) -> dict[UUID, int]:
+        await trio.lowlevel.checkpoint()
+        return {key: self._accounts[key].last_rev for key in user_ids if key in self._accounts}
 
     async def members(self, conversation_id: UUID) -> Members:
         await trio.lowlevel.checkpoint()

@@ -9,6 +9,7 @@ import trio
 from pulse_trio.store.postgres.accounts import Accounts
 from pulse_trio.store.postgres.changes import Changes
 from pulse_trio.store.postgres.last_seen import LastSeen
+from pulse_trio.store.postgres.leases import Leases
 from pulse_trio.store.postgres.members import ConversationMembers
 from pulse_trio.store.postgres.messages import Messages
 from pulse_trio.store.postgres.protections import Protections
@@ -18,7 +19,7 @@ from pulse_trio.store.postgres.revisions import MESSAGE_CONNECTIONS
 __all__ = ["MESSAGE_CONNECTIONS", "PostgresStore"]
 
 
-class PostgresStore(Accounts, ConversationMembers, ReadPositions, LastSeen, Messages, Changes, Protections):
+class PostgresStore(Accounts, ConversationMembers, ReadPositions, LastSeen, Leases, Messages, Changes, Protections):
     """A `Store` on a pool of connections, each in autocommit.
 
     With a `message_pool` of `MESSAGE_CONNECTIONS`, messages, edits and deletions never wait for other operations.

@@ -1,12 +1,14 @@
 """Members of conversations in PostgreSQL."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, LiteralString
 from uuid import UUID
 
 from pulse_trio.store.base import Head, MemberPage, Members, Membership, Memberships, NotAMember, User
 from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.connected import HEAD, Connected
+
+NIL: Final = UUID(int=0)  # sorts before every id
 
 # One statement, so that a page is one round trip. There is no row if the user is not a member, and one with nulls if
 # the page is empty.
@@ -30,7 +32,16 @@ _MEMBERSHIPS: Final = f"""
     SELECT u.last_rev, found.* FROM users u LEFT JOIN LATERAL (
         SELECT c.id, {HEAD}
         FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id WHERE mine.user_id = u.id
-        LIMIT %s
+    ) found ON true
+    WHERE u.id = %s
+"""
+
+# A page of the same, in the order of the ids.
+_MEMBERSHIPS_PAGE: Final = f"""
+    SELECT u.last_rev, found.* FROM users u LEFT JOIN LATERAL (
+        SELECT c.id, {HEAD}
+        FROM conversation_users mine JOIN conversations c ON c.id = mine.conversation_id
+        WHERE mine.user_id = u.id AND mine.conversation_id > %s ORDER BY mine.conversation_id LIMIT %s
     ) found ON true
     WHERE u.id = %s
 """
@@ -66,14 +77,32 @@ class ConversationMembers(Connected):
         return None if row is None else int(row[0])
 
     async def memberships(
-        self, user_id: UUID, among: Sequence[UUID] | None = None, *, limit: int | None = None
+        self,
+        user_id: UUID,
+        among: Sequence[UUID] | None = None,
+        *,
+        limit: int | None = None,
+        after: UUID | None = None,
     ) -> Memberships:
-        if among is None:
-            rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS, (limit, user_id))
+        if limit is not None:
+            page = (NIL if after is None else after, limit, user_id)
+            rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS_PAGE, page)
+        elif among is None:
+            rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS, (user_id,))
         else:
             rows = await self.all(Caller.ROOMS, user_id, _MEMBERSHIPS_AMONG, (list(among), user_id, user_id))
         heads = {row[1]: Head(*row[2:]) for row in rows if row[1] is not None}
         return Memberships(heads, rows[0][0] if rows else 0)
+
+    async def heads(self, conversation_ids: Sequence[UUID]) -> dict[UUID, Head]:
+        query: LiteralString = f"SELECT c.id, {HEAD} FROM conversations c WHERE c.id = ANY(%s)"
+        rows = await self.all(Caller.ROOMS, None, query, (list(conversation_ids),))
+        return {row[0]: Head(*row[1:]) for row in rows}
+
+    async def user_revs(self, user_ids: Sequence[UUID]) -> dict[UUID, int]:
+        query: LiteralString = "SELECT id, last_rev FROM users WHERE id = ANY(%s)"
+        rows = await self.all(Caller.ROOMS, None, query, (list(user_ids),))
+        return {row[0]: row[1] for row in rows}
 
     async def members(self, conversation_id: UUID) -> Members:
         # One statement, so that the members and their rev are of one snapshot.

@@ -1,0 +1,604 @@
+"""A process among others: publishes what is committed here, and delivers what others have committed.
+
+Everybody hears everything. An item of a conversation that is in the index, or has a room, goes to its room, which opens
+for it if need be; all others are dropped. The bus may lose, double, delay and reorder. A room notices a gap by the
+rev; what no later change shows is found by a comparison of heads: the bus asks for one when it may have lost something.
+
+In what order things are known, and why nothing is missed:
+- A session is indexed before its first frame is sent, as of a look-up that is not older than what was heard meanwhile.
+  So whatever is committed after that frame is heard, or found by the next comparison.
+- The head of an index entry says up to where all sessions here have the changes. A room begins there, not at the head
+  in the store; when it closes, it leaves its own end there.
+- A user who was added is not indexed until their room delivers the addition, so that it is no news to none of theirs.
+  That room begins before the addition. Later changes may have been heard and dropped, so it also looks at the head.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+from uuid import UUID
+
+import msgspec
+import structlog
+import trio
+
+from pulse_trio.model import Change, Member, MyMembership, User
+from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.confirmations import Confirmations
+from pulse_trio.rooms.conversation_index import ConversationIndex, pieces_of
+from pulse_trio.rooms.feed import GAP_WAIT
+from pulse_trio.rooms.lease import Lease
+from pulse_trio.rooms.member_updates import MemberUpdates
+from pulse_trio.rooms.peer_items import (
+    AskItem,
+    ConfirmedItem,
+    ConfirmItem,
+    CreatedItem,
+    DeltaItem,
+    DigestItem,
+    Item,
+    MembersItem,
+    MessagesItem,
+    PropertiesItem,
+    ReadItem,
+    RevItem,
+    TypingItem,
+    WholeItem,
+    changes_of,
+    created_item,
+    decode_item,
+    encode_item,
+    head_before,
+    items_of,
+)
+from pulse_trio.rooms.peer_presence import PeerPresence, RoomPresence
+from pulse_trio.rooms.peers import Peers
+from pulse_trio.rooms.read_positions import ReadPositions
+from pulse_trio.rooms.registry import Rooms
+from pulse_trio.rooms.sentences import Act
+from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.user_feeds import UserFeeds
+from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
+
+MAX_OPENING: Final = 32  # rooms that open for changes of other processes at a time; the others wait in line
+MAX_COMPARED: Final = 1_000  # heads of one statement: about 10 ms of the database
+MAX_CONFIRMING: Final = 1_000  # removals that wait for a room here; others are asked for again
+MAX_BEGINNINGS: Final = 10_000  # conversations with users to be added; beyond it a comparison finds them
+SWEEP: Final = 30.0  # seconds between two comparisons that nobody asked for, at least
+SWEPT_A_SECOND: Final = 1_000  # conversations that those comparisons read at most: 1 % of a core of the database
+
+log = structlog.get_logger(__name__)
+
+
+class PeerBus(Protocol):
+    """A bus as a cluster uses it; see `pulse_trio.bus.base`."""
+
+    @property
+    def publisher(self) -> UUID:
+        """The id of this process on the bus."""
+
+    @property
+    def max_item_bytes(self) -> int:
+        """The bytes that an item may have."""
+
+    def publish(self, item: bytes) -> None:
+        """Publishes an item to the other processes, or drops it; returns at once."""
+
+    def last_heard(self, publisher: UUID) -> float | None:
+        """Returns when a process was heard last, on Trio's clock; None: not lately."""
+
+    async def run(self, listener: "Cluster", *, task_status: trio.TaskStatus[None] = ...) -> None:
+        """Calls the listener with what is heard, until cancelled."""
+
+
+class Cluster(Peers):
+    """The peers of a process that shares its store with others; listens to the bus.
+
+    Args:
+        bus: the bus; somebody else runs it, with this object as its listener.
+        store: the store.
+        sessions: the sessions of this process.
+        on_online: called with a user who came to, or left, the other processes.
+        timeout: seconds that one read may take.
+        rand: gives the jitter of retries.
+        boot_clock: gives seconds, also while the process stands still.
+
+    Attributes:
+        lease: says how long this process may deliver.
+        presence: who is online, and in which room, over all processes.
+    """
+
+    are_there = True
+
+    def __init__(
+        self,
+        bus: PeerBus,
+        store: Store,
+        sessions: Sessions,
+        on_online: Callable[[UUID], None],
+        *,
+        timeout: float,
+        rand: random.Random,
+        boot_clock: Callable[[], float],
+    ) -> None:
+        self.lease = self.permit = Lease(bus.publisher, store, boot_clock)
+        self._confirmations = Confirmations(bus.publisher, store, self._publish, boot_clock, timeout=timeout, rand=rand)
+        self._confirming: dict[UUID, None] = {}  # requests of others that wait for a room here
+        self._bus = bus
+        self._store = store
+        self._sessions = sessions
+        self._timeout = timeout
+        self._random = rand
+        self._index = ConversationIndex()
+        self._members_revs: dict[UUID, tuple[int, float]] = {}  # heard of lately: rev and when, oldest first
+        self._beginnings: dict[UUID, Head] = {}  # of conversations that are not indexed: where the next room begins
+        self._behind: dict[UUID, int] = {}  # conversations that must come to a rev, and have no open room
+        self._opening: dict[UUID, None] = {}
+        self._to_compare: dict[UUID, None] = {}  # conversations whose head must be looked at
+        self._must_compare_all = False
+        self._has_work = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self.presence = PeerPresence(
+            bus.publisher,
+            self._publish,
+            last_heard=bus.last_heard,
+            users_of=self._index.users_of,
+            name_of=self._name_of,
+            on_online=on_online,
+            on_pinned=self._on_pinned,
+        )
+
+    def connect(
+        self,
+        rooms: Rooms,
+        members: MemberUpdates,
+        user_feeds: UserFeeds,
+        read_positions: ReadPositions,
+        on_typing: Callable[[UUID, User], None],
+    ) -> None:
+        """Sets the parts of the hub that items go to; must be called before `run`."""
+        self._rooms = rooms
+        self._members = members
+        self._user_feeds = user_feeds
+        self._read_positions = read_positions
+        self._on_typing = on_typing
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up.
+
+        Raises:
+            StoreUnavailable: the lease could not be taken.
+        """
+        await self.lease.take()
+        try:
+            await self._run(task_status)
+        finally:
+            await self.lease.give_up()  # noqa: ASYNC102  # shields itself, with a deadline
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self.lease.run, name="lease")
+            nursery.start_soon(self.presence.run, name="presence in other processes")
+            task_status.started()
+            while True:
+                pause = max(SWEEP, len(self._index) / SWEPT_A_SECOND)
+                with trio.move_on_after(pause) as scope:
+                    await self._has_work.wait()
+                self._has_work = trio.Event()
+                is_all = self._must_compare_all or scope.cancelled_caught
+                self._must_compare_all = False
+                some, self._to_compare = list(self._to_compare), {}
+                try:
+                    await self._compare(some)
+                    if is_all:
+                        await self._compare(list({**dict.fromkeys(self._index.conversation_ids()), **self._open_ids()}))
+                        await self._compare_users()
+                except StoreUnavailable as error:
+                    log.warning("heads not compared yet", reason=str(error))
+                    self._must_compare_all |= is_all
+                    self._to_compare |= dict.fromkeys(some)
+                    await trio.sleep(self._random.uniform(0.5, 1.5))
+                    self._has_work.set()
+
+    # --- published ---
+
+    def publish_changes(self, changes: Sequence[Change], before: Head, act: Act | None) -> None:
+        for item in items_of(changes, before, act):
+            self._publish(item)
+
+    def publish_rev(self, conversation_id: UUID, rev: int) -> None:
+        self._publish(RevItem(conversation_id, rev))
+
+    def publish_created(
+        self, conversation_id: UUID, member_ids: Sequence[UUID], memberships: Sequence[MyMembership]
+    ) -> None:
+        self._publish(created_item(conversation_id, member_ids, memberships))
+
+    def publish_read(self, conversation_id: UUID, positions: Sequence[tuple[UUID, int, int]]) -> None:
+        self._publish(ReadItem(conversation_id, list(positions)))
+
+    def publish_typing(self, conversation_id: UUID, user: User) -> None:
+        self._publish(TypingItem(conversation_id, user.id, user.username))
+
+    def _publish(self, item: Item) -> None:
+        data = encode_item(item)
+        if len(data) <= self._bus.max_item_bytes:
+            self._bus.publish(data)
+        else:
+            for part in _smaller(item):
+                self._publish(part)
+
+    # --- the index ---
+
+    def head_of(self, conversation_id: UUID) -> Head | None:
+        return self._index.head_of(conversation_id) or self._beginnings.pop(conversation_id, None)
+
+    def users_of(self, conversation_id: UUID) -> Sequence[UUID]:
+        return self._index.users_of(conversation_id)
+
+    def members_rev_of(self, conversation_id: UUID) -> int:
+        heard = self._members_revs.get(conversation_id)
+        return 0 if heard is None else heard[0]
+
+    def add_user(self, user_id: UUID) -> None:
+        self._index.add_user(user_id)
+
+    def index(self, session: Session, conversation_id: UUID, head: Head) -> None:
+        self._index.add(conversation_id, session.user.id, head)
+        known = self._index.head_of(conversation_id)
+        # Others here have less than this session's client has loaded, or will.
+        if self._rooms.get(conversation_id) is None:
+            if known is not None and known.last_rev < head.last_rev:
+                session.begin_at(conversation_id, head)
+            if conversation_id in self.presence.pinned:
+                self._pin(conversation_id)
+
+    def indexed(self, user_id: UUID, user_rev: int) -> None:
+        self._index.note_rev(user_id, user_rev)
+
+    def remove_user(self, user_id: UUID) -> None:
+        self._index.remove_user(user_id)
+
+    def member_added(self, conversation_id: UUID, user_id: UUID, user_rev: int, before: Head) -> None:
+        self._index.add(conversation_id, user_id, before)
+        self._index.note_rev(user_id, user_rev)
+        self._note_members(conversation_id, before.members_rev)
+
+    def member_removed(self, conversation_id: UUID, user_id: UUID, rev: int, user_rev: int) -> None:
+        self._index.discard(conversation_id, user_id)
+        self._index.note_rev(user_id, user_rev)
+        self._note_members(conversation_id, rev)
+
+    def room_closed(self, conversation_id: UUID, head: Head, known_rev: int) -> None:
+        self._index.set_head(conversation_id, head)
+        if known_rev > head.last_rev:
+            self._catch_up(conversation_id, known_rev)
+
+    def _note_members(self, conversation_id: UUID, rev: int) -> None:
+        """Keeps the rev of a change of members for as long as a look-up that began before it may take."""
+        now = trio.current_time()
+        if rev > self.members_rev_of(conversation_id):
+            self._members_revs.pop(conversation_id, None)
+            self._members_revs[conversation_id] = rev, now
+        while self._members_revs:
+            oldest = next(iter(self._members_revs))
+            if now - self._members_revs[oldest][1] < 2 * self._timeout:
+                return
+            del self._members_revs[oldest]
+
+    # --- heard; a `BusListener` ---
+
+    def on_items(self, publisher: UUID, items: Iterable[bytes | msgspec.Raw]) -> None:
+        """Handles items of another process, in the order of its batch."""
+        self.presence.hear(publisher)
+        for data in items:
+            item = decode_item(data)
+            if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
+                self._hear_changes(item)
+            elif isinstance(item, RevItem):
+                self._hear_rev(item.conversation_id, item.rev)
+            elif isinstance(item, CreatedItem):
+                self._hear_created(item)
+            elif isinstance(item, ReadItem):
+                self._hear_read(item)
+            elif isinstance(item, ConfirmItem):
+                self._confirm(item)
+            elif isinstance(item, ConfirmedItem):
+                self._confirmations.confirmed(item.request, publisher)
+            elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
+                self.presence.apply(publisher, item)
+            elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
+                self._on_typing(item.conversation_id, User(item.user_id, item.username))
+
+    def on_resync(self, reason: str) -> None:
+        """Compares all heads: something may have been lost."""
+        log.info("comparing heads", reason=reason)
+        self._must_compare_all = True
+        self._has_work.set()
+        self.presence.resync()
+
+    def on_connected(self, is_connected: bool) -> None:
+        """Notes whether the bus is there; it asks for a comparison when it is back."""
+        self.presence.set_connected(is_connected)
+
+    def _is_here(self, conversation_id: UUID) -> bool:
+        return conversation_id in self._index or self._rooms.get(conversation_id) is not None
+
+    def _hear_changes(self, item: MessagesItem | MembersItem | PropertiesItem) -> None:
+        conversation_id = item.conversation_id
+        if not isinstance(item, MembersItem):
+            if not self._is_here(conversation_id) and conversation_id not in self._beginnings:
+                return
+        elif not self._hear_members(item):
+            return
+        changes, act = changes_of(item)
+        self._hear_rev(conversation_id, changes[-1].rev, wait=GAP_WAIT)
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.feed.hear(changes, act)
+
+    def _hear_members(self, item: MembersItem) -> bool:
+        """Notes a change of members; returns False if it concerns nobody here."""
+        conversation_id = item.conversation_id
+        self._note_members(conversation_id, item.rows[-1].rev)
+        added = [row.user_id for row in item.rows if row.is_member]
+        if added:
+            self._members.forget_refusals(conversation_id)
+        if self._is_here(conversation_id):
+            if any(self._sessions.of(user_id) for user_id in added):
+                self._compare_soon(conversation_id)
+            return True
+        if not any(self._sessions.of(user_id) for user_id in added):
+            return False
+        if len(self._beginnings) >= MAX_BEGINNINGS:
+            self.on_resync("too many additions at once")
+            return False
+        self._beginnings.setdefault(conversation_id, head_before(item))
+        self._compare_soon(conversation_id)
+        return True
+
+    def _hear_rev(self, conversation_id: UUID, rev: int, *, wait: float = 0.0) -> None:
+        """Lets a conversation that is here come to a rev."""
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            if rev > room.feed.last_rev and not wait:
+                room.feed.fill_later(rev, wait=GAP_WAIT)
+        elif conversation_id in self._beginnings or rev > self._indexed_rev(conversation_id):
+            self._catch_up(conversation_id, rev)
+
+    def _indexed_rev(self, conversation_id: UUID) -> float:
+        """Returns the rev up to which the sessions here have the changes; infinity if there are none."""
+        head = self._index.head_of(conversation_id)
+        return float("inf") if head is None else head.last_rev
+
+    def _hear_created(self, item: CreatedItem) -> None:
+        members = [user_id for user_id, _ in item.members]
+        if members and not any(self._sessions.of(user_id) for user_id in members):
+            return
+        if members or self._sessions:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._notify_created, item, name=f"creation of {item.conversation_id}")
+
+    async def _notify_created(self, item: CreatedItem) -> None:
+        members = [user_id for user_id, _ in item.members]
+        try:
+            if not members:
+                with trio.fail_after(self._timeout):
+                    members = list((await self._store.members(item.conversation_id)).ids)
+        except (StoreUnavailable, trio.TooSlowError):
+            self.on_resync("the members of a new conversation could not be read")
+            return
+        known = [
+            MyMembership(item.conversation_id, user_id, user_rev, True, 0)
+            for user_id, user_rev in item.members
+            if user_rev
+        ]
+        await self._members.notify_here(item.conversation_id, members, known)
+        self._compare_soon(item.conversation_id)
+
+    def _hear_read(self, item: ReadItem) -> None:
+        positions: dict[UUID, int] = {}
+        for user_id, seq, user_rev in item.positions:
+            self._index.note_rev(user_id, user_rev)
+            self._user_feeds.apply(MyMembership(item.conversation_id, user_id, user_rev, True, seq))
+            positions[user_id] = seq
+        if self._is_here(item.conversation_id):
+            self._read_positions.notify_here(item.conversation_id, positions)
+
+    # --- removals ---
+
+    async def confirm_removal(self, removal: Member) -> None:
+        await self._confirmations.collect(removal)
+
+    def _confirm(self, item: ConfirmItem) -> None:
+        """Confirms a removal, once nothing of the conversation can reach the user here any more.
+
+        That is so at once if there is no room, and nobody here is a member by the index: a look-up of a membership
+        that is under way is repeated, because the rev of the removal is noted.
+        """
+        conversation_id = item.conversation_id
+        self._note_members(conversation_id, item.rev)
+        if self._rooms.get(conversation_id) is None and not self._index.has(conversation_id, item.user_id):
+            self._publish(ConfirmedItem(item.request))
+        elif item.request not in self._confirming and len(self._confirming) < MAX_CONFIRMING:
+            assert self._nursery is not None
+            self._confirming[item.request] = None
+            self._nursery.start_soon(self._confirm_later, item, name=f"removal from {conversation_id}")
+
+    async def _confirm_later(self, item: ConfirmItem) -> None:
+        """Confirms a removal when the room has delivered it; if that fails, the request is repeated."""
+        try:
+            async with self._rooms.opened(item.conversation_id, None) as room:
+                room.feed.fill_later(item.rev, wait=GAP_WAIT)
+                with trio.fail_after(self._timeout):
+                    await room.feed.wait_delivered(item.rev)
+            self._publish(ConfirmedItem(item.request))
+        except (NotAMember, StoreUnavailable, trio.TooSlowError):
+            pass  # not confirmed: it is asked again, or this process is waited out
+        finally:
+            del self._confirming[item.request]
+
+    # --- presence ---
+
+    def open_presence(
+        self, conversation_id: UUID, on_joined: Callable[[User, bool], None], on_left: Callable[[User, bool], None]
+    ) -> RoomPresence:
+        return self.presence.open_room(conversation_id, on_joined, on_left)
+
+    def close_presence(self, presence: RoomPresence) -> None:
+        self.presence.close_room(presence)
+
+    def _name_of(self, user_id: UUID) -> str | None:
+        return next((session.user.username for session in self._sessions.of(user_id)), None)
+
+    def _on_pinned(self, conversation_id: UUID) -> None:
+        """Opens the room of a conversation that is in use elsewhere, if it has members here; or lets it go."""
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.check_vacant()
+        elif conversation_id in self.presence.pinned or conversation_id in self._index:
+            self._pin(conversation_id)
+
+    def _pin(self, conversation_id: UUID) -> None:
+        if conversation_id in self._index and self._rooms.get(conversation_id) is None:
+            self._catch_up(conversation_id, 0)
+
+    # --- catching up ---
+
+    def _catch_up(self, conversation_id: UUID, rev: int) -> None:
+        """Opens a room for a conversation that must come to a rev; those beyond `MAX_OPENING` wait in line."""
+        self._behind[conversation_id] = max(rev, self._behind.get(conversation_id, 0))
+        if conversation_id not in self._opening and len(self._opening) < MAX_OPENING:
+            self._open_soon(conversation_id)
+
+    def _open_soon(self, conversation_id: UUID) -> None:
+        assert self._nursery is not None
+        self._opening[conversation_id] = None
+        if not self._rooms.is_draining:
+            self._rooms.room_now(conversation_id)  # at once, so that it hears what is heard now
+        self._nursery.start_soon(self._open, conversation_id, name=f"changes of {conversation_id}")
+
+    async def _open(self, conversation_id: UUID) -> None:
+        """Opens rooms until one has what must be caught up with; its feed does the rest."""
+        backoff = Backoff(self._random)
+        try:
+            while conversation_id in self._behind and not self._rooms.is_draining:
+                try:
+                    async with self._rooms.opened(conversation_id, None) as room:
+                        room.feed.fill_later(self._behind.pop(conversation_id), wait=GAP_WAIT)
+                except NotAMember:
+                    self._behind.pop(conversation_id, None)
+                    self._beginnings.pop(conversation_id, None)
+                except StoreUnavailable:
+                    await backoff.wait()
+        finally:
+            del self._opening[conversation_id]
+            waiting = next((each for each in self._behind if each not in self._opening), None)
+            if waiting is not None and not self._rooms.is_draining:
+                self._open_soon(waiting)
+
+    def _compare_soon(self, conversation_id: UUID) -> None:
+        """Compares one head: changes of it may have been heard and dropped."""
+        self._to_compare[conversation_id] = None
+        self._has_work.set()
+
+    def _open_ids(self) -> dict[UUID, None]:
+        return dict.fromkeys(self._rooms.open_ids())
+
+    async def _compare(self, conversation_ids: list[UUID]) -> None:
+        """Compares heads with what was delivered, and lets those catch up that are behind.
+
+        Raises:
+            StoreUnavailable: they could not be read.
+        """
+        for piece in pieces_of(conversation_ids, MAX_COMPARED):
+            with self._in_time():
+                heads = await self._store.heads(piece)
+            for conversation_id, head in heads.items():
+                self._hear_rev(conversation_id, head.last_rev)
+
+    async def _compare_users(self) -> None:
+        """Finds users here whose own sequence has gone on, and compares their memberships.
+
+        Raises:
+            StoreUnavailable: they could not be read.
+        """
+        for piece in pieces_of(self._index.user_ids, MAX_COMPARED):
+            with self._in_time():
+                revs = await self._store.user_revs(piece)
+            for user_id, user_rev in revs.items():
+                known = self._index.rev_of(user_id)
+                if known is not None and 0 <= known < user_rev:
+                    await self._compare_memberships(user_id)
+
+    async def _compare_memberships(self, user_id: UUID) -> None:
+        """Finds the conversations that a user was added to or removed from without being heard of."""
+        after: UUID | None = None
+        user_rev: int | None = None
+        found: dict[UUID, Head] = {}
+        while True:
+            with self._in_time():
+                page = await self._store.memberships(user_id, limit=MAX_COMPARED, after=after)
+            user_rev = page.user_rev if user_rev is None else user_rev
+            found |= page.heads
+            if len(page.heads) < MAX_COMPARED:
+                break
+            after = max(page.heads)
+        for conversation_id, head in found.items():
+            if not self._index.has(conversation_id, user_id) and head.members_rev >= self.members_rev_of(
+                conversation_id
+            ):
+                self._add_missed(conversation_id, user_id, head)
+        gone = [each for each in self._index.conversations_of(user_id) if each not in found]
+        await self._compare(gone)
+        self._user_feeds.read(user_id)
+        self._index.note_rev(user_id, user_rev)
+
+    def _add_missed(self, conversation_id: UUID, user_id: UUID, head: Head) -> None:
+        """Adds a user to a conversation whose addition was not heard of."""
+        room = self._rooms.get(conversation_id)
+        if room is not None:  # it delivers the addition
+            room.feed.fill_later(head.last_rev)
+            return
+        sessions = self._sessions.of(user_id)
+        if sessions:
+            self._members.forget_refusals(conversation_id)
+            self._index.add(conversation_id, user_id, head)
+            for session in sessions:
+                session.notify_added(conversation_id)
+
+    def _in_time(self) -> "_InTime":
+        return _InTime(self._timeout)
+
+
+class _InTime:
+    """Bounds a read. Raises StoreUnavailable after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._scope = trio.CancelScope(deadline=trio.current_time() + seconds)
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        self._scope.__exit__(*exc)  # type: ignore[arg-type]
+        if self._scope.cancelled_caught:
+            raise StoreUnavailable("the heads took too long")
+
+
+def _smaller(item: Item) -> list[Item]:
+    """Returns items in place of one that is too large for the bus."""
+    if isinstance(item, MessagesItem | MembersItem) and len(item.rows) > 1:
+        half = len(item.rows) // 2
+        return [msgspec.structs.replace(item, rows=rows) for rows in (item.rows[:half], item.rows[half:])]
+    if isinstance(item, MessagesItem):
+        return [RevItem(item.conversation_id, item.rows[-1].rev)]
+    if isinstance(item, PropertiesItem):
+        return [RevItem(item.conversation_id, item.row.rev)]
+    if isinstance(item, ReadItem) and len(item.positions) > 1:
+        half = len(item.positions) // 2
+        return [ReadItem(item.conversation_id, part) for part in (item.positions[:half], item.positions[half:])]
+    if isinstance(item, CreatedItem) and item.members:
+        return [CreatedItem(item.conversation_id, [])]
+    raise ValueError("an item is too large for the bus")

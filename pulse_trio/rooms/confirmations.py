@@ -1,0 +1,121 @@
+"""Confirmations of removals: a removal is answered when every process has confirmed it, or its lease has ended.
+
+The order matters; each other one has a counterexample. The removal is committed first, then the leases are listed. A
+process confirms after what was queued for the user is dropped. Who has not confirmed in `PATIENCE` seconds is fenced,
+which is committed before its term is waited out; its lease is deleted after that, not before: another removal must find
+it.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+import structlog
+import trio
+
+from pulse_trio.model import Member
+from pulse_trio.rooms.lease import WAITED_OUT
+from pulse_trio.rooms.peer_items import ConfirmItem, Item
+from pulse_trio.store.base import Store, StoreUnavailable
+
+PATIENCE: Final = 1.0  # seconds for the confirmations of processes that are well; they take a few ms
+REPEAT: Final = 0.3  # seconds after which the request is published again: the bus may have lost it
+
+log = structlog.get_logger(__name__)
+
+
+class _Request:
+    """A removal that others confirm."""
+
+    __slots__ = ("missing", "news")
+
+    def __init__(self, missing: set[UUID]) -> None:
+        self.missing = missing
+        self.news = trio.Event()
+
+    async def wait(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self.news.wait()
+
+
+class Confirmations:
+    """The removals of this process that others confirm.
+
+    Args:
+        own_id: the lease of this process.
+        store: has the leases.
+        publish: publishes an item.
+        clock: gives seconds; must go on while the process stands still.
+        timeout: seconds that one statement may take.
+        rand: gives ids.
+    """
+
+    def __init__(
+        self,
+        own_id: UUID,
+        store: Store,
+        publish: Callable[[Item], None],
+        clock: Callable[[], float],
+        *,
+        timeout: float,
+        rand: random.Random,
+    ) -> None:
+        self._own_id = own_id
+        self._store = store
+        self._publish = publish
+        self._clock = clock
+        self._timeout = timeout
+        self._random = rand
+        self._requests: dict[UUID, _Request] = {}
+
+    def confirmed(self, request_id: UUID, lease_id: UUID) -> None:
+        """Notes that the process with a lease has confirmed a removal."""
+        request = self._requests.get(request_id)
+        if request is not None and lease_id in request.missing:
+            request.missing.remove(lease_id)
+            request.news.set()
+            request.news = trio.Event()
+
+    async def collect(self, removal: Member) -> None:
+        """Returns when all processes have confirmed a committed removal, or their leases have ended.
+
+        Raises:
+            StoreUnavailable: the leases could not be read or ended.
+        Cancelled: some may not have confirmed.
+        """
+        try:
+            await self._collect(removal)
+        except trio.TooSlowError:
+            raise StoreUnavailable("the leases took too long") from None
+
+    async def _collect(self, removal: Member) -> None:
+        with trio.fail_after(self._timeout):
+            missing = set(await self._store.leases()) - {self._own_id}
+        if not missing:
+            return
+        request_id = UUID(bytes=self._random.randbytes(16), version=4)
+        item = ConfirmItem(request_id, removal.conversation_id, removal.user_id, removal.rev)
+        request = self._requests[request_id] = _Request(missing)
+        try:
+            await self._ask(request, item, self._clock() + PATIENCE)
+            if not missing:
+                return
+            log.warning("processes do not confirm a removal", count=len(missing), waits_seconds=round(WAITED_OUT))
+            with trio.fail_after(self._timeout):
+                await self._store.fence_leases(list(missing))
+            await self._ask(request, item, self._clock() + WAITED_OUT)
+            if missing:
+                with trio.fail_after(self._timeout):
+                    await self._store.end_leases(list(missing))
+        finally:
+            del self._requests[request_id]
+
+    async def _ask(self, request: _Request, item: ConfirmItem, deadline: float) -> None:
+        """Publishes a request until all have confirmed, or the deadline has passed."""
+        published_at = float("-inf")
+        while request.missing and (now := self._clock()) < deadline:
+            if now - published_at >= REPEAT:
+                published_at = now
+                self._publish(item)
+            await request.wait(min(REPEAT, deadline - now))

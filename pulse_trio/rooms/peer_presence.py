@@ -1,0 +1,348 @@
+"""Presence over all processes: who is online, who is in a room, and which rooms others keep open.
+
+Each process has three kinds of sets that the others copy (`peer_sets`): its users who are online, the conversations
+that have a connection of their own here, and the users of each of its rooms. A room is open wherever its conversation
+has members, for as long as it has a connection of its own anywhere: so its list of users is the same everywhere.
+
+A process that is not heard of for `GONE` seconds has ended, or stands still: what it had goes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+from uuid import UUID
+
+import trio
+
+from pulse_trio.model import User
+from pulse_trio.rooms.peer_items import AskItem, DeltaItem, DigestItem, Item, SetItem, WholeItem
+from pulse_trio.rooms.peer_sets import OwnSet, PeerSet, publish_whole
+
+ONLINE: Final = "online"
+PINNED: Final = "pinned"
+GONE: Final = 5.0  # seconds after which a process that is not heard of has ended; it says something each second
+TICK: Final = 0.5  # seconds between two looks at what is missing
+DIGEST: Final = 5.0  # seconds between two digests of the sets that have no other end
+SETTLE: Final = 0.1  # seconds that other processes have to say who is in a room; it takes 1 to 3 ms
+MAX_SCOPES: Final = 100  # sets that one item asks for
+
+
+class RoomPresence:
+    """The users of a room, here and in other processes.
+
+    Args:
+        conversation_id: the conversation.
+        shared: the presence of all rooms.
+        on_joined: called with a user who is in the room in another process; and True if the others must be notified.
+        on_left: called with a user who is not any more; and True if the others must be notified.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_conversation_id",
+        "_counts",
+        "_has_begun",
+        "_here",
+        "_is_quiet",
+        "_on_joined",
+        "_on_left",
+        "_settled",
+        "_shared",
+        "elsewhere",
+    )
+
+    def __init__(
+        self,
+        conversation_id: UUID,
+        shared: "PeerPresence",
+        on_joined: Callable[[User, bool], None],
+        on_left: Callable[[User, bool], None],
+    ) -> None:
+        self._conversation_id = conversation_id
+        self._shared = shared
+        self._on_joined = on_joined
+        self._on_left = on_left
+        scope = str(conversation_id)
+        self._here = OwnSet(scope, shared.publish)
+        self.elsewhere = PeerSet(scope, shared.doubt, self._added, self._removed)
+        self._counts: dict[UUID, tuple[User, int]] = {}  # the users here, and how many connections each has
+        self._has_begun = False
+        self._is_quiet = False  # what is applied now is no news: a room of another process has opened or ended
+        self._answered: set[UUID] = set()  # processes that have said who is in the room since it was asked for
+        self._settled: trio.Event | None = None  # set when all have
+
+    def begin(self) -> None:
+        """Publishes the users who are here, and asks for those of other processes.
+
+        They are news where the room is in use: it opens here because a session has opened.
+        """
+        self._has_begun = True
+        users = {user.id: user.username for user, _ in self._counts.values()}
+        self._here.begin(users, is_quiet=not self.is_pinned)
+        self._ask()
+
+    def enter(self, user: User) -> None:
+        """Counts a connection here."""
+        _, count = self._counts.get(user.id, (user, 0))
+        self._counts[user.id] = user, count + 1
+        if self._has_begun and not count:
+            self._here.add(user.id, user.username)
+
+    def leave(self, user: User) -> None:
+        """Counts a connection here that has ended."""
+        _, count = self._counts[user.id]
+        if count > 1:
+            self._counts[user.id] = user, count - 1
+        else:
+            del self._counts[user.id]
+            self._here.remove(user.id)
+
+    def pin(self) -> None:
+        """Keeps the room open in other processes, too: it has, or will have, a connection of its own."""
+        self._shared.pinned_here.add(self._conversation_id)
+
+    def unpin(self) -> None:
+        """Lets the room go in other processes."""
+        self._shared.pinned_here.remove(self._conversation_id)
+
+    @property
+    def is_pinned(self) -> bool:
+        """True while another process needs the room to be open here."""
+        return self._conversation_id in self._shared.pinned
+
+    async def settle(self) -> None:
+        """Returns when all processes have said who is in the room, or after `SETTLE` seconds."""
+        if self._settled is None:
+            self._ask()
+        settled = self._settled
+        if settled is not None:
+            with trio.move_on_after(SETTLE):
+                await settled.wait()
+            settled.set()
+            if self._settled is settled:
+                self._settled = None
+
+    def close(self) -> None:
+        """Publishes that nobody is in the room here any more."""
+        self.unpin()
+        self.elsewhere.clear()
+        self._counts.clear()
+        if self._has_begun:
+            publish_whole(self._here.scope, {}, self._shared.publish, is_quiet=True)
+        if self._settled is not None:
+            self._settled.set()
+
+    def publish_whole(self) -> None:
+        """Publishes who is here."""
+        self._here.publish_whole()
+
+    def apply(self, publisher: UUID, item: DeltaItem | WholeItem) -> None:
+        """Applies what another process has said of its users in the room; nothing is news while this room begins."""
+        is_whole = isinstance(item, WholeItem)
+        self._is_quiet = self._settled is not None or (isinstance(item, WholeItem) and item.is_quiet)
+        is_complete = self.elsewhere.apply(publisher, item)
+        self._is_quiet = False
+        if is_whole and is_complete:
+            self._answered.add(publisher)
+            self.check_settled()
+
+    def check_settled(self) -> None:
+        """Ends `settle` if all processes that are alive have answered."""
+        if self._settled is not None and self._answered >= self._shared.alive:
+            self._settled.set()
+            self._settled = None
+
+    def _ask(self) -> None:
+        self._answered = set()
+        if self._shared.can_answer:
+            self._settled = trio.Event()
+            self._shared.publish(AskItem([self._here.scope]))
+
+    def _added(self, user_id: UUID, name: str) -> None:
+        self._on_joined(User(user_id, name), not self._is_quiet)
+
+    def _removed(self, user_id: UUID, name: str) -> None:
+        self._on_left(User(user_id, name), not self._is_quiet)
+
+
+class PeerPresence:
+    """The sets of this process, and its copies of those of the others.
+
+    Args:
+        publisher: the id of this process on the bus.
+        publish: publishes an item.
+        last_heard: returns when a process was heard last, on Trio's clock; None: not lately.
+        users_of: returns the users with sessions here who are in a conversation.
+        name_of: returns the name of such a user.
+        on_online: called with a user who came to, or left, the other processes.
+        on_pinned: called with a conversation whose room must be open here, or needs not any more.
+
+    Attributes:
+        alive: the processes that were heard of lately.
+        online_here: the users who are online here.
+        online: the users who are online in other processes.
+        pinned_here: the conversations that have a connection of their own here.
+        pinned: those that have one in another process.
+    """
+
+    def __init__(
+        self,
+        publisher: UUID,
+        publish: Callable[[Item], None],
+        *,
+        last_heard: Callable[[UUID], float | None],
+        users_of: Callable[[UUID], Iterable[UUID]],
+        name_of: Callable[[UUID], str | None],
+        on_online: Callable[[UUID], None],
+        on_pinned: Callable[[UUID], None],
+    ) -> None:
+        self._publisher = publisher
+        self.publish = publish
+        self._is_connected = True
+        self._must_ask = False
+        self._last_heard = last_heard
+        self._users_of = users_of
+        self._name_of = name_of
+        self._on_pinned = on_pinned
+        self.online_here = OwnSet(ONLINE, publish)
+        self.online = PeerSet(ONLINE, self.doubt, lambda key, _: on_online(key), lambda key, _: on_online(key))
+        self.pinned_here = OwnSet(PINNED, publish)
+        self.pinned = PeerSet(PINNED, self.doubt, lambda key, _: on_pinned(key), lambda key, _: on_pinned(key))
+        self._rooms: dict[str, RoomPresence] = {}
+        self._heard_at: dict[UUID, float] = {}  # process → when, on Trio's clock
+        self._asked: dict[tuple[PeerSet, UUID], float] = {}  # sets that were asked for, and when
+        self._due: dict[tuple[PeerSet, UUID], None] = {}  # those that must be asked for again
+
+    @property
+    def can_answer(self) -> bool:
+        """True if another process can be asked."""
+        return self._is_connected and bool(self._heard_at)
+
+    @property
+    def alive(self) -> set[UUID]:
+        """The processes that were heard of lately."""
+        return set(self._heard_at)
+
+    async def run(self) -> None:
+        """Asks again for what is missing, and lets go of processes that have ended; until cancelled."""
+        next_digest = trio.current_time() + DIGEST
+        while True:
+            await trio.sleep(TICK)
+            now = trio.current_time()
+            if self._is_connected:
+                for publisher, at in list(self._heard_at.items()):
+                    if now - max(at, self._last_heard(publisher) or at) > GONE:
+                        self.forget(publisher)
+            due, self._due = self._due, {}
+            self._asked = {key: at for key, at in self._asked.items() if now - at < TICK}
+            for peer_set, publisher in due:
+                if publisher in self._heard_at:
+                    self.doubt(peer_set, publisher)
+            if now >= next_digest:
+                next_digest = now + DIGEST
+                if self._must_ask:
+                    self._must_ask = False
+                    self._ask_all(None)
+                self._publish_digests()
+
+    def open_room(
+        self, conversation_id: UUID, on_joined: Callable[[User, bool], None], on_left: Callable[[User, bool], None]
+    ) -> RoomPresence:
+        """Returns the presence of a room that opens; `close_room` must follow."""
+        room = self._rooms[str(conversation_id)] = RoomPresence(conversation_id, self, on_joined, on_left)
+        return room
+
+    def close_room(self, room: RoomPresence) -> None:
+        """Ends the presence of a room."""
+        scope = room.elsewhere.scope
+        if self._rooms.get(scope) is room:
+            del self._rooms[scope]
+            room.close()
+
+    def hear(self, publisher: UUID) -> None:
+        """Notes that a process is alive; asks one that was not heard of for its sets."""
+        is_new = publisher not in self._heard_at
+        self._heard_at[publisher] = trio.current_time()
+        if is_new:
+            self._ask_all(publisher)
+
+    def apply(self, publisher: UUID, item: SetItem) -> None:
+        """Handles what another process has said of its sets, or asks."""
+        if isinstance(item, AskItem):
+            if item.publisher is None or item.publisher == self._publisher:
+                for scope in item.scopes[:MAX_SCOPES]:
+                    self._answer(scope)
+        elif isinstance(item, DigestItem):
+            for scope, digest in item.digests:
+                copies = self._set(scope)
+                if copies is not None:
+                    copies.compare(publisher, digest)
+        elif (room := self._rooms.get(item.scope)) is not None:
+            room.apply(publisher, item)
+        elif (copies := self._set(item.scope)) is not None:
+            copies.apply(publisher, item)
+
+    def resync(self) -> None:
+        """Asks all processes for their sets, soon: something may have been lost."""
+        self._must_ask = True  # once in `DIGEST` seconds: the answers are long
+
+    def set_connected(self, is_connected: bool) -> None:
+        """Notes whether the bus is there: without it the silence of others says nothing; asks them when it is back."""
+        self._is_connected = is_connected
+        self._heard_at = dict.fromkeys(self._heard_at, trio.current_time())
+        if is_connected:
+            self._publish_digests()  # also a sign of life: others that do not know this process ask for its sets
+            self._ask_all(None)
+
+    def forget(self, publisher: UUID) -> None:
+        """Lets go of a process that has ended, and of all that it had."""
+        self._heard_at.pop(publisher, None)
+        self.online.forget(publisher)
+        self.pinned.forget(publisher)
+        for room in list(self._rooms.values()):
+            room.elsewhere.forget(publisher)
+            room.check_settled()
+
+    def doubt(self, copies: PeerSet, publisher: UUID) -> None:
+        """Asks a process for a set: now, or when an answer that is on its way is there."""
+        key = copies, publisher
+        if key in self._asked:
+            self._due[key] = None
+        else:
+            self._asked[key] = trio.current_time()
+            self.publish(AskItem([copies.scope], publisher))
+
+    def _set(self, scope: str) -> PeerSet | None:
+        return {ONLINE: self.online, PINNED: self.pinned}.get(scope)
+
+    def _publish_digests(self) -> None:
+        sets = (self.online_here, self.pinned_here)
+        self.publish(DigestItem([(each.scope, each.digest) for each in sets]))
+
+    def _ask_all(self, publisher: UUID | None) -> None:
+        scopes = [ONLINE, PINNED, *self._rooms]
+        for at in range(0, len(scopes), MAX_SCOPES):
+            self.publish(AskItem(scopes[at : at + MAX_SCOPES], publisher))
+
+    def _answer(self, scope: str) -> None:
+        room = self._rooms.get(scope)
+        if room is not None:
+            room.publish_whole()
+        elif scope == ONLINE:
+            self.online_here.publish_whole()
+        elif scope == PINNED:
+            self.pinned_here.publish_whole()
+        else:
+            self._answer_for_room(scope)
+
+    def _answer_for_room(self, scope: str) -> None:
+        """Answers for a room that is not open here; it opens if there are members here."""
+        try:
+            conversation_id = UUID(scope)
+        except ValueError:
+            return
+        elements: Mapping[UUID, str] = {
+            user_id: name for user_id in self._users_of(conversation_id) if (name := self._name_of(user_id)) is not None
+        }
+        publish_whole(scope, elements, self.publish)
+        if elements:
+            self._on_pinned(conversation_id)

@@ -1,0 +1,101 @@
+"""Two hubs on one store, with a bus in memory between them."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import trio
+
+from pulse_trio.conversations.core import Core
+from pulse_trio.ids import IdSource
+from pulse_trio.rooms.cluster import Cluster
+from pulse_trio.rooms.hub import Hub
+from pulse_trio.settings import Settings
+from tests.unit.rooms.world import FaultyStore, World, virtual_now
+
+DELAY = 0.001  # virtual seconds that the bus takes
+
+
+class MemoryBus:
+    """The end of a bus in one process; `peers` are the other ends.
+
+    Attributes:
+        loses: called with each item; True to lose it.
+        is_frozen: nothing comes in or goes out, not even a sign of life.
+    """
+
+    max_item_bytes = 7_000
+
+    def __init__(self, publisher: UUID) -> None:
+        self.publisher = publisher
+        self.peers: list[MemoryBus] = []
+        self.loses: Callable[[bytes], bool] = lambda _: False
+        self.is_frozen = False
+        self.items: list[bytes] = []
+        self._heard: dict[UUID, float] = {}
+        self._send, self._receive = trio.open_memory_channel[tuple[UUID, bytes]](100_000)  # all of a test
+
+    def publish(self, item: bytes) -> None:
+        assert len(item) <= self.max_item_bytes
+        self.items.append(item)
+        if not self.loses(item) and not self.is_frozen:
+            for peer in self.peers:
+                peer._send.send_nowait((self.publisher, item))
+
+    def last_heard(self, publisher: UUID) -> float | None:
+        return self._heard.get(publisher)
+
+    async def run(self, listener: Cluster, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._beat)
+            listener.on_connected(True)
+            listener.on_resync("connected")
+            task_status.started()
+            async for publisher, item in self._receive:
+                await trio.sleep(DELAY)
+                if not self.is_frozen:
+                    listener.on_items(publisher, [item])
+
+    async def _beat(self) -> None:
+        while True:
+            for peer in self.peers:
+                if not peer.is_frozen and not self.is_frozen:
+                    self._heard[peer.publisher] = trio.current_time()
+            await trio.sleep(1)
+
+
+@asynccontextmanager
+async def two_worlds(settings: Settings) -> AsyncIterator[tuple[World, World]]:
+    """Runs two hubs; the second world shows the same conversation and users through the second hub."""
+    store = FaultyStore()
+    ids = IdSource(virtual_now)
+    buses = [MemoryBus(ids()) for _ in range(2)]
+    buses[0].peers, buses[1].peers = [buses[1]], [buses[0]]
+    async with trio.open_nursery() as nursery:
+        store.nursery = nursery
+        worlds = []
+        for bus in buses:
+            hub = Hub(store, settings, clock=virtual_now, bus=bus, boot_clock=trio.current_time)
+            await nursery.start(hub.run)
+            assert hub.cluster is not None
+            await nursery.start(bus.run, hub.cluster)
+            worlds.append(World(Core(settings, virtual_now, ids, store, hub), store, nursery))
+        here, there = worlds
+        await here.set_up()
+        there.conversation_id, there.alice, there.bob, there.carol = (
+            here.conversation_id,
+            here.alice,
+            here.bob,
+            here.carol,
+        )
+        await trio.sleep(0.1)
+        yield here, there
+        nursery.cancel_scope.cancel()
+
+
+def bus_of(world: World) -> MemoryBus:
+    """Returns the bus of a world."""
+    cluster = world.hub.cluster
+    assert cluster is not None
+    assert isinstance(cluster._bus, MemoryBus)
+    return cluster._bus
