@@ -48,7 +48,7 @@ class StoreKind:
         if self._conninfo is None:
             return _memory()
         with psycopg.connect(self._conninfo) as connection:
-            connection.execute("TRUNCATE users, tickets, attempt_buckets CASCADE")
+            connection.execute("TRUNCATE users, tickets, attempt_buckets, process_leases CASCADE")
         return _postgres(self._conninfo)
 
 

@@ -384,3 +384,30 @@ async def test_only_members_see_members(store: Store, people: People) -> None:
         for after in (0, 10**15):
             with pytest.raises(NotAMember):
                 await store.page_members(conversation_id, user.id, limit=5, after=after)
+
+
+async def test_memberships_are_paged_in_the_order_of_ids(store: Store, people: People) -> None:
+    alice, bob = await people.users("alice", "bob")
+    groups = sorted([await people.group(alice, bob) for _ in range(5)])
+    await people.group(bob)
+    found: list[UUID] = []
+    after = None
+    while page := (await store.memberships(alice.id, limit=2, after=after)).heads:
+        found += page
+        after = max(page)
+    assert found == groups
+    rest = await store.memberships(bob.id, limit=10, after=max(groups))
+    assert len(rest.heads) <= 1
+    assert rest.user_rev == 6
+
+
+async def test_heads_and_user_revs_of_many(store: Store, people: People) -> None:
+    alice, bob = await people.users("alice", "bob")
+    first, second = await people.group(alice, bob), await people.group(alice)
+    await people.send(first, alice, "one")
+    assert await store.heads([first, second, new_id()]) == {
+        first: await store.head(first),
+        second: await store.head(second),
+    }
+    assert await store.user_revs([alice.id, bob.id, new_id()]) == {alice.id: 2, bob.id: 1}
+    assert await store.heads([]) == {}

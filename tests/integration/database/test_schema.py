@@ -82,6 +82,7 @@ def test_fresh_database_gets_the_schema(fresh: str) -> None:
         "history",
         "tickets",
         "attempt_buckets",
+        "process_leases",
     }
     assert tables == {"alembic_version", *ours}
 
