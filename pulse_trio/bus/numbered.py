@@ -181,7 +181,8 @@ class NumberedBus(Bus):
             not_before = trio.current_time() + FLUSH_INTERVAL
             payloads: list[bytes] = []
             items = 0
-            while self._outgoing and len(payloads) < self._transport.max_payloads:
+            room = self._transport.max_payloads - self._is_heartbeat_due
+            while self._outgoing and len(payloads) < room:
                 batch, count = self._outgoing.take_batch()
                 payloads.append(batch)
                 items += count
@@ -189,9 +190,11 @@ class NumberedBus(Bus):
             if self._is_heartbeat_due:
                 self._is_heartbeat_due = False
                 payloads.append(self._outgoing.heartbeat())
-            self.counters.failed_batches += batches
-            await link.send(payloads)
-            self.counters.failed_batches -= batches
+            try:
+                await link.send(payloads)
+            except BaseException:
+                self.counters.failed_batches += batches
+                raise
             self.counters.batches_out += batches
             self.counters.items_out += items
             self.counters.bytes_out += size

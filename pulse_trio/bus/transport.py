@@ -48,7 +48,7 @@ class Transport(ABC):
     Attributes:
         name: the engine, for the log.
         max_payload_bytes: the longest payload that it takes.
-        max_payloads: payloads in one call of `Link.send`.
+        max_payloads: payloads in one call of `Link.send`, at least two.
     """
 
     name: str

@@ -72,7 +72,6 @@ class MemoryEngine:
         max_delay: seconds; each delivery takes up to this long, so that they overtake one another.
         is_heartbeat_safe: faults do not concern heartbeats, and what comes back to its own link.
         refusal: why connections are refused; empty: they are not.
-        is_stuck: nothing that is sent is answered or arrives.
         sent: every payload, with its time.
         links: the open links.
     """
@@ -85,10 +84,18 @@ class MemoryEngine:
         self.max_delay = 0.0
         self.is_heartbeat_safe = True
         self.refusal = ""
-        self.is_stuck = False
+        self.works = trio.Event()
+        self.works.set()
         self.sent: list[tuple[float, bytes]] = []
         self.links: set[MemoryLink] = set()
         self.attempts: list[float] = []
+
+    def stop(self) -> None:
+        """Makes it stand still: what is sent neither arrives nor is answered, until `resume`."""
+        self.works = trio.Event()
+
+    def resume(self) -> None:
+        self.works.set()
 
     def drop_connections(self) -> None:
         """Ends all links."""
@@ -136,7 +143,7 @@ class MemoryTransport(Transport):
         await trio.lowlevel.checkpoint()
         if self._engine.refusal:
             raise TransportError(self._engine.refusal)
-        link = MemoryLink(self._engine, self.max_payload_bytes)
+        link = MemoryLink(self._engine, self)
         self._engine.links.add(link)
         return link
 
@@ -144,9 +151,9 @@ class MemoryTransport(Transport):
 class MemoryLink(Link):
     """A link of a `MemoryTransport`."""
 
-    def __init__(self, engine: MemoryEngine, max_payload_bytes: int) -> None:
+    def __init__(self, engine: MemoryEngine, transport: MemoryTransport) -> None:
         self._engine = engine
-        self._max_payload_bytes = max_payload_bytes
+        self._transport = transport
         self._inside, self._outside = trio.open_memory_channel[bytes](10_000)
         self.is_open = True
 
@@ -156,12 +163,12 @@ class MemoryLink(Link):
 
     async def send(self, payloads: Sequence[bytes]) -> None:
         await trio.lowlevel.checkpoint()
-        if self._engine.is_stuck:
-            await trio.sleep_forever()
+        await self._engine.works.wait()
         if not self.is_open:
             raise TransportError("dropped")
+        assert len(payloads) <= self._transport.max_payloads
         for payload in payloads:
-            assert len(payload) <= self._max_payload_bytes
+            assert len(payload) <= self._transport.max_payload_bytes
             self._engine.carry(self, payload)
 
     async def receive(self, on_payload: Callable[[bytes], None]) -> None:

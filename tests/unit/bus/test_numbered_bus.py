@@ -255,14 +255,14 @@ async def test_publishing_never_waits_while_the_engine_is_stuck(
 ) -> None:
     a, heard_a = await start(A)
     await trio.sleep(SETTLED)
-    engine.is_stuck = True
+    engine.stop()
     began = trio.current_time()
     for number in range(100):
         a.publish(item(number))
     await heard_a.wait(lambda: heard_a.states[-1] is False)
     assert trio.current_time() - began <= (MAX_UNHEARD_HEARTBEATS + 1) * HEARTBEAT_INTERVAL
     assert a.counters.failed_batches + a.counters.dropped_items > 0
-    engine.is_stuck = False
+    engine.resume()
     await heard_a.wait(lambda: heard_a.states[-1] is True)
 
 
@@ -465,7 +465,7 @@ async def test_cancelled_anywhere_it_leaves_nothing_open(
 
 
 async def test_counters_agree_with_what_was_sent(start: Start, engine: MemoryEngine, autojump_clock: MockClock) -> None:
-    """What counters say is what was sent and heard, to the byte."""
+    """Counts what was sent and heard, to the byte."""
     a, _ = await start(A)
     b, _ = await start(B)
     await trio.sleep(SETTLED)
