@@ -6,7 +6,6 @@ from uuid import uuid4
 import psycopg
 import pytest
 import trio
-from structlog.testing import capture_logs
 
 from pulse_trio.bus.base import Bus
 from pulse_trio.bus.numbered import NumberedBus
@@ -66,17 +65,6 @@ async def test_services_in_other_schemas_and_databases_are_not_heard(
             assert listener[1].items == []
             inner.cancel_scope.cancel()
     cluster.drop_database(other)
-
-
-async def test_a_pooler_in_transaction_mode_is_noticed(database: str, nursery: trio.Nursery) -> None:
-    with PgBouncer(database, "transaction") as pooler, capture_logs() as lines, trio.fail_after(30):
-        async with trio.open_nursery() as inner:
-            _, recorder = await start(inner, pooler.conninfo)
-            await recorder.wait(lambda: False in recorder.states)
-            inner.cancel_scope.cancel()
-    assert [line.get("reason") for line in lines if line["event"] == "bus disconnected"] == [
-        "heartbeats do not come back"
-    ]
 
 
 async def test_a_pooler_in_session_mode_carries_it(database: str, nursery: trio.Nursery) -> None:
