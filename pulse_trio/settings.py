@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pulse_trio.errors import LaunchError
 from pulse_trio.networks import Networks
 from pulse_trio.settings_errors import closest_names, describe
-from pulse_trio.settings_values import Bind, Hosts, MetricsToken, Origins, ProxyNetworks, check_secret
+from pulse_trio.settings_values import Bind, BusUrlText, Hosts, MetricsToken, Origins, ProxyNetworks, check_secret
 
 ENV_PREFIX: Final = "PULSE_"
 # Loopback, private (RFC 1918, RFC 4193) and link-local addresses.
@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     allow_losing_commits: bool = False
     """Start even if PostgreSQL's `fsync`, `full_page_writes` or `synchronous_commit` is off: a crash or a power cut may
     then lose acknowledged messages.
+    """
+
+    # --- several processes ---
+    bus_url: BusUrlText | None = None
+    """Engine that wakes the other processes of the service: `local` (there are none), `postgres`, or the URL of a Redis
+    or Valkey, such as `rediss://user:password@host`. Unset: `local` for one process, `postgres` for several.
     """
 
     # --- tokens ---

@@ -1,4 +1,4 @@
-"""Rules for values of settings that bounds cannot state: keys, tokens, origins, hosts and networks."""
+"""Rules for values of settings that bounds cannot state: keys, tokens, origins, hosts, networks and the bus."""
 
 import ipaddress
 from typing import Annotated, Final
@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
 from pulse_trio.authority import Authority, parse_authority, parse_origin
+from pulse_trio.bus_url import parse_bus_url
 
 # RFC 7518, section 3.2: a key is at least as long as its algorithm's hash.
 MIN_SECRET_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
@@ -94,6 +95,11 @@ def _check_bind(bind: str) -> str:
     return bind
 
 
+def _check_bus_url(url: SecretStr) -> SecretStr:
+    parse_bus_url(url.get_secret_value())
+    return url
+
+
 def bind_address(bind: str) -> Authority:
     """Returns the host, without brackets, and the port of a checked address to listen on."""
     found = parse_authority(bind)
@@ -101,6 +107,7 @@ def bind_address(bind: str) -> Authority:
     return Authority(found.host.strip("[]"), found.port)
 
 
+BusUrlText = Annotated[SecretStr, AfterValidator(_check_bus_url)]
 MetricsToken = Annotated[SecretStr, AfterValidator(_check_metrics_token)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_hosts)]
