@@ -35,6 +35,7 @@ from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.edge.rest import api
 from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import AppParts, Services, set_app_parts, set_failed, set_services
+from pulse_trio.edge.siblings import Siblings
 from pulse_trio.edge.turns import Turns
 from pulse_trio.edge.websocket.routes import sockets
 from pulse_trio.errors import LaunchError
@@ -69,6 +70,7 @@ class PulseApp(QuartTrio):
         ids: IdSource,
         wait_moved: Callable[[], Awaitable[None]] | None,
         metrics: Metrics,
+        siblings: Siblings | None = None,
     ) -> None:
         super().__init__("pulse_trio", static_folder=None)
         self.settings = settings
@@ -88,6 +90,7 @@ class PulseApp(QuartTrio):
             proxies=self.proxies,
             audit=Audit(),
             turns=Turns(),
+            siblings=siblings,
         )
         set_app_parts(self.extensions, parts)
         self.asgi_http_class = HttpConnection
@@ -114,6 +117,7 @@ def create_app(
     ids: IdSource | None = None,
     wait_moved: Callable[[], Awaitable[None]] | None = None,
     metrics: Metrics | None = None,
+    siblings: Siblings | None = None,
 ) -> PulseApp:
     """Builds the app; its lifespan opens it.
 
@@ -124,6 +128,7 @@ def create_app(
         ids: source of ids.
         wait_moved: returns when the database may hold another history; the service then closes and reopens.
         metrics: counters to use; default: new ones.
+        siblings: the other workers of this machine, for a worker.
 
     Raises:
         LaunchError: the signing key cannot be used.
@@ -137,6 +142,7 @@ def create_app(
         IdSource(clock) if ids is None else ids,
         wait_moved,
         Metrics() if metrics is None else metrics,
+        siblings,
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout

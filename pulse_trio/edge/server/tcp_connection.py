@@ -20,6 +20,7 @@ from pulse_trio.edge.server.handler_scope import end_handler
 from pulse_trio.edge.server.http_protocol import HttpProtocol
 from pulse_trio.edge.server.idle_connections import IdleConnections
 from pulse_trio.edge.server.poller import PolledSocket, current_poller
+from pulse_trio.edge.server.shared_load import SharedLoad
 from pulse_trio.edge.server.socket_transport import SocketTransport
 from pulse_trio.edge.server.stream_writer import PendingWrites, StreamWriter
 from pulse_trio.edge.server.websocket_stream import WebSocketStream
@@ -58,11 +59,13 @@ class TcpConnection(FrameworkConnection):
         gate: counts the connections of this process.
         writes: the pending writes of all connections.
         idle: the connections that wait for a request.
+        load: counts the connections of this worker for the others, if there are others.
     """
 
     gate: ClassVar[Gate]
     writes: ClassVar[PendingWrites]
     idle: ClassVar[IdleConnections]
+    load: ClassVar[SharedLoad | None] = None
 
     __slots__ = (
         "_has_half_closed",
@@ -100,6 +103,13 @@ class TcpConnection(FrameworkConnection):
         Errors are logged here: raised, they would end the whole process, as one byte behind an upgrade request did
         (Hypercorn issue 225).
         """
+        try:
+            await self._run()
+        finally:
+            if self.load is not None:
+                self.load.leave()
+
+    async def _run(self) -> None:
         try:
             self.slot = self.gate.admit(self._peer())
         except PulseError as error:
