@@ -13,11 +13,14 @@ from typing import Final, Protocol
 
 import structlog
 
-MAX_FAILED_STARTS: Final = 5  # of a slot, one after the other; then the whole service gives up
+MAX_FAILED_STARTS: Final = (
+    5  # of a slot, one after the other; then the whole service gives up, if the slot never served
+)
+GIVE_UP_SECONDS: Final = 300.0  # of failed starts of a slot that has served: an outage of the database may last as long
 STABLE: Final = 10.0  # seconds after which the end of a worker is not counted as one more in a row
 FIRST_BACKOFF: Final = 0.2  # seconds before a worker that has just ended is started again; doubles with each end
 MAX_BACKOFF: Final = 5.0  # seconds
-MAX_START: Final = 120.0  # seconds until a worker must accept connections
+MAX_START: Final = 600.0  # seconds until a worker must accept connections; it may have to migrate the database
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +65,8 @@ class _Slot:
     restart_at: float = math.inf
     ends: int = 0  # in a row, of workers that did not live for long
     failed_starts: int = 0  # in a row
+    failing_since: float = 0.0  # the first of them
+    has_served: bool = False
 
     def workers(self) -> list[Worker]:
         return [worker for worker in (self.current, self.successor, *self.former) if worker is not None]
@@ -168,6 +173,7 @@ class Fleet:
         worker.is_ready = True
         slot = self._slots[worker.slot]
         slot.failed_starts = 0
+        slot.has_served = True
         log.info("worker ready", worker=worker.slot, pid=worker.process.pid)
         if worker is not slot.successor:
             return
@@ -205,9 +211,12 @@ class Fleet:
         now = self._clock()
         slot.ends = 1 if worker.is_ready and now - worker.started >= STABLE else slot.ends + 1
         if not worker.is_ready:
+            slot.failing_since = slot.failing_since if slot.failed_starts else now
             slot.failed_starts += 1
-            if slot.failed_starts >= MAX_FAILED_STARTS:
-                self.fail(f"worker {worker.slot} ended {MAX_FAILED_STARTS} times before it was ready; the log has why")
+            patience = GIVE_UP_SECONDS if slot.has_served else 0.0
+            if slot.failed_starts >= MAX_FAILED_STARTS and now - slot.failing_since >= patience:
+                times = slot.failed_starts
+                self.fail(f"worker {worker.slot} ended {times} times before it was ready; the log has why")
                 return
         slot.restart_at = now + min(MAX_BACKOFF, FIRST_BACKOFF * 2 ** min(slot.ends - 1, 10))
 

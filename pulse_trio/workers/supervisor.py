@@ -31,6 +31,7 @@ from pulse_trio.workers.fleet import Fleet, Worker
 
 MAX_STANDSTILL: Final = 2.0  # seconds that this loop may be late before it stops judging the workers
 DRAIN_MARGIN: Final = 15.0  # seconds beside Hypercorn's own deadlines: for rooms to store what is pending
+FAILURE_WAIT: Final = 10.0  # seconds for a worker to end when the supervisor has failed
 PROGRAM: Final = (sys.executable, "-P", "-m", "pulse_trio.workers.worker")
 _READ_BYTES: Final = 4_096
 
@@ -98,11 +99,14 @@ class Supervisor:
             if signals.name is not None:
                 self._fleet.stop(signals.name)
             is_told = False
-            while not self._fleet.is_over:
-                self._wait(wakeups)
-                if not is_told and self._fleet.is_ready and not self._fleet.is_stopping:
-                    is_told = True
-                    on_ready()
+            try:
+                while not self._fleet.is_over:
+                    self._wait(wakeups)
+                    if not is_told and self._fleet.is_ready and not self._fleet.is_stopping:
+                        is_told = True
+                        on_ready()
+            finally:
+                self._end_children()
         if self._fleet.failure is not None:
             raise LaunchError(self._fleet.failure)
         return self._fleet.stopped_by
@@ -168,6 +172,16 @@ class Supervisor:
         metrics = [] if self._metrics is None else [self._metrics]
         for sock in (*self._sockets.secure_sockets, *self._sockets.insecure_sockets, *metrics):
             sock.close()
+
+    def _end_children(self) -> None:
+        """Ends what is left, after a failure of this process: PostgreSQL stops next."""
+        for child in self._children.values():
+            child.terminate()
+        for child in self._children.values():
+            try:
+                child.wait(FAILURE_WAIT)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
     def _renew_http(self) -> None:
         """Reads the configuration and the certificate again; keeps what was read if that fails."""

@@ -169,11 +169,19 @@ def test_what_shares_sessions_is_refused_also_with_a_direct_url(own_cluster: Clu
 async def test_a_pooler_that_is_started_again_in_another_mode_ends_the_workers(
     own_cluster: Cluster, launch: Start
 ) -> None:
+    """They are started again, and serve nothing, until it is put right."""
     database = own_cluster.new_database()
     with PgBouncer(database, "session", default_pool_size="60") as pooler, trio.fail_after(120):
         server = launch("--workers", "2", DATABASE_URL=pooler.conninfo)
         await trio.to_thread.run_sync(server.wait_ready)
         pooler.restart("transaction")
-        assert await trio.to_thread.run_sync(lambda: server.wait(90)) == 1
+        while len(lines(server, "worker ended")) < 4:  # noqa: ASYNC110  # another process
+            await trio.sleep(0.05)
+        assert len(lines(server, "worker ready")) == 2
+        assert locks(database) == []
+        pooler.restart("session")
+        while len(lines(server, "worker ready")) < 4:  # noqa: ASYNC110  # another process
+            await trio.sleep(0.05)
+        assert await trio.to_thread.run_sync(server.stop) == 0
     assert "pool_mode=session" in server.output
     assert "Traceback" not in server.output

@@ -1,10 +1,15 @@
 """`pulse-trio serve --workers N`: several real processes on one port, and what the supervisor does with them."""
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import socket
+import ssl
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +26,7 @@ from tests.support.certificate import make_certificate
 from tests.support.client import Api, Person
 from tests.support.cluster import Cluster, traversable_folder
 from tests.support.figures import figures
-from tests.support.server import METRICS_TOKEN, SECRET, Server
+from tests.support.server import METRICS_TOKEN, PROGRAM, SECRET, Server
 
 Start = Callable[..., Server]
 
@@ -193,6 +198,65 @@ def test_connections_are_spread_evenly(kind: str, launch: Start, tmp_path: Path)
         assert len(counts) == 3, counts
         assert max(counts.values()) - min(counts.values()) <= 6, counts
     assert server.stop() == 0
+
+
+@LINUX
+def test_a_new_worker_has_the_certificate_and_a_rolling_restart_reads_it_again(launch: Start, tmp_path: Path) -> None:
+    """The account of the workers may have no right to read the key."""
+    certificate, key = make_certificate(tmp_path)
+    file = tmp_path / "http.toml"
+    file.write_text(f'certfile = "{certificate}"\nkeyfile = "{key}"\n')
+    server = launch(2, "--config", str(file))
+    wait_until(lambda: bool(lines(server, "started")), "it did not start", 60)
+    port = int(lines(server, "started")[0]["address"].rpartition(":")[2])
+    first = certificate_of(port)
+    key.rename(tmp_path / "away")
+    for pid in running(server).values():
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: len(lines(server, "worker ready")) == 4, "no successors", 60)
+    assert certificate_of(port) == first
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: bool(lines(server, "rolling restart done")), "the restart did not end", 60)
+    assert str(key) in lines(server, "configuration not read again")[0]["problem"]
+    assert certificate_of(port) == first
+    make_certificate(tmp_path)  # a renewed one
+    server.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: len(lines(server, "rolling restart done")) == 2, "the restart did not end", 60)
+    assert certificate_of(port) != first
+    assert server.stop() == 0
+
+
+def certificate_of(port: int) -> str:
+    return ssl.get_server_certificate(("127.0.0.1", port), timeout=20)
+
+
+@LINUX
+def test_a_closed_terminal_stops_the_service(database: str) -> None:
+    """Its SIGHUP is the one that asks for a rolling restart where there is no terminal."""
+    program = f"import sys; sys.argv = {[PROGRAM, 'serve', '--workers', '2', '--port', '0']!r}; "
+    program += "from pulse_trio.program import main; main()"
+    master, terminal = pty.openpty()
+
+    def take_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    server = Server(
+        {"DATABASE_URL": database, "PULSE_LOG_FORMAT": "json"},
+        command=[sys.executable, "-c", program],
+        preexec_fn=take_terminal,
+        pass_fds=(terminal,),
+    )
+    try:
+        server.wait_ready()
+        os.close(terminal)
+        os.close(master)
+        assert server.wait(30) == 0
+    finally:
+        server.process.kill()
+        server.wait()
+    assert lines(server, "stopped")[0]["signal"] == "SIGHUP"
+    assert lines(server, "rolling restart begins") == []
 
 
 @LINUX

@@ -88,6 +88,12 @@ class SharedLoad:
         """Counts the end of a connection."""
         self._add(-1)
 
+    def __enter__(self) -> None:
+        """Begins the block that serves a connection, which was counted when it was accepted."""
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
     def _add(self, difference: int) -> None:
         self._count += difference
         if not self.is_closed:

@@ -98,7 +98,8 @@ def install(
     TcpConnection.idle = idle = IdleConnections()
     HttpProtocol.settings = WebSocketStream.settings = settings
     load = None if supervised is None else supervised.load
-    BurstListener.load = TcpConnection.load = load
+    BurstListener.load = load
+    TcpConnection.load = nullcontext() if load is None else load
     metrics = None
     if settings.metrics_bind is not None:
         inherited = None if supervised is None else supervised.metrics

@@ -5,7 +5,16 @@ import signal
 
 import pytest
 
-from pulse_trio.workers.fleet import FIRST_BACKOFF, MAX_BACKOFF, MAX_FAILED_STARTS, MAX_START, STABLE, Fleet, Worker
+from pulse_trio.workers.fleet import (
+    FIRST_BACKOFF,
+    GIVE_UP_SECONDS,
+    MAX_BACKOFF,
+    MAX_FAILED_STARTS,
+    MAX_START,
+    STABLE,
+    Fleet,
+    Worker,
+)
 
 TIMEOUT = 10.0
 DRAIN = 20.0
@@ -126,6 +135,21 @@ def test_a_slot_whose_workers_do_not_become_ready_ends_the_fleet() -> None:
     assert not machine.fleet.is_over
     machine.end(machine.children[1])
     assert machine.fleet.is_over
+
+
+def test_a_slot_that_has_served_is_tried_for_minutes(machine: Machine) -> None:
+    """While the database is away no worker can start, and those that run must not be ended for it."""
+    machine.end(machine.children[0], -9)
+    began = machine.now
+    while machine.fleet.failure is None:
+        for worker in machine.fleet.workers:
+            if worker.slot == 0:
+                machine.fleet.on_end(worker, 1)
+        machine.beat(machine.children[1])
+        machine.go(0.1)
+        assert machine.now - began < GIVE_UP_SECONDS + 2 * MAX_BACKOFF
+    assert machine.now - began >= GIVE_UP_SECONDS
+    assert machine.children[1].signals == [signal.SIGTERM]
 
 
 def test_a_signal_drains_all_and_a_second_one_changes_nothing(machine: Machine) -> None:
