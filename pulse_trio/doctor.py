@@ -366,6 +366,8 @@ def _own_sessions(database: Database) -> Finding:
     """Opens sessions as the service does, and so finds the same faults."""
     try:
         require_own_sessions(plan_sessions(database))
+        if database.direct_conninfo != database.conninfo:
+            require_own_sessions(with_keepalives(database.direct_conninfo))
     except (LaunchError, psycopg.Error) as error:
         text = describe_failure(error) if isinstance(error, psycopg.Error) else str(error)
         return Finding("own sessions", "failed", text, "see 'What goes wrong' in docs/operations.md")

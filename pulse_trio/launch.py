@@ -84,11 +84,10 @@ def open_supervised_database(settings: Settings) -> Iterator[tuple[Prepared, Poo
     needed = needed_sessions(alone(settings), settings.workers) + EMBEDDED_MARGIN
     options = {"max_connections": str(max(needed, EMBEDDED_CONNECTIONS))}
     on_wait = _tell_standby if settings.standby else None
-    with (
-        open_database(clustered, on_wait=on_wait, options=options, death_signal=signal.SIGTERM) as database,
-        prepare(database) as prepared,
-    ):
-        yield prepared, plan_share(database, settings.workers)
+    with open_database(clustered, on_wait=on_wait, options=options, death_signal=signal.SIGTERM) as database:
+        share = plan_share(database, settings.workers)
+        with prepare(database) as prepared:
+            yield prepared, share
 
 
 @contextmanager

@@ -183,7 +183,7 @@ def test_connections_are_spread_evenly(kind: str, launch: Start, tmp_path: Path)
         file.write_text(f'certfile = "{certificate}"\nkeyfile = "{key}"\n')
         arguments = ["--config", str(file)]
     server = launch(3, *arguments)
-    wait_until(lambda: bool(lines(server, "started")), "it did not start", 60)
+    wait_until(lambda: bool(lines(server, "started")), "it did not start", 120)
     port = int(lines(server, "started")[0]["address"].rpartition(":")[2])
 
     def connect() -> socket.socket:
@@ -207,21 +207,21 @@ def test_a_new_worker_has_the_certificate_and_a_rolling_restart_reads_it_again(l
     file = tmp_path / "http.toml"
     file.write_text(f'certfile = "{certificate}"\nkeyfile = "{key}"\n')
     server = launch(2, "--config", str(file))
-    wait_until(lambda: bool(lines(server, "started")), "it did not start", 60)
+    wait_until(lambda: bool(lines(server, "started")), "it did not start", 120)
     port = int(lines(server, "started")[0]["address"].rpartition(":")[2])
     first = certificate_of(port)
     key.rename(tmp_path / "away")
     for pid in running(server).values():
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: len(lines(server, "worker ready")) == 4, "no successors", 60)
+    wait_until(lambda: len(lines(server, "worker ready")) == 4, "no successors", 120)
     assert certificate_of(port) == first
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: bool(lines(server, "rolling restart done")), "the restart did not end", 60)
+    wait_until(lambda: bool(lines(server, "rolling restart done")), "the restart did not end", 120)
     assert str(key) in lines(server, "configuration not read again")[0]["problem"]
     assert certificate_of(port) == first
     make_certificate(tmp_path)  # a renewed one
     server.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: len(lines(server, "rolling restart done")) == 2, "the restart did not end", 60)
+    wait_until(lambda: len(lines(server, "rolling restart done")) == 2, "the restart did not end", 120)
     assert certificate_of(port) != first
     assert server.stop() == 0
 
@@ -288,7 +288,7 @@ def test_a_rolling_restart_refuses_nobody(launch: Start) -> None:
     with visitors.visiting():
         wait_until(lambda: visitors.answered > 20, "no answers")
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: bool(lines(server, "rolling restart done")), "the restart did not end", 60)
+        wait_until(lambda: bool(lines(server, "rolling restart done")), "the restart did not end", 120)
         enough = visitors.answered + 20
         wait_until(lambda: visitors.answered > enough, "no more answers")
     assert visitors.errors == []
@@ -306,8 +306,8 @@ async def test_a_rolling_restart_closes_the_sockets_of_a_worker_in_order(launch:
         async with alice.connect(await alice.create_group()) as chat:
             await chat.receive()
             server.process.send_signal(signal.SIGHUP)
-            assert await chat.wait_closed() == 1012
-    wait_until(lambda: bool(lines(server, "rolling restart done")), "the restart did not end", 60)
+            assert await chat.wait_closed(60) == 1012
+    wait_until(lambda: bool(lines(server, "rolling restart done")), "the restart did not end", 120)
     assert server.stop() == 0
 
 
@@ -316,7 +316,7 @@ def test_a_worker_that_stands_still_is_replaced(launch: Start) -> None:
     server = launch(2, PULSE_WORKER_TIMEOUT="2").wait_ready()
     stopped = running(server)[1]
     os.kill(stopped, signal.SIGSTOP)
-    wait_until(lambda: len(lines(server, "worker ready")) == 3, "no successor", 60)
+    wait_until(lambda: len(lines(server, "worker ready")) == 3, "no successor", 120)
     (killed,) = lines(server, "worker killed")
     assert (killed["worker"], killed["pid"], killed["reason"]) == (1, stopped, "no sign of life")
     assert ask(server.port).startswith(b"HTTP/1.1 200 ")
