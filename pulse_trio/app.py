@@ -35,6 +35,7 @@ from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.edge.rest import api
 from pulse_trio.edge.rest.tickets import tickets
 from pulse_trio.edge.services import AppParts, Services, set_app_parts, set_failed, set_services
+from pulse_trio.edge.siblings import Siblings
 from pulse_trio.edge.turns import Turns
 from pulse_trio.edge.websocket.routes import sockets
 from pulse_trio.errors import LaunchError
@@ -73,7 +74,8 @@ class PulseApp(QuartTrio):
         ids: IdSource,
         wait_moved: Callable[[], Awaitable[None]] | None,
         metrics: Metrics,
-        make_bus: BusFactory | None,
+        make_bus: BusFactory | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         super().__init__("pulse_trio", static_folder=None)
         self.settings = settings
@@ -94,6 +96,7 @@ class PulseApp(QuartTrio):
             proxies=self.proxies,
             audit=Audit(),
             turns=Turns(),
+            siblings=siblings,
         )
         set_app_parts(self.extensions, parts)
         self.asgi_http_class = HttpConnection
@@ -121,6 +124,7 @@ def create_app(
     wait_moved: Callable[[], Awaitable[None]] | None = None,
     metrics: Metrics | None = None,
     make_bus: BusFactory | None = None,
+    siblings: Siblings | None = None,
 ) -> PulseApp:
     """Builds the app; its lifespan opens it.
 
@@ -133,6 +137,7 @@ def create_app(
         metrics: counters to use; default: new ones.
         make_bus: returns a bus to the other processes that share the store, each time the service opens; None: there
             are none.
+        siblings: the other workers of this machine, for a worker.
 
     Raises:
         LaunchError: the signing key cannot be used.
@@ -147,6 +152,7 @@ def create_app(
         wait_moved,
         Metrics() if metrics is None else metrics,
         make_bus,
+        siblings,
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import click
 import psycopg
 import structlog
 import trio
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 
 from pulse_trio import __version__, logs
 from pulse_trio.auth.passwords import Passwords
@@ -31,15 +32,17 @@ from pulse_trio.doctor import examine
 from pulse_trio.edge import server
 from pulse_trio.errors import LaunchError, PulseError
 from pulse_trio.exception_groups import flatten_group
-from pulse_trio.hypercorn_file import DEFAULT_HOST, DEFAULT_PORT, read_config, warn_of_unused
+from pulse_trio.hypercorn_file import DEFAULT_HOST, DEFAULT_PORT, read_config, read_values, warn_of_unused
 from pulse_trio.ids import IdSource
-from pulse_trio.launch import open_app
+from pulse_trio.launch import open_app, open_supervised_database
 from pulse_trio.settings import Settings
 from pulse_trio.signals import StopSignals, unwrap_exit
 from pulse_trio.store.base import StoreError, User, UsernameTaken
 from pulse_trio.store.postgres import PostgresStore
 from pulse_trio.texts import username_problem
 from pulse_trio.trio_psycopg import Pool
+from pulse_trio.workers.assignment import Http
+from pulse_trio.workers.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -71,40 +74,32 @@ def main() -> None:
     help="Port to listen on; 0 for a free one.",
 )
 @_config_file
+@click.option("--workers", help="Number of processes, or auto: one for each core (PULSE_WORKERS).")
 @click.option("--wait", is_flag=True, help="If another process serves the database, wait for its end (PULSE_STANDBY).")
 @click.option("--user", help="If root starts it: the account whose rights to use, once the port is bound (PULSE_USER).")
 @_data_dir
 def serve(
-    host: str | None, port: int | None, config_file: Path | None, wait: bool, user: str | None, data_dir: Path | None
+    host: str | None,
+    port: int | None,
+    config_file: Path | None,
+    workers: str | None,
+    wait: bool,
+    user: str | None,
+    data_dir: Path | None,
 ) -> None:
     """Run the service until Ctrl-C."""
     with _errors_as_one_line():
         is_for_people = logs.configure_start()
         try:
             signals = StopSignals()
-            settings = Settings.load(data_dir=data_dir, hypercorn_config=config_file, standby=wait or None, user=user)
+            settings = Settings.load(
+                data_dir=data_dir, hypercorn_config=config_file, standby=wait or None, user=user, workers=workers
+            )
             is_for_people = logs.configure(settings)
-            server.install(settings)
-            config = read_config(settings.hypercorn_config, host, port)
-            warn_of_unused(settings.hypercorn_config)
-            server.load_certificate(config)
-            # A standby listens once it serves: until then the port may be that of the service that it waits for.
-            sockets = None if settings.standby else server.bind(config)
-            _announce_creation(settings)
-            with open_app(settings) as (app, database):
-                if sockets is None:  # it may have waited for months
-                    server.renew_certificate(config)
-                    sockets = server.bind(config)
-                signals.keep()
-                address = server.address(sockets)
-                url = _url(address, is_tls=config.ssl_enabled)
-                if is_for_people:
-                    _greet(url, database, settings)
-                else:
-                    log.info("started", version=__version__, address=address, url=url, database=database.description)
-                trio.run(_serve, app, config, sockets, signals)
-                if not is_for_people:
-                    log.info("stopped", signal=signals.name)
+            run = _serve_alone if settings.workers == 1 else _serve_with_workers
+            stopped_by = run(settings, host, port, signals, is_for_people)
+            if not is_for_people:
+                log.info("stopped", signal=stopped_by)
         except KeyboardInterrupt:
             if is_for_people:
                 _say("Stopped before it was ready.", err=True)
@@ -242,6 +237,71 @@ def token(username: str, data_dir: Path | None) -> None:
         click.echo(trio.run(_token, database, username))
 
 
+def _serve_alone(
+    settings: Settings, host: str | None, port: int | None, signals: StopSignals, is_for_people: bool
+) -> str | None:
+    """Serves in this process; returns the name of the signal that ended it."""
+    server.install(settings)
+    config = read_config(settings.hypercorn_config, host, port)
+    warn_of_unused(settings.hypercorn_config)
+    server.load_certificate(config)
+    # A standby listens once it serves: until then the port may be that of the service that it waits for.
+    sockets = None if settings.standby else server.bind(config)
+    _announce_creation(settings)
+    with open_app(settings) as (app, database):
+        if sockets is None:  # it may have waited for months
+            server.renew_certificate(config)
+            sockets = server.bind(config)
+        signals.keep()
+        _announce_start(server.address(sockets), config, database, is_for_people)
+        trio.run(_serve, app, config, sockets, signals)
+    return signals.name
+
+
+def _serve_with_workers(
+    settings: Settings, host: str | None, port: int | None, signals: StopSignals, is_for_people: bool
+) -> str | None:
+    """Serves in several processes that this one supervises; returns the name of the signal that ended them."""
+    server.is_supported(settings)
+    config = read_config(settings.hypercorn_config, host, port)
+    warn_of_unused(settings.hypercorn_config)
+    server.load_certificate(config)
+
+    def read_http() -> Http:
+        return Http.read(read_values(settings.hypercorn_config))
+
+    http = read_http()
+
+    def listen() -> tuple[Sockets, socket.socket | None]:
+        bound = server.bind(config)
+        return bound, None if settings.metrics_bind is None else server.listen_for_metrics(settings.metrics_bind)
+
+    listening = None if settings.standby else listen()
+    _announce_creation(settings)
+    with open_supervised_database(settings) as (prepared, share):
+        database = prepared.database
+        sockets, metrics = listen() if listening is None else listening
+        address = server.address(sockets)
+        signals.keep()
+
+        def on_ready() -> None:
+            prepared.lock.close()  # the workers hold it
+            _announce_start(address, config, database, is_for_people)
+
+        return Supervisor(database, http, read_http, sockets, metrics, share).run(signals, on_ready)
+
+
+def _announce_start(address: str, config: Config, database: Database, is_for_people: bool) -> None:
+    """Prints or logs where the service is."""
+    url = _url(address, is_tls=config.ssl_enabled)
+    settings = database.settings
+    if is_for_people:
+        _greet(url, database, settings)
+        return
+    several = {"workers": settings.workers} if settings.workers > 1 else {}
+    log.info("started", version=__version__, address=address, url=url, database=database.description, **several)
+
+
 async def _serve(app: Any, config: Config, sockets: Any, signals: StopSignals) -> None:
     with unwrap_exit():
         await server.serve(server.wrap(app), config, sockets, signals.wait)
@@ -320,8 +380,9 @@ def _announce_creation(settings: Settings) -> None:
 
 def _greet(base: str, database: Database, settings: Settings) -> None:
     chat = f"  Chat in the browser:    {base}/\n" if settings.web_client else ""
+    workers = f", in {settings.workers} processes" if settings.workers > 1 else ""
     _say(
-        f"Pulse on Trio {__version__} on {base}, with {database.description}.\n"
+        f"Pulse on Trio {__version__} on {base}, with {database.description}{workers}.\n"
         f"{chat}"
         f"  API to browse and try:  {base}/docs\n"
         f"  Ctrl-C stops it."

@@ -21,7 +21,15 @@ from pulse_trio.database.durability import DURABILITY_SETTINGS, SETTINGS_OFF
 from pulse_trio.database.embedded import default_data_dir
 from pulse_trio.database.encryption import ENCRYPTION_ADVICE, encryption_problem
 from pulse_trio.database.opening import KEY_FILE, Database, describe_failure, open_database, plan_sessions
-from pulse_trio.database.schema import MIGRATION_LOCK, SERVICE_LOCK, compare_revisions, holder_of
+from pulse_trio.database.pool_share import PoolShare, allowed_sessions, needed_sessions
+from pulse_trio.database.schema import (
+    MIGRATION_LOCK,
+    SERVICE_LOCK,
+    compare_revisions,
+    count_of_holders,
+    holder_of,
+    is_shared,
+)
 from pulse_trio.database.sessions import open_session, require_own_sessions, with_keepalives
 from pulse_trio.edge.operators.probes import NOT_SERVED
 from pulse_trio.edge.server import advise_on_address, load_certificate
@@ -40,19 +48,6 @@ MAX_CLOCK_SKEW: Final = 1.0  # seconds between this machine and the database, in
 MIN_TIME: Final = datetime(2026, 1, 1, tzinfo=UTC)  # an earlier time is certainly wrong
 CORE_PATTERN: Final = Path("/proc/sys/kernel/core_pattern")  # core(5)
 HEEDING_HANDLERS: Final = {"systemd-coredump", "apport", "false"}  # the kernel leaves the limit to them
-
-# The least of three limits: what other databases leave of the server's, and those of the role and of the database
-# (-1 is none; they do not bind a superuser). Of other roles' sessions an ordinary role sees little but the database.
-_ALLOWED_SESSIONS: Final = """
-    SELECT least(
-        current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-            - coalesce(current_setting('reserved_connections', true)::int, 0)
-            - (SELECT count(*) FROM pg_stat_activity WHERE datname <> current_database()),
-        CASE WHEN NOT rolsuper THEN nullif(rolconnlimit, -1) END,
-        CASE WHEN NOT rolsuper THEN nullif(datconnlimit, -1) END
-    )
-    FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()
-"""
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -103,7 +98,7 @@ def examine(load: Callable[[], Settings], host: str | None = None, port: int | N
         yield Finding("http", "failed", str(error), "correct the file of --config or PULSE_HYPERCORN_CONFIG")
     else:
         addresses = listened(config)
-        yield _http(settings.hypercorn_config, config)
+        yield _http(settings, config)
     is_running = False
     exists = settings.database_url is not None
     if settings.database_url is None:
@@ -176,8 +171,9 @@ def _core_dumps() -> Finding:
     return Finding("core dumps", "ok", "off: the service sets its limit to 0")
 
 
-def _http(own: Path | None, config: Config) -> Finding:
+def _http(settings: Settings, config: Config) -> Finding:
     """Checks what Hypercorn's configuration file could undo."""
+    own = settings.hypercorn_config
     file = packaged_file() if own is None else own
     for is_wrong, text, mend in (
         (
@@ -186,7 +182,11 @@ def _http(own: Path | None, config: Config) -> Finding:
             'set alpn_protocols = ["http/1.1"]',
         ),
         (config.worker_class != "trio", "it names another worker than Trio's", 'set worker_class = "trio"'),
-        (config.workers > 1, "it starts several processes, of which one can run", "set workers = 0"),
+        (
+            config.workers > 1 and (settings.database_url is None or settings.metrics_bind is not None),
+            "it starts several processes, which need DATABASE_URL and cannot share PULSE_METRICS_BIND",
+            "set workers = 0, and PULSE_WORKERS for pulse-trio serve",
+        ),
     ):
         if is_wrong:
             return Finding("http", "failed", f"{file}: {text}", mend)
@@ -194,7 +194,8 @@ def _http(own: Path | None, config: Config) -> Finding:
         load_certificate(config)
     except LaunchError as error:
         return Finding("http", "failed", str(error), "correct certfile and keyfile")
-    return Finding("http", "ok", f"{file}, HTTP/1.1 in one process")
+    workers = max(settings.workers, config.workers)
+    return Finding("http", "ok", f"{file}, HTTP/1.1 in {'one process' if workers <= 1 else f'{workers} processes'}")
 
 
 def _clock() -> Finding:
@@ -299,8 +300,15 @@ def _database(database: Database) -> Iterator[Finding]:
     if durability.status != "failed":  # a start would fail on durability first
         yield _own_sessions(database)
     with open_session(with_keepalives(database.conninfo)) as connection:
-        holder = one(f"SELECT ({holder_of(SERVICE_LOCK)})")
-        text = _NOT_RUNNING if holder is None else f"one runs on this database ({holder}), which excludes a second one"
+        parts = (holder_of(SERVICE_LOCK), is_shared(SERVICE_LOCK), count_of_holders(SERVICE_LOCK))
+        query = "SELECT " + ", ".join(f"({part})" for part in parts)
+        holder, is_clustered, count = connection.execute(query.encode()).fetchall()[0]
+        if holder is None:
+            text = _NOT_RUNNING
+        elif is_clustered:
+            text = f"processes of a cluster run on this database: {count} (the first: {holder}); more may join"
+        else:
+            text = f"one runs on this database ({holder}), which excludes a second one"
         yield Finding("service", "ok", text)
         migrating = one(f"SELECT ({holder_of(MIGRATION_LOCK)})")
         if migrating is not None:
@@ -332,8 +340,11 @@ def _durability(settings: Settings, connection: psycopg.Connection) -> Finding:
 
 
 def _sessions(settings: Settings, connection: psycopg.Connection) -> Finding:
-    (allowed,) = connection.execute(_ALLOWED_SESSIONS).fetchall()[0]
-    wanted = settings.pool_max + MESSAGE_CONNECTIONS + 2  # for the service lock and a command
+    allowed = allowed_sessions(connection)
+    pools = PoolShare(settings.pool_max, MESSAGE_CONNECTIONS)
+    is_alone = settings.workers == 1 and not settings.is_clustered
+    # Alone: for the service lock and a command besides.
+    wanted = pools.main + pools.messages + 2 if is_alone else needed_sessions(pools, settings.workers)
     if wanted > allowed:
         text = f"PostgreSQL allows {allowed} connections beside those of other databases; the service needs {wanted}"
         mend = "raise max_connections, or CONNECTION LIMIT of the role or the database, or lower PULSE_POOL_MAX"
@@ -355,6 +366,8 @@ def _own_sessions(database: Database) -> Finding:
     """Opens sessions as the service does, and so finds the same faults."""
     try:
         require_own_sessions(plan_sessions(database))
+        if database.direct_conninfo != database.conninfo:
+            require_own_sessions(with_keepalives(database.direct_conninfo))
     except (LaunchError, psycopg.Error) as error:
         text = describe_failure(error) if isinstance(error, psycopg.Error) else str(error)
         return Finding("own sessions", "failed", text, "see 'What goes wrong' in docs/operations.md")

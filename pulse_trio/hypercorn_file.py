@@ -32,20 +32,35 @@ def read_config(file: Path | None, host: str | None, port: int | None) -> Config
     Raises:
         LaunchError: a file cannot be read, a setting in it is wrong, or its certificate cannot be read.
     """
-    packaged = packaged_file()
-    values = _read(packaged)
+    values = read_values(file)
+    config = make_config(values)
+    if host is not None or port is not None:
+        host, port = DEFAULT_HOST if host is None else host, DEFAULT_PORT if port is None else port
+        config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    _check_certificate(packaged_file() if file is None else file, config)
+    return config
+
+
+def read_values(file: Path | None) -> dict[str, Any]:
+    """Reads the packaged hypercorn.toml and, over it, the settings of a file; returns them by name.
+
+    Raises:
+        LaunchError: a file cannot be read, or a setting in it is wrong.
+    """
+    values = _read(packaged_file())
     if file is not None:
         own = _read(file)
         _check(file, own)
         values |= own
+    return values
+
+
+def make_config(values: dict[str, Any]) -> Config:
+    """Makes the configuration of `pulse-trio serve` of checked settings."""
     config = Config.from_mapping(values)
-    if host is not None or port is not None:
-        host, port = DEFAULT_HOST if host is None else host, DEFAULT_PORT if port is None else port
-        config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     config.loglevel = "WARNING"  # the service's own lines say more
     if config.accesslog == "-":
         config.accesslog = logging.getLogger("hypercorn.access")  # into our log, in its format
-    _check_certificate(packaged if file is None else file, config)
     return config
 
 
@@ -61,7 +76,8 @@ def warn_of_unused(file: Path | None) -> None:
     unused += ["worker_class"] * (values.get("worker_class", "trio") != "trio")
     unused += ["workers"] * (values.get("workers", 0) > 1)
     if unused:
-        log.warning("settings without effect: the service is one process, on Trio", file=str(file), settings=unused)
+        advice = "PULSE_WORKERS and serve --workers set the number of processes, which run on Trio"
+        log.warning("settings without effect", file=str(file), settings=unused, advice=advice)
 
 
 def packaged_file() -> Path:

@@ -24,17 +24,17 @@ def configure_start() -> bool:
     return _install(os.environ.get("PULSE_LOG_FORMAT", "").lower(), "info")
 
 
-def configure(settings: Settings) -> bool:
+def configure(settings: Settings, *, warn: bool = True) -> bool:
     """Sends all log lines, ours and the libraries', to standard error in the configured format.
 
     As JSON, every line of the process is a log line: errors of the start, warnings and tracebacks as well. Also warns
-    about unknown `PULSE_` variables.
+    about unknown `PULSE_` variables, unless `warn` is false: the supervisor of a worker has done so.
 
     Returns:
         True if the format is the one for people.
     """
     is_console = _install(settings.log_format, settings.log_level)
-    for name, closest in Settings.unknown_variables().items():
+    for name, closest in Settings.unknown_variables().items() if warn else ():
         log.warning("unknown setting", name=name, did_you_mean=closest)
     return is_console
 

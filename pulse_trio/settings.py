@@ -16,7 +16,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pulse_trio.errors import LaunchError
 from pulse_trio.networks import Networks
 from pulse_trio.settings_errors import closest_names, describe
-from pulse_trio.settings_values import Bind, BusUrlText, Hosts, MetricsToken, Origins, ProxyNetworks, check_secret
+from pulse_trio.settings_values import (
+    Bind,
+    BusUrlText,
+    Hosts,
+    MetricsToken,
+    Origins,
+    ProxyNetworks,
+    Workers,
+    check_secret,
+)
 
 ENV_PREFIX: Final = "PULSE_"
 # Loopback, private (RFC 1918, RFC 4193) and link-local addresses.
@@ -43,6 +52,10 @@ class Settings(BaseSettings):
     """A PostgreSQL server of your own (14 or newer), as a URL or a libpq connection string. Unset: an embedded
     PostgreSQL runs in the data folder.
     """
+    database_direct_url: SecretStr | None = None
+    """The same database without a pooler in between, for what belongs to one session: the service lock, migrations and
+    the bus. Unset: `DATABASE_URL` is used for them, too.
+    """
     data_dir: Path | None = None
     """Folder of the embedded PostgreSQL and the signing key. Default: `pulse-trio` in the user's data folder;
     `/var/lib/pulse-trio` for root.
@@ -63,6 +76,10 @@ class Settings(BaseSettings):
     migration_wait: float = Field(60.0, gt=0, le=86_400)
     """Maximum wait of a start, or of `migrate`, for another session that migrates the database or locks a table to be
     changed, in seconds.
+    """
+    cluster: bool = False
+    """Share the database with other processes of the service that have this setting, on this machine or others; without
+    it a process uses a database alone. Workers of `PULSE_WORKERS` and of the `hypercorn` command always share it.
     """
     allow_losing_commits: bool = False
     """Start even if PostgreSQL's `fsync`, `full_page_writes` or `synchronous_commit` is off: a crash or a power cut may
@@ -294,6 +311,14 @@ class Settings(BaseSettings):
     """Maximum wait of a session for a `resume` from a client that has sent nothing, in seconds; then frames flow."""
 
     # --- operation ---
+    workers: Workers = Field(1, ge=1, le=256)
+    """Number of processes that `pulse-trio serve` runs, `auto` for one for each core; also `serve --workers`. With 1
+    there is no supervisor.
+    """
+    worker_timeout: float = Field(10.0, ge=0, le=3_600)
+    """Time after which a worker that shows no sign of life is killed and started again, in seconds. 0: never, as for a
+    worker that a debugger stops. Only with `PULSE_WORKERS` above 1.
+    """
     user: str | None = None
     """Account whose rights the service takes on when root starts it, after its port is bound. It must own the data
     folder, and read the installation.
@@ -330,6 +355,11 @@ class Settings(BaseSettings):
     """Least severe log lines that are written."""
 
     @property
+    def is_clustered(self) -> bool:
+        """True if this process shares its database with other processes of the service."""
+        return self.cluster
+
+    @property
     def networks(self) -> Networks:
         """The networks for which the limits of an address count as well."""
         return Networks(self.addresses_per_ipv6_56, self.addresses_per_ipv6_48)
@@ -343,6 +373,8 @@ class Settings(BaseSettings):
     def _check_combinations(self) -> "Settings":
         if self.pool_min > self.pool_max:
             raise ValueError(f"PULSE_POOL_MIN ({self.pool_min}) is above PULSE_POOL_MAX ({self.pool_max})")
+        if self.database_direct_url is not None and self.database_url is None:
+            raise ValueError("PULSE_DATABASE_DIRECT_URL needs DATABASE_URL")
         if self.user is not None and self.data_dir is None and self.database_url is None:
             # The default folder is another one for each account: an empty one would be served without a word.
             raise ValueError("PULSE_USER needs PULSE_DATA_DIR or DATABASE_URL: say where the data of that account is")

@@ -1,6 +1,7 @@
 """Rules for values of settings that bounds cannot state: keys, tokens, origins, hosts, networks and the bus."""
 
 import ipaddress
+import os
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -107,9 +108,20 @@ def bind_address(bind: str) -> Authority:
     return Authority(found.host.strip("[]"), found.port)
 
 
+def _count_cores(value: object) -> object:
+    """Returns the number of cores that this process may use for `auto`, and other values unchanged."""
+    if not isinstance(value, str) or value.lower() != "auto":
+        return value
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
 BusUrlText = Annotated[SecretStr, AfterValidator(_check_bus_url)]
 MetricsToken = Annotated[SecretStr, AfterValidator(_check_metrics_token)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]
 Hosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_hosts)]
 ProxyNetworks = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_networks)]
 Bind = Annotated[str, AfterValidator(_check_bind)]
+Workers = Annotated[int, BeforeValidator(_count_cores)]

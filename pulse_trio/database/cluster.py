@@ -47,7 +47,7 @@ class DataFolderTaken(EmbeddedError):
         self.holder = f"pid {pid or 'unknown'}"
         super().__init__(
             f"the data folder {base} is in use by another pulse-trio process ({self.holder}): "
-            "rooms live in one process, so stop that one first (and keep workers = 0)"
+            "stop that one first (pulse-trio serve --workers N runs several processes on one folder)"
         )
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "EmbeddedError",
     "EmbeddedPostgres",
     "default_data_dir",
+    "die_with",
     "find_binaries",
     "running_conninfo",
 ]
@@ -82,11 +83,19 @@ class EmbeddedPostgres:
         data_dir: the data folder; created if missing.
         binaries: folder of PostgreSQL's programs; default: the installed package's.
         options: more server settings; they win over the defaults.
+        death_signal: what the kernel sends the server when this process dies (Linux). SIGINT ends its sessions, SIGTERM
+            waits for them (PostgreSQL, Shutting Down the Server).
     """
 
     def __init__(
-        self, data_dir: Path, *, binaries: Path | None = None, options: Mapping[str, str] | None = None
+        self,
+        data_dir: Path,
+        *,
+        binaries: Path | None = None,
+        options: Mapping[str, str] | None = None,
+        death_signal: signal.Signals = signal.SIGINT,
     ) -> None:
+        self._death_signal = death_signal
         self._base = data_dir.absolute()
         self._binaries = find_binaries() if binaries is None else binaries
         self._options = {**_OPTIONS, **(options or {})}
@@ -161,7 +170,7 @@ class EmbeddedPostgres:
                     stderr=log,
                     start_new_session=True,  # keeps the terminal's Ctrl-C from it; we stop it ourselves
                     pass_fds=(cluster_lock,),  # held as long as any process of the cluster is alive
-                    preexec_fn=_die_with(os.getpid()),  # safe: this process has no other threads yet
+                    preexec_fn=die_with(os.getpid(), self._death_signal),  # safe: this process has no other threads yet
                     **account.popen_options(),  # type: ignore[call-overload]
                 )
             finally:
@@ -320,14 +329,17 @@ def _quoted(folder: Path) -> str:
     return '"' + str(folder).replace('"', '""') + '"'
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """Returns a function for the child, between fork and exec, that makes the kernel send it SIGINT when we die."""
+def die_with(parent: int, number: signal.Signals) -> Callable[[], None] | None:
+    """Returns a function for a child, between fork and exec, that makes the kernel signal it when its parent dies.
+
+    The parent is the *thread* that starts the child. None where the kernel has no such function: only Linux has.
+    """
     if _LIBC is None:
         return None
     libc = _LIBC
 
     def arrange() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+        libc.prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:  # the parent died before prctl
             os._exit(1)
 

@@ -6,8 +6,9 @@ started it ends (`database/embedded.py`).
 
 import os
 import secrets
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from pulse_trio.database.embedded import (
     find_binaries,
     running_conninfo,
 )
-from pulse_trio.database.schema import compare_revisions, migrate
+from pulse_trio.database.schema import SERVER, compare_revisions, migrate
 from pulse_trio.database.sessions import STORE_SETTINGS, TOO_FEW, Sessions, open_session, with_keepalives, with_timeout
 from pulse_trio.errors import LaunchError
 from pulse_trio.settings import Settings
@@ -55,17 +56,32 @@ class Database:
         conninfo: libpq connection string.
         description: a phrase for messages, such as "the data folder /srv/pulse".
         embedded: the embedded server, if this process started it.
+        direct_conninfo: the same database without a pooler in between (`PULSE_DATABASE_DIRECT_URL`), for what belongs
+            to one session: locks, LISTEN, leases, migrations.
+        data_dir: the folder of an embedded server.
     """
 
     settings: Settings
     conninfo: str
     description: str
     embedded: EmbeddedPostgres | None = None
+    direct_conninfo: str = ""
+    data_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.direct_conninfo:
+            object.__setattr__(self, "direct_conninfo", self.conninfo)
 
 
 @contextmanager
 def open_database(
-    settings: Settings, *, attach: bool = False, create: bool = True, on_wait: Callable[[str], None] | None = None
+    settings: Settings,
+    *,
+    attach: bool = False,
+    create: bool = True,
+    on_wait: Callable[[str], None] | None = None,
+    options: Mapping[str, str] | None = None,
+    death_signal: signal.Signals = signal.SIGINT,
 ) -> Iterator[Database]:
     """Opens the database of the settings for a block: DATABASE_URL's, or an embedded one started for the block.
 
@@ -74,6 +90,8 @@ def open_database(
         attach: use the embedded PostgreSQL of a running service, if there is one.
         create: create a missing data folder. If false, this service must have used the database before.
         on_wait: called once with the process that has the data folder, to wait for its end; None: do not wait.
+        options: more settings of an embedded server that is started.
+        death_signal: what such a server gets when this process dies; see `EmbeddedPostgres`.
 
     Raises:
         LaunchError: it cannot be reached or started; says what to do.
@@ -82,7 +100,8 @@ def open_database(
         conninfo = _check_url(settings.database_url.get_secret_value())
         if not create:
             _check_used(conninfo)
-        yield Database(settings, conninfo, "the database of DATABASE_URL")
+        direct = "" if settings.database_direct_url is None else _check_direct(settings, conninfo)
+        yield Database(settings, conninfo, "the database of DATABASE_URL", direct_conninfo=direct)
         return
     data_dir = default_data_dir() if settings.data_dir is None else settings.data_dir.absolute()
     if not create and not (data_dir / "data").is_dir():
@@ -91,14 +110,32 @@ def open_database(
         )
     running = running_conninfo(data_dir) if attach else None
     if running is not None:
-        yield Database(_with_key(settings, data_dir), running, f"the data folder {data_dir}")
+        yield Database(_with_key(settings, data_dir), running, f"the data folder {data_dir}", data_dir=data_dir)
         return
-    server = EmbeddedPostgres(data_dir, binaries=find_binaries(settings.postgres_bin))
+    binaries = find_binaries(settings.postgres_bin)
+    server = EmbeddedPostgres(data_dir, binaries=binaries, options=options, death_signal=death_signal)
     try:
         conninfo = _start(server, on_wait)
-        yield Database(_with_key(settings, data_dir), conninfo, f"the data folder {data_dir}", server)
+        own = _with_key(settings, data_dir)
+        yield Database(own, conninfo, f"the data folder {data_dir}", server, data_dir=data_dir)
     finally:
         server.stop()  # even if a signal arrived between the start and the next line
+
+
+def attach_database(settings: Settings) -> Database:
+    """Returns the database that another process of this service has opened: a worker's supervisor.
+
+    Raises:
+        LaunchError: it cannot be reached.
+    """
+    if settings.database_url is not None:
+        with open_database(settings) as database:
+            return database
+    folder = default_data_dir() if settings.data_dir is None else settings.data_dir.absolute()
+    conninfo = running_conninfo(folder)
+    if conninfo is None:  # which must not be started here
+        raise LaunchError(f"the PostgreSQL of the data folder {folder} does not answer")
+    return Database(_with_key(settings, folder), conninfo, f"the data folder {folder}", data_dir=folder)
 
 
 def _start(server: EmbeddedPostgres, on_wait: Callable[[str], None] | None) -> str:
@@ -147,7 +184,7 @@ def migrate_database(database: Database) -> tuple[str | None, str]:
         LaunchError: the schema is newer, a migration failed or waited too long, or the database cannot be reached.
     """
     try:
-        return migrate(database.conninfo, wait=database.settings.migration_wait, on_wait=report)
+        return migrate(database.direct_conninfo, wait=database.settings.migration_wait, on_wait=report)
     except psycopg.Error as error:
         raise LaunchError(describe_failure(error)) from None
 
@@ -184,6 +221,32 @@ def _check_url(conninfo: str) -> str:
     if encoding != "UTF8":
         raise LaunchError(f"the database has the encoding {encoding}; create one with ENCODING 'UTF8'")
     return conninfo
+
+
+def _check_direct(settings: Settings, conninfo: str) -> str:
+    """Returns the connection string of `PULSE_DATABASE_DIRECT_URL`.
+
+    Raises:
+        LaunchError: as for `DATABASE_URL`, or it is another database than that one.
+    """
+    assert settings.database_direct_url is not None
+    direct = settings.database_direct_url.get_secret_value()
+    try:
+        direct = _check_url(direct)
+    except LaunchError as error:
+        raise LaunchError(str(error).replace("DATABASE_URL", "PULSE_DATABASE_DIRECT_URL")) from None
+    servers = []
+    try:
+        for each in (conninfo, direct):
+            with open_session(with_keepalives(each)) as session:
+                servers.append(session.execute(SERVER).fetchone())
+    except psycopg.Error as error:
+        raise LaunchError(describe_failure(error)) from None
+    if servers[0] != servers[1]:
+        raise LaunchError(
+            "PULSE_DATABASE_DIRECT_URL leads to another database than DATABASE_URL: name the one behind the pooler"
+        )
+    return direct
 
 
 def _check_used(conninfo: str) -> None:

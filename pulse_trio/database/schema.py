@@ -55,14 +55,35 @@ class History:
 
 
 def holder_of(key: int) -> str:
-    """Returns a query for the holder of an advisory lock of this database: pid, application and address in one text."""
-    return f"""
-        SELECT concat_ws(', ', 'pid ' || pid, nullif(application_name, ''), host(client_addr))
-        FROM pg_locks JOIN pg_stat_activity USING (pid)
-        WHERE locktype = 'advisory' AND granted
-            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-            AND (classid::bigint << 32 | objid::bigint) = {key} AND objsubid = 1
-    """  # noqa: S608  # our own text
+    """Returns a query for the holder of an advisory lock of this database: pid, application and address in one text.
+
+    Of several that share the lock it names the one whose session is oldest.
+    """
+    return _of_holders(_HOLDER, key)
+
+
+def is_shared(key: int) -> str:
+    """Returns a query that says of the holder that `holder_of` names whether it shares the lock; no row without one."""
+    return _of_holders("mode = 'ShareLock'", key)
+
+
+def count_of_holders(key: int) -> str:
+    """Returns a query for the number of sessions that hold an advisory lock of this database."""
+    return f"SELECT count(*) FROM {_HOLDERS.format(key=key)}"  # noqa: S608  # our own text
+
+
+_HOLDER: Final = "concat_ws(', ', 'pid ' || pid, nullif(application_name, ''), host(client_addr))"
+
+_HOLDERS: Final = """
+    pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32 | objid::bigint) = {key} AND objsubid = 1
+"""
+
+
+def _of_holders(column: str, key: int) -> str:
+    return f"SELECT {column} FROM {_HOLDERS.format(key=key)} ORDER BY backend_start, pid LIMIT 1"  # noqa: S608  # our own
 
 
 def new_epoch() -> str:

@@ -1,10 +1,15 @@
-"""One service process per database: rooms live in one process, and a second one would silently split conversations.
+"""The service lock: one process uses a database alone, or the processes of a cluster share it.
+
+A process that knows nothing of the others would silently split conversations. So a process alone takes the lock
+exclusively, as all versions before clusters did, and a clustered one in shared mode: the two refuse each other.
 
 The connection that holds the lock also identifies the history. When the lock must be taken again, the database may be
 another server, such as a promoted standby, where this process's knowledge of the history may be wrong.
 """
 
-from functools import partial
+import os
+import socket
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
@@ -12,7 +17,7 @@ import structlog
 import trio
 
 from pulse_trio.database.durability import DURABILITY_SETTINGS, SETTINGS_OFF, reject_lossy_settings
-from pulse_trio.database.schema import ESTABLISH_EPOCH, SERVER, SERVICE_LOCK, History, holder_of, new_epoch
+from pulse_trio.database.schema import ESTABLISH_EPOCH, SERVER, SERVICE_LOCK, History, holder_of, is_shared, new_epoch
 from pulse_trio.database.sessions import (
     READ_ONLY,
     Sessions,
@@ -27,14 +32,24 @@ from pulse_trio.trio_psycopg import SET_SETTINGS, TrioConnection
 RETRY: Final = 0.5  # seconds between attempts to retake the lock
 
 _TAKEN: Final = (
-    "another pulse-trio process is using this database ({holder}): rooms live in one process, so stop that one first "
-    "(and keep workers = 0)"
+    "another pulse-trio process is using this database ({holder}): rooms live in one process, so stop that one first; "
+    "several processes share a database only if each of them has PULSE_CLUSTER=true"
+)
+_TAKEN_BY_CLUSTER: Final = (
+    "another pulse-trio process is using this database ({holder}), and it belongs to a cluster: stop the whole cluster "
+    "first, or join it with PULSE_CLUSTER=true"
+)
+_TAKEN_BY_OTHER: Final = (
+    "another pulse-trio process is using this database ({holder}), and it does not belong to a cluster: stop it first, "
+    "then start it again with PULSE_CLUSTER=true and a version that has this setting"
 )
 # `backend_start` distinguishes a session from a later one with the same pid.
 _TAKE: Final = f"""
-    SELECT pg_try_advisory_lock({SERVICE_LOCK}), ({holder_of(SERVICE_LOCK)}), pid, backend_start
+    SELECT %s({SERVICE_LOCK}), ({holder_of(SERVICE_LOCK)}), ({is_shared(SERVICE_LOCK)}), pid, backend_start
     FROM pg_stat_activity WHERE pid = pg_backend_pid()
 """  # noqa: S608  # our own text
+_TAKE_ALONE: Final = _TAKE % "pg_try_advisory_lock"
+_TAKE_SHARED: Final = _TAKE % "pg_try_advisory_lock_shared"
 _END_LAST_SESSION: Final = """
     SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid = %s AND backend_start = %s
 """
@@ -43,15 +58,16 @@ log = structlog.get_logger(__name__)
 
 
 class DatabaseTaken(LaunchError):
-    """Another process has the service lock.
+    """Another process has the service lock, in a mode that excludes this one.
 
-    Attributes:
+    Args:
         holder: its session: pid, application, address.
+        text: the line for a person, with a place for the holder.
     """
 
-    def __init__(self, holder: str) -> None:
+    def __init__(self, holder: str, text: str = _TAKEN) -> None:
         self.holder = holder
-        super().__init__(_TAKEN.format(holder=holder))
+        super().__init__(text.format(holder=holder))
 
 
 class ServiceLock:
@@ -61,25 +77,36 @@ class ServiceLock:
     `require_own_sessions` before: a pooler that shares sessions would share the lock.
 
     Args:
-        conninfo: libpq connection string.
+        conninfo: libpq connection string of a direct connection.
         sessions: the plan of the service's other sessions; checked again on each server found later.
         allow_losing_commits: accept a server that may lose commits.
+        shared: take it in shared mode, with the other processes of a cluster.
 
     Raises:
-        DatabaseTaken: another process has the lock.
+        DatabaseTaken: another process has the lock, in a mode that excludes this one.
         psycopg.Error: the database cannot be reached.
     """
 
-    def __init__(self, conninfo: str, *, sessions: Sessions | None = None, allow_losing_commits: bool = True) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        *,
+        sessions: Sessions | None = None,
+        allow_losing_commits: bool = True,
+        shared: bool = False,
+    ) -> None:
+        self._is_shared = shared
+        self._take = _TAKE_SHARED if shared else _TAKE_ALONE
         self._own = with_keepalives(conninfo)
         self._sessions = sessions
         self._allow_losing_commits = allow_losing_commits
         self._history: History | None = None
         self._moved = trio.Event()
         self._last_session: tuple[Any, ...] = ()  # that had the lock: pid and start
+        self._newest_server: str | None = None  # that another process of the cluster has named
         self._connection: psycopg.Connection | TrioConnection = open_session(self._own)
         try:
-            self._check_taken(self._connection.execute(_TAKE).fetchone())
+            self._check_taken(self._connection.execute(self._take).fetchone())
         except BaseException:
             self.close()
             raise
@@ -96,6 +123,11 @@ class ServiceLock:
         self._history = History(*row)
 
     @property
+    def is_shared(self) -> bool:
+        """True if other processes may hold the lock as well."""
+        return self._is_shared
+
+    @property
     def history(self) -> History:
         """The server and epoch of the history."""
         assert self._history is not None, "call `establish_history` first"
@@ -109,6 +141,21 @@ class ServiceLock:
         """Returns when `history` has changed, once for each change."""
         await self._moved.wait()
         self._moved = trio.Event()
+
+    def look_again(self, server: str | None = None) -> None:
+        """Ends the lock's connection, so that `watch` retakes it and finds out whether the history has changed.
+
+        For a cluster, where another process may notice first that the database has failed over.
+
+        Args:
+            server: the server that another process uses now (`History.server`). Servers of the same cluster on an older
+                timeline are rejected from now on.
+        """
+        known = self._newest_server
+        if server is not None and (known is None or not _is_older(server, known)):
+            self._newest_server = server
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as sock:
+            sock.shutdown(socket.SHUT_RDWR)  # wakes `watch`, unlike closing it
 
     async def watch(self) -> None:
         """Retakes the lock whenever its connection breaks; runs until cancelled.
@@ -159,16 +206,17 @@ class ServiceLock:
         server = (await _row(connection, SERVER))[0]
         if server is None:
             return "it is a standby"
-        if self._history is not None and _is_older(server, self._history.server):
+        known = [] if self._history is None else [self._history.server]
+        known += [] if self._newest_server is None else [self._newest_server]
+        if any(_is_older(server, newer) for newer in known):
             return "it is on an older timeline: another server was promoted since"
         if (await _row(connection, READ_ONLY))[0]:
             return "it is read-only: default_transaction_read_only is on"
-        if self._sessions is not None:
-            check = partial(require_own_sessions, self._sessions)
-            await trio.to_thread.run_sync(check, abandon_on_cancel=True)
+        for plan in self._plans():
+            await trio.to_thread.run_sync(require_own_sessions, plan, abandon_on_cancel=True)
         # After a network failure the server may not have noticed yet that our last session is gone.
         await connection.execute(_END_LAST_SESSION, self._last_session)
-        self._check_taken(await _row(connection, _TAKE))
+        self._check_taken(await _row(connection, self._take))
         if self._history is None:
             return None
         if not self._allow_losing_commits:
@@ -180,15 +228,24 @@ class ServiceLock:
             self._moved.set()
         return None
 
+    def _plans(self) -> list[Sessions]:
+        """Returns the plans whose sessions must not be shared by a pooler."""
+        if self._sessions is None:
+            return []
+        is_direct = self._own.conninfo != self._sessions.conninfo
+        return [self._sessions, self._own] if is_direct else [self._sessions]
+
     def _check_taken(self, row: tuple[Any, ...] | None) -> None:
         """Checks a row of `_TAKE`.
 
         Raises:
             DatabaseTaken: another process has the lock.
         """
-        if row is None or not row[0]:
-            raise DatabaseTaken("its session has ended" if row is None or row[1] is None else row[1])
-        self._last_session = row[2:]
+        if row is None or (row[1] is None and not row[0]):
+            raise DatabaseTaken("its session has ended")
+        if not row[0]:
+            raise DatabaseTaken(row[1], _TAKEN_BY_OTHER if self._is_shared else _TAKEN_BY_CLUSTER if row[2] else _TAKEN)
+        self._last_session = row[3:]
 
 
 async def require_server(server: str, connection: TrioConnection[Any]) -> None:

@@ -16,6 +16,7 @@ from pulse_trio.edge.log_samples import LogSampler
 from pulse_trio.edge.origins import Origins
 from pulse_trio.edge.readiness import Readiness
 from pulse_trio.edge.response_budget import ResponseBudget
+from pulse_trio.edge.siblings import Siblings
 from pulse_trio.edge.turns import Turns
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
@@ -32,6 +33,7 @@ class AppParts:
 
     Attributes:
         metrics_samples: chooses the requests for metrics that are not served which get a line in the log.
+        siblings: the other workers of this machine, if there are any.
     """
 
     response_budget: ResponseBudget
@@ -42,6 +44,7 @@ class AppParts:
     audit: Audit
     turns: Turns  # of requests with large bodies
     metrics_samples: LogSampler = field(default_factory=LogSampler)
+    siblings: Siblings | None = None
 
 
 @dataclass(frozen=True, slots=True)

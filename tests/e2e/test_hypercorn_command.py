@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import trio
 
@@ -114,19 +115,45 @@ async def test_its_postgres_dies_and_it_says_so_and_ends(launch: Start, data_dir
     await wait_at_rest(data_dir)
 
 
-async def test_two_workers_are_refused_with_the_reason(launch: Start, data_dir: Path) -> None:
-    server = launch("--workers", "2", PULSE_DATA_DIR=str(data_dir))
-    server.wait(60)  # Hypercorn loses its workers' exit codes
-    assert "another pulse-trio process" in server.output
-    assert "Traceback" not in server.output
-    await wait_at_rest(data_dir)
+def refusals(server: Server) -> list[str]:
+    """Returns its lines of level critical."""
+    found = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+    return [line["event"] for line in found if line["level"] == "critical"]
 
 
 @pytest.mark.process_end
-def test_two_workers_on_a_database_of_ones_own_are_refused_with_the_reason(launch: Start, database: str) -> None:
-    server = launch("--workers", "2", DATABASE_URL=database)
+def test_two_workers_without_a_database_of_ones_own_are_refused_in_one_line(launch: Start, data_dir: Path) -> None:
+    server = launch("--workers", "2", PULSE_DATA_DIR=str(data_dir))
+    server.wait(60)  # Hypercorn loses its workers' exit codes
+    (said,) = refusals(server)
+    assert said.startswith("hypercorn --workers 2: they need DATABASE_URL")
+    assert "pulse-trio serve --workers 2" in said
+    assert "Traceback" not in server.output
+    assert not data_dir.exists()
+
+
+@pytest.mark.process_end
+def test_two_workers_cannot_share_the_address_of_the_metrics(launch: Start, database: str) -> None:
+    server = launch("--workers", "2", DATABASE_URL=database, PULSE_METRICS_BIND="127.0.0.1:0")
     server.wait(60)
-    assert "another pulse-trio process is using this database" in server.output
+    (said,) = refusals(server)
+    assert "PULSE_METRICS_BIND" in said
+
+
+@pytest.mark.process_end
+async def test_two_workers_on_a_database_of_ones_own_share_it(launch: Start, database: str) -> None:
+    server = launch("--workers", "2", DATABASE_URL=database).wait_ready()
+    with trio.fail_after(60):
+        while server.output.count("Running on") < 2:  # noqa: ASYNC110  # no event in another process
+            await trio.sleep(0.05)
+        alice = await Person.register(server.base_url, "alice")
+        for _ in range(8):
+            response = await Person(server.base_url, "alice", alice.id, alice.token).api.get("/api/auth/me")
+            assert response.status_code == 200
+    with psycopg.connect(database) as connection:
+        query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock' AND granted"
+        assert connection.execute(query).fetchone() == (2,)
+    server.stop()
     assert "Traceback" not in server.output
 
 

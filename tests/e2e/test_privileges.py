@@ -1,5 +1,6 @@
 """The rights of the running service: its account, and no core dumps."""
 
+import json
 import os
 import pwd
 import socket
@@ -90,16 +91,19 @@ def test_root_is_warned_at_the_start(database: str, start_server: Callable[..., 
 @as_root
 @pytest.mark.process_end
 @pytest.mark.usefixtures("readable_by_account")
-async def test_the_service_gives_up_the_rights_of_root_once_its_port_is_bound(folder: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_the_service_gives_up_the_rights_of_root_once_its_port_is_bound(folder: Path, workers: str) -> None:
     account = pwd.getpwnam(ACCOUNT)
     data = folder / "data"
     data.mkdir()
     os.chown(data, account.pw_uid, account.pw_gid)
     port = privileged_port()
-    command = [PROGRAM, "serve", "--port", str(port), "--user", ACCOUNT, "--data-dir", str(data)]
+    command = [PROGRAM, "serve", "--port", str(port), "--user", ACCOUNT, "--data-dir", str(data), "--workers", workers]
     server = Server({"PULSE_LOG_FORMAT": "json"}, command=command).wait_ready()
     try:
-        for pid in (server.process.pid, postmaster(data)):
+        started = [json.loads(line) for line in server.output.splitlines() if '"worker started"' in line]
+        assert len(started) == (0 if workers == "1" else 2)
+        for pid in (server.process.pid, postmaster(data), *(line["pid"] for line in started)):
             found = status(pid)
             assert found["Uid"] == [str(account.pw_uid)] * 4
             assert found["Gid"] == [str(account.pw_gid)] * 4

@@ -1,6 +1,7 @@
 """PgBouncer in front of a test's cluster, on a Unix socket, run by an ordinary account."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -53,7 +54,7 @@ class PgBouncer:
     def restart(self, mode: str) -> None:
         """Ends it, and starts it again in another mode."""
         self._end()
-        self._path.write_text(self._path.read_text().replace("pool_mode = session", f"pool_mode = {mode}"))
+        self._path.write_text(re.sub(r"pool_mode = \w+", f"pool_mode = {mode}", self._path.read_text()))
         self.__enter__()
 
     def __enter__(self) -> Self:

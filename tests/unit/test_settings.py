@@ -81,6 +81,25 @@ def test_a_variable_of_another_program_is_ignored(monkeypatch: pytest.MonkeyPatc
     assert Settings.load() == before
 
 
+def test_auto_is_a_worker_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load().workers == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    monkeypatch.setenv("PULSE_WORKERS", "Auto")
+    assert Settings.load().workers == 3
+    assert Settings.load(workers="2").workers == 2, "the option wins"
+
+
+def test_a_process_shares_its_database_only_if_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Settings.load().is_clustered
+    monkeypatch.setenv("PULSE_CLUSTER", "true")
+    assert Settings.load().is_clustered
+
+
+def test_a_direct_url_needs_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = rejection(monkeypatch, PULSE_DATABASE_DIRECT_URL=URL)
+    assert said == "PULSE_DATABASE_DIRECT_URL needs DATABASE_URL"
+
+
 def test_an_unknown_field_is_rejected() -> None:
     with pytest.raises(LaunchError, match="PULSE_POOL_MAX"):
         Settings.load(PULSE_POOL_MAX=7)

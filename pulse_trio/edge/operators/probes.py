@@ -12,16 +12,17 @@ import msgspec
 import structlog
 import trio
 from msgspec import Meta
-from quart import Blueprint, Request, Response, Websocket, request
+from quart import Blueprint, Quart, Request, Response, Websocket, request
 from quart_schema import hide, operation_id
 
 from pulse_trio.auth.tokens import bearer_token
 from pulse_trio.authority import parse_authority
 from pulse_trio.edge.client_address import parse_address
-from pulse_trio.edge.operators.prometheus import exposition
+from pulse_trio.edge.operators.prometheus import exposition, join_families, split_families
 from pulse_trio.edge.responses import answer
-from pulse_trio.edge.server.gate import current_gate
-from pulse_trio.edge.services import app_parts, has_failed, services
+from pulse_trio.edge.server.gate import Gate, current_gate
+from pulse_trio.edge.services import app_parts, app_parts_of, has_failed, services
+from pulse_trio.edge.siblings import Family
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.settings import Settings
 
@@ -80,19 +81,46 @@ async def metrics() -> Response:
     """Returns the metrics for Prometheus."""
     service = services()
     _check_access(service.settings)
-    is_up = "database" not in await service.readiness.failing()
+    siblings = app_parts().siblings
     accept = request.headers.get("Accept", "")
-    text, content_type = exposition(
+    text, content_type = await _own_metrics(accept, current_gate(), None if siblings is None else siblings.slot)
+    if siblings is not None:
+        workers: dict[int, list[Family] | None] = {siblings.slot: split_families(text.decode())}
+        workers |= await siblings.ask(accept)
+        text = join_families(workers, accept).encode()
+    return Response(text, 200, content_type=content_type)
+
+
+async def _own_metrics(accept: str, gate: Gate | None, slot: int | None) -> tuple[bytes, str]:
+    service = services()
+    is_up = "database" not in await service.readiness.failing()
+    return exposition(
         service.metrics,
         service.hub,
         service.hash_queue,
         app_parts().response_budget,
-        current_gate(),
+        gate,
         accept,
         database_answers=is_up,
         free_bytes=await _free_bytes(service.metrics.data_folder),
+        slot=slot,
     )
-    return Response(text, 200, content_type=content_type)
+
+
+async def serve_siblings(app: Quart, gate: Gate | None) -> None:
+    """Answers the other workers that are asked for metrics; see `Siblings.serve`."""
+    siblings = app_parts_of(app).siblings
+    assert siblings is not None
+
+    async def families(accept: str) -> list[Family]:
+        async with app.app_context():
+            try:
+                text, _ = await _own_metrics(accept, gate, siblings.slot)
+            except PulseError:  # it opens again after a failover
+                return []
+        return split_families(text.decode())
+
+    await siblings.serve(families)
 
 
 async def _free_bytes(folder: Path | None) -> int | None:

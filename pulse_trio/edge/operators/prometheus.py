@@ -1,8 +1,10 @@
 """The metrics of a service in the format of Prometheus, built when they are requested."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -14,6 +16,7 @@ from pulse_trio import __version__
 from pulse_trio.auth.hash_queue import HashKind, HashQueue
 from pulse_trio.edge.response_budget import ResponseBudget
 from pulse_trio.edge.server.gate import Gate
+from pulse_trio.edge.siblings import Family
 from pulse_trio.errors import ErrorCode
 from pulse_trio.metrics import GONE, Histogram, Metrics
 from pulse_trio.protocol import CloseCode
@@ -30,6 +33,7 @@ def exposition(
     *,
     database_answers: bool,
     free_bytes: int | None,
+    slot: int | None = None,
 ) -> tuple[bytes, str]:
     """Returns all metrics as text, and its content type.
 
@@ -42,6 +46,7 @@ def exposition(
         accept: the request's `Accept` header, which may prefer OpenMetrics.
         database_answers: True if the database answered the readiness check.
         free_bytes: room on the disk of the data folder; None if unknown, or if there is no data folder.
+        slot: that of this worker, which becomes a label of each series; None in a process without others.
     """
     registry = CollectorRegistry(auto_describe=False)
     service = _Service(
@@ -52,7 +57,68 @@ def exposition(
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    return encode(registry if slot is None else _Labelled(registry, slot)), content_type
+
+
+class _Labelled(Collector):
+    """The metrics of a registry, with the slot of this worker as a label of each series."""
+
+    def __init__(self, registry: CollectorRegistry, slot: int) -> None:
+        self._registry = registry
+        self._slot = str(slot)
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [
+                sample._replace(labels={**sample.labels, "worker": self._slot}) for sample in family.samples
+            ]
+            yield family
+
+
+_FAMILY: Final = re.compile(r"^# HELP (?=\S)", re.MULTILINE)
+_END: Final = "# EOF\n"  # of OpenMetrics
+
+
+def split_families(text: str) -> list[Family]:
+    """Splits an exposition into its families, so that those of several workers can be joined without parsing them."""
+    found = []
+    for part in _FAMILY.split(text.removesuffix(_END))[1:]:
+        description, kind, body = part.split("\n", 2)
+        found.append((description.split(" ", 1)[0], f"# HELP {description}\n{kind}\n", body))
+    return found
+
+
+def join_families(workers: Mapping[int, Sequence[Family] | None], accept: str) -> str:
+    """Joins the metrics of all workers, and adds which of them answered.
+
+    Args:
+        workers: the families of each worker by slot; None for one that did not answer.
+        accept: the request's `Accept` header, as for `exposition`.
+    """
+    heads: dict[str, str] = {}
+    bodies: defaultdict[str, list[str]] = defaultdict(list)
+    for families in workers.values():
+        for name, head, body in families or ():
+            heads.setdefault(name, head)
+            bodies[name].append(body)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Up(workers))
+    encode, content_type = choose_encoder(accept)
+    ((name, head, body),) = split_families(encode(registry).decode())
+    end = _END if content_type.startswith("application/openmetrics-text") else ""
+    return head + body + "".join(heads[name] + "".join(bodies[name]) for name in heads) + end
+
+
+class _Up(Collector):
+    """Collects which workers answered."""
+
+    def __init__(self, workers: Mapping[int, object | None]) -> None:
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        values = {str(slot): int(found is not None) for slot, found in sorted(self._workers.items())}
+        text = "1 if the worker answered for its metrics, else 0."
+        yield _gauges("pulse_process_up", text, "worker", values)
 
 
 class _Service(Collector):

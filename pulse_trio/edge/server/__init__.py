@@ -12,6 +12,7 @@ for each frame out, and three tasks for each message in (docs/architecture.md ha
 - `poller`: one task that reads all WebSockets over plain TCP; `deadlines`: their pings and time-outs
 - `tcp_connection`: reads, pings, closes; `stream_writer`: all writes; `gate`: admits connections and requests
 - `http_protocol`, `request_head`, `plain_responses`: requests, before the framework sees them
+- `burst_listener`: accepts; `shared_load`: the connections of each worker of this machine
 - `request_turns`: how many requests begin at a time; `idle_connections`: those that wait for one
 - `http_stream`, `handler_scope`: cancel the handler of a request when its client has gone
 - `websocket_stream`, `websocket_handshake`, `frame_splitter`, `frame_guard`, `app_queue`: WebSockets
@@ -20,7 +21,7 @@ for each frame out, and three tasks for each message in (docs/architecture.md ha
 - `workarounds`: installs all of this in a supported version of Hypercorn; `worker`: listens, serves, drains
 """
 
-from pulse_trio.edge.server.workarounds import install
+from pulse_trio.edge.server.workarounds import Supervised, install, is_supported, listen_for_metrics
 from pulse_trio.edge.server.worker import (
     address,
     advise_on_address,
@@ -31,4 +32,16 @@ from pulse_trio.edge.server.worker import (
     wrap,
 )
 
-__all__ = ["address", "advise_on_address", "bind", "install", "load_certificate", "renew_certificate", "serve", "wrap"]
+__all__ = [
+    "Supervised",
+    "address",
+    "advise_on_address",
+    "bind",
+    "install",
+    "is_supported",
+    "listen_for_metrics",
+    "load_certificate",
+    "renew_certificate",
+    "serve",
+    "wrap",
+]

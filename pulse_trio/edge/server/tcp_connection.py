@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Final
 
 import structlog
@@ -58,11 +59,13 @@ class TcpConnection(FrameworkConnection):
         gate: counts the connections of this process.
         writes: the pending writes of all connections.
         idle: the connections that wait for a request.
+        load: counts the end of a connection of this worker for the others, if there are others.
     """
 
     gate: ClassVar[Gate]
     writes: ClassVar[PendingWrites]
     idle: ClassVar[IdleConnections]
+    load: ClassVar[AbstractContextManager[None]] = nullcontext()
 
     __slots__ = (
         "_has_half_closed",
@@ -100,37 +103,38 @@ class TcpConnection(FrameworkConnection):
         Errors are logged here: raised, they would end the whole process, as one byte behind an upgrade request did
         (Hypercorn issue 225).
         """
-        try:
-            self.slot = self.gate.admit(self._peer())
-        except PulseError as error:
-            await self.gate.reject(self.stream, error)
-            return
-        except OSError:  # the client has gone
-            return
-        begin_connection()
-        set_gate(self.gate)
-        self._reader = trio.lowlevel.current_task()
-        self._input_ended = trio.Event()
-        self.writer = StreamWriter(self.stream, self.send_lock, self.gate, self.writes, self._lose)
-        set_connection(self)
-        try:
+        with self.load:
             try:
-                if await self.run_framework() and self._serve is not None:
-                    self._drop_framework()
-                    await self._carry_on()
-                    await self.protocol.handle(ConnectionClosed())
-            finally:
-                self._end_idle()
-                self._input_ended.set()
-                # The client may have gone before this task began to serve: run it, so that it cleans up.
+                self.slot = self.gate.admit(self._peer())
+            except PulseError as error:
+                await self.gate.reject(self.stream, error)
+                return
+            except OSError:  # the client has gone
+                return
+            begin_connection()
+            set_gate(self.gate)
+            self._reader = trio.lowlevel.current_task()
+            self._input_ended = trio.Event()
+            self.writer = StreamWriter(self.stream, self.send_lock, self.gate, self.writes, self._lose)
+            set_connection(self)
+            try:
                 try:
-                    await self._carry_on()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
+                    if await self.run_framework() and self._serve is not None:
+                        self._drop_framework()
+                        await self._carry_on()
+                        await self.protocol.handle(ConnectionClosed())
                 finally:
-                    await self._close()  # noqa: ASYNC102  # like the original
-        except* Exception as group:
-            log.warning("connection failed", errors=[repr(error) for error in flatten_group(group)])
-        finally:
-            self.slot.leave()
+                    self._end_idle()
+                    self._input_ended.set()
+                    # The client may have gone before this task began to serve: run it, so that it cleans up.
+                    try:
+                        await self._carry_on()  # noqa: ASYNC102  # cancelled or not, it ends at its first wait
+                    finally:
+                        await self._close()  # noqa: ASYNC102  # like the original
+            except* Exception as group:
+                log.warning("connection failed", errors=[repr(error) for error in flatten_group(group)])
+            finally:
+                self.slot.leave()
 
     def carry_on(self, serve: Callable[[], Awaitable[None]]) -> None:
         """Lets this connection's task run `serve` from now on; the framework's handler may return."""

@@ -127,7 +127,7 @@ async def draining_worker(
     guard: Callable[[], AbstractContextManager[None]],
     on_end: Callable[[], None],
     on_drained: Callable[[], None],
-    delay: float = 0.0,
+    delay: Callable[[], float] = lambda: 0.0,
     open_metrics: Callable[[], socket] | None = None,
     sockets: Sockets | None = None,
     shutdown_trigger: Callable[[], Awaitable[None]] | None = None,
@@ -145,7 +145,7 @@ async def draining_worker(
         guard: see `workarounds.install`.
         on_end: called when the server begins to end; it shortens the deadlines of writes.
         on_drained: called when all WebSockets are closed; it ends idle connections.
-        delay: seconds to serve on after being asked to end, while `/readyz` fails.
+        delay: returns the seconds to serve on after being asked to end, while `/readyz` fails.
         open_metrics: opens a further socket, over plain HTTP, for programs of operators.
         sockets: the sockets that are listened on; without them, those of the configuration.
         shutdown_trigger: returns when the server must end; `stop` is used without it.
@@ -157,9 +157,9 @@ async def draining_worker(
     async def drained() -> None:
         assert asked is not None
         await asked()
-        if delay:
+        if seconds := delay():
             await _fail_readiness(app)
-            await trio.sleep(delay)
+            await trio.sleep(seconds)
         on_end()
         await _drain(app)
         on_drained()
@@ -228,8 +228,27 @@ async def _services_of(app: AppWrapper) -> Services | None:
             return None
 
 
-async def serve(app: AppWrapper, config: Config, sockets: Sockets, shutdown_trigger: object) -> None:
+class _Started:
+    """The status of a task that nobody waits for: it calls a function when the task has started."""
+
+    def __init__(self, on_started: Callable[[], None]) -> None:
+        self._on_started = on_started
+
+    def started(self, value: object = None) -> None:
+        """Calls the function. `value` is ignored."""
+        self._on_started()
+
+
+async def serve(
+    app: AppWrapper,
+    config: Config,
+    sockets: Sockets,
+    shutdown_trigger: object,
+    on_started: Callable[[], None] = lambda: None,
+) -> None:
     """Runs Hypercorn's Trio worker in this task, until `shutdown_trigger` returns.
+
+    `on_started` is called when it begins to accept connections.
 
     Cancelled: connections are dropped.
     """
@@ -238,4 +257,5 @@ async def serve(app: AppWrapper, config: Config, sockets: Sockets, shutdown_trig
         config,
         sockets=sockets,
         shutdown_trigger=shutdown_trigger,  # type: ignore[arg-type]
+        task_status=_Started(on_started),
     )
