@@ -48,6 +48,8 @@ from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 
 EXIT_FAILED: Final = 1
+MOVED: Final = "database moved to another server, reopening the service"
+LEASE_LOST: Final = "lease lost, reopening the service"
 NEEDS_TRIO: Final = (
     "this service runs on Trio, and this server does not: run pulse-trio serve, or "
     "hypercorn --config hypercorn.toml pulse_trio.asgi:app (--worker-class trio --workers 0 without that file)"
@@ -228,32 +230,30 @@ class _Lifespan:
     def __init__(self, app: PulseApp, scope: object) -> None:
         self._app = app
 
-    async def _wait_end(self, parts: Services, receive: Callable[[], Awaitable[Any]]) -> bool:
-        """Returns True when the server shuts down (lifespan.shutdown), False when the service must open again.
+    async def _wait_end(self, parts: Services, receive: Callable[[], Awaitable[Any]]) -> str | None:
+        """Waits until the service ends.
 
-        That is when the history may be another one, or another process has ended the lease of this one.
+        Returns None when the server shuts down (lifespan.shutdown); else why the service must open again: the history
+        may be another one, or another process has ended the lease of this one.
         """
-        is_over = False
+        reason: str | None = None
         async with trio.open_nursery() as nursery:
 
-            async def wait_lost() -> None:
-                await parts.hub.wait_lost()
+            async def wait_shutdown() -> None:
+                await receive()
                 nursery.cancel_scope.cancel()
 
-            async def wait_shutdown() -> None:
-                nonlocal is_over
-                await receive()
-                is_over = True
+            async def reopen_after(wait: Callable[[], Awaitable[None]], text: str) -> None:
+                nonlocal reason
+                await wait()
+                reason = text
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait_shutdown, name="shutdown")
-            nursery.start_soon(wait_lost, name="lease lost")
-            if self._app.wait_moved is None:
-                await trio.sleep_forever()
-            else:
-                await self._app.wait_moved()
-            nursery.cancel_scope.cancel()
-        return is_over
+            nursery.start_soon(reopen_after, parts.hub.wait_lost, LEASE_LOST, name="lease lost")
+            if self._app.wait_moved is not None:
+                nursery.start_soon(reopen_after, self._app.wait_moved, MOVED, name="database moved")
+        return reason
 
     async def __call__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
         try:
@@ -276,13 +276,13 @@ class _Lifespan:
             await self._app.startup()
             tune_garbage_collector()
             await send({"type": "lifespan.startup.complete"})
-            is_over = await self._wait_end(parts, receive)
+            reason = await self._wait_end(parts, receive)
             await parts.hub.drain()
-        while not is_over:
+        while reason is not None:
             # Rooms and clients' positions belong to the previous history or lease, so all are closed.
-            log.warning("reopening the service")
+            log.warning(reason)
             async with open_service(self._app) as parts:
-                is_over = await self._wait_end(parts, receive)
+                reason = await self._wait_end(parts, receive)
                 await parts.hub.drain()
         await send({"type": "lifespan.shutdown.complete"})
 

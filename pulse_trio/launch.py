@@ -10,7 +10,9 @@ from typing import Final
 import psycopg
 import structlog
 
-from pulse_trio.app import PulseApp, create_app
+from pulse_trio.app import BusFactory, PulseApp, create_app
+from pulse_trio.bus.opening import make_bus
+from pulse_trio.clock import utc_now
 from pulse_trio.database.encryption import ENCRYPTION_ADVICE, encryption_problem
 from pulse_trio.database.opening import (
     Database,
@@ -26,6 +28,7 @@ from pulse_trio.database.service_lock import DatabaseTaken, ServiceLock
 from pulse_trio.database.sessions import Sessions, open_session, require_own_sessions, with_keepalives
 from pulse_trio.edge.siblings import Siblings
 from pulse_trio.errors import LaunchError
+from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.privileges import become, disable_core_dumps, is_root
 from pulse_trio.settings import Settings
@@ -170,7 +173,26 @@ def build_app(prepared: Prepared, share: PoolShare | None = None, siblings: Sibl
     database, lock = prepared.database, prepared.lock
     metrics.data_folder = database.data_dir
     store = postgres_store(database.settings, prepared.sessions, lock, metrics, database.embedded, share=share)
-    return create_app(database.settings, store, wait_moved=lock.wait_moved, metrics=metrics, siblings=siblings)
+    return create_app(
+        database.settings,
+        store,
+        wait_moved=lock.wait_moved,
+        metrics=metrics,
+        make_bus=_bus_factory(prepared),
+        siblings=siblings,
+    )
+
+
+def _bus_factory(prepared: Prepared) -> BusFactory | None:
+    """Returns a function that makes the bus of a clustered process; None for a process that is alone."""
+    database = prepared.database
+    if not database.settings.is_clustered:
+        return None
+    cluster, _, name = prepared.lock.history.server.split("/")  # without the timeline, which a failover changes
+    ids = IdSource(utc_now)
+    return lambda: make_bus(
+        database.settings, database.direct_conninfo, ids(), is_alone=False, service=f"{cluster}.{name}"
+    )
 
 
 def _lock(database: Database) -> tuple[Sessions, ServiceLock]:

@@ -357,7 +357,8 @@ class Settings(BaseSettings):
     @property
     def is_clustered(self) -> bool:
         """True if this process shares its database with other processes of the service."""
-        return self.cluster
+        engine = "local" if self.bus_url is None else self.bus_url.get_secret_value()
+        return self.cluster or engine != "local"
 
     @property
     def networks(self) -> Networks:
