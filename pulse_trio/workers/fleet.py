@@ -187,7 +187,7 @@ class Fleet:
     def on_end(self, worker: Worker, status: int) -> None:
         """Records the end of a worker, with the exit code, or the negative number of a signal."""
         how = f"exit code {status}" if status >= 0 else f"signal {-status} ({signal.strsignal(-status)})"
-        is_expected = worker.is_draining and status == 0
+        is_expected = worker.is_draining and status in {0, -signal.SIGTERM}  # one that has just begun knows no signals
         (log.info if is_expected else log.warning)(
             "worker ended", worker=worker.slot, pid=worker.process.pid, status=how
         )
