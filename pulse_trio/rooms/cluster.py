@@ -22,6 +22,7 @@ import msgspec
 import structlog
 import trio
 
+from pulse_trio.bus.base import BusCounters
 from pulse_trio.model import Change, Member, MyMembership, User
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.confirmations import Confirmations
@@ -81,6 +82,10 @@ class PeerBus(Protocol):
     def max_item_bytes(self) -> int:
         """The bytes that an item may have."""
 
+    @property
+    def counters(self) -> BusCounters:
+        """Figures for metrics."""
+
     def publish(self, item: bytes) -> None:
         """Publishes an item to the other processes, or drops it; returns at once."""
 
@@ -89,6 +94,27 @@ class PeerBus(Protocol):
 
     async def run(self, listener: "Cluster", *, task_status: trio.TaskStatus[None] = ...) -> None:
         """Calls the listener with what is heard, until cancelled."""
+
+
+class ClusterCounters:
+    """Figures of a cluster since the service opened.
+
+    Attributes:
+        changes_in: items about changes that were heard.
+        rooms_opened: rooms that were opened for changes of other processes.
+        comparisons: comparisons of heads that something asked for.
+        found_behind: conversations that a comparison found behind.
+        removals: removals that other processes had to confirm.
+    """
+
+    __slots__ = ("changes_in", "comparisons", "found_behind", "removals", "rooms_opened")
+
+    def __init__(self) -> None:
+        self.changes_in = 0
+        self.rooms_opened = 0
+        self.comparisons = 0
+        self.found_behind = 0
+        self.removals = 0
 
 
 class Cluster(Peers):
@@ -104,7 +130,10 @@ class Cluster(Peers):
         boot_clock: gives seconds, also while the process stands still.
 
     Attributes:
+        bus_counters: figures of the bus, for metrics.
         lease: says how long this process may deliver.
+        counters: figures for metrics.
+        is_connected: the bus takes and delivers items.
         presence: who is online, and in which room, over all processes.
     """
 
@@ -123,6 +152,9 @@ class Cluster(Peers):
     ) -> None:
         self.lease = self.permit = Lease(bus.publisher, store, boot_clock)
         self._confirmations = Confirmations(bus.publisher, store, self._publish, boot_clock, timeout=timeout, rand=rand)
+        self.bus_counters = bus.counters
+        self.counters = ClusterCounters()
+        self.is_connected = False
         self._confirming: dict[UUID, None] = {}  # requests of others that wait for a room here
         self._bus = bus
         self._store = store
@@ -314,18 +346,21 @@ class Cluster(Peers):
     def on_resync(self, reason: str) -> None:
         """Compares all heads: something may have been lost."""
         log.info("comparing heads", reason=reason)
+        self.counters.comparisons += 1
         self._must_compare_all = True
         self._has_work.set()
         self.presence.resync()
 
     def on_connected(self, is_connected: bool) -> None:
         """Notes whether the bus is there; it asks for a comparison when it is back."""
+        self.is_connected = is_connected
         self.presence.set_connected(is_connected)
 
     def _is_here(self, conversation_id: UUID) -> bool:
         return conversation_id in self._index or self._rooms.get(conversation_id) is not None
 
     def _hear_changes(self, item: MessagesItem | MembersItem | PropertiesItem) -> None:
+        self.counters.changes_in += 1
         conversation_id = item.conversation_id
         if not isinstance(item, MembersItem):
             if not self._is_here(conversation_id) and conversation_id not in self._beginnings:
@@ -366,6 +401,10 @@ class Cluster(Peers):
                 room.feed.fill_later(rev, wait=GAP_WAIT)
         elif conversation_id in self._beginnings or rev > self._indexed_rev(conversation_id):
             self._catch_up(conversation_id, rev)
+
+    def _delivered_rev(self, conversation_id: UUID) -> float:
+        room = self._rooms.get(conversation_id)
+        return self._indexed_rev(conversation_id) if room is None else room.feed.last_rev
 
     def _indexed_rev(self, conversation_id: UUID) -> float:
         """Returns the rev up to which the sessions here have the changes; infinity if there are none."""
@@ -409,6 +448,7 @@ class Cluster(Peers):
     # --- removals ---
 
     async def confirm_removal(self, removal: Member) -> None:
+        self.counters.removals += 1
         await self._confirmations.collect(removal)
 
     def _confirm(self, item: ConfirmItem) -> None:
@@ -475,6 +515,7 @@ class Cluster(Peers):
     def _open_soon(self, conversation_id: UUID) -> None:
         assert self._nursery is not None
         self._opening[conversation_id] = None
+        self.counters.rooms_opened += 1
         if not self._rooms.is_draining:
             self._rooms.room_now(conversation_id)  # at once, so that it hears what is heard now
         self._nursery.start_soon(self._open, conversation_id, name=f"changes of {conversation_id}")
@@ -516,6 +557,7 @@ class Cluster(Peers):
             with self._in_time():
                 heads = await self._store.heads(piece)
             for conversation_id, head in heads.items():
+                self.counters.found_behind += head.last_rev > self._delivered_rev(conversation_id)
                 self._hear_rev(conversation_id, head.last_rev)
 
     async def _compare_users(self) -> None:

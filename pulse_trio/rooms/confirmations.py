@@ -3,7 +3,8 @@
 The order matters; each other one has a counterexample. The removal is committed first, then the leases are listed. A
 process confirms after what was queued for the user is dropped. Who has not confirmed in `PATIENCE` seconds is fenced,
 which is committed before its term is waited out; its lease is deleted after that, not before: another removal must find
-it.
+it. In the first term after the service has opened no removal is answered: the database may be a standby that was
+promoted, and lack leases that were taken shortly before.
 """
 
 import random
@@ -68,6 +69,7 @@ class Confirmations:
         self._timeout = timeout
         self._random = rand
         self._requests: dict[UUID, _Request] = {}
+        self._not_before = clock() + WAITED_OUT
 
     def confirmed(self, request_id: UUID, lease_id: UUID) -> None:
         """Notes that the process with a lease has confirmed a removal."""
@@ -92,8 +94,12 @@ class Confirmations:
     async def _collect(self, removal: Member) -> None:
         with trio.fail_after(self._timeout):
             missing = set(await self._store.leases()) - {self._own_id}
-        if not missing:
-            return
+        if missing:
+            await self._ask_others(removal, missing)
+        while (rest := self._not_before - self._clock()) > 0:  # noqa: ASYNC110  # the clocks may differ
+            await trio.sleep(rest)
+
+    async def _ask_others(self, removal: Member, missing: set[UUID]) -> None:
         request_id = UUID(bytes=self._random.randbytes(16), version=4)
         item = ConfirmItem(request_id, removal.conversation_id, removal.user_id, removal.rev)
         request = self._requests[request_id] = _Request(missing)

@@ -34,7 +34,11 @@ log = structlog.get_logger(__name__)
 
 
 class Health(msgspec.Struct):
-    """The answer of a healthy or ready service."""
+    """The answer of a healthy or ready service.
+
+    Attributes:
+        status: `degraded` if it serves, but what other processes send comes late: it is ready all the same.
+    """
 
     status: Annotated[str, Meta(examples=["ok"])] = "ok"
 
@@ -59,12 +63,19 @@ async def healthz() -> Response:
 @hide
 @operation_id("ready")
 async def readyz() -> Response:
-    """Answers 200 if the service can do its work, else 503 with the failing checks."""
+    """Answers 200 if the service can do its work, else 503 with the failing checks.
+
+    Without the bus it is `degraded`: messages are stored, and delivered in the process that took them.
+    """
+    health = Health()
     try:
+        cluster = services().hub.cluster
+        if cluster is not None and not cluster.is_connected:
+            health.status = "degraded"
         failing = await services().readiness.failing()
     except PulseError:
         failing = ["failed" if has_failed() else "starting"]  # or reopening after a failover
-    return _not_ready(failing) if failing else answer(Health())
+    return _not_ready(failing) if failing else answer(health)
 
 
 def _not_ready(failing: list[str]) -> Response:

@@ -150,6 +150,7 @@ class _Service(Collector):
         if self._free_bytes is not None:
             text = "Free space on the disk of the data folder, for this account."
             yield _gauge("pulse_data_free_bytes", text, self._free_bytes)
+        yield from self._cluster()
         yield from self._connections()
         yield from self._frames()
         yield from self._messages()
@@ -161,6 +162,33 @@ class _Service(Collector):
         yield _histogram(
             "pulse_loop_lag_seconds", "Delay between the time a task was due and the time the event loop ran it.", lag
         )
+
+    def _cluster(self) -> Iterator[Metric]:
+        cluster = self._hub.cluster
+        if cluster is None:
+            return
+        bus, counters = cluster.bus_counters, cluster.counters
+        yield _gauge("pulse_bus_connected", "1 if the bus takes and delivers items.", cluster.is_connected)
+        yield _gauge("pulse_lease_valid", "1 if this process may deliver frames.", cluster.lease.is_valid())
+        yield _gauge("pulse_peers", "Other processes that were heard of lately.", len(cluster.presence.alive))
+        both = {"out": bus.batches_out, "in": bus.batches_in}
+        yield _counters("pulse_bus_batches", "Batches on the bus.", "direction", both)
+        both = {"out": bus.items_out, "in": bus.items_in}
+        yield _counters("pulse_bus_items", "Items in them.", "direction", both)
+        both = {"out": bus.bytes_out, "in": bus.bytes_in}
+        yield _counters("pulse_bus_bytes", "Bytes in them.", "direction", both)
+        lost = {"dropped": bus.dropped_items, "unanswered": bus.failed_batches, "missed": bus.gaps}
+        text = "Losses: items not sent, batches without an answer, and batches of others that did not come in time."
+        yield _counters("pulse_bus_losses", text, "kind", lost)
+        yield _counter("pulse_bus_disconnects", "Connections to the engine that were lost.", bus.disconnects)
+        yield _counter("pulse_peer_changes", "Items about changes of other processes.", counters.changes_in)
+        text = "Rooms opened for changes of other processes."
+        yield _counter("pulse_peer_rooms_opened", text, counters.rooms_opened)
+        text = "Comparisons with the database that the bus asked for."
+        yield _counter("pulse_head_comparisons", text, counters.comparisons)
+        text = "Conversations that a comparison found behind."
+        yield _counter("pulse_heads_behind", text, counters.found_behind)
+        yield _counter("pulse_removals_confirmed", "Removals that all processes had to confirm.", counters.removals)
 
     def _connections(self) -> Iterator[Metric]:
         sessions = queued = most = 0

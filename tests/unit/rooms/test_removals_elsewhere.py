@@ -1,9 +1,16 @@
 """A removal is answered when the user gets nothing more in any process; the clock is virtual, also for leases."""
 
+import random
+
+import pytest
 import trio
 
+from pulse_trio.model import Member
+from pulse_trio.rooms.confirmations import Confirmations
 from pulse_trio.rooms.lease import TERM, WAITED_OUT
 from pulse_trio.settings import Settings
+from pulse_trio.store.memory import MemoryStore
+from tests.support.commands import new_id
 
 from .two_hubs import bus_of, two_worlds
 from .world import Device, World
@@ -79,6 +86,16 @@ async def test_lease_that_is_only_late_goes_on_without_a_loss(autojump_clock: ob
         await alice.send("after")
         await trio.sleep(1)
         assert bob.contents == ["before", "meanwhile", "after"]
+
+
+async def test_no_removal_is_answered_in_the_first_term(autojump_clock: object) -> None:
+    store, began = MemoryStore(), trio.current_time()
+    only = Confirmations(new_id(), store, lambda _: None, trio.current_time, timeout=1, rand=random.Random(1))
+    removal = Member(new_id(), 7, new_id(), "bob", is_member=False, actor_id=None, member_count=1)
+    await only.collect(removal)
+    assert trio.current_time() - began == pytest.approx(WAITED_OUT)
+    await only.collect(removal)
+    assert trio.current_time() - began == pytest.approx(WAITED_OUT)
 
 
 async def test_lease_of_a_process_that_has_gone_is_removed(autojump_clock: object) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import trio
 
+from pulse_trio.bus.base import BusCounters
 from pulse_trio.conversations.core import Core
 from pulse_trio.ids import IdSource
 from pulse_trio.rooms.cluster import Cluster
@@ -28,6 +29,7 @@ class MemoryBus:
 
     def __init__(self, publisher: UUID) -> None:
         self.publisher = publisher
+        self.counters = BusCounters()
         self.peers: list[MemoryBus] = []
         self.loses: Callable[[bytes], bool] = lambda _: False
         self.is_frozen = False
@@ -88,7 +90,7 @@ async def two_worlds(settings: Settings) -> AsyncIterator[tuple[World, World]]:
             here.bob,
             here.carol,
         )
-        await trio.sleep(0.1)
+        await trio.sleep(7)  # in the first term no removal is answered
         yield here, there
         nursery.cancel_scope.cancel()
 
