@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -12,8 +12,8 @@ import structlog
 
 from pulse_trio.app import BusFactory, PulseApp, create_app
 from pulse_trio.bus.opening import make_bus
-from pulse_trio.clock import utc_now
 from pulse_trio.database.encryption import ENCRYPTION_ADVICE, encryption_problem
+from pulse_trio.database.lease_ids import end_leases, new_lease_id, new_owner
 from pulse_trio.database.opening import (
     Database,
     attach_database,
@@ -28,7 +28,6 @@ from pulse_trio.database.service_lock import DatabaseTaken, ServiceLock
 from pulse_trio.database.sessions import Sessions, open_session, require_own_sessions, with_keepalives
 from pulse_trio.edge.siblings import Siblings
 from pulse_trio.errors import LaunchError
-from pulse_trio.ids import IdSource
 from pulse_trio.metrics import Metrics
 from pulse_trio.privileges import become, disable_core_dumps, is_root
 from pulse_trio.settings import Settings
@@ -94,20 +93,30 @@ def open_supervised_database(settings: Settings) -> Iterator[tuple[Prepared, Poo
 
 
 @contextmanager
-def open_worker_app(settings: Settings, share: PoolShare, siblings: Siblings) -> Iterator[PulseApp]:
+def open_worker_app(
+    settings: Settings, share: PoolShare, siblings: Siblings, *, owner: str, ended: Sequence[str]
+) -> Iterator[PulseApp]:
     """Builds the app of a worker, on the database that its supervisor has opened; closes it after the block.
 
     Args:
         settings: all settings, of a clustered process.
         share: the connections that this worker may open.
         siblings: the other workers.
+        owner: the beginning of the ids of its leases.
+        ended: those of workers that have ended.
 
     Raises:
         LaunchError: as `open_app`.
     """
     disable_core_dumps()
-    with prepare(attach_database(settings), warn=False) as prepared:
-        yield build_app(prepared, share, siblings)
+    database = attach_database(settings)
+    with prepare(database, warn=False) as prepared:
+        try:
+            with open_session(with_keepalives(database.direct_conninfo)) as session:
+                end_leases(session, ended)
+        except psycopg.Error as error:
+            raise LaunchError(describe_failure(error)) from None
+        yield build_app(prepared, share, siblings, owner)
 
 
 def give_up_rights(settings: Settings) -> None:
@@ -167,8 +176,10 @@ def plan_share(database: Database, workers: int) -> PoolShare:
         raise LaunchError(describe_failure(error)) from None
 
 
-def build_app(prepared: Prepared, share: PoolShare | None = None, siblings: Siblings | None = None) -> PulseApp:
-    """Builds the app on a prepared database."""
+def build_app(
+    prepared: Prepared, share: PoolShare | None = None, siblings: Siblings | None = None, owner: str | None = None
+) -> PulseApp:
+    """Builds the app on a prepared database. `owner`: the beginning of the ids of its leases; None: a new one."""
     metrics = Metrics()
     database, lock = prepared.database, prepared.lock
     metrics.data_folder = database.data_dir
@@ -178,20 +189,23 @@ def build_app(prepared: Prepared, share: PoolShare | None = None, siblings: Sibl
         store,
         wait_moved=lock.wait_moved,
         metrics=metrics,
-        make_bus=_bus_factory(prepared),
+        make_bus=_bus_factory(prepared, new_owner() if owner is None else owner),
         siblings=siblings,
     )
 
 
-def _bus_factory(prepared: Prepared) -> BusFactory | None:
+def _bus_factory(prepared: Prepared, owner: str) -> BusFactory | None:
     """Returns a function that makes the bus of a clustered process; None for a process that is alone."""
     database = prepared.database
     if not database.settings.is_clustered:
         return None
     cluster, _, name = prepared.lock.history.server.split("/")  # without the timeline, which a failover changes
-    ids = IdSource(utc_now)
     return lambda: make_bus(
-        database.settings, database.direct_conninfo, ids(), is_alone=False, service=f"{cluster}.{name}"
+        database.settings,
+        database.direct_conninfo,
+        new_lease_id(owner),
+        is_alone=False,
+        service=f"{cluster}.{name}",
     )
 
 

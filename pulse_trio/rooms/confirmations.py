@@ -21,6 +21,7 @@ from pulse_trio.rooms.peer_items import ConfirmItem, Item
 from pulse_trio.store.base import Store, StoreUnavailable
 
 PATIENCE: Final = 1.0  # seconds for the confirmations of processes that are well; they take a few ms
+LIST_AGAIN: Final = 0.5  # seconds between two looks at the leases
 REPEAT: Final = 0.3  # seconds after which the request is published again: the bus may have lost it
 
 log = structlog.get_logger(__name__)
@@ -120,8 +121,20 @@ class Confirmations:
     async def _ask(self, request: _Request, item: ConfirmItem, deadline: float) -> None:
         """Publishes a request until all have confirmed, or the deadline has passed."""
         published_at = float("-inf")
+        listed_at = self._clock()
         while request.missing and (now := self._clock()) < deadline:
             if now - published_at >= REPEAT:
                 published_at = now
                 self._publish(item)
+            if now - listed_at >= LIST_AGAIN:
+                listed_at = now
+                await self._forget_ended(request)
             await request.wait(min(REPEAT, deadline - now))
+
+    async def _forget_ended(self, request: _Request) -> None:
+        """Does not wait for leases that have been ended: by their process, or by who knows that it lives no more."""
+        try:
+            with trio.fail_after(LIST_AGAIN):
+                request.missing.intersection_update(await self._store.leases())
+        except (StoreUnavailable, trio.TooSlowError):
+            pass  # they are waited out

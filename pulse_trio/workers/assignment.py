@@ -76,6 +76,8 @@ class Assignment:
         metrics: descriptor of the socket of `PULSE_METRICS_BIND`, if there is one.
         table: descriptor of the table of connections, which has `cells` cells; `cell` is the worker's own.
         ready: descriptor of the pipe to the supervisor; see `READY` and `BEAT`.
+        owner: the beginning of the ids of its leases.
+        ended: those of workers that have ended, whose leases it ends.
         siblings: folder of the private sockets for metrics; `asked` is the descriptor of the worker's own.
     """
 
@@ -93,6 +95,8 @@ class Assignment:
     ready: int
     siblings: str
     asked: int
+    owner: str
+    ended: list[str]
 
     @property
     def descriptors(self) -> list[int]:

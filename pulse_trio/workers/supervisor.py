@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -20,6 +21,7 @@ import structlog
 from hypercorn.config import Config, Sockets
 
 from pulse_trio.database.embedded import die_with
+from pulse_trio.database.lease_ids import new_owner
 from pulse_trio.database.opening import Database
 from pulse_trio.database.pool_share import PoolShare
 from pulse_trio.edge.server.shared_load import LoadTable, open_table
@@ -71,6 +73,9 @@ class Supervisor:
         self._table_file = open_table(self._cells)
         self._table = LoadTable(self._table_file, self._cells)
         self._cell_of: dict[int, int] = {}  # pid → cell
+        self._owner_of: dict[int, str] = {}  # pid → the beginning of the ids of its leases
+        # Those of workers that have ended; a successor ends their leases. Older ones end by themselves in seconds.
+        self._ended: deque[str] = deque(maxlen=64)
         self._pipes: dict[int, int] = {}  # pid → the end of its pipe that is read
         self._children: dict[int, subprocess.Popen[bytes]] = {}  # those that have not ended, by pid
         config = Config.from_mapping(http.values)
@@ -157,6 +162,7 @@ class Supervisor:
                 continue
             del self._children[pid]
             self._table.close_cell(self._cell_of.pop(pid))
+            self._ended.append(self._owner_of.pop(pid))
             worker = self._worker(pid)
             assert worker is not None
             self._fleet.on_end(worker, status)
@@ -211,7 +217,8 @@ class Supervisor:
             stack.callback(os.close, writing)
             try:
                 cell = min(set(range(self._cells)) - set(self._cell_of.values()))
-                assignment = self._assignment(slot, writing, cell)
+                owner = new_owner()
+                assignment = self._assignment(slot, writing, cell, owner)
                 given = hold(assignment.encode())
                 stack.callback(os.close, given)
                 child = subprocess.Popen(  # noqa: S603  # our own program and arguments
@@ -226,12 +233,13 @@ class Supervisor:
                 raise
         self._children[child.pid] = child
         self._cell_of[child.pid] = cell
+        self._owner_of[child.pid] = owner
         self._pipes[child.pid] = reading
         os.set_blocking(reading, False)
         self._selector.register(reading, selectors.EVENT_READ, child.pid)
         return child
 
-    def _assignment(self, slot: int, ready: int, cell: int) -> Assignment:
+    def _assignment(self, slot: int, ready: int, cell: int, owner: str) -> Assignment:
         settings = self._settings
         data_dir = self._database.data_dir
         overrides: dict[str, Any] = {"data_dir": None if data_dir is None else str(data_dir), "user": None}
@@ -250,6 +258,8 @@ class Supervisor:
             ready=ready,
             siblings=str(self._folder),
             asked=self._asked[slot].fileno(),
+            owner=owner,
+            ended=list(self._ended),
         )
 
 

@@ -52,7 +52,7 @@ def main() -> None:
         asked = socket.socket(fileno=assignment.asked)
         siblings = Siblings(Path(assignment.siblings), assignment.slot, assignment.workers, asked)
         share = PoolShare(**assignment.share)
-        with open_worker_app(settings, share, siblings) as app:
+        with open_worker_app(settings, share, siblings, owner=assignment.owner, ended=assignment.ended) as app:
             signals.keep()
             trio.run(_run, app, config, _sockets(assignment), signals, gate, load, assignment.ready)
     except LaunchError as error:

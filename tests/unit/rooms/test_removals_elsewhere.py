@@ -98,6 +98,18 @@ async def test_no_removal_is_answered_in_the_first_term(autojump_clock: object) 
     assert trio.current_time() - began == pytest.approx(WAITED_OUT)
 
 
+async def test_removal_does_not_wait_for_a_lease_that_somebody_has_ended(autojump_clock: object) -> None:
+    async with two_worlds(SETTINGS) as (here, _):
+        await here.store.take_lease(killed := here.ids())
+
+        async def end_later() -> None:
+            await trio.sleep(2.5)
+            await here.store.end_leases([killed])
+
+        here.start(end_later)
+        assert 2.5 < await removed_after(here) < 3.5
+
+
 async def test_lease_of_a_process_that_has_gone_is_removed(autojump_clock: object) -> None:
     async with two_worlds(SETTINGS) as (here, _):
         await here.store.take_lease(gone := here.ids())
