@@ -205,7 +205,8 @@ def _bus_factory(prepared: Prepared, owner: str) -> BusFactory | None:
         database.direct_conninfo,
         new_lease_id(owner),
         is_alone=False,
-        service=f"{cluster}.{name}",
+        # Processes that have not noticed a failover yet must not hear of the revs of another history.
+        service=f"{cluster}.{name}.{prepared.lock.history.epoch}",
     )
 
 
