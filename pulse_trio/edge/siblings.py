@@ -46,16 +46,23 @@ class Siblings:
         """Returns the path of a slot's socket."""
         return folder / f"{slot}.sock"
 
-    async def serve(self, families: Callable[[str], Awaitable[list[Family]]]) -> None:
+    async def serve(
+        self,
+        families: Callable[[str], Awaitable[list[Family]]],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Answers the other workers.
 
         Args:
             families: returns this worker's metrics for an `Accept` header.
+            task_status: started when it accepts connections.
 
         Cancelled: closes the socket; the others that ask then are answered by the successor.
         """
         self._listener.setblocking(False)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
+        task_status.started()
         await trio.serve_listeners(partial(self._answer, families), [listener])
 
     async def _answer(self, families: Callable[[str], Awaitable[list[Family]]], stream: trio.SocketStream) -> None:

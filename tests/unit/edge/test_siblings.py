@@ -38,7 +38,7 @@ async def answering(folder: Path, slot: int, count: int) -> AsyncIterator[Siblin
         return [("family", f"head of {accept}\n", f"from {slot}\n")]
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(made.serve, families)
+        await nursery.start(made.serve, families)
         yield made
         nursery.cancel_scope.cancel()
 
