@@ -1,4 +1,4 @@
-"""Which users of this process are in which conversations, and what their sessions have been sent of each.
+"""The index of conversations: which users of this process are in which, and what their sessions have been sent.
 
 It is exact, and it is kept only where other processes change conversations, too: a process that hears of a change must
 know at once whether anybody here is to get it.

@@ -155,7 +155,7 @@ class Room:
                 self.conversation_id,
                 self._store,
                 self._writer,
-                with_members=bool(self._sessions) and not self._peers.are_there,
+                sessions=None if self._peers.are_there else self._sessions,
                 store_timeout=self._settings.store_timeout,
                 rand=self._random,
             )

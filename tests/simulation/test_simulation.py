@@ -18,6 +18,7 @@ MORE_SEEDS = range(1, 61)  # tried after them, when the service has changed
 EVERYTHING = Plan()
 BEFORE_HANDOVERS = Plan(without=frozenset({"soon"}))
 FOUND = {
+    5034: (EVERYTHING, "a session that opened while a room looked up its head was not subscribed by it"),
     1020502524: (EVERYTHING, "a room ended before a session asked for a kind, and the session missed its change"),
     1010000147: (EVERYTHING, "a session that resumed before a failed room had a successor got changes that it had"),
     991001: (BEFORE_HANDOVERS, "requests under way when the server ended were answered with 500"),
