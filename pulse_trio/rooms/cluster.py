@@ -11,6 +11,9 @@ In what order things are known, and why nothing is missed:
   in the store; when it closes, it leaves its own end there.
 - A user who was added is not indexed until their room delivers the addition, so that it is no news to none of theirs.
   That room begins before the addition. Later changes may have been heard and dropped, so it also looks at the head.
+- Where the room is past an addition that is heard late, the store is asked whether the user is a member.
+- A user's own sequence counts as known up to the first rev that was not heard of. If the store has more, their list is
+  compared: that finds additions that were lost.
 """
 
 import random
@@ -56,6 +59,7 @@ from pulse_trio.rooms.peer_presence import PeerPresence, RoomPresence
 from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.registry import Rooms
+from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.user_feeds import UserFeeds
@@ -167,6 +171,9 @@ class Cluster(Peers):
         self._behind: dict[UUID, int] = {}  # conversations that must come to a rev, and have no open room
         self._opening: dict[UUID, None] = {}
         self._to_compare: dict[UUID, None] = {}  # conversations whose head must be looked at
+        self._to_check: dict[tuple[UUID, UUID], None] = {}  # conversation, user: they may have been added
+        self._to_compare_users: dict[UUID, None] = {}  # users whose list must be looked at
+        self._missed_comparison: set[UUID] = set()  # users whose list was being looked up during one
         self._must_compare_all = False
         self._has_work = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -213,25 +220,51 @@ class Cluster(Peers):
             nursery.start_soon(self.lease.run, name="lease")
             nursery.start_soon(self.presence.run, name="presence in other processes")
             task_status.started()
-            while True:
-                pause = max(SWEEP, len(self._index) / SWEPT_A_SECOND)
-                with trio.move_on_after(pause) as scope:
-                    await self._has_work.wait()
-                self._has_work = trio.Event()
-                is_all = self._must_compare_all or scope.cancelled_caught
-                self._must_compare_all = False
-                some, self._to_compare = list(self._to_compare), {}
-                try:
-                    await self._compare(some)
-                    if is_all:
-                        await self._compare(list({**dict.fromkeys(self._index.conversation_ids()), **self._open_ids()}))
-                        await self._compare_users()
-                except StoreUnavailable as error:
-                    log.warning("heads not compared yet", reason=str(error))
-                    self._must_compare_all |= is_all
-                    self._to_compare |= dict.fromkeys(some)
-                    await trio.sleep(self._random.uniform(0.5, 1.5))
-                    self._has_work.set()
+            try:
+                await self._compare_heads()
+            finally:
+                self._nursery = None  # rooms that end after it must not start anything
+
+    async def _compare_heads(self) -> None:
+        """Compares heads when that was asked for, and now and then."""
+        while True:
+            pause = max(SWEEP, len(self._index) / SWEPT_A_SECOND)
+            with trio.move_on_after(pause) as scope:
+                await self._has_work.wait()
+            self._has_work = trio.Event()
+            self._must_compare_all |= scope.cancelled_caught
+            try:
+                await self._do_work()
+            except (StoreUnavailable, NotAMember) as error:
+                log.warning("heads not compared yet", reason=str(error))
+                await trio.sleep(self._random.uniform(0.5, 1.5))
+                self._has_work.set()
+
+    async def _do_work(self) -> None:
+        """Makes the comparisons that were asked for.
+
+        Raises:
+            StoreUnavailable, NotAMember: the store did not answer; what is left is tried again.
+        """
+        some, self._to_compare = list(self._to_compare), {}
+        is_all, self._must_compare_all = self._must_compare_all, False
+        try:
+            await self._compare(some)
+            if is_all:
+                await self._compare(list({**dict.fromkeys(self._index.conversation_ids()), **self._open_ids()}))
+                await self._compare_users()
+        except BaseException:
+            self._to_compare |= dict.fromkeys(some)
+            self._must_compare_all |= is_all
+            raise
+        while self._to_check:
+            key = next(iter(self._to_check))
+            await self._check(*key)
+            self._to_check.pop(key, None)
+        while self._to_compare_users:
+            user_id = next(iter(self._to_compare_users))
+            await self._compare_memberships(user_id)
+            self._to_compare_users.pop(user_id, None)
 
     # --- published ---
 
@@ -248,6 +281,8 @@ class Cluster(Peers):
         self._publish(created_item(conversation_id, member_ids, memberships))
 
     def publish_read(self, conversation_id: UUID, positions: Sequence[tuple[UUID, int, int]]) -> None:
+        for user_id, _, user_rev in positions:
+            self._index.note_rev(user_id, user_rev)
         self._publish(ReadItem(conversation_id, list(positions)))
 
     def publish_typing(self, conversation_id: UUID, user: User) -> None:
@@ -264,7 +299,15 @@ class Cluster(Peers):
     # --- the index ---
 
     def head_of(self, conversation_id: UUID) -> Head | None:
-        return self._index.head_of(conversation_id) or self._beginnings.pop(conversation_id, None)
+        indexed, beginning = self._index.head_of(conversation_id), self._beginnings.get(conversation_id)
+        if indexed is None or beginning is None:
+            return indexed or beginning
+        return min(indexed, beginning, key=lambda head: head.last_rev)
+
+    def begin(self, conversation_id: UUID) -> Head | None:
+        head = self.head_of(conversation_id)
+        self._beginnings.pop(conversation_id, None)
+        return head
 
     def users_of(self, conversation_id: UUID) -> Sequence[UUID]:
         return self._index.users_of(conversation_id)
@@ -277,20 +320,33 @@ class Cluster(Peers):
         self._index.add_user(user_id)
 
     def index(self, session: Session, conversation_id: UUID, head: Head) -> None:
-        self._index.add(conversation_id, session.user.id, head)
-        known = self._index.head_of(conversation_id)
-        # Others here have less than this session's client has loaded, or will.
-        if self._rooms.get(conversation_id) is None:
-            if known is not None and known.last_rev < head.last_rev:
-                session.begin_at(conversation_id, head)
-            if conversation_id in self.presence.pinned:
-                self._pin(conversation_id)
+        user_id = session.user.id
+        is_news = not self._index.has(conversation_id, user_id)
+        self._index.add(conversation_id, user_id, head)
+        room = self._rooms.get(conversation_id)
+        is_open = room is not None and room.opened.is_set()
+        known = self.head_of(conversation_id)
+        for each in self._sessions.of(user_id) if is_news else (session,):
+            if each is not session and room is not None and is_open:
+                room.attach(each, head.members_rev, is_news=True)
+            elif each is not session:
+                each.notify_added(conversation_id)
+            # Others here have less than this session's client has loaded, or will.
+            if not is_open and known is not None and known.last_rev < head.last_rev:
+                each.begin_at(conversation_id, head, head.members_rev)
+        if room is None and conversation_id in self.presence.pinned:
+            self._pin(conversation_id)
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
-        self._index.note_rev(user_id, user_rev)
+        self._index.set_rev(user_id, user_rev)
+        if user_id in self._missed_comparison:
+            self._missed_comparison.discard(user_id)
+            self._to_compare_users[user_id] = None
+            self._has_work.set()
 
     def remove_user(self, user_id: UUID) -> None:
         self._index.remove_user(user_id)
+        self._missed_comparison.discard(user_id)
 
     def member_added(self, conversation_id: UUID, user_id: UUID, user_rev: int, before: Head) -> None:
         self._index.add(conversation_id, user_id, before)
@@ -376,15 +432,25 @@ class Cluster(Peers):
     def _hear_members(self, item: MembersItem) -> bool:
         """Notes a change of members; returns False if it concerns nobody here."""
         conversation_id = item.conversation_id
+        is_late = item.rows[-1].rev < self.members_rev_of(conversation_id)
         self._note_members(conversation_id, item.rows[-1].rev)
-        added = [row.user_id for row in item.rows if row.is_member]
+        added = [row for row in item.rows if row.is_member]
         if added:
             self._members.forget_refusals(conversation_id)
+        here = [row for row in added if self._sessions.of(row.user_id)]
         if self._is_here(conversation_id):
-            if any(self._sessions.of(user_id) for user_id in added):
+            delivered = self._delivered_rev(conversation_id)
+            for row in here:
+                if row.rev <= delivered:  # no room delivers it any more
+                    self._check_soon(conversation_id, row.user_id)
+            if here:
                 self._compare_soon(conversation_id)
             return True
-        if not any(self._sessions.of(user_id) for user_id in added):
+        if not here:
+            return False
+        if is_late:  # they may have been removed again
+            for row in here:
+                self._check_soon(conversation_id, row.user_id)
             return False
         if len(self._beginnings) >= MAX_BEGINNINGS:
             self.on_resync("too many additions at once")
@@ -402,9 +468,13 @@ class Cluster(Peers):
         elif conversation_id in self._beginnings or rev > self._indexed_rev(conversation_id):
             self._catch_up(conversation_id, rev)
 
-    def _delivered_rev(self, conversation_id: UUID) -> float:
+    def _delivered_rev(self, conversation_id: UUID) -> int:
+        """Returns the rev up to which changes of a conversation that is here need not be delivered any more."""
         room = self._rooms.get(conversation_id)
-        return self._indexed_rev(conversation_id) if room is None else room.feed.last_rev
+        if room is not None and room.opened.is_set():
+            return room.feed.last_rev
+        head = self.head_of(conversation_id)
+        return 0 if head is None else head.last_rev
 
     def _indexed_rev(self, conversation_id: UUID) -> float:
         """Returns the rev up to which the sessions here have the changes; infinity if there are none."""
@@ -413,10 +483,13 @@ class Cluster(Peers):
 
     def _hear_created(self, item: CreatedItem) -> None:
         members = [user_id for user_id, _ in item.members]
-        if members and not any(self._sessions.of(user_id) for user_id in members):
+        here = [user_id for user_id in members if self._sessions.of(user_id)]
+        if members and not here:
             return
-        if members or self._sessions:
-            assert self._nursery is not None
+        if self._is_here(item.conversation_id) or self.members_rev_of(item.conversation_id):
+            for user_id in here:  # it is late, or came twice: they may have been removed again
+                self._check_soon(item.conversation_id, user_id)
+        elif (members or self._sessions) and self._nursery is not None:
             self._nursery.start_soon(self._notify_created, item, name=f"creation of {item.conversation_id}")
 
     async def _notify_created(self, item: CreatedItem) -> None:
@@ -461,8 +534,11 @@ class Cluster(Peers):
         self._note_members(conversation_id, item.rev)
         if self._rooms.get(conversation_id) is None and not self._index.has(conversation_id, item.user_id):
             self._publish(ConfirmedItem(item.request))
-        elif item.request not in self._confirming and len(self._confirming) < MAX_CONFIRMING:
-            assert self._nursery is not None
+        elif (
+            self._nursery is not None
+            and item.request not in self._confirming
+            and len(self._confirming) < MAX_CONFIRMING
+        ):
             self._confirming[item.request] = None
             self._nursery.start_soon(self._confirm_later, item, name=f"removal from {conversation_id}")
 
@@ -513,7 +589,8 @@ class Cluster(Peers):
             self._open_soon(conversation_id)
 
     def _open_soon(self, conversation_id: UUID) -> None:
-        assert self._nursery is not None
+        if self._nursery is None:  # the process ends
+            return
         self._opening[conversation_id] = None
         self.counters.rooms_opened += 1
         if not self._rooms.is_draining:
@@ -535,14 +612,21 @@ class Cluster(Peers):
                     await backoff.wait()
         finally:
             del self._opening[conversation_id]
-            waiting = next((each for each in self._behind if each not in self._opening), None)
-            if waiting is not None and not self._rooms.is_draining:
-                self._open_soon(waiting)
+        # Not if it was cancelled: the next task would be, too, and would begin this one again.
+        waiting = next((each for each in self._behind if each not in self._opening), None)
+        if waiting is not None and not self._rooms.is_draining:
+            self._open_soon(waiting)
 
     def _compare_soon(self, conversation_id: UUID) -> None:
         """Compares one head: changes of it may have been heard and dropped."""
         self._to_compare[conversation_id] = None
         self._has_work.set()
+
+    def _check_soon(self, conversation_id: UUID, user_id: UUID) -> None:
+        """Asks the store whether a user here is a member, if the index does not have them."""
+        if not self._index.has(conversation_id, user_id):
+            self._to_check[conversation_id, user_id] = None
+            self._has_work.set()
 
     def _open_ids(self) -> dict[UUID, None]:
         return dict.fromkeys(self._rooms.open_ids())
@@ -571,7 +655,9 @@ class Cluster(Peers):
                 revs = await self._store.user_revs(piece)
             for user_id, user_rev in revs.items():
                 known = self._index.rev_of(user_id)
-                if known is not None and 0 <= known < user_rev:
+                if known == -1:
+                    self._missed_comparison.add(user_id)
+                elif known is not None and known < user_rev:
                     await self._compare_memberships(user_id)
 
     async def _compare_memberships(self, user_id: UUID) -> None:
@@ -588,27 +674,62 @@ class Cluster(Peers):
                 break
             after = max(page.heads)
         for conversation_id, head in found.items():
-            if not self._index.has(conversation_id, user_id) and head.members_rev >= self.members_rev_of(
-                conversation_id
-            ):
-                self._add_missed(conversation_id, user_id, head)
+            is_missing = not self._index.has(conversation_id, user_id)
+            if is_missing and not await self._add_missed(conversation_id, user_id, head):
+                await self._check(conversation_id, user_id)
         gone = [each for each in self._index.conversations_of(user_id) if each not in found]
         await self._compare(gone)
         self._user_feeds.read(user_id)
-        self._index.note_rev(user_id, user_rev)
+        self._index.set_rev(user_id, user_rev)
 
-    def _add_missed(self, conversation_id: UUID, user_id: UUID, head: Head) -> None:
-        """Adds a user to a conversation whose addition was not heard of."""
-        room = self._rooms.get(conversation_id)
-        if room is not None:  # it delivers the addition
-            room.feed.fill_later(head.last_rev)
-            return
+    async def _check(self, conversation_id: UUID, user_id: UUID) -> None:
+        """Adds a user who is a member to the index, if they are not in it.
+
+        Raises:
+            StoreUnavailable, NotAMember: the store did not answer.
+        """
+        await self.index_missing(user_id, [conversation_id])
+
+    async def index_missing(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
+        while missing := [each for each in conversation_ids if not self._index.has(each, user_id)]:
+            with self._in_time():
+                heads = (await self._store.memberships(user_id, missing)).heads
+            stale = [each for each, head in heads.items() if not await self._add_missed(each, user_id, head)]
+            if not stale or not self._sessions.of(user_id):
+                return
+            conversation_ids = stale
+
+    async def _add_missed(self, conversation_id: UUID, user_id: UUID, head: Head) -> bool:
+        """Adds a user to a conversation whose addition was not heard of, as of a head.
+
+        Returns False if they may have been removed since that head.
+
+        Raises:
+            StoreUnavailable, NotAMember: its room could not be opened.
+        """
+        if self._rooms.get(conversation_id) is None:
+            return self._add_now(conversation_id, user_id, head, None)
+        async with self._rooms.opened(conversation_id, None) as room:
+            return self._add_now(conversation_id, user_id, head, room)
+
+    def _add_now(self, conversation_id: UUID, user_id: UUID, head: Head, room: Room | None) -> bool:
+        """Does what `_add_missed` does; the room is open, or there is none."""
         sessions = self._sessions.of(user_id)
-        if sessions:
-            self._members.forget_refusals(conversation_id)
-            self._index.add(conversation_id, user_id, head)
-            for session in sessions:
-                session.notify_added(conversation_id)
+        if not sessions or self._index.has(conversation_id, user_id):
+            return True
+        members_rev = 0 if room is None else room.feed.members_rev
+        if head.members_rev < max(members_rev, self.members_rev_of(conversation_id)):
+            return False
+        self._members.forget_refusals(conversation_id)
+        if room is None:
+            self.index(sessions[0], conversation_id, head)
+            sessions[0].notify_added(conversation_id)
+            return True
+        self._index.add(conversation_id, user_id, room.feed.head)
+        for session in sessions:
+            room.attach(session, head.members_rev, is_news=True)
+        room.feed.fill_later(head.last_rev, wait=GAP_WAIT)
+        return True
 
     def _in_time(self) -> "_InTime":
         return _InTime(self._timeout)

@@ -30,7 +30,8 @@ class ConversationIndex:
         self._ids: list[UUID | None] = []  # number → user
         self._free: list[int] = []
         self._conversations: list[bytearray] = []  # number → the ids of the user's conversations, one after the other
-        self._revs: list[int] = []  # number → the highest rev of the user's own sequence that is known; -1: none yet
+        # Number → the rev of the user's own sequence up to which all is known; -1: none yet.
+        self._revs: list[int] = []
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,15 +79,24 @@ class ConversationIndex:
             self._entries[key] = _pack(head) + entry[_HEAD.size :]
 
     def rev_of(self, user_id: UUID) -> int | None:
-        """Returns the highest rev known of a user's own sequence; -1 before any, None for one who is not here."""
+        """Returns the rev up to which a user's own sequence is known; -1 before any, None for one who is not here."""
         number = self._numbers.get(user_id)
         return None if number is None else self._revs[number]
 
-    def note_rev(self, user_id: UUID, user_rev: int) -> None:
-        """Records that a user's own sequence has come to a rev, if the user is here."""
+    def set_rev(self, user_id: UUID, user_rev: int) -> None:
+        """Records that all is known of a user's own sequence up to a rev, if the user is here."""
         number = self._numbers.get(user_id)
         if number is not None:
             self._revs[number] = max(self._revs[number], user_rev)
+
+    def note_rev(self, user_id: UUID, user_rev: int) -> None:
+        """Records one change of a user's own sequence, if the user is here and it is the next one.
+
+        After one that is missing nothing is recorded, so that a comparison finds that.
+        """
+        number = self._numbers.get(user_id)
+        if number is not None and user_rev == self._revs[number] + 1 > 0:
+            self._revs[number] = user_rev
 
     def add_user(self, user_id: UUID) -> None:
         """Adds a user who has a session here, with no conversations yet; nothing happens if they are here."""

@@ -264,10 +264,14 @@ class Feed:
                 self._held[change.rev] = change, act
         if self._has_heard is not None:  # somebody waits, and delivers them
             self._has_heard.set()
-        elif self._nursery is not None and not self._is_filling and self.known_rev > self.last_rev:
-            is_short = len(changes) == 1 or isinstance(changes[0], Message)
-            if is_short and not self._is_delivering and len(self._audience) < MAX_DELIVERIES_A_TURN:
-                self._deliver_held_now()
+        elif (
+            self._nursery is not None
+            and not self._is_filling
+            and not self._is_delivering
+            and self.known_rev > self.last_rev
+            and len(self._audience) < MAX_DELIVERIES_A_TURN
+        ):
+            self._deliver_held_now()
         self._fill()
 
     async def wait_delivered(self, rev: int) -> None:
@@ -332,16 +336,16 @@ class Feed:
                 await self._deliver(changes, act)
 
     def _deliver_held_now(self) -> None:
-        """Does what `_deliver_held` does with changes that need one turn; the audience is small."""
-        for act, changes in self._take_held():
-            self._catch_up.forget(self._conversation_id)
-            for kind, run in _runs(changes):
-                if kind == Kind.MEMBER:
-                    self._effects.apply_members([change for change in run if isinstance(change, Member)])
-                for _ in self._deliver_in_turns(run, kind, act):
-                    raise AssertionError("too large an audience for one turn")
+        """Does what `_deliver_held` does with messages that come next: they need one turn, as the audience is small.
 
-    def _take_held(self) -> list[tuple[Act | None, list[Change]]]:
+        A change of the members may enlarge it.
+        """
+        for _, messages in self._take_held(messages_only=True):
+            self._catch_up.forget(self._conversation_id)
+            for _ in self._deliver_in_turns(messages, Kind.MESSAGE, None):
+                raise AssertionError("too large an audience for one turn")
+
+    def _take_held(self, *, messages_only: bool = False) -> list[tuple[Act | None, list[Change]]]:
         """Takes the changes that follow what was delivered; those of one act are together."""
         if not self._held:
             return []
@@ -349,8 +353,11 @@ class Feed:
             del self._held[rev]
         found: list[tuple[Act | None, list[Change]]] = []
         rev = self.last_rev + 1
-        while (held := self._held.pop(rev, None)) is not None:
+        while (held := self._held.get(rev)) is not None:
             change, act = held
+            if messages_only and not isinstance(change, Message):
+                break
+            del self._held[rev]
             if not found or found[-1][0] is not act:
                 found.append((act, []))
             found[-1][1].append(change)

@@ -94,7 +94,6 @@ class Hub:
         self._metrics = metrics
         self._catch_up = CatchUp(store, timeout, rand)
         self._sessions = sessions = Sessions()
-        self.user_feeds = feeds = UserFeeds(store, timeout=timeout, rand=rand)
         self.outages = Outages()
         self.online = Online(store, clock, self.outages)
         self.watches = Watches(store, self.online, max_users=settings.watched_users, timeout=timeout, rand=rand)
@@ -106,6 +105,7 @@ class Hub:
             )
             self.online.share(self.cluster.presence.online_here, self.cluster.presence.online)
         self._peers = peers = self.cluster or Peers()
+        self.user_feeds = feeds = UserFeeds(store, peers, timeout=timeout, rand=rand)
         self.rooms = Rooms(
             store, sessions, feeds, self.watches, self._catch_up, peers, settings, rand, metrics, self.outages
         )

@@ -6,6 +6,7 @@ from uuid import UUID
 import trio
 
 from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.writer import Writer
 from pulse_trio.store.base import Head, Members, Store, StoreUnavailable
 
@@ -15,7 +16,7 @@ async def look_up(
     store: Store,
     writer: Writer,
     *,
-    with_members: bool,
+    sessions: Sessions | None,
     store_timeout: float,
     rand: random.Random,
 ) -> tuple[Head, Members]:
@@ -25,7 +26,8 @@ async def look_up(
         conversation_id: the conversation.
         store: the store.
         writer: the room's; the look-up is retried while it has commands that wait.
-        with_members: look up the members, too; else the answer has none.
+        sessions: those of this process: without any when the head is known, the answer has no members. None: it never
+            has them.
         store_timeout: seconds after which the look-up fails.
         rand: gives the jitter of retries.
 
@@ -39,7 +41,8 @@ async def look_up(
         while True:
             try:
                 head = await store.head(conversation_id)
-                return head, await store.members(conversation_id) if with_members else Members((), head.members_rev)
+                # A session may have opened while the head was looked up.
+                return head, await store.members(conversation_id) if sessions else Members((), head.members_rev)
             except StoreUnavailable:
                 if not writer.unsettled:
                     raise

@@ -84,6 +84,10 @@ class Peers:
         """Returns the head up to which the sessions here have a conversation's changes; None if it is not indexed."""
         return None
 
+    def begin(self, conversation_id: UUID) -> Head | None:
+        """Does what `head_of` does for a room that begins there now."""
+        return None
+
     def users_of(self, conversation_id: UUID) -> Sequence[UUID]:
         """Returns the users with sessions here who are in a conversation."""
         return ()
@@ -100,6 +104,16 @@ class Peers:
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
         """Notes that all conversations of a user are indexed that they were in at a rev of their own sequence."""
+
+    async def index_missing(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
+        """Indexes conversations of a user, before their sessions are notified that they are members.
+
+        Whatever is committed after that must reach them. Those that the user has left again are left out.
+
+        Raises:
+            StoreUnavailable, NotAMember: they could not be looked up.
+        Cancelled: some are indexed.
+        """
 
     def remove_user(self, user_id: UUID) -> None:
         """Forgets a user whose last session here has ended."""

@@ -156,7 +156,7 @@ class Room:
                 self.conversation_id,
                 self._store,
                 self._writer,
-                with_members=bool(self._sessions) and not self._peers.are_there,
+                sessions=None if self._peers.are_there else self._sessions,
                 store_timeout=self._settings.store_timeout,
                 rand=self._random,
             )
@@ -165,7 +165,8 @@ class Room:
             raise
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            begin = self._delivered or self._peers.head_of(self.conversation_id) or head
+            indexed = self._peers.begin(self.conversation_id)
+            begin = self._delivered or indexed or head
             self._notifier.open(nursery)
             self.feed.open(begin, nursery)
             if self._peers.are_there:
@@ -228,8 +229,10 @@ class Room:
 
     @property
     def _must_recheck(self) -> bool:
-        # A change whose answer was lost may also concern sessions that are not here: those of users that it added.
-        return (self.feed.is_rechecking and bool(self._audience or self._sessions)) or self.feed.is_behind
+        # A change whose answer was lost may also concern sessions that are not here: those of users that it added. And
+        # other processes hear of it from here only.
+        has_interest = bool(self._audience or self._sessions) or self._peers.are_there
+        return (self.feed.is_rechecking and has_interest) or self.feed.is_behind
 
     def _is_used(self) -> bool:
         if self._own_connections or self._hold.count or self._is_needed_elsewhere:

@@ -137,6 +137,7 @@ class Session:
         if subscription is None:
             subscription = Subscription(self.connection, conversation_id, last_rev, self._send_page)
             self.subscriptions[conversation_id] = subscription
+            subscription.member_rev = member_rev
             if self.is_started:
                 self._go_on(subscription)
                 subscription.start()
@@ -186,20 +187,26 @@ class Session:
             self.me.start()
 
     def _go_on(self, subscription: Subscription) -> None:
-        """Lets a subscription go on where the one before it ended, if its client does not know of the end."""
+        """Lets a subscription go on where the one before it ended, if its client does not know of the end.
+
+        That may be beyond what the room has delivered, if other processes have gone on; it is before the addition.
+        """
         ended = self.ended_subscriptions.pop(subscription.conversation_id, None)
         if ended is not None:
-            subscription.cursor = min(subscription.cursor, ended.cursor_with(subscription.mask))
+            begin = max(subscription.cursor, subscription.member_rev)
+            subscription.cursor = min(begin, ended.cursor_with(subscription.mask))
 
     def notify_added(self, conversation_id: UUID) -> None:
         """Notifies the client that its user has been added to a conversation, unless it asked for `me`."""
         self._notify(ConversationAddedFrame(conversation_id=conversation_id))
 
-    def begin_at(self, conversation_id: UUID, position: Position) -> None:
-        """Lets a conversation begin after a position that its next room may be behind; only before the first frame."""
+    def begin_at(self, conversation_id: UUID, position: Position, member_rev: int) -> None:
+        """Lets a conversation begin after a position that its next room may be behind.
+
+        `member_rev`: the rev of the members as of which the user is one of them.
+        """
         if conversation_id not in self.subscriptions:
-            subscription = self.subscribe(conversation_id, position, 0)
-            subscription.target = subscription.cursor
+            self.subscribe(conversation_id, position, member_rev)
 
     def removed(self, conversation_id: UUID, rev: int) -> None:
         """Ends the subscription to a conversation, and notifies the client, unless it asked for `me`.

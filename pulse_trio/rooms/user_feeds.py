@@ -16,8 +16,9 @@ import trio
 from pulse_trio.model import Member, MyMembership
 from pulse_trio.protocol import CloseCode, Encoded, MembershipFrame, encode
 from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.session import MyPlace, Session
-from pulse_trio.store.base import Store, StoreUnavailable
+from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
 PAGE_CHANGES: Final = 256  # read at a time: about 40 KB of frames
 MAX_READS: Final = 4  # at a time: messages must find a connection to the database
@@ -51,12 +52,14 @@ class UserFeeds:
 
     Args:
         store: the store.
+        peers: the other processes.
         timeout: seconds that one read may take.
         rand: gives the jitter of retries.
     """
 
-    def __init__(self, store: Store, *, timeout: float, rand: random.Random) -> None:
+    def __init__(self, store: Store, peers: Peers, *, timeout: float, rand: random.Random) -> None:
         self._store = store
+        self._peers = peers
         self._timeout = timeout
         self._random = rand
         self._feeds: dict[UUID, _Feed] = {}
@@ -179,8 +182,12 @@ class UserFeeds:
             try:
                 async with self._reads:
                     with trio.fail_after(self._timeout):
-                        return await self._store.user_changes(user_id, after_rev=after_rev, limit=PAGE_CHANGES)
-            except (StoreUnavailable, trio.TooSlowError):
+                        page = await self._store.user_changes(user_id, after_rev=after_rev, limit=PAGE_CHANGES)
+                if self._peers.are_there:
+                    added = [change.conversation_id for change in page if change.is_member]
+                    await self._peers.index_missing(user_id, added)
+                return page
+            except (StoreUnavailable, NotAMember, trio.TooSlowError):
                 await backoff.wait()
         return []
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from tests.simulation.plan import ACTIONS, Plan
-from tests.simulation.run import RARE, simulate
+from tests.simulation.run import RARE, RARE_OF_CLUSTERS, simulate
 from tests.simulation.shrink import shrink
 
 FAULTS = ("a kill", "a restart in order", "a room failed")  # beside those of the store
@@ -28,9 +28,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: as many as cores)")
     parser.add_argument("--often", default="", choices=("", *ACTIONS), help="an action that clients do more often")
     parser.add_argument("--fault-rate", type=float, help="how often the store fails (default: as the seed says)")
+    parser.add_argument("--processes", type=int, help="processes of the service (default: as the seed says)")
     options = parser.parse_args()
     without = frozenset(filter(None, options.without.split(",")))
-    plan = Plan(without, options.seconds, options.often, options.fault_rate)
+    plan = Plan(without, options.seconds, options.often, options.fault_rate, options.processes)
     seeds = range(options.start, options.start + options.seeds)
     counters: Counter[str] = Counter()
     began = time.perf_counter()
@@ -49,7 +50,8 @@ def main() -> int:
     print(f"{ran} seeds in {time.perf_counter() - began:.1f} s, {faults} faults, {len(failed)} failed {failed[:20]}")
     if failed and not options.go_on and not options.trace:
         print(shrink(simulate(failed[0], plan)).report())
-    missing = [name for name in RARE if not counters[name]] if ran >= 100 else []
+    rare = (*RARE, *(RARE_OF_CLUSTERS if plan.has("processes") and plan.processes != 1 else ()))
+    missing = [name for name in rare if not counters[name]] if ran >= 100 else []
     if missing:
         print(f"never happened: {missing}")
     return 1 if failed or missing else 0

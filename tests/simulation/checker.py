@@ -16,7 +16,11 @@ REPLACED = {"added": "member", "removed": "member", "renamed": "conversation"}  
 REMOVED = 4403  # close code
 FORBIDDEN = 403  # status of a handshake
 EXPIRY_SLACK = 0.5  # virtual seconds
-KNOWN_AFTER = 20.0  # virtual seconds after which an addition with a lost answer must be known
+# Virtual seconds after which an addition with a lost answer must be known; and in all other processes, one that was
+# answered.
+KNOWN_AFTER = 20.0
+# With several processes a read position may come before the removal of a user whom it is sent to.
+READS_WAIT_FOR_REMOVALS = False
 MAX_BATCH = 16  # messages that are answered together
 
 
@@ -54,6 +58,7 @@ class _Connection:
     expires: float = math.inf  # the expiry of its token, in the history's time
     is_replayed: bool = False  # of a session: its first changes may come from the store
     kinds: frozenset[str] = frozenset()  # of the changes that it is sent
+    process: str = ""
 
     def __post_init__(self) -> None:
         self.kinds = _kinds(self.features)
@@ -87,7 +92,7 @@ class Checker:
         self._kind: dict[str, dict[int, str]] = defaultdict(dict)  # conversation → rev → kind of its object
         self._object: dict[str, dict[int, str]] = defaultdict(dict)  # conversation → rev → its object
         self._latest: dict[str, dict[str, int]] = defaultdict(dict)  # conversation → object → rev
-        self._first_seen: dict[tuple[str, int], int] = {}  # conversation, rev → the event of its first delivery
+        self._first_seen: dict[tuple[str, str, int], int] = {}  # process, conversation, rev → its first delivery there
         self._next_rev: dict[tuple[str, int], int] = {}  # conversation, rev → that of the object's next change
         self._last_seq: dict[str, int] = defaultdict(int)
         self._active: dict[str, int] = {}  # conversation → the event of its last activity
@@ -119,8 +124,9 @@ class Checker:
         self._first_sent: dict[str, int] = {}  # client_id → event
         self._is_up = False  # whether a service has run
         self._rows: dict[str, list[dict[str, Any]]] = {}
-        self._seen_live: set[tuple[str, int]] = set()  # conversation, rev: received by connections that did not resume
-        self._skipped_live: set[tuple[str, int]] = set()  # and those that no such connection may receive
+        # Process, conversation, rev: received by connections that did not resume. And those that none may receive.
+        self._seen_live: set[tuple[str, str, int]] = set()
+        self._skipped_live: set[tuple[str, str, int]] = set()
         self._positions: dict[tuple[str, str], int] = defaultdict(int)  # conversation, user → their read position
         self._marks: dict[tuple[str, str], set[int]] = defaultdict(lambda: {0})  # the positions that they have sent
         self._received: dict[tuple[int, str], int] = {}  # connection, user → the last position that it received
@@ -132,6 +138,7 @@ class Checker:
         self._own_latest: dict[str, dict[str, int]] = defaultdict(dict)
         self._own_replicas: dict[str, dict[str, tuple[bool, int]]] = {}  # device → conversation → member, read position
         self._me: dict[str, int] = {}  # device → its me_rev
+        self._is_cluster = False
         self._broken = 0  # faults injected into a room and not logged yet
 
     def check(self) -> list[str]:
@@ -151,6 +158,9 @@ class Checker:
         self.violations.append(f"{promise}: {text}{where}")
 
     # --- the store and the members ---
+
+    def _on_processes(self, index: int, event: Event) -> None:
+        self._is_cluster = event.count > 1
 
     def _on_up(self, index: int, event: Event) -> None:
         self._is_up = True
@@ -267,6 +277,7 @@ class Checker:
             event.after,
             event.data.get("features"),
             expires=event.expires,
+            process=event.data.get("process", ""),
         )
         if "session" in event.data:
             connection.is_session = True
@@ -358,6 +369,8 @@ class Checker:
     def _check_still_in(self, event: Event, user: str, conversation: str, frame: dict[str, Any]) -> None:
         """Checks that a frame tells a user nothing that was committed after their removal."""
         stands_at = frame.get("rev", frame.get("last_rev"))
+        if frame["type"] == "read" and self._is_cluster and not READS_WAIT_FOR_REMOVALS:
+            return
         if frame["type"] == "read":  # no rev is below its seq
             stands_at = max(position["seq"] for position in frame["positions"])
         removed_at = self._out_since.get((conversation, user))
@@ -481,7 +494,7 @@ class Checker:
         is_answer = is_answer or self._committed[where][revs[0]].data.get("client_id") in connection.sent_ids
         for rev in revs:
             self._check_present(event, connection, rev)
-            self._first_seen.setdefault((where, rev), index)
+            self._first_seen.setdefault((connection.process, where, rev), index)
             if connection.baseline is not None and rev <= connection.baseline:
                 if is_answer:
                     return True
@@ -497,8 +510,8 @@ class Checker:
                 connection.rev = rev
                 connection.baseline = None
             if connection.after is None and not connection.is_replayed:
-                self._seen_live.add((where, rev))
-                if (where, rev) in self._skipped_live:
+                self._seen_live.add((connection.process, where, rev))
+                if (connection.process, where, rev) in self._skipped_live:
                     self._fail("no gap", f"{device} got rev {rev}, which others did not", event)
         return False
 
@@ -507,7 +520,7 @@ class Checker:
         where = connection.conversation
         later = self._next_rev.get((where, rev))
         # A later change that nobody has got yet, as its answer was lost, may be unknown to the service, too.
-        seen = math.inf if later is None else self._first_seen.get((where, later), math.inf)
+        seen = math.inf if later is None else self._first_seen.get((connection.process, where, later), math.inf)
         if connection.after is not None and seen < connection.opened and not connection.sent_ids:
             what = f"{connection.device} got rev {rev}, whose object had rev {later} before it resumed"
             self._fail("an object comes as it is", what, event)
@@ -584,7 +597,7 @@ class Checker:
             if self._kind[where].get(skipped) not in connection.kinds:
                 continue
             is_superseded = not self._is_current(where, skipped)
-            place = where, skipped
+            place = connection.process, where, skipped
             is_live = connection.after is None and not connection.is_replayed
             if connection.after is None and (not is_superseded or (is_live and place in self._seen_live)):
                 self._fail("no gap", f"{connection.device} got rev {rev}, not {skipped}", event)
@@ -825,15 +838,24 @@ class Checker:
 
     def _check_stays_in(self, event: Event, user: str, conversation: str, since: int) -> None:
         """Checks a user who is rejected as no member: they must not have been a member all the time since then."""
-        if self._known_in.get((conversation, user), math.inf) < since:
+        if self._is_known_in(conversation, user, since):
             self._fail("a member stays in", f"a device of {user} was rejected: {event}", event)
+
+    def _is_known_in(self, conversation: str, user: str, at: int) -> bool:
+        """Returns True if all processes know at an event that a user is a member."""
+        known = self._known_in.get((conversation, user))
+        if known is None or known >= at:
+            return False
+        events = self._history.events
+        return not self._is_cluster or events[known].at < events[at].at - KNOWN_AFTER
 
     def _on_probed(self, index: int, event: Event) -> None:
         self._probes[event.session] = index, event.at
 
     def _on_missed(self, index: int, event: Event) -> None:
         key, (probed, at) = (event.conversation, event.user), self._probes[event.session]
-        if self._known_in.get(key, math.inf) < probed or self._in_since[key] < at - KNOWN_AFTER:
+        is_known = self._known_in.get(key, math.inf) < probed and not self._is_cluster
+        if is_known or self._in_since[key] < at - KNOWN_AFTER:
             self._fail("an added user gets what follows", f"{event.device} is not in {event.conversation}", event)
 
     def _on_unheard(self, index: int, event: Event) -> None:

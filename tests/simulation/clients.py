@@ -10,6 +10,7 @@ import trio_websocket
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
 from pulse_trio.model import Kind, User
+from tests.simulation.process import Process
 from tests.simulation.streams import End
 from tests.simulation.world import LIFETIME, World, quietly_closed
 
@@ -59,6 +60,7 @@ class Device:
         conversation_id: the conversation.
         talks: False if it only listens.
         features: the `features` of its handshake; None to ask for none.
+        process: the process that it connects to; None for any.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Device:
         *,
         talks: bool = True,
         features: str | None = None,
+        process: Process | None = None,
     ) -> None:
         self.name = name
+        self._process = process
         self.features = features
         self.kinds = kinds_of(features)
         self.user = user
@@ -114,7 +118,7 @@ class Device:
         self._scope.cancel()
 
     async def _session(self) -> None:
-        number, stream = self._world.connect()
+        number, stream = self._world.connect(self._process)
         self.number = number
         self.stalled = False
         resumes = self._world.calm or self._random.random() < 0.9
@@ -128,7 +132,8 @@ class Device:
         if self.features is not None:
             path += f"&features={self.features}"
         after = self.cursor if resumes else None
-        self._note("open", number, after=after, expires=expires, features=self.features)
+        process = self._world.process_of(number).generation
+        self._note("open", number, after=after, expires=expires, features=self.features, process=process)
         self._scope = trio.CancelScope()
         status = 0
         try:

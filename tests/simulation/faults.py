@@ -6,7 +6,7 @@ It takes some batches of new messages as handovers, as the seed says: all, none,
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import trio
@@ -66,6 +66,19 @@ class _Broken(list[Outcome]):
         raise RuntimeError("a planned fault")
 
 
+class Host(Protocol):
+    """The process that uses the store.
+
+    Attributes:
+        store_outage: it cannot reach the database: empty, `refuse` or `hang`.
+    """
+
+    store_outage: str
+
+    async def wait_running(self) -> None:
+        """Waits while the process stands still."""
+
+
 class FaultyStore:
     """One process's store on the data, which outlives it. The history records its commits.
 
@@ -79,6 +92,7 @@ class FaultyStore:
         late_rate: how often an answer comes late; the world sets it to 0 for the calm.
         soon: decides about handovers; None to take none.
         soon_rate: how often it takes a handover, 0 to 1.
+        host: its process, if that may stand still or lose the database.
 
     Attributes:
         nursery: runs transactions whose connection was lost; must be set before the first operation.
@@ -97,6 +111,7 @@ class FaultyStore:
         late_rate: float,
         soon: random.Random | None = None,
         soon_rate: float = 0.0,
+        host: Host | None = None,
     ) -> None:
         self.epoch = data.epoch
         self.rate = rate
@@ -104,6 +119,7 @@ class FaultyStore:
         self._late = late
         self._soon = soon
         self._soon_rate = soon_rate
+        self._host = host
         self._data = data
         self._history = history
         self._random = rand
@@ -201,13 +217,30 @@ class FaultyStore:
         return head
 
     async def memberships(
-        self, user_id: UUID, among: Sequence[UUID] | None = None, *, limit: int | None = None
+        self,
+        user_id: UUID,
+        among: Sequence[UUID] | None = None,
+        *,
+        limit: int | None = None,
+        after: UUID | None = None,
     ) -> Memberships:
         if self._late is not None:
             await self._before("memberships", writes=False, rand=self._late)
             await self._wait(self._late.uniform(0, self._late.choice((0, 0, 0.5))))  # there may be many
-        found = await self._data.memberships(user_id, among, limit=limit)
+        found = await self._data.memberships(user_id, among, limit=limit, after=after)
         await self._answer_late("memberships")
+        return found
+
+    async def heads(self, conversation_ids: Sequence[UUID]) -> dict[UUID, Head]:
+        await self._before("heads", writes=False)
+        found = await self._data.heads(conversation_ids)
+        await self._answer_late("heads")
+        return found
+
+    async def user_revs(self, user_ids: Sequence[UUID]) -> dict[UUID, int]:
+        await self._before("user_revs", writes=False)
+        found = await self._data.user_revs(user_ids)
+        await self._answer_late("user_revs")
         return found
 
     async def members(self, conversation_id: UUID) -> Members:
@@ -255,6 +288,7 @@ class FaultyStore:
         for mark, state in sorted(found, key=lambda item: item[1].user_rev):
             about = {"conversation": str(mark.conversation_id), "user": str(mark.user_id)}
             self._history.add("position", **about, seq=state.read_seq, user_rev=state.user_rev)
+        await self._reach()
         await self._after("lose" if after == "abandon" else after, "mark_read")
         return states
 
@@ -302,6 +336,7 @@ class FaultyStore:
     async def _before(self, what: str, *, writes: bool = True, rand: random.Random | None = None) -> str:
         """Draws the fault of an operation; raises one before the commit, returns one after it."""
         rand = self._random if rand is None else rand
+        await self._reach()
         await self._wait(rand.uniform(0, 0.02))
         if rand.random() >= self.rate:
             return ""
@@ -327,10 +362,21 @@ class FaultyStore:
 
     async def _answer_late(self, what: str, rate: float | None = None) -> None:
         """Delays an answer, so that the answer of a later statement may overtake it."""
+        await self._reach()
         rate = self.late_rate if rate is None else rate
         if self._late is not None and self._late.random() < rate:
             self._history.count(f"late: {what}")
             await self._wait(self._late.uniform(0, self._late.choice(LATE)))
+
+    async def _reach(self) -> None:
+        """Waits while the process stands still, and fails while it cannot reach the database."""
+        if self._host is None:
+            return
+        await self._host.wait_running()
+        if self._host.store_outage == "hang":
+            await self._wait(STATEMENT_TIMEOUT)
+        if self._host.store_outage:
+            raise StoreUnavailable("a planned partition")
 
     def _break(self, when: str, is_message: bool) -> None:
         """Sometimes raises an error that no database raises, before the commit of a message or after it."""

@@ -5,7 +5,7 @@ from typing import Final
 
 PARTS: Final = (
     "restarts", "faults", "rivals", "bulk", "namers", "walkers", "posters", "sessions", "features", "linger", "late",
-    "soon",
+    "soon", "processes", "bus", "partitions", "stops",
 )  # fmt: skip
 ACTIONS: Final = (
     "edit", "delete", "theft", "typing", "read", "cut", "vanish", "stall", "close", "renew", "expire", "burst",
@@ -22,12 +22,14 @@ class Plan:
         seconds: the maximum duration of the chaos, on the virtual clock.
         often: an action that clients do more often than others; empty for none.
         fault_rate: how often an operation of the store goes wrong; None to let the seed decide.
+        processes: how many processes of the service there are; None to let the seed decide.
     """
 
     without: frozenset[str] = frozenset()
     seconds: float = 1e9
     often: str = ""
     fault_rate: float | None = None
+    processes: int | None = None
 
     def has(self, name: str) -> bool:
         return name not in self.without
@@ -44,4 +46,6 @@ class Plan:
             parts.append(f"--often {self.often}")
         if self.fault_rate is not None:
             parts.append(f"--fault-rate {self.fault_rate}")
+        if self.processes is not None:
+            parts.append(f"--processes {self.processes}")
         return " ".join(parts)

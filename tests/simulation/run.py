@@ -1,5 +1,6 @@
 """One run of the simulated service, from a seed and a plan."""
 
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar, TypeVarTuple
@@ -12,6 +13,7 @@ from tests.simulation.checker import Checker
 from tests.simulation.clients import FEATURES, Device, Namer, Poster, Rival, Walker
 from tests.simulation.history import History
 from tests.simulation.plan import Plan
+from tests.simulation.process import Process
 from tests.simulation.sessions import SESSION_FEATURES, Place, SessionDevice
 from tests.simulation.world import World, deterministic
 
@@ -25,6 +27,9 @@ SOON = 5.0  # virtual seconds in which changes of presence reach all clients
 RIVALS = 2  # in each conversation
 CROWD = 3  # users with no device
 QUIET = 2  # conversations with no device
+# Users of other processes are not in `active_users` yet, nor online for those who watch them.
+PRESENCE_ACROSS_PROCESSES = False
+ONLINE_ACROSS_PROCESSES = False
 CLOSING = 90.0  # virtual seconds after which no room and no connection may remain
 RARE = (
     "a retry after an unknown commit",
@@ -79,6 +84,25 @@ RARE = (
 )
 """Paths that some runs must take: otherwise the simulation shows nothing about them."""
 
+RARE_OF_CLUSTERS = (
+    "a gap closed by the bus",
+    "a gap that the bus did not close",
+    "a comparison that found something",
+    "a room opened for a change of another process",
+    "an addition that the bus had lost",
+    "an addition that no room delivers",
+    "a session ahead of the index",
+    "a session found before the bus said so",
+    "a list that was looked up during a comparison",
+    "an item too large for the bus",
+    "a disruption: stop",
+    "a disruption: bus lost",
+    "a disruption: bus silent",
+    "a disruption: store refuses",
+    "a disruption: store hangs",
+)
+"""The same of runs with several processes."""
+
 
 @dataclass
 class Result:
@@ -90,6 +114,7 @@ class Result:
     history: History
     devices: list[str]  # their names
     chaos: float  # its duration in virtual seconds
+    processes: int
 
     def report(self) -> str:
         """Returns a report for people: the last events, the broken promises, the command that repeats the run."""
@@ -158,7 +183,7 @@ async def _simulate(seed: int, plan: Plan) -> Result:
             await note_leaks(world, runs)
             nursery.cancel_scope.cancel()
         world.note_rows()
-    return Result(seed, plan, Checker(world.history).check(), world.history, names, chaos)
+    return Result(seed, plan, Checker(world.history).check(), world.history, names, chaos, len(world.processes))
 
 
 async def note_leaks(world: World, runs: list[trio.Event]) -> None:
@@ -166,11 +191,20 @@ async def note_leaks(world: World, runs: list[trio.Event]) -> None:
     with trio.move_on_after(CLOSING) as closing:
         for ran in runs:
             await ran.wait()
-        while world.hub.rooms.running() or world.serving:  # noqa: ASYNC110  # the virtual clock jumps
+        while _left(world):  # noqa: ASYNC110  # the virtual clock jumps
             await trio.sleep(0.5)
     if closing.cancelled_caught:
-        what = f"{world.hub.room_count} rooms and {world.serving} connections are left"
-        world.history.add("leak", what=what)
+        world.history.add("leak", what=_left(world))
+
+
+def _left(world: World) -> str:
+    """Returns what is left in memory; empty for nothing."""
+    hubs = [process.hub for process in world.processes]
+    rooms = sum(len(hub.rooms.running()) for hub in hubs)
+    indexed = sum(len(hub.cluster._index) for hub in hubs if hub.cluster is not None)
+    if not rooms and not indexed and not world.serving:
+        return ""
+    return f"{rooms} rooms, {world.serving} connections and {indexed} indexed conversations"
 
 
 def _devices(world: World) -> list[Device]:
@@ -231,21 +265,32 @@ async def _chaos(world: World) -> float:
     rand = world.rand("chaos")
     seconds = min(rand.uniform(*CHAOS), world.plan.seconds)
     until = trio.current_time() + seconds
+    async with trio.open_nursery() as nursery:
+        for process in world.processes if world.is_cluster else ():
+            nursery.start_soon(process.disrupt, until)
+        for process in world.processes[1:]:
+            nursery.start_soon(_restart, world, process, process.rand("chaos"), until)
+        await _restart(world, world.processes[0], rand, until)
+    return seconds
+
+
+async def _restart(world: World, process: Process, rand: random.Random, until: float) -> None:
+    """Kills and drains a process now and then; it starts again."""
     while trio.current_time() < until:
         await trio.sleep(min(rand.expovariate(1 / 12), 10, until - trio.current_time() + 0.01))
         if rand.random() < 0.5 and world.plan.has("restarts"):
             kill = rand.random() < 0.6
             world.history.count("a kill" if kill else "a restart in order")
-            world.stop(kill=kill)
-    return seconds
+            process.stop(kill=kill)
 
 
 async def _calm(world: World, devices: list[Device], places: list[Place], sessions: list[SessionDevice]) -> None:
     def is_well() -> list[str]:
         if not world.is_up:
             return ["the service is down"]
-        if world.store.applying:  # the database knows more than anybody was told
-            return [f"{world.store.applying} commands are in progress"]
+        applying = sum(process.store.applying for process in world.processes if process.store is not None)
+        if applying:  # the database knows more than anybody was told
+            return [f"{applying} commands are in progress"]
         return (
             [
                 f"{device.name}: connected {device.connected}, rev {device.cursor}"
@@ -289,52 +334,78 @@ async def _calm(world: World, devices: list[Device], places: list[Place], sessio
             await trio.sleep(0.5)
     await trio.sleep(5)
     for place, conversation_id in enumerate(world.conversations):
-        # A user comes and leaves, so that clients that missed a presence frame in the chaos get the current list.
-        probe = Device(world, f"probe.{place}", world.users[-1], conversation_id, talks=False)
-        done = trio.Event()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(tell, probe.run, done)
-            await trio.sleep(5)
-            _note_connected(world, [*devices, probe], places, conversation_id)
-            await _note_watched(world, [*devices, probe], sessions)
-            probe.end()
-            await trio.sleep(5)
-        _note_connected(world, devices, places, conversation_id)
-        await _note_watched(world, devices, sessions)
+        for process in world.processes if world.is_cluster and not PRESENCE_ACROSS_PROCESSES else (None,):
+            await _probe(world, devices, places, sessions, (place, conversation_id), process)
     for device in (*devices, *places):
         if device.connected and device.user.id in world.members(device.conversation_id):
             about = {"user": str(device.user.id), "conversation": str(device.conversation_id)}
             world.history.add("has_read", device=device.name, **about, seq=device.newest, told=device.read_up_to)
 
 
+async def _probe(
+    world: World,
+    devices: list[Device],
+    places: list[Place],
+    sessions: list[SessionDevice],
+    at: tuple[int, UUID],
+    process: Process | None,
+) -> None:
+    """Lets a user come and leave: clients that missed a presence frame in the chaos get the current list."""
+    place, conversation_id = at
+    probe = Device(world, f"probe.{place}", world.users[-1], conversation_id, talks=False, process=process)
+    done = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell, probe.run, done)
+        await trio.sleep(5)
+        _note_connected(world, [*devices, probe], places, conversation_id, process)
+        await _note_watched(world, [*devices, probe], sessions)
+        probe.end()
+        await trio.sleep(5)
+    _note_connected(world, devices, places, conversation_id, process)
+    await _note_watched(world, devices, sessions)
+
+
 async def _note_watched(world: World, devices: list[Device], sessions: list[SessionDevice]) -> None:
     """Records the presence that sessions have received, when it agrees with the service, or after a while."""
 
-    def look() -> tuple[list[str], list[SessionDevice]]:
-        everybody = [*devices, *(session for session in sessions if session.connected)]
-        asked = [each for each in sessions if each.connected and each.has_asked_anew and each.is_told]
-        return sorted({str(each.user.id) for each in everybody if each.connected}), asked
+    def online_for(session: SessionDevice) -> list[str]:
+        everybody = [each for each in (*devices, *sessions) if each.connected]
+        if not ONLINE_ACROSS_PROCESSES:
+            process = world.process_of(session.number)
+            everybody = [each for each in everybody if world.process_of(each.number) is process]
+        return sorted({str(each.user.id) for each in everybody})
+
+    def asked() -> list[SessionDevice]:
+        return [each for each in sessions if each.connected and each.has_asked_anew and each.is_told]
 
     def agrees() -> bool:
-        online, asked = look()
-        return all(is_online == (user in online) for each in asked for user, is_online in each.watched.items())
+        return all(
+            is_online == (user in online_for(each)) for each in asked() for user, is_online in each.watched.items()
+        )
 
     with trio.move_on_after(SOON):
         while not agrees():  # noqa: ASYNC110  # the virtual clock jumps
             await trio.sleep(0.1)
-    online, asked = look()
-    for session in asked:
+    for session in asked():
         world.history.count("told who is online")
         told = session.watched.copy()
         about = {"device": session.name, "user": str(session.user.id)}
         asked_for = [str(user.id) for user in world.users]
-        world.history.add("watched", **about, online=online, told=told, asked_for=asked_for)
+        world.history.add("watched", **about, online=online_for(session), told=told, asked_for=asked_for)
 
 
-def _note_connected(world: World, devices: list[Device], places: list[Place], conversation_id: UUID) -> None:
-    here = [device for device in devices if device.conversation_id == conversation_id and device.connected]
+def _note_connected(
+    world: World, devices: list[Device], places: list[Place], conversation_id: UUID, process: Process | None
+) -> None:
+    """Records who is connected to a conversation, and its connections; of one process if it is named."""
+
+    def is_here(device: Device | Place) -> bool:
+        is_in = device.conversation_id == conversation_id and device.connected
+        return is_in and (process is None or world.process_of(device.number) is process)
+
+    here = [device for device in devices if is_here(device)]
     members = world.members(conversation_id)  # a stalled session has not read its removal yet
-    also = [p for p in places if p.conversation_id == conversation_id and p.connected and p.user.id in members]
+    also = [place for place in places if is_here(place) and place.user.id in members]
     world.history.add(
         "connected",
         users=sorted({str(device.user.id) for device in (*here, *also)}),

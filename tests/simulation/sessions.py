@@ -17,14 +17,13 @@ from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 from pulse_trio.model import User
 from tests.simulation.clients import HANDSHAKE_TIMEOUT, RESEND_AFTER, Device, lease
 from tests.simulation.streams import End
-from tests.simulation.world import World, quietly_closed
+from tests.simulation.world import RESUME_WAIT, World, quietly_closed
 
 SESSION_FEATURES = (
     None, None, "", "me", "members,me", "conversation,me", "conversation,me,members", "conversation,me,members",
     "members,conversation,later",
 )  # fmt: skip
 PROBE_AGAIN = 1.0  # virtual seconds after which it checks that the session has notified it of all of them
-RESUME_WAIT = 5.0  # PULSE_RESUME_WAIT: seconds after which a silent session starts
 
 
 class Place(Device):
@@ -39,12 +38,13 @@ class Place(Device):
 
     def open(self, after: int | None, session: int, expires: float) -> None:
         """Records its frames in the history from here on; `session` is the number of the session's connection."""
-        self.number = self._world.next_number()
+        self.number = self._world.next_number(session)
         self.is_open = self.connected = True
         self.is_afresh = after is None
         if after is None:  # it loads the history
             self.cursor = self._world.last_rev(self.conversation_id, self.kinds)
-        self._note("open", self.number, after=after, session=session, expires=expires, features=self.features)
+        about = {"expires": expires, "features": self.features, "process": self._world.process_of(session).generation}
+        self._note("open", self.number, after=after, session=session, **about)
 
     def renew(self, expires: float) -> None:
         if self.is_open:
@@ -117,6 +117,7 @@ class SessionDevice:
         }
         self._world = world
         self.connected = False
+        self.number = 0  # of its latest connection
         self.watched: dict[str, bool] = {}  # user → True if online, as received
         self.has_asked_anew = False  # it has sent its list again since the recovery
         self.is_told = False  # it has received the answer to its latest list
@@ -142,6 +143,7 @@ class SessionDevice:
 
     async def _session(self) -> None:
         number, stream = self._world.connect()
+        self.number = number
         for place in self.places.values():
             place.stalled = False
         token, self._expires = lease(self._world, self.user, self._random)

@@ -37,6 +37,10 @@ def shrink(failed: Result) -> Result:
         for name in (*PARTS, *best.devices, *ACTIONS):
             if best.plan.has(name) and tries < TRIES:
                 changed |= is_enough(best.plan.less(name))
+        processes = (best.plan.processes or best.processes) - 1
+        while processes > 1 and tries < TRIES and is_enough(replace(best.plan, processes=processes)):
+            changed = True
+            processes -= 1
         seconds = min(best.plan.seconds, best.chaos) / 2
         while seconds >= SHORTEST and tries < TRIES and is_enough(replace(best.plan, seconds=seconds)):
             changed = True

@@ -36,10 +36,13 @@ class _Pipe:
         self.data.clear()
         self.wake()
 
-    async def put(self, data: bytes, is_closed: Callable[[], bool]) -> None:
+    async def put(self, data: bytes, is_closed: Callable[[], bool], is_stopped: Callable[[], bool]) -> None:
         view = memoryview(bytes(data))
         while view:
             await trio.lowlevel.checkpoint()
+            if is_stopped():
+                await self._changed.wait()
+                continue
             if is_closed() or self.ended:
                 raise trio.ClosedResourceError
             if self.broken:
@@ -65,9 +68,12 @@ class _Pipe:
         self.wake()
         return count
 
-    async def get(self, most: int, is_closed: Callable[[], bool]) -> bytes:
+    async def get(self, most: int, is_closed: Callable[[], bool], is_stopped: Callable[[], bool]) -> bytes:
         await trio.lowlevel.checkpoint()
         while True:
+            if is_stopped():
+                await self._changed.wait()
+                continue
             if is_closed():
                 raise trio.ClosedResourceError
             if self.data:
@@ -96,12 +102,17 @@ class FakeSocket:
         return "192.0.2.2", 80
 
 
-class End(trio.abc.HalfCloseableStream):
-    """One end of a connection."""
+def _never() -> bool:
+    return False
 
-    def __init__(self, outgoing: _Pipe, incoming: _Pipe) -> None:
+
+class End(trio.abc.HalfCloseableStream):
+    """One end of a connection; `is_stopped`: its process stands still, and neither reads nor writes."""
+
+    def __init__(self, outgoing: _Pipe, incoming: _Pipe, is_stopped: Callable[[], bool] = _never) -> None:
         self._outgoing = outgoing
         self._incoming = incoming
+        self._is_stopped = is_stopped
         self._closed = False
         self.gone = False  # it has vanished: the other end hears nothing, not even a close
         self._sending = trio._util.ConflictDetector("another task sends")
@@ -113,12 +124,14 @@ class End(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with self._sending:
-            await self._outgoing.put(bytes(data), self._is_closed)
+            await self._outgoing.put(bytes(data), self._is_closed, self._is_stopped)
 
     def send_now(self, data: bytes) -> int:
         """Sends as a non-blocking `socket.send` does; the server writes to a client with it."""
         if self._closed:
             raise OSError
+        if self._is_stopped():
+            raise BlockingIOError
         return self._outgoing.put_now(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -126,7 +139,8 @@ class End(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         with self._receiving:
-            return await self._incoming.get(65_536 if max_bytes is None else max_bytes, self._is_closed)
+            most = 65_536 if max_bytes is None else max_bytes
+            return await self._incoming.get(most, self._is_closed, self._is_stopped)
 
     async def send_eof(self) -> None:
         with self._sending:
@@ -146,14 +160,22 @@ class End(trio.abc.HalfCloseableStream):
 
 
 class Connection:
-    """Both ends. `cut` breaks it and loses the bytes in flight, often in the middle of a frame."""
+    """Both ends. `cut` breaks it and loses the bytes in flight, often in the middle of a frame.
 
-    def __init__(self, rand: random.Random) -> None:
+    `is_stopped`: the process of the server's end stands still; `wake` must follow when it goes on.
+    """
+
+    def __init__(self, rand: random.Random, is_stopped: Callable[[], bool] = _never) -> None:
         sizes = rand.choice([(1, 7, 100), (7, 100, 4_096), (100, 4_096), (4_096,), (4_096,), (65_536,)])
         self._up = _Pipe(lambda: rand.choice(sizes))
         self._down = _Pipe(lambda: rand.choice(sizes))
         self.client = End(self._up, self._down)
-        self.server = End(self._down, self._up)
+        self.server = End(self._down, self._up, is_stopped)
+
+    def wake(self) -> None:
+        """Lets both ends look again whether they may go on."""
+        self._up.wake()
+        self._down.wake()
 
     def cut(self) -> None:
         """Breaks both directions."""

@@ -161,7 +161,7 @@ class Person:
 
 
 async def simulate(seed: int, found: list[Person]) -> None:
-    world = World(seed, Plan(), random.Random(seed).choice((0.0, 0.02, 0.1)))
+    world = World(seed, Plan(processes=1), random.Random(seed).choice((0.0, 0.02, 0.1)))
     rand = world.rand("chaos")
     with deterministic(world), trio.fail_after(TIME):
         await world.populate(4, 1)

@@ -129,7 +129,7 @@ class Scene:
 
     async def play(self) -> list[str]:
         """Runs it; returns the violations."""
-        world = self._world = World(SEED, Plan(), 0.0)
+        world = self._world = World(SEED, Plan(processes=1), 0.0)
         world.calm_down()
         with deterministic(world), trio.fail_after(1_000):
             await world.populate(3, 1)

@@ -806,7 +806,7 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
 def test_planted_bug_is_named(plant: Callable[[Patch], None], promises: set[str], monkeypatch: Patch) -> None:
     plant(monkeypatch)
     named: set[str] = set()
-    plan = PLANS.get(plant.__name__, Plan())
+    plan = PLANS.get(plant.__name__, Plan()).less("processes")
     for seed in (QUICK.get(plant.__name__, 1), *range(1, SEEDS + 1)):
         named |= {violation.partition(":")[0] for violation in simulate(seed, plan).violations}
         if promises <= named:
@@ -816,7 +816,7 @@ def test_planted_bug_is_named(plant: Callable[[Patch], None], promises: set[str]
 
 def test_a_failing_run_is_made_smaller(monkeypatch: Patch) -> None:
     member_not_removed_on_removal(monkeypatch)
-    short = Plan(seconds=4.0)
+    short = Plan(seconds=4.0).less("processes")
     failed = next(result for seed in range(1, SEEDS) if (result := simulate(seed, short)).violations)
     least = shrink(failed)
     assert promise_of(least) == promise_of(failed)

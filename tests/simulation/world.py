@@ -5,8 +5,8 @@ import json
 import random
 import re
 import traceback
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,34 +15,32 @@ from uuid import UUID
 import jwt
 import structlog
 import trio
-from hypercorn.config import Config
-from hypercorn.trio.worker_context import WorkerContext
 
 import pulse_trio.app
-from pulse_trio.app import create_app
 from pulse_trio.auth.passwords import Passwords
-from pulse_trio.edge.server import install, wrap
-from pulse_trio.edge.server.tcp_connection import TcpConnection
-from pulse_trio.edge.services import Services
+from pulse_trio.edge.server import install
 from pulse_trio.ids import IdSource
 from pulse_trio.model import Kind, User
-from pulse_trio.rooms import catch_up, feed, lobby, member_updates, room, user_feeds
+from pulse_trio.rooms import catch_up, cluster, feed, lobby, member_updates, room, user_feeds
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import NewConversation
 from pulse_trio.store.memory import MemoryStore
+from tests.simulation.bus import Engine
 from tests.simulation.faults import FaultyStore, properties_of, row_of
 from tests.simulation.history import History
+from tests.simulation.paths import counted
 from tests.simulation.plan import Plan
+from tests.simulation.process import Process
 from tests.simulation.streams import Connection, End
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "a key of the simulation: 5b1c8e7d2f90a364"
 LIFETIME = 36_000  # virtual seconds of a token, if it is not to expire
-LETS_GO = 75.0  # virtual seconds in which a client that has vanished is noticed: no ping was answered in 50
 HYPERCORN_TOML = Path(__file__).parents[2] / "hypercorn.toml"
+RESUME_WAIT = 5.0  # PULSE_RESUME_WAIT: seconds after which a silent session starts
 NAME = "Group"  # of each conversation at first
-DOWN_FOR = (0.1, 3.0)  # seconds between a restart's two halves
+PROCESSES = (1, 1, 1, 1, 2, 2, 3, 4)  # of the service
 COUNTED = ("a gap was filled", "a room failed")  # log lines that tell of a rare path
 
 
@@ -66,6 +64,10 @@ class World:
         self.well = False  # everybody is connected and has caught up
         self._epoch_of_clock = trio.current_time()
         linger = self.rand("linger").choice((60.0, 3.0, 0.5)) if plan.has("linger") else 60.0
+        self.engine = Engine(self.rand("bus"), has_faults=plan.has("bus"))
+        count = self.rand("processes").choice(PROCESSES) if plan.processes is None else plan.processes
+        self.processes = [Process(self, number) for number in range(count if plan.has("processes") else 1)]
+        self.hypercorn_toml = HYPERCORN_TOML
         self.settings = Settings(
             room_linger=linger,
             secret_key=SECRET,
@@ -74,6 +76,8 @@ class World:
             pending_messages=8,
             inbox_messages=32,
             batch_messages=16,
+            # A process that stands still must not read `resume` only after that time.
+            resume_wait=15.0 if self.is_cluster else RESUME_WAIT,
         ).model_copy(update={"outbox_bytes": 12_000})  # below what is allowed, so that it is reached
         self.data = MemoryStore(epoch="one")
         self.ids = IdSource(self.clock, self.rand("ids").randbytes)
@@ -82,15 +86,12 @@ class World:
         self.conversations: list[UUID] = []
         self.quiet: list[UUID] = []  # conversations with no device: only REST clients use them
         self.connections: dict[int, Connection] = {}
-        self.serving = 0
-        self._vanished: dict[int, float] = {}  # connection → when
-        self.store: FaultyStore | None = None
-        self._up = False
-        self._nursery: trio.Nursery | None = None
-        self._parts: Services | None = None
+        self.vanished: dict[int, float] = {}  # connection → when
+        self.history.add("processes", count=len(self.processes))
+        self._balancer = self.rand("balancer")
+        self._process_of: dict[int, Process] = {}
         self._numbers = 0
         self._requests = 0
-        self._starts = 0
 
     def rand(self, name: str) -> random.Random:
         """A source of chance of its own for each part, so that a change of one moves the others little."""
@@ -132,124 +133,76 @@ class World:
     # --- the service ---
 
     async def run_service(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """One process of the service, until it is told to end; then another, for as long as the world runs."""
-        rand = self.rand("restarts")
-        while True:
-            await self._run_process(rand, task_status)
-            task_status = trio.TASK_STATUS_IGNORED
-            await trio.sleep(rand.uniform(*DOWN_FOR))
-
-    async def _run_process(self, rand: random.Random, task_status: trio.TaskStatus[None]) -> None:
-        self._starts += 1
-        rate = 0.0 if self.calm else self.fault_rate
-        faults, breaks = self.rand(f"faults {self._starts}"), self.rand(f"breaks {self._starts}")
-        late = self.rand(f"late {self._starts}") if self.plan.has("late") else None
-        late_rate = 0.0 if self.calm else self.late_rate
-        soon = self.rand(f"soon {self._starts}") if self.soon_rate else None
-        store = FaultyStore(
-            self.data, self.history, faults, breaks, late, rate, late_rate, soon=soon, soon_rate=self.soon_rate
-        )
-        self.store = store
-
-        @asynccontextmanager
-        async def open_store() -> AsyncIterator[FaultyStore]:
-            yield store
-
-        app = create_app(self.settings, open_store, clock=self.clock, ids=self.ids)
-        to_app, from_world = trio.open_memory_channel[dict[str, str]](1)
-        told: dict[str, trio.Event] = {
-            "lifespan.startup.complete": trio.Event(),
-            "lifespan.shutdown.complete": trio.Event(),
-        }
-
-        async def send(message: Any) -> None:
-            await trio.lowlevel.checkpoint()
-            told[message["type"]].set()
-
-        self._stop = trio.Event()
-        async with trio.open_nursery() as process:
-            store.nursery = process
-            process.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}}, from_world.receive, send)
-            await to_app.send({"type": "lifespan.startup"})
-            await told["lifespan.startup.complete"].wait()
-            self._parts = app.extensions["pulse_trio"]
-            config = Config.from_toml(HYPERCORN_TOML)
-            config.errorlog = None
-            self._served = (wrap(app), config, WorkerContext(None))
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                self._up = True
-                self.history.add("up")
-                task_status.started()
-                await self._stop.wait()
-                self._up = False
-                if self._kill:
-                    self.history.add("killed")
-                    store.die()
-                    for connection in self.connections.values():
-                        connection.cut()
-                else:
-                    self.history.add("drained")
-                    await self._parts.hub.drain()
-                nursery.cancel_scope.cancel()
-            if not self._kill:
-                await to_app.send({"type": "lifespan.shutdown"})
-                await told["lifespan.shutdown.complete"].wait()
-            process.cancel_scope.cancel()
-        self._parts = None
-        self.history.add("down")
+        """Runs all processes of the service, for as long as the world runs."""
+        if not self.is_cluster:
+            await self.processes[0].run(task_status=task_status)
+            return
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.engine.run)
+            for process in self.processes:
+                await nursery.start(process.run)
+            task_status.started()
 
     def stop(self, *, kill: bool) -> None:
-        """Ends the process: as SIGKILL does, or in order."""
-        if self._up:
-            self._kill = kill
-            self._stop.set()
+        """Ends the first process: as SIGKILL does, or in order."""
+        self.processes[0].stop(kill=kill)
+
+    @property
+    def is_cluster(self) -> bool:
+        """True if there are several processes."""
+        return len(self.processes) > 1
 
     @property
     def hub(self) -> Hub:
-        assert self._parts is not None
-        return self._parts.hub
+        """The hub of the first process."""
+        return self.processes[0].hub
+
+    @property
+    def store(self) -> FaultyStore | None:
+        """The store of the first process."""
+        return self.processes[0].store
 
     @property
     def is_up(self) -> bool:
-        return self._up
+        """True if all processes accept connections."""
+        return all(process.is_up for process in self.processes)
+
+    @property
+    def serving(self) -> int:
+        """The number of connections that are served."""
+        return sum(process.serving for process in self.processes)
+
+    def process_of(self, number: int) -> Process:
+        """Returns the process of a connection."""
+        return self._process_of[number]
 
     def calm_down(self) -> None:
         """From now on nothing goes wrong."""
         self.calm = True
         self.history.add("calm")
-        if self.store is not None:
-            self.store.rate = self.store.late_rate = 0.0
+        self.engine.calm_down()
+        for process in self.processes:
+            process.calm_down()
 
     # --- the network ---
 
-    def connect(self) -> tuple[int, End]:
-        """A connection to the service. Raises OSError when it is down."""
-        if not self._up or self._nursery is None:
+    def connect(self, process: Process | None = None) -> tuple[int, End]:
+        """A connection to the service, to any process if none is named. Raises OSError when it is down."""
+        if process is None:
+            up = [each for each in self.processes if each.is_up]
+            process = self._balancer.choice(up) if len(up) > 1 else up[0] if up else None
+        if process is None or not process.is_up:
             raise ConnectionRefusedError
         self._numbers += 1
-        connection = Connection(self.rand(f"connection {self._numbers}"))
+        self._process_of[self._numbers] = process
+        connection = process.accept(self._numbers, self.rand(f"connection {self._numbers}"))
         self.connections[self._numbers] = connection
-        self._nursery.start_soon(self._serve, self._numbers, connection.server)
         return self._numbers, connection.client
 
-    async def _serve(self, number: int, stream: End) -> None:
-        app, config, context = self._served
-        self.serving += 1
-        try:
-            await TcpConnection(app, config, context, {}, stream).run()  # type: ignore[arg-type]
-        finally:
-            self.serving -= 1
-            self.connections.pop(number).cut()  # as the system does for a process that ends
-            since = self._vanished.pop(number, None)
-            if since is not None and self._up:
-                self.history.count("a half-open client let go")
-                if trio.current_time() - since > LETS_GO:
-                    self.history.add("leak", what=f"connection {number} stayed after its client had vanished")
-
-    def next_number(self) -> int:
-        """A number for what the checker takes for a connection."""
+    def next_number(self, session: int) -> int:
+        """A number for what the checker takes for a connection, of the process of a session."""
         self._numbers += 1
+        self._process_of[self._numbers] = self._process_of[session]
         return self._numbers
 
     def next_request(self) -> int:
@@ -267,7 +220,7 @@ class World:
         """The client of a connection is gone, and the server hears nothing of it, ever."""
         if number in self.connections:
             self.history.add("vanished", connection=number)
-            self._vanished[number] = trio.current_time()
+            self.vanished[number] = trio.current_time()
             self.connections[number].vanish()
 
     async def request(self, user: User, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -356,12 +309,18 @@ def deterministic(world: World) -> Iterator[None]:
     bounds += [(catch_up, "PAGE_CHANGES", pages), (user_feeds, "PAGE_CHANGES", pages)]
     bounds += [(feed, "MAX_DELIVERIES_A_TURN", deliveries)]
     bounds += [(lobby, "MAX_MEMBERSHIPS", world.rand("memberships").choice((1, 1_000)))]
+    bounds += [(cluster, "MAX_OPENING", world.rand("openings").choice((1, 2, 32)))]
+    bounds += [(cluster, "MAX_COMPARED", world.rand("compared").choice((1, 1_000)))]
+    bounds += [(cluster, "MAX_BEGINNINGS", world.rand("beginnings").choice((1, 10_000)))]
+    bounds += [(cluster, "SWEEP", 1e6)]  # it would hide what a comparison must find when it is asked for
+    bounds += [(feed, "MAX_HELD", world.rand("held").choice((1, 3, 1_000)))]
     bounds_before = [(module, name, getattr(module, name)) for module, name, _ in bounds]
     for module, name, value in bounds:
         setattr(module, name, value)
 
     def hub(*args: Any, **options: Any) -> Hub:
-        return real_hub(*args, **options, rand=world.rand("jitter"))
+        bus = options.get("bus")
+        return real_hub(*args, **options, rand=world.rand("jitter" if bus is None else f"jitter {bus.jitter}"))
 
     def one_passwords(parallel: int) -> Passwords:  # its hash takes 30 ms
         if not _PASSWORDS:
@@ -374,7 +333,8 @@ def deterministic(world: World) -> Iterator[None]:
     pulse_trio.app.Passwords = one_passwords  # type: ignore[misc,assignment]
     install(world.settings)
     try:
-        yield
+        with counted(world.history):
+            yield
     finally:
         pulse_trio.app.tune_garbage_collector = tune
         pulse_trio.app.Hub = real_hub  # type: ignore[misc]

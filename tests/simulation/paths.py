@@ -1,0 +1,67 @@
+"""Counts the paths that processes take on which changes of others reach them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from pulse_trio.rooms import cluster
+from pulse_trio.rooms.cluster import Cluster
+from pulse_trio.rooms.feed import Feed
+from pulse_trio.rooms.member_updates import MemberUpdates
+from pulse_trio.rooms.session import Session
+from tests.simulation.history import History
+
+
+@contextmanager
+def counted(history: History) -> Iterator[None]:
+    """Counts rare paths of processes with others, within a block."""
+
+    def count(owner: Any, name: str, what: str, *, is_so: Callable[..., object] = lambda *_: True) -> None:
+        """Counts the calls of a function for which `is_so` is true."""
+        real = getattr(owner, name)
+
+        def counting(*arguments: Any, **options: Any) -> Any:
+            if is_so(*arguments):
+                history.count(what)
+            return real(*arguments, **options)
+
+        patch.setattr(owner, name, counting)
+
+    wait_heard, compare = Feed._wait_heard, Cluster._compare
+
+    async def wait_and_count(self: Feed, up_to_rev: int, deadline: float) -> bool:
+        last_rev = self.last_rev
+        is_closed = await wait_heard(self, up_to_rev, deadline)
+        if not is_closed:
+            history.count("a gap that the bus did not close")
+        elif last_rev < up_to_rev:
+            history.count("a gap closed by the bus")
+        return is_closed
+
+    async def compare_and_count(self: Cluster, conversation_ids: list[UUID]) -> None:
+        before = {key: _known_rev(self, key) for key in conversation_ids}
+        await compare(self, conversation_ids)
+        if any(_known_rev(self, key) > rev for key, rev in before.items()):
+            history.count("a comparison that found something")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Feed, "_wait_heard", wait_and_count)
+        count(Cluster, "_add_missed", "an addition that the bus had lost")
+        count(Cluster, "_catch_up", "a room opened for a change of another process")
+        count(Cluster, "_check", "an addition that no room delivers")
+        count(MemberUpdates, "_attach_early", "a session found before the bus said so")
+        missed = "a list that was looked up during a comparison"
+        count(Cluster, "indexed", missed, is_so=lambda peers, user_id, _: user_id in peers._missed_comparison)
+        count(Session, "begin_at", "a session ahead of the index")
+        count(cluster, "_smaller", "an item too large for the bus")
+        yield
+
+
+def _known_rev(peers: Cluster, conversation_id: UUID) -> int:
+    """Returns the rev up to which a process knows a conversation to be committed."""
+    room, head = peers._rooms.get(conversation_id), peers._index.head_of(conversation_id)
+    revs = [peers._behind.get(conversation_id, 0), 0 if head is None else head.last_rev]
+    return max(revs) if room is None else max(*revs, room.feed.known_rev, room.feed.last_rev)
