@@ -45,6 +45,7 @@ from pulse_trio.metrics import Metrics
 from pulse_trio.protocol import FrameReader
 from pulse_trio.rooms.cluster import PeerBus
 from pulse_trio.rooms.hub import Hub
+from pulse_trio.rooms.lease import boot_time
 from pulse_trio.settings import Settings
 
 EXIT_FAILED: Final = 1
@@ -77,6 +78,7 @@ class PulseApp(QuartTrio):
         wait_moved: Callable[[], Awaitable[None]] | None,
         metrics: Metrics,
         make_bus: BusFactory | None = None,
+        boot_clock: Callable[[], float] = boot_time,
         siblings: Siblings | None = None,
     ) -> None:
         super().__init__("pulse_trio", static_folder=None)
@@ -88,6 +90,7 @@ class PulseApp(QuartTrio):
         self.wait_moved = wait_moved
         self.metrics = metrics
         self.make_bus = make_bus
+        self.boot_clock = boot_clock
         self.response_budget = ResponseBudget(settings)
         self.proxies = Proxies(settings)
         parts = AppParts(
@@ -126,6 +129,7 @@ def create_app(
     wait_moved: Callable[[], Awaitable[None]] | None = None,
     metrics: Metrics | None = None,
     make_bus: BusFactory | None = None,
+    boot_clock: Callable[[], float] = boot_time,
     siblings: Siblings | None = None,
 ) -> PulseApp:
     """Builds the app; its lifespan opens it.
@@ -139,6 +143,7 @@ def create_app(
         metrics: counters to use; default: new ones.
         make_bus: returns a bus to the other processes that share the store, each time the service opens; None: there
             are none.
+        boot_clock: gives seconds, also while the process stands still; for leases.
         siblings: the other workers of this machine, for a worker.
 
     Raises:
@@ -154,6 +159,7 @@ def create_app(
         wait_moved,
         Metrics() if metrics is None else metrics,
         make_bus,
+        boot_clock,
         siblings,
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
@@ -180,7 +186,7 @@ async def open_service(app: PulseApp) -> AsyncIterator[Services]:
     passwords = Passwords(settings.password_hash_parallel)
     async with app.open_store() as store, trio.open_nursery() as nursery:
         bus = None if app.make_bus is None else app.make_bus()
-        hub = Hub(store, settings, clock=app.clock, metrics=app.metrics, bus=bus)
+        hub = Hub(store, settings, clock=app.clock, metrics=app.metrics, bus=bus, boot_clock=app.boot_clock)
         await nursery.start(hub.run, name="hub")
         if bus is not None and hub.cluster is not None:
             await nursery.start(bus.run, hub.cluster, name="bus")

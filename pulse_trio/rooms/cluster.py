@@ -185,6 +185,7 @@ class Cluster(Peers):
             name_of=self._name_of,
             on_online=on_online,
             on_pinned=self._on_pinned,
+            on_gone=lambda: self.on_resync("a process has ended"),
         )
 
     def connect(
@@ -203,11 +204,7 @@ class Cluster(Peers):
         self._on_typing = on_typing
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up.
-
-        Raises:
-            StoreUnavailable: the lease could not be taken.
-        """
+        """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up."""
         await self.lease.take()
         try:
             await self._run(task_status)

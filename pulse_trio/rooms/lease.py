@@ -73,17 +73,14 @@ class Lease:
             await self._renewed.wait()
 
     async def take(self) -> None:
-        """Takes the lease; before any membership is looked up.
-
-        Raises:
-            StoreUnavailable: it could not be taken.
-        """
-        began = self._clock()
-        with trio.move_on_after(ATTEMPT_TIMEOUT) as scope:
-            await self._store.take_lease(self.id)
-        if scope.cancelled_caught:
-            raise StoreUnavailable("the lease could not be taken in time")
-        self._extend(began)
+        """Takes the lease, before any membership is looked up; retries until the store answers."""
+        while True:
+            began = self._clock()
+            with suppress(StoreUnavailable), trio.move_on_after(ATTEMPT_TIMEOUT):
+                await self._store.take_lease(self.id)
+                self._extend(began)
+                return
+            await trio.sleep(RETRY)
 
     async def run(self) -> None:
         """Renews the lease until it is lost or this is cancelled; ends those of processes that have gone."""

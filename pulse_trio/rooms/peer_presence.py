@@ -175,6 +175,7 @@ class PeerPresence:
         name_of: returns the name of such a user.
         on_online: called with a user who came to, or left, the other processes.
         on_pinned: called with a conversation whose room must be open here, or needs not any more.
+        on_gone: called when a process has ended, or stands still: it may have committed what it did not publish.
 
     Attributes:
         alive: the processes that were heard of lately.
@@ -194,6 +195,7 @@ class PeerPresence:
         name_of: Callable[[UUID], str | None],
         on_online: Callable[[UUID], None],
         on_pinned: Callable[[UUID], None],
+        on_gone: Callable[[], None],
     ) -> None:
         self._publisher = publisher
         self.publish = publish
@@ -203,6 +205,7 @@ class PeerPresence:
         self._users_of = users_of
         self._name_of = name_of
         self._on_pinned = on_pinned
+        self._on_gone = on_gone
         self.online_here = OwnSet(ONLINE, publish)
         self.online = PeerSet(ONLINE, self.doubt, lambda key, _: on_online(key), lambda key, _: on_online(key))
         self.pinned_here = OwnSet(PINNED, publish)
@@ -301,6 +304,7 @@ class PeerPresence:
         for room in list(self._rooms.values()):
             room.elsewhere.forget(publisher)
             room.check_settled()
+        self._on_gone()
 
     def doubt(self, copies: PeerSet, publisher: UUID) -> None:
         """Asks a process for a set: now, or when an answer that is on its way is there."""

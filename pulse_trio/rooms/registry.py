@@ -83,19 +83,27 @@ class Rooms:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs the nursery, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:  # idle sessions have no task that could notice
-                for session in self._sessions.all():
-                    session.connection.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:  # idle sessions have no task that could notice
+                    for session in self._sessions.all():
+                        session.connection.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
+        finally:
+            self._nursery = None
 
     @property
     def nursery(self) -> trio.Nursery:
-        """The nursery in which rooms and sessions run."""
-        assert self._nursery is not None, "the hub is not running"
+        """The nursery in which rooms and sessions run.
+
+        Raises:
+            StoreUnavailable: it has ended; a request may outlive it when the service opens again.
+        """
+        if self._nursery is None:
+            raise StoreUnavailable("the rooms have ended")
         return self._nursery
 
     def get(self, conversation_id: UUID) -> Room | None:
@@ -175,8 +183,9 @@ class Rooms:
             on_vacant=self._forget,
             delivered=self._delivered.get(conversation_id),
         )
+        nursery = self.nursery
         self._rooms[conversation_id] = room
-        self.nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
+        nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
         return room
 
     @asynccontextmanager

@@ -13,9 +13,10 @@ from uuid import UUID
 
 import trio
 
+from pulse_trio.bus.base import BusCounters
+
 BEAT = 1.0  # virtual seconds between two heartbeats
 GAP = 0.2  # virtual seconds in which a missing batch may still come
-LEASE = 6.0  # virtual seconds after its end in which the others learn that a process has ended
 LARGEST = (7_000, 7_000, 500)  # bytes that an item may have: with the last one most go in pieces, or as a rev
 SLOW = (0.002, 0.002, 0.02, 0.3, 3.0)  # virtual seconds that a batch is under way at most
 FLUSH = 0.003  # virtual seconds in which items gather
@@ -91,15 +92,8 @@ class Engine:
         self._buses[bus] = None
 
     def detach(self, bus: "SimulatedBus") -> None:
-        """Removes a bus whose process has ended; the others hear of that when its lease is over."""
+        """Removes a bus whose process has ended."""
         self._buses.pop(bus, None)
-        if self._nursery is not None:
-            self._nursery.start_soon(self._end_lease)
-
-    async def _end_lease(self) -> None:
-        await trio.sleep(LEASE)
-        for bus in self._buses:
-            bus.note_death()
 
     def send(self, batch: _Batch, sender: "SimulatedBus", rand: random.Random) -> None:
         """Sends a batch to all other buses."""
@@ -135,7 +129,9 @@ class SimulatedBus:
         self._engine = engine
         self._host = host
         self._random = rand
-        self._publisher = UUID(bytes=rand.randbytes(16))
+        self.publisher = UUID(bytes=rand.randbytes(16))
+        self.counters = BusCounters()
+        self._heard_at: dict[UUID, float] = {}
         self._number = 0
         self._queue: list[bytes] = []
         self._has_items = trio.Event()
@@ -157,6 +153,9 @@ class SimulatedBus:
             self._has_items.set()
         else:
             self._number += 1  # the others learn from the number that they lack something
+
+    def last_heard(self, publisher: UUID) -> float | None:
+        return self._heard_at.get(publisher)
 
     async def run(self, listener: Any, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         self._listener = listener
@@ -188,11 +187,6 @@ class SimulatedBus:
         if is_connected:
             self._listener.on_resync("connected")
 
-    def note_death(self) -> None:
-        """Says to the listener that another process has ended."""
-        if self._listener is not None:
-            self._listener.on_resync("a process has ended")
-
     def put(self, batch: _Batch) -> None:
         """Takes a batch of another bus."""
         self._send.send_nowait(batch)
@@ -207,17 +201,18 @@ class SimulatedBus:
             queue, self._queue = self._queue, []
             for at in range(0, len(queue), size):
                 self._number += 1
-                batch = _Batch(self._publisher, self._number, tuple(queue[at : at + size]))
+                batch = _Batch(self.publisher, self._number, tuple(queue[at : at + size]))
                 self._engine.send(batch, self, self._random)
 
     async def _beat(self) -> None:
         while True:
             await self._host.wait_running()
-            self._engine.send(_Batch(self._publisher, self._number, ()), self, self._random)
+            self._engine.send(_Batch(self.publisher, self._number, ()), self, self._random)
             await trio.sleep(BEAT)
 
     def _hear(self, batch: _Batch) -> None:
         assert self._listener is not None
+        self._heard_at[batch.publisher] = trio.current_time()
         highest = self._highest.get(batch.publisher)
         end = batch.number if batch.items else batch.number + 1
         if highest is None:

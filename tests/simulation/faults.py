@@ -297,6 +297,29 @@ class FaultyStore:
         await self._data.mark_seen(moments)
         await self._after(after, "mark_seen")
 
+    async def take_lease(self, lease_id: UUID) -> None:
+        await self._before("take_lease")
+        await self._data.take_lease(lease_id)
+
+    async def renew_lease(self, lease_id: UUID) -> dict[UUID, int] | None:
+        after = await self._before("renew_lease")
+        found = await self._data.renew_lease(lease_id)
+        await self._after("lose" if after == "abandon" else after, "renew_lease")
+        return found
+
+    async def leases(self) -> list[UUID]:
+        await self._before("leases", writes=False)
+        return await self._data.leases()
+
+    async def fence_leases(self, lease_ids: Sequence[UUID]) -> None:
+        after = await self._before("fence_leases")
+        await self._data.fence_leases(lease_ids)
+        await self._after("lose" if after == "abandon" else after, "fence_leases")
+
+    async def end_leases(self, lease_ids: Sequence[UUID]) -> None:
+        await self._before("end_leases")
+        await self._data.end_leases(lease_ids)
+
     async def acquaintances(self, user_id: UUID, among: Sequence[UUID]) -> dict[UUID, datetime | None]:
         await self._before("acquaintances", writes=False)
         return await self._data.acquaintances(user_id, among)

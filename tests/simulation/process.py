@@ -94,7 +94,14 @@ class Process:
             yield store
 
         make_bus = self._make_bus if world.is_cluster else None
-        app = create_app(world.settings, open_store, clock=world.clock, ids=world.ids, make_bus=make_bus)
+        app = create_app(
+            world.settings,
+            open_store,
+            clock=world.clock,
+            ids=world.ids,
+            make_bus=make_bus,
+            boot_clock=trio.current_time,
+        )
         to_app, from_world = trio.open_memory_channel[dict[str, str]](1)
         told: dict[str, trio.Event] = {
             "lifespan.startup.complete": trio.Event(),

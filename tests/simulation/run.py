@@ -28,8 +28,8 @@ RIVALS = 2  # in each conversation
 CROWD = 3  # users with no device
 QUIET = 2  # conversations with no device
 # Users of other processes are not in `active_users` yet, nor online for those who watch them.
-PRESENCE_ACROSS_PROCESSES = False
-ONLINE_ACROSS_PROCESSES = False
+PRESENCE_ACROSS_PROCESSES = True
+ONLINE_ACROSS_PROCESSES = True
 CLOSING = 90.0  # virtual seconds after which no room and no connection may remain
 RARE = (
     "a retry after an unknown commit",

@@ -1,6 +1,7 @@
 """The REST API as a part of an app: its resources, its document, its errors and the headers of every answer."""
 
 import re
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -112,7 +113,8 @@ async def _store_error(error: StoreError) -> Response:
     refused = refusal(error)
     if refused is not None:
         return error_answer(refused)
-    services().hub.outages.record("the store failed", error)
+    with suppress(PulseError):  # the service is opening again
+        services().hub.outages.record("the store failed", error)
     return error_answer(database_away())
 
 
