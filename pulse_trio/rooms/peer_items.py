@@ -133,12 +133,14 @@ class DeltaItem(_Item, tag="+", frozen=True):
         added: elements with their names.
         removed: elements.
         digest: size and digest of the set after this.
+        stamp: rises with everything that the process says of its sets: an item with a lower one is out of date.
     """
 
     scope: str
     added: list[tuple[UUID, str]]
     removed: list[UUID]
     digest: str
+    stamp: int
 
 
 class WholeItem(_Item, tag="w", frozen=True):
@@ -150,6 +152,7 @@ class WholeItem(_Item, tag="w", frozen=True):
         parts: how many there are.
         elements: its elements, with their names.
         digest: size and digest of the whole set.
+        stamp: as in `DeltaItem`; that of all parts is the same.
         is_quiet: it is no news for clients: a room has opened, or ended, for nobody's coming or going.
     """
 
@@ -158,6 +161,7 @@ class WholeItem(_Item, tag="w", frozen=True):
     parts: int
     elements: list[tuple[UUID, str]]
     digest: str
+    stamp: int
     is_quiet: bool = False
 
 

@@ -62,7 +62,7 @@ class RoomPresence:
         self._on_joined = on_joined
         self._on_left = on_left
         scope = str(conversation_id)
-        self._here = OwnSet(scope, shared.publish)
+        self._here = OwnSet(scope, shared.publish, shared.next_stamp)
         self.elsewhere = PeerSet(scope, shared.doubt, self._added, self._removed)
         self._counts: dict[UUID, tuple[User, int]] = {}  # the users here, and how many connections each has
         self._has_begun = False
@@ -122,12 +122,12 @@ class RoomPresence:
                 self._settled = None
 
     def close(self) -> None:
-        """Publishes that nobody is in the room here any more."""
+        """Publishes that nobody is in the room here any more; those who left before were news."""
         self.unpin()
         self.elsewhere.clear()
         self._counts.clear()
-        if self._has_begun:
-            publish_whole(self._here.scope, {}, self._shared.publish, is_quiet=True)
+        if self._has_begun and len(self._here):
+            publish_whole(self._here.scope, {}, self._shared.publish, self._shared.next_stamp(), is_quiet=True)
         if self._settled is not None:
             self._settled.set()
 
@@ -206,14 +206,20 @@ class PeerPresence:
         self._name_of = name_of
         self._on_pinned = on_pinned
         self._on_gone = on_gone
-        self.online_here = OwnSet(ONLINE, publish)
+        self._stamp = 0
+        self.online_here = OwnSet(ONLINE, publish, self.next_stamp)
         self.online = PeerSet(ONLINE, self.doubt, lambda key, _: on_online(key), lambda key, _: on_online(key))
-        self.pinned_here = OwnSet(PINNED, publish)
+        self.pinned_here = OwnSet(PINNED, publish, self.next_stamp)
         self.pinned = PeerSet(PINNED, self.doubt, lambda key, _: on_pinned(key), lambda key, _: on_pinned(key))
         self._rooms: dict[str, RoomPresence] = {}
         self._heard_at: dict[UUID, float] = {}  # process → when, on Trio's clock
         self._asked: dict[tuple[PeerSet, UUID], float] = {}  # sets that were asked for, and when
         self._due: dict[tuple[PeerSet, UUID], None] = {}  # those that must be asked for again
+
+    def next_stamp(self) -> int:
+        """Returns a higher number each time."""
+        self._stamp += 1
+        return self._stamp
 
     @property
     def can_answer(self) -> bool:
@@ -347,6 +353,6 @@ class PeerPresence:
         elements: Mapping[UUID, str] = {
             user_id: name for user_id in self._users_of(conversation_id) if (name := self._name_of(user_id)) is not None
         }
-        publish_whole(scope, elements, self.publish)
+        publish_whole(scope, elements, self.publish, self.next_stamp())
         if elements:
             self._on_pinned(conversation_id)

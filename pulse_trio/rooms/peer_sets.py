@@ -1,8 +1,8 @@
 """Sets that each process has, and all others copy: users who are online, users in a room, rooms in use.
 
 A process publishes what it adds and removes, each time with the size and the digest of its set. The bus may lose,
-double and reorder: a copy whose size or digest is another one is asked for as a whole. Adding what is there, or
-removing what is not, changes nothing, so a copy is right as soon as both agree.
+double and reorder: a copy whose size or digest is another one is asked for as a whole, and so is one of which something
+older is heard than is known.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,13 +46,15 @@ class OwnSet:
     Args:
         scope: its name, the same in all processes.
         publish: publishes an item.
+        stamp: returns a higher number each time.
     """
 
-    __slots__ = ("_digest", "_elements", "_publish", "scope")
+    __slots__ = ("_digest", "_elements", "_publish", "_stamp", "scope")
 
-    def __init__(self, scope: str, publish: Callable[[Item], None]) -> None:
+    def __init__(self, scope: str, publish: Callable[[Item], None], stamp: Callable[[], int]) -> None:
         self.scope = scope
         self._publish = publish
+        self._stamp = stamp
         self._elements: dict[UUID, str] = {}
         self._digest = Digest()
 
@@ -65,13 +67,13 @@ class OwnSet:
     def add(self, key: UUID, name: str = "") -> None:
         """Adds an element, if it is not there; `name`: what others need to know of it."""
         if self._put(key, name):
-            self._publish(DeltaItem(self.scope, [(key, name)], [], self._digest.text))
+            self._publish(DeltaItem(self.scope, [(key, name)], [], self._digest.text, self._stamp()))
 
     def begin(self, elements: Mapping[UUID, str], *, is_quiet: bool) -> None:
         """Adds elements, and publishes the set as a whole; `is_quiet`: it is no news for clients."""
         for key, name in elements.items():
             self._put(key, name)
-        publish_whole(self.scope, self._elements, self._publish, is_quiet=is_quiet)
+        publish_whole(self.scope, self._elements, self._publish, self._stamp(), is_quiet=is_quiet)
 
     def _put(self, key: UUID, name: str) -> bool:
         if key in self._elements:
@@ -84,7 +86,7 @@ class OwnSet:
         """Removes an element, if it is there."""
         if self._elements.pop(key, None) is not None:
             self._digest.remove(key)
-            self._publish(DeltaItem(self.scope, [], [key], self._digest.text))
+            self._publish(DeltaItem(self.scope, [], [key], self._digest.text, self._stamp()))
 
     @property
     def digest(self) -> str:
@@ -93,20 +95,20 @@ class OwnSet:
 
     def publish_whole(self) -> None:
         """Publishes the set."""
-        publish_whole(self.scope, self._elements, self._publish)
+        publish_whole(self.scope, self._elements, self._publish, self._stamp())
 
 
 def publish_whole(
-    scope: str, elements: Mapping[UUID, str], publish: Callable[[Item], None], *, is_quiet: bool = False
+    scope: str, elements: Mapping[UUID, str], publish: Callable[[Item], None], stamp: int, *, is_quiet: bool = False
 ) -> None:
-    """Publishes a set of this process, whether it is kept or not; `is_quiet`: it is no news for clients."""
+    """Publishes a set of this process, whether it is kept or not; for `stamp` and `is_quiet` see `WholeItem`."""
     digest = Digest()
     for key in elements:
         digest.add(key)
     pairs = list(elements.items())
     parts = max(1, -(-len(pairs) // PART))
     for part in range(parts):
-        publish(WholeItem(scope, part, parts, pairs[part * PART : (part + 1) * PART], digest.text, is_quiet))
+        publish(WholeItem(scope, part, parts, pairs[part * PART : (part + 1) * PART], digest.text, stamp, is_quiet))
 
 
 class _Copy:
@@ -116,14 +118,15 @@ class _Copy:
         is_known: it agrees with what the other process has said last.
     """
 
-    __slots__ = ("digest", "elements", "is_known", "parts", "parts_of")
+    __slots__ = ("digest", "elements", "is_known", "parts", "parts_of", "stamp")
 
     def __init__(self) -> None:
         self.elements: dict[UUID, str] = {}
         self.digest = Digest()
         self.is_known = False
         self.parts: dict[int, Sequence[tuple[UUID, str]]] = {}
-        self.parts_of = ""  # the digest of the whole set whose parts have come
+        self.parts_of = 0  # the stamp of the whole set whose parts have come
+        self.stamp = 0  # of what was applied last
 
 
 class PeerSet:
@@ -161,7 +164,12 @@ class PeerSet:
         Returns False if that is a part of a whole, and others have not come.
         """
         copy = self._copies.setdefault(publisher, _Copy())
+        if item.stamp <= copy.stamp:
+            if item.stamp < copy.stamp and isinstance(item, DeltaItem):
+                self._doubt(self, publisher)
+            return True
         if isinstance(item, DeltaItem):
+            copy.stamp = item.stamp
             for key, name in item.added:
                 self._add(copy, key, name)
             for key in item.removed:
@@ -171,6 +179,7 @@ class PeerSet:
         else:
             whole = {key: name for part in copy.parts.values() for key, name in part}
             copy.parts = {}
+            copy.stamp = item.stamp
             for key in [key for key in copy.elements if key not in whole]:
                 self._remove(copy, key)
             for key, name in whole.items():
@@ -205,8 +214,10 @@ class PeerSet:
 
     def _is_complete(self, copy: _Copy, item: WholeItem) -> bool:
         """Keeps a part of a whole set; returns True if all of it has come."""
-        if item.digest != copy.parts_of:
-            copy.parts_of, copy.parts = item.digest, {}
+        if item.stamp > copy.parts_of:
+            copy.parts_of, copy.parts = item.stamp, {}
+        elif item.stamp < copy.parts_of:
+            return False
         if item.parts <= MAX_PARTS and 0 <= item.part < item.parts:
             copy.parts[item.part] = item.elements
         return len(copy.parts) == item.parts

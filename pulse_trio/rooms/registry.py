@@ -184,8 +184,11 @@ class Rooms:
             delivered=self._delivered.get(conversation_id),
         )
         nursery = self.nursery
+        try:
+            nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
+        except RuntimeError:  # it was cancelled and is closed, but its task has not run yet
+            raise StoreUnavailable("the rooms have ended") from None
         self._rooms[conversation_id] = room
-        nursery.start_soon(self._run_room, room, name=f"room {conversation_id}")
         return room
 
     @asynccontextmanager
