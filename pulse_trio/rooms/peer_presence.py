@@ -45,6 +45,7 @@ class RoomPresence:
         "_is_quiet",
         "_on_joined",
         "_on_left",
+        "_settle_until",
         "_settled",
         "_shared",
         "elsewhere",
@@ -69,6 +70,7 @@ class RoomPresence:
         self._is_quiet = False  # what is applied now is no news: a room of another process has opened or ended
         self._answered: set[UUID] = set()  # processes that have said who is in the room since it was asked for
         self._settled: trio.Event | None = None  # set when all have
+        self._settle_until = 0.0  # on Trio's clock; what comes later is news
 
     def begin(self) -> None:
         """Publishes the users who are here, and asks for those of other processes.
@@ -111,11 +113,11 @@ class RoomPresence:
 
     async def settle(self) -> None:
         """Returns when all processes have said who is in the room, or after `SETTLE` seconds."""
-        if self._settled is None:
+        if self._settled is None or trio.current_time() >= self._settle_until:
             self._ask()
         settled = self._settled
         if settled is not None:
-            with trio.move_on_after(SETTLE):
+            with trio.move_on_at(self._settle_until):
                 await settled.wait()
             settled.set()
             if self._settled is settled:
@@ -138,7 +140,8 @@ class RoomPresence:
     def apply(self, publisher: UUID, item: DeltaItem | WholeItem) -> None:
         """Applies what another process has said of its users in the room; nothing is news while this room begins."""
         is_whole = isinstance(item, WholeItem)
-        self._is_quiet = self._settled is not None or (isinstance(item, WholeItem) and item.is_quiet)
+        is_settling = self._settled is not None and trio.current_time() < self._settle_until
+        self._is_quiet = is_settling or (isinstance(item, WholeItem) and item.is_quiet)
         is_complete = self.elsewhere.apply(publisher, item)
         self._is_quiet = False
         if is_whole and is_complete:
@@ -155,6 +158,7 @@ class RoomPresence:
         self._answered = set()
         if self._shared.can_answer:
             self._settled = trio.Event()
+            self._settle_until = trio.current_time() + SETTLE
             self._shared.publish(AskItem([self._here.scope]))
 
     def _added(self, user_id: UUID, name: str) -> None:

@@ -58,6 +58,7 @@ class Process:
         self._nursery: trio.Nursery | None = None
         self._parts: Services | None = None
         self._bus: SimulatedBus | None = None
+        self._opened = 0
         self._runs_on: trio.Event | None = None  # while it stands still
         self._connections: dict[int, Connection] = {}
         self._kill = False
@@ -163,7 +164,8 @@ class Process:
         )
 
     def _make_bus(self) -> SimulatedBus:
-        self._bus = SimulatedBus(self._world.engine, self, self.rand(f"bus {self._starts}"))
+        self._opened += 1  # the service opens again when its lease is lost
+        self._bus = SimulatedBus(self._world.engine, self, self.rand(f"bus {self._starts} {self._opened}"))
         return self._bus
 
     def stop(self, *, kill: bool) -> None:
