@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -19,7 +20,7 @@ from pulse_trio.store.base import ReadState
 from tests.support import commands
 from tests.support.commands import new_id
 
-from .world import LONGEST, FaultyStore, World, device, settle, virtual_now
+from .world import LONGEST, Device, FaultyStore, World, delay, device, settle, virtual_now
 
 
 class Bus:
@@ -248,6 +249,85 @@ async def test_a_read_position_reaches_another_process(autojump_clock: MockClock
         assert state.read_seq == 1
         (frame,) = session.of_type("read")
         assert frame["positions"] == [{"user_id": str(here.bob.id), "seq": 1}]
+
+
+async def test_a_removal_that_is_heard_while_a_list_is_looked_up_is_remembered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_processes() as (here, there):
+        answer = delay(there, monkeypatch, "memberships", times=1)
+        opened: list[Device] = []
+
+        async def open_session() -> None:
+            opened.append(await device(there, here.carol))
+
+        there.start(open_session)
+        await settle()
+        await here.remove(here.carol)
+        await settle()
+        answer.set()
+        await settle()
+        assert there.cluster.users_of(here.conversation_id) == []
+        await here.post(here.alice, "secret")
+        await trio.sleep(1)
+        assert opened[0].contents(here.conversation_id) == []
+
+
+async def test_a_session_ahead_of_the_others_is_not_sent_what_it_has(autojump_clock: MockClock) -> None:
+    async with two_processes() as (here, there):
+        bob = await device(there, here.bob)
+        here.bus.is_held = True
+        await here.post(here.alice, "one")
+        carol = await device(there, here.carol)  # its list has the message
+        here.bus.is_held = False
+        await here.post(here.alice, "two")
+        await trio.sleep(1)
+        assert bob.contents(here.conversation_id) == ["one", "two"]
+        assert carol.contents(here.conversation_id) == ["two"]
+
+
+async def test_a_session_that_goes_on_after_an_absence_gets_nothing_twice(autojump_clock: MockClock) -> None:
+    """It has more than this process has heard of."""
+    async with two_processes() as (here, there):
+        bob = await device(there, here.bob)
+        here.bus.is_held = True
+        await here.post(here.alice, "one")
+        last_rev = here.last_rev
+        await here.remove(here.carol)
+        carol = await device(there, here.carol, {here.conversation_id: last_rev}, "me")
+        await here.add(here.carol)
+        here.bus.is_held = False
+        await here.post(here.alice, "two")
+        there.cluster.on_resync("missing batch")
+        await trio.sleep(1)
+        assert bob.contents(here.conversation_id) == ["one", "two"]
+        assert carol.contents(here.conversation_id) == ["two"]
+
+
+async def test_a_resync_while_a_list_is_looked_up_is_made_good(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is older than an addition that the bus loses, and the comparison did not know the user yet."""
+    async with two_processes() as (here, there):
+        (dave,) = await here.new_users(1)
+        answer = delay(there, monkeypatch, "memberships", times=1)
+        opened: list[Device] = []
+
+        async def open_session() -> None:
+            opened.append(await device(there, dave))
+
+        there.start(open_session)
+        await settle()
+        here.bus.is_held = True
+        await here.add(dave)
+        there.cluster.on_resync("missing batch")
+        await settle()
+        answer.set()
+        await trio.sleep(1)
+        here.bus.is_held = False
+        await here.post(here.alice, "welcome")
+        await settle()
+        assert opened[0].contents(here.conversation_id) == ["welcome"]
 
 
 async def test_the_index_ends_with_the_sessions(autojump_clock: MockClock) -> None:
