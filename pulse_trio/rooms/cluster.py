@@ -16,6 +16,7 @@ In what order things are known, and why nothing is missed:
   compared: that finds additions that were lost.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
@@ -375,7 +376,12 @@ class Cluster(Peers):
     # --- heard; a `BusListener` ---
 
     def on_items(self, publisher: UUID, items: Iterable[bytes | msgspec.Raw]) -> None:
-        """Handles items of another process, in the order of its batch."""
+        """Handles items of another process, in the order of its batch; ignores them if this one ends.
+
+        A task that is cancelled may have one more turn, after the nurseries of rooms and sequences have been closed.
+        """
+        if trio.current_effective_deadline() == -math.inf:
+            return
         self.presence.hear(publisher)
         for data in items:
             item = decode_item(data)
@@ -503,6 +509,7 @@ class Cluster(Peers):
             for user_id, user_rev in item.members
             if user_rev
         ]
+        await trio.lowlevel.checkpoint_if_cancelled()
         await self._members.notify_here(item.conversation_id, members, known)
         self._compare_soon(item.conversation_id)
 
@@ -599,6 +606,7 @@ class Cluster(Peers):
         backoff = Backoff(self._random)
         try:
             while conversation_id in self._behind and not self._rooms.is_draining:
+                await trio.lowlevel.checkpoint_if_cancelled()  # no room can be opened then; see `on_items`
                 try:
                     async with self._rooms.opened(conversation_id, None) as room:
                         room.feed.fill_later(self._behind.pop(conversation_id), wait=GAP_WAIT)
@@ -676,6 +684,7 @@ class Cluster(Peers):
                 await self._check(conversation_id, user_id)
         gone = [each for each in self._index.conversations_of(user_id) if each not in found]
         await self._compare(gone)
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._user_feeds.read(user_id)
         self._index.set_rev(user_id, user_rev)
 
