@@ -135,6 +135,7 @@ class Cluster(Peers):
         self._behind: dict[UUID, int] = {}  # conversations that must come to a rev, and have no open room
         self._opening: dict[UUID, None] = {}
         self._to_compare: dict[UUID, None] = {}  # conversations whose head must be looked at
+        self._users_to_compare: dict[UUID, None] = {}  # users who may be in a conversation that is not indexed for them
         self._must_compare_all = False
         self._has_work = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -146,6 +147,7 @@ class Cluster(Peers):
             name_of=self._name_of,
             on_online=on_online,
             on_pinned=self._on_pinned,
+            on_gone=lambda: self.on_resync("a process has ended"),  # it may have committed what it did not publish
         )
 
     def connect(
@@ -164,11 +166,7 @@ class Cluster(Peers):
         self._on_typing = on_typing
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up.
-
-        Raises:
-            StoreUnavailable: the lease could not be taken.
-        """
+        """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up."""
         await self.lease.take()
         try:
             await self._run(task_status)
@@ -191,6 +189,9 @@ class Cluster(Peers):
                 some, self._to_compare = list(self._to_compare), {}
                 try:
                     await self._compare(some)
+                    while self._users_to_compare:
+                        user_id = next(iter(self._users_to_compare))
+                        await self._compare_memberships(user_id)
                     if is_all:
                         await self._compare(list({**dict.fromkeys(self._index.conversation_ids()), **self._open_ids()}))
                         await self._compare_users()
@@ -216,6 +217,8 @@ class Cluster(Peers):
         self._publish(created_item(conversation_id, member_ids, memberships))
 
     def publish_read(self, conversation_id: UUID, positions: Sequence[tuple[UUID, int, int]]) -> None:
+        for user_id, _, user_rev in positions:
+            self._index.note_rev(user_id, user_rev)
         self._publish(ReadItem(conversation_id, list(positions)))
 
     def publish_typing(self, conversation_id: UUID, user: User) -> None:
@@ -232,7 +235,19 @@ class Cluster(Peers):
     # --- the index ---
 
     def head_of(self, conversation_id: UUID) -> Head | None:
-        return self._index.head_of(conversation_id) or self._beginnings.pop(conversation_id, None)
+        indexed, beginning = self._index.head_of(conversation_id), self._beginnings.get(conversation_id)
+        if indexed is None or beginning is None:
+            return indexed or beginning
+        return min(indexed, beginning, key=lambda head: head.last_rev)
+
+    def take_head(self, conversation_id: UUID) -> Head | None:
+        head, indexed = self.head_of(conversation_id), self._index.head_of(conversation_id)
+        self._beginnings.pop(conversation_id, None)
+        if head is not None and indexed is not None and head.last_rev < indexed.last_rev:
+            for user_id in self._index.users_of(conversation_id):
+                for session in self._sessions.of(user_id):
+                    session.begin_at(conversation_id, indexed)
+        return head
 
     def users_of(self, conversation_id: UUID) -> Sequence[UUID]:
         return self._index.users_of(conversation_id)
@@ -255,7 +270,11 @@ class Cluster(Peers):
                 self._pin(conversation_id)
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
-        self._index.note_rev(user_id, user_rev)
+        self._index.set_rev(user_id, user_rev)
+
+    def check_user(self, user_id: UUID) -> None:
+        self._users_to_compare[user_id] = None
+        self._has_work.set()
 
     def remove_user(self, user_id: UUID) -> None:
         self._index.remove_user(user_id)
@@ -293,23 +312,29 @@ class Cluster(Peers):
         """Handles items of another process, in the order of its batch."""
         self.presence.hear(publisher)
         for data in items:
-            item = decode_item(data)
-            if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
-                self._hear_changes(item)
-            elif isinstance(item, RevItem):
-                self._hear_rev(item.conversation_id, item.rev)
-            elif isinstance(item, CreatedItem):
-                self._hear_created(item)
-            elif isinstance(item, ReadItem):
-                self._hear_read(item)
-            elif isinstance(item, ConfirmItem):
-                self._confirm(item)
-            elif isinstance(item, ConfirmedItem):
-                self._confirmations.confirmed(item.request, publisher)
-            elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
-                self.presence.apply(publisher, item)
-            elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
-                self._on_typing(item.conversation_id, User(item.user_id, item.username))
+            try:
+                self._hear(publisher, decode_item(data))
+            except Exception:  # one item, such as one of a newer version, must not end the bus
+                log.exception("an item of another process failed", publisher=str(publisher))
+                self.on_resync("an item failed")
+
+    def _hear(self, publisher: UUID, item: Item | None) -> None:
+        if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
+            self._hear_changes(item)
+        elif isinstance(item, RevItem):
+            self._hear_rev(item.conversation_id, item.rev)
+        elif isinstance(item, CreatedItem):
+            self._hear_created(item)
+        elif isinstance(item, ReadItem):
+            self._hear_read(item)
+        elif isinstance(item, ConfirmItem):
+            self._confirm(item)
+        elif isinstance(item, ConfirmedItem):
+            self._confirmations.confirmed(item.request, publisher)
+        elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
+            self.presence.apply(publisher, item)
+        elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
+            self._on_typing(item.conversation_id, User(item.user_id, item.username))
 
     def on_resync(self, reason: str) -> None:
         """Compares all heads: something may have been lost."""
@@ -339,24 +364,31 @@ class Cluster(Peers):
             room.feed.hear(changes, act)
 
     def _hear_members(self, item: MembersItem) -> bool:
-        """Notes a change of members; returns False if it concerns nobody here."""
-        conversation_id = item.conversation_id
-        self._note_members(conversation_id, item.rows[-1].rev)
-        added = [row.user_id for row in item.rows if row.is_member]
-        if added:
+        """Notes a change of members; returns False if it concerns nobody here, or must be read from the store."""
+        conversation_id, rev = item.conversation_id, item.rows[-1].rev
+        is_late = rev < self.members_rev_of(conversation_id)
+        self._note_members(conversation_id, rev)
+        if any(row.is_member for row in item.rows):
             self._members.forget_refusals(conversation_id)
-        if self._is_here(conversation_id):
-            if any(self._sessions.of(user_id) for user_id in added):
-                self._compare_soon(conversation_id)
-            return True
-        if not any(self._sessions.of(user_id) for user_id in added):
+        added = [row for row in item.rows if row.is_member and self._sessions.of(row.user_id)]
+        room = self._rooms.get(conversation_id)
+        delivered_rev = room.feed.last_rev if room is not None and room.opened.is_set() else -1
+        for row in added:
+            # Removed since, perhaps; or the room has begun after the addition.
+            if (is_late or row.rev <= delivered_rev) and not self._index.has(conversation_id, row.user_id):
+                self.check_user(row.user_id)
+        if is_late:  # a removal that was heard before it may be confirmed
+            self._hear_rev(conversation_id, rev)
             return False
-        if len(self._beginnings) >= MAX_BEGINNINGS:
-            self.on_resync("too many additions at once")
-            return False
-        self._beginnings.setdefault(conversation_id, head_before(item))
-        self._compare_soon(conversation_id)
-        return True
+        if added:
+            self._compare_soon(conversation_id)
+            known = self.head_of(conversation_id)
+            if delivered_rev < 0 and (known is None or known.last_rev >= item.rows[0].rev):
+                if len(self._beginnings) >= MAX_BEGINNINGS:
+                    self.on_resync("too many additions at once")
+                    return False
+                self._beginnings[conversation_id] = head_before(item)
+        return bool(added) or self._is_here(conversation_id)
 
     def _hear_rev(self, conversation_id: UUID, rev: int, *, wait: float = 0.0) -> None:
         """Lets a conversation that is here come to a rev."""
@@ -383,7 +415,7 @@ class Cluster(Peers):
     async def _notify_created(self, item: CreatedItem) -> None:
         members = [user_id for user_id, _ in item.members]
         try:
-            if not members:
+            if not members:  # those who are removed meanwhile are looked up again: see `notify_here`
                 with trio.fail_after(self._timeout):
                     members = list((await self._store.members(item.conversation_id)).ids)
         except (StoreUnavailable, trio.TooSlowError):
@@ -415,7 +447,8 @@ class Cluster(Peers):
         """Confirms a removal, once nothing of the conversation can reach the user here any more.
 
         That is so at once if there is no room, and nobody here is a member by the index: a look-up of a membership
-        that is under way is repeated, because the rev of the removal is noted.
+        that is under way is repeated, and an addition that is heard late is looked up, because the rev of the removal
+        is noted.
         """
         conversation_id = item.conversation_id
         self._note_members(conversation_id, item.rev)
@@ -533,7 +566,11 @@ class Cluster(Peers):
                     await self._compare_memberships(user_id)
 
     async def _compare_memberships(self, user_id: UUID) -> None:
-        """Finds the conversations that a user was added to or removed from without being heard of."""
+        """Finds the conversations that a user was added to or removed from without being heard of.
+
+        Raises:
+            StoreUnavailable: they could not be read.
+        """
         after: UUID | None = None
         user_rev: int | None = None
         found: dict[UUID, Head] = {}
@@ -545,28 +582,38 @@ class Cluster(Peers):
             if len(page.heads) < MAX_COMPARED:
                 break
             after = max(page.heads)
+        self._users_to_compare.pop(user_id, None)
         for conversation_id, head in found.items():
-            if not self._index.has(conversation_id, user_id) and head.members_rev >= self.members_rev_of(
-                conversation_id
-            ):
+            if not self._index.has(conversation_id, user_id):
                 self._add_missed(conversation_id, user_id, head)
         gone = [each for each in self._index.conversations_of(user_id) if each not in found]
         await self._compare(gone)
         self._user_feeds.read(user_id)
-        self._index.note_rev(user_id, user_rev)
+        self._index.set_rev(user_id, user_rev)
 
     def _add_missed(self, conversation_id: UUID, user_id: UUID, head: Head) -> None:
-        """Adds a user to a conversation whose addition was not heard of."""
-        room = self._rooms.get(conversation_id)
-        if room is not None:  # it delivers the addition
-            room.feed.fill_later(head.last_rev)
-            return
+        """Adds a user to a conversation whose addition was not heard of; `head` is as of a look-up."""
         sessions = self._sessions.of(user_id)
-        if sessions:
-            self._members.forget_refusals(conversation_id)
+        if not sessions:
+            return
+        room = self._rooms.get(conversation_id)
+        if room is not None and not room.opened.is_set():
+            room = None  # it subscribes those who are indexed when it opens
+        delivered_rev = 0 if room is None else room.feed.members_rev
+        if head.members_rev < max(delivered_rev, self.members_rev_of(conversation_id)):
+            self.check_user(user_id)  # the members have changed since the look-up
+            return
+        self._members.forget_refusals(conversation_id)
+        if room is None:
             self._index.add(conversation_id, user_id, head)
             for session in sessions:
                 session.notify_added(conversation_id)
+            return
+        # The room may have begun after the addition, and will not deliver it.
+        self._index.add(conversation_id, user_id, room.feed.head)
+        for session in sessions:
+            room.attach(session, head.members_rev, is_news=True)
+        room.feed.fill_later(head.last_rev)
 
     def _in_time(self) -> "_InTime":
         return _InTime(self._timeout)

@@ -17,12 +17,15 @@ from pulse_trio.store.base import Head
 _HEAD: Final = struct.Struct("<5q")
 _USER: Final = struct.Struct("<I")
 _ID_BYTES: Final = 16
+MAX_AHEAD: Final = (
+    64  # revs of one user that are known while one before them is not; a comparison finds those beyond it
+)
 
 
 class ConversationIndex:
     """Conversation → the users with sessions here who are members, and the head up to which they have its changes."""
 
-    __slots__ = ("_conversations", "_entries", "_free", "_ids", "_numbers", "_revs")
+    __slots__ = ("_ahead", "_conversations", "_entries", "_free", "_ids", "_numbers", "_revs")
 
     def __init__(self) -> None:
         self._entries: dict[bytes, bytes] = {}  # conversation → packed head, and the numbers of the users
@@ -30,7 +33,8 @@ class ConversationIndex:
         self._ids: list[UUID | None] = []  # number → user
         self._free: list[int] = []
         self._conversations: list[bytearray] = []  # number → the ids of the user's conversations, one after the other
-        self._revs: list[int] = []  # number → the highest rev of the user's own sequence that is known; -1: none yet
+        self._revs: list[int] = []  # number → the rev of the user's own sequence up to which all is known; -1: none yet
+        self._ahead: dict[int, set[int]] = {}  # number → revs beyond it that are known
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,15 +82,47 @@ class ConversationIndex:
             self._entries[key] = _pack(head) + entry[_HEAD.size :]
 
     def rev_of(self, user_id: UUID) -> int | None:
-        """Returns the highest rev known of a user's own sequence; -1 before any, None for one who is not here."""
+        """Returns the rev of a user's own sequence up to which every change is known here.
+
+        -1 before `set_rev`, None for one who is not here.
+        """
         number = self._numbers.get(user_id)
         return None if number is None else self._revs[number]
 
     def note_rev(self, user_id: UUID, user_rev: int) -> None:
-        """Records that a user's own sequence has come to a rev, if the user is here."""
+        """Records that the change of a rev of a user's own sequence is known, if the user is here.
+
+        One before it may be missing: that of an addition that was not heard.
+        """
+        number = self._numbers.get(user_id)
+        if number is None or user_rev <= self._revs[number]:
+            return
+        ahead = self._ahead.setdefault(number, set())
+        if len(ahead) < MAX_AHEAD:
+            ahead.add(user_rev)
+        self._advance(number)
+
+    def set_rev(self, user_id: UUID, user_rev: int) -> None:
+        """Records that every change of a user's own sequence up to a rev is known, if the user is here."""
         number = self._numbers.get(user_id)
         if number is not None:
             self._revs[number] = max(self._revs[number], user_rev)
+            self._advance(number)
+
+    def _advance(self, number: int) -> None:
+        """Moves the rev of a user past those that follow it."""
+        ahead = self._ahead.get(number)
+        if ahead is None or self._revs[number] < 0:
+            return
+        rev = self._revs[number]
+        while rev + 1 in ahead:
+            rev += 1
+        self._revs[number] = rev
+        ahead = {each for each in ahead if each > rev}
+        if ahead:
+            self._ahead[number] = ahead
+        else:
+            del self._ahead[number]
 
     def add_user(self, user_id: UUID) -> None:
         """Adds a user who has a session here, with no conversations yet; nothing happens if they are here."""
@@ -135,6 +171,7 @@ class ConversationIndex:
         for key in self._keys_of(number):
             self._drop(key, number)
         self._ids[number], self._conversations[number] = None, bytearray()
+        self._ahead.pop(number, None)
         self._free.append(number)
 
     def _keys_of(self, number: int) -> list[bytes]:

@@ -175,6 +175,7 @@ class PeerPresence:
         name_of: returns the name of such a user.
         on_online: called with a user who came to, or left, the other processes.
         on_pinned: called with a conversation whose room must be open here, or needs not any more.
+        on_gone: called when a process has ended.
 
     Attributes:
         alive: the processes that were heard of lately.
@@ -194,8 +195,10 @@ class PeerPresence:
         name_of: Callable[[UUID], str | None],
         on_online: Callable[[UUID], None],
         on_pinned: Callable[[UUID], None],
+        on_gone: Callable[[], None] = lambda: None,
     ) -> None:
         self._publisher = publisher
+        self._on_gone = on_gone
         self.publish = publish
         self._is_connected = True
         self._must_ask = False
@@ -232,6 +235,7 @@ class PeerPresence:
                 for publisher, at in list(self._heard_at.items()):
                     if now - max(at, self._last_heard(publisher) or at) > GONE:
                         self.forget(publisher)
+                        self._on_gone()
             due, self._due = self._due, {}
             self._asked = {key: at for key, at in self._asked.items() if now - at < TICK}
             for peer_set, publisher in due:

@@ -81,7 +81,14 @@ class Peers:
     # --- the index ---
 
     def head_of(self, conversation_id: UUID) -> Head | None:
-        """Returns the head up to which the sessions here have a conversation's changes; None if it is not indexed."""
+        """Returns the head where the next room of a conversation begins: up to there the sessions here have its changes.
+
+        None if it is not known here.
+        """
+        return None
+
+    def take_head(self, conversation_id: UUID) -> Head | None:
+        """Does what `head_of` does, for a room that begins there at this moment."""
         return None
 
     def users_of(self, conversation_id: UUID) -> Sequence[UUID]:
@@ -100,6 +107,9 @@ class Peers:
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
         """Notes that all conversations of a user are indexed that they were in at a rev of their own sequence."""
+
+    def check_user(self, user_id: UUID) -> None:
+        """Looks up soon whether a user with sessions here is in conversations that are not indexed for them."""
 
     def remove_user(self, user_id: UUID) -> None:
         """Forgets a user whose last session here has ended."""

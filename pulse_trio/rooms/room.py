@@ -165,7 +165,7 @@ class Room:
             raise
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            begin = self._delivered or self._peers.head_of(self.conversation_id) or head
+            begin = self._delivered or self._peers.take_head(self.conversation_id) or head
             self._notifier.open(nursery)
             self.feed.open(begin, nursery)
             if self._peers.are_there:
