@@ -17,9 +17,7 @@ from pulse_trio.store.base import Head
 _HEAD: Final = struct.Struct("<5q")
 _USER: Final = struct.Struct("<I")
 _ID_BYTES: Final = 16
-MAX_AHEAD: Final = (
-    64  # revs of one user that are known while one before them is not; a comparison finds those beyond it
-)
+MAX_AHEAD: Final = 64  # revs of one user that are known while one before them is not; a comparison finds others
 
 
 class ConversationIndex:

@@ -77,10 +77,10 @@ class Lease:
 
         Cancelled: it may be taken or not.
         """
-        while not await self._take():
+        while not await self._take():  # noqa: ASYNC110  # retries until the store answers
             await trio.sleep(RETRY)
         # An attempt may have taken it without an answer, and others may have ended it since: the renewal finds out.
-        while not await self._renew():  # noqa: ASYNC110  # retries until the store answers
+        while not await self._renew():  # noqa: ASYNC110  # the same
             await trio.sleep(RETRY)
 
     async def _take(self) -> bool:

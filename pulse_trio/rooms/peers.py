@@ -81,9 +81,9 @@ class Peers:
     # --- the index ---
 
     def head_of(self, conversation_id: UUID) -> Head | None:
-        """Returns the head where the next room of a conversation begins: up to there the sessions here have its changes.
+        """Returns the head up to which all sessions here have the changes: where the next room begins.
 
-        None if it is not known here.
+        None if the conversation is not known here.
         """
         return None
 
