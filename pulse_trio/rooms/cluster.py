@@ -193,7 +193,8 @@ class Cluster(Peers):
                         user_id = next(iter(self._users_to_compare))
                         await self._compare_memberships(user_id)
                     if is_all:
-                        await self._compare(list({**dict.fromkeys(self._index.conversation_ids()), **self._open_ids()}))
+                        await self._compare_indexed()
+                        await self._compare([each for each in self._rooms.open_ids() if each not in self._index])
                         await self._compare_users()
                 except StoreUnavailable as error:
                     log.warning("heads not compared yet", reason=str(error))
@@ -479,8 +480,8 @@ class Cluster(Peers):
     ) -> RoomPresence:
         return self.presence.open_room(conversation_id, on_joined, on_left)
 
-    def close_presence(self, presence: RoomPresence) -> None:
-        self.presence.close_room(presence)
+    def close_presence(self, presence: RoomPresence, *, have_left: bool) -> None:
+        self.presence.close_room(presence, have_left=have_left)
 
     def _name_of(self, user_id: UUID) -> str | None:
         return next((session.user.username for session in self._sessions.of(user_id)), None)
@@ -536,9 +537,6 @@ class Cluster(Peers):
         self._to_compare[conversation_id] = None
         self._has_work.set()
 
-    def _open_ids(self) -> dict[UUID, None]:
-        return dict.fromkeys(self._rooms.open_ids())
-
     async def _compare(self, conversation_ids: list[UUID]) -> None:
         """Compares heads with what was delivered, and lets those catch up that are behind.
 
@@ -550,6 +548,15 @@ class Cluster(Peers):
                 heads = await self._store.heads(piece)
             for conversation_id, head in heads.items():
                 self._hear_rev(conversation_id, head.last_rev)
+
+    async def _compare_indexed(self) -> None:
+        """Compares the heads of all conversations in the index.
+
+        Raises:
+            StoreUnavailable: they could not be read.
+        """
+        for conversation_ids in self._index.pieces(MAX_COMPARED):
+            await self._compare(conversation_ids)
 
     async def _compare_users(self) -> None:
         """Finds users here whose own sequence has gone on, and compares their memberships.

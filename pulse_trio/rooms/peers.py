@@ -75,8 +75,8 @@ class Peers:
         """
         return None
 
-    def close_presence(self, presence: RoomPresence) -> None:
-        """Ends the presence of a room."""
+    def close_presence(self, presence: RoomPresence, *, have_left: bool) -> None:
+        """Ends the presence of a room; `have_left`: its users have left, not only the room has ended."""
 
     # --- the index ---
 
