@@ -249,7 +249,8 @@ class Cluster(Peers):
         try:
             await self._compare(some)
             if is_all:
-                await self._compare(list({**dict.fromkeys(self._index.conversation_ids()), **self._open_ids()}))
+                await self._compare_indexed()
+                await self._compare([each for each in self._rooms.open_ids() if each not in self._index])
                 await self._compare_users()
         except BaseException:
             self._to_compare |= dict.fromkeys(some)
@@ -303,8 +304,12 @@ class Cluster(Peers):
         return min(indexed, beginning, key=lambda head: head.last_rev)
 
     def begin(self, conversation_id: UUID) -> Head | None:
-        head = self.head_of(conversation_id)
+        head, indexed = self.head_of(conversation_id), self._index.head_of(conversation_id)
         self._beginnings.pop(conversation_id, None)
+        if head is not None and indexed is not None and head.last_rev < indexed.last_rev:
+            for user_id in self._index.users_of(conversation_id):
+                for session in self._sessions.of(user_id):
+                    session.begin_at(conversation_id, indexed, indexed.members_rev)
         return head
 
     def users_of(self, conversation_id: UUID) -> Sequence[UUID]:
@@ -341,6 +346,10 @@ class Cluster(Peers):
             self._missed_comparison.discard(user_id)
             self._to_compare_users[user_id] = None
             self._has_work.set()
+
+    def check_user(self, user_id: UUID) -> None:
+        self._to_compare_users[user_id] = None
+        self._has_work.set()
 
     def remove_user(self, user_id: UUID) -> None:
         self._index.remove_user(user_id)
@@ -384,23 +393,29 @@ class Cluster(Peers):
             return
         self.presence.hear(publisher)
         for data in items:
-            item = decode_item(data)
-            if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
-                self._hear_changes(item)
-            elif isinstance(item, RevItem):
-                self._hear_rev(item.conversation_id, item.rev)
-            elif isinstance(item, CreatedItem):
-                self._hear_created(item)
-            elif isinstance(item, ReadItem):
-                self._hear_read(item)
-            elif isinstance(item, ConfirmItem):
-                self._confirm(item)
-            elif isinstance(item, ConfirmedItem):
-                self._confirmations.confirmed(item.request, publisher)
-            elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
-                self.presence.apply(publisher, item)
-            elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
-                self._on_typing(item.conversation_id, User(item.user_id, item.username))
+            try:
+                self._hear(publisher, decode_item(data))
+            except Exception:  # one item, such as one of a newer version, must not end the bus
+                log.exception("an item of another process failed", publisher=str(publisher))
+                self.on_resync("an item failed")
+
+    def _hear(self, publisher: UUID, item: Item | None) -> None:
+        if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
+            self._hear_changes(item)
+        elif isinstance(item, RevItem):
+            self._hear_rev(item.conversation_id, item.rev)
+        elif isinstance(item, CreatedItem):
+            self._hear_created(item)
+        elif isinstance(item, ReadItem):
+            self._hear_read(item)
+        elif isinstance(item, ConfirmItem):
+            self._confirm(item)
+        elif isinstance(item, ConfirmedItem):
+            self._confirmations.confirmed(item.request, publisher)
+        elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
+            self.presence.apply(publisher, item)
+        elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
+            self._on_typing(item.conversation_id, User(item.user_id, item.username))
 
     def on_resync(self, reason: str) -> None:
         """Compares all heads: something may have been lost."""
@@ -498,7 +513,7 @@ class Cluster(Peers):
     async def _notify_created(self, item: CreatedItem) -> None:
         members = [user_id for user_id, _ in item.members]
         try:
-            if not members:
+            if not members:  # those who are removed meanwhile are looked up again: see `notify_here`
                 with trio.fail_after(self._timeout):
                     members = list((await self._store.members(item.conversation_id)).ids)
         except (StoreUnavailable, trio.TooSlowError):
@@ -532,7 +547,8 @@ class Cluster(Peers):
         """Confirms a removal, once nothing of the conversation can reach the user here any more.
 
         That is so at once if there is no room, and nobody here is a member by the index: a look-up of a membership
-        that is under way is repeated, because the rev of the removal is noted.
+        that is under way is repeated, and an addition that is heard late is looked up, because the rev of the removal
+        is noted.
         """
         conversation_id = item.conversation_id
         self._note_members(conversation_id, item.rev)
@@ -566,8 +582,8 @@ class Cluster(Peers):
     ) -> RoomPresence:
         return self.presence.open_room(conversation_id, on_joined, on_left)
 
-    def close_presence(self, presence: RoomPresence) -> None:
-        self.presence.close_room(presence)
+    def close_presence(self, presence: RoomPresence, *, have_left: bool) -> None:
+        self.presence.close_room(presence, have_left=have_left)
 
     def _name_of(self, user_id: UUID) -> str | None:
         return next((session.user.username for session in self._sessions.of(user_id)), None)
@@ -633,9 +649,6 @@ class Cluster(Peers):
             self._to_check[conversation_id, user_id] = None
             self._has_work.set()
 
-    def _open_ids(self) -> dict[UUID, None]:
-        return dict.fromkeys(self._rooms.open_ids())
-
     async def _compare(self, conversation_ids: list[UUID]) -> None:
         """Compares heads with what was delivered, and lets those catch up that are behind.
 
@@ -648,6 +661,15 @@ class Cluster(Peers):
             for conversation_id, head in heads.items():
                 self.counters.found_behind += head.last_rev > self._delivered_rev(conversation_id)
                 self._hear_rev(conversation_id, head.last_rev)
+
+    async def _compare_indexed(self) -> None:
+        """Compares the heads of all conversations in the index.
+
+        Raises:
+            StoreUnavailable: they could not be read.
+        """
+        for conversation_ids in self._index.pieces(MAX_COMPARED):
+            await self._compare(conversation_ids)
 
     async def _compare_users(self) -> None:
         """Finds users here whose own sequence has gone on, and compares their memberships.
@@ -666,7 +688,11 @@ class Cluster(Peers):
                     await self._compare_memberships(user_id)
 
     async def _compare_memberships(self, user_id: UUID) -> None:
-        """Finds the conversations that a user was added to or removed from without being heard of."""
+        """Finds the conversations that a user was added to or removed from without being heard of.
+
+        Raises:
+            StoreUnavailable: they could not be read.
+        """
         after: UUID | None = None
         user_rev: int | None = None
         found: dict[UUID, Head] = {}

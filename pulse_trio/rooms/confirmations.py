@@ -108,6 +108,10 @@ class Confirmations:
             await self._ask(request, item, self._clock() + PATIENCE)
             if not missing:
                 return
+            with trio.fail_after(self._timeout):
+                missing.intersection_update(await self._store.leases())  # others have ended meanwhile, in order
+            if not missing:
+                return
             log.warning("processes do not confirm a removal", count=len(missing), waits_seconds=round(WAITED_OUT))
             with trio.fail_after(self._timeout):
                 await self._store.fence_leases(list(missing))

@@ -350,8 +350,8 @@ class Connection:
         if self._close is None and (self._is_open or self._scope is not None):
             self._close = (code, reason)
             self._is_open = False
-            if code == CloseCode.REMOVED:
-                self.transport.abandon()
+            if code == CloseCode.REMOVED or not (self._permit is None or self._permit.is_valid()):
+                self.transport.abandon()  # the user may have been removed meanwhile
             self._wake()
 
     def abandon(self, code: CloseCode, reason: str) -> None:

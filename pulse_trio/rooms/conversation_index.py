@@ -17,12 +17,13 @@ from pulse_trio.store.base import Head
 _HEAD: Final = struct.Struct("<5q")
 _USER: Final = struct.Struct("<I")
 _ID_BYTES: Final = 16
+MAX_AHEAD: Final = 64  # revs of one user that are known while one before them is not; a comparison finds others
 
 
 class ConversationIndex:
     """Conversation → the users with sessions here who are members, and the head up to which they have its changes."""
 
-    __slots__ = ("_conversations", "_entries", "_free", "_ids", "_numbers", "_revs")
+    __slots__ = ("_ahead", "_conversations", "_entries", "_free", "_ids", "_numbers", "_revs")
 
     def __init__(self) -> None:
         self._entries: dict[bytes, bytes] = {}  # conversation → packed head, and the numbers of the users
@@ -30,8 +31,8 @@ class ConversationIndex:
         self._ids: list[UUID | None] = []  # number → user
         self._free: list[int] = []
         self._conversations: list[bytearray] = []  # number → the ids of the user's conversations, one after the other
-        # Number → the rev of the user's own sequence up to which all is known; -1: none yet.
-        self._revs: list[int] = []
+        self._revs: list[int] = []  # number → the rev of the user's own sequence up to which all is known; -1: none yet
+        self._ahead: dict[int, set[int]] = {}  # number → revs beyond it that are known
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -44,9 +45,11 @@ class ConversationIndex:
         """The users."""
         return list(self._numbers)
 
-    def conversation_ids(self) -> list[UUID]:
-        """Returns the conversations."""
-        return [UUID(bytes=key) for key in self._entries]
+    def pieces(self, size: int) -> Iterator[list[UUID]]:
+        """Yields the conversations of this moment, `size` at a time: to make a million UUIDs takes two seconds."""
+        keys = list(self._entries)
+        for at in range(0, len(keys), size):
+            yield [UUID(bytes=key) for key in keys[at : at + size]]
 
     def conversations_of(self, user_id: UUID) -> list[UUID]:
         """Returns the conversations of a user; none for one who is not here."""
@@ -79,24 +82,47 @@ class ConversationIndex:
             self._entries[key] = _pack(head) + entry[_HEAD.size :]
 
     def rev_of(self, user_id: UUID) -> int | None:
-        """Returns the rev up to which a user's own sequence is known; -1 before any, None for one who is not here."""
+        """Returns the rev of a user's own sequence up to which every change is known here.
+
+        -1 before `set_rev`, None for one who is not here.
+        """
         number = self._numbers.get(user_id)
         return None if number is None else self._revs[number]
 
+    def note_rev(self, user_id: UUID, user_rev: int) -> None:
+        """Records that the change of a rev of a user's own sequence is known, if the user is here.
+
+        One before it may be missing: that of an addition that was not heard.
+        """
+        number = self._numbers.get(user_id)
+        if number is None or user_rev <= self._revs[number]:
+            return
+        ahead = self._ahead.setdefault(number, set())
+        if len(ahead) < MAX_AHEAD:
+            ahead.add(user_rev)
+        self._advance(number)
+
     def set_rev(self, user_id: UUID, user_rev: int) -> None:
-        """Records that all is known of a user's own sequence up to a rev, if the user is here."""
+        """Records that every change of a user's own sequence up to a rev is known, if the user is here."""
         number = self._numbers.get(user_id)
         if number is not None:
             self._revs[number] = max(self._revs[number], user_rev)
+            self._advance(number)
 
-    def note_rev(self, user_id: UUID, user_rev: int) -> None:
-        """Records one change of a user's own sequence, if the user is here and it is the next one.
-
-        After one that is missing nothing is recorded, so that a comparison finds that.
-        """
-        number = self._numbers.get(user_id)
-        if number is not None and user_rev == self._revs[number] + 1 > 0:
-            self._revs[number] = user_rev
+    def _advance(self, number: int) -> None:
+        """Moves the rev of a user past those that follow it."""
+        ahead = self._ahead.get(number)
+        if ahead is None or self._revs[number] < 0:
+            return
+        rev = self._revs[number]
+        while rev + 1 in ahead:
+            rev += 1
+        self._revs[number] = rev
+        ahead = {each for each in ahead if each > rev}
+        if ahead:
+            self._ahead[number] = ahead
+        else:
+            del self._ahead[number]
 
     def add_user(self, user_id: UUID) -> None:
         """Adds a user who has a session here, with no conversations yet; nothing happens if they are here."""
@@ -145,6 +171,7 @@ class ConversationIndex:
         for key in self._keys_of(number):
             self._drop(key, number)
         self._ids[number], self._conversations[number] = None, bytearray()
+        self._ahead.pop(number, None)
         self._free.append(number)
 
     def _keys_of(self, number: int) -> list[bytes]:

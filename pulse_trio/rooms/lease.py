@@ -73,14 +73,24 @@ class Lease:
             await self._renewed.wait()
 
     async def take(self) -> None:
-        """Takes the lease, before any membership is looked up; retries until the store answers."""
-        while True:
-            began = self._clock()
-            with suppress(StoreUnavailable), trio.move_on_after(ATTEMPT_TIMEOUT):
-                await self._store.take_lease(self.id)
-                self._extend(began)
-                return
+        """Takes the lease, before any membership is looked up; retries until the store answers.
+
+        Cancelled: it may be taken or not.
+        """
+        while not await self._take():  # noqa: ASYNC110  # retries until the store answers
             await trio.sleep(RETRY)
+        # An attempt may have taken it without an answer, and others may have ended it since: the renewal finds out.
+        while not await self._renew():  # noqa: ASYNC110  # the same
+            await trio.sleep(RETRY)
+
+    async def _take(self) -> bool:
+        try:
+            with trio.move_on_after(ATTEMPT_TIMEOUT) as scope:
+                await self._store.take_lease(self.id)
+        except StoreUnavailable as error:
+            log.warning("lease not taken yet", reason=str(error))
+            return False
+        return not scope.cancelled_caught
 
     async def run(self) -> None:
         """Renews the lease until it is lost or this is cancelled; ends those of processes that have gone."""
@@ -131,11 +141,10 @@ class Lease:
                 self._seen[lease_id] = known if known is not None and known[0] == count else (count, now)
         silent = [lease_id for lease_id, (_, since) in self._seen.items() if now - since > SILENT]
         over = [lease_id for lease_id in silent if now - self._seen[lease_id][1] > SILENT + WAITED_OUT + RENEWAL]
-        try:
+        # In time for the next renewal, which tries again.
+        with trio.move_on_after(ATTEMPT_TIMEOUT), suppress(StoreUnavailable):
             if silent:
                 await self._store.fence_leases(silent)
             if over:
                 await self._store.end_leases(over)
                 log.info("leases of ended processes removed", count=len(over))
-        except StoreUnavailable:
-            pass  # the next renewal tries again

@@ -111,6 +111,9 @@ class MemberUpdates:
                 await trio.lowlevel.checkpoint()
             for user_id in member_ids[at : at + MAX_USERS_A_TURN]:
                 sessions = self._sessions.of(user_id)
+                if sessions and self._peers.members_rev_of(conversation_id):
+                    self._peers.check_user(user_id)  # the members have changed since, and the user may be removed
+                    continue
                 if sessions:
                     user_rev = known[user_id].user_rev if user_id in known else 0
                     self._peers.member_added(conversation_id, user_id, user_rev, CREATED)

@@ -8,6 +8,7 @@ A process that is not heard of for `GONE` seconds has ended, or stands still: wh
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Final
 from uuid import UUID
 
@@ -24,6 +25,8 @@ TICK: Final = 0.5  # seconds between two looks at what is missing
 DIGEST: Final = 5.0  # seconds between two digests of the sets that have no other end
 SETTLE: Final = 0.1  # seconds that other processes have to say who is in a room; it takes 1 to 3 ms
 MAX_SCOPES: Final = 100  # sets that one item asks for
+MAX_ANSWERED: Final = 50  # sets that are published in a row: about a millisecond, and one or two batches of the bus
+ANSWER_PAUSE: Final = 0.005  # seconds after which others follow; what is asked for again meanwhile is answered once
 
 
 class RoomPresence:
@@ -123,13 +126,17 @@ class RoomPresence:
             if self._settled is settled:
                 self._settled = None
 
-    def close(self) -> None:
-        """Publishes that nobody is in the room here any more; those who left before were news."""
+    def close(self, *, have_left: bool) -> None:
+        """Publishes that nobody is in the room here any more.
+
+        `have_left`: the users have left, which is news where the room is in use; else only the room ends.
+        """
+        is_quiet = not (have_left and self.is_pinned)
         self.unpin()
         self.elsewhere.clear()
         self._counts.clear()
         if self._has_begun and len(self._here):
-            publish_whole(self._here.scope, {}, self._shared.publish, self._shared.next_stamp(), is_quiet=True)
+            publish_whole(self._here.scope, {}, self._shared.publish, self._shared.next_stamp(), is_quiet=is_quiet)
         if self._settled is not None:
             self._settled.set()
 
@@ -202,6 +209,7 @@ class PeerPresence:
         on_gone: Callable[[], None],
     ) -> None:
         self._publisher = publisher
+        self._on_gone = on_gone
         self.publish = publish
         self._is_connected = True
         self._must_ask = False
@@ -219,6 +227,8 @@ class PeerPresence:
         self._heard_at: dict[UUID, float] = {}  # process → when, on Trio's clock
         self._asked: dict[tuple[PeerSet, UUID], float] = {}  # sets that were asked for, and when
         self._due: dict[tuple[PeerSet, UUID], None] = {}  # those that must be asked for again
+        self._to_answer: dict[str, None] = {}  # sets of this process that others have asked for
+        self._must_answer = trio.Event()
 
     def next_stamp(self) -> int:
         """Returns a higher number each time."""
@@ -236,7 +246,12 @@ class PeerPresence:
         return set(self._heard_at)
 
     async def run(self) -> None:
-        """Asks again for what is missing, and lets go of processes that have ended; until cancelled."""
+        """Answers, asks again for what is missing, and lets go of processes that have ended; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._answer_all, name="answers about presence")
+            await self._look()
+
+    async def _look(self) -> None:
         next_digest = trio.current_time() + DIGEST
         while True:
             await trio.sleep(TICK)
@@ -245,6 +260,7 @@ class PeerPresence:
                 for publisher, at in list(self._heard_at.items()):
                     if now - max(at, self._last_heard(publisher) or at) > GONE:
                         self.forget(publisher)
+                        self._on_gone()
             due, self._due = self._due, {}
             self._asked = {key: at for key, at in self._asked.items() if now - at < TICK}
             for peer_set, publisher in due:
@@ -264,12 +280,12 @@ class PeerPresence:
         room = self._rooms[str(conversation_id)] = RoomPresence(conversation_id, self, on_joined, on_left)
         return room
 
-    def close_room(self, room: RoomPresence) -> None:
-        """Ends the presence of a room."""
+    def close_room(self, room: RoomPresence, *, have_left: bool) -> None:
+        """Ends the presence of a room; see `RoomPresence.close`."""
         scope = room.elsewhere.scope
         if self._rooms.get(scope) is room:
             del self._rooms[scope]
-            room.close()
+            room.close(have_left=have_left)
 
     def hear(self, publisher: UUID) -> None:
         """Notes that a process is alive; asks one that was not heard of for its sets."""
@@ -282,8 +298,9 @@ class PeerPresence:
         """Handles what another process has said of its sets, or asks."""
         if isinstance(item, AskItem):
             if item.publisher is None or item.publisher == self._publisher:
-                for scope in item.scopes[:MAX_SCOPES]:
-                    self._answer(scope)
+                # Later, and once for all who ask: after an outage of the bus every process asks all others.
+                self._to_answer |= dict.fromkeys(item.scopes[:MAX_SCOPES])
+                self._must_answer.set()
         elif isinstance(item, DigestItem):
             for scope, digest in item.digests:
                 copies = self._set(scope)
@@ -336,6 +353,16 @@ class PeerPresence:
         scopes = [ONLINE, PINNED, *self._rooms]
         for at in range(0, len(scopes), MAX_SCOPES):
             self.publish(AskItem(scopes[at : at + MAX_SCOPES], publisher))
+
+    async def _answer_all(self) -> None:
+        while True:
+            await self._must_answer.wait()
+            self._must_answer = trio.Event()
+            while self._to_answer:
+                for scope in list(islice(self._to_answer, MAX_ANSWERED)):
+                    del self._to_answer[scope]
+                    self._answer(scope)
+                await trio.sleep(ANSWER_PAUSE)
 
     def _answer(self, scope: str) -> None:
         room = self._rooms.get(scope)

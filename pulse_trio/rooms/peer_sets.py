@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pulse_trio.rooms.peer_items import DeltaItem, Item, WholeItem
 
-PART: Final = 75  # elements of one item at most: about 7 KB with long names
+PART: Final = 40  # elements of one item at most: about 7 KB with the longest names, 32 characters of 4 bytes
 MAX_PARTS: Final = 10_000  # of one whole set: a million elements
 
 

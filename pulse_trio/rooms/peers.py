@@ -75,13 +75,16 @@ class Peers:
         """
         return None
 
-    def close_presence(self, presence: RoomPresence) -> None:
-        """Ends the presence of a room."""
+    def close_presence(self, presence: RoomPresence, *, have_left: bool) -> None:
+        """Ends the presence of a room; `have_left`: its users have left, not only the room has ended."""
 
     # --- the index ---
 
     def head_of(self, conversation_id: UUID) -> Head | None:
-        """Returns the head up to which the sessions here have a conversation's changes; None if it is not indexed."""
+        """Returns the head up to which all sessions here have the changes: where the next room begins.
+
+        None if the conversation is not known here.
+        """
         return None
 
     def begin(self, conversation_id: UUID) -> Head | None:
@@ -104,6 +107,9 @@ class Peers:
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
         """Notes that all conversations of a user are indexed that they were in at a rev of their own sequence."""
+
+    def check_user(self, user_id: UUID) -> None:
+        """Looks up soon whether a user with sessions here is in conversations that are not indexed for them."""
 
     async def index_missing(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
         """Indexes conversations of a user, before their sessions are notified that they are members.

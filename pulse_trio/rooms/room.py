@@ -192,7 +192,7 @@ class Room:
             self.feed.close()
             for subscription in self._audience.clear():  # sessions: they are subscribed again when it opens again
                 subscription.room_ended(self.feed.last_revs)
-            self._end_presence()
+            self._end_presence(have_left=False)
             self._notifier.close()
             self._on_vacant(self)
 
@@ -373,7 +373,7 @@ class Room:
     def close_all(self, code: CloseCode, reason: str) -> None:
         """Closes all connections, sessions too. No `left` frames: no connection remains to receive them."""
         subscriptions = self._audience.clear()
-        self._end_presence()
+        self._end_presence(have_left=True)
         self._own_connections = 0
         for subscription in subscriptions:
             subscription.connection.close(code, reason)
@@ -384,9 +384,9 @@ class Room:
         for subscription in list(self._audience):
             subscription.connection.abandon(code, reason)
 
-    def _end_presence(self) -> None:
+    def _end_presence(self, *, have_left: bool) -> None:
         if self._shared is not None:
-            self._peers.close_presence(self._shared)
+            self._peers.close_presence(self._shared, have_left=have_left)
             self._shared = None
         self._presence.clear()
 

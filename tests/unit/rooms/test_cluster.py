@@ -3,11 +3,13 @@
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from pulse_trio.bus.base import BusCounters
 from pulse_trio.conversations.core import Core
 from pulse_trio.ids import IdSource
 from pulse_trio.model import User
@@ -30,6 +32,7 @@ class Bus:
 
     def __init__(self) -> None:
         self.publisher = new_id()
+        self.counters = BusCounters()
         self.items: list[bytes] = []
         self.others: list[Cluster] = []
         self.is_held = False
@@ -38,6 +41,9 @@ class Bus:
         self.items.append(item)
         if not self.is_held:
             self.pass_on(item)
+
+    def last_heard(self, publisher: UUID) -> float | None:
+        return trio.current_time()
 
     def pass_on(self, *items: bytes) -> None:
         for other in self.others:
@@ -76,7 +82,7 @@ async def two_processes(**settings: object) -> AsyncIterator[tuple[Process, Proc
             store.nursery = nursery
             for seed in (1, 2):
                 rand, bus = random.Random(seed), Bus()
-                hub = Hub(store, chosen, clock=virtual_now, rand=rand, bus=bus)
+                hub = Hub(store, chosen, clock=virtual_now, rand=rand, bus=bus, boot_clock=trio.current_time)
                 ids = IdSource(virtual_now, rand.randbytes)
                 core = Core(settings=chosen, clock=virtual_now, ids=ids, store=store, hub=hub)
                 await nursery.start(hub.run)

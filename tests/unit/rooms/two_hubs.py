@@ -22,6 +22,7 @@ class MemoryBus:
 
     Attributes:
         loses: called with each item; True to lose it.
+        holds: called with each item that is not lost; True to keep it until `let_go`.
         is_frozen: nothing comes in or goes out, not even a sign of life.
     """
 
@@ -32,17 +33,33 @@ class MemoryBus:
         self.counters = BusCounters()
         self.peers: list[MemoryBus] = []
         self.loses: Callable[[bytes], bool] = lambda _: False
+        self.holds: Callable[[bytes], bool] = lambda _: False
         self.is_frozen = False
         self.items: list[bytes] = []
+        self._held: list[bytes] = []
         self._heard: dict[UUID, float] = {}
         self._send, self._receive = trio.open_memory_channel[tuple[UUID, bytes]](100_000)  # all of a test
 
     def publish(self, item: bytes) -> None:
         assert len(item) <= self.max_item_bytes
         self.items.append(item)
-        if not self.loses(item) and not self.is_frozen:
-            for peer in self.peers:
-                peer._send.send_nowait((self.publisher, item))
+        if self.loses(item) or self.is_frozen:
+            return
+        if self.holds(item):
+            self._held.append(item)
+        else:
+            self._pass_on(item)
+
+    def let_go(self) -> None:
+        """Passes on what was held: late, and after what was published since."""
+        self.holds = lambda _: False
+        held, self._held = self._held, []
+        for item in held:
+            self._pass_on(item)
+
+    def _pass_on(self, item: bytes) -> None:
+        for peer in self.peers:
+            peer._send.send_nowait((self.publisher, item))
 
     def last_heard(self, publisher: UUID) -> float | None:
         return self._heard.get(publisher)
@@ -64,6 +81,16 @@ class MemoryBus:
                 if not peer.is_frozen and not self.is_frozen:
                     self._heard[peer.publisher] = trio.current_time()
             await trio.sleep(1)
+
+
+def of_kind(*tags: str) -> Callable[[bytes], bool]:
+    """Returns a function that returns whether an item has one of these tags."""
+    return lambda item: item[2:3].decode() in tags
+
+
+def nothing(_: bytes) -> bool:
+    """Returns False for every item."""
+    return False
 
 
 @asynccontextmanager
@@ -101,3 +128,10 @@ def bus_of(world: World) -> MemoryBus:
     assert cluster is not None
     assert isinstance(cluster._bus, MemoryBus)
     return cluster._bus
+
+
+def cluster_of(world: World) -> Cluster:
+    """Returns the cluster of a world."""
+    cluster = world.hub.cluster
+    assert cluster is not None
+    return cluster
