@@ -246,7 +246,7 @@ class Device:
                 await self._send(ws, number, client_id, content)
             last = trio.current_time()
             while True:
-                await trio.sleep(min(rand.expovariate(2.0), 2.0))
+                await trio.sleep(min(rand.expovariate(2.0), 2.0) * (1 if self._world.calm else self._world.pace))
                 if trio.current_time() - last > RESEND_AFTER:
                     last = trio.current_time()
                     for client_id, content in list(self.pending.items()):

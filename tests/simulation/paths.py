@@ -49,6 +49,7 @@ def counted(history: History) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Feed, "_wait_heard", wait_and_count)
+        patch.setattr(Cluster, "_compare", compare_and_count)
         count(Cluster, "_add_missed", "an addition that the bus had lost")
         count(Cluster, "_catch_up", "a room opened for a change of another process")
         count(Cluster, "_check", "an addition that no room delivers")

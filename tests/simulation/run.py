@@ -25,6 +25,9 @@ CALM = 90.0  # virtual seconds in which the service must recover
 STALL = 20.0  # virtual seconds in which an idle client continues, or reconnects
 SOON = 5.0  # virtual seconds in which changes of presence reach all clients
 RIVALS = 2  # in each conversation
+ALONE = 0.3  # of the runs have sessions only
+ALONE_OF_SEVERAL = 0.6  # of those with several processes
+CONVERSATIONS = (1, 2, 4)  # with several processes
 CROWD = 3  # users with no device
 QUIET = 2  # conversations with no device
 # Users of other processes are not in `active_users` yet, nor online for those who watch them.
@@ -152,7 +155,10 @@ async def _simulate(seed: int, plan: Plan) -> Result:
     fault_rate = rand.choice((0.0, 0.02, 0.08, 0.2)) if plan.fault_rate is None else plan.fault_rate
     world.fault_rate = fault_rate if plan.has("faults") else 0.0
     with deterministic(world), trio.fail_after(1_000):
-        await world.populate(rand.randint(3, 5), rand.choice((1, 1, 2)), CROWD, QUIET)
+        users, conversations = rand.randint(3, 5), rand.choice((1, 1, 2))
+        if world.is_cluster:
+            conversations = world.rand("conversations").choice(CONVERSATIONS)
+        await world.populate(users, conversations, CROWD, QUIET)
         async with trio.open_nursery() as nursery:
             await nursery.start(world.run_service)
             devices, sessions, runs = _devices(world), _sessions(world), []
@@ -209,7 +215,7 @@ def _left(world: World) -> str:
 
 def _devices(world: World) -> list[Device]:
     rand, features = world.rand("devices"), world.rand("features")
-    if world.rand("alone").random() < 0.3:
+    if world.rand("alone").random() < (ALONE_OF_SEVERAL if world.is_cluster else ALONE):
         return []  # sessions only: rooms open and end all the time
     return [
         Device(
@@ -249,7 +255,7 @@ def _sessions(world: World) -> list[SessionDevice]:
             features.choice(SESSION_FEATURES) if world.plan.has("features") else None,
         )
         for user in world.users[:-1]
-        for number in range(rand.choice((0, 0, 1, 1, 2)))
+        for number in range(rand.choice((0, 0, 1, 1, 2)) + (world.is_cluster and rand.random() < 0.5))
     ]
 
 

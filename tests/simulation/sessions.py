@@ -400,7 +400,7 @@ class SessionDevice:
             for place in self.places.values():
                 await place.resend(ws)
             while True:
-                await trio.sleep(min(rand.expovariate(3.0), 2.0))
+                await trio.sleep(min(rand.expovariate(3.0), 2.0) * (1 if self._world.calm else self._world.pace))
                 now = trio.current_time()
                 if now - last > RESEND_AFTER:
                     last = now

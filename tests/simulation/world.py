@@ -38,6 +38,8 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "a key of the simulation: 5b1c8e7d2f90a364"
 LIFETIME = 36_000  # virtual seconds of a token, if it is not to expire
 HYPERCORN_TOML = Path(__file__).parents[2] / "hypercorn.toml"
+PACES = (1.0, 1.0, 5.0)  # of clients of several processes: how much slower they are
+LINGERS = (60.0, 3.0, 0.3, 0.3)  # seconds that a room without connections of its own stays, with several processes
 RESUME_WAIT = 5.0  # PULSE_RESUME_WAIT: seconds after which a silent session starts
 NAME = "Group"  # of each conversation at first
 PROCESSES = (1, 1, 1, 1, 2, 2, 3, 4)  # of the service
@@ -67,6 +69,10 @@ class World:
         self.engine = Engine(self.rand("bus"), has_faults=plan.has("bus"))
         count = self.rand("processes").choice(PROCESSES) if plan.processes is None else plan.processes
         self.processes = [Process(self, number) for number in range(count if plan.has("processes") else 1)]
+        # Where rooms end between two messages, the index must know what sessions have.
+        self.pace = self.rand("pace").choice(PACES) if self.is_cluster else 1.0
+        if self.is_cluster and plan.has("linger"):
+            linger = self.rand("linger").choice(LINGERS)
         self.hypercorn_toml = HYPERCORN_TOML
         self.settings = Settings(
             room_linger=linger,

@@ -143,6 +143,21 @@ async def test_a_gap_that_the_bus_does_not_close_is_read(autojump_clock: MockClo
         assert guest.contents == ["lost", "heard"]
 
 
+async def test_what_is_too_large_for_the_bus_goes_as_a_rev_or_in_pieces(autojump_clock: MockClock) -> None:
+    async with two_processes() as (here, there):
+        guest = await there.join(here.bob)
+        here.bus.max_item_bytes = 500
+        await here.post(here.alice, "x" * 1_000)
+        await trio.sleep(2 * GAP_WAIT)
+        assert guest.contents == ["x" * 1_000]
+        users = await here.new_users(20)
+        session = await device(there, users[-1])
+        await here.add(*users)
+        await trio.sleep(2 * GAP_WAIT)
+        assert all(len(item) <= 500 for item in here.bus.items)
+        assert len(session.of_type("conversation_added")) == 1
+
+
 async def test_a_lost_last_message_is_found_by_a_comparison(autojump_clock: MockClock) -> None:
     async with two_processes() as (here, there):
         session = await device(there, here.carol)
