@@ -448,34 +448,30 @@ class Cluster(Peers):
             room.feed.hear(changes, act)
 
     def _hear_members(self, item: MembersItem) -> bool:
-        """Notes a change of members; returns False if it concerns nobody here."""
-        conversation_id = item.conversation_id
-        is_late = item.rows[-1].rev < self.members_rev_of(conversation_id)
-        self._note_members(conversation_id, item.rows[-1].rev)
-        added = [row for row in item.rows if row.is_member]
-        if added:
+        """Notes a change of members; returns False if it concerns nobody here, or must be read from the store."""
+        conversation_id, rev = item.conversation_id, item.rows[-1].rev
+        is_late = rev < self.members_rev_of(conversation_id)
+        self._note_members(conversation_id, rev)
+        if any(row.is_member for row in item.rows):
             self._members.forget_refusals(conversation_id)
-        here = [row for row in added if self._sessions.of(row.user_id)]
-        if self._is_here(conversation_id):
-            delivered = self._delivered_rev(conversation_id)
-            for row in here:
-                if row.rev <= delivered:  # no room delivers it any more
-                    self._check_soon(conversation_id, row.user_id)
-            if here:
-                self._compare_soon(conversation_id)
-            return True
-        if not here:
-            return False
-        if is_late:  # they may have been removed again
-            for row in here:
+        here = [row for row in item.rows if row.is_member and self._sessions.of(row.user_id)]
+        room = self._rooms.get(conversation_id)
+        delivered = room.feed.last_rev if room is not None and room.opened.is_set() else -1
+        for row in here:
+            if is_late or row.rev <= delivered:  # they may be removed since, or the room has begun after the addition
                 self._check_soon(conversation_id, row.user_id)
+        if is_late:  # a removal that was heard before it may be confirmed
+            self._hear_rev(conversation_id, rev)
             return False
-        if len(self._beginnings) >= MAX_BEGINNINGS:
-            self.on_resync("too many additions at once")
-            return False
-        self._beginnings.setdefault(conversation_id, head_before(item))
-        self._compare_soon(conversation_id)
-        return True
+        if here:
+            self._compare_soon(conversation_id)
+            known = self.head_of(conversation_id)
+            if delivered < 0 and (known is None or known.last_rev >= item.rows[0].rev):
+                if len(self._beginnings) >= MAX_BEGINNINGS:
+                    self.on_resync("too many additions at once")
+                    return False
+                self._beginnings[conversation_id] = head_before(item)
+        return bool(here) or self._is_here(conversation_id)
 
     def _hear_rev(self, conversation_id: UUID, rev: int, *, wait: float = 0.0) -> None:
         """Lets a conversation that is here come to a rev."""

@@ -39,7 +39,8 @@ class Bus:
 
     def publish(self, item: bytes) -> None:
         self.items.append(item)
-        if not self.is_held:
+        is_confirmation = item.startswith((b'["c"', b'["k"'))  # without them a removal waits for the end of a lease
+        if not self.is_held or is_confirmation:
             self.pass_on(item)
 
     def last_heard(self, publisher: UUID) -> float | None:
