@@ -335,6 +335,12 @@ class Connection:
             self._close_slow()
             self.transport.abandon()
 
+    def cut_unfinished(self) -> None:
+        """Closes the connection if frames of a conversation are being sent and its client does not read them."""
+        if self._sending:
+            self._close_slow()
+            self.transport.abandon()
+
     def begin(self, nursery: trio.Nursery) -> None:
         """Begins to send; the task runs in `nursery`, whose owner must `close` this before it cancels or ends it."""
         self._nursery = nursery

@@ -120,6 +120,7 @@ class Hub:
         )
         if self.cluster is not None:
             self.cluster.connect(self.rooms, self.members, feeds, self.read_positions, self._hear_typing)
+            self.cluster.lease.on_expired = self._cut_unfinished
         self._typing: dict[Connection, None] = {}  # sessions whose typing is opening a room
         self._heard_typing: dict[UUID, None] = {}  # conversations whose room opens for typing in another process
         self._typed: dict[tuple[UUID, UUID], float] = {}  # typing of the last `TYPING_INTERVAL`, oldest first
@@ -167,6 +168,13 @@ class Hub:
             room.abandon_all(CloseCode.RESTART, RESTARTING)
         for session in self._sessions.all():
             session.connection.abandon(CloseCode.RESTART, RESTARTING)
+
+    def _cut_unfinished(self) -> None:
+        """Ends writes that began while the lease was valid: their user may be removed by now."""
+        for room in self.rooms.all():
+            room.cut_unfinished()
+        for session in self._sessions.all():
+            session.connection.cut_unfinished()
 
     @property
     def draining(self) -> bool:

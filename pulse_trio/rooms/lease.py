@@ -52,6 +52,7 @@ class Lease:
     Attributes:
         id: its id.
         is_lost: set when another process has ended it: the service must drop what is queued, and open again.
+        on_expired: called when it has run out, before it is renewed or lost: what is being written must stop.
     """
 
     def __init__(self, lease_id: UUID, store: Store, clock: Callable[[], float] = boot_time) -> None:
@@ -61,6 +62,7 @@ class Lease:
         self._clock = clock
         self._deadline = float("-inf")
         self._renewed = trio.Event()
+        self.on_expired: Callable[[], None] = lambda: None
         self._seen: dict[UUID, tuple[int, float]] = {}  # leases of others: counter, and when it was first seen
 
     def is_valid(self) -> bool:
@@ -94,10 +96,22 @@ class Lease:
 
     async def run(self) -> None:
         """Renews the lease until it is lost or this is cancelled; ends those of processes that have gone."""
-        while not self.is_lost.is_set():
-            await trio.sleep(RENEWAL)
-            while not await self._renew():  # noqa: ASYNC110  # retries until the store answers
-                await trio.sleep(RETRY)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, name="end of the lease")
+            while not self.is_lost.is_set():
+                await trio.sleep(RENEWAL)
+                while not await self._renew():  # noqa: ASYNC110  # retries until the store answers
+                    await trio.sleep(RETRY)
+            nursery.cancel_scope.cancel()
+
+    async def _watch(self) -> None:
+        while True:
+            left = self._deadline - self._clock()
+            if left > 0:
+                await trio.sleep(left)
+            else:
+                self.on_expired()
+                await self.wait_valid()
 
     async def give_up(self) -> None:
         """Ends the lease: nothing is delivered any more, so nobody has to wait for it."""

@@ -384,6 +384,11 @@ class Room:
         for subscription in list(self._audience):
             subscription.connection.abandon(code, reason)
 
+    def cut_unfinished(self) -> None:
+        """Closes the connections that are in the middle of a write."""
+        for subscription in list(self._audience):
+            subscription.connection.cut_unfinished()
+
     def _end_presence(self, *, have_left: bool) -> None:
         if self._shared is not None:
             self._peers.close_presence(self._shared, have_left=have_left)

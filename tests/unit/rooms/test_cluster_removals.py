@@ -108,6 +108,30 @@ async def test_connection_that_closes_without_a_lease_drops_what_the_network_has
         assert bob.transport.is_abandoned
 
 
+async def test_write_that_a_client_does_not_take_is_ended_with_the_lease(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two_worlds(SETTINGS) as (here, there):
+        bob = await there.join(there.bob)
+        carol = await there.join(there.carol)
+        session = await Device(there, there.bob).open({})
+        alice = await here.join(here.alice)
+        await trio.sleep(1)
+        bob.transport.stall = session.transport.stall = stall = trio.Event()
+        await alice.send("not for bob")
+        await trio.sleep(0.1)
+        bus_of(there).is_frozen = True
+        for name in ("renew_lease", "heads"):
+            delay(there, monkeypatch, name)  # it does not reach the database either
+        await here.remove(here.bob)
+        stall.set()
+        await trio.sleep(1)
+        assert not bob.subscription.connection.is_open
+        assert not session.session.connection.is_open
+        assert bob.contents == session.contents(here.conversation_id) == []
+        assert carol.subscription.connection.is_open
+
+
 class AwayStore(FaultyStore):
     """A store that is away when a lease is taken, twice."""
 
