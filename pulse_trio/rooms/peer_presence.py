@@ -109,6 +109,11 @@ class RoomPresence:
         """True while another process needs the room to be open here."""
         return self._conversation_id in self._shared.pinned
 
+    @property
+    def _is_pinned_here(self) -> bool:
+        """True while the room has, or will have, a connection of its own here."""
+        return self._conversation_id in self._shared.pinned_here
+
     async def settle(self) -> None:
         """Returns when all processes have said who is in the room, or after `SETTLE` seconds."""
         if self._settled is None:
@@ -122,12 +127,16 @@ class RoomPresence:
                 self._settled = None
 
     def close(self) -> None:
-        """Publishes that nobody is in the room here any more."""
+        """Publishes that nobody is in the room here any more.
+
+        That is news if the room is in use: then it closes because this process ends, or opens the service again.
+        """
+        is_quiet = not self.is_pinned and not self._is_pinned_here
         self.unpin()
         self.elsewhere.clear()
         self._counts.clear()
         if self._has_begun:
-            publish_whole(self._here.scope, {}, self._shared.publish, is_quiet=True)
+            publish_whole(self._here.scope, {}, self._shared.publish, is_quiet=is_quiet)
         if self._settled is not None:
             self._settled.set()
 
@@ -136,9 +145,13 @@ class RoomPresence:
         self._here.publish_whole()
 
     def apply(self, publisher: UUID, item: DeltaItem | WholeItem) -> None:
-        """Applies what another process has said of its users in the room; nothing is news while this room begins."""
+        """Applies what another process has said of its users in the room; nothing is news while this room begins.
+
+        Where a connection shows who is in the room every change is news: a process that stood still does not know.
+        """
         is_whole = isinstance(item, WholeItem)
-        self._is_quiet = self._settled is not None or (isinstance(item, WholeItem) and item.is_quiet)
+        is_quiet = isinstance(item, WholeItem) and item.is_quiet and not self._is_pinned_here
+        self._is_quiet = self._settled is not None or is_quiet
         is_complete = self.elsewhere.apply(publisher, item)
         self._is_quiet = False
         if is_whole and is_complete:
