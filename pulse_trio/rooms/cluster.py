@@ -29,6 +29,7 @@ from pulse_trio.rooms.conversation_index import ConversationIndex, pieces_of
 from pulse_trio.rooms.feed import GAP_WAIT
 from pulse_trio.rooms.lease import Lease
 from pulse_trio.rooms.member_updates import MemberUpdates
+from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.peer_items import (
     AskItem,
     ConfirmedItem,
@@ -97,6 +98,7 @@ class Cluster(Peers):
     Args:
         bus: the bus; somebody else runs it, with this object as its listener.
         store: the store.
+        outages: logs failed attempts to take the lease.
         sessions: the sessions of this process.
         on_online: called with a user who came to, or left, the other processes.
         timeout: seconds that one read may take.
@@ -114,6 +116,7 @@ class Cluster(Peers):
         self,
         bus: PeerBus,
         store: Store,
+        outages: Outages,
         sessions: Sessions,
         on_online: Callable[[UUID], None],
         *,
@@ -126,6 +129,7 @@ class Cluster(Peers):
         self._confirming: dict[UUID, None] = {}  # requests of others that wait for a room here
         self._bus = bus
         self._store = store
+        self._outages = outages
         self._sessions = sessions
         self._timeout = timeout
         self._random = rand
@@ -166,10 +170,17 @@ class Cluster(Peers):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up.
 
-        Raises:
-            StoreUnavailable: the lease could not be taken.
+        It has started when it has the lease. While the store is away, it tries again: a process that has lost its
+        lease during an outage opens when that is over.
         """
-        await self.lease.take()
+        backoff = Backoff(self._random)
+        while True:
+            try:
+                await self.lease.take()
+                break
+            except StoreUnavailable as error:
+                self._outages.record("lease not taken yet", error, 1)
+                await backoff.wait()
         try:
             await self._run(task_status)
         finally:
