@@ -112,7 +112,11 @@ async def _store_error(error: StoreError) -> Response:
     refused = refusal(error)
     if refused is not None:
         return error_answer(refused)
-    services().hub.outages.record("the store failed", error)
+    try:
+        outages = services().hub.outages
+    except PulseError as closed:  # the service that had the request opens again, and has closed its store
+        return error_answer(closed)
+    outages.record("the store failed", error)
     return error_answer(database_away())
 
 
