@@ -101,7 +101,13 @@ class Hub:
         self.cluster = None
         if bus is not None:
             self.cluster = Cluster(
-                bus, store, sessions, self.online.change_elsewhere, timeout=timeout, rand=rand, boot_clock=boot_clock
+                bus,
+                store,
+                sessions,
+                self.online.change_elsewhere,
+                timeout=timeout,
+                rand=rand,
+                boot_clock=boot_clock,
             )
             self.online.share(self.cluster.presence.online_here, self.cluster.presence.online)
         self._peers = peers = self.cluster or Peers()

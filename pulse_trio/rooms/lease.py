@@ -63,6 +63,7 @@ class Lease:
         self._deadline = float("-inf")
         self._renewed = trio.Event()
         self.on_expired: Callable[[], None] = lambda: None
+        self._seen_at = float("-inf")  # when leases were looked at last
         self._seen: dict[UUID, tuple[int, float]] = {}  # leases of others: counter, and when it was first seen
 
     def is_valid(self) -> bool:
@@ -145,9 +146,13 @@ class Lease:
         return True
 
     async def _end_silent(self, others: dict[UUID, int]) -> None:
-        """Ends leases that are not renewed any more: fences them, and deletes them when their term is over."""
+        """Ends leases that are not renewed any more: fences them, and deletes them when their term is over.
+
+        When this process could not renew its own for a while, others may not have been able to, either.
+        """
         now = trio.current_time()
-        seen = self._seen
+        seen = self._seen if now - self._seen_at < 2 * RENEWAL else {}
+        self._seen_at = now
         self._seen = {}
         for lease_id, count in others.items():
             if lease_id != self.id:

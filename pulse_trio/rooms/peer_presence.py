@@ -114,6 +114,11 @@ class RoomPresence:
         """True while another process needs the room to be open here."""
         return self._conversation_id in self._shared.pinned
 
+    @property
+    def _is_pinned_here(self) -> bool:
+        """True while the room has, or will have, a connection of its own here."""
+        return self._conversation_id in self._shared.pinned_here
+
     async def settle(self) -> None:
         """Returns when all processes have said who is in the room, or after `SETTLE` seconds."""
         if self._settled is None or trio.current_time() >= self._settle_until:
@@ -131,7 +136,7 @@ class RoomPresence:
 
         `have_left`: the users have left, which is news where the room is in use; else only the room ends.
         """
-        is_quiet = not (have_left and self.is_pinned)
+        is_quiet = not (have_left and (self.is_pinned or self._is_pinned_here))
         self.unpin()
         self.elsewhere.clear()
         self._counts.clear()
@@ -145,10 +150,14 @@ class RoomPresence:
         self._here.publish_whole()
 
     def apply(self, publisher: UUID, item: DeltaItem | WholeItem) -> None:
-        """Applies what another process has said of its users in the room; nothing is news while this room begins."""
+        """Applies what another process has said of its users in the room; nothing is news while this room begins.
+
+        Where a connection shows who is in the room every change is news: a process that stood still does not know.
+        """
         is_whole = isinstance(item, WholeItem)
         is_settling = self._settled is not None and trio.current_time() < self._settle_until
-        self._is_quiet = is_settling or (isinstance(item, WholeItem) and item.is_quiet)
+        is_quiet = isinstance(item, WholeItem) and item.is_quiet and not self._is_pinned_here
+        self._is_quiet = is_settling or is_quiet
         is_complete = self.elsewhere.apply(publisher, item)
         self._is_quiet = False
         if is_whole and is_complete:

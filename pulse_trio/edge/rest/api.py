@@ -1,7 +1,6 @@
 """The REST API as a part of an app: its resources, its document, its errors and the headers of every answer."""
 
 import re
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -113,8 +112,11 @@ async def _store_error(error: StoreError) -> Response:
     refused = refusal(error)
     if refused is not None:
         return error_answer(refused)
-    with suppress(PulseError):  # the service is opening again
-        services().hub.outages.record("the store failed", error)
+    try:
+        outages = services().hub.outages
+    except PulseError as closed:  # the service that had the request opens again, and has closed its store
+        return error_answer(closed)
+    outages.record("the store failed", error)
     return error_answer(database_away())
 
 

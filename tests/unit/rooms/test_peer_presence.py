@@ -100,6 +100,24 @@ async def test_lost_and_doubled_presence_is_made_good(autojump_clock: object) ->
         assert await here.hub.active_users(here.conversation_id) == [here.alice.id]
 
 
+async def test_users_of_a_process_that_ends_leave_once(autojump_clock: object) -> None:
+    """Its connections close; their users come back to another process, and join there."""
+    async with two_worlds(SETTINGS) as (here, there):
+        alice = await here.join(here.alice)
+        await there.join(there.bob)
+        await Device(there, there.carol).open({})
+        await trio.sleep(1)
+        await there.hub.drain()
+        await trio.sleep(1)
+        assert sorted(alice.events[-2:]) == sorted([("left", str(here.bob.id)), ("left", str(here.carol.id))])
+        bob = await here.join(here.bob)
+        await trio.sleep(1)
+        bob.leave()
+        await trio.sleep(10)
+        about_bob = [event for event, user in alice.events if user == str(here.bob.id)]
+        assert about_bob == ["joined", "left", "joined", "left"]
+
+
 async def test_watch_follows_a_user_of_the_other_process(autojump_clock: object) -> None:
     async with two_worlds(SETTINGS) as (here, there):
         alice = await Device(here, here.alice).open({})

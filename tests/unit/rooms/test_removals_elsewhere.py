@@ -1,19 +1,22 @@
 """A removal is answered when the user gets nothing more in any process; the clock is virtual, also for leases."""
 
 import random
+from uuid import UUID, uuid4
 
 import pytest
 import trio
 
 from pulse_trio.model import Member
 from pulse_trio.rooms.confirmations import Confirmations
+from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.lease import TERM, WAITED_OUT
 from pulse_trio.settings import Settings
+from pulse_trio.store.base import StoreUnavailable
 from pulse_trio.store.memory import MemoryStore
 from tests.support.commands import new_id
 
-from .two_hubs import bus_of, two_worlds
-from .world import Device, World
+from .two_hubs import MemoryBus, bus_of, two_worlds
+from .world import Device, World, virtual_now
 
 SETTINGS = Settings(secret_key="a key of this test: 5b1c8e7d2f90a364")
 
@@ -117,3 +120,24 @@ async def test_lease_of_a_process_that_has_gone_is_removed(autojump_clock: objec
         assert gone in await here.store.leases()
         await trio.sleep(20)
         assert gone not in await here.store.leases()
+
+
+async def test_a_process_opens_when_the_store_is_back_and_gives_it_a_lease(autojump_clock: object) -> None:
+    """One that has lost its lease opens again; the outage that made it lose it may go on."""
+    async with two_worlds(SETTINGS) as (here, _):
+        store, take_lease = here.store, here.store.take_lease
+        over_at = trio.current_time() + 60
+
+        async def fail_until_over(lease_id: UUID) -> None:
+            if trio.current_time() < over_at:
+                raise StoreUnavailable("away")
+            await take_lease(lease_id)
+
+        store.take_lease = fail_until_over  # type: ignore[method-assign]
+        hub = Hub(store, SETTINGS, clock=virtual_now, bus=MemoryBus(uuid4()), boot_clock=trio.current_time)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hub.run)
+            assert over_at <= trio.current_time() < over_at + 1
+            assert hub.cluster is not None
+            assert hub.cluster.lease.is_valid()
+            nursery.cancel_scope.cancel()
