@@ -107,6 +107,7 @@ class Room:
         self._delivered = delivered
         self._nursery: trio.Nursery | None = None
         self._audience = Audience()
+        self._ahead: set[Subscription] = set()  # made when the room opened, of members that the feed may yet add
         self._presence = Presence(settings.presence_list_max)
         self._notifier = PresenceNotifier(self, self._presence)
         self._own_connections = 0  # of this conversation alone; they keep the room open
@@ -163,7 +164,9 @@ class Room:
             self._notifier.open(nursery)
             for user_id in members.ids:
                 for session in self._sessions.of(user_id):
-                    self._subscribe(session, members.rev)
+                    subscription, _ = self._subscribe(session, members.rev)
+                    if members.rev > self.feed.members_rev:
+                        self._ahead.add(subscription)
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
             if self._delivered is not None:
                 self.feed.recheck_later()
@@ -270,6 +273,9 @@ class Room:
         known = self._audience.get(session.connection.transport)
         if known is not None:
             known.member_rev = max(known.member_rev, member_rev)
+            if is_news and known in self._ahead:
+                self._ahead.discard(known)
+                session.notify_added(self.conversation_id)
             return
         if is_news:
             session.notify_added(self.conversation_id)
@@ -328,6 +334,7 @@ class Room:
         connection = subscription.connection
         if not self._audience.discard(subscription):
             return
+        self._ahead.discard(subscription)
         if not connection.is_session:
             self._own_connections -= 1
             connection.leave()
@@ -339,6 +346,7 @@ class Room:
     def close_all(self, code: CloseCode, reason: str) -> None:
         """Closes all connections, sessions too. No `left` frames: no connection remains to receive them."""
         subscriptions = self._audience.clear()
+        self._ahead.clear()
         self._presence.clear()
         self._own_connections = 0
         for subscription in subscriptions:
@@ -353,6 +361,9 @@ class Room:
     def replace(self, old: Subscription, renewed: Subscription) -> None:
         """Replaces the subscription of a session that has not started yet, if it has one here."""
         if self._audience.discard(old):
+            if old in self._ahead:
+                self._ahead.discard(old)
+                self._ahead.add(renewed)
             renewed.target = renewed.cursor
             renewed.raise_target(self.feed.last_rev_of(renewed.mask))  # also of kinds that it had not asked for
             self._audience.add(renewed)
