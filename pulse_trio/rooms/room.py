@@ -26,7 +26,7 @@ from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
 from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.presence import Presence, PresenceNotifier, joined_sentence
-from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
+from pulse_trio.rooms.senders import OnStored, SubscriptionSender, WaitingSender
 from pulse_trio.rooms.sentences import added_sentence, removed_sentence, renamed_sentence
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
@@ -490,10 +490,17 @@ class Room:
 
     # --- messages ---
 
-    async def submit(self, subscription: Subscription, command: Command, client_id: str | None) -> None:
+    async def submit(
+        self,
+        subscription: Subscription,
+        command: Command,
+        client_id: str | None,
+        *,
+        on_stored: OnStored | None = None,
+    ) -> None:
         """Submits a command about a message to the writer; its client gets the answer as a frame.
 
-        Waits while the room, or the connection, has too many unstored.
+        Waits while the room, or the connection, has too many unstored. `on_stored`: see `SubscriptionSender`.
         Cancelled: it was not submitted.
         """
         connection = subscription.connection
@@ -504,7 +511,7 @@ class Room:
         try:
             if not connection.is_open:
                 raise trio.BrokenResourceError  # closed meanwhile: its frames are not handled any more
-            sender = SubscriptionSender(subscription, client_id, self.subscription_of)
+            sender = SubscriptionSender(subscription, client_id, self.subscription_of, on_stored)
             await self._writer.submit(command, sender, client_id)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             connection.capacity.release()
