@@ -25,7 +25,7 @@ from pulse_trio.rooms.connection import Transport
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
 from pulse_trio.rooms.outages import Outages
-from pulse_trio.rooms.presence import Presence, PresenceNotifier, joined_sentence
+from pulse_trio.rooms.presence import LatePresence, Presence, PresenceNotifier, joined_sentence
 from pulse_trio.rooms.senders import OnStored, SubscriptionSender, WaitingSender
 from pulse_trio.rooms.sentences import added_sentence, removed_sentence, renamed_sentence
 from pulse_trio.rooms.session import Session, Sessions
@@ -110,6 +110,7 @@ class Room:
         self._ahead: set[Subscription] = set()  # made when the room opened, of members that the feed may yet add
         self._presence = Presence(settings.presence_list_max)
         self._notifier = PresenceNotifier(self, self._presence)
+        self._late_presence = LatePresence(self._presence_list)
         self._own_connections = 0  # of this conversation alone; they keep the room open
         self._hold = Hold(self.check_vacant)
         self._changed = trio.Event()  # set when the room may have become vacant
@@ -179,6 +180,7 @@ class Room:
             # No await from here to the end of `_on_vacant`, so that no connection can join a room that ends.
             self._writer.close()
             self.feed.close()
+            self._late_presence.clear()
             for subscription in self._audience.clear():  # sessions: they are subscribed again when it opens again
                 subscription.room_ended(self.feed.last_revs)
             self._notifier.close()
@@ -335,6 +337,7 @@ class Room:
         if not self._audience.discard(subscription):
             return
         self._ahead.discard(subscription)
+        self._late_presence.discard(subscription)
         if not connection.is_session:
             self._own_connections -= 1
             connection.leave()
@@ -347,6 +350,7 @@ class Room:
         """Closes all connections, sessions too. No `left` frames: no connection remains to receive them."""
         subscriptions = self._audience.clear()
         self._ahead.clear()
+        self._late_presence.clear()
         self._presence.clear()
         self._own_connections = 0
         for subscription in subscriptions:
@@ -361,6 +365,7 @@ class Room:
     def replace(self, old: Subscription, renewed: Subscription) -> None:
         """Replaces the subscription of a session that has not started yet, if it has one here."""
         if self._audience.discard(old):
+            self._late_presence.discard(old)
             if old in self._ahead:
                 self._ahead.discard(old)
                 self._ahead.add(renewed)
@@ -400,21 +405,36 @@ class Room:
                 count += 1
         self._metrics.frames_out[frame.kind] += count
 
-    def announce(
-        self, event: str, content: str, user_id: UUID, *, exclude: Subscription | None = None, ephemeral: bool = False
+    def announce_presence(
+        self, event: str, content: str, user_id: UUID, *, exclude: Subscription | None = None
     ) -> None:
-        """Sends every connection, except one, a `system` frame about an event in the conversation.
+        """Sends every connection, except one, a `system` frame about a user who joined or left.
+
+        A client that reads slowly gets it later.
 
         Args:
             event: its kind.
             content: a sentence for people.
-            user_id: the user whom it is about, or who did it.
+            user_id: the user.
             exclude: the connection that is not sent it.
-            ephemeral: drop it for connections that read slowly.
         """
         for mask, subscriptions in self._audience.snapshot():
-            others = [each for each in subscriptions if each is not exclude]
-            self._deliver_all(others, self._system_frame(event, content, user_id, mask), ephemeral=ephemeral)
+            frame = encode(self._system_frame(event, content, user_id, mask))
+            self._deliver_presence([each for each in subscriptions if each is not exclude], frame)
+
+    def broadcast_presence(self, frame: Encoded) -> None:
+        """Delivers a `presence` frame to every subscription; a client that reads slowly gets it later."""
+        self._deliver_presence(list(self._audience), frame)
+
+    def _deliver_presence(self, audience: Sequence[Subscription], frame: Encoded) -> None:
+        self._metrics.frames_out[frame.kind] += len(audience)
+        for subscription in audience:
+            self._late_presence.deliver(subscription, frame)
+
+    def _presence_list(self, subscription: Subscription) -> Encoded:
+        """Makes a frame with all active users: the `joined` of the subscription's own user."""
+        user = subscription.connection.user
+        return encode(self._system_frame("joined", joined_sentence(user), user.id, subscription.mask, with_list=True))
 
     def announce_members(
         self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], command: Command | None
@@ -445,11 +465,11 @@ class Room:
         )
         self._deliver_all(audience, frame)
 
-    def _deliver_all(self, audience: Sequence[Subscription], frame: SystemFrame, *, ephemeral: bool = False) -> None:
+    def _deliver_all(self, audience: Sequence[Subscription], frame: SystemFrame) -> None:
         encoded = encode(frame)
         self._metrics.frames_out[encoded.kind] += len(audience)
         for subscription in audience:
-            subscription.deliver(encoded, ephemeral=ephemeral)
+            subscription.deliver(encoded)
 
     def _system_frame(
         self, event: str, content: str, user_id: UUID, mask: int, *, with_list: bool = False
