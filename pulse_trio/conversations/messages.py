@@ -11,6 +11,7 @@ from pulse_trio.conversations.core import Core
 from pulse_trio.conversations.groups import require_member
 from pulse_trio.model import Change, Delete, Edit, Message, Post, User
 from pulse_trio.protocol import DeleteMessage, EditMessage, SendMessage
+from pulse_trio.rooms.senders import OnStored
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.store.base import NotAMember, ReadState
 
@@ -29,15 +30,17 @@ def send_now(core: Core, subscription: Subscription, frame: SendMessage) -> bool
     return core.hub.submit_now(subscription, message, frame.client_id)
 
 
-async def revise(core: Core, subscription: Subscription, frame: EditMessage | DeleteMessage) -> None:
-    """Submits a connection's edit or deletion. Cancelled: it was not submitted."""
+async def revise(
+    core: Core, subscription: Subscription, frame: EditMessage | DeleteMessage, on_stored: OnStored | None = None
+) -> None:
+    """Submits a connection's edit or deletion; `on_stored` gets the message. Cancelled: it was not submitted."""
     conversation_id, user = subscription.conversation_id, subscription.connection.user
     command: Edit | Delete
     if isinstance(frame, EditMessage):
         command = _edit(core, conversation_id, frame.message_id, user, frame.content)
     else:
         command = _delete(core, conversation_id, frame.message_id, user)
-    await core.hub.submit(subscription, command, frame.client_id)
+    await core.hub.submit(subscription, command, frame.client_id, on_stored=on_stored)
 
 
 async def post(
@@ -92,15 +95,15 @@ async def edit(
     return _message(await core.hub.apply(_edit(core, conversation_id, message_id, actor, content, if_rev)))
 
 
-async def delete(core: Core, conversation_id: UUID, message_id: UUID, actor: User) -> None:
-    """Deletes a message; its sender and the owner of the conversation may. A tombstone stays.
+async def delete(core: Core, conversation_id: UUID, message_id: UUID, actor: User) -> Message:
+    """Deletes a message; its sender and the owner of the conversation may. Returns the tombstone, which stays.
 
     Raises:
         Refusal, PulseError, StoreUnavailable: as `edit`.
     Cancelled: the change may be made or not.
     """
     await require_member(core, conversation_id, actor)
-    await core.hub.apply(_delete(core, conversation_id, message_id, actor))
+    return _message(await core.hub.apply(_delete(core, conversation_id, message_id, actor)))
 
 
 async def mark_read(core: Core, conversation_id: UUID, user: User, seq: int) -> ReadState:

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from pulse_trio.edge.log_samples import LogSampler
+from pulse_trio.model import Message
 from pulse_trio.texts import username_key
 
 SOURCE_RATE: Final = 0.2  # lines a second of one event and one source
@@ -35,10 +36,20 @@ class SecurityEvent(Enum):
     HANDSHAKE_REFUSED = ("handshake refused", True)
     MEMBERS_ADDED = ("members added", False)
     MEMBER_REMOVED = ("member removed", False)
+    MESSAGE_REMOVED = ("message of another user deleted", False)
 
     def __init__(self, text: str, is_refusal: bool) -> None:  # a member of the tuples above
         self.text = text
         self.is_refusal = is_refusal
+
+
+def deletion_fields(message: Message) -> dict[str, str]:
+    """Returns the values of the line about a deletion by the owner of the conversation: ids, never the text."""
+    return {
+        "conversation_id": str(message.conversation_id),
+        "message_id": str(message.id),
+        "sender_id": str(message.sender_id),
+    }
 
 
 class Audit:

@@ -36,6 +36,7 @@ from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.refusals import Refusals
 from pulse_trio.rooms.registry import RESTARTING, Rooms
 from pulse_trio.rooms.room import Room
+from pulse_trio.rooms.senders import OnStored
 from pulse_trio.rooms.session import Sessions
 from pulse_trio.rooms.subscription import Subscription
 from pulse_trio.rooms.user_feeds import UserFeeds
@@ -325,10 +326,17 @@ class Hub:
 
     # --- messages ---
 
-    async def submit(self, subscription: Subscription, command: Command, client_id: str | None = None) -> None:
+    async def submit(
+        self,
+        subscription: Subscription,
+        command: Command,
+        client_id: str | None = None,
+        *,
+        on_stored: OnStored | None = None,
+    ) -> None:
         """Submits a command about a message of a connection, which gets the answer as a frame.
 
-        Waits while too many are unstored.
+        Waits while too many are unstored. `on_stored`: see `SubscriptionSender`.
 
         Cancelled: the command was not submitted.
         """
@@ -348,7 +356,7 @@ class Hub:
             await trio.lowlevel.checkpoint()
             return
         with room.held():
-            await room.submit(subscription, command, client_id)
+            await room.submit(subscription, command, client_id, on_stored=on_stored)
 
     def submit_now(self, subscription: Subscription, command: Command, client_id: str | None = None) -> bool:
         """Submits as `submit`, if nothing has to be waited for; False, with nothing done, if it would have to wait."""

@@ -5,6 +5,8 @@ number, so a conversation with more than `PULSE_PRESENCE_LIST_MAX` active users 
 joins gets the list, and the others get one frame with all users that joined and left within `DELAY` seconds.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -16,6 +18,7 @@ from pulse_trio.rooms.subscription import Subscription
 
 DELAY: Final = 0.1  # seconds that users who join and leave a crowd are batched
 MAX_FRAME_USERS: Final = 100  # about 10 KB
+MAX_MISSED: Final = 8  # frames that are kept for a slow client; one with the whole list costs less than more of them
 
 
 class Presence:
@@ -92,13 +95,13 @@ class FrameSender(Protocol):
 
     conversation_id: UUID
 
-    def announce(
-        self, event: str, content: str, user_id: UUID, *, exclude: Subscription | None = None, ephemeral: bool = False
+    def announce_presence(
+        self, event: str, content: str, user_id: UUID, *, exclude: Subscription | None = None
     ) -> None:
         """Sends a `system` frame to every subscription but one."""
 
-    def broadcast(self, frame: Encoded, *, exclude: Subscription | None = None, ephemeral: bool = False) -> None:
-        """Delivers a frame to every subscription but one."""
+    def broadcast_presence(self, frame: Encoded) -> None:
+        """Delivers a frame to every subscription."""
 
 
 class PresenceNotifier:
@@ -138,7 +141,7 @@ class PresenceNotifier:
         if many or self._presence.is_crowded:
             self._notify_later(user, joined=True)
         else:
-            self._room.announce("joined", joined_sentence(user), user.id, exclude=subscription, ephemeral=True)
+            self._room.announce_presence("joined", joined_sentence(user), user.id, exclude=subscription)
 
     def notify_left(self, user: User, *, was_crowded: bool) -> None:
         """Notifies the others of a user whose last connection has left; `was_crowded` is as of before that."""
@@ -146,7 +149,7 @@ class PresenceNotifier:
             self._notify_later(user, joined=False)
         else:
             content = f"User {user.username} left the conversation"
-            self._room.announce("left", content, user.id, ephemeral=True)
+            self._room.announce_presence("left", content, user.id)
 
     def _notify_later(self, user: User, *, joined: bool) -> None:
         assert self._nursery is not None
@@ -161,7 +164,54 @@ class PresenceNotifier:
             await trio.sleep(DELAY)
             self._scope = None
             for frame in self._presence.take_frames(self._room.conversation_id):
-                self._room.broadcast(encode(frame), ephemeral=True)
+                self._room.broadcast_presence(encode(frame))
+
+
+class LatePresence:
+    """Delivers presence frames to subscriptions; a client that reads slowly gets those that it missed when it reads.
+
+    Without them it would show a wrong list for as long as nobody comes or goes.
+
+    Args:
+        make_list: makes a frame with the list of all active users.
+    """
+
+    __slots__ = ("_make_list", "_missed")
+
+    def __init__(self, make_list: Callable[[Subscription], Encoded]) -> None:
+        self._make_list = make_list
+        self._missed: dict[Subscription, list[Encoded] | None] = {}  # None: more than `MAX_MISSED`
+
+    def deliver(self, subscription: Subscription, frame: Encoded) -> None:
+        """Delivers a frame, after those that were missed; never blocks."""
+        if subscription in self._missed:
+            frames = self._missed[subscription]
+            if frames is not None:
+                frames.append(frame)
+                if len(frames) > MAX_MISSED:
+                    self._missed[subscription] = None
+            return
+        connection = subscription.connection
+        dropped = connection.dropped_frames
+        subscription.deliver(frame, ephemeral=True)
+        if connection.dropped_frames > dropped:
+            self._missed[subscription] = [frame]
+            connection.run_later(partial(self._send_missed, subscription))
+
+    async def _send_missed(self, subscription: Subscription) -> None:
+        """Sends what was missed, when everything before it is sent: from there on frames are delivered again."""
+        if subscription in self._missed:
+            frames = self._missed.pop(subscription)
+            frames = [self._make_list(subscription)] if frames is None else frames
+            await subscription.connection.send_now(frames, subscription)
+
+    def discard(self, subscription: Subscription) -> None:
+        """Forgets a subscription that has ended."""
+        self._missed.pop(subscription, None)
+
+    def clear(self) -> None:
+        """Forgets all subscriptions."""
+        self._missed.clear()
 
 
 def joined_sentence(user: User) -> str:

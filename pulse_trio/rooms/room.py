@@ -26,8 +26,8 @@ from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
 from pulse_trio.rooms.outages import Outages
 from pulse_trio.rooms.peers import Peers
-from pulse_trio.rooms.presence import Presence, PresenceNotifier, joined_sentence
-from pulse_trio.rooms.senders import SubscriptionSender, WaitingSender
+from pulse_trio.rooms.presence import LatePresence, Presence, PresenceNotifier, joined_sentence
+from pulse_trio.rooms.senders import OnStored, SubscriptionSender, WaitingSender
 from pulse_trio.rooms.sentences import Act, added_sentence, removed_sentence, renamed_sentence
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.subscription import Subscription
@@ -111,9 +111,11 @@ class Room:
         self._peers = peers
         self._nursery: trio.Nursery | None = None
         self._audience = Audience()
+        self._ahead: set[Subscription] = set()  # made when the room opened, of members that the feed may yet add
         self._presence = Presence(settings.presence_list_max)
         self._notifier = PresenceNotifier(self, self._presence)
         self._shared = peers.open_presence(conversation_id, self._peer_joined, self._peer_left)
+        self._late_presence = LatePresence(self._presence_list)
         self._own_connections = 0  # of this conversation alone; they keep the room open
         self._hold = Hold(self.check_vacant)
         self._changed = trio.Event()  # set when the room may have become vacant
@@ -175,7 +177,9 @@ class Room:
                     self.feed.fill_later(head.last_rev)
             for user_id in members.ids:
                 for session in self._sessions.of(user_id):
-                    self._subscribe(session, members.rev)
+                    subscription, _ = self._subscribe(session, members.rev)
+                    if members.rev > self.feed.members_rev:
+                        self._ahead.add(subscription)
             if self._shared is not None:
                 self._shared.begin()
             nursery.start_soon(self._run_writer, name=f"writer {self.conversation_id}")
@@ -190,6 +194,7 @@ class Room:
             # No await from here to the end of `_on_vacant`, so that no connection can join a room that ends.
             self._writer.close()
             self.feed.close()
+            self._late_presence.clear()
             for subscription in self._audience.clear():  # sessions: they are subscribed again when it opens again
                 subscription.room_ended(self.feed.last_revs)
             self._end_presence(have_left=False)
@@ -296,6 +301,9 @@ class Room:
         known = self._audience.get(session.connection.transport)
         if known is not None:
             known.member_rev = max(known.member_rev, member_rev)
+            if is_news and known in self._ahead:
+                self._ahead.discard(known)
+                session.notify_added(self.conversation_id)
             return
         if is_news:
             session.notify_added(self.conversation_id)
@@ -358,6 +366,8 @@ class Room:
         connection = subscription.connection
         if not self._audience.discard(subscription):
             return
+        self._ahead.discard(subscription)
+        self._late_presence.discard(subscription)
         if not connection.is_session:
             self._own_connections -= 1
             connection.leave()
@@ -373,6 +383,8 @@ class Room:
     def close_all(self, code: CloseCode, reason: str) -> None:
         """Closes all connections, sessions too. No `left` frames: no connection remains to receive them."""
         subscriptions = self._audience.clear()
+        self._ahead.clear()
+        self._late_presence.clear()
         self._end_presence(have_left=True)
         self._own_connections = 0
         for subscription in subscriptions:
@@ -425,6 +437,10 @@ class Room:
     def replace(self, old: Subscription, renewed: Subscription) -> None:
         """Replaces the subscription of a session that has not started yet, if it has one here."""
         if self._audience.discard(old):
+            self._late_presence.discard(old)
+            if old in self._ahead:
+                self._ahead.discard(old)
+                self._ahead.add(renewed)
             renewed.target = renewed.cursor
             renewed.raise_target(self.feed.last_rev_of(renewed.mask))  # also of kinds that it had not asked for
             self._audience.add(renewed)
@@ -461,21 +477,36 @@ class Room:
                 count += 1
         self._metrics.frames_out[frame.kind] += count
 
-    def announce(
-        self, event: str, content: str, user_id: UUID, *, exclude: Subscription | None = None, ephemeral: bool = False
+    def announce_presence(
+        self, event: str, content: str, user_id: UUID, *, exclude: Subscription | None = None
     ) -> None:
-        """Sends every connection, except one, a `system` frame about an event in the conversation.
+        """Sends every connection, except one, a `system` frame about a user who joined or left.
+
+        A client that reads slowly gets it later.
 
         Args:
             event: its kind.
             content: a sentence for people.
-            user_id: the user whom it is about, or who did it.
+            user_id: the user.
             exclude: the connection that is not sent it.
-            ephemeral: drop it for connections that read slowly.
         """
         for mask, subscriptions in self._audience.snapshot():
-            others = [each for each in subscriptions if each is not exclude]
-            self._deliver_all(others, self._system_frame(event, content, user_id, mask), ephemeral=ephemeral)
+            frame = encode(self._system_frame(event, content, user_id, mask))
+            self._deliver_presence([each for each in subscriptions if each is not exclude], frame)
+
+    def broadcast_presence(self, frame: Encoded) -> None:
+        """Delivers a `presence` frame to every subscription; a client that reads slowly gets it later."""
+        self._deliver_presence(list(self._audience), frame)
+
+    def _deliver_presence(self, audience: Sequence[Subscription], frame: Encoded) -> None:
+        self._metrics.frames_out[frame.kind] += len(audience)
+        for subscription in audience:
+            self._late_presence.deliver(subscription, frame)
+
+    def _presence_list(self, subscription: Subscription) -> Encoded:
+        """Makes a frame with all active users: the `joined` of the subscription's own user."""
+        user = subscription.connection.user
+        return encode(self._system_frame("joined", joined_sentence(user), user.id, subscription.mask, with_list=True))
 
     def announce_members(
         self, audience: Sequence[Subscription], mask: int, members: Sequence[Member], act: Act | None
@@ -506,11 +537,11 @@ class Room:
         )
         self._deliver_all(audience, frame)
 
-    def _deliver_all(self, audience: Sequence[Subscription], frame: SystemFrame, *, ephemeral: bool = False) -> None:
+    def _deliver_all(self, audience: Sequence[Subscription], frame: SystemFrame) -> None:
         encoded = encode(frame)
         self._metrics.frames_out[encoded.kind] += len(audience)
         for subscription in audience:
-            subscription.deliver(encoded, ephemeral=ephemeral)
+            subscription.deliver(encoded)
 
     def _system_frame(
         self, event: str, content: str, user_id: UUID, mask: int, *, with_list: bool = False
@@ -551,10 +582,17 @@ class Room:
 
     # --- messages ---
 
-    async def submit(self, subscription: Subscription, command: Command, client_id: str | None) -> None:
+    async def submit(
+        self,
+        subscription: Subscription,
+        command: Command,
+        client_id: str | None,
+        *,
+        on_stored: OnStored | None = None,
+    ) -> None:
         """Submits a command about a message to the writer; its client gets the answer as a frame.
 
-        Waits while the room, or the connection, has too many unstored.
+        Waits while the room, or the connection, has too many unstored. `on_stored`: see `SubscriptionSender`.
         Cancelled: it was not submitted.
         """
         connection = subscription.connection
@@ -565,7 +603,7 @@ class Room:
         try:
             if not connection.is_open:
                 raise trio.BrokenResourceError  # closed meanwhile: its frames are not handled any more
-            sender = SubscriptionSender(subscription, client_id, self.subscription_of)
+            sender = SubscriptionSender(subscription, client_id, self.subscription_of, on_stored)
             await self._writer.submit(command, sender, client_id)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             connection.capacity.release()

@@ -1,7 +1,7 @@
 """The senders of a command, and how each gets the outcome."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -21,6 +21,9 @@ _CODES: Final = {
 }
 """Refusals of the commands that a connection can send."""
 
+OnStored: TypeAlias = Callable[[Sequence[Change]], object]
+"""Takes the changes that a command has made; called in the room's task, so it must not fail or take long."""
+
 
 class SubscriptionSender:
     """A connection: the outcome is sent to it as a frame, if it is still open.
@@ -29,25 +32,30 @@ class SubscriptionSender:
         subscription: the sender's. A session may send where it is not subscribed yet, or not any more.
         client_id: of the message; an error frame repeats it.
         subscription_of: the room's; gives the subscription that the connection has when the outcome comes.
+        on_stored: called with the changes, if the command was carried out.
     """
 
-    __slots__ = ("_client_id", "_subscription_of", "subscription")
+    __slots__ = ("_client_id", "_on_stored", "_subscription_of", "subscription")
 
     def __init__(
         self,
         subscription: Subscription,
         client_id: str | None,
         subscription_of: Callable[[Transport], Subscription | None],
+        on_stored: OnStored | None = None,
     ) -> None:
         self.subscription = subscription
         self._client_id = client_id
         self._subscription_of = subscription_of
+        self._on_stored = on_stored
 
     @property
     def source(self) -> object:
         return self.subscription.connection
 
     def stored(self, changes: Sequence[Change], *, is_news: bool) -> None:
+        if self._on_stored is not None:
+            self._on_stored(changes)
         subscription = self._subscription_of(self.subscription.connection.transport)
         if subscription is None:  # a resend of a removed user: nothing of the conversation may reach them
             self.subscription.refuse(not_a_member(), self._client_id)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 import trio
@@ -500,6 +501,22 @@ def start_slow_server(tmp_path: Path, database: str) -> Iterator[Start]:
 
 
 # --- A flood of one user, a database that stands still ---
+
+
+@pytest.mark.parametrize("receive_buffer", [None, 4_096])
+async def test_a_flooder_that_reads_only_after_its_flood_learns_the_reason(
+    server: Server, receive_buffer: int | None
+) -> None:
+    """The close frame leaves before the connection ends, and what the client goes on sending does not undo it."""
+    strangers = [str(UUID(int=number)) for number in range(500)]
+    data = frame({"type": "watch", "user_ids": strangers})
+    with trio.fail_after(60):
+        flooder = await Person.register(server.base_url, f"u{uuid4().hex[:10]}")
+        async with open_raw(server.port, receive_buffer=receive_buffer) as client:
+            assert (await client.request(upgrade_request(f"/api/chat/ws?token={flooder.token}"))).status == 101
+            while await client.send_some(data):  # until the server has had enough
+                pass
+            assert await client.read_close() == 4429
 
 
 async def test_other_rooms_are_served_while_one_user_floods_over_and_over(server: Server) -> None:

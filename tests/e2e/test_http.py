@@ -454,6 +454,16 @@ async def test_security_events_have_a_line_each(start_server: Start) -> None:
             assert (await alice.api.post(members, json={"user_ids": others})).status_code == 200
         carol = await Person.register(server.base_url, "carol")
         assert (await alice.api.post(members, json={"user_ids": [bob.id, carol.id]})).status_code == 200
+        path = f"/api/chat/conversations/{group}/messages"
+        posted = [await person.api.post(path, json={"content": "a text"}) for person in (bob, bob, bob, alice)]
+        first, second, *own = [answer.json()["id"] for answer in posted]
+        assert (await alice.api.delete(f"{path}/{first}")).status_code == 204
+        async with alice.session() as chat:
+            await chat.send({"type": "delete", "conversation_id": group, "message_id": second})
+            await chat.receive_type("message_deleted")
+        for person, message in zip((bob, alice), own, strict=True):  # everybody's own
+            assert (await person.api.delete(f"{path}/{message}")).status_code == 204
+        assert (await bob.api.delete(f"{path}/{first}")).status_code == 404
         async with bob.session() as chat:
             for token, kind in ((bob.token, "auth"), (alice.token, "error")):
                 await chat.send({"type": "auth", "token": token})
@@ -485,13 +495,19 @@ async def test_security_events_have_a_line_each(start_server: Start) -> None:
     ]
     removed = events(server, "member removed")
     assert [(line["user_id"], line["removed"]) for line in removed] == [(alice.id, bob.id)]
+    deleted = events(server, "message of another user deleted")
+    assert [(line["user_id"], line["conversation_id"], line["message_id"], line["sender_id"]) for line in deleted] == [
+        (alice.id, group, first, bob.id),
+        (alice.id, group, second, bob.id),
+    ]
+    assert all(line["request_id"] and line["address"] == "127.0.0.1" for line in deleted)
     refused = events(server, "handshake refused")
     assert [(line["code"], line.get("user_id")) for line in refused] == [
         ("not_authenticated", None),
         ("not_a_member", bob.id),
     ]
     assert refused[0]["address"] == "192.0.2.9"
-    for text in (secret, "wrong password", name, alice.token, bob.token):
+    for text in (secret, "a text", "wrong password", name, alice.token, bob.token):
         assert text not in server.output
 
 

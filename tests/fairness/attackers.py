@@ -16,9 +16,11 @@ from typing import Final
 import trio
 
 from tests.fairness.largest import UNIQUE
-from tests.support.raw import CLOSE, RawClient, frame, open_raw
+from tests.support.raw import CLOSE, PONG, RawClient, frame, open_raw
+from tests.support.raw import PING as PROBE
 
 ADDRESSES: Final = 5  # of the attackers: 127.0.0.2 and on
+RETRY: Final = 1.5  # seconds: for one second after `rate_limited` further frames are dropped without an error
 LIMIT: Final = 300.0  # seconds for an attack, however slow the machine
 PING: Final = frame({"type": "ping"})
 
@@ -137,7 +139,10 @@ async def _send_requests(attack: Attack, number: int, data: bytes, seen: Counter
 
 
 async def _send_frames(attack: Attack, number: int, data: bytes, seen: Counter[str]) -> None:
-    """Sends frames on a WebSocket, and a ping behind them; the pong, or a close frame, ends it."""
+    """Sends frames on a WebSocket, and a ping behind them; the pong, or a close frame, ends it.
+
+    The ping may be refused with `rate_limited`, or dropped without an answer in the same second: it is repeated.
+    """
     try:
         async with open_raw(attack.port, address=_address(attack, number)) as client:
             answer = await client.request(attack.handshakes[number])
@@ -152,7 +157,9 @@ async def _send_frames(attack: Attack, number: int, data: bytes, seen: Counter[s
                             return
                         seen["sent"] += 1
                         await trio.lowlevel.checkpoint()
-                    await client.send_some(PING)
+                    # No event says that the limit is over.
+                    while await client.send_some(PING):  # noqa: ASYNC110
+                        await trio.sleep(RETRY)
 
                 nursery.start_soon(send)
                 seen[await _read_end(client)] += 1
@@ -164,6 +171,8 @@ async def _send_frames(attack: Attack, number: int, data: bytes, seen: Counter[s
 async def _read_end(client: RawClient) -> str:
     while True:
         opcode, payload = await client.read_frame()
+        if opcode == PROBE:  # who answers none is cut off after a while
+            await client.send_some(frame(payload, PONG))
         if opcode == CLOSE:
             return f"close {int.from_bytes(payload[:2], 'big')}"
         if payload == b'{"type":"pong"}':

@@ -86,9 +86,17 @@ class Program:
 
     async def report(self) -> dict[str, Any]:
         """Returns what it shows now."""
+        return await self._ask("report")
+
+    async def frames(self) -> list[str]:
+        """Returns the numbers in the last frames that it sent and received."""
+        found: list[str] = (await self._ask("frames"))["frames"]
+        return found
+
+    async def _ask(self, what: str) -> dict[str, Any]:
         self._number += 1
         number = self._number
-        await self.do("report", number=number)
+        await self.do(what, number=number)
         while number not in self._reports:
             await self._change.wait()
         return self._reports.pop(number)

@@ -254,4 +254,8 @@ class Round:
         self.counters.update(f"{program.name}: request failed, {code}" for code in program.errors)
         if report.get("gaps"):
             found.append(f"{report['gaps']} changes were lost by the service")
-        return found + report.get("faults", [])
+        found += report.get("faults", [])
+        if found:
+            frames = "\n    ".join(await program.frames())
+            found.append(f"user {user.id}, last frames:\n    {frames}")
+        return found

@@ -128,6 +128,32 @@ test("a conversation older than the history that was resumed from is requested a
   assert.equal((await found).name, "new");
 });
 
+test("a conversation that must be reloaded is requested again if the answer is older than a frame about it", async () => {
+  // The frame says nothing of what changed before the session, so the page cannot keep what it knows.
+  const bench = new Bench();
+  await bench.online(featured(0));
+  bench.answer = () => [200, list(conversation("a", 5, { name: "old" }), conversation("b", 5))];
+  await bench.client.conversations();
+  const socket = await bench.again(1006, featured(0));
+  socket.receive({ type: "error", code: "cannot_resume", content: "no", conversation_id: "a" });
+  const answers = [later(), later()];
+  let asked = 0;
+  bench.answer = () => answers[asked++].promise;
+  const found = bench.client.conversations();
+  socket.receive(after(9, members("a", 10, { ann: true })));
+  answers[0].resolve([200, list(conversation("a", 9, { name: "new" }), conversation("b", 5))]);
+  await settle();
+  answers[1].resolve([200, list(conversation("a", 10, { name: "new", member_count: 3 }), conversation("b", 5))]);
+  assert.deepEqual((await found).conversations.map(({ last_rev }) => last_rev), [10, 5]);
+  // From then on the page has what frames build on.
+  const late = later();
+  bench.answer = () => late.promise;
+  const again = bench.client.conversations();
+  socket.receive(after(10, properties("a", 11, { name: "newest" })));
+  late.resolve([200, list(conversation("a", 10, { name: "new" }), conversation("b", 5))]);
+  assert.deepEqual((await again).conversations.map(({ last_rev }) => last_rev), [10, 5]);
+});
+
 test("a frame about the user's own removal opens nothing again", async () => {
   const bench = new Bench();
   const socket = await bench.online(featured(4));

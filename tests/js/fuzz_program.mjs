@@ -17,7 +17,7 @@ const faults = []; // what must not happen
 let requests = 0; // that are running
 
 const NUMBERS = ["type", "conversation_id", "rev", "prev_rev", "me_rev", "prev_me_rev", "last_rev", "revs", "me", "is_member", "code", "field"];
-const KEPT = 80; // frames, for the report of a change that was lost
+const KEPT = 200; // frames, for the report of what went wrong
 const frames = [];
 
 function keep(way, data) {
@@ -236,6 +236,7 @@ const acts = {
     const isIdle = client.state.state === "online" && requests === 0 && shown.isReady() && client.pending.length === 0;
     print({ report: number, state: client.state.state, requests, pending: client.pending, isIdle, list: shown.list(), histories: shown.histories(), gaps, faults });
   },
+  frames: ({ number }) => print({ report: number, frames }),
 };
 
 print({ ready: true });

@@ -628,6 +628,16 @@ test("frames that an answer contains change nothing, entry by entry", async () =
   assert.deepEqual(idsOf(store), [ME, "ann"]);
 });
 
+test("a list shows the newest message of a history whose frames bring nothing new", async () => {
+  const { client, store } = await opened(); // at rev 3
+  client.answers.history = () => page("a", [5, 5], [4, 4], [3, 3], [2, 2], [1, 1]);
+  store.open("a"); // while the session resumes: the client emits no frame of a change that a page has shown
+  await settle();
+  const { last_message, last_seq, last_rev } = store.conversations.get("a");
+  assert.deepEqual([last_message.seq, last_seq, last_rev], [5, 5, 5]);
+  assert.equal(store.unread(store.conversations.get("a")), 2);
+});
+
 test("an answer older than the frames does not undo them", async () => {
   const { client, store } = await opened();
   const listing = later();

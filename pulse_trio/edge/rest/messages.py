@@ -9,9 +9,11 @@ from quart import Blueprint, Response
 
 from pulse_trio.conversations import groups
 from pulse_trio.conversations import messages as use_cases
+from pulse_trio.edge.audit import SecurityEvent, deletion_fields
 from pulse_trio.edge.responses import answer, empty
 from pulse_trio.edge.rest.operation import PageQuery, Time, current_user, json_time, operation
 from pulse_trio.edge.rest.paths import conversation_key
+from pulse_trio.edge.security_events import record_event
 from pulse_trio.edge.services import Services, services
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.ids import parse_uuid
@@ -208,7 +210,9 @@ async def delete_message(conversation_id: str, message_id: str) -> Response:
     """
     service, user, key = services(), current_user(), conversation_key(conversation_id)
     service.limits.edits.start(user.id)
-    await use_cases.delete(service, key, await _message_key(service, key, message_id), user)
+    message = await use_cases.delete(service, key, await _message_key(service, key, message_id), user)
+    if message.sender_id != user.id:
+        record_event(SecurityEvent.MESSAGE_REMOVED, user_id=user.id, **deletion_fields(message))
     return empty()
 
 

@@ -159,6 +159,10 @@ class PolledSocket:
             return 0  # a spurious report
         except OSError:
             data = b""
+        except Exception as error:  # no memory for it
+            self._problem = error
+            self.wake()
+            return 0
         try:
             if not self._connection.on_data(data, now):
                 self.wake()

@@ -10,6 +10,7 @@ from pulse_trio.edge.server.gate import Gate
 from pulse_trio.rooms.connection import NOT_TAKEN
 
 LAST_WRITE: Final = 1.0  # seconds that a write may still take once the server ends
+GONE_TIMEOUT: Final = 2.0  # seconds for a connection to end after its client has gone, also past cancellation
 PIECE_BYTES: Final = 65_536  # the client must take so many in `PULSE_WRITE_TIMEOUT`, or it is not reading
 
 log = structlog.get_logger(__name__)
@@ -146,6 +147,9 @@ class StreamWriter:
         Args:
             data: the bytes to write.
             is_frames: they are WebSocket frames, dropped if a close frame has gone before them.
+
+        Cancelled: while it waits for its turn, nothing was written. Once it writes, it goes on until the client has
+        taken everything, or has gone.
         """
         self._writers += 1
         self.is_free = False
@@ -157,7 +161,8 @@ class StreamWriter:
             self._update()
         if is_gone:
             self.shut()
-            await self._on_gone()
+            with trio.move_on_after(GONE_TIMEOUT, shield=True):
+                await self._on_gone()
 
     async def flush(self) -> None:
         """Writes what was kept; a dead connection is no error."""
@@ -186,7 +191,7 @@ class StreamWriter:
         kept, self._kept = self._kept, b""
         data = kept + (b"" if is_frames and self.is_shut else data)
         if self.is_abandoned:
-            await trio.aclose_forcefully(self._stream)
+            await self._cut()
             return True
         scope = self._writes.begin()
         self._frames = scope if kept or is_frames else None
@@ -202,8 +207,13 @@ class StreamWriter:
             if not self._is_cut:
                 self._gate.stalled += 1
                 log.info("slow reader disconnected")
-            await trio.aclose_forcefully(self._stream)
+            await self._cut()
         return scope.cancelled_caught
+
+    async def _cut(self) -> None:
+        """Closes the stream at once. Shielded: the end of the connection must follow, and it never waits."""
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(self._stream)
 
     async def _send_pieces(self, data: bytes, scope: trio.CancelScope) -> None:
         """Writes piece by piece: each piece that the client takes renews the deadline, until the server ends."""

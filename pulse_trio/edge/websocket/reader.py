@@ -1,19 +1,21 @@
 """The reader of a WebSocket: it limits, decodes and handles each frame of the client."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 from typing import Final, TypeAlias
 
 import trio
 
 from pulse_trio.auth.tokens import Identity
 from pulse_trio.conversations import messages
-from pulse_trio.edge.audit import SecurityEvent
+from pulse_trio.edge.audit import SecurityEvent, deletion_fields
 from pulse_trio.edge.limits import Flow, Verdict
 from pulse_trio.edge.responses import database_away
 from pulse_trio.edge.security_events import RecordEvent
 from pulse_trio.edge.services import Services
 from pulse_trio.edge.websocket.reader_scopes import Scope
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.model import Change, Message
 from pulse_trio.protocol import (
     AuthFrame,
     ClientFrame,
@@ -31,6 +33,7 @@ from pulse_trio.protocol import (
     SendWatch,
     encode,
 )
+from pulse_trio.rooms.senders import OnStored
 from pulse_trio.store.base import StoreError
 from pulse_trio.texts import utf8_size
 
@@ -168,12 +171,25 @@ class Reader:
                 match frame:
                     case SendMessage():
                         await messages.send(service, subscription, frame)
-                    case EditMessage() | DeleteMessage():
+                    case EditMessage():
                         await messages.revise(service, subscription, frame)
+                    case DeleteMessage():
+                        await messages.revise(service, subscription, frame, self._deletion_recorder())
                     case SendTyping():
                         await service.hub.send_typing(subscription)
                     case SendRead():
                         await service.hub.read_positions.request_read(subscription, frame.seq)
+
+    def _deletion_recorder(self) -> OnStored:
+        """Returns a function that records the deletion of a message of somebody else, by the conversation's owner."""
+        context = copy_context()  # the room calls it, in a task whose log lines have no request id
+
+        def record(changes: Sequence[Change]) -> None:
+            for change in changes:
+                if isinstance(change, Message) and change.sender_id != self.connection.user.id:
+                    context.run(self._record, SecurityEvent.MESSAGE_REMOVED, **deletion_fields(change))
+
+        return record
 
     async def _renew(self, token: str) -> None:
         """Accepts a newer token of the same user, and answers with the seconds until it expires."""

@@ -173,8 +173,26 @@ export class Store extends EventTarget {
     const { firstSeq } = timeline;
     const page = await this.client.history(id, { beforeSeq: firstSeq, limit: PAGE });
     if (timeline.firstSeq !== firstSeq) return; // a reload has emptied it, and this page alone would look like the newest
-    timeline.merge(page.messages.map(messageOf));
-    this.#changed(id);
+    this.#merge(id, timeline, page);
+  }
+
+  /** Adds a page of history to a timeline. A frame of a change that it shows may not come, so the list gets it from here. */
+  #merge(id, timeline, page) {
+    const messages = page.messages.map(messageOf);
+    timeline.merge(messages);
+    const conversation = this.conversations.get(id);
+    if (conversation !== undefined) for (const message of messages) this.#noteMessage(conversation, message);
+    this.#changed("list", id);
+  }
+
+  /** Takes a message that may be newer than what the list shows. */
+  #noteMessage(conversation, message) {
+    if (message.seq >= conversation.last_seq && message.rev > (conversation.last_message?.rev ?? 0)) {
+      conversation.last_message = message;
+      if (message.seq > conversation.last_seq) conversation.updated_at = message.created_at;
+      conversation.last_seq = message.seq;
+    }
+    conversation.last_rev = Math.max(conversation.last_rev, message.rev);
   }
 
   /** Sends a message; with the `clientId` of one that was rejected, sends it again. `unsent` has it until it is stored. */
@@ -427,8 +445,7 @@ export class Store extends EventTarget {
       const rev = this.conversations.get(id)?.last_rev ?? 0;
       const page = await this.client.history(id, { limit: PAGE });
       timeline.rev = Math.max(timeline.rev, rev, ...page.messages.map((message) => message.rev));
-      timeline.merge(page.messages.map(messageOf));
-      this.#changed(id);
+      this.#merge(id, timeline, page);
       if (timeline.hasGap) this.#fill(id);
     };
     return this.#loads.run(`newest ${id}`, load, () => id === this.openId);
@@ -464,8 +481,7 @@ export class Store extends EventTarget {
       while (timeline?.hasGap) {
         const page = await this.client.history(id, { afterSeq: timeline.lastSeq, limit: LIST_PAGE });
         if (page.messages.length === 0) return;
-        timeline.merge(page.messages.map(messageOf));
-        this.#changed(id);
+        this.#merge(id, timeline, page);
       }
     };
     return this.#loads.run(`gap ${id}`, load, () => this.timelines.has(id));
@@ -536,14 +552,7 @@ export class Store extends EventTarget {
     this.#heardOf.add(id);
     const conversation = this.conversations.get(id);
     if (conversation === undefined) this.#refresh(id);
-    else {
-      if (message.seq >= conversation.last_seq && message.rev > (conversation.last_message?.rev ?? 0)) {
-        conversation.last_message = message;
-        if (message.seq > conversation.last_seq) conversation.updated_at = message.created_at;
-        conversation.last_seq = message.seq;
-      }
-      conversation.last_rev = Math.max(conversation.last_rev, message.rev);
-    }
+    else this.#noteMessage(conversation, message);
     const timeline = this.timelines.get(id);
     if (timeline !== undefined) {
       timeline.rev = Math.max(timeline.rev, message.rev);

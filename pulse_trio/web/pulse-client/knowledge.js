@@ -34,7 +34,9 @@ const MAX_AHEAD = 2_000; // messages of one conversation that are remembered bey
  * `isOlder`.
  *
  * The frames of a conversation begin afresh with each session that does not resume it, and when the user is added again.
- * An answer to a request before that may be older than the first of them: see `isCovered`.
+ * An answer to a request before that may be older than the first of them: see `isCovered`. And a frame about members or
+ * properties that comes before the first answer builds on nothing that the page has: an older answer is no use either,
+ * see `isOlder`.
  */
 export class Knowledge {
   /** @type {string | null} */
@@ -42,12 +44,12 @@ export class Knowledge {
   /** @type {number} how often frames of any conversation have begun afresh */
   moment = 0;
   /**
-   * @typedef {{rev: number | null, pageRev: number, listed: number, details: number, sequence: Sequence,
+   * @typedef {{rev: number | null, pageRev: number, listed: number, details: number, isShown: boolean, sequence: Sequence,
    *   ahead: Map<string, number>, activeAt: string, since: number, base: number, hasNewest: boolean,
    *   pages: {revs: Map<string, number>, isNewest: boolean}[]}} Known
    *   `pageRev`: the `rev` that a page of history has set, or 0. `listed`: the highest rev of the conversation as REST
-   *   showed it; Infinity: never. `details`: the highest rev of a frame about members or properties. `since`: the moment
-   *   from which all its frames have arrived. `base`, `hasNewest`, `pages`: of pages that were requested together.
+   *   showed it; Infinity: never. `details`: the highest rev of a frame about members or properties. `isShown`: the page has
+   *   had an answer as new as that. `since`: the moment from which all its frames have arrived. `base`, `hasNewest`, `pages`: of pages that were requested together.
    * @type {Map<string, Known>}
    */
   #conversations = new Map();
@@ -142,6 +144,7 @@ export class Knowledge {
     if (known.rev === null && !this.#isLoading(conversation.id)) known.rev = conversation.last_rev;
     const listed = known.listed === Infinity ? 0 : known.listed;
     known.listed = Math.max(listed, conversation.last_rev);
+    known.isShown ||= conversation.last_rev >= known.details;
     if (this.#isOfSession(moment, conversation.id)) this.stands(conversation.id, conversation.last_rev);
   }
 
@@ -242,12 +245,14 @@ export class Knowledge {
   }
 
   /**
-   * Returns true if a conversation is older than the page of history that its session resumed from: changes of members
-   * and properties between the two would be missed.
+   * Returns true if a conversation is older than the page of history that its session resumed from, or the first one and
+   * older than a frame about it: changes of members and properties between the two would be missed.
    * @param {Conversation} conversation As REST shows it.
    */
   isOlder({ id, epoch, last_rev }) {
-    return epoch === this.epoch && last_rev < (this.#conversations.get(id)?.pageRev ?? 0);
+    const known = this.#conversations.get(id);
+    if (known === undefined || epoch !== this.epoch) return false;
+    return last_rev < known.pageRev || (!known.isShown && last_rev < known.details);
   }
 
   /** @param {string} id */
@@ -269,6 +274,7 @@ export class Knowledge {
     const known = this.#get(id);
     known.rev = null;
     known.pageRev = known.details = 0;
+    known.isShown = false;
     known.listed = Infinity;
     known.sequence = new Sequence();
     known.since = this.#sessionSince;
@@ -314,7 +320,7 @@ export class Knowledge {
     let known = this.#conversations.get(id);
     if (known === undefined) {
       const pages = { base: Infinity, hasNewest: false, pages: [] };
-      const revs = { rev: null, pageRev: 0, listed: Infinity, details: 0, sequence: new Sequence(), ahead: new Map() };
+      const revs = { rev: null, pageRev: 0, listed: Infinity, details: 0, isShown: false, sequence: new Sequence(), ahead: new Map() };
       known = { ...revs, activeAt: "", since: this.#othersSince, ...pages };
       this.#conversations.set(id, known);
     }

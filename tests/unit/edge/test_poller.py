@@ -3,6 +3,8 @@
 import os
 import socket
 from collections import Counter
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -128,6 +130,24 @@ async def test_a_fault_is_raised_in_the_connections_task(poller: Poller, nursery
     nursery.start_soon(poller.run)
     await faulty.theirs.send(b"x")
     with pytest.raises(RuntimeError, match="planted"):
+        await faulty.polled.wait()
+    await other.theirs.send(b"x")
+    await other.polled.wait()
+    nursery.cancel_scope.cancel()
+    faulty.close()
+    other.close()
+
+
+async def test_a_read_that_fails_ends_only_its_own_connection(poller: Poller, nursery: trio.Nursery) -> None:
+    """There may be no memory for what was received."""
+    faulty, other = Connection(poller), Connection(poller)
+    other.is_simple = False
+    nursery.start_soon(poller.run)
+    await faulty.theirs.send(b"x")
+    faulty.polled._socket = SimpleNamespace(  # type: ignore[assignment]
+        fileno=faulty.ours.fileno, _sock=SimpleNamespace(recv=Mock(side_effect=MemoryError))
+    )
+    with pytest.raises(MemoryError):
         await faulty.polled.wait()
     await other.theirs.send(b"x")
     await other.polled.wait()

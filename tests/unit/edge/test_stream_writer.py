@@ -24,10 +24,12 @@ class Writer:
         self.peer = trio.SocketStream(theirs)
         self.gate = Gate(Settings())
         self.writes = PendingWrites(TIMEOUT)
+        self.lost = 0
         self.writer = StreamWriter(trio.SocketStream(ours), trio.Lock(), self.gate, self.writes, self._lose)
 
     async def _lose(self) -> None:
         await trio.lowlevel.checkpoint()
+        self.lost += 1
 
 
 @pytest.mark.parametrize("way", ["kept", "flushed", "sent"])
@@ -89,3 +91,23 @@ async def test_a_slow_reader_gets_everything_and_a_stalled_one_is_disconnected(e
     setup.socket.close()
     assert (found == len(data)) is (end == "read")
     assert setup.gate.stalled == (0 if end == "read" else 1)
+
+
+async def test_a_client_that_stalls_is_lost_also_when_its_writer_is_cancelled(mock_clock: MockClock) -> None:
+    """A write goes on past cancellation, until its client has taken it or has had its time."""
+    setup = Writer()
+    scope = trio.CancelScope()
+
+    async def write() -> None:
+        with scope:
+            await setup.writer.write(bytes(4 * 2**20))
+
+    async with setup.peer, trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert setup.lost == 0, "it has its time"
+        mock_clock.jump(TIMEOUT + 0.1)
+    assert setup.lost == 1
+    assert setup.writer.is_shut

@@ -252,7 +252,7 @@ async def test_a_frame_delivered_just_before_a_removal_does_not_arrive_after_it(
         bob.transport.room = 0
         room = world.hub.rooms.get(world.conversation_id)
         assert room is not None
-        room.announce("renamed", "a secret", world.alice.id)
+        room.announce_presence("left", "a secret", world.alice.id)
         expel(world, world.bob)
         await settle()
         assert len(bob.transport.frames) == before

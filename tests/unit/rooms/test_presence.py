@@ -2,14 +2,15 @@
 
 from uuid import UUID
 
+import pytest
 import trio
 from trio.testing import MockClock
 
-from pulse_trio.rooms.presence import DELAY, MAX_FRAME_USERS, Presence
+from pulse_trio.rooms.presence import DELAY, MAX_FRAME_USERS, MAX_MISSED, Presence
 from pulse_trio.store.base import User
 from tests.support import commands
 
-from .world import a_world, settle
+from .world import Guest, a_world, settle
 
 
 def user(number: int) -> User:
@@ -90,3 +91,48 @@ async def test_an_empty_room_does_not_wait_for_its_presence_batch(autojump_clock
         await settle()
         assert world.hub.room_count == 0
         assert world.hub.rooms.running() == []
+
+
+def shown(guest: Guest) -> set[str]:
+    """Returns the active users that a client shows after the frames that it was sent."""
+    users: set[str] = set()
+    for frame in guest.of_type("system", "presence"):
+        if frame["type"] == "presence":
+            users |= {user["user_id"] for user in frame["joined"]}
+            users -= {user["user_id"] for user in frame["left"]}
+        else:
+            users = set(frame.get("active_users", users))
+    return users
+
+
+@pytest.mark.parametrize("times", [1, 2, 2 * MAX_MISSED + 1])
+@pytest.mark.parametrize("list_max", [1, 100], ids=["crowded", "few"])
+async def test_a_slow_client_learns_who_is_there_once_it_reads(
+    autojump_clock: MockClock, list_max: int, times: int
+) -> None:
+    """Nobody comes or goes afterwards, so no later frame would correct its list."""
+    async with a_world(presence_list_max=list_max, outbox_bytes=30_000) as world:
+        alice, bob = [await world.join(each) for each in (world.alice, world.bob)]
+        await trio.sleep(2 * DELAY)
+        alice.transport.stall = trio.Event()
+        for _ in range(5):
+            await bob.send("x" * 4_000)
+            await settle()
+        carol = await world.join(world.carol)
+        await trio.sleep(2 * DELAY)
+        for _ in range(times - 1):
+            await carol.send("y")
+            carol.leave()
+            await trio.sleep(2 * DELAY)
+            carol = await world.join(world.carol)
+            await trio.sleep(2 * DELAY)
+        alice.transport.stall.set()
+        await settle()
+        assert alice.subscription.connection.dropped_frames
+        everybody = {str(each.id) for each in (world.alice, world.bob, world.carol)}
+        assert shown(alice) == everybody
+        assert len(alice.of_type("message")) == 4 + times
+        carol.leave()
+        await trio.sleep(2 * DELAY)
+        assert shown(alice) == everybody - {str(world.carol.id)}
+        assert shown(bob) == shown(alice)

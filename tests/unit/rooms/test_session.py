@@ -1,5 +1,6 @@
 """Sessions: all conversations of a user on one connection, each in order, with nothing missed and nothing doubled."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,9 +10,10 @@ from trio.testing import MockClock
 
 from pulse_trio.conversations import messages
 from pulse_trio.errors import ErrorCode, PulseError
+from pulse_trio.model import Command
 from pulse_trio.protocol import CloseCode, EditMessage, SendResume
 from pulse_trio.rooms import lobby
-from pulse_trio.store.base import Head, Memberships, NotAMember, StoreUnavailable
+from pulse_trio.store.base import Head, Memberships, NotAMember, Outcome, StoreUnavailable
 from tests.support import commands
 
 from .world import Device, World, a_world, delay, device, settle
@@ -607,6 +609,34 @@ async def test_a_commit_after_the_failure_of_its_room_reaches_a_session(autojump
         await trio.sleep(5)
         assert bob.contents(key) == ["hello"]
         assert world.hub.room_count == 0
+
+
+@pytest.mark.parametrize("features", [(), ("me",)], ids=["", "me"])
+async def test_a_user_whom_a_failed_room_has_added_is_notified(
+    autojump_clock: MockClock, features: tuple[str, ...]
+) -> None:
+    """The room that opens in its place subscribes them at once, before its feed comes to their addition."""
+    async with a_world(store_timeout=2.0, room_linger=0.0) as world:
+        key = world.conversation_id
+        (dave,) = await world.new_users(1)
+        added, member = await device(world, dave, None, *features), await device(world, world.bob)
+
+        async def commit_and_crash(batch: Sequence[Command]) -> list[Outcome]:
+            await world.store.commit(batch)
+            return await world.store.crash(batch)
+
+        world.store.answers = [commit_and_crash]
+        with pytest.raises(PulseError):
+            await world.add(dave)
+        await trio.sleep(5)
+        bob = await device(world, world.bob)
+        await bob.send(key, "welcome")
+        await settle()
+        kinds = "membership" if features else "conversation_added"
+        assert [frame["conversation_id"] for frame in added.of_type(kinds)] == [str(key)]
+        assert added.contents(key) == ["welcome"]
+        assert member.transport.closed is not None
+        assert member.of_type("conversation_added") == bob.of_type("conversation_added") == []
 
 
 async def test_a_failed_room_is_opened_again_once_the_store_answers(
