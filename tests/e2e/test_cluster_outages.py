@@ -7,6 +7,7 @@ from typing import Any, LiteralString
 import psycopg
 import pytest
 import trio
+import trio_websocket
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.e2e.test_cluster_rooms import active, everywhere, in_order, people, until
@@ -132,7 +133,7 @@ def begin_outage(pair: Processes) -> Callable[[], None]:
 
 
 class Reader:
-    """Keeps all changes that a connection receives, by conversation."""
+    """Keeps all changes that a connection receives, by conversation, until the service closes it."""
 
     def __init__(self, chat: Chat) -> None:
         self._chat = chat
@@ -142,7 +143,10 @@ class Reader:
 
     async def run(self) -> None:
         while True:
-            frame = await self._chat.receive(OUTAGE + 60)
+            try:
+                frame = await self._chat.receive(OUTAGE + 60)
+            except trio_websocket.ConnectionClosed:
+                return
             if "rev" in frame:
                 self.revs.setdefault(frame["conversation_id"], []).append(frame["rev"])
             else:
