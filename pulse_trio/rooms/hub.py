@@ -16,7 +16,7 @@ import trio
 from pulse_trio.clock import Clock
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.metrics import Metrics
-from pulse_trio.model import NO_FEATURES, AddMembers, Change, Command, Features, Member, Post, User
+from pulse_trio.model import NO_FEATURES, AddMembers, Change, Command, Features, Member, Post, RemoveMember, User
 from pulse_trio.protocol import (
     CloseCode,
     ServerFrame,
@@ -43,7 +43,7 @@ from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.rooms.writer import not_a_member, not_stored
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
+from pulse_trio.store.base import NoSuchMember, NotAMember, Store, StoreUnavailable
 
 DRAIN_TIMEOUT: Final = 2.5  # seconds for the writers to store what they hold; below Hypercorn's graceful_timeout
 MAX_HEARD_TYPING: Final = 16  # rooms that open at a time for typing in other processes; more is not shown
@@ -385,11 +385,26 @@ class Hub:
         is_addition = isinstance(command, AddMembers)
         with self._refusals.adding(command.conversation_id) if is_addition else nullcontext():
             async with self.rooms.opened(command.conversation_id, command.actor_id) as room:
-                changes = await room.apply(command, client_id)
+                try:
+                    changes = await room.apply(command, client_id)
+                except NoSuchMember:
+                    await self._confirm_earlier_removal(command)
+                    raise
         for change in changes:
             if isinstance(change, Member) and not change.is_member:
                 await self._peers.confirm_removal(change)
         return changes
+
+    async def _confirm_earlier_removal(self, command: Command) -> None:
+        """Lets other processes confirm a removal that was carried out before, perhaps without an answer.
+
+        Raises:
+            StoreUnavailable: they could not be looked up.
+        """
+        if self._peers.are_there and isinstance(command, RemoveMember):
+            head = await self._store.head(command.conversation_id)
+            gone = Member(command.conversation_id, head.members_rev, command.user_id, "", False, None, 0)
+            await self._peers.confirm_removal(gone)
 
     # --- typing ---
 
