@@ -257,8 +257,10 @@ class _Lifespan:
 
             nursery.start_soon(wait_shutdown, name="shutdown")
             nursery.start_soon(reopen_after, parts.hub.wait_lost, LEASE_LOST, name="lease lost")
-            if self._app.wait_moved is not None:
-                nursery.start_soon(reopen_after, self._app.wait_moved, MOVED, name="database moved")
+            if self._app.wait_moved is None:
+                await trio.sleep_forever()
+            else:
+                await reopen_after(self._app.wait_moved, MOVED)
         return reason
 
     async def __call__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
