@@ -26,9 +26,9 @@ NO_PYTHON := { echo "Python 3.11 or newer is needed; none was found on the PATH.
 INSTALL = test -n "$(PYTHON)" || $(NO_PYTHON); $(PYTHON) tools/install.py
 LOCK = uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade
 
-.PHONY: serve check test test-npm types fuzz fuzz-javascript-client fuzz-python-client test-generated fairness \
-	frame-fuzz fuzz-rest test-long test-exits simulate conformance bench bench-quick promises lint lock sbom notice audit \
-	dist container clean \
+.PHONY: serve check test test-npm types test-cluster fuzz fuzz-cluster fuzz-javascript-client fuzz-python-client \
+	test-generated fairness frame-fuzz fuzz-rest test-long test-exits simulate conformance bench bench-quick promises lint \
+	lock sbom notice audit dist container clean \
 	lint-ruff lint-async lint-words lint-types lint-imports
 
 serve: $(VENV)/serve.stamp
@@ -71,7 +71,7 @@ fuzz-rest: $(VENV)/test.stamp
 
 # Everything that takes long, one after the other, each fuzz for MINUTES; all of it runs, whatever fails. The order is
 # that of the time: the shortest first. For a quiet machine, because of `fairness`.
-LONG := test-generated test-npm fairness frame-fuzz fuzz-rest fuzz-javascript-client fuzz-python-client
+LONG := test-generated test-npm fairness frame-fuzz fuzz-rest fuzz-cluster fuzz-javascript-client fuzz-python-client
 test-long:
 	@failed=; for target in $(LONG); do \
 		echo "make $$target"; \
@@ -89,6 +89,17 @@ fuzz-python-client: $(VENV)/test.stamp
 # A client that openapi-python-client makes of /openapi.json, in an environment of its own.
 test-generated: $(VENV)/test.stamp $(GENERATED)/test.stamp
 	PULSE_TEST_GENERATED=$(GENERATED)/bin $(BIN)/python -m pytest tests/generated
+
+# Four workers and a bus that are killed and stopped while 200 clients chat over them; CHAOS_ARGS="--start SEED --rounds 1"
+# repeats a round that failed.
+fuzz-cluster: $(VENV)/test.stamp
+	$(BIN)/python -m tests.cluster_chaos --minutes $(MINUTES) $(CHAOS_ARGS)
+
+# What users do with conversations, each server a cluster of two processes with the clients spread over both.
+CLUSTERED := $(patsubst %,tests/e2e/test_%.py,features frames http reads resume rest_conversations session tickets \
+	unread_answers)
+test-cluster: $(VENV)/test.stamp
+	$(BIN)/python -m pytest $(XDIST) --workers 2 $(CLUSTERED) $(PYTEST_ARGS)
 
 # The JavaScript client on a bad network, with a service that is killed; FUZZ_ARGS="--start SEED --rounds 1"
 # repeats a round that failed.

@@ -15,6 +15,13 @@ from tests.support.server import Server
 STDERR: Final = pytest.StashKey[int]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option of `make test-cluster`."""
+    parser.addoption(
+        "--workers", type=int, default=1, metavar="N", help="let each server of a test be a cluster of N processes"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keeps the real stderr: during a test pytest captures it."""
     assert sys.__stderr__ is not None
@@ -63,13 +70,16 @@ def database(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-def start_server(database: str) -> Iterator[Callable[..., Server]]:
+def start_server(request: pytest.FixtureRequest, database: str) -> Iterator[Callable[..., Server]]:
     """Starts servers on the test's database, unless the settings name another; stops them after the test."""
     servers: list[Server] = []
+    workers = request.config.getoption("--workers")
 
     def start(*arguments: str, **settings: str) -> Server:
         if not {"DATABASE_URL", "PULSE_DATA_DIR"} & set(settings):
             settings = {"DATABASE_URL": database, **settings}
+        if workers > 1:
+            settings = {"PULSE_WORKERS": str(workers), **settings}
         server = Server(settings, *arguments)
         servers.append(server)
         return server.wait_ready()

@@ -80,6 +80,7 @@ class Rooms:
         self._rooms: dict[UUID, Room] = {}
         self._closing: dict[Room, None] = {}  # cannot be joined any more, but their tasks have not ended
         self._nursery: trio.Nursery | None = None
+        self._has_ended = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Runs the nursery, until cancelled."""
@@ -90,6 +91,7 @@ class Rooms:
                 try:
                     await trio.sleep_forever()
                 finally:  # idle sessions have no task that could notice
+                    self._has_ended = True
                     for session in self._sessions.all():
                         session.connection.close(CloseCode.INTERNAL_ERROR, "the server failed; reconnect")
         finally:
@@ -142,7 +144,8 @@ class Rooms:
                 first of them, at most `PULSE_STORE_TIMEOUT` seconds; None for the service itself.
 
         Raises:
-            StoreUnavailable: too many rooms were opening for too long.
+            StoreUnavailable: too many rooms were opening for too long; or the service has closed, and this is for a
+                request that outlives it.
         Cancelled: no room was opened.
         """
         room = self._rooms.get(conversation_id)
@@ -158,6 +161,10 @@ class Rooms:
                 return room
             if scope.cancelled_caught:
                 raise StoreUnavailable("too many rooms are opening for this user")
+        if self._has_ended:
+            if user_id is not None:
+                self._opening.release(user_id)
+            raise StoreUnavailable("the service has closed")
         room = self._begin(conversation_id)
         if user_id is not None:
             self.nursery.start_soon(self._end_turn, room, user_id, name=f"opening of {conversation_id}")

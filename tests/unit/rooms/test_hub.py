@@ -9,11 +9,11 @@ from trio.testing import MockClock
 from pulse_trio.conversations import messages
 from pulse_trio.model import Member, User
 from pulse_trio.protocol import PongFrame, SendMessage
-from pulse_trio.rooms.hub import DRAIN_TIMEOUT
+from pulse_trio.rooms.hub import DRAIN_TIMEOUT, Hub
 from pulse_trio.store.base import Head, NotAMember, StoreUnavailable
 from tests.support import commands
 
-from .world import FakeTransport, World, a_world, settle
+from .world import FakeTransport, World, a_world, settle, virtual_now
 
 
 class SlowHead:
@@ -473,3 +473,15 @@ async def test_a_message_to_a_room_that_has_ended_is_dropped(autojump_clock: Moc
         await settle()
         assert world.stored == []
         assert world.hub.room_count == 0
+
+
+async def test_a_request_that_outlives_the_hub_opens_no_room(autojump_clock: MockClock) -> None:
+    """The service opens again in the same process, with another hub."""
+    async with a_world() as world, trio.open_nursery() as nursery:
+        ended = Hub(world.store, world.core.settings, clock=virtual_now)
+        await nursery.start(ended.run)
+        nursery.cancel_scope.cancel()
+    for _ in range(2):  # nor does it leave one behind that never opens
+        with trio.fail_after(1), pytest.raises(StoreUnavailable):
+            await ended.apply(commands.add(world.conversation_id, world.alice, world.bob))
+    assert len(ended.rooms) == 0

@@ -1,0 +1,20 @@
+"""A short round of chaos for each engine; `make fuzz-cluster` plays longer ones."""
+
+import random
+
+import pytest
+
+from tests.cluster_chaos.round import Round, Size
+from tests.support.cluster import Cluster
+from tests.support.cluster_processes import ENGINES
+
+SIZE = Size(seconds=12, clients=40, users=16, rooms=6)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cluster_keeps_its_promises_while_it_is_broken(engine: str, cluster: Cluster) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    records = Round(seed, cluster, engine, SIZE).play()
+    command = f"python -m tests.cluster_chaos --rounds 1 --engine {engine} --start {seed}"
+    assert not records.violations, (command, records.violations[:10])
+    assert not {"acknowledged", "stored", "act kill", "act stop"} - set(records.counters), "never happened"
