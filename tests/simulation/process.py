@@ -74,7 +74,9 @@ class Process:
 
     @property
     def hub(self) -> Hub:
+        """The hub of the service that is open, or was last: it opens again when its lease is lost."""
         assert self._parts is not None
+        self._parts = self._extensions["pulse_trio"] or self._parts
         return self._parts.hub
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -119,6 +121,7 @@ class Process:
             process.start_soon(app, {"type": "lifespan", "asgi": {"version": "3.0"}}, from_world.receive, send)
             await to_app.send({"type": "lifespan.startup"})
             await told["lifespan.startup.complete"].wait()
+            self._extensions = app.extensions
             self._parts = app.extensions["pulse_trio"]
             config = Config.from_toml(world.hypercorn_toml)
             config.errorlog = None
@@ -137,7 +140,7 @@ class Process:
                         connection.cut()
                 else:
                     history.add("drained")
-                    await self._parts.hub.drain()
+                    await self.hub.drain()
                 nursery.cancel_scope.cancel()
             if not self._kill:
                 await to_app.send({"type": "lifespan.shutdown"})
