@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
@@ -80,16 +81,21 @@ class NumberedBus(Bus):
     ) -> None:
         assert self._listener is None, "a bus runs once at a time"
         self._listener = listener
+
+        def on_tried() -> None:
+            task_status.started()
+
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._expire_gaps)
-                await self._keep_connected(task_status)
+                await self._keep_connected(on_tried)
         finally:
             self._listener = None
             self.is_connected = False
             self.counters.dropped_items += self._outgoing.drop_all()
 
-    async def _keep_connected(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _keep_connected(self, on_tried: Callable[[], None]) -> None:
+        """Connects again and again; calls `on_tried` once, when the first attempt has succeeded or failed."""
         is_started = False
         delay = MIN_DELAY
         while True:
@@ -106,7 +112,7 @@ class NumberedBus(Bus):
                     self._enter_connected()
                     if not is_started:
                         is_started = True
-                        task_status.started()
+                        on_tried()
                     failure = await self._serve(link)
                 finally:
                     link.close()
@@ -115,7 +121,7 @@ class NumberedBus(Bus):
             self._enter_disconnected(failure)
             if not is_started:
                 is_started = True
-                task_status.started()
+                on_tried()
             await trio.sleep(delay * self._rand.uniform(0.5, 1.0))
             delay = min(delay * 2, MAX_DELAY)
 

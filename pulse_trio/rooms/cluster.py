@@ -68,6 +68,7 @@ from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 
 MAX_OPENING: Final = 32  # rooms that open for changes of other processes at a time; the others wait in line
 MAX_COMPARED: Final = 1_000  # heads of one statement: about 10 ms of the database
+MAX_READ_SEQS: Final = 10_000  # read positions whose repeats are not published: 3 MB
 MAX_CONFIRMING: Final = 1_000  # removals that wait for a room here; others are asked for again
 MAX_BEGINNINGS: Final = 10_000  # conversations with users to be added; beyond it a comparison finds them
 SWEEP: Final = 30.0  # seconds between two comparisons that nobody asked for, at least
@@ -156,7 +157,15 @@ class Cluster(Peers):
         boot_clock: Callable[[], float],
     ) -> None:
         self.lease = self.permit = Lease(bus.publisher, store, boot_clock)
-        self._confirmations = Confirmations(bus.publisher, store, self._publish, boot_clock, timeout=timeout, rand=rand)
+        self._confirmations = Confirmations(
+            bus.publisher,
+            store,
+            self._publish,
+            boot_clock,
+            lambda: self.is_connected,
+            timeout=timeout,
+            rand=rand,
+        )
         self.bus_counters = bus.counters
         self.counters = ClusterCounters()
         self.is_connected = False
@@ -175,6 +184,7 @@ class Cluster(Peers):
         self._to_check: dict[tuple[UUID, UUID], None] = {}  # conversation, user: they may have been added
         self._to_compare_users: dict[UUID, None] = {}  # users whose list must be looked at
         self._missed_comparison: set[UUID] = set()  # users whose list was being looked up during one
+        self._read_seqs: dict[tuple[UUID, UUID], int] = {}  # conversation, user: as published last, oldest first
         self._must_compare_all = False
         self._has_work = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -208,20 +218,17 @@ class Cluster(Peers):
         """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up."""
         await self.lease.take()
         try:
-            await self._run(task_status)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self.lease.run, name="lease")
+                nursery.start_soon(self.presence.run, name="presence in other processes")
+                task_status.started()
+                try:
+                    await self._compare_heads()
+                finally:
+                    self._nursery = None  # rooms that end after it must not start anything
         finally:
             await self.lease.give_up()  # noqa: ASYNC102  # shields itself, with a deadline
-
-    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self.lease.run, name="lease")
-            nursery.start_soon(self.presence.run, name="presence in other processes")
-            task_status.started()
-            try:
-                await self._compare_heads()
-            finally:
-                self._nursery = None  # rooms that end after it must not start anything
 
     async def _compare_heads(self) -> None:
         """Compares heads when that was asked for, and now and then."""
@@ -282,7 +289,21 @@ class Cluster(Peers):
     def publish_read(self, conversation_id: UUID, positions: Sequence[tuple[UUID, int, int]]) -> None:
         for user_id, _, user_rev in positions:
             self._index.note_rev(user_id, user_rev)
-        self._publish(ReadItem(conversation_id, list(positions)))
+        moved = [each for each in positions if self._note_read(conversation_id, each)]
+        if moved:
+            self._publish(ReadItem(conversation_id, moved))
+
+    def _note_read(self, conversation_id: UUID, position: tuple[UUID, int, int]) -> bool:
+        """Returns whether a position is another one than was published last: each opens a room in other processes."""
+        user_id, seq, _ = position
+        key = conversation_id, user_id
+        if self._read_seqs.pop(key, None) == seq:
+            self._read_seqs[key] = seq
+            return False
+        self._read_seqs[key] = seq
+        if len(self._read_seqs) > MAX_READ_SEQS:
+            del self._read_seqs[next(iter(self._read_seqs))]
+        return True
 
     def publish_typing(self, conversation_id: UUID, user: User) -> None:
         self._publish(TypingItem(conversation_id, user.id, user.username))

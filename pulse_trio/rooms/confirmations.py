@@ -5,6 +5,9 @@ process confirms after what was queued for the user is dropped. Who has not conf
 which is committed before its term is waited out; its lease is deleted after that, not before: another removal must find
 it. In the first term after the service has opened no removal is answered: the database may be a standby that was
 promoted, and lack leases that were taken shortly before.
+
+A process that cannot publish must not fence the others, which may be well: they would all close their connections. Then
+a removal is carried out, but not answered.
 """
 
 import random
@@ -49,6 +52,7 @@ class Confirmations:
         store: has the leases.
         publish: publishes an item.
         clock: gives seconds; must go on while the process stands still.
+        can_publish: returns whether the bus takes items.
         timeout: seconds that one statement may take.
         rand: gives ids.
     """
@@ -59,6 +63,7 @@ class Confirmations:
         store: Store,
         publish: Callable[[Item], None],
         clock: Callable[[], float],
+        can_publish: Callable[[], bool],
         *,
         timeout: float,
         rand: random.Random,
@@ -67,6 +72,7 @@ class Confirmations:
         self._store = store
         self._publish = publish
         self._clock = clock
+        self._can_publish = can_publish
         self._timeout = timeout
         self._random = rand
         self._requests: dict[UUID, _Request] = {}
@@ -84,7 +90,7 @@ class Confirmations:
         """Returns when all processes have confirmed a committed removal, or their leases have ended.
 
         Raises:
-            StoreUnavailable: the leases could not be read or ended.
+            StoreUnavailable: the leases could not be read or ended, or the others could not be asked.
         Cancelled: some may not have confirmed.
         """
         try:
@@ -112,6 +118,8 @@ class Confirmations:
                 missing.intersection_update(await self._store.leases())  # others have ended meanwhile, in order
             if not missing:
                 return
+            if not self._can_publish():
+                raise StoreUnavailable("the other processes cannot be asked")
             log.warning("processes do not confirm a removal", count=len(missing), waits_seconds=round(WAITED_OUT))
             with trio.fail_after(self._timeout):
                 await self._store.fence_leases(list(missing))

@@ -385,11 +385,15 @@ class Hub:
         is_addition = isinstance(command, AddMembers)
         with self._refusals.adding(command.conversation_id) if is_addition else nullcontext():
             async with self.rooms.opened(command.conversation_id, command.actor_id) as room:
+                changes: Sequence[Change] = ()
+                absent: NoSuchMember | None = None
                 try:
                     changes = await room.apply(command, client_id)
-                except NoSuchMember:
-                    await self._confirm_earlier_removal(command)
-                    raise
+                except NoSuchMember as error:
+                    absent = error
+        if absent is not None:
+            await self._confirm_earlier_removal(command)
+            raise absent
         for change in changes:
             if isinstance(change, Member) and not change.is_member:
                 await self._peers.confirm_removal(change)

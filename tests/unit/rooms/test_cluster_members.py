@@ -166,3 +166,16 @@ async def test_malformed_item_does_not_end_the_bus(autojump_clock: object) -> No
         await alice.send("hello")
         await trio.sleep(1)
         assert bob.contents == ["hello"]
+
+
+async def test_read_position_that_does_not_move_is_published_once(autojump_clock: object) -> None:
+    async with two_worlds(SETTINGS) as (here, there):
+        alice = await here.join(here.alice)
+        await alice.send("hello")
+        await Device(there, there.bob).open({})
+        await trio.sleep(100)  # no room is open there
+        published = bus_of(here).items
+        for _ in range(3):
+            await here.hub.read_positions.mark_read(here.conversation_id, here.alice.id, 1)
+        await trio.sleep(1)
+        assert len([item for item in published if item.startswith(b'["d"')]) == 1

@@ -11,7 +11,7 @@ from pulse_trio.rooms.confirmations import Confirmations
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.rooms.lease import TERM, WAITED_OUT
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import StoreUnavailable
+from pulse_trio.store.base import NoSuchMember, StoreUnavailable
 from pulse_trio.store.memory import MemoryStore
 from tests.support.commands import new_id
 
@@ -93,7 +93,9 @@ async def test_lease_that_is_only_late_goes_on_without_a_loss(autojump_clock: ob
 
 async def test_no_removal_is_answered_in_the_first_term(autojump_clock: object) -> None:
     store, began = MemoryStore(), trio.current_time()
-    only = Confirmations(new_id(), store, lambda _: None, trio.current_time, timeout=1, rand=random.Random(1))
+    only = Confirmations(
+        new_id(), store, lambda _: None, trio.current_time, lambda: True, timeout=1, rand=random.Random(1)
+    )
     removal = Member(new_id(), 7, new_id(), "bob", is_member=False, actor_id=None, member_count=1)
     await only.collect(removal)
     assert trio.current_time() - began == pytest.approx(WAITED_OUT)
@@ -111,6 +113,25 @@ async def test_removal_does_not_wait_for_a_lease_that_somebody_has_ended(autojum
 
         here.start(end_later)
         assert 2.5 < await removed_after(here) < 3.5
+
+
+async def test_process_that_cannot_publish_fences_nobody(autojump_clock: object) -> None:
+    async with two_worlds(SETTINGS) as (here, there):
+        bob = await there.join(there.bob)
+        mine, other = here.hub.cluster, there.hub.cluster
+        assert mine is not None
+        assert other is not None
+        bus_of(here).is_frozen = True
+        mine.on_connected(False)
+        with pytest.raises(StoreUnavailable):
+            await here.remove(here.bob)
+        await trio.sleep(10)
+        assert other.lease.is_valid()
+        assert not bob.subscription.connection.is_open, "found by a comparison, as the silent process may have ended"
+        bus_of(here).is_frozen = False
+        mine.on_connected(True)
+        with pytest.raises(NoSuchMember):
+            await here.remove(here.bob)
 
 
 async def test_lease_of_a_process_that_has_gone_is_removed(autojump_clock: object) -> None:
