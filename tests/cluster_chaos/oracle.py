@@ -60,7 +60,7 @@ class View:
         name: of the conversation; None: not changed yet.
         read_seqs: the read positions that this connection was sent.
         active: the connected users that this connection knows; None: none yet.
-        trace, presence: the last that came, for whoever looks at a violation.
+        trace, begun, presence: the last that came, for whoever looks at a violation.
     """
 
     rev: int = 0
@@ -72,6 +72,7 @@ class View:
     read_seqs: dict[str, int] = field(default_factory=dict)
     active: set[str] | None = None
     trace: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=8))
+    begun: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=30))
     presence: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=6))
 
     def begin(self, *, is_complete: bool, live_rev: int | None) -> None:
@@ -81,6 +82,7 @@ class View:
         self.read_seqs = {}
         self.active = None
         self.trace.append(("begin", live_rev))
+        self.begun.append((datetime.now(UTC).strftime("%M:%S"), self.rev, is_complete))
         self.presence.clear()
 
 
@@ -140,8 +142,10 @@ def judge_stored(records: Records, truths: dict[str, Truth]) -> None:
 def judge_view(records: Records, who: str, view: View, truth: Truth, *, has_features: bool) -> None:
     """Compares what a client knows with what is stored."""
     if view.messages != truth.messages:
-        apart = set(view.messages.items()) ^ set(truth.messages.items())
-        records.fail("a client has all messages as they are now", (who, sorted(apart, key=str)[:4]))
+        here, there = set(view.messages.values()), set(truth.messages.values())
+        missing, wrong = [sorted(each, key=str)[:4] for each in (there - here, here - there)]
+        detail = (who, "missing", missing, "wrong", wrong, list(view.begun))
+        records.fail("a client has all messages as they are now", detail)
     if has_features:
         wrong = [user for user, (_, is_member) in view.members.items() if is_member != (user in truth.members)]
         if wrong:

@@ -69,6 +69,7 @@ async def test_resume_gives_exactly_what_was_missed_then_live(start_server: Call
     alice, bob, conversation = await two_in_a_group(server)
     async with alice.connect(conversation) as a:
         async with bob.connect(conversation) as b:
+            await b.receive_type("system")  # he is in the room: the handshake is answered before
             seen = [await say(a, f"seen {n}") for n in range(3)]
             assert [(await b.receive_type("message"))["rev"] for _ in seen] == [1, 2, 3]
         missed = [await say(a, f"missed {n}") for n in range(300)]
