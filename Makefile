@@ -94,6 +94,7 @@ test-generated: $(VENV)/test.stamp $(GENERATED)/test.stamp
 # repeats a round that failed.
 fuzz-cluster: $(VENV)/test.stamp
 	$(BIN)/python -m tests.cluster_chaos --minutes $(MINUTES) $(CHAOS_ARGS)
+	PULSE_TEST_CLUSTER_CHAOS=1 $(BIN)/python -m pytest tests/cluster_chaos
 
 # What users do with conversations, each server a cluster of two processes with the clients spread over both.
 CLUSTERED := $(patsubst %,tests/e2e/test_%.py,features frames http reads resume rest_conversations session tickets \

@@ -1,5 +1,6 @@
 """A short round of chaos for each engine; `make fuzz-cluster` plays longer ones."""
 
+import os
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.cluster_processes import ENGINES
 SIZE = Size(seconds=12, clients=40, users=16, rooms=6)
 
 
+@pytest.mark.skipif("PULSE_TEST_CLUSTER_CHAOS" not in os.environ, reason="part of `make fuzz-cluster`")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_cluster_keeps_its_promises_while_it_is_broken(engine: str, cluster: Cluster) -> None:
     seed = random.SystemRandom().randrange(10**6)
