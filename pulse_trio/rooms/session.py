@@ -87,6 +87,7 @@ class Session:
     """
 
     __slots__ = (
+        "_foreign",
         "_notices",
         "_send_page",
         "connection",
@@ -105,6 +106,8 @@ class Session:
         self._send_page = send_page
         self.subscriptions: dict[UUID, Subscription] = {}
         self.me = MyPlace()
+        # Conversations of which the client was told at `resume` that its user is no member; made when there is one.
+        self._foreign: set[UUID] | None = None
         self._notices = Notices()
         self._notices.is_removed = connection.features.has_me
         self.removals: dict[UUID, int] | None = None
@@ -135,6 +138,8 @@ class Session:
         last_rev = position.last_rev_of(self.connection.features.mask)
         subscription = self.subscriptions.get(conversation_id)
         if subscription is None:
+            if self._foreign is not None and conversation_id in self._foreign:
+                self.notify_added(conversation_id)  # what is known here was behind the look-up at `resume`
             subscription = Subscription(self.connection, conversation_id, last_rev, self._send_page)
             self.subscriptions[conversation_id] = subscription
             subscription.member_rev = member_rev
@@ -198,6 +203,8 @@ class Session:
 
     def notify_added(self, conversation_id: UUID) -> None:
         """Notifies the client that its user has been added to a conversation, unless it asked for `me`."""
+        if self._foreign is not None:
+            self._foreign.discard(conversation_id)
         self._notify(ConversationAddedFrame(conversation_id=conversation_id))
 
     def begin_at(self, conversation_id: UUID, position: Position, member_rev: int) -> None:
@@ -223,6 +230,9 @@ class Session:
 
     def resume_foreign(self, conversation_id: UUID, rev: int) -> None:
         """Notifies the client that its user is not in a conversation that it wants to resume after a rev."""
+        if self._foreign is None:
+            self._foreign = set()
+        self._foreign.add(conversation_id)
         self._notify_removed(Subscription(self.connection, conversation_id, rev, self._send_page))
 
     def _notify_removed(self, subscription: Subscription) -> None:

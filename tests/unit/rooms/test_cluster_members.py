@@ -3,8 +3,10 @@
 import pytest
 import trio
 
+from pulse_trio.protocol import SendResume
 from pulse_trio.rooms import feed
 from pulse_trio.settings import Settings
+from tests.support.commands import remove
 
 from .two_hubs import bus_of, cluster_of, nothing, of_kind, two_worlds
 from .world import Device, World, delay
@@ -179,3 +181,23 @@ async def test_read_position_that_does_not_move_is_published_once(autojump_clock
             await here.hub.read_positions.mark_read(here.conversation_id, here.alice.id, 1)
         await trio.sleep(1)
         assert len([item for item in published if item.startswith(b'["d"')]) == 1
+
+
+async def test_client_that_was_refused_at_resume_learns_of_its_addition(autojump_clock: object) -> None:
+    """Its process has not heard of the removal, and of both it reads the addition alone: a member is one object."""
+    async with two_worlds(SETTINGS) as (here, there):
+        alice = await Device(here, here.alice).open({})
+        await alice.send(here.conversation_id, "before")
+        await trio.sleep(100)
+        bob = Device(there, there.bob)
+        await bob.open()
+        await here.store.apply(
+            [remove(here.conversation_id, here.alice, here.bob)]
+        )  # its process ends before it says so
+        await there.hub.lobby.resume(bob.session, SendResume(revs={here.conversation_id: 1}))
+        await here.add(here.bob)
+        await alice.send(here.conversation_id, "after")
+        await trio.sleep(1)
+        notices = [frame["type"] for frame in bob.of_type("conversation_removed", "conversation_added")]
+        assert notices == ["conversation_removed", "conversation_added"]
+        assert bob.contents(here.conversation_id) == ["after"]
