@@ -27,6 +27,7 @@ from pulse_trio.model import Command, Edit, Post, User
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import Account, Outcome
 from pulse_trio.store.memory import MemoryStore
+from pulse_trio.store.protections import UsedTicket
 from tests.support.client import Api, Chat, Person
 from tests.support.cluster import Cluster
 from tests.support.raw import open_raw, upgrade_request
@@ -248,6 +249,12 @@ class FailingStore(MemoryStore):
         if found is not None and (found.new.name or "").startswith(CRASH):
             raise RuntimeError("planted in membership")
         return await super().membership(conversation_id, user_id)
+
+    async def use_ticket(self, digest: bytes) -> UsedTicket | None:
+        used = await super().use_ticket(digest)
+        if used is not None and used.conversation_id is not None:
+            await self.membership(used.conversation_id, used.user.id)
+        return used
 
     async def apply(self, commands: Sequence[Command]) -> list[Outcome]:
         for command in commands:

@@ -118,11 +118,11 @@ async def test_a_process_that_is_cut_off_from_the_bus_catches_up_and_is_waited_o
                     await reader.wait(lambda reader: reader.revs[team] == list(range(1, 23)))
             began = trio.current_time()
             await remove(alice, team, carol)
-            assert trio.current_time() - began < 1, "confirmed over the bus"
+            assert trio.current_time() - began < 7, "confirmed over the bus; none is answered in the first term"
             machines.bus.cut()
             began = trio.current_time()
             await remove(alice, team, bob)
-            assert 6 < trio.current_time() - began < 9
+            assert 1 < trio.current_time() - began < 9, "fenced, and waited for"
             await post(alice, team, "secret")
             await near.wait(lambda reader: reader.revs[team][-1] == 25)
             nursery.cancel_scope.cancel()
@@ -153,7 +153,7 @@ async def test_a_process_that_is_cut_off_from_the_database_is_silent_and_catches
             for reader in readers:
                 await reader.wait(lambda reader: reader.revs[team] == [1, 2])
             await remove(alice, team, carol)
-            assert trio.current_time() - cut_at < 3, "confirmed over the bus"
+            assert trio.current_time() - cut_at < 8, "confirmed over the bus; none is answered in the first term"
             await trio.sleep(max(0, cut_at + 8 - trio.current_time()))  # its lease has ended
             await post(alice, team, "not yet")
             await near.wait(lambda reader: reader.revs[team] == [1, 2, 3, 4])

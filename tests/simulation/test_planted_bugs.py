@@ -769,7 +769,7 @@ BUGS: list[tuple[Callable[[Patch], None], set[str]]] = [
     (expired_token_kept, {"no connection outlives its token"}),
     (client_id_of_a_post_lost, {"stored before delivered"}),
     (post_answered_before_it_is_stored, {"stored before delivered"}),
-    (room_ends_under_a_new_connection, {"presence converges"}),
+    (room_ends_under_a_new_connection, {"everything ends well"}),
     (dead_peer_kept, {"nothing leaks"}),
     (read_position_goes_back, {"a read position never goes back"}),
     (offline_not_sent, {"online status converges"}),

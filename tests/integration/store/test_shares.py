@@ -38,6 +38,13 @@ OPERATIONS: Final[dict[str, tuple[Caller, Operation]]] = {
     "memberships": (Caller.ROOMS, lambda store, group, alice: store.memberships(alice.id, [group])),
     "members": (Caller.ROOMS, lambda store, group, _: store.members(group)),
     "head": (Caller.ROOMS, lambda store, group, _: store.head(group)),
+    "heads": (Caller.ROOMS, lambda store, group, _: store.heads([group])),
+    "user_revs": (Caller.ROOMS, lambda store, _, alice: store.user_revs([alice.id])),
+    "take_lease": (Caller.LOOK_UPS, lambda store, _, __: store.take_lease(new_id())),
+    "renew_lease": (Caller.LOOK_UPS, lambda store, _, __: store.renew_lease(new_id())),
+    "leases": (Caller.CHANGES, lambda store, _, __: store.leases()),
+    "fence_leases": (Caller.CHANGES, lambda store, _, __: store.fence_leases([new_id()])),
+    "end_leases": (Caller.CHANGES, lambda store, _, __: store.end_leases([new_id()])),
     "changes": (Caller.ROOMS, lambda store, group, _: store.changes(group, after_rev=0, kinds=Kind.ALL, limit=1)),
     "user_changes": (Caller.ROOMS, lambda store, _, alice: store.user_changes(alice.id, after_rev=0, limit=1)),
     "create_user": (
