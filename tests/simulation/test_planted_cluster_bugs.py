@@ -9,10 +9,8 @@ from pulse_trio.model import Change, Member
 from pulse_trio.rooms.cluster import Cluster
 from pulse_trio.rooms.conversation_index import ConversationIndex
 from pulse_trio.rooms.feed import Feed
-from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.peer_items import ConfirmedItem
 from pulse_trio.rooms.sentences import Act
-from pulse_trio.rooms.session import Session
 from pulse_trio.store.base import Head
 from tests.simulation import run, world
 from tests.simulation.plan import Plan
@@ -91,16 +89,6 @@ def notified_of_a_membership_that_is_not_indexed(patch: Patch) -> None:
     patch.setattr(Cluster, "index_missing", wrong)
 
 
-def session_found_early_as_of_an_old_look_up(patch: Patch) -> None:
-    async def wrong(self: MemberUpdates, session: Session, conversation_id: UUID, member_rev: int) -> None:
-        async with self._rooms.opened(conversation_id, session.user.id) as room:
-            if session in self._sessions:
-                self._peers.member_added(conversation_id, session.user.id, 0, room.feed.head)
-                room.attach(session, member_rev, is_news=True)
-
-    patch.setattr(MemberUpdates, "_attach_early", wrong)
-
-
 # Each with the runs in which it is likely, a seed that finds it, and promises of which one must be named.
 BUGS: list[tuple[Callable[[Patch], None], Plan, int, set[str]]] = [
     (gap_not_waited_for, SEVERAL, 1, {"no gap", "no gap at resume"}),
@@ -110,7 +98,6 @@ BUGS: list[tuple[Callable[[Patch], None], Plan, int, set[str]]] = [
     (room_begins_at_the_head_in_the_store, PEACE, 1, {"no gap"}),
     (removal_not_passed_on, PEACE, 2, {"everything ends well"}),
     (notified_of_a_membership_that_is_not_indexed, SEVERAL, 3, {"no gap", "every rev is heard of"}),
-    (session_found_early_as_of_an_old_look_up, SEVERAL, 13, {"a removed member gets nothing"}),
 ]
 
 
