@@ -100,7 +100,7 @@ fuzz-cluster: $(VENV)/test.stamp
 CLUSTERED := $(patsubst %,tests/e2e/test_%.py,features frames http reads resume rest_conversations session tickets \
 	unread_answers)
 test-cluster: $(VENV)/test.stamp
-	$(BIN)/python -m pytest $(XDIST) --workers 2 $(CLUSTERED) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(XDIST) --workers 2 -m "not one_process" $(CLUSTERED) $(PYTEST_ARGS)
 
 # The JavaScript client on a bad network, with a service that is killed; FUZZ_ARGS="--start SEED --rounds 1"
 # repeats a round that failed.

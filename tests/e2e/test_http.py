@@ -177,6 +177,7 @@ async def test_only_handshakes_hold_a_place_of_an_address_behind_a_proxy(start_s
             assert (await other.request(handshake)).status == 401  # it has no token; not 429
 
 
+@pytest.mark.one_process
 async def test_answers_of_a_full_server_have_the_common_headers(start_server: Start) -> None:
     headers = (f"Origin: {APP}", "X-Request-ID: mine")
     server = start_server(PULSE_ALLOWED_ORIGINS=APP, PULSE_MAX_CONNECTIONS="1")
@@ -262,6 +263,7 @@ async def test_the_answer_to_head_has_no_body(shared_server: Server, request_byt
         assert body == b""
 
 
+@pytest.mark.one_process
 async def test_the_answer_to_head_on_a_full_server_has_no_body(start_server: Start) -> None:
     server = start_server(PULSE_MAX_CONNECTIONS="1")
     with trio.fail_after(60):

@@ -37,6 +37,7 @@ async def bytes_under_way(server: Server) -> float:
     return (await figures(server.base_url))("pulse_answer_bytes")
 
 
+@pytest.mark.one_process
 async def test_unread_pages_are_bounded_and_others_are_served(start_server: Callable[..., Server]) -> None:
     server = start_server(
         PULSE_MAX_CONTENT_CHARS=str(CHARS),
