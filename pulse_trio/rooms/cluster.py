@@ -264,8 +264,8 @@ class Cluster(Peers):
             self._must_compare_all |= is_all
             raise
         while self._to_check:
-            key = next(iter(self._to_check))
-            await self._check(*key)
+            key = conversation_id, user_id = next(iter(self._to_check))
+            await self.index_missing(user_id, [conversation_id])
             self._to_check.pop(key, None)
         while self._to_compare_users:
             user_id = next(iter(self._to_compare_users))
@@ -359,14 +359,13 @@ class Cluster(Peers):
             if not is_open and known is not None and known.last_rev < head.last_rev:
                 each.begin_at(conversation_id, head, head.members_rev)
         if room is None and conversation_id in self.presence.pinned:
-            self._pin(conversation_id)
+            self._catch_up(conversation_id, 0)
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
         self._index.set_rev(user_id, user_rev)
         if user_id in self._missed_comparison:
             self._missed_comparison.discard(user_id)
-            self._to_compare_users[user_id] = None
-            self._has_work.set()
+            self.check_user(user_id)
 
     def check_user(self, user_id: UUID) -> None:
         self._to_compare_users[user_id] = None
@@ -463,7 +462,8 @@ class Cluster(Peers):
         elif not self._hear_members(item):
             return
         changes, act = changes_of(item)
-        self._hear_rev(conversation_id, changes[-1].rev, wait=GAP_WAIT)
+        if self._rooms.get(conversation_id) is None:
+            self._hear_rev(conversation_id, changes[-1].rev)  # opens one, if it must
         room = self._rooms.get(conversation_id)
         if room is not None:
             room.feed.hear(changes, act)
@@ -494,11 +494,11 @@ class Cluster(Peers):
                 self._beginnings[conversation_id] = head_before(item)
         return bool(here) or self._is_here(conversation_id)
 
-    def _hear_rev(self, conversation_id: UUID, rev: int, *, wait: float = 0.0) -> None:
+    def _hear_rev(self, conversation_id: UUID, rev: int) -> None:
         """Lets a conversation that is here come to a rev."""
         room = self._rooms.get(conversation_id)
         if room is not None:
-            if rev > room.feed.last_rev and not wait:
+            if rev > room.feed.last_rev:
                 room.feed.fill_later(rev, wait=GAP_WAIT)
         elif conversation_id in self._beginnings or rev > self._indexed_rev(conversation_id):
             self._catch_up(conversation_id, rev)
@@ -610,11 +610,7 @@ class Cluster(Peers):
         room = self._rooms.get(conversation_id)
         if room is not None:
             room.check_vacant()
-        elif conversation_id in self.presence.pinned or conversation_id in self._index:
-            self._pin(conversation_id)
-
-    def _pin(self, conversation_id: UUID) -> None:
-        if conversation_id in self._index and self._rooms.get(conversation_id) is None:
+        elif conversation_id in self._index:
             self._catch_up(conversation_id, 0)
 
     # --- catching up ---
@@ -724,20 +720,12 @@ class Cluster(Peers):
         for conversation_id, head in found.items():
             is_missing = not self._index.has(conversation_id, user_id)
             if is_missing and not await self._add_missed(conversation_id, user_id, head):
-                await self._check(conversation_id, user_id)
+                await self.index_missing(user_id, [conversation_id])
         gone = [each for each in self._index.conversations_of(user_id) if each not in found]
         await self._compare(gone)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._user_feeds.read(user_id)
         self._index.set_rev(user_id, user_rev)
-
-    async def _check(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Adds a user who is a member to the index, if they are not in it.
-
-        Raises:
-            StoreUnavailable, NotAMember: the store did not answer.
-        """
-        await self.index_missing(user_id, [conversation_id])
 
     async def index_missing(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
         while missing := [each for each in conversation_ids if not self._index.has(each, user_id)]:

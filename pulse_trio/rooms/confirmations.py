@@ -112,10 +112,8 @@ class Confirmations:
         request = self._requests[request_id] = _Request(missing)
         try:
             await self._ask(request, item, self._clock() + PATIENCE)
-            if not missing:
-                return
-            with trio.fail_after(self._timeout):
-                missing.intersection_update(await self._store.leases())  # others have ended meanwhile, in order
+            if missing:
+                await self._forget_ended(request)
             if not missing:
                 return
             if not self._can_publish():

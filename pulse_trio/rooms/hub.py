@@ -171,17 +171,18 @@ class Hub:
         What was queued is dropped by then.
         """
         await (trio.Event() if self.cluster is None else self.cluster.lease.is_lost).wait()
-        for room in self.rooms.all():
-            room.abandon_all(CloseCode.RESTART, RESTARTING)
-        for session in self._sessions.all():
-            session.connection.abandon(CloseCode.RESTART, RESTARTING)
+        for connection in self._connections():
+            connection.abandon(CloseCode.RESTART, RESTARTING)
 
     def _cut_unfinished(self) -> None:
         """Ends writes that began while the lease was valid: their user may be removed by now."""
-        for room in self.rooms.all():
-            room.cut_unfinished()
-        for session in self._sessions.all():
-            session.connection.cut_unfinished()
+        for connection in self._connections():
+            connection.cut_unfinished()
+
+    def _connections(self) -> list[Connection]:
+        """Returns all connections; that of a session is there more than once."""
+        found = [connection for room in self.rooms.all() for connection in room.connections]
+        return found + [session.connection for session in self._sessions.all()]
 
     @property
     def draining(self) -> bool:
@@ -473,8 +474,8 @@ class Hub:
 
     async def _open_and_show_typing(self, conversation_id: UUID, user: User) -> None:
         try:
-            async with self.rooms.opened(conversation_id, None) as room:
-                room.broadcast(encode(_typing(conversation_id, user)), exclude_user_id=user.id, ephemeral=True)
+            async with self.rooms.opened(conversation_id, None):
+                self._hear_typing(conversation_id, user)
         except (NotAMember, StoreUnavailable):
             pass  # typing is ephemeral
         finally:

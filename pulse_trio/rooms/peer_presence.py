@@ -218,7 +218,6 @@ class PeerPresence:
         on_gone: Callable[[], None],
     ) -> None:
         self._publisher = publisher
-        self._on_gone = on_gone
         self.publish = publish
         self._is_connected = True
         self._must_ask = False
@@ -269,7 +268,6 @@ class PeerPresence:
                 for publisher, at in list(self._heard_at.items()):
                     if now - max(at, self._last_heard(publisher) or at) > GONE:
                         self.forget(publisher)
-                        self._on_gone()
             due, self._due = self._due, {}
             self._asked = {key: at for key, at in self._asked.items() if now - at < TICK}
             for peer_set, publisher in due:

@@ -21,7 +21,7 @@ from pulse_trio.protocol import CloseCode, Encoded, Position, ReadFrame, SystemF
 from pulse_trio.rooms import opening
 from pulse_trio.rooms.audience import Audience
 from pulse_trio.rooms.catch_up import CatchUp
-from pulse_trio.rooms.connection import Transport
+from pulse_trio.rooms.connection import Connection, Transport
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.hold import Hold
 from pulse_trio.rooms.outages import Outages
@@ -391,16 +391,6 @@ class Room:
             subscription.connection.close(code, reason)
         self._changed.set()
 
-    def abandon_all(self, code: CloseCode, reason: str) -> None:
-        """Closes all connections, and drops what the network has not taken of them."""
-        for subscription in list(self._audience):
-            subscription.connection.abandon(code, reason)
-
-    def cut_unfinished(self) -> None:
-        """Closes the connections that are in the middle of a write."""
-        for subscription in list(self._audience):
-            subscription.connection.cut_unfinished()
-
     def _end_presence(self, *, have_left: bool) -> None:
         if self._shared is not None:
             self._peers.close_presence(self._shared, have_left=have_left)
@@ -453,6 +443,11 @@ class Room:
     def active_users(self) -> list[UUID]:
         """The connected users, each once, in the order they came."""
         return self._presence.users
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The connections, sessions too."""
+        return [subscription.connection for subscription in self._audience]
 
     @property
     def connection_count(self) -> int:

@@ -52,7 +52,8 @@ def counted(history: History) -> Iterator[None]:
         patch.setattr(Cluster, "_compare", compare_and_count)
         count(Cluster, "_add_missed", "an addition that the bus had lost")
         count(Cluster, "_catch_up", "a room opened for a change of another process")
-        count(Cluster, "_check", "an addition that no room delivers")
+        alone = "an addition that no room delivers"
+        count(Cluster, "_check_soon", alone, is_so=lambda peers, *key: not peers._index.has(*key))
         count(MemberUpdates, "_attach_early", "a session found before the bus said so")
         missed = "a list that was looked up during a comparison"
         count(Cluster, "indexed", missed, is_so=lambda peers, user_id, _: user_id in peers._missed_comparison)
