@@ -63,6 +63,7 @@ from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.time_limit import in_time
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 
@@ -669,7 +670,7 @@ class Cluster(Peers):
             StoreUnavailable: they could not be read.
         """
         for piece in pieces_of(conversation_ids, MAX_COMPARED):
-            with self._in_time():
+            with in_time(self._timeout, "the heads"):
                 heads = await self._store.heads(piece)
             for conversation_id, head in heads.items():
                 self.counters.found_behind += head.last_rev > self._delivered_rev(conversation_id)
@@ -691,7 +692,7 @@ class Cluster(Peers):
             StoreUnavailable: they could not be read.
         """
         for piece in pieces_of(self._index.user_ids, MAX_COMPARED):
-            with self._in_time():
+            with in_time(self._timeout, "the heads"):
                 revs = await self._store.user_revs(piece)
             for user_id, user_rev in revs.items():
                 known = self._index.rev_of(user_id)
@@ -710,7 +711,7 @@ class Cluster(Peers):
         user_rev: int | None = None
         found: dict[UUID, Head] = {}
         while True:
-            with self._in_time():
+            with in_time(self._timeout, "the heads"):
                 page = await self._store.memberships(user_id, limit=MAX_COMPARED, after=after)
             user_rev = page.user_rev if user_rev is None else user_rev
             found |= page.heads
@@ -729,7 +730,7 @@ class Cluster(Peers):
 
     async def index_missing(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
         while missing := [each for each in conversation_ids if not self._index.has(each, user_id)]:
-            with self._in_time():
+            with in_time(self._timeout, "the heads"):
                 heads = (await self._store.memberships(user_id, missing)).heads
             stale = [each for each, head in heads.items() if not await self._add_missed(each, user_id, head)]
             if not stale or not self._sessions.of(user_id):
@@ -767,24 +768,6 @@ class Cluster(Peers):
             room.attach(session, head.members_rev, is_news=True)
         room.feed.fill_later(head.last_rev, wait=GAP_WAIT)
         return True
-
-    def _in_time(self) -> "_InTime":
-        return _InTime(self._timeout)
-
-
-class _InTime:
-    """Bounds a read. Raises StoreUnavailable after so many seconds."""
-
-    def __init__(self, seconds: float) -> None:
-        self._scope = trio.CancelScope(deadline=trio.current_time() + seconds)
-
-    def __enter__(self) -> None:
-        self._scope.__enter__()
-
-    def __exit__(self, *exc: object) -> None:
-        self._scope.__exit__(*exc)  # type: ignore[arg-type]
-        if self._scope.cancelled_caught:
-            raise StoreUnavailable("the heads took too long")
 
 
 def _smaller(item: Item) -> list[Item]:

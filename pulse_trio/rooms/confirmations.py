@@ -12,6 +12,7 @@ a removal is carried out, but not answered.
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
@@ -21,6 +22,7 @@ import trio
 from pulse_trio.model import Member
 from pulse_trio.rooms.lease import WAITED_OUT
 from pulse_trio.rooms.peer_items import ConfirmItem, Item
+from pulse_trio.rooms.time_limit import in_time
 from pulse_trio.store.base import Store, StoreUnavailable
 
 PATIENCE: Final = 1.0  # seconds for the confirmations of processes that are well; they take a few ms
@@ -93,13 +95,7 @@ class Confirmations:
             StoreUnavailable: the leases could not be read or ended, or the others could not be asked.
         Cancelled: some may not have confirmed.
         """
-        try:
-            await self._collect(removal)
-        except trio.TooSlowError:
-            raise StoreUnavailable("the leases took too long") from None
-
-    async def _collect(self, removal: Member) -> None:
-        with trio.fail_after(self._timeout):
+        with in_time(self._timeout, "the leases"):
             missing = set(await self._store.leases()) - {self._own_id}
         if missing:
             await self._ask_others(removal, missing)
@@ -119,11 +115,11 @@ class Confirmations:
             if not self._can_publish():
                 raise StoreUnavailable("the other processes cannot be asked")
             log.warning("processes do not confirm a removal", count=len(missing), waits_seconds=round(WAITED_OUT))
-            with trio.fail_after(self._timeout):
+            with in_time(self._timeout, "the leases"):
                 await self._store.fence_leases(list(missing))
             await self._ask(request, item, self._clock() + WAITED_OUT)
             if missing:
-                with trio.fail_after(self._timeout):
+                with in_time(self._timeout, "the leases"):
                     await self._store.end_leases(list(missing))
         finally:
             del self._requests[request_id]
@@ -143,8 +139,5 @@ class Confirmations:
 
     async def _forget_ended(self, request: _Request) -> None:
         """Does not wait for leases that have been ended: by their process, or by who knows that it lives no more."""
-        try:
-            with trio.fail_after(LIST_AGAIN):
-                request.missing.intersection_update(await self._store.leases())
-        except (StoreUnavailable, trio.TooSlowError):
-            pass  # they are waited out
+        with suppress(StoreUnavailable), in_time(LIST_AGAIN, "the leases"):  # else they are waited out
+            request.missing.intersection_update(await self._store.leases())

@@ -1,7 +1,6 @@
 """The lobby: where sessions open, resume and close."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Final
 from uuid import UUID
 
@@ -18,10 +17,11 @@ from pulse_trio.rooms.online import Online
 from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.registry import RESTARTING, Rooms
 from pulse_trio.rooms.session import Session, Sessions
+from pulse_trio.rooms.time_limit import in_time
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.rooms.watches import Watches
 from pulse_trio.settings import Settings
-from pulse_trio.store.base import Head, Memberships, Store, StoreUnavailable
+from pulse_trio.store.base import Head, Memberships, Store
 
 MAX_MEMBERSHIPS: Final = 1_000  # read at a time: 4 ms of the loop
 
@@ -115,7 +115,7 @@ class Lobby:
         if features.has_me:
             self._user_feeds.follow(session)
         try:
-            with self._in_time():
+            with in_time(self._settings.store_timeout, "the memberships"):
                 user_rev = await self._subscribe(session)
         except BaseException:
             self.close(session)
@@ -165,7 +165,7 @@ class Lobby:
                 self._user_feeds.follow(session)
         memberships = Memberships({}, 0)
         if frame.features is not None or (frame.revs and not is_other_history):
-            with self._in_time():
+            with in_time(self._settings.store_timeout, "the memberships"):
                 memberships = await self._look_up(session, [] if is_other_history else list(frame.revs))
         if session not in self._sessions:  # it has ended meanwhile
             return
@@ -317,15 +317,6 @@ class Lobby:
             may_repeat=self._rooms.may_repeat(conversation_id, head.last_rev),
         )
         self._metrics.resumed_changes.observe(last_rev - rev)
-
-    @contextmanager
-    def _in_time(self) -> Iterator[None]:
-        """Wraps the look-ups for a session. Raises StoreUnavailable after `PULSE_STORE_TIMEOUT` seconds."""
-        try:
-            with trio.fail_after(self._settings.store_timeout):
-                yield
-        except trio.TooSlowError:
-            raise StoreUnavailable("the memberships took too long") from None
 
     async def _start_session(self, session: Session) -> None:
         with session.waiting:
