@@ -113,11 +113,17 @@ class Prepared:
 def _rows(results: Sequence[PGresult]) -> list[Row]:
     """Returns the rows of a statement's only result.
 
+    In autocommit the rows are sent before the commit (PostgreSQL's documentation, 55.2.3: it happens at Sync). An error
+    of the commit is a second result, and then nothing of the first one counts.
+
     Raises:
         psycopg.Error: the error that the server reports.
     """
     if not results:
         raise psycopg.InternalError("got no result from the statement")
+    for result in results:
+        if result.status == ExecStatus.FATAL_ERROR:
+            raise errors.error_from_result(result)
     result = results[0]
     if result.status == ExecStatus.TUPLES_OK:
         columns = range(result.nfields)
@@ -125,6 +131,4 @@ def _rows(results: Sequence[PGresult]) -> list[Row]:
         return [tuple([get(row, column) for column in columns]) for row in range(result.ntuples)]
     if result.status in (ExecStatus.COMMAND_OK, ExecStatus.EMPTY_QUERY):
         return []
-    if result.status == ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(result)
     raise psycopg.ProgrammingError(f"a prepared statement cannot do this: {ExecStatus(result.status).name}")

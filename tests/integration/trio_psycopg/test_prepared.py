@@ -236,6 +236,18 @@ async def test_errors_are_those_of_a_cursor(conn: Conn) -> None:
             await conn.fetch_prepared(Statement("copy t to stdout"), [])
 
 
+@pytest.mark.parametrize("threshold", [5, None], ids=["prepared", "text"])
+async def test_an_error_of_the_commit_is_raised(conn: Conn, threshold: int | None) -> None:
+    """A statement in autocommit commits after its rows are sent: the error of the commit follows them."""
+    with trio.fail_after(30):
+        await conn.execute("alter table t add constraint u unique (n) deferrable initially deferred")
+        conn.prepare_threshold = threshold
+        await add(conn, 1)
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await add(conn, 1)
+        assert await number(conn) == 1
+
+
 async def test_an_error_ends_a_transaction(conn: Conn) -> None:
     with trio.fail_after(30):
         with pytest.raises(psycopg.errors.CharacterNotInRepertoire):  # noqa: PT012
