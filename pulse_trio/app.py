@@ -235,19 +235,16 @@ class _Lifespan:
 
     def __init__(self, app: PulseApp, scope: object) -> None:
         self._app = app
+        self._is_ending = trio.Event()  # lifespan.shutdown was received: nothing may make the service go on
 
-    async def _wait_end(self, parts: Services, receive: Callable[[], Awaitable[Any]]) -> str | None:
+    async def _wait_end(self, parts: Services) -> str | None:
         """Waits until the service ends.
 
-        Returns None when the server shuts down (lifespan.shutdown); else why the service must open again: the history
-        may be another one, or another process has ended the lease of this one.
+        Returns None when the server shuts down; else why the service must open again: the history may be another one,
+        or another process has ended the lease of this one.
         """
         reason: str | None = None
         async with trio.open_nursery() as nursery:
-
-            async def wait_shutdown() -> None:
-                await receive()
-                nursery.cancel_scope.cancel()
 
             async def reopen_after(wait: Callable[[], Awaitable[None]], text: str) -> None:
                 nonlocal reason
@@ -255,13 +252,12 @@ class _Lifespan:
                 reason = text
                 nursery.cancel_scope.cancel()
 
-            nursery.start_soon(wait_shutdown, name="shutdown")
             nursery.start_soon(reopen_after, parts.hub.wait_lost, LEASE_LOST, name="lease lost")
-            if self._app.wait_moved is None:
-                await trio.sleep_forever()
-            else:
-                await reopen_after(self._app.wait_moved, MOVED)
-        return reason
+            if self._app.wait_moved is not None:
+                nursery.start_soon(reopen_after, self._app.wait_moved, MOVED, name="database moved")
+            await self._is_ending.wait()
+            nursery.cancel_scope.cancel()
+        return None if self._is_ending.is_set() else reason
 
     async def __call__(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
         try:
@@ -280,19 +276,42 @@ class _Lifespan:
 
     async def _run(self, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
         await receive()  # lifespan.startup
-        async with open_service(self._app) as parts:
-            await self._app.startup()
-            tune_garbage_collector()
-            await send({"type": "lifespan.startup.complete"})
-            reason = await self._wait_end(parts, receive)
-            await parts.hub.drain()
-        while reason is not None:
-            # Rooms and clients' positions belong to the previous history or lease, so all are closed.
-            log.warning(reason)
+        async with trio.open_nursery() as nursery:
             async with open_service(self._app) as parts:
-                reason = await self._wait_end(parts, receive)
+                await self._app.startup()
+                tune_garbage_collector()
+                await send({"type": "lifespan.startup.complete"})
+                nursery.start_soon(self._wait_shutdown, receive, name="shutdown")
+                reason = await self._wait_end(parts)
                 await parts.hub.drain()
+            while reason is not None and not self._is_ending.is_set():
+                # Rooms and clients' positions belong to the previous history or lease, so all are closed.
+                log.warning(reason)
+                reason = await self._reopen()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _wait_shutdown(self, receive: Callable[[], Awaitable[Any]]) -> None:
+        await receive()  # lifespan.shutdown
+        self._is_ending.set()
+
+    async def _reopen(self) -> str | None:
+        """Runs the service again until it ends; returns as `_wait_end`. A shutdown does not wait for it to open."""
+        reason: str | None = None
+        is_open = False
+        async with trio.open_nursery() as nursery:
+
+            async def give_up() -> None:
+                await self._is_ending.wait()
+                if not is_open:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up, name="end before it is open")
+            async with open_service(self._app) as parts:
+                is_open = True
+                reason = await self._wait_end(parts)
+                await parts.hub.drain()
+            nursery.cancel_scope.cancel()
+        return reason
 
 
 def _log_failures(failures: BaseException) -> None:

@@ -46,6 +46,7 @@ class Lifespan:
         self.fails = trio.Event()
         self.is_over = trio.Event()
         self.started = trio.Event()
+        self.ended = trio.Event()  # the server may end
         self._errors = errors
         self._messages: Iterator[str] = iter(["lifespan.startup", "lifespan.shutdown"])
 
@@ -57,6 +58,7 @@ class Lifespan:
                 yield MemoryStore()
                 nursery.cancel_scope.cancel()
 
+        self.open_store = open_store
         self.app: PulseApp = create_app(Settings.load(secret_key=SECRET), open_store)
 
     async def _fail(self, error: BaseException) -> None:
@@ -71,6 +73,8 @@ class Lifespan:
     async def _send(self, message: Any) -> None:
         if message["type"] == "lifespan.startup.complete":
             self.started.set()
+        else:
+            self.ended.set()
 
     async def run(self) -> None:
         await self.app({"type": "lifespan", "asgi": {}, "state": {}}, self._receive, self._send)  # type: ignore[arg-type]
@@ -166,9 +170,9 @@ async def _service_that_reopens() -> AsyncIterator[Lifespan]:
         yield MemoryStore()
 
     async def wait_moved() -> None:
-        if moved.is_set():
-            await trio.sleep_forever()
         await moved.wait()
+        if is_opening.is_set():
+            await trio.sleep_forever()
 
     lifespan = Lifespan()
     settings = Settings.load(secret_key=SECRET, allowed_origins=(LISTED,))
@@ -182,6 +186,27 @@ async def _service_that_reopens() -> AsyncIterator[Lifespan]:
             yield lifespan
             may_open.set()
             lifespan.is_over.set()
+
+
+async def test_shutdown_while_the_service_opens_again() -> None:
+    """The database that it waits for may never come back."""
+    async with _service_that_reopens() as lifespan:
+        lifespan.is_over.set()
+        await lifespan.ended.wait()
+
+
+async def test_shutdown_in_the_moment_in_which_the_service_must_open_again() -> None:
+    """A shutdown comes once: when it is taken, nothing may make the service go on."""
+    moved = trio.Event()
+    lifespan = Lifespan()
+    lifespan.app = create_app(Settings.load(secret_key=SECRET), lifespan.open_store, wait_moved=moved.wait)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lifespan.run)
+            await lifespan.started.wait()
+            lifespan.is_over.set()
+            moved.set()
+            await lifespan.ended.wait()
 
 
 def test_no_new_exception_leaves_an_except_star() -> None:
