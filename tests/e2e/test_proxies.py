@@ -3,13 +3,9 @@
 import contextlib
 import json
 import os
-import re
 import resource
-import socket
 import ssl
-import subprocess
 import time
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,152 +14,11 @@ import pytest
 import trio
 import trio_websocket
 
-from tests.support.certificate import make_certificate
 from tests.support.client import Api, Person
 from tests.support.programs import require_program
+from tests.support.proxies import Caddy, Haproxy, Nginx, Proxy
 from tests.support.raw import PING, PONG, Answer, RawClient, frame, open_raw, upgrade_request
 from tests.support.server import Server
-
-ROOT = Path(__file__).resolve().parents[2]
-MAX_CONNECTIONS = 1_000  # of HAProxy: more than any test opens
-
-
-class Proxy(ABC):
-    """A proxy on a free port, before the service that listens on `upstream`."""
-
-    def __init__(self, folder: Path, upstream: int) -> None:
-        self.folder = folder
-        self.upstream = upstream
-        with socket.socket() as sock:  # free a moment later, too: nobody asks for ports in the same way here
-            sock.bind(("127.0.0.1", 0))
-            self.port = int(sock.getsockname()[1])
-        self.base_url = f"https://127.0.0.1:{self.port}"
-        self.certificate, self.key = make_certificate(folder)
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @abstractmethod
-    def command(self) -> list[str]:
-        """Returns the command that runs the proxy in the foreground, on our file."""
-
-    def start(self) -> None:
-        with (self.folder / "said").open("ab") as said:
-            self._process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=said, stderr=said, cwd=self.folder
-            )
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
-            except OSError:
-                assert self._process.poll() is None, self.said
-                assert time.monotonic() < deadline, self.said
-                time.sleep(0.02)
-            else:
-                return
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(15)
-            finally:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-
-    @property
-    def said(self) -> str:
-        """All that it has written, to whatever log."""
-        return "".join(path.read_text(errors="replace") for path in self.folder.rglob("*") if path.name in self.logs)
-
-    logs: tuple[str, ...] = ("said",)
-
-
-def put(text: str, *changes: tuple[str, str]) -> str:
-    """The text with these changes, each of which must be of something that is in it."""
-    for old, new in changes:
-        assert old in text, old
-        text = text.replace(old, new)
-    return text
-
-
-class Nginx(Proxy):
-    logs = ("said", "access.log", "error.log")
-
-    def command(self) -> list[str]:
-        program = require_program("nginx", "nginx-light")
-        site = put(
-            (ROOT / "deploy/nginx/pulse-trio.conf").read_text(),
-            ("server 127.0.0.1:8000;", f"server 127.0.0.1:{self.upstream};"),
-            ("listen 443 ssl;", f"listen 127.0.0.1:{self.port} ssl;"),
-            ("listen [::]:443 ssl;", ""),
-            ("/etc/ssl/chat.example.pem", str(self.certificate)),
-            ("/etc/ssl/private/chat.example.key", str(self.key)),
-            ("/var/log/nginx/pulse-trio.log", str(self.folder / "access.log")),
-            ("/var/log/nginx/error.log", str(self.folder / "error.log")),
-        )
-        (self.folder / "site.conf").write_text(site)
-        folders = "".join(
-            f"{kind}_temp_path {self.folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (self.folder / "nginx.conf").write_text(
-            f"daemon off;\npid {self.folder}/pid;\n"
-            + ("user root;\n" if os.geteuid() == 0 else "")
-            + f"error_log {self.folder}/error.log crit;\n{self.events()}\n"
-            f"http {{\n{folders}include {self.folder}/site.conf;\n}}\n"
-        )
-        command = [program, "-e", str(self.folder / "error.log"), "-p", str(self.folder)]
-        return [*command, "-c", str(self.folder / "nginx.conf")]
-
-    @staticmethod
-    def events() -> str:
-        """Returns what the site's file says to put into nginx.conf."""
-        lines = (ROOT / "deploy/nginx/pulse-trio.conf").read_text().splitlines()
-        found = [line.removeprefix("#").strip() for line in lines if re.match("# {5}", line)]
-        assert [line.split()[0] for line in found] == ["worker_rlimit_nofile", "events"]
-        return "\n".join(found)
-
-
-class Caddy(Proxy):
-    def command(self) -> list[str]:
-        program = require_program("caddy", "caddy")
-        tls = f"chat.example {{\n\ttls {self.certificate} {self.key}"
-        site = put(
-            (ROOT / "deploy/caddy/Caddyfile").read_text(),
-            ("reverse_proxy 127.0.0.1:8000 {", f"reverse_proxy 127.0.0.1:{self.upstream} {{"),
-            ("chat.example {", tls.replace("chat.example {", f"https://127.0.0.1:{self.port} {{")),
-            # Of the machine of a test nothing else is taken: no other port, no folder of root's.
-            (
-                "{\n\t# A token",
-                f"{{\n\tadmin off\n\tauto_https disable_redirects\n\tstorage file_system {self.folder}\n\t# A token",
-            ),
-        )
-        (self.folder / "Caddyfile").write_text(site)
-        environment = {"XDG_CONFIG_HOME": str(self.folder), "XDG_DATA_HOME": str(self.folder), "HOME": str(self.folder)}
-        return [
-            "/usr/bin/env",
-            *(f"{name}={value}" for name, value in environment.items()),
-            program,
-            *("run", "--config", str(self.folder / "Caddyfile"), "--adapter", "caddyfile"),
-        ]
-
-
-class Haproxy(Proxy):
-    def command(self) -> list[str]:
-        program = require_program("haproxy", "haproxy")
-        bundle = self.folder / "bundle.pem"
-        bundle.write_text(self.certificate.read_text() + self.key.read_text())
-        text = put(
-            (ROOT / "deploy/haproxy/haproxy.cfg").read_text(),
-            ("server pulse_trio 127.0.0.1:8000", f"server pulse_trio 127.0.0.1:{self.upstream}"),
-            ("bind :443 ssl crt /etc/ssl/private/chat.example.pem", f"bind 127.0.0.1:{self.port} ssl crt {bundle}"),
-            # The account and the limit of files are the test's: HAProxy takes two files for each of these connections.
-            ("    user haproxy\n    group haproxy\n", ""),
-            ("maxconn 20000", f"maxconn {MAX_CONNECTIONS}"),
-        )
-        (self.folder / "haproxy.cfg").write_text(text)
-        return [program, "-db", "-f", str(self.folder / "haproxy.cfg")]
-
 
 HAPROXY = """
 defaults
@@ -185,7 +40,7 @@ class PlainHaproxy(Proxy):
 
     def command(self) -> list[str]:
         program = require_program("haproxy", "haproxy")
-        (self.folder / "haproxy.cfg").write_text(HAPROXY.format(port=self.port, upstream=self.upstream))
+        (self.folder / "haproxy.cfg").write_text(HAPROXY.format(port=self.port, upstream=self.upstreams[0]))
         return [program, "-f", str(self.folder / "haproxy.cfg")]
 
 
@@ -448,7 +303,7 @@ class NginxNamingThePort(Proxy):
             + ("user root;\n" if os.geteuid() == 0 else "")
             + f"error_log {self.folder}/error.log crit;\nevents {{}}\n"
             f"http {{\n{folders}access_log off;\nserver {{ listen 127.0.0.1:{self.port}; location / {{\n"
-            f"proxy_pass http://127.0.0.1:{self.upstream}; proxy_http_version 1.1;\n"
+            f"proxy_pass http://127.0.0.1:{self.upstreams[0]}; proxy_http_version 1.1;\n"
             "proxy_set_header Host $host:80; proxy_set_header Upgrade $http_upgrade;\n"
             'proxy_set_header Connection "upgrade"; } } }\n'
         )
