@@ -116,7 +116,7 @@ def migrate(data_dir: Path | None) -> None:
     """Bring the database's schema up to date."""
     with _errors_as_one_line(), open_database(Settings.load(data_dir=data_dir), attach=True) as database:
         before, after = migrate_database(database)
-        click.echo(f"Schema {after}." if before == after else f"Schema {before or 'none'} → {after}.")
+        _answer(f"Schema {after}." if before == after else f"Schema {before or 'none'} → {after}.")
 
 
 @main.command()
@@ -138,10 +138,10 @@ def doctor(host: str | None, port: int | None, config_file: Path | None, as_json
         findings.append(finding)
         if not as_json:
             mend = f"; {finding.mend}" if finding.mend else ""
-            click.echo(f"{finding.status:<8} {finding.name:<12} {finding.text}{mend}")
+            _answer(f"{finding.status:<8} {finding.name:<12} {finding.text}{mend}")
     is_ok = all(finding.status != "failed" for finding in findings)
     if as_json:
-        click.echo(json.dumps({"ok": is_ok, "checks": [asdict(finding) for finding in findings]}, indent=2))
+        _answer(json.dumps({"ok": is_ok, "checks": [asdict(finding) for finding in findings]}, indent=2))
     sys.exit(0 if is_ok else 1)
 
 
@@ -162,7 +162,8 @@ def backup(file: Path, data_dir: Path | None) -> None:
             raise LaunchError("standard output is a terminal: send the dump to a file or a program")
         with open_database(Settings.load(data_dir=data_dir), attach=True, create=False) as database:
             size = dump_to(database, sys.stdout.fileno()) if is_stream else dump(database, file)
-            click.echo(f"{size:,} bytes.", err=is_stream)
+            # Standard output may be where FILE leads, such as /dev/stdout.
+            _answer(f"{size:,} bytes.", err=is_stream or not file.is_file())
 
 
 @main.command("restore")
@@ -179,7 +180,7 @@ def restore_dump(file: Path, data_dir: Path | None) -> None:
             raise LaunchError(f"there is no file {file}")
         with open_database(Settings.load(data_dir=data_dir), attach=True) as database:
             restore(database, file)
-        click.echo("Restored.")
+        _answer("Restored.")
 
 
 @main.command()
@@ -194,7 +195,7 @@ def restored(data_dir: Path | None) -> None:
         migrate_database(database)
         establish_epoch(database.conninfo)
         renew_epoch(database.conninfo)
-        click.echo("The history has a new epoch.")
+        _answer("The history has a new epoch.")
 
 
 @main.group()
@@ -224,7 +225,7 @@ def add_user(username: str, password: str | None, password_file: TextIO | None, 
             raise LaunchError(f"the password {problem}")
         with open_database(settings, attach=True) as database:
             migrate_database(database)
-            click.echo(trio.run(_add_user, database, username, password))
+            _answer(trio.run(_add_user, database, username, password))
 
 
 @main.command()
@@ -234,7 +235,7 @@ def token(username: str, data_dir: Path | None) -> None:
     """Print a token for a user, also while the service runs."""
     with _errors_as_one_line(), open_database(Settings.load(data_dir=data_dir), attach=True, create=False) as database:
         migrate_database(database)
-        click.echo(trio.run(_token, database, username))
+        _answer(trio.run(_token, database, username))
 
 
 def _serve_alone(
@@ -389,12 +390,31 @@ def _greet(base: str, database: Database, settings: Settings) -> None:
     )
 
 
+def _answer(text: str, *, err: bool = False) -> None:
+    """Prints the result of a command.
+
+    Raises:
+        SystemExit: it cannot be written, such as to a full disk; standard error says that the command is done.
+    """
+    try:
+        click.echo(text, err=err)
+    except BrokenPipeError:  # the reader has seen enough
+        raise
+    except OSError as error:
+        _silence(err=err)
+        raise exit_with(LaunchError(f"done, but the output cannot be written: {error.strerror}")) from None
+
+
 def _say(text: str, *, err: bool = False) -> None:
     """Prints a line; a failing stdout (full disk, closed pipe) must not stop the service."""
     try:
         click.echo(text, err=err)
     except OSError:
-        # The flush at exit would fail again on what is left in the buffer, and change the exit code.
-        stream = sys.stderr if err else sys.stdout
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+        _silence(err=err)
+
+
+def _silence(*, err: bool) -> None:
+    """Discards what is left in a stream's buffer: the flush at exit would fail again, and change the exit code."""
+    stream = sys.stderr if err else sys.stdout
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import psycopg
+import trio
 from hypercorn.config import Config
 
 from pulse_trio.auth.tokens import Tokens
+from pulse_trio.bus.opening import probe_bus
+from pulse_trio.bus.transport import TransportError
 from pulse_trio.clock import utc_now
 from pulse_trio.database.durability import DURABILITY_SETTINGS, SETTINGS_OFF
 from pulse_trio.database.embedded import default_data_dir
@@ -116,7 +119,7 @@ def examine(load: Callable[[], Settings], host: str | None = None, port: int | N
             try:
                 database = stack.enter_context(open_database(settings, attach=True))
             except LaunchError as error:
-                yield Finding("database", "failed", str(error), "see 'What goes wrong' in docs/operations.md")
+                yield Finding("database", "failed", str(error), "see 'Troubleshooting' in docs/operations.md")
             else:
                 try:
                     for finding in _database(database):
@@ -125,6 +128,7 @@ def examine(load: Callable[[], Settings], host: str | None = None, port: int | N
                 except psycopg.Error as error:
                     reason = " ".join(str(error).split()) or type(error).__name__
                     yield Finding("database", "failed", f"it stopped answering: {reason}", "see its log")
+    yield from _bus(settings)
     if addresses:
         yield _ports(addresses, is_running=is_running)
     yield _metrics(settings, is_running=is_running)
@@ -370,7 +374,7 @@ def _own_sessions(database: Database) -> Finding:
             require_own_sessions(with_keepalives(database.direct_conninfo))
     except (LaunchError, psycopg.Error) as error:
         text = describe_failure(error) if isinstance(error, psycopg.Error) else str(error)
-        return Finding("own sessions", "failed", text, "see 'What goes wrong' in docs/operations.md")
+        return Finding("own sessions", "failed", text, "see 'Troubleshooting' in docs/operations.md")
     return Finding("own sessions", "ok", "every connection has a session of its own and keeps its settings")
 
 
@@ -395,7 +399,23 @@ def _keys(settings: Settings) -> Finding:
     )
 
 
-def _ports(addresses: Sequence[Listened], *, is_running: bool) -> Finding:
+def _bus(settings: Settings) -> Iterator[Finding]:
+    """Checks the Redis of `PULSE_BUS_URL`, if there is one. Without it a service starts, and says `degraded`."""
+    try:
+        is_there = trio.run(probe_bus, settings)
+    except LaunchError as error:
+        yield Finding("bus", "failed", str(error), "correct PULSE_BUS_URL")
+    except TransportError as error:
+        text = f"the Redis of PULSE_BUS_URL cannot be used: {error}; what other processes send would arrive late"
+        yield Finding("bus", "warning", text, "check that it runs, and that host, user and password are right")
+    else:
+        if is_there:
+            yield Finding("bus", "ok", "the Redis of PULSE_BUS_URL answers")
+
+
+def _ports(
+    addresses: Sequence[Listened], *, is_running: bool, advise: Callable[[Exception], str] = advise_on_address
+) -> Finding:
     """Checks every address of the service; a service that runs answers on them."""
     taken = []
     for address in addresses:
@@ -404,7 +424,7 @@ def _ports(addresses: Sequence[Listened], *, is_running: bool) -> Finding:
         except OSError as error:
             if not (is_running and answers(address)):
                 text = f"cannot listen on {address}: {error.strerror or error}"
-                return Finding("port", "failed", text, advise_on_address(error))
+                return Finding("port", "failed", text, advise(error))
             taken.append(address)
     free = [address for address in addresses if address not in taken]
     texts = [f"{', '.join(map(str, taken))}: the service answers on it"] if taken else []
@@ -420,5 +440,9 @@ def _metrics(settings: Settings, *, is_running: bool) -> Finding:
         text = "for the bearer of PULSE_METRICS_TOKEN" if is_open else f"for nobody: {NOT_SERVED}"
         return Finding("metrics", "ok", text)
     host, port = bind_address(settings.metrics_bind)
-    found = _ports([Listened(host, port or 0)], is_running=is_running)
+    found = _ports(
+        [Listened(host, port or 0)],
+        is_running=is_running,
+        advise=lambda _: "set PULSE_METRICS_BIND to a free port at an address of this machine, such as 127.0.0.1:9464",
+    )
     return replace(found, name="metrics")

@@ -5,17 +5,22 @@ Each half is imported when one of its commands runs: a bot that sends a message 
 
 import sys
 from importlib import import_module
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from pulse_trio import __version__
+from pulse_trio.console import hold_closed_streams
 
 TERMINAL: Final = ("chat", "tail", "send", "list", "login", "logout", "register")
 
 
 class Program(click.Group):
     """The command group of both halves; either may be installed without the packages of the other."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        hold_closed_streams()
+        return super().__call__(*args, **options)
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted([*TERMINAL, *(_commands_of("pulse_trio.cli", "main") or {})])

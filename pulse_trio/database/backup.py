@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -50,11 +51,22 @@ _OUR_TABLES: Final = {"alembic_version", "history", "messages"}
 def dump(database: Database, file: Path) -> int:
     """Writes a dump of the database to a file, all or nothing; returns its size in bytes.
 
-    Only the owner may read the file: it holds every message and all password hashes.
+    Only the owner may read the file: it holds every message and all password hashes. A symbolic link stays, and the
+    file that it names is replaced. A pipe or a character device is written to, as by `dump_to`.
 
     Raises:
         LaunchError: the dump failed; one line for a person. A previous file is unchanged.
     """
+    if not _is_replaceable(file):
+        try:
+            special = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise LaunchError(f"{file} cannot be written: {error.strerror}") from None
+        try:
+            return dump_to(database, special)
+        finally:
+            os.close(special)
+    file = file.resolve()
     program = _find_program(database, "pg_dump")
     require_own_sessions(with_keepalives(database.conninfo), writes=False)
     try:
@@ -72,6 +84,9 @@ def dump(database: Database, file: Path) -> int:
         os.fsync(descriptor)
         size = os.fstat(descriptor).st_size
         draft.rename(file)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise LaunchError(f"{file} cannot be written: {error.strerror}") from None
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
@@ -166,6 +181,27 @@ def _require_ours(program: Path, file: Path) -> None:
     listed = set(_LISTED_TABLE.findall(_run(program, ["--list", str(file.absolute())])))
     if not listed >= _OUR_TABLES:
         raise LaunchError(f"{file} is a dump of something else: it has no table {min(_OUR_TABLES - listed)}")
+
+
+def _is_replaceable(file: Path) -> bool:
+    """Returns True if a dump may take the place of what has this name: nothing, or an ordinary file.
+
+    Renaming a draft over a device or a pipe would remove it: root's `backup /dev/null` would leave a file there.
+
+    Raises:
+        LaunchError: nothing can be written there.
+    """
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise LaunchError(f"{file} cannot be written: {error.strerror}") from None
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        return False
+    if not stat.S_ISREG(mode):
+        raise LaunchError(f"{file} cannot be written: it is neither a file, a pipe nor a character device")
+    return True
 
 
 def _find_program(database: Database, name: str) -> Path:

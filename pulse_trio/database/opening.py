@@ -161,17 +161,17 @@ def plan_sessions(database: Database) -> Sessions:
         psycopg.Error: the database cannot be reached.
     """
     settings = database.settings
-    timeout_ms = str(round(settings.statement_timeout * 1000))
+    timeout_ms = max(1, round(settings.statement_timeout * 1000))  # 0 would be no limit
     # A process that stands still in the middle of a transaction must not keep rows locked for the others. The second
     # setting covers a pipeline, too: between two of its statements the server does not count the session as idle.
     session_settings = {
         **STORE_SETTINGS,
-        "statement_timeout": timeout_ms,
-        "idle_in_transaction_session_timeout": timeout_ms,
+        "statement_timeout": str(timeout_ms),
+        "idle_in_transaction_session_timeout": str(timeout_ms),
     }
     with open_session(with_keepalives(database.conninfo)) as connection:
         if connection.info.server_version >= TRANSACTION_TIMEOUT_SINCE:
-            session_settings["transaction_timeout"] = str(2 * round(settings.statement_timeout * 1000))
+            session_settings["transaction_timeout"] = str(2 * timeout_ms)
         if not settings.allow_losing_commits:
             session_settings |= commit_settings(connection)
     return with_keepalives(database.conninfo, session_settings)

@@ -2,8 +2,9 @@
 
 A batch has messages only, or revisions only (edits and deletions). It skips what it cannot take, but keeps the order of
 each source: a flood of one kind delays its own connection, not the messages of others. A change of members or
-properties is a batch of its own, and nothing overtakes it. The removal of a member is the next batch: what that member
-has sent must not delay it.
+properties is a batch of its own. The removal of a member is the next batch: what that member has sent must not delay
+it. But after a change, messages and revisions of other sources have a turn, however many changes wait: one member may
+request hundreds, each of a thousand users.
 """
 
 from collections import Counter, deque
@@ -67,6 +68,7 @@ class Inbox:
         "_removals",
         "_sent",
         "_source",
+        "_was_change",
         "_window",
     )
 
@@ -78,6 +80,7 @@ class Inbox:
         # Taken from the channel to choose a batch from, at most `batch_messages`; the others wait for later batches.
         self._window: deque[Submission] = deque()
         self._last_kind: type[Command] | None = None  # of the last batch: kinds have turns
+        self._was_change = False  # the last batch was a change of members or properties
         # Removals do not wait in the channel: few, as one user is the owner, and requests are limited.
         self._removals: deque[Submission] = deque()
         self._is_open = True
@@ -156,10 +159,13 @@ class Inbox:
         A resend of a message in the batch, with the same client_id, waits for a later one: it must find that one
         stored. So does a revision of a message that the batch has revised often enough.
         """
-        if self._removals:
-            return [self._removals.popleft()]
         self._fill_window(self._batch_messages)
-        kind = self._last_kind = self._next_kind()
+        is_turn = self._was_change  # of messages and revisions: they pass the changes that wait
+        kind = None if self._removals and not is_turn else self._next_kind(passes_changes=is_turn)
+        self._was_change = kind is None
+        if kind is None and self._removals:
+            return [self._removals.popleft()]
+        self._last_kind = kind
         if kind is None or len(self._window) == 1:
             return [self._window.popleft()]
         batch: list[Submission] = []
@@ -167,11 +173,19 @@ class Inbox:
         delayed: set[object] = set()  # the sources of what was skipped
         taken: Counter[object] = Counter()
         chars = 0
-        while self._window and (found := _batch_kind(self._window[0].command)) is not None:
-            if batch and chars + text_chars(self._window[0].command) > MAX_BATCH_CHARS:
+        while self._window:
+            found = _batch_kind(self._window[0].command)
+            if found is None and not is_turn:
+                break
+            if found is not None and batch and chars + text_chars(self._window[0].command) > MAX_BATCH_CHARS:
                 break
             submission = self._window.popleft()
-            source, (key, limit) = submission.sender.source, _repetition(submission.command)
+            source = submission.sender.source
+            if found is None:
+                delayed.add(source)
+                skipped.append(submission)
+                continue
+            key, limit = _repetition(submission.command)
             if found is not kind or source in delayed or taken[key] >= limit:
                 delayed.add(source)
                 skipped.append(submission)
@@ -182,18 +196,22 @@ class Inbox:
         self._window.extendleft(reversed(skipped))
         return batch
 
-    def _next_kind(self) -> type[Command] | None:
-        """Returns the kind of the next batch: another than the last one, if one waits that nothing has to precede."""
-        first = _batch_kind(self._window[0].command)
-        if first is None or first is not self._last_kind:
-            return first
+    def _next_kind(self, *, passes_changes: bool) -> type[Command] | None:
+        """Returns the kind of the next batch: another than the last one, if one waits that nothing has to precede.
+
+        None is a change, which comes if it is the first or, with `passes_changes`, if nothing else can come.
+        """
+        first: type[Command] | None = None
         sources: set[object] = set()
         for submission in self._window:
             kind = _batch_kind(submission.command)
             if kind is None:
-                break
-            if kind is not first and submission.sender.source not in sources:
-                return kind
+                if not passes_changes:
+                    break
+            elif submission.sender.source not in sources:
+                if kind is not self._last_kind:
+                    return kind
+                first = kind
             sources.add(submission.sender.source)
         return first
 

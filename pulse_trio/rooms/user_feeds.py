@@ -18,10 +18,12 @@ from pulse_trio.protocol import CloseCode, Encoded, MembershipFrame, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.session import MyPlace, Session
+from pulse_trio.rooms.turns import Turns
 from pulse_trio.store.base import NotAMember, Store, StoreUnavailable
 
 PAGE_CHANGES: Final = 256  # read at a time: about 40 KB of frames
 MAX_READS: Final = 4  # at a time: messages must find a connection to the database
+MAX_READS_OF_USER: Final = 2  # at a time: the sessions of one user, however many, do not delay those of others
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +66,7 @@ class UserFeeds:
         self._random = rand
         self._feeds: dict[UUID, _Feed] = {}
         self._reads = trio.Semaphore(MAX_READS)
+        self._turns = Turns(MAX_READS_OF_USER)
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -180,7 +183,7 @@ class UserFeeds:
         backoff = Backoff(self._random)
         while readers:
             try:
-                async with self._reads:
+                async with self._turns.turn(user_id), self._reads:
                     with trio.fail_after(self._timeout):
                         page = await self._store.user_changes(user_id, after_rev=after_rev, limit=PAGE_CHANGES)
                 if self._peers.are_there:

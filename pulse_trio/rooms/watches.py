@@ -19,11 +19,13 @@ from pulse_trio.protocol import Encoded, UserPresence, UsersFrame, encode
 from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.connection import Connection
 from pulse_trio.rooms.online import Online
+from pulse_trio.rooms.turns import Turns
 from pulse_trio.store.base import Store, StoreUnavailable
 
 DELAY: Final = 0.5  # seconds that changes of presence are batched before they are sent
 MAX_FRAME_USERS: Final = 100  # about 11 KB
 MAX_QUERIES: Final = 4  # at a time: many sessions at once must leave connections to the database for messages
+MAX_QUERIES_OF_USER: Final = 2  # at a time: the sessions of one user, however many, do not delay those of others
 MAX_SLICE: Final = 1_000  # watches handled before other tasks have their turn: about a millisecond
 MAX_RECHECKED_USERS: Final = 1_000  # that one query about a removed member names
 
@@ -82,6 +84,7 @@ class Watches:
         self._online = online
         self._nursery: trio.Nursery | None = None
         self._slots = trio.Semaphore(MAX_QUERIES)
+        self._turns = Turns(MAX_QUERIES_OF_USER)
         self._watches: dict[Connection, Watch] = {}
         self._watchers: dict[UUID, dict[Watch, None]] = {}
         self._queries: dict[_Query, None] = {}
@@ -171,7 +174,7 @@ class Watches:
         self._queries[query] = None
         try:
             with trio.move_on_after(self._timeout):
-                async with self._slots:
+                async with self._turns.turn(user_id), self._slots:
                     while True:
                         query.is_stale = False
                         recent = self._online.recent(among)

@@ -1,5 +1,6 @@
 """The commands of the terminal program; docs/terminal.md documents them."""
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial, wraps
@@ -48,6 +49,12 @@ def _client_id(context: click.Context, parameter: click.Parameter, text: str | N
     if text is not None and not 1 <= len(text) <= MAX_CLIENT_ID_CHARS:
         raise click.BadParameter(f"1 to {MAX_CLIENT_ID_CHARS} characters")
     return _storable(context, parameter, text)
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, seconds: float) -> float:
+    if math.isnan(seconds):  # it lies in every range: no comparison with it is true
+        raise click.BadParameter("nan is no number of seconds")
+    return seconds
 
 
 _server = click.option(
@@ -135,7 +142,12 @@ def tail(
 @click.argument("text", default="-")
 @click.option("--client-id", callback=_client_id, help="A message resent with the same id is stored once.")
 @click.option(
-    "--timeout", default=30.0, show_default=True, type=click.FloatRange(min=0.1), help="Seconds for the whole command."
+    "--timeout",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0.1),
+    callback=_seconds,
+    help="Seconds for the whole command.",
 )
 @_server
 @_token

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import trio
 
@@ -19,7 +19,7 @@ from pulse_trio.client import (
     Refused,
 )
 from pulse_trio.exception_groups import flatten_group
-from pulse_trio.terminal.streams import LineTooLong
+from pulse_trio.terminal.streams import LineTooLong, OutputFailed
 from pulse_trio.terminal.text import safe
 
 
@@ -41,6 +41,9 @@ class Stop(Exception):
     def __init__(self, code: Exit, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+_KNOWN: Final = (ClientError, Stop, LineTooLong, OutputFailed, BrokenPipeError)
 
 
 def code_of(error: BaseException) -> Exit:
@@ -74,9 +77,9 @@ def run(main: Callable[[], Awaitable[int]]) -> NoReturn:
         code = trio.run(_until_signal, main)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except (BaseExceptionGroup, ClientError, Stop, LineTooLong, BrokenPipeError) as error:
+    except (BaseExceptionGroup, *_KNOWN) as error:
         found = flatten_group(error) if isinstance(error, BaseExceptionGroup) else [error]
-        known = [leaf for leaf in found if isinstance(leaf, ClientError | Stop | LineTooLong | BrokenPipeError)]
+        known = [leaf for leaf in found if isinstance(leaf, _KNOWN)]
         if len(known) < len(found):
             raise
         if not all(isinstance(leaf, BrokenPipeError) for leaf in known):
@@ -105,5 +108,7 @@ async def _until_signal(main: Callable[[], Awaitable[int]]) -> int:
 
 def warn(text: str) -> None:
     """Prints a line on standard error, which may be closed."""
+    if sys.stderr is None:  # `print` would write to standard output
+        return
     with contextlib.suppress(OSError):
         print(f"pulse-trio: {safe(text)}", file=sys.stderr)  # noqa: T201

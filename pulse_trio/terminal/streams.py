@@ -20,6 +20,10 @@ class LineTooLong(Exception):
     """A line of input exceeds the limit."""
 
 
+class OutputFailed(OSError):
+    """Output cannot be written, for example because the disk is full."""
+
+
 class Output:
     """A descriptor to write to. Tasks may share it: each `write` stays together."""
 
@@ -34,12 +38,18 @@ class Output:
 
         Raises:
             BrokenPipeError: the reader has closed the pipe.
+            OutputFailed: it cannot be written.
         """
         data = memoryview(text.encode("utf-8", "replace"))
         async with self._lock:
             while data:
                 await _ready(self._fd, trio.lowlevel.wait_writable)
-                data = data[os.write(self._fd, data[:WRITE_BYTES]) :]
+                try:
+                    data = data[os.write(self._fd, data[:WRITE_BYTES]) :]
+                except BrokenPipeError:
+                    raise
+                except OSError as error:
+                    raise OutputFailed(f"the output cannot be written: {error.strerror}") from error
 
     async def wait_broken(self) -> None:
         """Waits until the reader closes the pipe; for ever if this is not a pipe."""

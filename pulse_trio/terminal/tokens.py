@@ -87,7 +87,7 @@ def _replace(server: str, kept: Kept | None) -> None:
     entries.pop(server, None)
     if kept is not None:
         entries[server] = {"username": kept.username, "token": kept.token}
-    path = token_file()
+    path = token_file().resolve()  # of a link the file behind it is replaced, not the link
     new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

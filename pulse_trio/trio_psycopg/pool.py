@@ -110,7 +110,7 @@ class Pool:
         params["connect_timeout"] = connect_timeout
         self._settings = dict(server_settings or {})
         if statement_timeout is not None:
-            self._settings["statement_timeout"] = str(round(statement_timeout * 1000))
+            self._settings["statement_timeout"] = str(max(1, round(statement_timeout * 1000)))  # 0 would be no limit
         self._conninfo = make_conninfo("", **params)
         self._min_size = min_size
         self.max_size = max_size

@@ -1,7 +1,9 @@
 """`pulse-trio backup` and `restore`: a dump of a service that runs, in a new place, serves the same history."""
 
 import os
+import select
 import shutil
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -245,6 +247,58 @@ def test_two_backups_at_once_and_files_beside_them_do_no_harm(database: str, fol
     assert file.read_bytes().startswith(b"PGDMP")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert len(list(folder.iterdir())) == 3
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(database: str, folder: Path) -> None:
+    """Renaming the dump over it would do the same to /dev/null, and leave the reader waiting."""
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    keeper = os.open(pipe, os.O_RDWR)  # so that reading ends neither before the dump nor never
+    try:
+        with ThreadPoolExecutor() as threads:
+            running = threads.submit(
+                subprocess.run,
+                [PROGRAM, "backup", str(pipe)],
+                env=environment(**own(database)),
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            data = b""
+            while not running.done() or select.select([keeper], [], [], 0)[0]:
+                if select.select([keeper], [], [], 0.1)[0]:
+                    data += os.read(keeper, 65_536)
+    finally:
+        os.close(keeper)
+    done = running.result()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"{len(data):,} bytes.\n")
+    assert data.startswith(b"PGDMP")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert [one.name for one in folder.iterdir()] == ["pipe"]
+
+
+def test_a_link_stays_and_the_file_behind_it_is_replaced(database: str, folder: Path) -> None:
+    behind = folder / "disk" / "of-today.dump"
+    behind.parent.mkdir()
+    link = folder / "pulse.dump"
+    link.symlink_to(behind)
+    for _ in range(2):
+        answer("backup", str(link), **own(database))
+        assert link.is_symlink()
+        assert behind.read_bytes().startswith(b"PGDMP")
+    assert stat.S_IMODE(behind.stat().st_mode) == 0o600
+
+
+def test_what_no_dump_can_replace_is_refused(database: str, folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+        line = refusal("backup", str(folder / "socket"), **own(database))
+    assert "neither a file, a pipe nor a character device" in line
+    assert (folder / "socket").is_socket()
+    loop = folder / "loop"
+    loop.symlink_to(loop)
+    assert "cannot be written" in refusal("backup", str(loop), **own(database))
 
 
 def test_a_program_that_writes_nothing_makes_no_backup(own_cluster: Cluster, folder: Path) -> None:

@@ -239,3 +239,21 @@ async def test_after_restored_clients_are_told_to_load_afresh(own_database: dict
             assert (await chat.receive())["code"] == "cannot_resume"
             assert await chat.wait_closed() == 4409
     assert second.stop() == 0
+
+
+@pytest.mark.parametrize("command", [("token", "alice"), ("migrate",), ("doctor", "--json")])
+def test_output_that_cannot_be_written_is_one_line(command: tuple[str, ...], database: str) -> None:
+    settings = {"DATABASE_URL": database, "SECRET_KEY": SECRET}
+    answer("user", "add", "alice", "--password", "-", stdin=PASSWORD, **settings)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [PROGRAM, *command],
+            env=environment(**settings),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    line = "pulse-trio: done, but the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, line)

@@ -16,11 +16,13 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pulse_trio import doctor
+from pulse_trio.bus import opening
 from pulse_trio.database.schema import MIGRATION_LOCK
 from pulse_trio.database.service_role import DATABASE, SERVICE_ROLE
 from pulse_trio.settings import Settings
 from tests.support.certificate import make_certificate
 from tests.support.cluster import Cluster, traversable_folder
+from tests.support.redis_server import RedisServer
 from tests.support.server import PROGRAM, SECRET, Server, environment
 
 
@@ -224,6 +226,7 @@ def test_the_addresses_of_a_configuration_file_are_checked(own: dict[str, str], 
         metrics = findings(**own, PULSE_METRICS_BIND=f"127.0.0.1:{used}")["metrics"]
         assert metrics["status"] == "failed"
         assert f"127.0.0.1:{used}" in metrics["text"]
+        assert "PULSE_METRICS_BIND" in metrics["mend"], "no option of `serve` moves it"
     toml.write_text(f'bind = ["127.0.0.1:{free}", "unix:{tmp_path}/pulse", "fd://3"]\n')
     found = findings("--config", str(toml), port=None, **own, PULSE_METRICS_BIND=f"127.0.0.1:{used}")
     assert found["port"]["text"] == f"127.0.0.1:{free}, unix:{tmp_path}/pulse is free"
@@ -236,6 +239,30 @@ def test_metrics_that_nobody_can_read_are_named(own: dict[str, str]) -> None:
     assert "PULSE_METRICS_BIND" in findings(**own)["metrics"]["text"]
     assert "TOKEN" in findings(**own, PULSE_METRICS_TOKEN="0123456789-0123456789")["metrics"]["text"]
     assert findings(**own, PULSE_METRICS="false")["metrics"]["text"] == "off"
+
+
+def test_a_redis_that_is_away_or_hangs_is_a_warning(own: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = findings(**own, PULSE_BUS_URL="redis://:hunter2@127.0.0.1:1")["bus"]
+    assert found["status"] == "warning"
+    assert "127.0.0.1:1" in found["text"]
+    assert "hunter2" not in str(found)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = Settings.load(bus_url=f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(opening, "PROBE_TIMEOUT", 0.1)
+        (found_here,) = doctor._bus(settings)
+    assert "no answer" in found_here.text
+    assert not list(doctor._bus(Settings.load(bus_url="postgres")))
+
+
+def test_a_redis_that_answers_is_well(own: dict[str, str]) -> None:
+    server = RedisServer()
+    server.start()
+    try:
+        assert findings(**own, PULSE_BUS_URL=f"redis://{server.address}")["bus"]["status"] == "ok"
+        server.ask("ACL", "SETUSER", "default", "resetchannels")
+        assert findings(**own, PULSE_BUS_URL=f"redis://{server.address}")["bus"]["status"] == "warning"
+    finally:
+        server.remove()
 
 
 def test_a_service_that_runs_on_tls_and_other_sockets_is_well(own: dict[str, str], tmp_path: Path) -> None:

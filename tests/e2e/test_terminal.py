@@ -106,6 +106,21 @@ async def test_a_token_comes_from_a_file_or_with_a_warning_from_an_argument(desk
         assert (done.returncode, done.stdout) == (2, b"")
 
 
+@pytest.mark.parametrize("command", [("send", "Team", "x"), ("tail", "Team", "--after", "0", "--no-follow"), ("list",)])
+async def test_output_that_cannot_be_written_is_one_line(desk: Desk, command: tuple[str, ...]) -> None:
+    await desk.alice.send(desk.team, "kept")
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with trio.fail_after(60):
+            done = await trio.run_process(
+                [PROGRAM, *command], stdout=full, capture_stderr=True, check=False, env=desk.environment()
+            )
+    finally:
+        os.close(full)
+    assert done.returncode == 1
+    assert done.stderr == b"pulse-trio: the output cannot be written: No space left on device\n"
+
+
 async def test_send_from_standard_input_by_id_and_again(desk: Desk) -> None:
     for _ in range(2):
         done = await desk.run("send", str(desk.team.id), "--client-id", "job-1", stdin="two\nlines\n")

@@ -3,12 +3,31 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_closed_streams_are_no_place_for_sockets(tmp_path: Path) -> None:
+    """A C library or a child that writes to a standard stream would write to whatever has got its descriptor."""
+    result = tmp_path / "result"
+    program = (
+        "import os, sys\n"
+        "from pulse_trio.program import main\n"
+        "try:\n"
+        "    main(['--version'])\n"
+        "finally:\n"
+        "    null = os.stat(os.devnull).st_rdev\n"
+        "    found = [os.fstat(fd).st_rdev == null and os.get_inheritable(fd) for fd in range(3)]\n"
+        "    open(sys.argv[1], 'w').write(str(found))\n"
+    )
+    command = ["/bin/sh", "-c", '"$@" <&- >&- 2>&-', "sh", sys.executable, "-c", program, str(result)]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 0
+    assert result.read_text() == "[True, True, True]"
 
 
 def test_sending_does_not_import_the_server() -> None:

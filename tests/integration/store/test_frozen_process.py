@@ -35,6 +35,20 @@ async def test_a_transaction_that_stands_still_ends(database: str, block: str) -
             await carry_out(store, post(group, alice))
 
 
+@pytest.mark.parametrize("seconds", [1e-9, 0.0004, 0.3])
+async def test_a_limit_below_a_millisecond_is_still_a_limit(database: str, seconds: float) -> None:
+    """0 milliseconds would be no limit: https://www.postgresql.org/docs/current/runtime-config-client.html."""
+    settings = Settings.load(
+        database_url=database, secret_key=SECRET, statement_timeout=seconds, allow_losing_commits=True
+    )
+    limits = plan_sessions(Database(settings, database, "a test's")).settings
+    names = [name for name in limits if name.endswith("_timeout") and name != "idle_session_timeout"]
+    assert len(names) >= 2
+    assert all(int(limits[name]) >= max(1, int(1000 * seconds)) for name in names), limits
+    pool = Pool(database, statement_timeout=seconds)
+    assert int(pool._settings["statement_timeout"]) >= max(1, int(1000 * seconds))
+
+
 async def stand_still(store: PostgresStore, block: str, conninfo: str, conversation_id: UUID) -> None:
     """Locks a conversation, and continues when somebody else has got the lock."""
     async with store.connection() as frozen, getattr(frozen, block)():

@@ -14,7 +14,7 @@ from pulse_trio.clock import rfc3339
 from pulse_trio.errors import ErrorCode, PulseError
 from pulse_trio.rooms import online, watches
 from pulse_trio.rooms.online import DELAY as WRITE_DELAY
-from pulse_trio.rooms.watches import DELAY, MAX_FRAME_USERS, MAX_QUERIES
+from pulse_trio.rooms.watches import DELAY, MAX_FRAME_USERS, MAX_QUERIES, MAX_QUERIES_OF_USER
 from pulse_trio.store.base import NewConversation, NoSuchMember, StoreUnavailable, User
 from pulse_trio.store.memory import MemoryStore
 
@@ -136,7 +136,8 @@ async def test_only_the_last_of_several_lists_counts_and_one_is_looked_up_at_a_t
 
 async def test_queries_of_many_sessions_are_bounded(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_world() as world:
-        devices = [await device(world, world.alice) for _ in range(20)]
+        people = [world.alice, world.bob, world.carol]
+        devices = [await device(world, people[number % 3]) for number in range(20)]
         asked = Asked(world, monkeypatch)
         asked.gate = trio.Event()
         for each in devices:
@@ -145,7 +146,26 @@ async def test_queries_of_many_sessions_are_bounded(autojump_clock: MockClock, m
         asked.gate.set()
         await settle()
         assert asked.most == MAX_QUERIES
-        assert all(told(each) == [{"bob": False}] for each in devices)
+        assert all(told(each) == [{"bob": True}] for each in devices)
+
+
+async def test_a_user_with_many_sessions_does_not_delay_the_watches_of_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        many = [await device(world, world.alice) for _ in range(20)]
+        bob = await device(world, world.bob)
+        asked = Asked(world, monkeypatch)
+        asked.gate = trio.Event()
+        for each in many:
+            each.watch(world.carol)
+        await settle()
+        bob.watch(world.carol)
+        await settle()
+        assert [user_id for user_id, _ in asked.queries] == [world.alice.id] * MAX_QUERIES_OF_USER + [world.bob.id]
+        asked.gate.set()
+        await settle()
+        assert all(told(each) == [{"carol": False}] for each in (*many, bob))
 
 
 async def test_a_list_that_is_too_long_is_refused(autojump_clock: MockClock) -> None:

@@ -11,7 +11,7 @@ from trio.testing import MockClock
 from pulse_trio.errors import PulseError
 from pulse_trio.model import MyMembership
 from pulse_trio.protocol import CloseCode, SendResume
-from pulse_trio.rooms.user_feeds import PAGE_CHANGES
+from pulse_trio.rooms.user_feeds import MAX_READS_OF_USER, PAGE_CHANGES
 from pulse_trio.store.base import StoreUnavailable
 from tests.support import commands
 
@@ -132,6 +132,29 @@ async def test_a_resume_sends_what_was_missed_and_then_live_ones(autojump_clock:
         assert [number for *_, number, _ in found] == list(range(6, last + 1))
         assert [before for *_, before in found] == list(range(5, last))
         assert len(bob.of_type("error")) == 0
+
+
+async def test_a_user_with_many_sessions_does_not_delay_the_sequences_of_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        asked: list[UUID] = []
+        gate, user_changes = trio.Event(), world.store.user_changes
+
+        async def slow(user_id: UUID, *, after_rev: int, limit: int) -> Sequence[MyMembership]:
+            asked.append(user_id)
+            await gate.wait()
+            return await user_changes(user_id, after_rev=after_rev, limit=limit)
+
+        monkeypatch.setattr(world.store, "user_changes", slow)
+        many = [await Device(world, world.bob, ME).open({}, me=0) for _ in range(20)]
+        await settle()
+        alice = await Device(world, world.alice, ME).open({}, me=0)
+        await settle()
+        assert asked == [world.bob.id] * MAX_READS_OF_USER + [world.alice.id]
+        gate.set()
+        await settle()
+        assert all(len(mine(each)) == 1 for each in (*many, alice))
 
 
 @pytest.mark.parametrize(("me", "epoch"), [(99, None), (1, "another"), (0, "another")])

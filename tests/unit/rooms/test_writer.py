@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from pulse_trio.errors import PulseError
-from pulse_trio.model import Change, Command, Member, Message, Post
+from pulse_trio.model import Change, Command, Member, Message, Post, Properties
 from pulse_trio.rooms.inbox import MAX_BATCH_CHARS, Submission
 from pulse_trio.rooms.senders import WaitingSender
 from pulse_trio.rooms.writer import Stored, Writer
@@ -74,7 +74,7 @@ class Bench:
             assert isinstance(submission, Submission)
             if isinstance(submission.sender, WaitingSender):
                 submission.sender.stored((message,), is_news=True)
-            if isinstance(message, Member):
+            if isinstance(message, Member | Properties):
                 continue
             assert isinstance(message, Message)
             committed = self.store.stored(message.conversation_id)[message.seq - 1]
@@ -378,6 +378,35 @@ async def test_kinds_have_turns_while_one_keeps_coming(autojump_clock: MockClock
             await writer.submit(Outcome(), *[0] * 8)
         await writer.submit(Outcome(), "victim")
         assert (await writer.tried())[:3] == [" ".join("0" * 8), "victim", " ".join("0" * 8)]
+
+
+@pytest.mark.parametrize("kind", ["SetProperties", "RemoveMember"])
+async def test_a_message_waits_for_one_change_however_many_wait(autojump_clock: MockClock, kind: str) -> None:
+    """One member may request hundreds of them, and each may take a tenth of a second."""
+    async with busy_writer(1) as writer:
+        world = writer.world
+        key = world.conversation_id
+        for number in range(5):
+            change = (
+                commands.remove(key, world.alice, world.bob)
+                if kind == "RemoveMember"
+                else commands.set_properties(key, world.alice, name=f"{number}")
+            )
+            await writer.bench.writer.submit(change, WaitingSender())
+        await writer.submit(Outcome(), "x", 0, "y")
+        assert await writer.tried() == [kind, "x", kind, "0", kind, "y", kind, kind]
+
+
+async def test_nothing_overtakes_what_the_same_source_has_changed(autojump_clock: MockClock) -> None:
+    async with busy_writer(1) as writer:
+        world = writer.world
+        both = WaitingSender()
+        for number in range(3):
+            change = commands.set_properties(world.conversation_id, world.alice, name=f"{number}")
+            await writer.bench.writer.submit(change, both)
+        await writer.bench.writer.submit(commands.post(world.conversation_id, world.alice, "own"), both)
+        await writer.submit(Outcome(), "other")
+        assert await writer.tried() == ["SetProperties", "other", "SetProperties", "SetProperties", "own"]
 
 
 async def test_nothing_overtakes_a_change_of_members(autojump_clock: MockClock) -> None:

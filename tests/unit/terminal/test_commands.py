@@ -18,6 +18,7 @@ ODD = b"\xff"  # no UTF-8
         (b"send", b"x", b"y", b"--token", ODD),
         (b"send", b"x", b"y", b"--token", b"\xc3\xa9"),
         (b"send", b"x", b"y", b"--token", b"a-secret\n"),
+        (b"send", b"x", b"y", b"--timeout", b"nan"),
         (b"tail", b"x", b"--server", b"http://" + ODD),
         (b"login", ODD, b"--password-stdin"),
         (b"register", ODD, b"--password-stdin"),

@@ -29,6 +29,19 @@ def test_programs_that_write_at_once_lose_nothing_of_each_other() -> None:
     assert [tokens.load(server) for server in servers] == [Kept("alice", server) for server in servers]
 
 
+def test_a_link_to_the_file_stays(tmp_path: Path) -> None:
+    """A home folder may be kept somewhere else, with links to its files."""
+    behind = tmp_path / "kept" / "tokens.json"
+    behind.parent.mkdir()
+    (tmp_path / "pulse-trio").mkdir()
+    (tmp_path / "pulse-trio" / "tokens.json").symlink_to(behind)
+    for token in ("T1", "T2"):
+        tokens.keep(SERVER, Kept("alice", token))
+        assert (tmp_path / "pulse-trio" / "tokens.json").is_symlink()
+        assert behind.is_file()
+        assert tokens.load(SERVER) == Kept("alice", token)
+
+
 def test_another_token_takes_the_place_of_the_one_that_it_was_renewed_from_only() -> None:
     first, second, other = Kept("alice", "T1"), Kept("alice", "T2"), Kept("bob", "B1")
     tokens.keep(SERVER, first)
