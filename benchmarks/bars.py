@@ -96,7 +96,8 @@ def bars(figures: Figures) -> str:
 def _bars_of(what: str) -> tuple[Bar, ...]:
     if what.startswith("fan-out"):
         return _DELIVERY
-    return _MESSAGE if what in {"hot room", "100 pairs"} else _MESSAGE + _LATENCY
+    has_listeners = what == "one at a time" or what.endswith("a second")
+    return _MESSAGE + _LATENCY if has_listeners else _MESSAGE
 
 
 def _cell(across: Rounds | None, others: dict[str, Rounds], server: str, bar: Bar) -> str:

@@ -88,23 +88,20 @@ async def _idle(columns: Sequence[Column], plan: Plan, results: Results) -> None
 
 
 async def _hot_room(columns: Sequence[Column], plan: Plan, results: Results) -> None:
-    """All members of one room send as fast as they can."""
-    runs: list[tuple[str, Column, Run]] = []
+    """All members of one room send as fast as they can; then half of them at a fixed rate, the others listen."""
+    fast: list[tuple[str, Column, Run]] = []
+    paced: list[tuple[str, Column, Run]] = []
     for column in columns:
         for number, kind in enumerate(column.kinds):
-            seats = [
-                Seat(HOT + number, user, user % column.processes if kind == ACROSS else 0)
-                for user in range(HOT_MEMBERS)
-            ]
-            senders = await column.placement.connect(seats)
-
-            async def load(
-                meter: Meter, seconds: float, column: Column = column, senders: list[Client] = senders
-            ) -> Outcome:
-                return await phases.closed_loop(meter, senders, column.stage.tally, seconds)
-
-            runs.append((name_of("hot room", kind), column, partial(_delivered, column.stage, HOT_MEMBERS, load)))
-    await _alternate(runs, plan, results)
+            away = 1 if kind == ACROSS else 0
+            # Users 0 and 1, 2 and 3 … are a sender and its listener.
+            seats = [Seat(HOT + number, user, (user // 2 + user) % 2 * away) for user in range(HOT_MEMBERS)]
+            members = await column.placement.connect(seats)
+            fast.append((name_of("hot room", kind), column, _full(column, members, HOT_MEMBERS)))
+            name = name_of(f"hot room, {RATE} messages a second", kind)
+            paced.append((name, column, _at_rate(column, members, HOT_MEMBERS)))
+    await _alternate(fast, plan, results)
+    await _alternate(paced, plan, results)
 
 
 async def _pairs(columns: Sequence[Column], plan: Plan, results: Results) -> None:
@@ -120,32 +117,46 @@ async def _pairs(columns: Sequence[Column], plan: Plan, results: Results) -> Non
                 for pair in range(PAIRS)
                 for member in (0, 1)
             ]
-            clients = await column.placement.connect(seats)
-            senders, listeners = clients[::2], clients[1::2]
-            for sender, listener in zip(senders, listeners, strict=True):
-                listener.follow(sender)
-            tally, rand = column.stage.tally, random.Random(f"{RATE}")
-
-            async def full(
-                meter: Meter, seconds: float, senders: list[Client] = senders, tally: Tally = tally
-            ) -> Outcome:
-                return await phases.closed_loop(meter, senders, tally, seconds)
-
-            async def at_rate(
-                meter: Meter,
-                seconds: float,
-                senders: list[Client] = senders,
-                listeners: list[Client] = listeners,
-                tally: Tally = tally,
-                rand: random.Random = rand,
-            ) -> Outcome:
-                return await phases.paced(meter, senders, tally, seconds, RATE, rand, listeners)
-
-            fast.append((name_of(f"{PAIRS} pairs", kind), column, partial(_delivered, column.stage, 2, full)))
+            members = await column.placement.connect(seats)
+            fast.append((name_of(f"{PAIRS} pairs", kind), column, _full(column, members[::2], 2)))
             name = name_of(f"{PAIRS} pairs, {RATE} messages a second", kind)
-            paced.append((name, column, partial(_delivered, column.stage, 2, at_rate)))
+            paced.append((name, column, _at_rate(column, members, 2)))
     await _alternate(fast, plan, results)
     await _alternate(paced, plan, results)
+
+
+def _full(column: Column, senders: Sequence[Client], size: int) -> Run:
+    """Returns a phase in which each sender sends its next message when the last has come back.
+
+    Args:
+        column: the server.
+        senders: who sends.
+        size: members of a room, all of which get a message.
+    """
+
+    async def load(meter: Meter, seconds: float) -> Outcome:
+        return await phases.closed_loop(meter, senders, column.stage.tally, seconds)
+
+    return partial(_delivered, column.stage, size, load)
+
+
+def _at_rate(column: Column, members: Sequence[Client], size: int) -> Run:
+    """Returns a phase at a fixed rate, with the latency from a sender to its listener.
+
+    Args:
+        column: the server.
+        members: a sender and its listener, the next sender and its listener …
+        size: members of a room, all of which get a message.
+    """
+    senders, listeners = members[::2], members[1::2]
+    rand = random.Random(RATE)  # the same moments for every server
+
+    async def load(meter: Meter, seconds: float) -> Outcome:
+        for sender, listener in zip(senders, listeners, strict=True):
+            listener.follow(sender)
+        return await phases.paced(meter, senders, column.stage.tally, seconds, RATE, rand, listeners)
+
+    return partial(_delivered, column.stage, size, load)
 
 
 async def _crowd(columns: Sequence[Column], plan: Plan, results: Results) -> None:

@@ -31,6 +31,7 @@ class TestBars:
         found = rows(bars(HOT))
         assert found[""] == ["aim", "ours/redis"]
         assert found["hot room: CPU a message, across / within"] == ["≤ 1.3", "1.10 (1.10 – 1.10)"]
+        assert "hot room: p50, across − within, ms" not in found  # it is the sender's, in its own process
 
     def test_the_server_alone_is_the_one_without_an_engine(self) -> None:
         assert base_of("before/redis") == "before"
@@ -40,15 +41,15 @@ class TestBars:
         # 150 / 110 and 300 / 210.
         assert rows(bars(HOT))["hot room: … with PostgreSQL and Redis"][1] == "1.40 (1.36 – 1.43)"
 
-    def test_latency_is_a_difference(self) -> None:
-        what = "one at a time"
+    @pytest.mark.parametrize("what", ["one at a time", "hot room, 500 messages a second"])
+    def test_latency_is_a_difference(self, what: str) -> None:
         alike: dict[str, Any] = {
             name_of(what, WITHIN): {"ours/redis": [figures(1, p50_ms=1.25, p99_ms=3.0)]},
             name_of(what, ACROSS): {"ours/redis": [figures(1, p50_ms=1.75, p99_ms=8.0)]},
         }
         found = rows(bars(alike))
-        assert found["one at a time: p50, across − within, ms"] == ["< 2", "0.500 (0.500 – 0.500)"]
-        assert found["one at a time: p99, across − within, ms"] == ["", "5.00 (5.00 – 5.00)"]
+        assert found[f"{what}: p50, across − within, ms"] == ["< 2", "0.500 (0.500 – 0.500)"]
+        assert found[f"{what}: p99, across − within, ms"] == ["", "5.00 (5.00 – 5.00)"]
 
     def test_a_delivery_to_twice_the_members_has_an_aim_of_its_own(self) -> None:
         what = "fan-out to 200 in each process, bursts of 20"
