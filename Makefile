@@ -5,7 +5,7 @@
 # make sbom, make audit   what the service is made of, and what is known against it; make dist   wheel and sdist
 # make container   builds and tries the image
 # make test-exits   the tests of how the process ends, on the system's own Python
-# make bench   our server and its peers under load (docs/benchmarks.md); make bench-quick: under five minutes
+# make bench   our server and its peers under load (docs/benchmarks.md); make bench-quick: under ten minutes
 # make promises   what our server and its peers keep when something fails
 # Only Python 3.11 or newer, make and the package registry are assumed.
 

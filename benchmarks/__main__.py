@@ -33,7 +33,7 @@ from benchmarks.targets import (
 def main() -> None:
     """Reads the command line, runs the scenarios and saves the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="smaller and shorter, under five minutes")
+    parser.add_argument("--quick", action="store_true", help="smaller and shorter, under ten minutes")
     parser.add_argument("--only", default="".join(SCENARIOS), help="scenarios by letter, such as ab")
     parser.add_argument("--servers", help="names, separated by commas; --quick leaves the slowest peers out")
     parser.add_argument("--rounds", type=int, help="number of measurements of each phase")

@@ -48,6 +48,8 @@ class Tally:
 class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
     """One connection. `tally` counts its deliveries; `on_ack` is called with each of its messages that comes back.
 
+    One that follows a sender calls `on_ack` with that one's messages.
+
     Args:
         dialect: the frames of the server.
         room: the conversation that it joins, by its number.
@@ -71,6 +73,7 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
         self._typing = dialect.typing(room)
         self._mine = b"~%06d-" % number
         self._next = 0
+        self._is_followed = False
         self._closing = False
 
     @property
@@ -147,11 +150,16 @@ class Client(picows.WSListener):  # type: ignore[misc]  # a Cython class
         """Counts typing frames instead of messages, or messages again."""
         self._counted = self._dialect.typed if on else self._dialect.counted
 
+    def follow(self, sender: "Client") -> None:
+        """Calls `on_ack` with the messages of another connection when they come here, instead of its own."""
+        self._mine, self.sent_at = sender._mine, sender.sent_at
+        sender._is_followed = True
+
     def say(self) -> None:
         """Sends one message of CONTENT_BYTES."""
         number = self._next = self._next + 1
         content = (self._mine + b"%07d" % number).ljust(CONTENT_BYTES, b".")
-        if self.on_ack is not None:
+        if self.on_ack is not None or self._is_followed:
             self.sent_at[number] = time.perf_counter()
         self.send(self._head + content + self._tail)
 

@@ -27,7 +27,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     folder = Path(tempfile.mkdtemp(prefix="pulse-bench-"))
     folder.chmod(0o711)  # when root runs this, PostgreSQL has another account, which needs access
-    options = {"max_connections": "200"}
+    options = {"max_connections": "300"}  # for all servers of a scenario at once
     address = sys.argv[1] if len(sys.argv) > 1 else None
     if address is not None:
         options["listen_addresses"] = address

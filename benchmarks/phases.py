@@ -33,6 +33,8 @@ class Outcome:
             "server_share": self.usage.server / self.usage.wall,
             "generator_share": self.usage.generator / self.usage.wall,
         }
+        if self.usage.redis is not None:
+            found["redis_us"] = self.usage.redis / count * 1e6
         if ordered:
             found |= {"p50_ms": percentile(ordered, 50) * 1e3, "p99_ms": percentile(ordered, 99) * 1e3}
         return found
@@ -78,9 +80,18 @@ async def closed_loop(meter: Meter, senders: Sequence[Client], tally: Tally, sec
 
 
 async def paced(
-    meter: Meter, senders: Sequence[Client], tally: Tally, seconds: float, rate: float, rand: random.Random
+    meter: Meter,
+    senders: Sequence[Client],
+    tally: Tally,
+    seconds: float,
+    rate: float,
+    rand: random.Random,
+    listeners: Sequence[Client] | None = None,
 ) -> Outcome:
-    """Sends `rate` messages a second at random times, without waiting for answers. An operation is a message."""
+    """Sends `rate` messages a second at random times, without waiting for answers. An operation is a message.
+
+    Latencies are those of the senders or, if there are any, of the listeners that follow them.
+    """
     latencies: list[float] = []
     planned: list[float] = []
     moment = 0.0
@@ -101,24 +112,25 @@ async def paced(
             senders[number % len(senders)].say()
 
     tasks: list[asyncio.Task[None]] = []
-    await _with_acks(senders, on_ack, finished, lambda: tasks.append(asyncio.create_task(send())), seconds)
+    readers = senders if listeners is None else listeners
+    await _with_acks(readers, on_ack, finished, lambda: tasks.append(asyncio.create_task(send())), seconds)
     return Outcome(len(latencies), meter.stop(), latencies)
 
 
 async def _with_acks(
-    senders: Sequence[Client],
+    readers: Sequence[Client],
     on_ack: Callable[[Client, float], None],
     finished: asyncio.Future[None],
     begin: Callable[[], object],
     seconds: float,
 ) -> None:
-    for client in senders:
+    for client in readers:
         client.on_ack = on_ack
     try:
         begin()
         await asyncio.wait_for(finished, seconds + STALL)
     finally:
-        for client in senders:
+        for client in readers:
             client.on_ack = None
             client.sent_at.clear()
 

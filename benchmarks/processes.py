@@ -97,8 +97,8 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    async def ready(self) -> None:
-        """Waits until it answers requests.
+    async def ready(self, request: bytes = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") -> None:
+        """Waits until it answers a request.
 
         Raises:
             RuntimeError: it ended, or does not answer in time.
@@ -109,7 +109,7 @@ class Process:
                 raise RuntimeError(f"a server ended:\n{self.log.read_text()}")
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                writer.write(request)
                 answer = await reader.read(1)  # some servers bind the port before they can answer
                 writer.close()
             except OSError:
@@ -187,28 +187,35 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The cost of a phase: CPU seconds of server, PostgreSQL and load generator, and wall-clock seconds."""
+    """The cost of a phase: CPU seconds of server, PostgreSQL, Redis and load generator, and wall-clock seconds.
+
+    `redis` is None for a server that uses no Redis.
+    """
 
     server: float
     postgres: float
+    redis: float | None
     generator: float
     wall: float
 
 
 class Meter:
-    """Measures a phase of a server."""
+    """Measures a phase of a server. `redis_pid`: None for a server that uses no Redis."""
 
-    def __init__(self, server_pid: int, postgres_pid: int) -> None:
-        self._pids = (server_pid, postgres_pid)
+    def __init__(self, server_pid: int, postgres_pid: int, redis_pid: int | None = None) -> None:
+        self._pids = (server_pid, postgres_pid, redis_pid)
         self._start = self._read()
 
-    def _read(self) -> tuple[float, float, float, float]:
-        server, postgres = (cpu_seconds(pid) for pid in self._pids)
-        return server, postgres, time.process_time(), time.perf_counter()
+    def _read(self) -> tuple[float, float, float, float, float]:
+        server, postgres, redis = (0.0 if pid is None else cpu_seconds(pid) for pid in self._pids)
+        return server, postgres, redis, time.process_time(), time.perf_counter()
 
     def stop(self) -> Usage:
         """Returns the usage since the meter was created."""
-        return Usage(*(after - before for after, before in zip(self._read(), self._start, strict=True)))
+        server, postgres, redis, generator, wall = (
+            after - before for after, before in zip(self._read(), self._start, strict=True)
+        )
+        return Usage(server, postgres, None if self._pids[2] is None else redis, generator, wall)
 
 
 def machine() -> dict[str, Any]:

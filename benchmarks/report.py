@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bars import bars, is_of_processes
 from benchmarks.figures import ratios, short, spread, table
 
 Figures = dict[str, dict[str, list[dict[str, float]]]]  # scenario → server → a map of figures for each round
@@ -18,6 +19,7 @@ Figures = dict[str, dict[str, list[dict[str, float]]]]  # scenario → server �
 FIGURES: dict[str, tuple[str, bool | None]] = {
     "cpu_us": ("CPU of the server, µs for each", False),
     "postgres_us": ("CPU of PostgreSQL, µs for each", False),
+    "redis_us": ("CPU of Redis, µs for each", False),
     "rate": ("a second", True),
     "p50_ms": ("p50, ms", False),
     "p99_ms": ("p99, ms", False),
@@ -31,17 +33,20 @@ FIGURES: dict[str, tuple[str, bool | None]] = {
     "generator_share": ("load generator's share of a core", None),
 }
 
-SUMMARY = FIGURES.keys() - {"postgres_us", "delivered_percent", "generator_share"}
+SUMMARY = FIGURES.keys() - {"postgres_us", "redis_us", "delivered_percent", "generator_share"}
 
 
 def tables(results: Figures, first: str) -> str:
     """Formats a table for each scenario: a row for each figure, a column for each server.
 
     A cell has the median of the rounds, the least and the greatest. The row below has the factor by which `first` is
-    better than each other server, from pairs of rounds: median, least and greatest.
+    better than each other server, from pairs of rounds: median, least and greatest. Where `first` took no part, it is
+    the first server that did.
     """
     parts = []
+    named = first
     for scenario, servers in results.items():
+        first = named if named in servers else next(iter(servers))
         rows = []
         for name, (label, more_is_better) in FIGURES.items():
             columns = {server: [one[name] for one in rounds if name in one] for server, rounds in servers.items()}
@@ -61,7 +66,14 @@ def tables(results: Figures, first: str) -> str:
 
 
 def summary(results: Figures, first: str) -> str:
-    """Formats one table of all medians, with the factor by which `first` is better than each other server."""
+    """Formats one table of all medians, with the factor by which `first` is better than each other server.
+
+    Scenario (h) has a table of its own: its ratios are between phases, too.
+    """
+    parts = [bars(results)] if any(map(is_of_processes, results)) else []
+    results = {name: servers for name, servers in results.items() if not is_of_processes(name)}
+    if not results:
+        return "\n\n".join(parts)
     names = list(dict.fromkeys(server for servers in results.values() for server in servers))
     rows = []
     for scenario, servers in results.items():
@@ -78,7 +90,7 @@ def summary(results: Figures, first: str) -> str:
                     cell += "" if found is None else f"; × {found}"
                 row.append(cell)
             rows.append(row)
-    return table(("", *names), rows)
+    return "\n\n".join([table(("", *names), rows), *parts])
 
 
 def versions(python: Path) -> dict[str, Any]:
@@ -93,14 +105,14 @@ def versions(python: Path) -> dict[str, Any]:
     found = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True).stdout.split()
     return {
         "ours": dict(zip(ours, found, strict=True)),
-        "peers": {name: importlib.metadata.version(name) for name in (*peers, "picows")},
+        "peers": {name: importlib.metadata.version(name) for name in (*peers, "redis", "picows")},
     }
 
 
 def node_versions(modules: Path) -> dict[str, str]:
     """Returns the versions of Node.js and of its server's packages."""
     found = {"node": subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()}
-    for name in ("ws", "pg", "socket.io"):
+    for name in ("ws", "pg", "socket.io", "@socket.io/redis-adapter", "redis"):
         found[name] = json.loads((modules / name / "package.json").read_text())["version"]
     return found
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks import phases
 from benchmarks.client import Tally
+from benchmarks.crossing import several_processes
 from benchmarks.identities import room_id, token
 from benchmarks.phases import Outcome
 from benchmarks.processes import resident_bytes
@@ -229,6 +230,7 @@ class Scenario:
 _PAGES = frozenset({FASTAPI, NODE, SOCKETIO})  # have the specification's pages of history
 _PRESENCE = frozenset({FASTAPI, NODE})  # notify the others when somebody comes or goes
 _STORES = _PAGES | {EJABBERD}
+_CONNECTED = frozenset({FASTAPI, SOCKETIO})  # have a way to be several processes
 _TYPING = frozenset({*PEERS} - {EJABBERD})  # whose typing frames can be told from messages by their first bytes
 SCENARIOS = {
     "a": Scenario(fan_out),
@@ -239,4 +241,5 @@ SCENARIOS = {
     "e": Scenario(history, _PAGES),
     "f": Scenario(typing, _TYPING),
     "g": Scenario(churn, _PRESENCE),
+    "h": Scenario(several_processes, _CONNECTED),
 }

@@ -29,6 +29,7 @@ class Plan:
         typists: members of the typing storm's room.
         churn: members of the room where other users connect and disconnect.
         rates: messages a second of the scenario with fixed rates.
+        crowd: members of a room in one process; a room in two processes has twice as many.
     """
 
     rounds: int = 5
@@ -41,9 +42,10 @@ class Plan:
     typists: int = 200
     churn: int = 2_000
     rates: tuple[int, ...] = (200, 500, 1_000)
+    crowd: int = 200
 
 
-QUICK = Plan(2, 0.8, (10, 200), 1_000, 5.0, 200, 100_000, 200, 200, (500,))
+QUICK = Plan(2, 0.8, (10, 200), 1_000, 5.0, 200, 100_000, 200, 200, (500,), 100)
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Stage:
         self._number = 0
 
     def meter(self) -> Meter:
-        return Meter(self.running.process.pid, self.running.cluster.pid)
+        return Meter(self.running.process.pid, self.running.cluster.pid, self.running.redis_pid)
 
     async def connect(self, room: int, user: int, more: str = "", tally: Tally | None = None) -> Client:
         """Opens a connection of a user to a conversation."""

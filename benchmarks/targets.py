@@ -55,12 +55,19 @@ class Target:
 
 
 class Running:
-    """A running target with a database of its own."""
+    """A running target with a database of its own.
+
+    Attributes:
+        logs: the folder of its log.
+        redis_pid: the Redis that it uses; None for none.
+    """
 
     def __init__(self, target: Target, cluster: Cluster, logs: Path, cores: set[int]) -> None:
         self.target = target
         self._cores = cores
         self.cluster = cluster
+        self.logs = logs
+        self.redis_pid: int | None = None
         self.database = "bench_" + "".join(char if char.isalnum() else "_" for char in target.name)
         self._log = logs / f"{self.database}.log"
         self._process: Process | None = None
@@ -70,6 +77,12 @@ class Running:
     def process(self) -> Process:
         assert self._process is not None
         return self._process
+
+    def variant(self, target: Target, redis_pid: int | None = None) -> "Running":
+        """Returns another target that is to run in the same places."""
+        other = Running(target, self.cluster, self.logs, self._cores)
+        other.redis_pid = redis_pid
+        return other
 
     async def start(self, rooms: list[Rooms]) -> None:
         """Creates the database, starts the server, which creates its schema, and fills the tables."""
@@ -124,7 +137,7 @@ class Running:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _node_lacks(*packages: str) -> Callable[[], str | None]:
+def node_lacks(*packages: str) -> Callable[[], str | None]:
     def lacking() -> str | None:
         if shutil.which("node") is None:
             return "Node.js"
@@ -256,7 +269,7 @@ PEERS = {
         lambda port: ["node", "benchmarks/peers/node/server.js"],
         _node_environment,
         schema=lambda: _NODE_SCHEMA,
-        lacking=_node_lacks("ws", "pg"),
+        lacking=node_lacks("ws", "pg"),
     ),
     SOCKETIO: Target(
         SOCKETIO,
@@ -264,7 +277,7 @@ PEERS = {
         _node_environment,
         dialect=SocketIoDialect(),
         schema=lambda: _NODE_SCHEMA,
-        lacking=_node_lacks("socket.io", "pg"),
+        lacking=node_lacks("socket.io", "pg"),
     ),
     EJABBERD: Target(
         EJABBERD,

@@ -1,31 +1,30 @@
 """The specification's own stack: FastAPI, uvicorn, SQLAlchemy asyncio on asyncpg, PyJWT, a connection manager.
 
 Written to be fast within that design: a frame is encoded once for the whole room, token and membership are checked only
-when a connection opens, and a message costs one INSERT and one COMMIT.
+when a connection opens, and a message costs one INSERT and one COMMIT. With REDIS_URL it runs in several processes.
 """
 
 import json
-import logging
 import os
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import uuid4
 
 import jwt
 from fastapi import Depends, FastAPI, HTTPException, Query, WebSocket, WebSocketDisconnect
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import DateTime, ForeignKey, Index, Uuid, select
+from sqlalchemy import DateTime, ForeignKey, Index, Uuid, func, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from benchmarks.peers.fastapi_manager import ConnectionManager, RedisManager
 
 SECRET_KEY = os.environ["SECRET_KEY"]
 ALGORITHM = "HS256"
 
-logger = logging.getLogger(__name__)
 engine = create_async_engine(os.environ["SQLALCHEMY_URL"], pool_size=10, max_overflow=10)
 SessionLocal = async_sessionmaker(engine, expire_on_commit=False)
 
@@ -68,59 +67,18 @@ class Message(Base):
     updated_at: Mapped[datetime]
 
 
-class ConnectionManager:
-    """The connections of each conversation."""
-
-    def __init__(self) -> None:
-        self.connections: dict[str, dict[str, set[WebSocket]]] = defaultdict(dict)
-
-    def connect(self, conversation_id: str, user_id: str, websocket: WebSocket) -> bool:
-        """Adds a connection; returns True if it is the first of its user."""
-        room = self.connections[conversation_id]
-        is_first = user_id not in room
-        room.setdefault(user_id, set()).add(websocket)
-        return is_first
-
-    def disconnect(self, conversation_id: str, user_id: str, websocket: WebSocket) -> bool:
-        """Removes a connection; returns True if it was the last of its user."""
-        room = self.connections[conversation_id]
-        mine = room.get(user_id, set())
-        mine.discard(websocket)
-        if mine:
-            return False
-        room.pop(user_id, None)
-        if not room:
-            del self.connections[conversation_id]
-        return True
-
-    def get_active_users(self, conversation_id: str) -> set[str]:
-        return set(self.connections.get(conversation_id, ()))
-
-    async def broadcast(
-        self, conversation_id: str, message: dict[str, Any], exclude_user_id: str | None = None
-    ) -> None:
-        text = json.dumps(message, separators=(",", ":"), ensure_ascii=False)
-        sockets = [
-            websocket
-            for user_id, mine in self.connections.get(conversation_id, {}).items()
-            if user_id != exclude_user_id
-            for websocket in mine
-        ]
-        for websocket in sockets:
-            try:
-                await websocket.send_text(text)
-            except Exception as error:
-                logger.warning("Failed to send: %s", error)
-
-
-manager = ConnectionManager()
+REDIS_URL = os.environ.get("REDIS_URL")
+manager = ConnectionManager() if REDIS_URL is None else RedisManager(REDIS_URL)
 
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     async with engine.begin() as connection:
+        await connection.execute(select(func.pg_advisory_xact_lock(1)))  # one of several processes after the other
         await connection.run_sync(Base.metadata.create_all)
+    await manager.open()
     yield
+    await manager.close()
     await engine.dispose()
 
 
@@ -158,7 +116,7 @@ async def websocket_endpoint(websocket: WebSocket, conversation_id: str, token: 
             return
         username = user.username
         await websocket.accept()
-        manager.connect(conversation_id, user_id, websocket)
+        await manager.connect(conversation_id, user_id, websocket)
         try:
             await notify_presence(conversation_id, user_id, f"User {username} joined the conversation")
             while True:
@@ -166,12 +124,12 @@ async def websocket_endpoint(websocket: WebSocket, conversation_id: str, token: 
         except WebSocketDisconnect:
             pass
         finally:
-            if manager.disconnect(conversation_id, user_id, websocket):
+            if await manager.disconnect(conversation_id, user_id, websocket):
                 await notify_presence(conversation_id, user_id, f"User {username} left the conversation")
 
 
 async def notify_presence(conversation_id: str, user_id: str, content: str) -> None:
-    active = sorted(manager.get_active_users(conversation_id))
+    active = sorted(await manager.get_active_users(conversation_id))
     await manager.broadcast(
         conversation_id, {"type": "system", "content": content, "sender_id": user_id, "active_users": active}
     )

@@ -1,15 +1,17 @@
 // The specification's service on Socket.IO: token and membership are checked when a connection opens, a message is one
 // prepared INSERT that commits by itself before it is emitted, and connection state recovery is on: a client that is
-// back within two minutes gets from memory what it missed.
+// back within two minutes gets from memory what it missed. With REDIS_URL it is one of several processes (see
+// socketio_cluster.js), which the Redis adapter connects; that adapter has no recovery.
 "use strict";
 const http = require("node:http");
 const { Server } = require("socket.io");
 const { memberName, onRequest, store, verify } = require("./store.js");
 
 const server = http.createServer(onRequest); // for what is not below /socket.io/
+const url = process.env.REDIS_URL;
 const io = new Server(server, {
   transports: ["websocket"], serveClient: false, perMessageDeflate: false, httpCompression: false,
-  connectionStateRecovery: { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: false },
+  ...(url ? {} : { connectionStateRecovery: { maxDisconnectionDuration: 2 * 60 * 1000, skipMiddlewares: false } }),
 });
 
 io.use(async (socket, next) => {
@@ -49,4 +51,16 @@ io.on("connection", (socket) => {
 });
 
 process.on("SIGTERM", () => process.exit(0));
-server.listen({ port: Number(process.env.PORT), host: "127.0.0.1", backlog: 2048 });
+
+async function connectRedis() {
+  const { createAdapter } = require("@socket.io/redis-adapter");
+  const { createClient } = require("redis");
+  const publisher = createClient({ url }), subscriber = publisher.duplicate();
+  for (const client of [publisher, subscriber]) client.on("error", (error) => console.error(error));
+  await Promise.all([publisher.connect(), subscriber.connect()]);
+  io.adapter(createAdapter(publisher, subscriber));
+}
+
+(url ? connectRedis() : Promise.resolve()).then(() => {
+  server.listen({ port: Number(process.env.PORT), host: "127.0.0.1", backlog: 2048 });
+});
