@@ -9,6 +9,7 @@ DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _AUTHORITY: Final = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{0,5}))?", re.ASCII)
 _ORIGIN: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,63})://(.+)", re.ASCII)
 _MAX_PORT: Final = 65_535
+_MAX_LABEL: Final = 63  # characters of a part of a name (RFC 1035, section 2.3.4)
 
 
 class Authority(NamedTuple):
@@ -37,7 +38,11 @@ def parse_authority(text: str) -> Authority | None:
     host, port = found[1].lower(), int(found[2]) if found[2] else None
     if port is not None and port > _MAX_PORT:
         return None
-    if host.startswith("["):
+    if not host.startswith("["):
+        # A longer part, or an empty one but for the root's, is no name; frameworks fail when they encode it (IDNA).
+        if not all(0 < len(label) <= _MAX_LABEL for label in host.removesuffix(".").split(".")):
+            return None
+    else:
         try:
             host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
         except ValueError:

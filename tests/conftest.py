@@ -7,12 +7,17 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
 import pytest
+from hypothesis import settings
 
 from tests.browser.chromium import ADVICE, is_left_out
 from tests.support.cluster import Cluster
 from tests.support.server import Server
 
 STDERR: Final = pytest.StashKey[int]()
+
+# Hypothesis limits the wall time of an example, 200 ms, which other work on the machine can take.
+settings.register_profile("any machine", settings.default, deadline=None)
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
 `connection`: `TrioConnection`, psycopg's AsyncConnection with every wait on Trio.
 `prepared`: statements in libpq's binary format, for the few that run all the time; `binary`: their values.
 `pool`: `Pool`, a bounded pool that refills itself. `slots`: its order, and the shares of kinds of callers.
+`plans`: when a connection of a pool makes the plans of its prepared statements anew.
 `_waiting`: drives psycopg's generators. `_resolve`: resolves host names. `_version_guard`: checks private names.
 """
 

@@ -19,6 +19,7 @@ from psycopg.waiting import Wait
 
 from ._waiting import poll_now
 from .connection import EXIT_SECONDS, TrioConnection
+from .plans import PlanAge, discard_plans
 from .slots import Share, Slots
 
 # Sets a session's settings from lists of names and values; returns each name with its new value.
@@ -70,6 +71,7 @@ class Pool:
         max_size: Maximum number of connections.
         max_idle: Seconds after which an unused connection is closed.
         max_lifetime: Seconds after which a connection is not lent any more.
+        replan_after: Age in seconds at which a connection's cached plans are first dropped (see `plans`); None: never.
         connect_timeout: Seconds for each attempt to connect; whole and at least 2, as in libpq.
         acquire_timeout: Seconds to wait for a connection, including connecting.
         statement_timeout: Seconds, enforced by the server; None: no limit.
@@ -92,6 +94,7 @@ class Pool:
         max_size: int = 8,
         max_idle: float = 600.0,
         max_lifetime: float = 3600.0,
+        replan_after: float | None = None,
         connect_timeout: int = 5,
         acquire_timeout: float = 10.0,
         statement_timeout: float | None = None,
@@ -116,6 +119,7 @@ class Pool:
         self.max_size = max_size
         self._max_idle = max_idle
         self._max_lifetime = max_lifetime
+        self._replan_after = replan_after
         self.acquire_timeout = acquire_timeout
         self._configure = configure
         self._autocommit = autocommit
@@ -129,11 +133,13 @@ class Pool:
         self._idle: deque[_Idle] = deque()  # last in, first out, so that unneeded ones reach max_idle
         self._lent: set[Connection] = set()
         self._born: dict[Connection, float] = {}
+        self._plan_ages: dict[Connection, PlanAge] = {}
         self._scopes: set[trio.CancelScope] = set()  # of waiting tasks; cancelled by close()
         self._need_refill = trio.Event()
         self._closed = True
         self._opened = self._discarded = self._connect_errors = 0
         self._running: AbstractAsyncContextManager[None] | None = None
+        self._nursery: trio.Nursery | None = None
 
     async def __aenter__(self) -> Self:
         if self._running is not None:
@@ -155,6 +161,7 @@ class Pool:
     async def _run(self) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
             self._closed = False
+            self._nursery = nursery
             nursery.start_soon(self._keep_filled, name="pool refill")
             try:
                 yield
@@ -207,10 +214,13 @@ class Pool:
         try:
             yield connection
         finally:
+            is_lent_on = False
             try:
-                await self._give_back(connection)  # noqa: ASYNC102  # shields itself, with a deadline
+                await self._roll_back(connection)  # noqa: ASYNC102  # shields itself, with a deadline
+                is_lent_on = self._replan_soon(connection, kind)
             finally:
-                self._slots.release(kind)
+                if not is_lent_on:
+                    self._give_back(connection, kind)
 
     async def _acquire(self, kind: Hashable, key: Hashable) -> Connection:
         if self._closed:
@@ -304,23 +314,47 @@ class Pool:
             raise
         self._opened += 1
         self._born[connection] = trio.current_time()
+        if self._replan_after is not None:
+            self._plan_ages[connection] = PlanAge(trio.current_time(), self._replan_after)
         self._emit("opened", "")
         return connection
 
-    async def _give_back(self, connection: Connection) -> None:
+    async def _roll_back(self, connection: Connection) -> None:
         try:
             if not connection.closed and not connection.lock.locked():
                 with trio.move_on_after(EXIT_SECONDS, shield=True):
                     if connection.pgconn.transaction_status != TransactionStatus.IDLE:
                         await connection.rollback()
         except psycopg.Error:
-            pass  # `_unclean` below detects the broken connection
+            pass  # `_unclean` detects the broken connection
+
+    def _give_back(self, connection: Connection, kind: Hashable) -> None:
+        self._lent.discard(connection)
+        if (why := self._unclean(connection)) is None:
+            self._idle.append(_Idle(connection, trio.current_time()))
+        else:
+            self._discard(connection, why)
+        self._slots.release(kind)
+
+    def _replan_soon(self, connection: Connection, kind: Hashable) -> bool:
+        """Lends a connection with old plans on to a task that drops them, so that nobody waits for it."""
+        age = self._plan_ages.get(connection)
+        if age is None or self._nursery is None or not age.is_due(trio.current_time()):
+            return False
+        if self._unclean(connection) is not None:
+            return False
+        self._nursery.start_soon(self._replan, connection, age, kind, name="new plans")
+        return True
+
+    async def _replan(self, connection: Connection, age: PlanAge, kind: Hashable) -> None:
+        try:
+            with trio.move_on_after(EXIT_SECONDS):
+                await discard_plans(connection)
+                age.discarded(trio.current_time())
+        except psycopg.Error:
+            pass  # `_unclean` detects the broken connection; another one tries again after its next use
         finally:
-            self._lent.discard(connection)
-            if (why := self._unclean(connection)) is None:
-                self._idle.append(_Idle(connection, trio.current_time()))
-            else:
-                self._discard(connection, why)
+            self._give_back(connection, kind)
 
     def _unclean(self, connection: Connection) -> str | None:
         if self._closed or connection.closed:
@@ -338,6 +372,7 @@ class Pool:
     def _discard(self, connection: Connection, why: str) -> None:
         connection.abort()
         self._born.pop(connection, None)
+        self._plan_ages.pop(connection, None)
         self._discarded += 1
         self._emit("discarded", why)
         self._need_refill.set()

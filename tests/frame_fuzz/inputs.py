@@ -227,7 +227,7 @@ class Inputs:
             query = rand.choice(("limit", "offset", "before_seq", "after_seq", "cursor", "query", "features", "token"))
             path += f"?{query}={rand.choice(('0', '-1', '1e3', '9' * 40, '%00', 'x', '%ed%a0%80', ''))}"
         method = rand.choice((method,) * 8 + (method.lower(), "OPTIONS", "HEAD", "TRACE", "BREW"))
-        headers = [("Host", "chat.example")]
+        headers = [("Host", rand.choice(("chat.example",) * 9 + ("a..b",)))]
         if rand.random() < 0.9:
             headers.append(("Authorization", f"Bearer {ids.token}"))
         body = b""

@@ -126,10 +126,7 @@ class Run:
     async def _look_back(self) -> None:
         kept: list[str] = []
         before: dict[str, int] = {}
-        while len(kept) < len(self._sent):
-            page = (await self._alice.history(self._canary, limit=100, **before))["messages"]
-            if not page:
-                break
+        while page := (await self._alice.history(self._canary, limit=100, **before))["messages"]:
             kept += [message["content"] for message in page if message["content"] != "first"]
             before = {"before_seq": min(message["seq"] for message in page)}
         if sorted(kept[-len(self._sent) :]) != sorted(self._sent):

@@ -25,6 +25,14 @@ def traversable_folder() -> Path:
     return folder
 
 
+def _is_running(process: Path) -> bool:
+    """Returns whether a process of /proc runs; one that has ended, and waits for its parent, has no command line."""
+    try:
+        return bool((process / "cmdline").read_bytes())
+    except OSError:
+        return False
+
+
 class Cluster:
     """A cluster to start, kill and start again. fsync is off: no test here cuts the power.
 
@@ -55,12 +63,16 @@ class Cluster:
         self.server.stop()
 
     def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """Ends the server with a signal, and waits until it has ended. `start` brings it back."""
+        """Ends the server with a signal, and waits until it and its sessions have ended. `start` brings it back.
+
+        A session notices the end of the server a moment later, and until then may still answer.
+        """
         pid = self.server.pid
         assert pid is not None
+        sessions = [Path("/proc", child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         os.kill(pid, how)
         deadline = time.monotonic() + 30
-        while self.server.poll() is None:
+        while self.server.poll() is None or any(map(_is_running, sessions)):
             assert time.monotonic() < deadline, "PostgreSQL did not end"
             time.sleep(0.01)
         self.server.stop()

@@ -39,9 +39,12 @@ KEPT_COMMANDS: Final = 16
 
 _LOCK: Final = "SELECT FROM conversations WHERE id = %s FOR NO KEY UPDATE"
 # In the order of their ids, as all do that lock several: two of them cannot deadlock.
+# `= ANY (ARRAY[…])` forces an index probe for each row: PostgreSQL can neither merge nor hash by it, and sessions of
+# the store scan no table. By a plain `=`, or in the order of `c.id`, a plan that was made while the table was small
+# would walk its whole primary key, and be kept while the table grows.
 _LOCK_MANY: Final = """
-    SELECT FROM unnest(%s::uuid[]) AS given (id) JOIN conversations c ON c.id = given.id
-    ORDER BY c.id FOR NO KEY UPDATE OF c
+    SELECT FROM unnest(%s::uuid[]) AS given (id) JOIN conversations c ON c.id = ANY (ARRAY[given.id])
+    ORDER BY given.id FOR NO KEY UPDATE OF c
 """
 
 # The first column of a statement that judges a command: APPLIED, REPEATED, or the name of a refusal.

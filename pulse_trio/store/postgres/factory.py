@@ -20,6 +20,7 @@ from pulse_trio.store.postgres.callers import Caller, shares
 from pulse_trio.trio_psycopg import Pool, PoolTimeout
 
 EMBEDDED_POLL: Final = 0.5  # seconds between checks that the embedded PostgreSQL runs
+REPLAN_AFTER: Final = 10.0  # seconds; the first plans of a new service are those for empty tables
 EPOCH_POLL: Final = 2.0  # seconds between looks at the epoch of the history, in a cluster
 
 
@@ -49,6 +50,7 @@ def postgres_store(
             acquire_timeout=settings.statement_timeout,
             server_settings=sessions.settings,
             autocommit=True,
+            replan_after=REPLAN_AFTER,
             on_acquired=metrics.checkout_seconds.observe,
         )
         # One of the connections kept open is for messages; more for messages are opened on demand.

@@ -27,8 +27,9 @@ from pulse_trio.trio_psycopg import Pool, Statement, TrioConnection, binary
 # PostgreSQL's documentation, 13.2.1). So `members_rev` is compared under the lock. If it has changed, nothing is stored
 # in that conversation, a row without an ordinal reports it, and `_post` reads the members again.
 # The planner expects a batch of a few rows, and would join its parts by nested loops. So they are not joined: an index
-# probe for each message (forced by OFFSET 0), a hash of ordinals (forced by IS NOT TRUE), and arrays of ordinals that
-# pass through the lock with their conversation. A message's own columns are looked up in `given` by its ordinal.
+# probe for each message or row (forced by OFFSET 0, or by `= ANY (ARRAY[…])` as in connected.py), a hash of ordinals
+# (forced by IS NOT TRUE), and arrays of ordinals that pass through the lock with their conversation. A message's own
+# columns are looked up in `given` by its ordinal.
 _POST: Final = f"""
     WITH given AS MATERIALIZED (
         SELECT %(ids)s::uuid[] AS ids, %(conversations)s::uuid[] AS conversations, %(senders)s::uuid[] AS senders,
@@ -57,8 +58,8 @@ _POST: Final = f"""
     ), locked AS MATERIALIZED (
         SELECT c.id, counted.n, counted.latest, counted.ordinals,
             c.members_rev = counted.members_rev AS is_current
-        FROM conversations c JOIN counted ON counted.conversation_id = c.id
-        ORDER BY c.id FOR NO KEY UPDATE OF c
+        FROM counted JOIN conversations c ON c.id = ANY (ARRAY[counted.conversation_id])
+        ORDER BY counted.conversation_id FOR NO KEY UPDATE OF c
     ), bumped AS (
         UPDATE conversations c SET
             last_seq = c.last_seq + locked.n,
@@ -66,7 +67,7 @@ _POST: Final = f"""
             message_rev = c.last_rev + locked.n,
             activity = nextval('conversation_activity'),
             updated_at = greatest(c.updated_at, locked.latest)
-        FROM locked WHERE c.id = locked.id AND locked.is_current
+        FROM locked WHERE c.id = ANY (ARRAY[locked.id]) AND locked.is_current
         RETURNING c.last_seq - locked.n AS seq, c.last_rev - locked.n AS rev, locked.ordinals
     ), numbered AS MATERIALIZED (
         SELECT p.ordinal, bumped.seq + p.step AS seq, bumped.rev + p.step AS rev
@@ -79,7 +80,8 @@ _POST: Final = f"""
         FROM numbered, given
     )
     SELECT e.ordinal, old.* FROM existing e CROSS JOIN LATERAL (
-        SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = m.sender_id WHERE m.id = e.id OFFSET 0
+        SELECT {MESSAGE} FROM messages m JOIN users u ON u.id = ANY (ARRAY[m.sender_id])
+        WHERE m.id = e.id OFFSET 0
     ) old
     UNION ALL
     SELECT ordinal, NULL, NULL, NULL, (SELECT username FROM users WHERE id = senders[ordinal]), NULL, NULL, NULL, NULL,
@@ -175,13 +177,13 @@ _POST_ROOMS: Final = Statement(
     ), locked AS MATERIALIZED (
         SELECT c.id, counted.n, counted.latest, counted.ordinals, counted.usernames,
             c.members_rev = counted.members_rev AS is_current
-        FROM conversations c JOIN counted ON counted.conversation_id = c.id
-        ORDER BY c.id FOR NO KEY UPDATE OF c
+        FROM counted JOIN conversations c ON c.id = ANY (ARRAY[counted.conversation_id])
+        ORDER BY counted.conversation_id FOR NO KEY UPDATE OF c
     ), bumped AS (
         UPDATE conversations c SET
             last_seq = c.last_seq + locked.n, last_rev = c.last_rev + locked.n, message_rev = c.last_rev + locked.n,
             activity = nextval('conversation_activity'), updated_at = greatest(c.updated_at, locked.latest)
-        FROM locked WHERE c.id = locked.id AND locked.is_current
+        FROM locked WHERE c.id = ANY (ARRAY[locked.id]) AND locked.is_current
         RETURNING c.last_seq - locked.n AS seq, c.last_rev - locked.n AS rev, locked.ordinals, locked.usernames
     ), numbered AS MATERIALIZED (
         SELECT p.ordinal, p.username, bumped.seq + p.step AS seq, bumped.rev + p.step AS rev

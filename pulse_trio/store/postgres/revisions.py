@@ -17,8 +17,9 @@ from pulse_trio.trio_psycopg import Pool
 
 # Under the lock of the conversations' rows, so what `place` and `old` see cannot change any more. Each message comes
 # once; a revision's `ordinal` is its position, from 1. As in posts.py no two parts are joined, because the planner
-# expects few rows and would choose nested loops: an index probe for each revision (forced by OFFSET 0), arrays of
-# ordinals that pass through the update of their conversation, and columns that are looked up in `given`.
+# expects few rows and would choose nested loops: an index probe for each revision (forced by OFFSET 0, or by
+# `= ANY (ARRAY[…])` as in connected.py), arrays of ordinals that pass through the update of their conversation, and
+# columns that are looked up in `given`. IS TRUE keeps the planner from an index that begins with the conversation.
 _REVISE: Final = f"""
     WITH given AS MATERIALIZED (
         SELECT %(ids)s::uuid[] AS ids, %(conversations)s::uuid[] AS conversations, %(actors)s::uuid[] AS actors,
@@ -44,14 +45,14 @@ _REVISE: Final = f"""
             FROM conversations c WHERE c.id = i.conversation_id OFFSET 0
         ) place ON true LEFT JOIN LATERAL (
             SELECT sender_id, is_deleted, rev, i.id = ANY (revision_ids) AS is_repeat
-            FROM messages WHERE id = i.message_id AND conversation_id = i.conversation_id OFFSET 0
+            FROM messages WHERE id = i.message_id AND (conversation_id = i.conversation_id) IS TRUE OFFSET 0
         ) old ON true
     ), counted AS (
         SELECT conversation_id, count(*) AS n, array_agg(ordinal ORDER BY ordinal) AS ordinals
         FROM judged WHERE verdict = '{APPLIED}' GROUP BY conversation_id
     ), bumped AS (
         UPDATE conversations c SET last_rev = c.last_rev + counted.n, message_rev = c.last_rev + counted.n
-        FROM counted WHERE c.id = counted.conversation_id
+        FROM counted WHERE c.id = ANY (ARRAY[counted.conversation_id])
         RETURNING c.last_rev - counted.n AS rev, counted.ordinals
     ), numbered AS MATERIALIZED (
         SELECT p.ordinal, bumped.rev + p.step AS rev
@@ -64,10 +65,10 @@ _REVISE: Final = f"""
             updated_at = greatest(m.updated_at, times[ordinal]),
             rev = numbered.rev,
             revision_ids = (ids[ordinal] || m.revision_ids)[:{KEPT_COMMANDS}]
-        FROM numbered, given WHERE m.id = messages[ordinal]
+        FROM numbered, given WHERE m.id = ANY (ARRAY[messages[ordinal]])
     )
     SELECT j.ordinal, j.verdict, NULL::bigint, old.* FROM judged j LEFT JOIN LATERAL (
-        SELECT {MESSAGE} FROM given, messages m JOIN users u ON u.id = m.sender_id
+        SELECT {MESSAGE} FROM given, messages m JOIN users u ON u.id = ANY (ARRAY[m.sender_id])
         WHERE m.id = messages[j.ordinal] AND j.verdict IN ('{APPLIED}', '{REPEATED}', 'StaleRev') OFFSET 0
     ) old ON true
     UNION ALL

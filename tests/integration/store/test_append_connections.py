@@ -14,7 +14,7 @@ from pulse_trio.metrics import Metrics
 from pulse_trio.model import Edit
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import StoreUnavailable
-from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore
+from pulse_trio.store.postgres import MESSAGE_CONNECTIONS, PostgresStore, factory
 from pulse_trio.store.postgres.callers import Caller
 from pulse_trio.store.postgres.factory import postgres_store
 from pulse_trio.trio_psycopg import PoolTimeout
@@ -147,3 +147,18 @@ async def test_edits_waiting_for_a_row_leave_connections_for_messages(database: 
 async def _try_to_edit(store: PostgresStore, command: Edit) -> None:
     with suppress(StoreUnavailable):
         await store.apply([command])
+
+
+async def test_connections_of_both_pools_make_their_plans_anew(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "REPLAN_AFTER", 0.0)
+    async with open_store(database, pool_max=1) as store:
+        people = People(store)
+        alice = await people.user("alice")
+        await people.send(await people.group(alice), alice, "hello")
+        replanned = 0
+        with psycopg.connect(database, autocommit=True) as connection:
+            while replanned < 2:  # the last use of each connection
+                row = connection.execute(SESSIONS + " AND query = 'DISCARD PLANS'").fetchone()
+                assert row is not None
+                replanned = row[0]
+                await trio.lowlevel.checkpoint()

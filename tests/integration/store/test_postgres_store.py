@@ -440,7 +440,7 @@ async def test_post_with_killed_connections_is_stored_once(database: str) -> Non
                 while writing:
                     await connection.execute(
                         """
-                        SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                        SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
                         WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid()
                         ORDER BY random() LIMIT 1
                         """

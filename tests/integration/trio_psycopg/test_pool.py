@@ -158,3 +158,53 @@ async def test_the_wait_for_a_connection_is_reported(conninfo: str) -> None:
                 nursery.start_soon(hold)
             assert len(waits) == 4
             assert waits[3] > 0.1
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize(("replan_after", "expected"), [(None, "Seq Scan"), (0.0, "Index Only Scan")])
+async def test_plans_are_made_anew(
+    cluster: Cluster, replan_after: float | None, expected: str, autocommit: bool
+) -> None:
+    """A plan that was made for a table of one row is dropped between two uses of its connection."""
+    settings = {"plan_cache_mode": "force_generic_plan", "enable_bitmapscan": "off"}
+    database = cluster.new_database(migrated=False)
+    with trio.fail_after(30), psycopg.connect(database, autocommit=True) as admin:
+        admin.execute("create table growing (n int primary key) with (autovacuum_enabled = false)")
+        admin.execute("insert into growing values (0)")
+        admin.execute("analyze growing")
+        async with Pool(
+            database, max_size=1, replan_after=replan_after, server_settings=settings, autocommit=autocommit
+        ) as pool:
+
+            async def scan() -> str:
+                async with pool.connection() as conn:
+                    plan = await (await conn.execute("explain (format json) execute find (7)")).fetchone()
+                    assert plan is not None
+                    return str(plan[0][0]["Plan"]["Node Type"])
+
+            async with pool.connection() as conn:
+                await conn.execute("prepare find (int) as select from growing where n = $1")
+                await conn.commit()
+            assert await scan() == "Seq Scan"
+            admin.execute("insert into growing select generate_series(1, 10000)")
+            await scan()
+            assert await scan() == expected
+
+
+async def test_a_connection_that_breaks_before_its_plans_are_dropped_is_replaced(conninfo: str) -> None:
+    with trio.fail_after(30):
+        async with Pool(conninfo, max_size=1, replan_after=0.0) as pool, Pool(conninfo) as killer:
+            async with pool.connection() as conn:
+                first = conn.info.backend_pid
+                async with killer.connection() as other:
+                    await other.execute("select pg_terminate_backend(%s, 5000)", [first])
+            assert await pid(pool) != first
+            assert pool.statistics().size == 1
+
+
+async def test_pool_closes_while_plans_are_dropped(conninfo: str) -> None:
+    with trio.fail_after(30):
+        async with Pool(conninfo, max_size=1, replan_after=0.0) as pool:
+            await pid(pool)
+            assert pool.statistics().idle == 0  # the task has not run yet
+        assert pool.statistics().size == 0

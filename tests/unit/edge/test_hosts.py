@@ -18,7 +18,11 @@ def refusal(checked: Hosts, host: str | None, path: bytes = b"/") -> ErrorCode:
 
 
 @pytest.mark.parametrize(
-    "host", ["a b", "a@b", "${jndi:ldap://x}", "a/b", "a,b", "[::1", "[::g]", "a:b", "a:99999", "a:80:80", "é", "\x00"]
+    "host",
+    [
+        *("a b", "a@b", "${jndi:ldap://x}", "a/b", "a,b", "[::1", "[::g]", "a:b", "a:99999", "a:80:80", "é", "\x00"),
+        *(".", "..", "a..", "chat..example", ".a", "a" * 64, f"{'a' * 64}.example"),
+    ],
 )
 @pytest.mark.parametrize("path", [b"/", b"/healthz"])
 def test_what_is_no_host_is_refused_with_and_without_a_list(host: str, path: bytes) -> None:
@@ -26,7 +30,9 @@ def test_what_is_no_host_is_refused_with_and_without_a_list(host: str, path: byt
     assert refusal(hosts("chat.example"), host, path) is ErrorCode.BAD_REQUEST
 
 
-@pytest.mark.parametrize("host", [None, "", "anything.example", "192.0.2.7:8000", "[::1]:8000", "under_score", "x:"])
+@pytest.mark.parametrize(
+    "host", [None, "", "anything.example", "192.0.2.7:8000", "[::1]:8000", "under_score", "x:", "a.", "a" * 63]
+)
 def test_without_a_list_every_host_is_answered(host: str | None) -> None:
     hosts().check(host, b"/")
 
