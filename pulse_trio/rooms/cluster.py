@@ -196,6 +196,7 @@ class Cluster(Peers):
             on_online=on_online,
             on_pinned=self._on_pinned,
             on_gone=lambda: self.on_resync("a process has ended"),
+            rand=rand,
         )
 
     def connect(

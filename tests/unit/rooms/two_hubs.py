@@ -1,4 +1,4 @@
-"""Two hubs on one store, with a bus in memory between them."""
+"""Two hubs, or more, on one store, with a bus in memory between them."""
 
 import inspect
 from collections.abc import AsyncIterator, Callable
@@ -128,14 +128,24 @@ async def two_worlds(
 
     `slow_there`: called with the store of the second hub, which may become slow.
     """
+    async with several_worlds(settings, 2, slow_there=slow_there) as (here, there):
+        yield here, there
+
+
+@asynccontextmanager
+async def several_worlds(
+    settings: Settings, count: int, *, slow_there: Callable[[SlowStore], object] | None = None
+) -> AsyncIterator[list[World]]:
+    """Runs several hubs; each world shows the same conversation and users through another hub."""
     store = FaultyStore()
-    stores: list[Store] = [store, store]
+    stores: list[Store] = [store] * count
     if slow_there is not None:
         slow_there(slow := SlowStore(store))
         stores[1] = cast("Store", slow)
     ids = IdSource(virtual_now)
-    buses = [MemoryBus(ids()) for _ in range(2)]
-    buses[0].peers, buses[1].peers = [buses[1]], [buses[0]]
+    buses = [MemoryBus(ids()) for _ in range(count)]
+    for bus in buses:
+        bus.peers = [each for each in buses if each is not bus]
     async with trio.open_nursery() as nursery:
         store.nursery = nursery
         worlds = []
@@ -145,16 +155,17 @@ async def two_worlds(
             assert hub.cluster is not None
             await nursery.start(bus.run, hub.cluster)
             worlds.append(World(Core(settings, virtual_now, ids, store, hub), store, nursery))
-        here, there = worlds
+        here = worlds[0]
         await here.set_up()
-        there.conversation_id, there.alice, there.bob, there.carol = (
-            here.conversation_id,
-            here.alice,
-            here.bob,
-            here.carol,
-        )
+        for there in worlds[1:]:
+            there.conversation_id, there.alice, there.bob, there.carol = (
+                here.conversation_id,
+                here.alice,
+                here.bob,
+                here.carol,
+            )
         await trio.sleep(7)  # in the first term no removal is answered
-        yield here, there
+        yield worlds
         nursery.cancel_scope.cancel()
 
 
