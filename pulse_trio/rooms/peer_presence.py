@@ -28,6 +28,7 @@ PINNED: Final = "pinned"
 GONE: Final = 5.0  # seconds after which a process that is not heard of has ended; it says something each second
 TICK: Final = 0.5  # seconds between two looks at what is missing
 DIGEST: Final = 5.0  # seconds between two digests of the sets that have no other end
+MAX_HIDDEN: Final = 1_000  # users who were removed from a room while it is open; of others `left` comes a bit late
 TELL: Final = (0.01, 0.06)  # seconds after which a room says who is in it: those that open with it are heard by then
 SETTLE: Final = 0.1  # seconds that other processes have to say who is in a room; it takes 1 to 3 ms
 MAX_SCOPES: Final = 100  # sets that one item asks for
@@ -56,6 +57,7 @@ class RoomPresence:
         "_has_asked",
         "_has_begun",
         "_here",
+        "_hidden",
         "_is_owed",
         "_is_quiet",
         "_on_joined",
@@ -86,6 +88,7 @@ class RoomPresence:
         self._has_asked = False  # others were asked for their users
         self._is_owed = False  # a process waits for the users here
         self.is_due = False
+        self._hidden: set[UUID] = set()  # users who were removed, whatever other processes say of them
         self._is_quiet = False  # what is applied now is no news: a room of another process has opened or ended
         self._answered: set[UUID] = set()  # processes that have said who is in the room since it was asked for
         self._settled: trio.Event | None = None  # set when all have
@@ -134,6 +137,26 @@ class RoomPresence:
                 self.tell()
             self._here.remove(user.id)
 
+    def hide(self, user_id: UUID) -> None:
+        """Lets a user leave who was removed, before the others are notified of that.
+
+        Their connections may be in other processes, which say that they joined, and that they left, later.
+        """
+        if user_id in self._hidden or len(self._hidden) >= MAX_HIDDEN:
+            return
+        self._hidden.add(user_id)
+        name = self.elsewhere.name_of(user_id)
+        if name is not None:
+            self._on_left(User(user_id, name), True)
+
+    def show(self, user_id: UUID) -> None:
+        """Shows a user again who was added."""
+        if user_id in self._hidden:
+            self._hidden.discard(user_id)
+            name = self.elsewhere.name_of(user_id)
+            if name is not None:
+                self._on_joined(User(user_id, name), True)
+
     def pin(self) -> None:
         """Keeps the room open in other processes, too: it has, or will have, a connection of its own."""
         self._shared.pinned_here.add(self._conversation_id)
@@ -173,6 +196,7 @@ class RoomPresence:
         self.unpin()
         self.is_due = False
         self.elsewhere.clear()
+        self._hidden.clear()
         self._counts.clear()
         if self._has_begun and len(self._here):
             publish_whole(self._here.scope, {}, self._shared.publish, self._shared.next_stamp(), is_quiet=is_quiet)
@@ -221,9 +245,13 @@ class RoomPresence:
             self._shared.publish(AskItem([self._here.scope]))
 
     def _added(self, user_id: UUID, name: str) -> None:
+        if user_id in self._hidden:
+            return
         self._on_joined(User(user_id, name), not self._is_quiet)
 
     def _removed(self, user_id: UUID, name: str) -> None:
+        if user_id in self._hidden:
+            return
         self._on_left(User(user_id, name), not self._is_quiet)
 
 

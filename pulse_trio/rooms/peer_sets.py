@@ -216,6 +216,12 @@ class PeerSet:
         self._copies.clear()
         self._counts.clear()
 
+    def name_of(self, key: UUID) -> str | None:
+        """Returns the name of an element of any of the sets; None if it is in none."""
+        if key not in self._counts:
+            return None
+        return next(copy.elements[key] for copy in self._copies.values() if key in copy.elements)
+
     def known(self) -> list[UUID]:
         """Returns the processes that have said what is in their set, which is not empty."""
         return [publisher for publisher, copy in self._copies.items() if copy.is_known and copy.elements]

@@ -349,11 +349,15 @@ class Room:
             self._peers.member_added(self.conversation_id, member.user_id, member.user_rev, self.feed.head)
         for session in sessions:
             self.attach(session, member.rev, is_news=True, many=many)
+        if self._shared is not None and not is_expelled:
+            self._shared.show(member.user_id)
         self._user_feeds.apply_member(member, self.feed.last_seq)
 
     def _expel(self, member: Member) -> None:
         self.read_seqs.pop(member.user_id, None)
         self.expel(member.user_id, member.rev)
+        if self._shared is not None:
+            self._shared.hide(member.user_id)
         sessions = self._sessions.of(member.user_id)
         self._peers.member_removed(self.conversation_id, member.user_id, member.rev, member.user_rev)
         for session in sessions:

@@ -128,3 +128,56 @@ async def test_connection_that_joins_where_rooms_are_quiet_is_told_who_is_in_all
         await trio.sleep(0.1)
         (joined,) = [frame for frame in guest.of_type("system") if frame["event"] == "joined"]
         assert set(joined["active_users"]) == {str(user.id) for user in (here.alice, *users)}
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+async def test_user_of_another_process_leaves_before_their_removal_is_shown(autojump_clock: object, asked: int) -> None:
+    async with two_worlds(SETTINGS) as worlds:
+        here, there = worlds
+        alice = await here.join(here.alice)
+        bob = await there.join(there.bob)
+        session = await Device(there, there.bob).open({})
+        await trio.sleep(1)
+        await worlds[asked].remove(here.bob)
+        await trio.sleep(1)
+        about_bob = [frame for frame in alice.of_type("system") if frame["sender_id"] == str(here.bob.id)]
+        assert [frame["event"] for frame in about_bob] == ["joined", "left", "removed"]
+        assert [str(here.bob.id) in frame["active_users"] for frame in about_bob] == [True, False, False]
+        assert not bob.subscription.connection.is_open
+        await worlds[asked].add(here.bob)
+        await trio.sleep(1)
+        events = [event for event, user in alice.events if user == str(here.bob.id)]
+        assert sorted(events[3:]) == ["added", "joined"]
+        session.leave()
+        await trio.sleep(1)
+        assert alice.events[-1] == ("left", str(here.bob.id))
+        assert await here.hub.active_users(here.conversation_id) == [here.alice.id]
+
+
+async def test_user_who_is_removed_and_added_again_is_shown_although_the_bus_loses_what_is_between(
+    autojump_clock: object,
+) -> None:
+    async with two_worlds(SETTINGS) as (here, there):
+        alice = await here.join(here.alice)
+        await Device(there, there.bob).open({})
+        await trio.sleep(1)
+        bus_of(there).loses = lambda item: item.startswith(b'["+"')
+        await here.remove(here.bob)
+        await here.add(here.bob)
+        await trio.sleep(1)
+        assert set(await here.hub.active_users(here.conversation_id)) == {here.alice.id, here.bob.id}
+        events = [event for event, user in alice.events if user == str(here.bob.id)]
+        assert sorted(events) == ["added", "joined", "joined", "left", "removed"]
+
+
+async def test_join_that_is_heard_after_the_removal_is_not_shown(autojump_clock: object) -> None:
+    async with two_worlds(SETTINGS) as (here, there):
+        alice = await here.join(here.alice)
+        await trio.sleep(1)
+        bus_of(there).holds = lambda item: item.startswith(b'["+"') and str(here.bob.id).encode() in item
+        await there.join(there.bob)
+        await here.remove(here.bob)
+        bus_of(there).let_go()
+        await trio.sleep(10)
+        assert [event for event, user in alice.events if user == str(here.bob.id)] == ["removed"]
+        assert await here.hub.active_users(here.conversation_id) == [here.alice.id]
