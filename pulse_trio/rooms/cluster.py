@@ -32,6 +32,7 @@ from pulse_trio.rooms.backoff import Backoff
 from pulse_trio.rooms.confirmations import Confirmations
 from pulse_trio.rooms.conversation_index import ConversationIndex, pieces_of
 from pulse_trio.rooms.feed import GAP_WAIT
+from pulse_trio.rooms.heard_removals import HeardRemovals
 from pulse_trio.rooms.lease import Lease
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.peer_items import (
@@ -70,7 +71,6 @@ from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 MAX_OPENING: Final = 32  # rooms that open for changes of other processes at a time; the others wait in line
 MAX_COMPARED: Final = 1_000  # heads of one statement: about 10 ms of the database
 MAX_READ_SEQS: Final = 10_000  # read positions whose repeats are not published: 3 MB
-MAX_CONFIRMING: Final = 1_000  # removals that wait for a room here; others are asked for again
 MAX_BEGINNINGS: Final = 10_000  # conversations with users to be added; beyond it a comparison finds them
 SWEEP: Final = 30.0  # seconds between two comparisons that nobody asked for, at least
 SWEPT_A_SECOND: Final = 1_000  # conversations that those comparisons read at most: 1 % of a core of the database
@@ -163,14 +163,12 @@ class Cluster(Peers):
             store,
             self._publish,
             boot_clock,
-            lambda: self.is_connected,
             timeout=timeout,
             rand=rand,
         )
         self.bus_counters = bus.counters
         self.counters = ClusterCounters()
         self.is_connected = False
-        self._confirming: dict[UUID, None] = {}  # requests of others that wait for a room here
         self._bus = bus
         self._store = store
         self._sessions = sessions
@@ -193,11 +191,12 @@ class Cluster(Peers):
             bus.publisher,
             self._publish,
             last_heard=bus.last_heard,
-            users_of=self._index.users_of,
+            users_of=self._users_here,
             name_of=self._name_of,
             on_online=on_online,
             on_pinned=self._on_pinned,
             on_gone=lambda: self.on_resync("a process has ended"),
+            rand=rand,
         )
 
     def connect(
@@ -214,6 +213,9 @@ class Cluster(Peers):
         self._user_feeds = user_feeds
         self._read_positions = read_positions
         self._on_typing = on_typing
+        self._removals = HeardRemovals(
+            rooms, self._sessions, self._index, self._publish, timeout=self._timeout, rand=self._random
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up."""
@@ -330,6 +332,8 @@ class Cluster(Peers):
         self._beginnings.pop(conversation_id, None)
         if head is not None and indexed is not None and head.last_rev < indexed.last_rev:
             for user_id in self._index.users_of(conversation_id):
+                if self.removed_rev(conversation_id, user_id) > indexed.members_rev:
+                    continue
                 for session in self._sessions.of(user_id):
                     session.begin_at(conversation_id, indexed, indexed.members_rev)
         return head
@@ -339,7 +343,15 @@ class Cluster(Peers):
 
     def members_rev_of(self, conversation_id: UUID) -> int:
         heard = self._members_revs.get(conversation_id)
-        return 0 if heard is None else heard[0]
+        return max(0 if heard is None else heard[0], self._removals.last_rev(conversation_id))
+
+    def removed_rev(self, conversation_id: UUID, user_id: UUID) -> int:
+        return self._removals.rev_of(conversation_id, user_id)
+
+    def _users_here(self, conversation_id: UUID) -> list[UUID]:
+        """Returns the users with sessions here who are in a conversation, but for those who are expelled."""
+        users = self._index.users_of(conversation_id)
+        return [user_id for user_id in users if not self.removed_rev(conversation_id, user_id)]
 
     def add_user(self, user_id: UUID) -> None:
         self._index.add_user(user_id)
@@ -449,6 +461,7 @@ class Cluster(Peers):
     def on_connected(self, is_connected: bool) -> None:
         """Notes whether the bus is there; it asks for a comparison when it is back."""
         self.is_connected = is_connected
+        self._confirmations.set_connected(is_connected)
         self.presence.set_connected(is_connected)
 
     def _is_here(self, conversation_id: UUID) -> bool:
@@ -562,36 +575,8 @@ class Cluster(Peers):
         await self._confirmations.collect(removal)
 
     def _confirm(self, item: ConfirmItem) -> None:
-        """Confirms a removal, once nothing of the conversation can reach the user here any more.
-
-        That is so at once if there is no room, and nobody here is a member by the index: a look-up of a membership
-        that is under way is repeated, and an addition that is heard late is looked up, because the rev of the removal
-        is noted.
-        """
-        conversation_id = item.conversation_id
-        self._note_members(conversation_id, item.rev)
-        if self._rooms.get(conversation_id) is None and not self._index.has(conversation_id, item.user_id):
-            self._publish(ConfirmedItem(item.request))
-        elif (
-            self._nursery is not None
-            and item.request not in self._confirming
-            and len(self._confirming) < MAX_CONFIRMING
-        ):
-            self._confirming[item.request] = None
-            self._nursery.start_soon(self._confirm_later, item, name=f"removal from {conversation_id}")
-
-    async def _confirm_later(self, item: ConfirmItem) -> None:
-        """Confirms a removal when the room has delivered it; if that fails, the request is repeated."""
-        try:
-            async with self._rooms.opened(item.conversation_id, None) as room:
-                room.feed.fill_later(item.rev, wait=GAP_WAIT)
-                with trio.fail_after(self._timeout):
-                    await room.feed.wait_delivered(item.rev)
-            self._publish(ConfirmedItem(item.request))
-        except (NotAMember, StoreUnavailable, trio.TooSlowError):
-            pass  # not confirmed: it is asked again, or this process is waited out
-        finally:
-            del self._confirming[item.request]
+        self._note_members(item.conversation_id, item.rev)
+        self._removals.hear(item, self._nursery)
 
     # --- presence ---
 

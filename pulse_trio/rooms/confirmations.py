@@ -7,7 +7,8 @@ it. In the first term after the service has opened no removal is answered: the d
 promoted, and lack leases that were taken shortly before.
 
 A process that cannot publish must not fence the others, which may be well: they would all close their connections. Then
-a removal is carried out, but not answered.
+a removal is carried out, but not answered. When the engine of the bus was away all processes connect again, not in one
+moment; so those that are still missing have `RECONNECTING` seconds from then on.
 """
 
 import random
@@ -27,6 +28,9 @@ from pulse_trio.store.base import Store, StoreUnavailable
 
 PATIENCE: Final = 1.0  # seconds for the confirmations of processes that are well; they take a few ms
 LIST_AGAIN: Final = 0.5  # seconds between two looks at the leases
+# Seconds after the bus was connected here that others have to connect, too, before they count as silent. Each tries
+# every 2 seconds; one that stays away is waited out as ever.
+RECONNECTING: Final = 3.0
 REPEAT: Final = 0.3  # seconds after which the request is published again: the bus may have lost it
 
 log = structlog.get_logger(__name__)
@@ -54,7 +58,6 @@ class Confirmations:
         store: has the leases.
         publish: publishes an item.
         clock: gives seconds; must go on while the process stands still.
-        can_publish: returns whether the bus takes items.
         timeout: seconds that one statement may take.
         rand: gives ids.
     """
@@ -65,7 +68,6 @@ class Confirmations:
         store: Store,
         publish: Callable[[Item], None],
         clock: Callable[[], float],
-        can_publish: Callable[[], bool],
         *,
         timeout: float,
         rand: random.Random,
@@ -74,11 +76,15 @@ class Confirmations:
         self._store = store
         self._publish = publish
         self._clock = clock
-        self._can_publish = can_publish
+        self._connected_at: float | None = None  # when the bus came to take items; None: it does not
         self._timeout = timeout
         self._random = rand
         self._requests: dict[UUID, _Request] = {}
         self._not_before = clock() + WAITED_OUT
+
+    def set_connected(self, is_connected: bool) -> None:
+        """Notes whether the bus takes items."""
+        self._connected_at = self._clock() if is_connected else None
 
     def confirmed(self, request_id: UUID, lease_id: UUID) -> None:
         """Notes that the process with a lease has confirmed a removal."""
@@ -108,11 +114,13 @@ class Confirmations:
         request = self._requests[request_id] = _Request(missing)
         try:
             await self._ask(request, item, self._clock() + PATIENCE)
+            if missing and self._connected_at is not None:
+                await self._ask(request, item, self._connected_at + RECONNECTING)
             if missing:
                 await self._forget_ended(request)
             if not missing:
                 return
-            if not self._can_publish():
+            if self._connected_at is None:
                 raise StoreUnavailable("the other processes cannot be asked")
             log.warning("processes do not confirm a removal", count=len(missing), waits_seconds=round(WAITED_OUT))
             with in_time(self._timeout, "the leases"):

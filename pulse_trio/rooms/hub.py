@@ -234,7 +234,10 @@ class Hub:
                 if after_rev is not None and after_rev > last_rev:
                     # A commit whose answer was lost is not known here yet, but a client may have read it in the store.
                     last_rev = (await self._store.head(conversation_id)).last_rev
-                while member_rev is not None and member_rev < room.feed.members_rev:
+                # What was heard of, and is not delivered yet, may be the removal of this user.
+                while member_rev is not None and member_rev < max(
+                    room.feed.members_rev, self._peers.members_rev_of(conversation_id)
+                ):
                     member_rev = await self._store.membership(conversation_id, user.id)
                     if member_rev is None:
                         raise NotAMember

@@ -190,7 +190,8 @@ class MemberUpdates:
         """
         try:
             async with self._rooms.opened(conversation_id, session.user.id) as room:
-                if member_rev >= room.feed.members_rev and session in self._sessions:
+                members_rev = max(room.feed.members_rev, self._peers.members_rev_of(conversation_id))
+                if member_rev >= members_rev and session in self._sessions:
                     self._peers.member_added(conversation_id, session.user.id, 0, room.feed.head)
                     room.attach(session, member_rev, is_news=True)
         except (StoreUnavailable, NotAMember):

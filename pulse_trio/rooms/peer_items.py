@@ -154,6 +154,8 @@ class WholeItem(_Item, tag="w", frozen=True):
         digest: size and digest of the whole set.
         stamp: as in `DeltaItem`; that of all parts is the same.
         is_quiet: it is no news for clients: a room has opened, or ended, for nobody's coming or going.
+        known: the processes whose set the publisher has; others that have anything in theirs publish it, too. None: it
+            does not ask for any.
     """
 
     scope: str
@@ -163,6 +165,7 @@ class WholeItem(_Item, tag="w", frozen=True):
     digest: str
     stamp: int
     is_quiet: bool = False
+    known: list[UUID] | None = None
 
 
 class AskItem(_Item, tag="?", frozen=True):

@@ -4,9 +4,14 @@ Each process has three kinds of sets that the others copy (`peer_sets`): its use
 that have a connection of their own here, and the users of each of its rooms. A room is open wherever its conversation
 has members, for as long as it has a connection of its own anywhere: so its list of users is the same everywhere.
 
+A message opens the room of a quiet conversation in many processes at once. Each publishes its users once, after a
+moment that is drawn, and names the processes that it has heard; only others answer. So that costs about one item for
+each process with users in the room, and one in all where no other process has any.
+
 A process that is not heard of for `GONE` seconds has ended, or stands still: what it had goes.
 """
 
+import random
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Final
@@ -23,6 +28,8 @@ PINNED: Final = "pinned"
 GONE: Final = 5.0  # seconds after which a process that is not heard of has ended; it says something each second
 TICK: Final = 0.5  # seconds between two looks at what is missing
 DIGEST: Final = 5.0  # seconds between two digests of the sets that have no other end
+MAX_HIDDEN: Final = 1_000  # users who were removed from a room while it is open; of others `left` comes a bit late
+TELL: Final = (0.01, 0.06)  # seconds after which a room says who is in it: those that open with it are heard by then
 SETTLE: Final = 0.1  # seconds that other processes have to say who is in a room; it takes 1 to 3 ms
 MAX_SCOPES: Final = 100  # sets that one item asks for
 MAX_ANSWERED: Final = 50  # sets that are published in a row: about a millisecond, and one or two batches of the bus
@@ -37,14 +44,21 @@ class RoomPresence:
         shared: the presence of all rooms.
         on_joined: called with a user who is in the room in another process; and True if the others must be notified.
         on_left: called with a user who is not any more; and True if the others must be notified.
+
+    Attributes:
+        elsewhere: the users in other processes.
+        is_due: it will publish its users within `TELL` seconds.
     """
 
     __slots__ = (
         "_answered",
         "_conversation_id",
         "_counts",
+        "_has_asked",
         "_has_begun",
         "_here",
+        "_hidden",
+        "_is_owed",
         "_is_quiet",
         "_on_joined",
         "_on_left",
@@ -52,6 +66,7 @@ class RoomPresence:
         "_settled",
         "_shared",
         "elsewhere",
+        "is_due",
     )
 
     def __init__(
@@ -70,27 +85,46 @@ class RoomPresence:
         self.elsewhere = PeerSet(scope, shared.doubt, self._added, self._removed)
         self._counts: dict[UUID, tuple[User, int]] = {}  # the users here, and how many connections each has
         self._has_begun = False
+        self._has_asked = False  # others were asked for their users
+        self._is_owed = False  # a process waits for the users here
+        self.is_due = False
+        self._hidden: set[UUID] = set()  # users who were removed, whatever other processes say of them
         self._is_quiet = False  # what is applied now is no news: a room of another process has opened or ended
         self._answered: set[UUID] = set()  # processes that have said who is in the room since it was asked for
         self._settled: trio.Event | None = None  # set when all have
         self._settle_until = 0.0  # on Trio's clock; what comes later is news
 
     def begin(self) -> None:
-        """Publishes the users who are here, and asks for those of other processes.
+        """Publishes the users who are here, if there are any, and asks for those of other processes; soon.
 
         They are news where the room is in use: it opens here because a session has opened.
         """
         self._has_begun = True
-        users = {user.id: user.username for user, _ in self._counts.values()}
-        self._here.begin(users, is_quiet=not self.is_pinned)
-        self._ask()
+        self._here.begin({user.id: user.username for user, _ in self._counts.values()})
+        self.is_due = bool(self._counts)
+        if self._is_owed or (self.is_due and self.is_pinned):
+            self.tell()
+        elif self.is_due:
+            self._shared.tell_later(self)
+
+    def tell(self) -> None:
+        """Publishes the users who are here, and asks for those of processes that are not known."""
+        self.is_due = False
+        if not self._has_asked:
+            self._settle_until = max(self._settle_until, trio.current_time() + SETTLE)
+        self._has_asked = True
+        self._here.publish_whole(is_quiet=not self.is_pinned, known=self.elsewhere.known())
 
     def enter(self, user: User) -> None:
         """Counts a connection here."""
         _, count = self._counts.get(user.id, (user, 0))
         self._counts[user.id] = user, count + 1
         if self._has_begun and not count:
+            if self.is_due:
+                self.tell()
             self._here.add(user.id, user.username)
+            if not self._has_asked:
+                self.tell()
 
     def leave(self, user: User) -> None:
         """Counts a connection here that has ended."""
@@ -99,7 +133,29 @@ class RoomPresence:
             self._counts[user.id] = user, count - 1
         else:
             del self._counts[user.id]
+            if self.is_due:
+                self.tell()
             self._here.remove(user.id)
+
+    def hide(self, user_id: UUID) -> None:
+        """Lets a user leave who was removed, before the others are notified of that.
+
+        Their connections may be in other processes, which say that they joined, and that they left, later.
+        """
+        if user_id in self._hidden or len(self._hidden) >= MAX_HIDDEN:
+            return
+        self._hidden.add(user_id)
+        name = self.elsewhere.name_of(user_id)
+        if name is not None:
+            self._on_left(User(user_id, name), True)
+
+    def show(self, user_id: UUID) -> None:
+        """Shows a user again who was added."""
+        if user_id in self._hidden:
+            self._hidden.discard(user_id)
+            name = self.elsewhere.name_of(user_id)
+            if name is not None:
+                self._on_joined(User(user_id, name), True)
 
     def pin(self) -> None:
         """Keeps the room open in other processes, too: it has, or will have, a connection of its own."""
@@ -138,26 +194,35 @@ class RoomPresence:
         """
         is_quiet = not (have_left and (self.is_pinned or self._is_pinned_here))
         self.unpin()
+        self.is_due = False
         self.elsewhere.clear()
+        self._hidden.clear()
         self._counts.clear()
         if self._has_begun and len(self._here):
             publish_whole(self._here.scope, {}, self._shared.publish, self._shared.next_stamp(), is_quiet=is_quiet)
         if self._settled is not None:
             self._settled.set()
 
-    def publish_whole(self) -> None:
-        """Publishes who is here."""
-        self._here.publish_whole()
+    def answer(self, *, must: bool) -> None:
+        """Publishes who is here.
+
+        `must`: the other process waits for it; else not if nobody is here, or it is published soon all the same.
+        """
+        if not self._has_begun:
+            self._is_owed |= must
+        elif self.is_due and must:
+            self.tell()
+        elif must or (len(self._here) and not self.is_due):
+            self._here.publish_whole()
 
     def apply(self, publisher: UUID, item: DeltaItem | WholeItem) -> None:
-        """Applies what another process has said of its users in the room; nothing is news while this room begins.
+        """Applies what another process has said of its users in the room; no list is news while this room begins.
 
         Where a connection shows who is in the room every change is news: a process that stood still does not know.
         """
         is_whole = isinstance(item, WholeItem)
-        is_settling = self._settled is not None and trio.current_time() < self._settle_until
-        is_quiet = isinstance(item, WholeItem) and item.is_quiet and not self._is_pinned_here
-        self._is_quiet = is_settling or is_quiet
+        is_settling = trio.current_time() < self._settle_until
+        self._is_quiet = isinstance(item, WholeItem) and (is_settling or (item.is_quiet and not self._is_pinned_here))
         is_complete = self.elsewhere.apply(publisher, item)
         self._is_quiet = False
         if is_whole and is_complete:
@@ -169,18 +234,24 @@ class RoomPresence:
         if self._settled is not None and self._answered >= self._shared.alive:
             self._settled.set()
             self._settled = None
+            self._settle_until = 0.0
 
     def _ask(self) -> None:
         self._answered = set()
+        self._has_asked = True
         if self._shared.can_answer:
             self._settled = trio.Event()
             self._settle_until = trio.current_time() + SETTLE
             self._shared.publish(AskItem([self._here.scope]))
 
     def _added(self, user_id: UUID, name: str) -> None:
+        if user_id in self._hidden:
+            return
         self._on_joined(User(user_id, name), not self._is_quiet)
 
     def _removed(self, user_id: UUID, name: str) -> None:
+        if user_id in self._hidden:
+            return
         self._on_left(User(user_id, name), not self._is_quiet)
 
 
@@ -196,6 +267,7 @@ class PeerPresence:
         on_online: called with a user who came to, or left, the other processes.
         on_pinned: called with a conversation whose room must be open here, or needs not any more.
         on_gone: called when a process has ended, or stands still: it may have committed what it did not publish.
+        rand: gives the moment at which a room says who is in it.
 
     Attributes:
         alive: the processes that were heard of lately.
@@ -216,6 +288,7 @@ class PeerPresence:
         on_online: Callable[[UUID], None],
         on_pinned: Callable[[UUID], None],
         on_gone: Callable[[], None],
+        rand: random.Random,
     ) -> None:
         self._publisher = publisher
         self.publish = publish
@@ -226,6 +299,8 @@ class PeerPresence:
         self._name_of = name_of
         self._on_pinned = on_pinned
         self._on_gone = on_gone
+        self._random = rand
+        self._nursery: trio.Nursery | None = None
         self._stamp = 0
         self.online_here = OwnSet(ONLINE, publish, self.next_stamp)
         self.online = PeerSet(ONLINE, self.doubt, lambda key, _: on_online(key), lambda key, _: on_online(key))
@@ -235,7 +310,8 @@ class PeerPresence:
         self._heard_at: dict[UUID, float] = {}  # process → when, on Trio's clock
         self._asked: dict[tuple[PeerSet, UUID], float] = {}  # sets that were asked for, and when
         self._due: dict[tuple[PeerSet, UUID], None] = {}  # those that must be asked for again
-        self._to_answer: dict[str, None] = {}  # sets of this process that others have asked for
+        # Sets of this process that others have asked for; True if they wait for the answer.
+        self._to_answer: dict[str, bool] = {}
         self._must_answer = trio.Event()
 
     def next_stamp(self) -> int:
@@ -257,7 +333,23 @@ class PeerPresence:
         """Answers, asks again for what is missing, and lets go of processes that have ended; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._answer_all, name="answers about presence")
-            await self._look()
+            self._nursery = nursery
+            try:
+                await self._look()
+            finally:
+                self._nursery = None
+
+    def tell_later(self, room: RoomPresence) -> None:
+        """Lets a room say who is in it within `TELL` seconds."""
+        if self._nursery is None:
+            room.tell()
+        else:
+            self._nursery.start_soon(self._tell, room, name=f"users of {room.elsewhere.scope}")
+
+    async def _tell(self, room: RoomPresence) -> None:
+        await trio.sleep(self._random.uniform(*TELL))
+        if room.is_due:
+            room.tell()
 
     async def _look(self) -> None:
         next_digest = trio.current_time() + DIGEST
@@ -306,14 +398,21 @@ class PeerPresence:
         if isinstance(item, AskItem):
             if item.publisher is None or item.publisher == self._publisher:
                 # Later, and once for all who ask: after an outage of the bus every process asks all others.
-                self._to_answer |= dict.fromkeys(item.scopes[:MAX_SCOPES])
+                self._to_answer |= dict.fromkeys(item.scopes[:MAX_SCOPES], True)
                 self._must_answer.set()
         elif isinstance(item, DigestItem):
             for scope, digest in item.digests:
                 copies = self._set(scope)
                 if copies is not None:
                     copies.compare(publisher, digest)
-        elif (room := self._rooms.get(item.scope)) is not None:
+        else:
+            self._apply_set(publisher, item)
+
+    def _apply_set(self, publisher: UUID, item: DeltaItem | WholeItem) -> None:
+        if isinstance(item, WholeItem) and item.known is not None and self._publisher not in item.known:
+            self._to_answer.setdefault(item.scope, False)
+            self._must_answer.set()
+        if (room := self._rooms.get(item.scope)) is not None:
             room.apply(publisher, item)
         elif (copies := self._set(item.scope)) is not None:
             copies.apply(publisher, item)
@@ -367,23 +466,22 @@ class PeerPresence:
             self._must_answer = trio.Event()
             while self._to_answer:
                 for scope in list(islice(self._to_answer, MAX_ANSWERED)):
-                    del self._to_answer[scope]
-                    self._answer(scope)
+                    self._answer(scope, must=self._to_answer.pop(scope))
                 await trio.sleep(ANSWER_PAUSE)
 
-    def _answer(self, scope: str) -> None:
+    def _answer(self, scope: str, *, must: bool) -> None:
         room = self._rooms.get(scope)
         if room is not None:
-            room.publish_whole()
+            room.answer(must=must)
         elif scope == ONLINE:
             self.online_here.publish_whole()
         elif scope == PINNED:
             self.pinned_here.publish_whole()
         else:
-            self._answer_for_room(scope)
+            self._answer_for_room(scope, must=must)
 
-    def _answer_for_room(self, scope: str) -> None:
-        """Answers for a room that is not open here; it opens if there are members here."""
+    def _answer_for_room(self, scope: str, *, must: bool) -> None:
+        """Answers for a room that is not open here, if it must; it opens if there are members here, and tells more."""
         try:
             conversation_id = UUID(scope)
         except ValueError:
@@ -391,6 +489,7 @@ class PeerPresence:
         elements: Mapping[UUID, str] = {
             user_id: name for user_id in self._users_of(conversation_id) if (name := self._name_of(user_id)) is not None
         }
-        publish_whole(scope, elements, self.publish, self.next_stamp())
+        if must:
+            publish_whole(scope, elements, self.publish, self.next_stamp())
         if elements:
             self._on_pinned(conversation_id)

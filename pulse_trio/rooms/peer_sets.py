@@ -11,7 +11,8 @@ from uuid import UUID
 
 from pulse_trio.rooms.peer_items import DeltaItem, Item, WholeItem
 
-PART: Final = 40  # elements of one item at most: about 7 KB with the longest names, 32 characters of 4 bytes
+PART: Final = 36  # elements of one item at most: about 6.2 KB with the longest names, 32 characters of 4 bytes
+MAX_KNOWN: Final = 32  # processes that an item names at most, 1.3 KB; others publish a set that is there already
 MAX_PARTS: Final = 10_000  # of one whole set: a million elements
 
 
@@ -69,11 +70,10 @@ class OwnSet:
         if self._put(key, name):
             self._publish(DeltaItem(self.scope, [(key, name)], [], self._digest.text, self._stamp()))
 
-    def begin(self, elements: Mapping[UUID, str], *, is_quiet: bool) -> None:
-        """Adds elements, and publishes the set as a whole; `is_quiet`: it is no news for clients."""
+    def begin(self, elements: Mapping[UUID, str]) -> None:
+        """Adds elements, and publishes nothing yet."""
         for key, name in elements.items():
             self._put(key, name)
-        publish_whole(self.scope, self._elements, self._publish, self._stamp(), is_quiet=is_quiet)
 
     def _put(self, key: UUID, name: str) -> bool:
         if key in self._elements:
@@ -93,22 +93,30 @@ class OwnSet:
         """The size and the digest."""
         return self._digest.text
 
-    def publish_whole(self) -> None:
-        """Publishes the set."""
-        publish_whole(self.scope, self._elements, self._publish, self._stamp())
+    def publish_whole(self, *, is_quiet: bool = False, known: Sequence[UUID] | None = None) -> None:
+        """Publishes the set; see `WholeItem`."""
+        publish_whole(self.scope, self._elements, self._publish, self._stamp(), is_quiet=is_quiet, known=known)
 
 
 def publish_whole(
-    scope: str, elements: Mapping[UUID, str], publish: Callable[[Item], None], stamp: int, *, is_quiet: bool = False
+    scope: str,
+    elements: Mapping[UUID, str],
+    publish: Callable[[Item], None],
+    stamp: int,
+    *,
+    is_quiet: bool = False,
+    known: Sequence[UUID] | None = None,
 ) -> None:
-    """Publishes a set of this process, whether it is kept or not; for `stamp` and `is_quiet` see `WholeItem`."""
+    """Publishes a set of this process, whether it is kept or not; for the last three see `WholeItem`."""
     digest = Digest()
     for key in elements:
         digest.add(key)
     pairs = list(elements.items())
     parts = max(1, -(-len(pairs) // PART))
     for part in range(parts):
-        publish(WholeItem(scope, part, parts, pairs[part * PART : (part + 1) * PART], digest.text, stamp, is_quiet))
+        elements_of_part = pairs[part * PART : (part + 1) * PART]
+        named = None if known is None or part else list(known[:MAX_KNOWN])
+        publish(WholeItem(scope, part, parts, elements_of_part, digest.text, stamp, is_quiet, named))
 
 
 class _Copy:
@@ -207,6 +215,16 @@ class PeerSet:
         """Removes all sets, and calls nothing."""
         self._copies.clear()
         self._counts.clear()
+
+    def name_of(self, key: UUID) -> str | None:
+        """Returns the name of an element of any of the sets; None if it is in none."""
+        if key not in self._counts:
+            return None
+        return next(copy.elements[key] for copy in self._copies.values() if key in copy.elements)
+
+    def known(self) -> list[UUID]:
+        """Returns the processes that have said what is in their set, which is not empty."""
+        return [publisher for publisher, copy in self._copies.items() if copy.is_known and copy.elements]
 
     def elements(self) -> Iterable[tuple[UUID, str]]:
         """Returns the elements of all sets with their names, each once."""

@@ -99,6 +99,10 @@ class Peers:
         """Returns the rev of the latest change of the members that was heard of lately; 0 without one."""
         return 0
 
+    def removed_rev(self, conversation_id: UUID, user_id: UUID) -> int:
+        """Returns the rev of a user's removal that is confirmed, and that the room has not delivered yet; else 0."""
+        return 0
+
     def add_user(self, user_id: UUID) -> None:
         """Notes that a user has a session here, whose conversations are being looked up."""
 

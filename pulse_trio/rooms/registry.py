@@ -214,6 +214,16 @@ class Rooms:
                 raise room.failure
             yield room
 
+    def expel(self, conversation_id: UUID, user_id: UUID, rev: int) -> None:
+        """Ends what a user has of a conversation who was removed at a rev that its room has not delivered."""
+        room = self._rooms.get(conversation_id)
+        if room is not None:
+            room.expel(user_id, rev)
+        sessions = self._sessions.of(user_id)
+        for session in sessions:
+            session.removed(conversation_id, rev)
+        self._watches.recheck_user(user_id, (session.connection for session in sessions))
+
     async def _end_turn(self, room: Room, user_id: UUID) -> None:
         """Ends a user's turn once the room has opened, or failed to."""
         try:

@@ -176,7 +176,11 @@ class Room:
                 if head.last_rev > begin.last_rev:
                     self.feed.fill_later(head.last_rev)
             for user_id in members.ids:
+                removed_rev = self._peers.removed_rev(self.conversation_id, user_id)
                 for session in self._sessions.of(user_id):
+                    known = session.subscriptions.get(self.conversation_id)
+                    if removed_rev > (members.rev if known is None else known.member_rev):
+                        continue  # expelled by a change that this room has not come to yet
                     subscription, _ = self._subscribe(session, members.rev)
                     if members.rev > self.feed.members_rev:
                         self._ahead.add(subscription)
@@ -338,28 +342,38 @@ class Room:
                 self._expel(member)
 
     def _admit(self, member: Member, *, many: bool) -> None:
-        sessions = self._sessions.of(member.user_id)
+        # Not who is removed by a change that is confirmed, and that this room has not come to yet.
+        is_expelled = member.rev < self._peers.removed_rev(self.conversation_id, member.user_id)
+        sessions = [] if is_expelled else self._sessions.of(member.user_id)
         if sessions:
             self._peers.member_added(self.conversation_id, member.user_id, member.user_rev, self.feed.head)
         for session in sessions:
             self.attach(session, member.rev, is_news=True, many=many)
+        if self._shared is not None and not is_expelled:
+            self._shared.show(member.user_id)
         self._user_feeds.apply_member(member, self.feed.last_seq)
 
     def _expel(self, member: Member) -> None:
         self.read_seqs.pop(member.user_id, None)
-        for subscription in self._audience.of_user(member.user_id):
-            if subscription.member_rev >= member.rev:
-                continue  # they were added again since
-            if not subscription.connection.is_session:
-                subscription.is_removed = True
-                subscription.connection.close(CloseCode.REMOVED, REMOVED)
-            self.leave(subscription)
+        self.expel(member.user_id, member.rev)
+        if self._shared is not None:
+            self._shared.hide(member.user_id)
         sessions = self._sessions.of(member.user_id)
         self._peers.member_removed(self.conversation_id, member.user_id, member.rev, member.user_rev)
         for session in sessions:
             session.removed(self.conversation_id, member.rev)
         self._watches.recheck_user(member.user_id, (session.connection for session in sessions))
         self._user_feeds.apply_member(member, 0)
+
+    def expel(self, user_id: UUID, rev: int) -> None:
+        """Ends the subscriptions of a user who was removed at a rev."""
+        for subscription in self._audience.of_user(user_id):
+            if subscription.member_rev >= rev:
+                continue  # they were added again since
+            if not subscription.connection.is_session:
+                subscription.is_removed = True
+                subscription.connection.close(CloseCode.REMOVED, REMOVED)
+            self.leave(subscription)
 
     def leave(self, subscription: Subscription) -> None:
         """Removes a subscription, and notifies the others if it was the last of its user."""

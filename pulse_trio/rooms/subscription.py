@@ -72,7 +72,8 @@ class Subscription:
 
     def deliver(self, frame: Encoded, *, ephemeral: bool = False) -> None:
         """Delivers a frame of the conversation; see `Connection.deliver`."""
-        self.connection.deliver(frame, self, ephemeral=ephemeral)
+        if not self.is_removed:  # it may have been while a large audience was sent the frame in turns
+            self.connection.deliver(frame, self, ephemeral=ephemeral)
 
     def deliver_change(self, rev: int, frame: Encoded) -> None:
         """Delivers a change of the conversation, unless the client has it.
@@ -172,4 +173,5 @@ class Subscription:
     def remove(self) -> None:
         """Stops delivery of this conversation; the connection stays open."""
         self.is_removed = True
+        self.is_live = False  # what is being delivered in turns does not reach it any more
         self.connection.cut_off(self)

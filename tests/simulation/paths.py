@@ -11,6 +11,7 @@ from pulse_trio.rooms import cluster
 from pulse_trio.rooms.cluster import Cluster
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.member_updates import MemberUpdates
+from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.session import Session
 from tests.simulation.history import History
 
@@ -55,6 +56,7 @@ def counted(history: History) -> Iterator[None]:
         alone = "an addition that no room delivers"
         count(Cluster, "_check_soon", alone, is_so=lambda peers, *key: not peers._index.has(*key))
         count(MemberUpdates, "_attach_early", "a session found before the bus said so")
+        count(Rooms, "expel", "a user removed ahead of the order")
         missed = "a list that was looked up during a comparison"
         count(Cluster, "indexed", missed, is_so=lambda peers, user_id, _: user_id in peers._missed_comparison)
         count(Session, "begin_at", "a session ahead of the index")

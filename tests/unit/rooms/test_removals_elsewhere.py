@@ -93,9 +93,7 @@ async def test_lease_that_is_only_late_goes_on_without_a_loss(autojump_clock: ob
 
 async def test_no_removal_is_answered_in_the_first_term(autojump_clock: object) -> None:
     store, began = MemoryStore(), trio.current_time()
-    only = Confirmations(
-        new_id(), store, lambda _: None, trio.current_time, lambda: True, timeout=1, rand=random.Random(1)
-    )
+    only = Confirmations(new_id(), store, lambda _: None, trio.current_time, timeout=1, rand=random.Random(1))
     removal = Member(new_id(), 7, new_id(), "bob", is_member=False, actor_id=None, member_count=1)
     await only.collect(removal)
     assert trio.current_time() - began == pytest.approx(WAITED_OUT)

@@ -1,7 +1,9 @@
-"""Two hubs on one store, with a bus in memory between them."""
+"""Two hubs, or more, on one store, with a bus in memory between them."""
 
+import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any, cast
 from uuid import UUID
 
 import trio
@@ -12,6 +14,7 @@ from pulse_trio.ids import IdSource
 from pulse_trio.rooms.cluster import Cluster
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
+from pulse_trio.store.base import Store
 from tests.unit.rooms.world import FaultyStore, World, virtual_now
 
 DELAY = 0.001  # virtual seconds that the bus takes
@@ -93,32 +96,76 @@ def nothing(_: bytes) -> bool:
     return False
 
 
+class SlowStore:
+    """A store as one process sees it whose way to the database is slow; for others the store is as fast as ever.
+
+    Attributes:
+        seconds: that each answer takes.
+    """
+
+    def __init__(self, store: FaultyStore) -> None:
+        self._store = store
+        self.seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
+        async def slow(*arguments: object, **options: object) -> object:
+            answer = await found(*arguments, **options)
+            await trio.sleep(self.seconds)
+            return answer
+
+        return slow
+
+
 @asynccontextmanager
-async def two_worlds(settings: Settings) -> AsyncIterator[tuple[World, World]]:
-    """Runs two hubs; the second world shows the same conversation and users through the second hub."""
+async def two_worlds(
+    settings: Settings, *, slow_there: Callable[[SlowStore], object] | None = None
+) -> AsyncIterator[tuple[World, World]]:
+    """Runs two hubs; the second world shows the same conversation and users through the second hub.
+
+    `slow_there`: called with the store of the second hub, which may become slow.
+    """
+    async with several_worlds(settings, 2, slow_there=slow_there) as (here, there):
+        yield here, there
+
+
+@asynccontextmanager
+async def several_worlds(
+    settings: Settings, count: int, *, slow_there: Callable[[SlowStore], object] | None = None
+) -> AsyncIterator[list[World]]:
+    """Runs several hubs; each world shows the same conversation and users through another hub."""
     store = FaultyStore()
+    stores: list[Store] = [store] * count
+    if slow_there is not None:
+        slow_there(slow := SlowStore(store))
+        stores[1] = cast("Store", slow)
     ids = IdSource(virtual_now)
-    buses = [MemoryBus(ids()) for _ in range(2)]
-    buses[0].peers, buses[1].peers = [buses[1]], [buses[0]]
+    buses = [MemoryBus(ids()) for _ in range(count)]
+    for bus in buses:
+        bus.peers = [each for each in buses if each is not bus]
     async with trio.open_nursery() as nursery:
         store.nursery = nursery
         worlds = []
-        for bus in buses:
-            hub = Hub(store, settings, clock=virtual_now, bus=bus, boot_clock=trio.current_time)
+        for bus, hub_store in zip(buses, stores, strict=True):
+            hub = Hub(hub_store, settings, clock=virtual_now, bus=bus, boot_clock=trio.current_time)
             await nursery.start(hub.run)
             assert hub.cluster is not None
             await nursery.start(bus.run, hub.cluster)
             worlds.append(World(Core(settings, virtual_now, ids, store, hub), store, nursery))
-        here, there = worlds
+        here = worlds[0]
         await here.set_up()
-        there.conversation_id, there.alice, there.bob, there.carol = (
-            here.conversation_id,
-            here.alice,
-            here.bob,
-            here.carol,
-        )
+        for there in worlds[1:]:
+            there.conversation_id, there.alice, there.bob, there.carol = (
+                here.conversation_id,
+                here.alice,
+                here.bob,
+                here.carol,
+            )
         await trio.sleep(7)  # in the first term no removal is answered
-        yield here, there
+        yield worlds
         nursery.cancel_scope.cancel()
 
 
