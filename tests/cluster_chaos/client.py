@@ -222,6 +222,8 @@ class ChaosClient:
         if self._me_rev is not None and got["prev_me_rev"] != self._me_rev:
             self._fail("no change of a user is left out", (self._me_rev, got))
         self._me_rev = got["me_rev"]
+        if got["conversation_id"] in self.views:
+            self.views[got["conversation_id"]].trace.append(("membership", got["is_member"], got["me_rev"]))
         if got["is_member"] and got["conversation_id"] in self.views:
             view = self.views[got["conversation_id"]]
             if not view.members.get(self.person.id, (0, True))[1]:
