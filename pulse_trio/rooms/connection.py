@@ -39,9 +39,12 @@ class Owner(Protocol):
     def is_removed(self) -> bool:
         """True when nothing more of it may reach the client."""
 
+    def note_dropped(self, prev_rev: int) -> None:
+        """Notes that a change which waited in the outbox is not sent: the client has those up to `prev_rev`."""
 
-_OwnedFrame: TypeAlias = tuple[Encoded, Owner | None]
-"""A frame in the outbox, with its owner if it has one."""
+
+_OwnedFrame: TypeAlias = tuple[Encoded, Owner | None, int | None]
+"""A frame in the outbox, with its owner if it has one, and the rev that its client has before it if it is a change."""
 _Job: TypeAlias = Callable[[], Awaitable[None]]
 """Work in the outbox, done by the connection's task when all frames before it are sent."""
 
@@ -233,13 +236,21 @@ class Connection:
         """True until `close` or `leave` is called."""
         return self._is_open
 
-    def deliver(self, frame: Encoded, owner: Owner | None = None, *, ephemeral: bool = False) -> None:
+    def deliver(
+        self,
+        frame: Encoded,
+        owner: Owner | None = None,
+        *,
+        ephemeral: bool = False,
+        prev_rev: int | None = None,
+    ) -> None:
         """Sends a frame at once, or puts it into the outbox; drops it after `close`.
 
         Args:
             frame: the frame.
             owner: the conversation's subscription, for a frame of one conversation. Its room counts the frame.
             ephemeral: drop the frame if the client reads slowly (typing, presence).
+            prev_rev: for a change in the order of its conversation, the rev that the client has before it.
         """
         if not self._is_open:
             return
@@ -259,17 +270,16 @@ class Connection:
         # One frame may be larger than the outbox, or a long list of users would close every connection.
         if self._queued_bytes and self._queued_bytes + frame.size > self._outbox_bytes:
             self._close_slow()
-        elif self._put((frame, owner)):
+        elif self._put((frame, owner, prev_rev)):
             self._queued_bytes += frame.size
 
-    def deliver_joined(self, frames: Sequence[Encoded], wire: bytes, owner: Owner) -> None:
-        """Delivers frames of one owner; `wire` is all of them, to be written in one call."""
-        if self._is_open and not self._pending and (left := self._write_nowait(wire)) >= 0:
-            if left:
-                self._flush_later(len(wire), owner)
-            return
-        for frame in frames:
-            self.deliver(frame, owner)
+    def deliver_joined(self, wire: bytes, owner: Owner) -> bool:
+        """Sends frames of one owner in one call; returns False, and does nothing, if that is not possible at once."""
+        if not self._is_open or self._pending or (left := self._write_nowait(wire)) < 0:
+            return False
+        if left:
+            self._flush_later(len(wire), owner)
+        return True
 
     def refuse(self, error: PulseError, client_id: str | None = None, conversation_id: UUID | None = None) -> None:
         """Sends an `error` frame, and counts it.
@@ -474,7 +484,7 @@ class Connection:
         while True:
             if not isinstance(item, tuple) or size > MAX_JOINED_BYTES:
                 return frames, taken, item
-            frame, owner = item
+            frame, owner, prev_rev = item
             taken += 1
             self._queued_bytes -= frame.size
             if owner is None or not owner.is_removed:
@@ -482,6 +492,8 @@ class Connection:
                 size += frame.size
                 if owner is not None:
                     self._sending.append(owner)
+            elif prev_rev is not None:
+                owner.note_dropped(prev_rev)
             try:
                 item = source.receive_nowait()
             except trio.WouldBlock:

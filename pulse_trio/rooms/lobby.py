@@ -298,9 +298,12 @@ class Lobby:
             (room.feed.last_rev, room.feed.last_rev_of(mask)) if room is not None and is_open else (0, 0)
         )
         if head is None:
-            if conversation_id not in session.subscriptions:
+            subscription = session.subscriptions.get(conversation_id)
+            if subscription is None:
                 session.resume_foreign(conversation_id, rev)
-            elif is_open:  # its feed has added the user since the look-up, or will end the subscription
+            else:  # its feed has added the user since the look-up, or will end the subscription
+                indexed = self._peers.head_of(conversation_id)
+                known_rev = max(known_rev, subscription.target, 0 if indexed is None else indexed.last_rev)
                 session.resume(conversation_id, min(rev, known_rev), sent_rev, 0)
             return
         last_rev = max(head.last_rev, known_rev)

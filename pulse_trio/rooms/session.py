@@ -40,6 +40,9 @@ class Notices:
     def __init__(self) -> None:
         self.is_removed = False
 
+    def note_dropped(self, prev_rev: int) -> None:
+        """Does nothing: a notice has no rev."""
+
 
 class MyPlace:
     """The place of a session in its user's own sequence; only for sessions that ask for `me`.
@@ -198,8 +201,8 @@ class Session:
         """
         ended = self.ended_subscriptions.pop(subscription.conversation_id, None)
         if ended is not None:
-            begin = max(subscription.cursor, subscription.member_rev)
-            subscription.cursor = min(begin, ended.cursor_with(subscription.mask))
+            subscription.cursor = max(subscription.cursor, subscription.member_rev)
+            subscription.go_on(ended)
 
     def notify_added(self, conversation_id: UUID) -> None:
         """Notifies the client that its user has been added to a conversation, unless it asked for `me`."""
@@ -233,6 +236,7 @@ class Session:
         if self._foreign is None:
             self._foreign = set()
         self._foreign.add(conversation_id)
+        self.ended_subscriptions.pop(conversation_id, None)  # its client says where it stands
         self._notify_removed(Subscription(self.connection, conversation_id, rev, self._send_page))
 
     def _notify_removed(self, subscription: Subscription) -> None:

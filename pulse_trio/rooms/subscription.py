@@ -1,8 +1,11 @@
 """A subscription: a connection's place in one conversation, and the last change that its client has."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 from uuid import UUID
+
+import trio
 
 from pulse_trio.errors import PulseError
 from pulse_trio.model import highest_rev
@@ -34,6 +37,7 @@ class Subscription:
             features would stand.
         left_revs: until a session starts, the highest rev of each kind that a room had delivered which has ended: what
             other features would have to catch up with.
+        follows: the subscription that this one goes on from, while the outbox may have changes of it that are not sent.
         target: the rev up to which the client must get changes from the store, before it is live. The user is a member
             as of it, so nothing above it is read for them: they may have been removed there.
         is_live: changes are delivered as they are committed.
@@ -46,6 +50,7 @@ class Subscription:
         "connection",
         "conversation_id",
         "cursor",
+        "follows",
         "is_live",
         "is_removed",
         "is_waiting",
@@ -61,6 +66,7 @@ class Subscription:
         self.conversation_id = conversation_id
         self.cursor = cursor
         self._send_page = send_page
+        self.follows: Subscription | None = None
         self.is_live = False
         self.is_removed = False
         self.is_waiting = False
@@ -83,8 +89,8 @@ class Subscription:
         if not self.is_live:
             self.raise_target(rev)
         elif rev > self.cursor:
-            self.cursor = rev
-            self.connection.deliver(frame, self)
+            prev_rev, self.cursor = self.cursor, rev
+            self.connection.deliver(frame, self, prev_rev=prev_rev)
 
     def deliver_merged(self, first_rev: int, rev: int, frame: Encoded) -> None:
         """Delivers one frame for several changes; a client that has some of them gets the others from the store.
@@ -100,18 +106,27 @@ class Subscription:
 
     def deliver_changes(self, revs: Sequence[int], frames: Sequence[Encoded], wire: bytes) -> None:
         """Delivers changes in order; `wire` is all of them, to be written in one call."""
-        if self.is_live and self.cursor < revs[0]:
+        if self.is_live and self.cursor < revs[0] and self.connection.deliver_joined(wire, self):
             self.cursor = revs[-1]
-            self.connection.deliver_joined(frames, wire, self)
         else:
             for rev, frame in zip(revs, frames, strict=True):
                 self.deliver_change(rev, frame)
 
     def deliver_again(self, rev: int, frame: Encoded) -> None:
         """Acknowledges a resend by delivering the stored message; while catching up it comes from the store."""
-        if self.is_live or rev <= self.cursor:
+        if self.follows is not None:  # it is not known yet where its client stands
+            self.connection.run_later(partial(self._deliver_again, rev, frame))
+        elif self.is_live or rev <= self.cursor:
             self.connection.metrics.frames_out[frame.kind] += 1
             self.connection.deliver(frame, self)
+
+    async def _deliver_again(self, rev: int, frame: Encoded) -> None:
+        self.deliver_again(rev, frame)
+        await trio.lowlevel.checkpoint()
+
+    def note_dropped(self, prev_rev: int) -> None:
+        """Sets the cursor back: what follows `prev_rev` waited in the outbox, and is not sent."""
+        self.cursor = min(self.cursor, prev_rev)
 
     def wait_for(self, rev: int) -> None:
         """Waits until the room has delivered what follows `target`, up to this rev; then catches up further."""
@@ -130,7 +145,7 @@ class Subscription:
     def start(self) -> None:
         """Starts delivery: the changes up to `target` from the store, then live."""
         self.origin = self.left_revs = _NO_REVS
-        self.is_live = self.cursor >= self.target
+        self.is_live = self.cursor >= self.target and self.follows is None
         if not self.is_live:
             self.catch_up_later()
 
@@ -138,7 +153,15 @@ class Subscription:
         """Sends the next page of missed changes when everything in the outbox is sent."""
         self.connection.run_later(self._catch_up)
 
+    def go_on(self, ended: "Subscription") -> None:
+        """Begins, before `start`, where one ended whose client does not know of the end; at the rev it has at most."""
+        self.cursor = min(self.cursor, ended.cursor_with(self.mask))
+        self.follows = ended
+
     async def _catch_up(self) -> None:
+        if self.follows is not None:  # all that waited of it has been dropped by now
+            self.cursor = min(self.cursor, self.follows.cursor)
+            self.follows = None
         if not self.is_removed:
             await self._send_page(self)
 

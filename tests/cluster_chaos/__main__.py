@@ -45,6 +45,7 @@ def main() -> int:
                 failed.append(seed)
                 print(f"  {len(records.violations)} violations", *records.violations[:10], sep="\n  ", flush=True)
                 if options.log is not None:
+                    options.log.mkdir(parents=True, exist_ok=True)
                     (options.log / f"{seed}.log").write_text(played.output)
             seed += 1
     finally:

@@ -222,12 +222,15 @@ class ChaosClient:
         if self._me_rev is not None and got["prev_me_rev"] != self._me_rev:
             self._fail("no change of a user is left out", (self._me_rev, got))
         self._me_rev = got["me_rev"]
-        if got["is_member"] and got["conversation_id"] in self.views:
-            view = self.views[got["conversation_id"]]
-            if not view.members.get(self.person.id, (0, True))[1]:
-                self._added(got["conversation_id"])
-        elif not got["is_member"] and got["conversation_id"] in self.views:
-            self.views[got["conversation_id"]].members[self.person.id] = 0, False
+        view = self.views.get(got["conversation_id"])
+        if view is None:
+            return
+        view.trace.append(("membership", got["is_member"], got["me_rev"]))
+        if not got["is_member"]:
+            view.members[self.person.id] = 0, False
+            self._added(got["conversation_id"])  # whatever comes from now on is of an addition: it may be known later
+        elif not view.members.get(self.person.id, (0, True))[1]:
+            self._added(got["conversation_id"])
 
     def _added(self, key: str) -> None:
         """Notes an addition: what happened meanwhile is not sent. This client resumes for it at its end."""

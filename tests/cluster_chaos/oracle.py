@@ -71,7 +71,7 @@ class View:
     name: str | None = None
     read_seqs: dict[str, int] = field(default_factory=dict)
     active: set[str] | None = None
-    trace: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=8))
+    trace: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=20))
     begun: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=30))
     presence: deque[tuple[object, ...]] = field(default_factory=lambda: deque(maxlen=6))
 

@@ -86,6 +86,7 @@ class Round:
             self._redis.start()
             settings["PULSE_BUS_URL"] = f"redis://{self._redis.address}"
         settings |= {"PULSE_LOG_FORMAT": "json", "PULSE_LOG_LEVEL": "info", "PULSE_ROOM_LINGER": "2"}
+        settings["PULSE_RESUME_WAIT"] = "60"  # a client that is slower, or whose worker is stopped, loads all anew
         self._server = Server(settings, "--workers", str(self._size.workers))
         try:
             self._server.wait_ready()

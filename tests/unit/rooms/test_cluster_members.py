@@ -9,7 +9,7 @@ from pulse_trio.settings import Settings
 from tests.support.commands import remove
 
 from .two_hubs import bus_of, cluster_of, nothing, of_kind, two_worlds
-from .world import Device, World, delay
+from .world import Device, World, delay, settle
 
 SETTINGS = Settings(secret_key="a key of this test: 5b1c8e7d2f90a364")
 
@@ -201,3 +201,33 @@ async def test_client_that_was_refused_at_resume_learns_of_its_addition(autojump
         notices = [frame["type"] for frame in bob.of_type("conversation_removed", "conversation_added")]
         assert notices == ["conversation_removed", "conversation_added"]
         assert bob.contents(here.conversation_id) == ["after"]
+
+
+@pytest.mark.parametrize("opened_after", ["one", "two"])
+async def test_a_resume_goes_on_where_the_client_says_though_no_room_knows_of_a_removal(
+    opened_after: str, autojump_clock: object
+) -> None:
+    """The store says that the user is removed; they are added again before a room here has seen that."""
+    async with two_worlds(SETTINGS.model_copy(update={"room_linger": 0.5})) as (here, there):
+        key = here.conversation_id
+        alice = await Device(there, there.alice).open({})
+        bob = Device(there, there.bob, "me")
+        for content in ("one", "two"):
+            await alice.send(key, content)
+            await trio.sleep(0.1)
+            if content == opened_after:
+                await bob.open()
+        await trio.sleep(2)
+        assert there.hub.room_count == 0
+        bus_of(here).loses = lambda _: True
+        here.start(here.remove, here.bob)
+        await settle()
+        await there.hub.lobby.resume(bob.session, SendResume(revs={key: 1}, me=1))
+        here.start(here.add, here.bob)
+        await settle()
+        bus_of(here).loses = nothing
+        cluster_of(there).on_resync("missing batch")
+        await trio.sleep(10)
+        await alice.send(key, "three")
+        await trio.sleep(1)
+        assert bob.contents(key) == ["two", "three"]

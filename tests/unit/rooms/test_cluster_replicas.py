@@ -144,6 +144,7 @@ async def test_replicas_of_two_processes_end_with_the_state_of_the_store(
                 for _ in range(3):
                     nursery.start_soon(act)
                     nursery.start_soon(play.visit, until)
+                    nursery.start_soon(play.stall, until)
                 for replica in play.replicas:
                     nursery.start_soon(play.come_and_go, replica, until)
             play.troubles.are_over = True

@@ -314,6 +314,16 @@ class Play:
                 await replica.connect()
             await trio.sleep(self.rand.uniform(0, 2))
 
+    async def stall(self, until: float) -> None:
+        """Lets one client after the other stop reading for a while."""
+        while trio.current_time() < until:
+            device = self.rand.choice(self.replicas).device
+            if device is not None and (device.transport.stall is None or device.transport.stall.is_set()):
+                device.transport.stall = reads_again = trio.Event()
+                await trio.sleep(self.rand.choice([0.1, 0.5, 1.5]))
+                reads_again.set()
+            await trio.sleep(self.rand.uniform(0, 0.3))
+
     async def visit(self, until: float) -> None:
         while trio.current_time() < until:
             visitor = Visitor(self.world, self.troubles, self.rand.choice(self.users), self.rand.choice(FEATURES))
@@ -350,6 +360,7 @@ async def test_replicas_end_with_the_state_of_the_store(
             for _ in range(3):
                 nursery.start_soon(act)
                 nursery.start_soon(play.visit, until)
+                nursery.start_soon(play.stall, until)
             for replica in play.replicas:
                 nursery.start_soon(play.come_and_go, replica, until)
         play.troubles.are_over = True

@@ -397,6 +397,104 @@ async def test_a_user_added_again_before_the_client_knew_of_the_removal_resumes(
         assert bob.session.ended_subscriptions == {}
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_user_added_again_gets_what_the_removal_dropped_from_the_outbox(
+    count: int, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that waited at the removal was sent: the client goes on before it, not where the outbox ended."""
+    async with a_world() as world:
+        key, other = world.conversation_id, world.ids()
+        await world.new_conversation(other)
+        alice, bob = await device(world, world.alice), await device(world, world.bob, None, ME, "members")
+        await alice.send(key, "one")
+        await settle()
+        gate = delay(world, monkeypatch, "user_changes", times=1)
+        world.hub.user_feeds.read(world.bob.id)  # what follows must wait for it
+        await settle()
+        bob.transport.stall = trio.Event()
+        await alice.send(other, "this is on its way while the others wait")
+        await settle()
+        for number in range(count):
+            await alice.send(key, f"waits {number}")
+        await settle()
+        for number in range(2):
+            await world.remove(world.bob)
+            await alice.send(key, f"between {number}")
+            await world.add(world.bob)
+        await settle()
+        await alice.send(key, "two")
+        await settle()
+        assert bob.transport.closed is None
+        bob.transport.stall.set()
+        await settle()
+        gate.set()
+        await settle()
+        await alice.send(key, "live")
+        await settle()
+        assert mine(bob)[:1] == [(str(key), True, 3 + count, 6, 2)]
+        waited = [f"waits {number}" for number in range(count)]
+        assert bob.contents(key) == ["one", *waited, "between 0", "between 1", "two", "live"]
+        changes = [frame for frame in bob.of_type("message", "member") if frame["conversation_id"] == str(key)]
+        assert [frame["prev_rev"] for frame in changes] == [0, *(frame["rev"] for frame in changes[:-1])]
+        assert bob.session.ended_subscriptions == {}
+
+
+async def test_a_resend_is_answered_after_what_a_removal_dropped(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_world() as world:
+        key, other = world.conversation_id, world.ids()
+        await world.new_conversation(other)
+        alice, bob = await device(world, world.alice), await device(world, world.bob, None, ME)
+        await bob.send(key, "sent", "b-1")
+        await settle()
+        gate = delay(world, monkeypatch, "user_changes", times=1)
+        world.hub.user_feeds.read(world.bob.id)
+        await settle()
+        bob.transport.stall = trio.Event()
+        await alice.send(other, "this is on its way while the others wait")
+        await settle()
+        await alice.send(key, "waits")
+        await bob.send(key, "waits, too", "b-2")
+        await settle()
+        await world.remove(world.bob)
+        await world.add(world.bob)
+        await bob.send(key, "sent", "b-1")
+        await bob.send(key, "waits, too", "b-2")
+        await settle()
+        bob.transport.stall.set()
+        gate.set()
+        await settle()
+        assert bob.contents(key) == ["sent", "waits", "waits, too", "sent", "waits, too"]
+        assert bob.transport.closed is None
+
+
+async def test_a_resume_that_finds_the_user_removed_goes_on_where_the_client_says(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session has opened at a later rev, and saw the removal: what the client misses before that counts."""
+    async with a_world() as world:
+        key = world.conversation_id
+        alice = await device(world, world.alice)
+        await alice.send(key, "one")
+        await alice.send(key, "two")
+        await settle()
+        bob = await Device(world, world.bob, ME).open()
+        await world.remove(world.bob)
+        await alice.send(key, "between")
+        await settle()
+        gate = delay(world, monkeypatch, "user_changes", times=1, is_unread=True)
+        await world.hub.lobby.resume(bob.session, SendResume(revs={key: 1}, me=1))
+        await settle()
+        await world.add(world.bob)
+        await alice.send(key, "three")
+        await settle()
+        gate.set()
+        await settle()
+        assert [is_member for _, is_member, *_ in mine(bob)] == [True]
+        assert bob.contents(key) == ["two", "between", "three"]
+
+
 async def test_a_user_added_again_after_a_resume_that_found_them_removed_resumes(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         key = world.conversation_id
