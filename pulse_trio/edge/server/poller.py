@@ -20,7 +20,8 @@ from pulse_trio.edge.server.deadlines import Deadlines
 from pulse_trio.edge.turns import TURN_BYTES
 
 MAX_SOCKETS_A_TURN: Final = 256  # before other tasks have their turn; the others come first in the next one
-MAX_READ_BYTES: Final = 65_536  # of one socket
+LIGHT_BYTES: Final = 8_192  # of one read; a client that has sent more waits for those that have sent less
+HEAVY_BYTES: Final = 32_768  # of one read of such a client; 200 small frames take 8 ms
 
 
 class PolledConnection(Protocol):
@@ -41,32 +42,52 @@ class Poller:
     """Reads sockets whose connections wait. `close` must follow.
 
     The kernel reports ready sockets in turns, so 1,000 that are always ready are read equally often. A turn of the loop
-    ends after `TURN_BYTES` as well: clients that send as much as they can must not hold up the others.
+    ends after `TURN_BYTES` as well, and clients that send more than `LIGHT_BYTES` at once come last in it: those that
+    send as much as they can must not hold up the others.
     """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._armed: dict[int, PolledSocket] = {}  # by file descriptor
+        self._ready: deque[int] = deque()
+        self._heavy: deque[int] = deque()
+        self._queued: set[int] = set()  # in one of the two
         self.deadlines = Deadlines()
 
     async def run(self) -> None:
         """Reads, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.deadlines.run, name="deadlines of connections")
-            ready: deque[tuple[int, int]] = deque()
             while True:
-                if ready:
+                if self._queued:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
-                    ready.extend(self._epoll.poll(0, MAX_SOCKETS_A_TURN))
+                if not self._ready:  # in rounds: those that are read first come last in the next one
+                    self._queue_ready()
                 now = trio.current_time()
                 size = 0
-                while ready and size < TURN_BYTES:
-                    number, _ = ready.popleft()
-                    polled = self._armed.get(number)
-                    if polled is not None:
-                        size += polled.read(now)
+                for _ in range(min(len(self._ready), MAX_SOCKETS_A_TURN)):
+                    size += self._read_next(self._ready, now)
+                    if size >= TURN_BYTES:
+                        break
+                if self._heavy:  # one a turn, however many others there are: a request needs several turns
+                    self._read_next(self._heavy, now)
+
+    def _queue_ready(self) -> None:
+        """Queues the sockets that are ready; those that wait already are reported again."""
+        for number, _ in self._epoll.poll(0, MAX_SOCKETS_A_TURN):
+            polled = self._armed.get(number)
+            if polled is not None and number not in self._queued:
+                self._queued.add(number)
+                (self._heavy if polled.is_heavy else self._ready).append(number)
+
+    def _read_next(self, queue: deque[int], now: float) -> int:
+        """Reads the first socket of a queue; returns the number of bytes."""
+        number = queue.popleft()
+        self._queued.discard(number)
+        polled = self._armed.get(number)
+        return 0 if polled is None else polled.read(now)
 
     def close(self) -> None:
         """Closes the epoll, once `run` has ended."""
@@ -99,7 +120,7 @@ class PolledSocket:
         connection: handles what is read.
     """
 
-    __slots__ = ("_connection", "_is_armed", "_number", "_poller", "_problem", "_socket", "_task", "due_at")
+    __slots__ = ("_connection", "_is_armed", "_number", "_poller", "_problem", "_socket", "_task", "due_at", "is_heavy")
 
     def __init__(self, poller: Poller, socket: trio.socket.SocketType, connection: PolledConnection) -> None:
         self._poller = poller
@@ -110,6 +131,7 @@ class PolledSocket:
         self._is_armed = False
         self._problem: Exception | None = None
         self.due_at = math.inf
+        self.is_heavy = False  # more may wait than a light read takes
 
     async def wait(self) -> None:
         """Waits until the connection needs its task: for what it read, for a deadline, or after `wake`.
@@ -153,8 +175,9 @@ class PolledSocket:
         if self._task is None:
             self._disarm()
             return 0
+        size = HEAVY_BYTES if self.is_heavy else LIGHT_BYTES
         try:
-            data: bytes = self._socket._sock.recv(MAX_READ_BYTES)  # type: ignore[attr-defined]  # the socket itself
+            data: bytes = self._socket._sock.recv(size)  # type: ignore[attr-defined]  # the socket itself
         except BlockingIOError:
             return 0  # a spurious report
         except OSError:
@@ -163,6 +186,7 @@ class PolledSocket:
             self._problem = error
             self.wake()
             return 0
+        self.is_heavy = len(data) >= LIGHT_BYTES
         try:
             if not self._connection.on_data(data, now):
                 self.wake()

@@ -79,6 +79,36 @@ async def test_sockets_that_are_always_ready_are_read_equally_often(
         connection.close()
 
 
+async def test_who_sends_little_does_not_wait_for_those_who_send_as_much_as_they_can(
+    poller: Poller, nursery: trio.Nursery
+) -> None:
+    """50 clients always have more to read than a turn takes of all; another one sends a few bytes now and then."""
+    connections = [Connection(poller) for _ in range(50)]
+    modest = Connection(poller)
+    for connection in connections:
+        await connection.theirs.send(b"x" * 40_000)
+        nursery.start_soon(connection.polled.wait)
+    nursery.start_soon(modest.polled.wait)
+    await wait_all_tasks_blocked()
+    await modest.theirs.send(b"a few")
+    nursery.start_soon(poller.run)
+    turns = 0
+    while modest.reads < 1:
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    assert turns <= 10, "nobody is known to send much yet: a little is read of each"
+    reads = [connection.reads for connection in connections]
+    while modest.reads < 20:  # it sends again what was read
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    assert turns <= 60
+    while min(connection.reads for connection in connections) < max(reads) + 2:
+        await trio.lowlevel.checkpoint()  # the others are read, too
+    nursery.cancel_scope.cancel()
+    for connection in [*connections, modest]:
+        connection.close()
+
+
 async def test_a_socket_is_not_read_before_its_task_waits_nor_while_it_runs(
     poller: Poller, nursery: trio.Nursery
 ) -> None:
