@@ -98,6 +98,7 @@ RARE_OF_CLUSTERS = (
     "a session found before the bus said so",
     "a list that was looked up during a comparison",
     "an item too large for the bus",
+    "a user removed ahead of the order",
     "a disruption: stop",
     "a disruption: bus lost",
     "a disruption: bus silent",
