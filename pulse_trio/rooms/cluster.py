@@ -57,11 +57,12 @@ from pulse_trio.rooms.peer_items import (
     head_before,
     items_of,
 )
-from pulse_trio.rooms.peer_presence import PeerPresence, RoomPresence
+from pulse_trio.rooms.peer_presence import PeerPresence
 from pulse_trio.rooms.peers import Peers
 from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
+from pulse_trio.rooms.room_presence import RoomPresence
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.time_limit import in_time
