@@ -53,12 +53,12 @@ from pulse_trio.rooms.peer_items import (
     changes_of,
     created_item,
     decode_item,
-    encode_item,
     head_before,
     items_of,
 )
 from pulse_trio.rooms.peer_presence import PeerPresence
 from pulse_trio.rooms.peers import Peers
+from pulse_trio.rooms.published_items import PublishedItems, PublishingBus
 from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
@@ -71,7 +71,6 @@ from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 
 MAX_OPENING: Final = 32  # rooms that open for changes of other processes at a time; the others wait in line
 MAX_COMPARED: Final = 1_000  # heads of one statement: about 10 ms of the database
-MAX_READ_SEQS: Final = 10_000  # read positions whose repeats are not published: 3 MB
 MAX_BEGINNINGS: Final = 10_000  # conversations with users to be added; beyond it a comparison finds them
 SWEEP: Final = 30.0  # seconds between two comparisons that nobody asked for, at least
 SWEPT_A_SECOND: Final = 1_000  # conversations that those comparisons read at most: 1 % of a core of the database
@@ -79,7 +78,7 @@ SWEPT_A_SECOND: Final = 1_000  # conversations that those comparisons read at mo
 log = structlog.get_logger(__name__)
 
 
-class PeerBus(Protocol):
+class PeerBus(PublishingBus, Protocol):
     """A bus as a cluster uses it; see `pulse_trio.bus.base`."""
 
     @property
@@ -87,15 +86,8 @@ class PeerBus(Protocol):
         """The id of this process on the bus."""
 
     @property
-    def max_item_bytes(self) -> int:
-        """The bytes that an item may have."""
-
-    @property
     def counters(self) -> BusCounters:
         """Figures for metrics."""
-
-    def publish(self, item: bytes) -> None:
-        """Publishes an item to the other processes, or drops it; returns at once."""
 
     def last_heard(self, publisher: UUID) -> float | None:
         """Returns when a process was heard last, on Trio's clock; None: not lately."""
@@ -158,11 +150,12 @@ class Cluster(Peers):
         rand: random.Random,
         boot_clock: Callable[[], float],
     ) -> None:
+        self._published = PublishedItems(bus)
         self.lease = self.permit = Lease(bus.publisher, store, boot_clock)
         self._confirmations = Confirmations(
             bus.publisher,
             store,
-            self._publish,
+            self._published.publish,
             boot_clock,
             timeout=timeout,
             rand=rand,
@@ -184,13 +177,12 @@ class Cluster(Peers):
         self._to_check: dict[tuple[UUID, UUID], None] = {}  # conversation, user: they may have been added
         self._to_compare_users: dict[UUID, None] = {}  # users whose list must be looked at
         self._missed_comparison: set[UUID] = set()  # users whose list was being looked up during one
-        self._read_seqs: dict[tuple[UUID, UUID], int] = {}  # conversation, user: as published last, oldest first
         self._must_compare_all = False
         self._has_work = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.presence = PeerPresence(
             bus.publisher,
-            self._publish,
+            self._published.publish,
             last_heard=bus.last_heard,
             users_of=self._users_here,
             name_of=self._name_of,
@@ -215,7 +207,7 @@ class Cluster(Peers):
         self._read_positions = read_positions
         self._on_typing = on_typing
         self._removals = HeardRemovals(
-            rooms, self._sessions, self._index, self._publish, timeout=self._timeout, rand=self._random
+            rooms, self._sessions, self._index, self._published.publish, timeout=self._timeout, rand=self._random
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -280,45 +272,23 @@ class Cluster(Peers):
 
     def publish_changes(self, changes: Sequence[Change], before: Head, act: Act | None) -> None:
         for item in items_of(changes, before, act):
-            self._publish(item)
+            self._published.publish(item)
 
     def publish_rev(self, conversation_id: UUID, rev: int) -> None:
-        self._publish(RevItem(conversation_id, rev))
+        self._published.publish(RevItem(conversation_id, rev))
 
     def publish_created(
         self, conversation_id: UUID, member_ids: Sequence[UUID], memberships: Sequence[MyMembership]
     ) -> None:
-        self._publish(created_item(conversation_id, member_ids, memberships))
+        self._published.publish(created_item(conversation_id, member_ids, memberships))
 
     def publish_read(self, conversation_id: UUID, positions: Sequence[tuple[UUID, int, int]]) -> None:
         for user_id, _, user_rev in positions:
             self._index.note_rev(user_id, user_rev)
-        moved = [each for each in positions if self._note_read(conversation_id, each)]
-        if moved:
-            self._publish(ReadItem(conversation_id, moved))
-
-    def _note_read(self, conversation_id: UUID, position: tuple[UUID, int, int]) -> bool:
-        """Returns whether a position is another one than was published last: each opens a room in other processes."""
-        user_id, seq, _ = position
-        key = conversation_id, user_id
-        if self._read_seqs.pop(key, None) == seq:
-            self._read_seqs[key] = seq
-            return False
-        self._read_seqs[key] = seq
-        if len(self._read_seqs) > MAX_READ_SEQS:
-            del self._read_seqs[next(iter(self._read_seqs))]
-        return True
+        self._published.publish_read(conversation_id, positions)
 
     def publish_typing(self, conversation_id: UUID, user: User) -> None:
-        self._publish(TypingItem(conversation_id, user.id, user.username))
-
-    def _publish(self, item: Item) -> None:
-        data = encode_item(item)
-        if len(data) <= self._bus.max_item_bytes:
-            self._bus.publish(data)
-        else:
-            for part in _smaller(item):
-                self._publish(part)
+        self._published.publish(TypingItem(conversation_id, user.id, user.username))
 
     # --- the index ---
 
@@ -754,20 +724,3 @@ class Cluster(Peers):
             room.attach(session, head.members_rev, is_news=True)
         room.feed.fill_later(head.last_rev, wait=GAP_WAIT)
         return True
-
-
-def _smaller(item: Item) -> list[Item]:
-    """Returns items in place of one that is too large for the bus."""
-    if isinstance(item, MessagesItem | MembersItem) and len(item.rows) > 1:
-        half = len(item.rows) // 2
-        return [msgspec.structs.replace(item, rows=rows) for rows in (item.rows[:half], item.rows[half:])]
-    if isinstance(item, MessagesItem):
-        return [RevItem(item.conversation_id, item.rows[-1].rev)]
-    if isinstance(item, PropertiesItem):
-        return [RevItem(item.conversation_id, item.row.rev)]
-    if isinstance(item, ReadItem) and len(item.positions) > 1:
-        half = len(item.positions) // 2
-        return [ReadItem(item.conversation_id, part) for part in (item.positions[:half], item.positions[half:])]
-    if isinstance(item, CreatedItem) and item.members:
-        return [CreatedItem(item.conversation_id, [])]
-    raise ValueError("an item is too large for the bus")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from pulse_trio.rooms import cluster
+from pulse_trio.rooms import published_items
 from pulse_trio.rooms.cluster import Cluster
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.member_updates import MemberUpdates
@@ -60,7 +60,7 @@ def counted(history: History) -> Iterator[None]:
         missed = "a list that was looked up during a comparison"
         count(Cluster, "indexed", missed, is_so=lambda peers, user_id, _: user_id in peers._missed_comparison)
         count(Session, "begin_at", "a session ahead of the index")
-        count(cluster, "_smaller", "an item too large for the bus")
+        count(published_items, "_smaller", "an item too large for the bus")
         yield
 
 

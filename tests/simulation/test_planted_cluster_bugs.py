@@ -77,7 +77,7 @@ def removal_not_passed_on(patch: Patch) -> None:
 
     patch.setattr(Cluster, "publish_changes", wrong)
     # What confirms a removal delivers it, too.
-    patch.setattr(Cluster, "_confirm", lambda self, item: self._publish(ConfirmedItem(item.request)))
+    patch.setattr(Cluster, "_confirm", lambda self, item: self._published.publish(ConfirmedItem(item.request)))
 
 
 def notified_of_a_membership_that_is_not_indexed(patch: Patch) -> None:
