@@ -28,11 +28,12 @@ import trio
 
 from pulse_trio.bus.base import BusCounters
 from pulse_trio.model import Change, Member, MyMembership, User
-from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.cluster_counters import ClusterCounters
 from pulse_trio.rooms.confirmations import Confirmations
 from pulse_trio.rooms.conversation_index import ConversationIndex, pieces_of
 from pulse_trio.rooms.feed import GAP_WAIT
 from pulse_trio.rooms.heard_removals import HeardRemovals
+from pulse_trio.rooms.known_heads import KnownHeads
 from pulse_trio.rooms.lease import Lease
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.peer_items import (
@@ -63,15 +64,14 @@ from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.room import Room
 from pulse_trio.rooms.room_presence import RoomPresence
+from pulse_trio.rooms.rooms_behind import RoomsBehind
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.time_limit import in_time
 from pulse_trio.rooms.user_feeds import UserFeeds
 from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
 
-MAX_OPENING: Final = 32  # rooms that open for changes of other processes at a time; the others wait in line
 MAX_COMPARED: Final = 1_000  # heads of one statement: about 10 ms of the database
-MAX_BEGINNINGS: Final = 10_000  # conversations with users to be added; beyond it a comparison finds them
 SWEEP: Final = 30.0  # seconds between two comparisons that nobody asked for, at least
 SWEPT_A_SECOND: Final = 1_000  # conversations that those comparisons read at most: 1 % of a core of the database
 
@@ -94,27 +94,6 @@ class PeerBus(PublishingBus, Protocol):
 
     async def run(self, listener: "Cluster", *, task_status: trio.TaskStatus[None] = ...) -> None:
         """Calls the listener with what is heard, until cancelled."""
-
-
-class ClusterCounters:
-    """Figures of a cluster since the service opened.
-
-    Attributes:
-        changes_in: items about changes that were heard.
-        rooms_opened: rooms that were opened for changes of other processes.
-        comparisons: comparisons of heads that something asked for.
-        found_behind: conversations that a comparison found behind.
-        removals: removals that other processes had to confirm.
-    """
-
-    __slots__ = ("changes_in", "comparisons", "found_behind", "removals", "rooms_opened")
-
-    def __init__(self) -> None:
-        self.changes_in = 0
-        self.rooms_opened = 0
-        self.comparisons = 0
-        self.found_behind = 0
-        self.removals = 0
 
 
 class Cluster(Peers):
@@ -169,10 +148,6 @@ class Cluster(Peers):
         self._timeout = timeout
         self._random = rand
         self._index = ConversationIndex()
-        self._members_revs: dict[UUID, tuple[int, float]] = {}  # heard of lately: rev and when, oldest first
-        self._beginnings: dict[UUID, Head] = {}  # of conversations that are not indexed: where the next room begins
-        self._behind: dict[UUID, int] = {}  # conversations that must come to a rev, and have no open room
-        self._opening: dict[UUID, None] = {}
         self._to_compare: dict[UUID, None] = {}  # conversations whose head must be looked at
         self._to_check: dict[tuple[UUID, UUID], None] = {}  # conversation, user: they may have been added
         self._to_compare_users: dict[UUID, None] = {}  # users whose list must be looked at
@@ -209,20 +184,22 @@ class Cluster(Peers):
         self._removals = HeardRemovals(
             rooms, self._sessions, self._index, self._published.publish, timeout=self._timeout, rand=self._random
         )
+        self._heads = KnownHeads(self._index, self._sessions, self._removals, timeout=self._timeout)
+        self._behind = RoomsBehind(rooms, self._heads, self.counters, rand=self._random)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up."""
         await self.lease.take()
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._nursery = self._behind.nursery = nursery
                 nursery.start_soon(self.lease.run, name="lease")
                 nursery.start_soon(self.presence.run, name="presence in other processes")
                 task_status.started()
                 try:
                     await self._compare_heads()
                 finally:
-                    self._nursery = None  # rooms that end after it must not start anything
+                    self._nursery = self._behind.nursery = None  # rooms that end after it must not start anything
         finally:
             await self.lease.give_up()  # noqa: ASYNC102  # shields itself, with a deadline
 
@@ -293,28 +270,16 @@ class Cluster(Peers):
     # --- the index ---
 
     def head_of(self, conversation_id: UUID) -> Head | None:
-        indexed, beginning = self._index.head_of(conversation_id), self._beginnings.get(conversation_id)
-        if indexed is None or beginning is None:
-            return indexed or beginning
-        return min(indexed, beginning, key=lambda head: head.last_rev)
+        return self._heads.head_of(conversation_id)
 
     def begin(self, conversation_id: UUID) -> Head | None:
-        head, indexed = self.head_of(conversation_id), self._index.head_of(conversation_id)
-        self._beginnings.pop(conversation_id, None)
-        if head is not None and indexed is not None and head.last_rev < indexed.last_rev:
-            for user_id in self._index.users_of(conversation_id):
-                if self.removed_rev(conversation_id, user_id) > indexed.members_rev:
-                    continue
-                for session in self._sessions.of(user_id):
-                    session.begin_at(conversation_id, indexed, indexed.members_rev)
-        return head
+        return self._heads.begin(conversation_id)
 
     def users_of(self, conversation_id: UUID) -> Sequence[UUID]:
         return self._index.users_of(conversation_id)
 
     def members_rev_of(self, conversation_id: UUID) -> int:
-        heard = self._members_revs.get(conversation_id)
-        return max(0 if heard is None else heard[0], self._removals.last_rev(conversation_id))
+        return self._heads.members_rev_of(conversation_id)
 
     def removed_rev(self, conversation_id: UUID, user_id: UUID) -> int:
         return self._removals.rev_of(conversation_id, user_id)
@@ -343,7 +308,7 @@ class Cluster(Peers):
             if not is_open and known is not None and known.last_rev < head.last_rev:
                 each.begin_at(conversation_id, head, head.members_rev)
         if room is None and conversation_id in self.presence.pinned:
-            self._catch_up(conversation_id, 0)
+            self._behind.catch_up(conversation_id, 0)
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
         self._index.set_rev(user_id, user_rev)
@@ -362,29 +327,17 @@ class Cluster(Peers):
     def member_added(self, conversation_id: UUID, user_id: UUID, user_rev: int, before: Head) -> None:
         self._index.add(conversation_id, user_id, before)
         self._index.note_rev(user_id, user_rev)
-        self._note_members(conversation_id, before.members_rev)
+        self._heads.note_members(conversation_id, before.members_rev)
 
     def member_removed(self, conversation_id: UUID, user_id: UUID, rev: int, user_rev: int) -> None:
         self._index.discard(conversation_id, user_id)
         self._index.note_rev(user_id, user_rev)
-        self._note_members(conversation_id, rev)
+        self._heads.note_members(conversation_id, rev)
 
     def room_closed(self, conversation_id: UUID, head: Head, known_rev: int) -> None:
         self._index.set_head(conversation_id, head)
         if known_rev > head.last_rev:
-            self._catch_up(conversation_id, known_rev)
-
-    def _note_members(self, conversation_id: UUID, rev: int) -> None:
-        """Keeps the rev of a change of members for as long as a look-up that began before it may take."""
-        now = trio.current_time()
-        if rev > self.members_rev_of(conversation_id):
-            self._members_revs.pop(conversation_id, None)
-            self._members_revs[conversation_id] = rev, now
-        while self._members_revs:
-            oldest = next(iter(self._members_revs))
-            if now - self._members_revs[oldest][1] < 2 * self._timeout:
-                return
-            del self._members_revs[oldest]
+            self._behind.catch_up(conversation_id, known_rev)
 
     # --- heard; a `BusListener` ---
 
@@ -407,7 +360,7 @@ class Cluster(Peers):
         if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
             self._hear_changes(item)
         elif isinstance(item, RevItem):
-            self._hear_rev(item.conversation_id, item.rev)
+            self._behind.come_to(item.conversation_id, item.rev)
         elif isinstance(item, CreatedItem):
             self._hear_created(item)
         elif isinstance(item, ReadItem):
@@ -442,13 +395,13 @@ class Cluster(Peers):
         self.counters.changes_in += 1
         conversation_id = item.conversation_id
         if not isinstance(item, MembersItem):
-            if not self._is_here(conversation_id) and conversation_id not in self._beginnings:
+            if not self._is_here(conversation_id) and not self._heads.is_beginning(conversation_id):
                 return
         elif not self._hear_members(item):
             return
         changes, act = changes_of(item)
         if self._rooms.get(conversation_id) is None:
-            self._hear_rev(conversation_id, changes[-1].rev)  # opens one, if it must
+            self._behind.come_to(conversation_id, changes[-1].rev)  # opens one, if it must
         room = self._rooms.get(conversation_id)
         if room is not None:
             room.feed.hear(changes, act)
@@ -457,7 +410,7 @@ class Cluster(Peers):
         """Notes a change of members; returns False if it concerns nobody here, or must be read from the store."""
         conversation_id, rev = item.conversation_id, item.rows[-1].rev
         is_late = rev < self.members_rev_of(conversation_id)
-        self._note_members(conversation_id, rev)
+        self._heads.note_members(conversation_id, rev)
         if any(row.is_member for row in item.rows):
             self._members.forget_refusals(conversation_id)
         here = [row for row in item.rows if row.is_member and self._sessions.of(row.user_id)]
@@ -467,39 +420,16 @@ class Cluster(Peers):
             if is_late or row.rev <= delivered:  # they may be removed since, or the room has begun after the addition
                 self._check_soon(conversation_id, row.user_id)
         if is_late:  # a removal that was heard before it may be confirmed
-            self._hear_rev(conversation_id, rev)
+            self._behind.come_to(conversation_id, rev)
             return False
         if here:
             self._compare_soon(conversation_id)
             known = self.head_of(conversation_id)
-            if delivered < 0 and (known is None or known.last_rev >= item.rows[0].rev):
-                if len(self._beginnings) >= MAX_BEGINNINGS:
-                    self.on_resync("too many additions at once")
-                    return False
-                self._beginnings[conversation_id] = head_before(item)
+            begins = delivered < 0 and (known is None or known.last_rev >= item.rows[0].rev)
+            if begins and not self._heads.add_beginning(conversation_id, head_before(item)):
+                self.on_resync("too many additions at once")
+                return False
         return bool(here) or self._is_here(conversation_id)
-
-    def _hear_rev(self, conversation_id: UUID, rev: int) -> None:
-        """Lets a conversation that is here come to a rev."""
-        room = self._rooms.get(conversation_id)
-        if room is not None:
-            if rev > room.feed.last_rev:
-                room.feed.fill_later(rev, wait=GAP_WAIT)
-        elif conversation_id in self._beginnings or rev > self._indexed_rev(conversation_id):
-            self._catch_up(conversation_id, rev)
-
-    def _delivered_rev(self, conversation_id: UUID) -> int:
-        """Returns the rev up to which changes of a conversation that is here need not be delivered any more."""
-        room = self._rooms.get(conversation_id)
-        if room is not None and room.opened.is_set():
-            return room.feed.last_rev
-        head = self.head_of(conversation_id)
-        return 0 if head is None else head.last_rev
-
-    def _indexed_rev(self, conversation_id: UUID) -> float:
-        """Returns the rev up to which the sessions here have the changes; infinity if there are none."""
-        head = self._index.head_of(conversation_id)
-        return float("inf") if head is None else head.last_rev
 
     def _hear_created(self, item: CreatedItem) -> None:
         members = [user_id for user_id, _ in item.members]
@@ -546,7 +476,7 @@ class Cluster(Peers):
         await self._confirmations.collect(removal)
 
     def _confirm(self, item: ConfirmItem) -> None:
-        self._note_members(item.conversation_id, item.rev)
+        self._heads.note_members(item.conversation_id, item.rev)
         self._removals.hear(item, self._nursery)
 
     # --- presence ---
@@ -568,45 +498,9 @@ class Cluster(Peers):
         if room is not None:
             room.check_vacant()
         elif conversation_id in self._index:
-            self._catch_up(conversation_id, 0)
+            self._behind.catch_up(conversation_id, 0)
 
     # --- catching up ---
-
-    def _catch_up(self, conversation_id: UUID, rev: int) -> None:
-        """Opens a room for a conversation that must come to a rev; those beyond `MAX_OPENING` wait in line."""
-        self._behind[conversation_id] = max(rev, self._behind.get(conversation_id, 0))
-        if conversation_id not in self._opening and len(self._opening) < MAX_OPENING:
-            self._open_soon(conversation_id)
-
-    def _open_soon(self, conversation_id: UUID) -> None:
-        if self._nursery is None:  # the process ends
-            return
-        self._opening[conversation_id] = None
-        self.counters.rooms_opened += 1
-        if not self._rooms.is_draining:
-            self._rooms.room_now(conversation_id)  # at once, so that it hears what is heard now
-        self._nursery.start_soon(self._open, conversation_id, name=f"changes of {conversation_id}")
-
-    async def _open(self, conversation_id: UUID) -> None:
-        """Opens rooms until one has what must be caught up with; its feed does the rest."""
-        backoff = Backoff(self._random)
-        try:
-            while conversation_id in self._behind and not self._rooms.is_draining:
-                await trio.lowlevel.checkpoint_if_cancelled()  # no room can be opened then; see `on_items`
-                try:
-                    async with self._rooms.opened(conversation_id, None) as room:
-                        room.feed.fill_later(self._behind.pop(conversation_id), wait=GAP_WAIT)
-                except NotAMember:
-                    self._behind.pop(conversation_id, None)
-                    self._beginnings.pop(conversation_id, None)
-                except StoreUnavailable:
-                    await backoff.wait()
-        finally:
-            del self._opening[conversation_id]
-        # Not if it was cancelled: the next task would be, too, and would begin this one again.
-        waiting = next((each for each in self._behind if each not in self._opening), None)
-        if waiting is not None and not self._rooms.is_draining:
-            self._open_soon(waiting)
 
     def _compare_soon(self, conversation_id: UUID) -> None:
         """Compares one head: changes of it may have been heard and dropped."""
@@ -629,8 +523,8 @@ class Cluster(Peers):
             with in_time(self._timeout, "the heads"):
                 heads = await self._store.heads(piece)
             for conversation_id, head in heads.items():
-                self.counters.found_behind += head.last_rev > self._delivered_rev(conversation_id)
-                self._hear_rev(conversation_id, head.last_rev)
+                self.counters.found_behind += head.last_rev > self._behind.delivered_rev(conversation_id)
+                self._behind.come_to(conversation_id, head.last_rev)
 
     async def _compare_indexed(self) -> None:
         """Compares the heads of all conversations in the index.

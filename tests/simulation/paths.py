@@ -12,6 +12,7 @@ from pulse_trio.rooms.cluster import Cluster
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.registry import Rooms
+from pulse_trio.rooms.rooms_behind import RoomsBehind
 from pulse_trio.rooms.session import Session
 from tests.simulation.history import History
 
@@ -52,7 +53,7 @@ def counted(history: History) -> Iterator[None]:
         patch.setattr(Feed, "_wait_heard", wait_and_count)
         patch.setattr(Cluster, "_compare", compare_and_count)
         count(Cluster, "_add_missed", "an addition that the bus had lost")
-        count(Cluster, "_catch_up", "a room opened for a change of another process")
+        count(RoomsBehind, "catch_up", "a room opened for a change of another process")
         alone = "an addition that no room delivers"
         count(Cluster, "_check_soon", alone, is_so=lambda peers, *key: not peers._index.has(*key))
         count(MemberUpdates, "_attach_early", "a session found before the bus said so")
@@ -67,5 +68,5 @@ def counted(history: History) -> Iterator[None]:
 def _known_rev(peers: Cluster, conversation_id: UUID) -> int:
     """Returns the rev up to which a process knows a conversation to be committed."""
     room, head = peers._rooms.get(conversation_id), peers._index.head_of(conversation_id)
-    revs = [peers._behind.get(conversation_id, 0), 0 if head is None else head.last_rev]
+    revs = [peers._behind._behind.get(conversation_id, 0), 0 if head is None else head.last_rev]
     return max(revs) if room is None else max(*revs, room.feed.known_rev, room.feed.last_rev)
