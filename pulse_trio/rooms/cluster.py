@@ -1,8 +1,9 @@
 """A process among others: publishes what is committed here, and delivers what others have committed.
 
 Everybody hears everything. An item of a conversation that is in the index, or has a room, goes to its room, which opens
-for it if need be; all others are dropped. The bus may lose, double, delay and reorder. A room notices a gap by the
-rev; what no later change shows is found by a comparison of heads: the bus asks for one when it may have lost something.
+for it if need be; all others are dropped (`heard_changes`). The bus may lose, double, delay and reorder. A room notices
+a gap by the rev; what no later change shows is found by a comparison of heads (`comparison`): the bus asks for one when
+it may have lost something.
 
 In what order things are known, and why nothing is missed:
 - A session is indexed before its first frame is sent, as of a look-up that is not older than what was heard meanwhile.
@@ -32,6 +33,7 @@ from pulse_trio.rooms.cluster_counters import ClusterCounters
 from pulse_trio.rooms.comparison import Comparison
 from pulse_trio.rooms.confirmations import Confirmations
 from pulse_trio.rooms.conversation_index import ConversationIndex
+from pulse_trio.rooms.heard_changes import HeardChanges
 from pulse_trio.rooms.heard_removals import HeardRemovals
 from pulse_trio.rooms.known_heads import KnownHeads
 from pulse_trio.rooms.lease import Lease
@@ -51,10 +53,8 @@ from pulse_trio.rooms.peer_items import (
     RevItem,
     TypingItem,
     WholeItem,
-    changes_of,
     created_item,
     decode_item,
-    head_before,
     items_of,
 )
 from pulse_trio.rooms.peer_presence import PeerPresence
@@ -67,7 +67,7 @@ from pulse_trio.rooms.rooms_behind import RoomsBehind
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session, Sessions
 from pulse_trio.rooms.user_feeds import UserFeeds
-from pulse_trio.store.base import Head, Store, StoreUnavailable
+from pulse_trio.store.base import Head, Store
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +136,6 @@ class Cluster(Peers):
         self.bus_counters = bus.counters
         self.counters = ClusterCounters()
         self.is_connected = False
-        self._bus = bus
         self._store = store
         self._sessions = sessions
         self._timeout = timeout
@@ -165,7 +164,6 @@ class Cluster(Peers):
     ) -> None:
         """Sets the parts of the hub that items go to; must be called before `run`."""
         self._rooms = rooms
-        self._members = members
         self._user_feeds = user_feeds
         self._read_positions = read_positions
         self._on_typing = on_typing
@@ -187,20 +185,34 @@ class Cluster(Peers):
             timeout=self._timeout,
             rand=self._random,
         )
+        self._changes = HeardChanges(
+            self._store,
+            self._sessions,
+            self._index,
+            rooms,
+            self._heads,
+            self._behind,
+            self._comparison,
+            members,
+            self.on_resync,
+            self.counters,
+            timeout=self._timeout,
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Takes the lease, opens rooms and compares heads, until cancelled; then gives the lease up."""
         await self.lease.take()
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = self._behind.nursery = nursery
+                self._nursery = self._behind.nursery = self._changes.nursery = nursery
                 nursery.start_soon(self.lease.run, name="lease")
                 nursery.start_soon(self.presence.run, name="presence in other processes")
                 task_status.started()
                 try:
                     await self._comparison.run()
                 finally:
-                    self._nursery = self._behind.nursery = None  # rooms that end after it must not start anything
+                    # Rooms that end after it must not start anything.
+                    self._nursery = self._behind.nursery = self._changes.nursery = None
         finally:
             await self.lease.give_up()  # noqa: ASYNC102  # shields itself, with a deadline
 
@@ -317,11 +329,11 @@ class Cluster(Peers):
 
     def _hear(self, publisher: UUID, item: Item | None) -> None:
         if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
-            self._hear_changes(item)
+            self._changes.hear(item)
         elif isinstance(item, RevItem):
             self._behind.come_to(item.conversation_id, item.rev)
         elif isinstance(item, CreatedItem):
-            self._hear_created(item)
+            self._changes.hear_created(item)
         elif isinstance(item, ReadItem):
             self._hear_read(item)
         elif isinstance(item, ConfirmItem):
@@ -330,7 +342,7 @@ class Cluster(Peers):
             self._confirmations.confirmed(item.request, publisher)
         elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
             self.presence.apply(publisher, item)
-        elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
+        elif isinstance(item, TypingItem) and self._changes.is_here(item.conversation_id):
             self._on_typing(item.conversation_id, User(item.user_id, item.username))
 
     def on_resync(self, reason: str) -> None:
@@ -346,85 +358,13 @@ class Cluster(Peers):
         self._confirmations.set_connected(is_connected)
         self.presence.set_connected(is_connected)
 
-    def _is_here(self, conversation_id: UUID) -> bool:
-        return conversation_id in self._index or self._rooms.get(conversation_id) is not None
-
-    def _hear_changes(self, item: MessagesItem | MembersItem | PropertiesItem) -> None:
-        self.counters.changes_in += 1
-        conversation_id = item.conversation_id
-        if not isinstance(item, MembersItem):
-            if not self._is_here(conversation_id) and not self._heads.is_beginning(conversation_id):
-                return
-        elif not self._hear_members(item):
-            return
-        changes, act = changes_of(item)
-        if self._rooms.get(conversation_id) is None:
-            self._behind.come_to(conversation_id, changes[-1].rev)  # opens one, if it must
-        room = self._rooms.get(conversation_id)
-        if room is not None:
-            room.feed.hear(changes, act)
-
-    def _hear_members(self, item: MembersItem) -> bool:
-        """Notes a change of members; returns False if it concerns nobody here, or must be read from the store."""
-        conversation_id, rev = item.conversation_id, item.rows[-1].rev
-        is_late = rev < self.members_rev_of(conversation_id)
-        self._heads.note_members(conversation_id, rev)
-        if any(row.is_member for row in item.rows):
-            self._members.forget_refusals(conversation_id)
-        here = [row for row in item.rows if row.is_member and self._sessions.of(row.user_id)]
-        room = self._rooms.get(conversation_id)
-        delivered = room.feed.last_rev if room is not None and room.opened.is_set() else -1
-        for row in here:
-            if is_late or row.rev <= delivered:  # they may be removed since, or the room has begun after the addition
-                self._comparison.check_soon(conversation_id, row.user_id)
-        if is_late:  # a removal that was heard before it may be confirmed
-            self._behind.come_to(conversation_id, rev)
-            return False
-        if here:
-            self._comparison.compare_soon(conversation_id)
-            known = self.head_of(conversation_id)
-            begins = delivered < 0 and (known is None or known.last_rev >= item.rows[0].rev)
-            if begins and not self._heads.add_beginning(conversation_id, head_before(item)):
-                self.on_resync("too many additions at once")
-                return False
-        return bool(here) or self._is_here(conversation_id)
-
-    def _hear_created(self, item: CreatedItem) -> None:
-        members = [user_id for user_id, _ in item.members]
-        here = [user_id for user_id in members if self._sessions.of(user_id)]
-        if members and not here:
-            return
-        if self._is_here(item.conversation_id) or self.members_rev_of(item.conversation_id):
-            for user_id in here:  # it is late, or came twice: they may have been removed again
-                self._comparison.check_soon(item.conversation_id, user_id)
-        elif (members or self._sessions) and self._nursery is not None:
-            self._nursery.start_soon(self._notify_created, item, name=f"creation of {item.conversation_id}")
-
-    async def _notify_created(self, item: CreatedItem) -> None:
-        members = [user_id for user_id, _ in item.members]
-        try:
-            if not members:  # those who are removed meanwhile are looked up again: see `notify_here`
-                with trio.fail_after(self._timeout):
-                    members = list((await self._store.members(item.conversation_id)).ids)
-        except (StoreUnavailable, trio.TooSlowError):
-            self.on_resync("the members of a new conversation could not be read")
-            return
-        known = [
-            MyMembership(item.conversation_id, user_id, user_rev, True, 0)
-            for user_id, user_rev in item.members
-            if user_rev
-        ]
-        await trio.lowlevel.checkpoint_if_cancelled()
-        await self._members.notify_here(item.conversation_id, members, known)
-        self._comparison.compare_soon(item.conversation_id)
-
     def _hear_read(self, item: ReadItem) -> None:
         positions: dict[UUID, int] = {}
         for user_id, seq, user_rev in item.positions:
             self._index.note_rev(user_id, user_rev)
             self._user_feeds.apply(MyMembership(item.conversation_id, user_id, user_rev, True, seq))
             positions[user_id] = seq
-        if self._is_here(item.conversation_id):
+        if self._changes.is_here(item.conversation_id):
             self._read_positions.notify_here(item.conversation_id, positions)
 
     # --- removals ---
