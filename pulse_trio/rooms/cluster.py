@@ -1,8 +1,9 @@
 """A process among others: publishes what is committed here, and delivers what others have committed.
 
 Everybody hears everything. An item of a conversation that is in the index, or has a room, goes to its room, which opens
-for it if need be; all others are dropped. The bus may lose, double, delay and reorder. A room notices a gap by the
-rev; what no later change shows is found by a comparison of heads: the bus asks for one when it may have lost something.
+for it if need be; all others are dropped (`heard_changes`). The bus may lose, double, delay and reorder. A room notices
+a gap by the rev; what no later change shows is found by a comparison of heads (`comparison`): the bus asks for one when
+it may have lost something.
 
 In what order things are known, and why nothing is missed:
 - A session is indexed before its first frame is sent, as of a look-up that is not older than what was heard meanwhile.
@@ -19,7 +20,7 @@ In what order things are known, and why nothing is missed:
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 from uuid import UUID
 
 import msgspec
@@ -28,11 +29,13 @@ import trio
 
 from pulse_trio.bus.base import BusCounters
 from pulse_trio.model import Change, Member, MyMembership, User
-from pulse_trio.rooms.backoff import Backoff
+from pulse_trio.rooms.cluster_counters import ClusterCounters
+from pulse_trio.rooms.comparison import Comparison
 from pulse_trio.rooms.confirmations import Confirmations
-from pulse_trio.rooms.conversation_index import ConversationIndex, pieces_of
-from pulse_trio.rooms.feed import GAP_WAIT
+from pulse_trio.rooms.conversation_index import ConversationIndex
+from pulse_trio.rooms.heard_changes import HeardChanges
 from pulse_trio.rooms.heard_removals import HeardRemovals
+from pulse_trio.rooms.known_heads import KnownHeads
 from pulse_trio.rooms.lease import Lease
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.peer_items import (
@@ -50,35 +53,26 @@ from pulse_trio.rooms.peer_items import (
     RevItem,
     TypingItem,
     WholeItem,
-    changes_of,
     created_item,
     decode_item,
-    encode_item,
-    head_before,
     items_of,
 )
-from pulse_trio.rooms.peer_presence import PeerPresence, RoomPresence
+from pulse_trio.rooms.peer_presence import PeerPresence
 from pulse_trio.rooms.peers import Peers
+from pulse_trio.rooms.published_items import PublishedItems, PublishingBus
 from pulse_trio.rooms.read_positions import ReadPositions
 from pulse_trio.rooms.registry import Rooms
-from pulse_trio.rooms.room import Room
+from pulse_trio.rooms.room_presence import RoomPresence
+from pulse_trio.rooms.rooms_behind import RoomsBehind
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session, Sessions
-from pulse_trio.rooms.time_limit import in_time
 from pulse_trio.rooms.user_feeds import UserFeeds
-from pulse_trio.store.base import Head, NotAMember, Store, StoreUnavailable
-
-MAX_OPENING: Final = 32  # rooms that open for changes of other processes at a time; the others wait in line
-MAX_COMPARED: Final = 1_000  # heads of one statement: about 10 ms of the database
-MAX_READ_SEQS: Final = 10_000  # read positions whose repeats are not published: 3 MB
-MAX_BEGINNINGS: Final = 10_000  # conversations with users to be added; beyond it a comparison finds them
-SWEEP: Final = 30.0  # seconds between two comparisons that nobody asked for, at least
-SWEPT_A_SECOND: Final = 1_000  # conversations that those comparisons read at most: 1 % of a core of the database
+from pulse_trio.store.base import Head, Store
 
 log = structlog.get_logger(__name__)
 
 
-class PeerBus(Protocol):
+class PeerBus(PublishingBus, Protocol):
     """A bus as a cluster uses it; see `pulse_trio.bus.base`."""
 
     @property
@@ -86,42 +80,14 @@ class PeerBus(Protocol):
         """The id of this process on the bus."""
 
     @property
-    def max_item_bytes(self) -> int:
-        """The bytes that an item may have."""
-
-    @property
     def counters(self) -> BusCounters:
         """Figures for metrics."""
-
-    def publish(self, item: bytes) -> None:
-        """Publishes an item to the other processes, or drops it; returns at once."""
 
     def last_heard(self, publisher: UUID) -> float | None:
         """Returns when a process was heard last, on Trio's clock; None: not lately."""
 
     async def run(self, listener: "Cluster", *, task_status: trio.TaskStatus[None] = ...) -> None:
         """Calls the listener with what is heard, until cancelled."""
-
-
-class ClusterCounters:
-    """Figures of a cluster since the service opened.
-
-    Attributes:
-        changes_in: items about changes that were heard.
-        rooms_opened: rooms that were opened for changes of other processes.
-        comparisons: comparisons of heads that something asked for.
-        found_behind: conversations that a comparison found behind.
-        removals: removals that other processes had to confirm.
-    """
-
-    __slots__ = ("changes_in", "comparisons", "found_behind", "removals", "rooms_opened")
-
-    def __init__(self) -> None:
-        self.changes_in = 0
-        self.rooms_opened = 0
-        self.comparisons = 0
-        self.found_behind = 0
-        self.removals = 0
 
 
 class Cluster(Peers):
@@ -157,11 +123,12 @@ class Cluster(Peers):
         rand: random.Random,
         boot_clock: Callable[[], float],
     ) -> None:
+        self._published = PublishedItems(bus)
         self.lease = self.permit = Lease(bus.publisher, store, boot_clock)
         self._confirmations = Confirmations(
             bus.publisher,
             store,
-            self._publish,
+            self._published.publish,
             boot_clock,
             timeout=timeout,
             rand=rand,
@@ -169,27 +136,15 @@ class Cluster(Peers):
         self.bus_counters = bus.counters
         self.counters = ClusterCounters()
         self.is_connected = False
-        self._bus = bus
         self._store = store
         self._sessions = sessions
         self._timeout = timeout
         self._random = rand
         self._index = ConversationIndex()
-        self._members_revs: dict[UUID, tuple[int, float]] = {}  # heard of lately: rev and when, oldest first
-        self._beginnings: dict[UUID, Head] = {}  # of conversations that are not indexed: where the next room begins
-        self._behind: dict[UUID, int] = {}  # conversations that must come to a rev, and have no open room
-        self._opening: dict[UUID, None] = {}
-        self._to_compare: dict[UUID, None] = {}  # conversations whose head must be looked at
-        self._to_check: dict[tuple[UUID, UUID], None] = {}  # conversation, user: they may have been added
-        self._to_compare_users: dict[UUID, None] = {}  # users whose list must be looked at
-        self._missed_comparison: set[UUID] = set()  # users whose list was being looked up during one
-        self._read_seqs: dict[tuple[UUID, UUID], int] = {}  # conversation, user: as published last, oldest first
-        self._must_compare_all = False
-        self._has_work = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.presence = PeerPresence(
             bus.publisher,
-            self._publish,
+            self._published.publish,
             last_heard=bus.last_heard,
             users_of=self._users_here,
             name_of=self._name_of,
@@ -209,12 +164,39 @@ class Cluster(Peers):
     ) -> None:
         """Sets the parts of the hub that items go to; must be called before `run`."""
         self._rooms = rooms
-        self._members = members
         self._user_feeds = user_feeds
         self._read_positions = read_positions
         self._on_typing = on_typing
         self._removals = HeardRemovals(
-            rooms, self._sessions, self._index, self._publish, timeout=self._timeout, rand=self._random
+            rooms, self._sessions, self._index, self._published.publish, timeout=self._timeout, rand=self._random
+        )
+        self._heads = KnownHeads(self._index, self._sessions, self._removals, timeout=self._timeout)
+        self._behind = RoomsBehind(rooms, self._heads, self.counters, rand=self._random)
+        self._comparison = Comparison(
+            self,
+            self._store,
+            self._sessions,
+            self._index,
+            rooms,
+            self._behind,
+            members,
+            user_feeds,
+            self.counters,
+            timeout=self._timeout,
+            rand=self._random,
+        )
+        self._changes = HeardChanges(
+            self._store,
+            self._sessions,
+            self._index,
+            rooms,
+            self._heads,
+            self._behind,
+            self._comparison,
+            members,
+            self.on_resync,
+            self.counters,
+            timeout=self._timeout,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -222,128 +204,53 @@ class Cluster(Peers):
         await self.lease.take()
         try:
             async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+                self._nursery = self._behind.nursery = self._changes.nursery = nursery
                 nursery.start_soon(self.lease.run, name="lease")
                 nursery.start_soon(self.presence.run, name="presence in other processes")
                 task_status.started()
                 try:
-                    await self._compare_heads()
+                    await self._comparison.run()
                 finally:
-                    self._nursery = None  # rooms that end after it must not start anything
+                    # Rooms that end after it must not start anything.
+                    self._nursery = self._behind.nursery = self._changes.nursery = None
         finally:
             await self.lease.give_up()  # noqa: ASYNC102  # shields itself, with a deadline
-
-    async def _compare_heads(self) -> None:
-        """Compares heads when that was asked for, and now and then."""
-        while True:
-            pause = max(SWEEP, len(self._index) / SWEPT_A_SECOND)
-            with trio.move_on_after(pause) as scope:
-                await self._has_work.wait()
-            self._has_work = trio.Event()
-            self._must_compare_all |= scope.cancelled_caught
-            try:
-                await self._do_work()
-            except (StoreUnavailable, NotAMember) as error:
-                log.warning("heads not compared yet", reason=str(error))
-                await trio.sleep(self._random.uniform(0.5, 1.5))
-                self._has_work.set()
-
-    async def _do_work(self) -> None:
-        """Makes the comparisons that were asked for.
-
-        Raises:
-            StoreUnavailable, NotAMember: the store did not answer; what is left is tried again.
-        """
-        some, self._to_compare = list(self._to_compare), {}
-        is_all, self._must_compare_all = self._must_compare_all, False
-        try:
-            await self._compare(some)
-            if is_all:
-                await self._compare_indexed()
-                await self._compare([each for each in self._rooms.open_ids() if each not in self._index])
-                await self._compare_users()
-        except BaseException:
-            self._to_compare |= dict.fromkeys(some)
-            self._must_compare_all |= is_all
-            raise
-        while self._to_check:
-            key = conversation_id, user_id = next(iter(self._to_check))
-            await self.index_missing(user_id, [conversation_id])
-            self._to_check.pop(key, None)
-        while self._to_compare_users:
-            user_id = next(iter(self._to_compare_users))
-            await self._compare_memberships(user_id)
-            self._to_compare_users.pop(user_id, None)
 
     # --- published ---
 
     def publish_changes(self, changes: Sequence[Change], before: Head, act: Act | None) -> None:
         for item in items_of(changes, before, act):
-            self._publish(item)
+            self._published.publish(item)
 
     def publish_rev(self, conversation_id: UUID, rev: int) -> None:
-        self._publish(RevItem(conversation_id, rev))
+        self._published.publish(RevItem(conversation_id, rev))
 
     def publish_created(
         self, conversation_id: UUID, member_ids: Sequence[UUID], memberships: Sequence[MyMembership]
     ) -> None:
-        self._publish(created_item(conversation_id, member_ids, memberships))
+        self._published.publish(created_item(conversation_id, member_ids, memberships))
 
     def publish_read(self, conversation_id: UUID, positions: Sequence[tuple[UUID, int, int]]) -> None:
         for user_id, _, user_rev in positions:
             self._index.note_rev(user_id, user_rev)
-        moved = [each for each in positions if self._note_read(conversation_id, each)]
-        if moved:
-            self._publish(ReadItem(conversation_id, moved))
-
-    def _note_read(self, conversation_id: UUID, position: tuple[UUID, int, int]) -> bool:
-        """Returns whether a position is another one than was published last: each opens a room in other processes."""
-        user_id, seq, _ = position
-        key = conversation_id, user_id
-        if self._read_seqs.pop(key, None) == seq:
-            self._read_seqs[key] = seq
-            return False
-        self._read_seqs[key] = seq
-        if len(self._read_seqs) > MAX_READ_SEQS:
-            del self._read_seqs[next(iter(self._read_seqs))]
-        return True
+        self._published.publish_read(conversation_id, positions)
 
     def publish_typing(self, conversation_id: UUID, user: User) -> None:
-        self._publish(TypingItem(conversation_id, user.id, user.username))
-
-    def _publish(self, item: Item) -> None:
-        data = encode_item(item)
-        if len(data) <= self._bus.max_item_bytes:
-            self._bus.publish(data)
-        else:
-            for part in _smaller(item):
-                self._publish(part)
+        self._published.publish(TypingItem(conversation_id, user.id, user.username))
 
     # --- the index ---
 
     def head_of(self, conversation_id: UUID) -> Head | None:
-        indexed, beginning = self._index.head_of(conversation_id), self._beginnings.get(conversation_id)
-        if indexed is None or beginning is None:
-            return indexed or beginning
-        return min(indexed, beginning, key=lambda head: head.last_rev)
+        return self._heads.head_of(conversation_id)
 
     def begin(self, conversation_id: UUID) -> Head | None:
-        head, indexed = self.head_of(conversation_id), self._index.head_of(conversation_id)
-        self._beginnings.pop(conversation_id, None)
-        if head is not None and indexed is not None and head.last_rev < indexed.last_rev:
-            for user_id in self._index.users_of(conversation_id):
-                if self.removed_rev(conversation_id, user_id) > indexed.members_rev:
-                    continue
-                for session in self._sessions.of(user_id):
-                    session.begin_at(conversation_id, indexed, indexed.members_rev)
-        return head
+        return self._heads.begin(conversation_id)
 
     def users_of(self, conversation_id: UUID) -> Sequence[UUID]:
         return self._index.users_of(conversation_id)
 
     def members_rev_of(self, conversation_id: UUID) -> int:
-        heard = self._members_revs.get(conversation_id)
-        return max(0 if heard is None else heard[0], self._removals.last_rev(conversation_id))
+        return self._heads.members_rev_of(conversation_id)
 
     def removed_rev(self, conversation_id: UUID, user_id: UUID) -> int:
         return self._removals.rev_of(conversation_id, user_id)
@@ -372,48 +279,36 @@ class Cluster(Peers):
             if not is_open and known is not None and known.last_rev < head.last_rev:
                 each.begin_at(conversation_id, head, head.members_rev)
         if room is None and conversation_id in self.presence.pinned:
-            self._catch_up(conversation_id, 0)
+            self._behind.catch_up(conversation_id, 0)
 
     def indexed(self, user_id: UUID, user_rev: int) -> None:
         self._index.set_rev(user_id, user_rev)
-        if user_id in self._missed_comparison:
-            self._missed_comparison.discard(user_id)
-            self.check_user(user_id)
+        self._comparison.user_indexed(user_id)
 
     def check_user(self, user_id: UUID) -> None:
-        self._to_compare_users[user_id] = None
-        self._has_work.set()
+        self._comparison.check_user(user_id)
+
+    async def index_missing(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
+        await self._comparison.index_missing(user_id, conversation_ids)
 
     def remove_user(self, user_id: UUID) -> None:
         self._index.remove_user(user_id)
-        self._missed_comparison.discard(user_id)
+        self._comparison.forget_user(user_id)
 
     def member_added(self, conversation_id: UUID, user_id: UUID, user_rev: int, before: Head) -> None:
         self._index.add(conversation_id, user_id, before)
         self._index.note_rev(user_id, user_rev)
-        self._note_members(conversation_id, before.members_rev)
+        self._heads.note_members(conversation_id, before.members_rev)
 
     def member_removed(self, conversation_id: UUID, user_id: UUID, rev: int, user_rev: int) -> None:
         self._index.discard(conversation_id, user_id)
         self._index.note_rev(user_id, user_rev)
-        self._note_members(conversation_id, rev)
+        self._heads.note_members(conversation_id, rev)
 
     def room_closed(self, conversation_id: UUID, head: Head, known_rev: int) -> None:
         self._index.set_head(conversation_id, head)
         if known_rev > head.last_rev:
-            self._catch_up(conversation_id, known_rev)
-
-    def _note_members(self, conversation_id: UUID, rev: int) -> None:
-        """Keeps the rev of a change of members for as long as a look-up that began before it may take."""
-        now = trio.current_time()
-        if rev > self.members_rev_of(conversation_id):
-            self._members_revs.pop(conversation_id, None)
-            self._members_revs[conversation_id] = rev, now
-        while self._members_revs:
-            oldest = next(iter(self._members_revs))
-            if now - self._members_revs[oldest][1] < 2 * self._timeout:
-                return
-            del self._members_revs[oldest]
+            self._behind.catch_up(conversation_id, known_rev)
 
     # --- heard; a `BusListener` ---
 
@@ -434,11 +329,11 @@ class Cluster(Peers):
 
     def _hear(self, publisher: UUID, item: Item | None) -> None:
         if isinstance(item, MessagesItem | MembersItem | PropertiesItem):
-            self._hear_changes(item)
+            self._changes.hear(item)
         elif isinstance(item, RevItem):
-            self._hear_rev(item.conversation_id, item.rev)
+            self._behind.come_to(item.conversation_id, item.rev)
         elif isinstance(item, CreatedItem):
-            self._hear_created(item)
+            self._changes.hear_created(item)
         elif isinstance(item, ReadItem):
             self._hear_read(item)
         elif isinstance(item, ConfirmItem):
@@ -447,15 +342,14 @@ class Cluster(Peers):
             self._confirmations.confirmed(item.request, publisher)
         elif isinstance(item, AskItem | DeltaItem | WholeItem | DigestItem):
             self.presence.apply(publisher, item)
-        elif isinstance(item, TypingItem) and self._is_here(item.conversation_id):
+        elif isinstance(item, TypingItem) and self._changes.is_here(item.conversation_id):
             self._on_typing(item.conversation_id, User(item.user_id, item.username))
 
     def on_resync(self, reason: str) -> None:
         """Compares all heads: something may have been lost."""
         log.info("comparing heads", reason=reason)
         self.counters.comparisons += 1
-        self._must_compare_all = True
-        self._has_work.set()
+        self._comparison.compare_all_soon()
         self.presence.resync()
 
     def on_connected(self, is_connected: bool) -> None:
@@ -464,108 +358,13 @@ class Cluster(Peers):
         self._confirmations.set_connected(is_connected)
         self.presence.set_connected(is_connected)
 
-    def _is_here(self, conversation_id: UUID) -> bool:
-        return conversation_id in self._index or self._rooms.get(conversation_id) is not None
-
-    def _hear_changes(self, item: MessagesItem | MembersItem | PropertiesItem) -> None:
-        self.counters.changes_in += 1
-        conversation_id = item.conversation_id
-        if not isinstance(item, MembersItem):
-            if not self._is_here(conversation_id) and conversation_id not in self._beginnings:
-                return
-        elif not self._hear_members(item):
-            return
-        changes, act = changes_of(item)
-        if self._rooms.get(conversation_id) is None:
-            self._hear_rev(conversation_id, changes[-1].rev)  # opens one, if it must
-        room = self._rooms.get(conversation_id)
-        if room is not None:
-            room.feed.hear(changes, act)
-
-    def _hear_members(self, item: MembersItem) -> bool:
-        """Notes a change of members; returns False if it concerns nobody here, or must be read from the store."""
-        conversation_id, rev = item.conversation_id, item.rows[-1].rev
-        is_late = rev < self.members_rev_of(conversation_id)
-        self._note_members(conversation_id, rev)
-        if any(row.is_member for row in item.rows):
-            self._members.forget_refusals(conversation_id)
-        here = [row for row in item.rows if row.is_member and self._sessions.of(row.user_id)]
-        room = self._rooms.get(conversation_id)
-        delivered = room.feed.last_rev if room is not None and room.opened.is_set() else -1
-        for row in here:
-            if is_late or row.rev <= delivered:  # they may be removed since, or the room has begun after the addition
-                self._check_soon(conversation_id, row.user_id)
-        if is_late:  # a removal that was heard before it may be confirmed
-            self._hear_rev(conversation_id, rev)
-            return False
-        if here:
-            self._compare_soon(conversation_id)
-            known = self.head_of(conversation_id)
-            if delivered < 0 and (known is None or known.last_rev >= item.rows[0].rev):
-                if len(self._beginnings) >= MAX_BEGINNINGS:
-                    self.on_resync("too many additions at once")
-                    return False
-                self._beginnings[conversation_id] = head_before(item)
-        return bool(here) or self._is_here(conversation_id)
-
-    def _hear_rev(self, conversation_id: UUID, rev: int) -> None:
-        """Lets a conversation that is here come to a rev."""
-        room = self._rooms.get(conversation_id)
-        if room is not None:
-            if rev > room.feed.last_rev:
-                room.feed.fill_later(rev, wait=GAP_WAIT)
-        elif conversation_id in self._beginnings or rev > self._indexed_rev(conversation_id):
-            self._catch_up(conversation_id, rev)
-
-    def _delivered_rev(self, conversation_id: UUID) -> int:
-        """Returns the rev up to which changes of a conversation that is here need not be delivered any more."""
-        room = self._rooms.get(conversation_id)
-        if room is not None and room.opened.is_set():
-            return room.feed.last_rev
-        head = self.head_of(conversation_id)
-        return 0 if head is None else head.last_rev
-
-    def _indexed_rev(self, conversation_id: UUID) -> float:
-        """Returns the rev up to which the sessions here have the changes; infinity if there are none."""
-        head = self._index.head_of(conversation_id)
-        return float("inf") if head is None else head.last_rev
-
-    def _hear_created(self, item: CreatedItem) -> None:
-        members = [user_id for user_id, _ in item.members]
-        here = [user_id for user_id in members if self._sessions.of(user_id)]
-        if members and not here:
-            return
-        if self._is_here(item.conversation_id) or self.members_rev_of(item.conversation_id):
-            for user_id in here:  # it is late, or came twice: they may have been removed again
-                self._check_soon(item.conversation_id, user_id)
-        elif (members or self._sessions) and self._nursery is not None:
-            self._nursery.start_soon(self._notify_created, item, name=f"creation of {item.conversation_id}")
-
-    async def _notify_created(self, item: CreatedItem) -> None:
-        members = [user_id for user_id, _ in item.members]
-        try:
-            if not members:  # those who are removed meanwhile are looked up again: see `notify_here`
-                with trio.fail_after(self._timeout):
-                    members = list((await self._store.members(item.conversation_id)).ids)
-        except (StoreUnavailable, trio.TooSlowError):
-            self.on_resync("the members of a new conversation could not be read")
-            return
-        known = [
-            MyMembership(item.conversation_id, user_id, user_rev, True, 0)
-            for user_id, user_rev in item.members
-            if user_rev
-        ]
-        await trio.lowlevel.checkpoint_if_cancelled()
-        await self._members.notify_here(item.conversation_id, members, known)
-        self._compare_soon(item.conversation_id)
-
     def _hear_read(self, item: ReadItem) -> None:
         positions: dict[UUID, int] = {}
         for user_id, seq, user_rev in item.positions:
             self._index.note_rev(user_id, user_rev)
             self._user_feeds.apply(MyMembership(item.conversation_id, user_id, user_rev, True, seq))
             positions[user_id] = seq
-        if self._is_here(item.conversation_id):
+        if self._changes.is_here(item.conversation_id):
             self._read_positions.notify_here(item.conversation_id, positions)
 
     # --- removals ---
@@ -575,7 +374,7 @@ class Cluster(Peers):
         await self._confirmations.collect(removal)
 
     def _confirm(self, item: ConfirmItem) -> None:
-        self._note_members(item.conversation_id, item.rev)
+        self._heads.note_members(item.conversation_id, item.rev)
         self._removals.hear(item, self._nursery)
 
     # --- presence ---
@@ -597,176 +396,4 @@ class Cluster(Peers):
         if room is not None:
             room.check_vacant()
         elif conversation_id in self._index:
-            self._catch_up(conversation_id, 0)
-
-    # --- catching up ---
-
-    def _catch_up(self, conversation_id: UUID, rev: int) -> None:
-        """Opens a room for a conversation that must come to a rev; those beyond `MAX_OPENING` wait in line."""
-        self._behind[conversation_id] = max(rev, self._behind.get(conversation_id, 0))
-        if conversation_id not in self._opening and len(self._opening) < MAX_OPENING:
-            self._open_soon(conversation_id)
-
-    def _open_soon(self, conversation_id: UUID) -> None:
-        if self._nursery is None:  # the process ends
-            return
-        self._opening[conversation_id] = None
-        self.counters.rooms_opened += 1
-        if not self._rooms.is_draining:
-            self._rooms.room_now(conversation_id)  # at once, so that it hears what is heard now
-        self._nursery.start_soon(self._open, conversation_id, name=f"changes of {conversation_id}")
-
-    async def _open(self, conversation_id: UUID) -> None:
-        """Opens rooms until one has what must be caught up with; its feed does the rest."""
-        backoff = Backoff(self._random)
-        try:
-            while conversation_id in self._behind and not self._rooms.is_draining:
-                await trio.lowlevel.checkpoint_if_cancelled()  # no room can be opened then; see `on_items`
-                try:
-                    async with self._rooms.opened(conversation_id, None) as room:
-                        room.feed.fill_later(self._behind.pop(conversation_id), wait=GAP_WAIT)
-                except NotAMember:
-                    self._behind.pop(conversation_id, None)
-                    self._beginnings.pop(conversation_id, None)
-                except StoreUnavailable:
-                    await backoff.wait()
-        finally:
-            del self._opening[conversation_id]
-        # Not if it was cancelled: the next task would be, too, and would begin this one again.
-        waiting = next((each for each in self._behind if each not in self._opening), None)
-        if waiting is not None and not self._rooms.is_draining:
-            self._open_soon(waiting)
-
-    def _compare_soon(self, conversation_id: UUID) -> None:
-        """Compares one head: changes of it may have been heard and dropped."""
-        self._to_compare[conversation_id] = None
-        self._has_work.set()
-
-    def _check_soon(self, conversation_id: UUID, user_id: UUID) -> None:
-        """Asks the store whether a user here is a member, if the index does not have them."""
-        if not self._index.has(conversation_id, user_id):
-            self._to_check[conversation_id, user_id] = None
-            self._has_work.set()
-
-    async def _compare(self, conversation_ids: list[UUID]) -> None:
-        """Compares heads with what was delivered, and lets those catch up that are behind.
-
-        Raises:
-            StoreUnavailable: they could not be read.
-        """
-        for piece in pieces_of(conversation_ids, MAX_COMPARED):
-            with in_time(self._timeout, "the heads"):
-                heads = await self._store.heads(piece)
-            for conversation_id, head in heads.items():
-                self.counters.found_behind += head.last_rev > self._delivered_rev(conversation_id)
-                self._hear_rev(conversation_id, head.last_rev)
-
-    async def _compare_indexed(self) -> None:
-        """Compares the heads of all conversations in the index.
-
-        Raises:
-            StoreUnavailable: they could not be read.
-        """
-        for conversation_ids in self._index.pieces(MAX_COMPARED):
-            await self._compare(conversation_ids)
-
-    async def _compare_users(self) -> None:
-        """Finds users here whose own sequence has gone on, and compares their memberships.
-
-        Raises:
-            StoreUnavailable: they could not be read.
-        """
-        for piece in pieces_of(self._index.user_ids, MAX_COMPARED):
-            with in_time(self._timeout, "the heads"):
-                revs = await self._store.user_revs(piece)
-            for user_id, user_rev in revs.items():
-                known = self._index.rev_of(user_id)
-                if known == -1:
-                    self._missed_comparison.add(user_id)
-                elif known is not None and known < user_rev:
-                    await self._compare_memberships(user_id)
-
-    async def _compare_memberships(self, user_id: UUID) -> None:
-        """Finds the conversations that a user was added to or removed from without being heard of.
-
-        Raises:
-            StoreUnavailable: they could not be read.
-        """
-        after: UUID | None = None
-        user_rev: int | None = None
-        found: dict[UUID, Head] = {}
-        while True:
-            with in_time(self._timeout, "the heads"):
-                page = await self._store.memberships(user_id, limit=MAX_COMPARED, after=after)
-            user_rev = page.user_rev if user_rev is None else user_rev
-            found |= page.heads
-            if len(page.heads) < MAX_COMPARED:
-                break
-            after = max(page.heads)
-        for conversation_id, head in found.items():
-            is_missing = not self._index.has(conversation_id, user_id)
-            if is_missing and not await self._add_missed(conversation_id, user_id, head):
-                await self.index_missing(user_id, [conversation_id])
-        gone = [each for each in self._index.conversations_of(user_id) if each not in found]
-        await self._compare(gone)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._user_feeds.read(user_id)
-        self._index.set_rev(user_id, user_rev)
-
-    async def index_missing(self, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
-        while missing := [each for each in conversation_ids if not self._index.has(each, user_id)]:
-            with in_time(self._timeout, "the heads"):
-                heads = (await self._store.memberships(user_id, missing)).heads
-            stale = [each for each, head in heads.items() if not await self._add_missed(each, user_id, head)]
-            if not stale or not self._sessions.of(user_id):
-                return
-            conversation_ids = stale
-
-    async def _add_missed(self, conversation_id: UUID, user_id: UUID, head: Head) -> bool:
-        """Adds a user to a conversation whose addition was not heard of, as of a head.
-
-        Returns False if they may have been removed since that head.
-
-        Raises:
-            StoreUnavailable, NotAMember: its room could not be opened.
-        """
-        if self._rooms.get(conversation_id) is None:
-            return self._add_now(conversation_id, user_id, head, None)
-        async with self._rooms.opened(conversation_id, None) as room:
-            return self._add_now(conversation_id, user_id, head, room)
-
-    def _add_now(self, conversation_id: UUID, user_id: UUID, head: Head, room: Room | None) -> bool:
-        """Does what `_add_missed` does; the room is open, or there is none."""
-        sessions = self._sessions.of(user_id)
-        if not sessions or self._index.has(conversation_id, user_id):
-            return True
-        members_rev = 0 if room is None else room.feed.members_rev
-        if head.members_rev < max(members_rev, self.members_rev_of(conversation_id)):
-            return False
-        self._members.forget_refusals(conversation_id)
-        if room is None:
-            self.index(sessions[0], conversation_id, head)
-            sessions[0].notify_added(conversation_id)
-            return True
-        self._index.add(conversation_id, user_id, room.feed.head)
-        for session in sessions:
-            room.attach(session, head.members_rev, is_news=True)
-        room.feed.fill_later(head.last_rev, wait=GAP_WAIT)
-        return True
-
-
-def _smaller(item: Item) -> list[Item]:
-    """Returns items in place of one that is too large for the bus."""
-    if isinstance(item, MessagesItem | MembersItem) and len(item.rows) > 1:
-        half = len(item.rows) // 2
-        return [msgspec.structs.replace(item, rows=rows) for rows in (item.rows[:half], item.rows[half:])]
-    if isinstance(item, MessagesItem):
-        return [RevItem(item.conversation_id, item.rows[-1].rev)]
-    if isinstance(item, PropertiesItem):
-        return [RevItem(item.conversation_id, item.row.rev)]
-    if isinstance(item, ReadItem) and len(item.positions) > 1:
-        half = len(item.positions) // 2
-        return [ReadItem(item.conversation_id, part) for part in (item.positions[:half], item.positions[half:])]
-    if isinstance(item, CreatedItem) and item.members:
-        return [CreatedItem(item.conversation_id, [])]
-    raise ValueError("an item is too large for the bus")
+            self._behind.catch_up(conversation_id, 0)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pulse_trio.model import Change, Member, MyMembership, User
 from pulse_trio.rooms.connection import Permit
-from pulse_trio.rooms.peer_presence import RoomPresence
+from pulse_trio.rooms.room_presence import RoomPresence
 from pulse_trio.rooms.sentences import Act
 from pulse_trio.rooms.session import Session
 from pulse_trio.store.base import Head

@@ -7,11 +7,12 @@ from uuid import UUID
 
 import pytest
 
-from pulse_trio.rooms import cluster
-from pulse_trio.rooms.cluster import Cluster
+from pulse_trio.rooms import published_items
+from pulse_trio.rooms.comparison import Comparison
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.member_updates import MemberUpdates
 from pulse_trio.rooms.registry import Rooms
+from pulse_trio.rooms.rooms_behind import RoomsBehind
 from pulse_trio.rooms.session import Session
 from tests.simulation.history import History
 
@@ -31,7 +32,7 @@ def counted(history: History) -> Iterator[None]:
 
         patch.setattr(owner, name, counting)
 
-    wait_heard, compare = Feed._wait_heard, Cluster._compare
+    wait_heard, compare = Feed._wait_heard, Comparison._compare
 
     async def wait_and_count(self: Feed, up_to_rev: int, deadline: float) -> bool:
         last_rev = self.last_rev
@@ -42,7 +43,7 @@ def counted(history: History) -> Iterator[None]:
             history.count("a gap closed by the bus")
         return is_closed
 
-    async def compare_and_count(self: Cluster, conversation_ids: list[UUID]) -> None:
+    async def compare_and_count(self: Comparison, conversation_ids: list[UUID]) -> None:
         before = {key: _known_rev(self, key) for key in conversation_ids}
         await compare(self, conversation_ids)
         if any(_known_rev(self, key) > rev for key, rev in before.items()):
@@ -50,22 +51,27 @@ def counted(history: History) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Feed, "_wait_heard", wait_and_count)
-        patch.setattr(Cluster, "_compare", compare_and_count)
-        count(Cluster, "_add_missed", "an addition that the bus had lost")
-        count(Cluster, "_catch_up", "a room opened for a change of another process")
+        patch.setattr(Comparison, "_compare", compare_and_count)
+        count(Comparison, "_add_missed", "an addition that the bus had lost")
+        count(RoomsBehind, "catch_up", "a room opened for a change of another process")
         alone = "an addition that no room delivers"
-        count(Cluster, "_check_soon", alone, is_so=lambda peers, *key: not peers._index.has(*key))
+        count(Comparison, "check_soon", alone, is_so=lambda comparison, *key: not comparison._index.has(*key))
         count(MemberUpdates, "_attach_early", "a session found before the bus said so")
         count(Rooms, "expel", "a user removed ahead of the order")
         missed = "a list that was looked up during a comparison"
-        count(Cluster, "indexed", missed, is_so=lambda peers, user_id, _: user_id in peers._missed_comparison)
+        count(
+            Comparison,
+            "user_indexed",
+            missed,
+            is_so=lambda comparison, user_id: user_id in comparison._missed_comparison,
+        )
         count(Session, "begin_at", "a session ahead of the index")
-        count(cluster, "_smaller", "an item too large for the bus")
+        count(published_items, "_smaller", "an item too large for the bus")
         yield
 
 
-def _known_rev(peers: Cluster, conversation_id: UUID) -> int:
+def _known_rev(comparison: Comparison, conversation_id: UUID) -> int:
     """Returns the rev up to which a process knows a conversation to be committed."""
-    room, head = peers._rooms.get(conversation_id), peers._index.head_of(conversation_id)
-    revs = [peers._behind.get(conversation_id, 0), 0 if head is None else head.last_rev]
+    room, head = comparison._rooms.get(conversation_id), comparison._index.head_of(conversation_id)
+    revs = [comparison._behind._behind.get(conversation_id, 0), 0 if head is None else head.last_rev]
     return max(revs) if room is None else max(*revs, room.feed.known_rev, room.feed.last_rev)

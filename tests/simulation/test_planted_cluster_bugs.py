@@ -7,6 +7,7 @@ import pytest
 
 from pulse_trio.model import Change, Member
 from pulse_trio.rooms.cluster import Cluster
+from pulse_trio.rooms.comparison import Comparison
 from pulse_trio.rooms.conversation_index import ConversationIndex
 from pulse_trio.rooms.feed import Feed
 from pulse_trio.rooms.peer_items import ConfirmedItem
@@ -77,16 +78,16 @@ def removal_not_passed_on(patch: Patch) -> None:
 
     patch.setattr(Cluster, "publish_changes", wrong)
     # What confirms a removal delivers it, too.
-    patch.setattr(Cluster, "_confirm", lambda self, item: self._publish(ConfirmedItem(item.request)))
+    patch.setattr(Cluster, "_confirm", lambda self, item: self._published.publish(ConfirmedItem(item.request)))
 
 
 def notified_of_a_membership_that_is_not_indexed(patch: Patch) -> None:
     rooms_end_soon(patch)
 
-    async def wrong(self: Cluster, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
+    async def wrong(self: Comparison, user_id: UUID, conversation_ids: Sequence[UUID]) -> None:
         pass
 
-    patch.setattr(Cluster, "index_missing", wrong)
+    patch.setattr(Comparison, "index_missing", wrong)
 
 
 # Each with the runs in which it is likely, a seed that finds it, and promises of which one must be named.

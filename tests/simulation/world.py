@@ -21,7 +21,17 @@ from pulse_trio.auth.passwords import Passwords
 from pulse_trio.edge.server import install
 from pulse_trio.ids import IdSource
 from pulse_trio.model import Kind, User
-from pulse_trio.rooms import catch_up, cluster, feed, lobby, member_updates, room, user_feeds
+from pulse_trio.rooms import (
+    catch_up,
+    comparison,
+    feed,
+    known_heads,
+    lobby,
+    member_updates,
+    room,
+    rooms_behind,
+    user_feeds,
+)
 from pulse_trio.rooms.hub import Hub
 from pulse_trio.settings import Settings
 from pulse_trio.store.base import NewConversation
@@ -315,10 +325,10 @@ def deterministic(world: World) -> Iterator[None]:
     bounds += [(catch_up, "PAGE_CHANGES", pages), (user_feeds, "PAGE_CHANGES", pages)]
     bounds += [(feed, "MAX_DELIVERIES_A_TURN", deliveries)]
     bounds += [(lobby, "MAX_MEMBERSHIPS", world.rand("memberships").choice((1, 1_000)))]
-    bounds += [(cluster, "MAX_OPENING", world.rand("openings").choice((1, 2, 32)))]
-    bounds += [(cluster, "MAX_COMPARED", world.rand("compared").choice((1, 1_000)))]
-    bounds += [(cluster, "MAX_BEGINNINGS", world.rand("beginnings").choice((1, 10_000)))]
-    bounds += [(cluster, "SWEEP", 1e6)]  # it would hide what a comparison must find when it is asked for
+    bounds += [(rooms_behind, "MAX_OPENING", world.rand("openings").choice((1, 2, 32)))]
+    bounds += [(comparison, "MAX_COMPARED", world.rand("compared").choice((1, 1_000)))]
+    bounds += [(known_heads, "MAX_BEGINNINGS", world.rand("beginnings").choice((1, 10_000)))]
+    bounds += [(comparison, "SWEEP", 1e6)]  # it would hide what a comparison must find when it is asked for
     bounds += [(feed, "MAX_HELD", world.rand("held").choice((1, 3, 1_000)))]
     bounds_before = [(module, name, getattr(module, name)) for module, name, _ in bounds]
     for module, name, value in bounds:

@@ -100,7 +100,7 @@ async def test_addition_is_delivered_though_another_session_is_indexed_while_its
         await trio.sleep(1)
         await assert_hears(bob, here)
         assert carol.contents(here.conversation_id) == ["hello"]
-        assert cluster_of(there)._beginnings == {}
+        assert cluster_of(there)._heads._beginnings == {}
 
 
 @pytest.mark.parametrize("is_session", [True, False])

@@ -172,6 +172,6 @@ async def test_replicas_of_two_processes_end_with_the_state_of_the_store(
         for world in (here, there):
             cluster = cluster_of(world)
             assert (len(world.hub.user_feeds), world.hub.room_count, bool(world.hub._sessions)) == (0, 0, False)
-            assert (len(cluster._index), cluster._beginnings, cluster._behind) == (0, {}, {})
+            assert (len(cluster._index), cluster._heads._beginnings, cluster._behind._behind) == (0, {}, {})
             assert (list(cluster.presence.pinned_here._elements), cluster.presence.pinned._counts) == ([], {})
             assert cluster.presence.online._counts == {}

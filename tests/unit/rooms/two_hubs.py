@@ -173,8 +173,8 @@ def bus_of(world: World) -> MemoryBus:
     """Returns the bus of a world."""
     cluster = world.hub.cluster
     assert cluster is not None
-    assert isinstance(cluster._bus, MemoryBus)
-    return cluster._bus
+    assert isinstance(cluster._published._bus, MemoryBus)
+    return cluster._published._bus
 
 
 def cluster_of(world: World) -> Cluster:
