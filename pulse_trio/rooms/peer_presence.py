@@ -8,6 +8,7 @@ everywhere.
 A process that is not heard of for `GONE` seconds has ended, or stands still: what it had goes.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
@@ -24,6 +25,7 @@ from pulse_trio.rooms.room_presence import TELL, RoomPresence
 ONLINE: Final = "online"
 PINNED: Final = "pinned"
 GONE: Final = 5.0  # seconds after which a process that is not heard of has ended; it says something each second
+STRANGE: Final = 1.2  # seconds on the bus after which a process has heard of all others, who say something each second
 TICK: Final = 0.5  # seconds between two looks at what is missing
 DIGEST: Final = 5.0  # seconds between two digests of the sets that have no other end
 MAX_SCOPES: Final = 100  # sets that one item asks for
@@ -69,6 +71,7 @@ class PeerPresence:
         self._publisher = publisher
         self.publish = publish
         self._is_connected = True
+        self._connected_at = -math.inf  # on Trio's clock
         self._must_ask = False
         self._last_heard = last_heard
         self._users_of = users_of
@@ -97,8 +100,9 @@ class PeerPresence:
 
     @property
     def can_answer(self) -> bool:
-        """True if another process can be asked."""
-        return self._is_connected and bool(self._heard_at)
+        """True if another process can be asked, or there may be one that was not heard of yet."""
+        is_strange = trio.current_time() < self._connected_at + STRANGE
+        return self._is_connected and (bool(self._heard_at) or is_strange)
 
     @property
     def alive(self) -> set[UUID]:
@@ -202,6 +206,7 @@ class PeerPresence:
         self._is_connected = is_connected
         self._heard_at = dict.fromkeys(self._heard_at, trio.current_time())
         if is_connected:
+            self._connected_at = trio.current_time()
             self._publish_digests()  # also a sign of life: others that do not know this process ask for its sets
             self._ask_all(None)
 
