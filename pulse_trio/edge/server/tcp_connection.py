@@ -30,6 +30,7 @@ from pulse_trio.exception_groups import flatten_group
 from pulse_trio.protocol import CloseCode
 
 PING: Final = b"\x89\x00"  # a WebSocket frame without content
+FRESH_SECONDS: Final = 0.5  # that a client which has just connected has for its first request when the server ends
 
 _ENDED: Final = trio.Event()
 _ENDED.set()
@@ -71,6 +72,7 @@ class TcpConnection(FrameworkConnection):
         "_has_half_closed",
         "_idle_until",
         "_input_ended",
+        "_is_fresh",
         "_polled",
         "_reader",
         "_reading",
@@ -93,6 +95,7 @@ class TcpConnection(FrameworkConnection):
         self.ping_at = math.inf  # on Trio's clock
         self._reading: trio.CancelScope | None = None  # while the task waits for the socket
         self._idle_until = math.inf  # on Trio's clock: when a connection without a request is closed
+        self._is_fresh = True  # it has not had a request yet
         self._polled: PolledSocket | None = None  # while the poller reads the socket
         self._has_half_closed = False  # the client has sent its last byte
         self._serve: Callable[[], Awaitable[None]] | None = None  # the task runs it in place of the framework's work
@@ -207,6 +210,7 @@ class TcpConnection(FrameworkConnection):
             if event.idle and not self._input_ended.is_set():
                 self._begin_idle()
             else:
+                self._is_fresh = False
                 self._end_idle()
             return
         if isinstance(event, ConnectionClosed):
@@ -218,8 +222,9 @@ class TcpConnection(FrameworkConnection):
 
     def _begin_idle(self) -> None:
         """Gives the client `keep_alive_timeout` seconds for its next request; none while the server ends."""
-        seconds = self.config.keep_alive_timeout
-        self._idle_until = trio.current_time() + (0 if self.idle.is_closed else seconds)
+        at_end = FRESH_SECONDS if self._is_fresh else 0.0
+        seconds = at_end if self.idle.is_closed else self.config.keep_alive_timeout
+        self._idle_until = trio.current_time() + seconds
         self.idle.add(self)
         if self._reading is not None:
             self._reading.deadline = min(self._reading.deadline, self._idle_until)
@@ -229,8 +234,12 @@ class TcpConnection(FrameworkConnection):
         self.idle.discard(self)
 
     def end_idle(self) -> None:
-        """Ends the connection, which waits for a request, because the server ends."""
-        self._idle_until = -math.inf
+        """Ends the connection, which waits for a request, because the server ends.
+
+        The first request of a client that has just connected may be on its way: it would look as if it was refused.
+        """
+        fresh_until = trio.current_time() + FRESH_SECONDS
+        self._idle_until = min(self._idle_until, fresh_until) if self._is_fresh else -math.inf
         self.wake()
 
     async def _lose(self) -> None:

@@ -9,7 +9,7 @@ import trio.testing
 from pulse_trio.edge.server.gate import Gate
 from pulse_trio.edge.server.idle_connections import IdleConnections
 from pulse_trio.edge.server.stream_writer import PendingWrites, StreamWriter
-from pulse_trio.edge.server.tcp_connection import TcpConnection
+from pulse_trio.edge.server.tcp_connection import FRESH_SECONDS, TcpConnection
 from pulse_trio.settings import Settings
 
 
@@ -114,12 +114,15 @@ async def test_an_answer_lets_a_read_that_has_begun_end(
 
 
 @pytest.mark.parametrize("is_first", [False, True], ids=["idle before", "idle after"])
+@pytest.mark.parametrize("is_fresh", [False, True], ids=["had requests", "fresh"])
 async def test_idle_connections_end_with_the_server(
-    autojump_clock: trio.testing.MockClock, idle: IdleConnections, is_first: bool
+    autojump_clock: trio.testing.MockClock, idle: IdleConnections, is_fresh: bool, is_first: bool
 ) -> None:
+    """The first request of a client that has just connected may be on its way."""
     ours, theirs = trio.socket.socketpair()
     with ours, theirs:
         connection = make_idle(ours)
+        connection._is_fresh = is_fresh
         began = trio.current_time()
         if is_first:
             idle.close()
@@ -131,7 +134,9 @@ async def test_idle_connections_end_with_the_server(
                 nursery.start_soon(connection.read)
                 await trio.testing.wait_all_tasks_blocked()
                 idle.close()
-        assert trio.current_time() == began
+                while await connection.read():
+                    pass
+        assert trio.current_time() - began == (FRESH_SECONDS if is_fresh else 0)
 
 
 async def test_a_request_ends_the_idle_time(autojump_clock: trio.testing.MockClock, idle: IdleConnections) -> None:
