@@ -17,8 +17,8 @@ from pulse_trio.rooms.peer_sets import OwnSet, PeerSet, publish_whole
 
 MAX_HIDDEN: Final = 1_000  # users who were removed from a room while it is open; of others `left` comes a bit late
 TELL: Final = (0.01, 0.06)  # seconds after which a room says who is in it: those that open with it are heard by then
-# Seconds that other processes have to say who is in a room. It takes 1 to 3 ms; a list that lacks somebody is worse than
-# one that comes late because a process stands still.
+# Seconds that other processes have to say who is in a room. It takes 1 to 3 ms; a list that lacks somebody is worse
+# than one that comes late because a process stands still.
 SETTLE: Final = 0.5
 
 
