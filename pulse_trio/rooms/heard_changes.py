@@ -25,6 +25,7 @@ from pulse_trio.rooms.peer_items import (
 from pulse_trio.rooms.registry import Rooms
 from pulse_trio.rooms.rooms_behind import RoomsBehind
 from pulse_trio.rooms.session import Sessions
+from pulse_trio.rooms.time_limit import in_time
 from pulse_trio.store.base import Store, StoreUnavailable
 
 
@@ -137,9 +138,9 @@ class HeardChanges:
         members = [user_id for user_id, _ in item.members]
         try:
             if not members:  # those who are removed meanwhile are looked up again: see `notify_here`
-                with trio.fail_after(self._timeout):
+                with in_time(self._timeout, "the members"):
                     members = list((await self._store.members(item.conversation_id)).ids)
-        except (StoreUnavailable, trio.TooSlowError):
+        except StoreUnavailable:
             self._on_resync("the members of a new conversation could not be read")
             return
         known = [
